@@ -1,0 +1,71 @@
+"""Named settings as lines of data: presets (how large) and ablations (what differs from the paper's network)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mttu.config import Config, override
+from mttu.errors import InputError
+
+_SMALL_NETWORK: dict[str, Any] = {
+    "network.widths": [8, 16, 32, 64],
+    "network.blocks": [1, 1, 1, 2],
+    "network.bottleneck.width": 128,
+    "network.bottleneck.num_layers": 2,
+    "network.bottleneck.num_heads": 4,
+    "network.bottleneck.mlp_width": 256,
+    "network.bottleneck.position_grid": [8, 8, 8],
+    "network.idh_head.hidden": [64, 16],
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "small": {
+        **_SMALL_NETWORK,
+        "patch.size": [64, 64, 64],
+        "train.epochs": 200,
+        "optim.lr": 1e-3,
+    },
+    "demo": {
+        **_SMALL_NETWORK,
+        "network.bottleneck.width": 64,
+        "network.bottleneck.num_layers": 1,
+        "network.bottleneck.mlp_width": 128,
+        "network.bottleneck.position_grid": [4, 4, 4],
+        "patch.size": [32, 32, 32],
+        "train.epochs": 20,
+        "train.validate_every": 5,
+        "train.checkpoint_every": 5,
+        "train.batch_size": 4,
+        "optim.lr": 2e-3,
+        "augment.foreground_crop_probability": 0.5,
+        "inference.overlap": 0.25,
+    },
+}
+"""Sizes: `paper` for GPUs, `small` for real MRI on a laptop, `demo` for the phantom in minutes."""
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II
+    "conv": {"network.bottleneck.kind": "convolution"},  # Table II, row Conv
+    "clsnet": {"network.tasks": ["idh"]},  # Table III
+    "segnet": {"network.tasks": ["segmentation"]},  # Table III
+    "levels-5": {"network.idh_head.levels": ["F5"]},  # Table IV
+    "levels-2-5": {"network.idh_head.levels": ["F2", "F5"]},
+    "levels-3-5": {"network.idh_head.levels": ["F3", "F5"]},
+    "levels-3-4-5": {"network.idh_head.levels": ["F3", "F4", "F5"]},
+    "equal-weights": {"loss.task_weighting": "equal"},  # Table V
+    "focal-segmentation": {"loss.segmentation": "focal"},  # section V-C.4
+    "focal-idh": {"loss.idh": "focal"},
+    "focal-both": {"loss.segmentation": "focal", "loss.idh": "focal"},
+}
+"""Rows of the paper's ablation tables as overrides of the defaults."""
+
+
+def preset(name: str) -> Config:
+    """The paper's settings with a preset's overrides.
+
+    Raises:
+        InputError: Unknown name; lists the known ones.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r}: unknown; choose one of {', '.join(PRESETS)}")
+    return override(Config(), PRESETS[name], f"preset {name}")

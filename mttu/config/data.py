@@ -1,0 +1,70 @@
+"""Settings of the data: what is read, how a case is prepared, how a batch is augmented."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mttu.config.network import Positive
+from mttu.config.schema import Settings
+
+Modality = Literal["flair", "t1ce", "t1", "t2"]
+
+
+class PrepareSettings(Settings):
+    """One case in, one cached case out (section V-A); its hash decides whether a cached case is still true."""
+
+    spacing_mm: Annotated[float, Field(gt=0)] = 1.0
+    """Isotropic voxel spacing in mm (section V-A)."""
+    field_of_view: Literal["brain", "full"] = "brain"
+    """Keep the brain's bounding box plus a margin, or the whole grid. Not stated in the paper; brain, because crops
+    outside of the head teach nothing."""
+    margin_voxels: Annotated[int, Field(ge=0)] = 4
+    """Margin around the brain box in voxels. Not stated in the paper; chosen so that rotations keep the cortex."""
+
+
+class DataSettings(Settings):
+    """Where cases come from."""
+
+    manifest: Path | None = None
+    """Manifest that `mttu cohort` wrote."""
+    cache_dir: Path | None = None
+    """Folder of prepared cases that `mttu prepare` wrote; beside the manifest, under `cache`, if not given."""
+    modalities: tuple[Modality, ...] = ("flair", "t1ce", "t1", "t2")
+    """Channels in order (section V-A; order as in the authors' release)."""
+    prepare: PrepareSettings = PrepareSettings()
+    """How a case is prepared."""
+
+    @model_validator(mode="after")
+    def _check_modalities(self) -> "DataSettings":
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} must be non-empty and without repeats")
+        return self
+
+
+class AugmentSettings(Settings):
+    """Random augmentation of training patches (section V-B.1)."""
+
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a flip, for each of the three planes on its own."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Rotation about the axial (inferior-superior) axis, uniform in [-x, x] degrees. The axis is not stated."""
+    intensity_scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Each modality is multiplied by a factor uniform in [1-x, 1+x]. As in the authors' release."""
+    intensity_shift: Annotated[float, Field(ge=0)] = 0.1
+    """A value uniform in [-x, x] (standard deviations) is added to each modality inside the brain."""
+    foreground_crop_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a crop is centred on a random tumour voxel instead of anywhere. Not in the paper: 0."""
+
+
+class PatchSettings(Settings):
+    """Size of what the network sees."""
+
+    size: tuple[Positive, Positive, Positive] = (128, 128, 128)
+    """Training crop and inference window in voxels (section V-B.1); a multiple of 8 on each axis."""
+
+    @model_validator(mode="after")
+    def _check_multiple(self) -> "PatchSettings":
+        if any(axis % 8 for axis in self.size):
+            raise ValueError(f"size {self.size} must be a multiple of 8 on each axis (three halvings)")
+        return self

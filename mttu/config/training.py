@@ -1,0 +1,120 @@
+"""Settings of losses, optimiser, training loop, inference, tracking and workers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mttu.config.network import Positive
+from mttu.config.schema import Settings
+
+ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"]
+
+
+class LossSettings(Settings):
+    """Loss of each task and their weighting (section III-B, eq. 13-15)."""
+
+    segmentation: Literal["dice", "focal"] = "dice"
+    """Segmentation loss: Dice (eq. 13) or focal loss (section V-C.4)."""
+    idh: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """IDH loss: weighted cross entropy (eq. 14) or its focal form (section V-C.4)."""
+    dice_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Constant of eq. (13). Not stated in the paper; chosen as in the authors' release."""
+    dice_pool: Literal["batch", "sample"] = "batch"
+    """Sum voxels over the global batch before the ratio, or per sample. Not stated in the paper; batch, because a crop
+    without tumour has no gradient on its own."""
+    include_background: bool = False
+    """Whether background is one of the K classes of eq. (13). Not stated in the paper."""
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Focusing parameter where a focal loss is chosen. Not stated in the paper; 2 as in Lin et al. (ICCV 2017)."""
+    task_weighting: Literal["uncertainty", "equal"] = "uncertainty"
+    """Learned sigmas (eq. 15), or both tasks with weight 1 (Table V)."""
+    log_sigma_limit: Annotated[float, Field(gt=0)] = 5.0
+    """log(sigma) is kept within [-x, x] so that no task can be switched off by a run-away weight."""
+
+
+class OptimSettings(Settings):
+    """Optimiser and its schedule (section V-B.1)."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Initial learning rate (section V-B.1)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    """L2 penalty. Not stated in the paper; chosen as in the authors' release."""
+    amsgrad: bool = True
+    """AMSGrad variant of Adam. Not stated in the paper; chosen as in the authors' release."""
+    poly_power: Annotated[float, Field(ge=0)] = 0.9
+    """Power of the polynomial decay to 0 over all epochs. The paper says "decaying"; 0.9 as in the release."""
+
+
+class TrainSettings(Settings):
+    """The training loop (section V-B.1)."""
+
+    epochs: Positive = 1000
+    """Passes over the training cases (section V-B.1)."""
+    steps_per_epoch: Positive | None = None
+    """Optimiser steps per epoch; null: as many as it takes to see every training case once."""
+    batch_size: Positive = 2
+    """Patches per worker and step (section V-B.1: 2 per GPU on 2 GPUs)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initial weights, crops, augmentation and dropout."""
+    validate_every: Positive = 10
+    """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated."""
+    checkpoint_every: Positive = 10
+    """Epochs between two checkpoints; a validated epoch and the last one are always kept. A kill loses at most these."""
+    validation_metric: ValidationMetric = "dice_minus_ce"
+    """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; cases without the
+    label in question are left out of its mean."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes per worker that read patches ahead; 0 reads in the training process."""
+
+
+class InferenceSettings(Settings):
+    """Whole-volume inference by sliding windows (section V-B; windows as in the authors' release)."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.125
+    """Least overlap of neighbouring windows as a fraction of the window; 0.125 covers 240x240x155 with eight."""
+    flips: bool = False
+    """Test-time augmentation: mean softmax over the 8 flips of the three axes."""
+    min_enhancing_mm3: Annotated[float, Field(ge=0)] = 0.0
+    """Predicted enhancing tumour of a smaller volume is relabelled NCR/NET; 0 leaves it, 500 is common for BraTS."""
+    undecided_band: tuple[float, float] = (0.4, 0.6)
+    """IDH-mutant probabilities within this band are flagged as undecided in predictions."""
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    enabled: bool = True
+    """Whether a run is written."""
+    uri: str | None = None
+    """Tracking URI; null: a SQLite database `mlflow.db` in the output folder's parent."""
+    experiment: str = "mttu"
+    """MLflow experiment name."""
+    log_patient_images: bool = False
+    """Whether pictures of real patients may be logged. Pictures of the synthetic phantom are always logged."""
+
+
+class WorkerSettings(Settings):
+    """Ray Train workers."""
+
+    num_workers: Positive = 1
+    """Training processes; on GPUs, one per GPU."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: GPUs if the Ray cluster has at least `num_workers` of them, else CPU."""
+    threads_per_worker: Positive = 2
+    """CPU threads of each worker. Recorded, because results on a CPU are bit-equal only for the same number."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """How often a crashed worker group restarts from the last checkpoint; -1: without limit."""
+    address: str | None = None
+    """Ray cluster address; null: RAY_ADDRESS if set, else a private cluster on this machine."""
+
+
+class OutputSettings(Settings):
+    """Where a run leaves its results."""
+
+    folder: Path = Path("runs")
+    """Parent of all run folders."""
+    name: str = Field(default="mttu-net", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of this run and of its folder."""
