@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Sizes: `paper` for GPUs, `small` for real MRI on a laptop, `demo` for the phantom in minutes."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II
+    **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II, and none
     "conv": {"network.bottleneck.kind": "convolution"},  # Table II, row Conv
     "clsnet": {"network.tasks": ["idh"]},  # Table III
     "segnet": {"network.tasks": ["segmentation"]},  # Table III

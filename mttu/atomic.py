@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all: under a temporary name beside the target, then renamed.
 
-A process that dies at any point leaves either the old content or the new one under the final name, and at most a
-leftover whose name starts with `.partial-`, which the next writer of the same target removes.
+A process that dies at any point leaves either the old content or the new one, and at most a leftover whose name starts
+with `.partial-`, which the next writer of the same target removes. One process at a time writes a target.
 """
 
 import json
@@ -23,11 +23,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _partial(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f"{PREFIX}{target.name}"
-    if partial.is_dir():
-        shutil.rmtree(partial)
+    _remove(partial)
     return partial
 
 
@@ -45,23 +51,36 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields an empty temporary folder; on success it is renamed to `target`, replacing an older folder there.
 
-    A folder cannot be renamed over a full one, so an older one is first moved aside, then removed. Readers that find
-    no `target` treat it as not written.
+    A folder cannot be renamed over a full one, so an older one is first moved aside, then removed. A kill between the
+    two renames leaves no `target`; `recover_folder`, which this calls first, brings the older one back.
     """
+    recover_folder(target)
     partial = _partial(target)
     partial.mkdir()
     yield partial
-    for file in sorted(partial.rglob("*")):
+    for file in [*sorted(partial.rglob("*")), partial]:
         _sync(file)
-    aside = target.parent / f"{PREFIX}old-{target.name}"
-    if aside.exists():
-        shutil.rmtree(aside)
+    aside = _aside(target)
     if target.exists():
         os.replace(target, aside)
     os.replace(partial, target)
     _sync(target.parent)
-    if aside.exists():
-        shutil.rmtree(aside)
+    _remove(aside)
+
+
+def recover_folder(target: Path) -> None:
+    """Undoes what a kill inside `atomic_folder` left: afterwards `target` is there if it ever was written whole."""
+    aside = _aside(target)
+    if not aside.exists():
+        return
+    if target.exists():
+        _remove(aside)
+    else:
+        os.replace(aside, target)
+
+
+def _aside(target: Path) -> Path:
+    return target.parent / f"{PREFIX}old-{target.name}"
 
 
 def write_text(target: Path, text: str) -> None:

@@ -14,8 +14,27 @@ class InputError(ValueError):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
+        return InputError, (self.problems,)
+
 
 def raise_if_any(problems: list[str]) -> None:
     """Raises one `InputError` that names all problems, if there are any."""
     if problems:
         raise InputError(problems)
+
+
+class RunError(RuntimeError):
+    """A run that stopped itself for a named reason; the command line prints it and exits with code 1.
+
+    Args:
+        message: What happened, where, and what to change.
+        all_ranks: Whether every rank stops with this error, or this one alone.
+    """
+
+    def __init__(self, message: str, all_ranks: bool = True) -> None:
+        super().__init__(message)
+        self.all_ranks = all_ranks
+
+    def __reduce__(self) -> tuple[type["RunError"], tuple[str, bool]]:
+        return RunError, (str(self), self.all_ranks)

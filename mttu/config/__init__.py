@@ -25,7 +25,7 @@ from mttu.config.training import (
     TrainSettings,
     WorkerSettings,
 )
-from mttu.errors import InputError
+from mttu.errors import InputError, raise_if_any
 
 __all__ = [
     "AugmentSettings",
@@ -52,6 +52,9 @@ __all__ = [
     "read_yaml",
     "to_yaml",
 ]
+
+_UNION_TAGS = {"transformer", "convolution"}
+_NOTHING = {"", "null", "~"}
 
 
 class Config(Settings):
@@ -81,6 +84,17 @@ class Config(Settings):
     """Run folder."""
 
     @model_validator(mode="after")
+    def _check_metric(self) -> "Config":
+        metric, tasks = self.train.validation_metric, self.network.tasks
+        needed = {"dice": "segmentation", "idh_auc": "idh", "negative_idh_ce": "idh"}.get(metric)
+        if needed is not None and needed not in tasks:
+            raise ValueError(
+                f"train.validation_metric is {metric} but network.tasks has no {needed}; choose a metric of "
+                f"{', '.join(tasks)}, or dice_minus_ce"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_channels(self) -> "Config":
         if self.network.in_channels != len(self.data.modalities):
             raise ValueError(
@@ -96,9 +110,11 @@ def _validated(content: Any, source: str) -> Config:
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"]) or "config"
-            found = "" if item["type"] in {"missing", "value_error"} else f", found {item['input']!r}"
-            problems.append(f"{source}: {name}: {item['msg']}{found}")
+            # pydantic puts the member of a tagged union into the name; the dotted name has no such part
+            name = ".".join(str(part) for part in item["loc"] if part not in _UNION_TAGS) or "config"
+            shows_value = item["type"] not in {"missing", "value_error", "union_tag_invalid", "union_tag_not_found"}
+            reason = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{source}: {name}: {reason}" + (f", found {item['input']!r}" if shows_value else ""))
         raise InputError(problems) from None
 
 
@@ -107,55 +123,60 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
 
     Args:
         config: Settings to start from.
-        changes: Dotted name to value, e.g. `{"optim.lr": 1e-4}`.
+        changes: Dotted name to value, e.g. `{"optim.lr": 1e-4}`; a nested mapping counts as its dotted names. Where a
+            `kind` changes, that member of the union starts from its own defaults, and the other changes come after it.
         source: Where the changes come from, for the error message.
 
     Raises:
-        InputError: An unknown name or a refused value; names the setting, the value and what is allowed.
+        InputError: Unknown names or refused values; names each setting, the value and what is allowed.
     """
+    changes = flatten(changes)
+    kinds = {name: value for name, value in changes.items() if name.endswith(".kind")}
+    if kinds and len(kinds) < len(changes):
+        config = override(config, kinds, source)
+        changes = {name: value for name, value in changes.items() if name not in kinds}
     content: dict[str, Any] = config.model_dump(mode="json")
+    problems = []
     for name, value in changes.items():
         *parents, leaf = name.split(".")
-        section = content
-        for depth, part in enumerate(parents):
-            inner = section.get(part)
-            if not isinstance(inner, dict):
-                known = ", ".join(section)
-                raise InputError(f"{source}: {'.'.join(parents[: depth + 1])}: no such section; known here: {known}")
-            section = inner
-        if leaf == "kind" and section.get("kind") != value:
-            section.clear()  # another member of a tagged union starts from its own defaults
-        section[leaf] = value
+        section: Any = content
+        for part in parents:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or leaf not in section:
+            known = f"; known there: {', '.join(section)}" if isinstance(section, dict) else ""
+            problems.append(f"{source}: {name}: no such setting{known}")
+        elif leaf == "kind" and section["kind"] != value:
+            section.clear()
+            section["kind"] = value
+        elif value != {}:  # a section without content changes nothing
+            section[leaf] = value
+    raise_if_any(problems)
     return _validated(content, source)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """Turns `["optim.lr=1e-4"]` into `{"optim.lr": 1e-4}`; values are read as YAML scalars or lists.
+    """Turns `["optim.lr=1e-4"]` into `{"optim.lr": "1e-4"}`; the setting decides what the text means.
+
+    So a run may be named `007` or `1e-4`. Values in brackets, braces or quotes are read as YAML; nothing, `null` and
+    `~` mean None.
 
     Raises:
         InputError: An argument without `=`, or with a value that is not YAML.
     """
     changes: dict[str, Any] = {}
+    problems = []
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals or not name:
-            raise InputError(f"argument {argument!r}: expected SECTION.NAME=VALUE, e.g. optim.lr=1e-4")
+            problems.append(f"argument {argument!r}: expected SECTION.NAME=VALUE, e.g. optim.lr=1e-4")
+            continue
         try:
-            value = yaml.safe_load(text)
+            is_yaml = text in _NOTHING or text[0] in "[{\"'"
+            changes[name] = yaml.safe_load(text) if is_yaml else text
         except yaml.YAMLError:
-            raise InputError(f"argument {argument!r}: the value is not valid YAML") from None
-        changes[name] = _number(value)
+            problems.append(f"argument {argument!r}: the value is not valid YAML")
+    raise_if_any(problems)
     return changes
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -178,11 +199,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings to dotted names; lists stay values."""
+    """Flattens nested mappings to dotted names; lists and empty mappings stay values."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{key}."))
         else:
             flat[key] = value
@@ -195,9 +216,7 @@ def load_config(path: Path, start: Config | None = None) -> Config:
     Raises:
         InputError: See `read_yaml` and `override`.
     """
-    flat = {name: _number(value) for name, value in flatten(read_yaml(path)).items()}
-    kinds_first = sorted(flat, key=lambda name: not name.endswith(".kind"))
-    return override(start or Config(), {name: flat[name] for name in kinds_first}, str(path))
+    return override(start or Config(), read_yaml(path), str(path))
 
 
 def to_yaml(config: Config) -> str:

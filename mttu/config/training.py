@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mttu.config.network import Positive
 from mttu.config.schema import Settings
@@ -60,7 +60,8 @@ class TrainSettings(Settings):
     validate_every: Positive = 10
     """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated."""
     checkpoint_every: Positive = 10
-    """Epochs between two checkpoints; a validated epoch and the last one are always kept. A kill loses at most these."""
+    """Epochs between two checkpoints; a validated epoch and the last one always keep one. A kill loses at most these
+    epochs."""
     validation_metric: ValidationMetric = "dice_minus_ce"
     """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; cases without the
     label in question are left out of its mean."""
@@ -81,6 +82,13 @@ class InferenceSettings(Settings):
     """Predicted enhancing tumour of a smaller volume is relabelled NCR/NET; 0 leaves it, 500 is common for BraTS."""
     undecided_band: tuple[float, float] = (0.4, 0.6)
     """IDH-mutant probabilities within this band are flagged as undecided in predictions."""
+
+    @model_validator(mode="after")
+    def _check_band(self) -> "InferenceSettings":
+        low, high = self.undecided_band
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"undecided_band {self.undecided_band} must be (low, high) with 0 <= low <= high <= 1")
+        return self
 
 
 class TrackingSettings(Settings):

@@ -1,1 +1,1 @@
-"""figures."""
+"""Figures as functions of arrays and tables; every figure is a matplotlib `Figure` without global state."""

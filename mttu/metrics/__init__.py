@@ -1,1 +1,1 @@
-"""metrics."""
+"""Scores as pure functions of arrays: segmentation and classification."""

@@ -1,0 +1,211 @@
+"""The command line: one command per station of the work; the jobs call the same functions.
+
+Imports that take seconds happen inside the commands, so that `--help` is quick.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mttu import __version__
+from mttu.ablations import PRESETS, preset
+from mttu.config import Config, load_config, override, parse_overrides, to_yaml
+from mttu.display import console, errors, show_progress, summarise_epoch
+from mttu.errors import InputError, RunError, raise_if_any
+
+app = typer.Typer(
+    name="mttu",
+    help="Glioma segmentation and IDH genotyping from brain MRI (MTTU-Net). Research use only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
+PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
+LabelsName = Annotated[str, typer.Option("--labels", help="Label convention of masks: brats (0 1 2 4) or brats2013")]
+
+
+def resolve(preset_name: str, file: Path | None, arguments: list[str] | None) -> Config:
+    """Settings: the preset, then the file, then the arguments."""
+    config = preset(preset_name)
+    if file is not None:
+        config = load_config(file, config)
+    return override(config, parse_overrides(arguments or []), "argument")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Options of every command."""
+    if version:
+        console.print(f"mttu {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty")],
+    cases: Annotated[int, typer.Option(min=1, help="Number of cases")] = 24,
+    size: Annotated[int, typer.Option(min=24, help="Voxels along each axis (1 mm)")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed")] = 0,
+) -> None:
+    """Write a synthetic glioma cohort in BraTS layout, with clinical.csv."""
+    from mttu.data.phantom import write_phantom
+
+    write_phantom(folder, cases=cases, size=size, seed=seed)
+    console.print(f"{cases} phantom cases in {folder}")
+
+
+@app.command()
+def cohort(
+    folder: Annotated[Path, typer.Argument(help="Folder of case folders (BraTS names to 2021)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")],
+    clinical: Annotated[Path | None, typer.Option(help="Table with case_id, idh, grade, age, sex, split")] = None,
+    labels: LabelsName = "brats",
+    modalities: Annotated[str, typer.Option(help="Comma-separated, in channel order")] = "flair,t1ce,t1,t2",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
+) -> None:
+    """Check a folder of cases and write its manifest."""
+    from mttu.data.cohort import discover, write_manifest
+
+    names = [name.strip() for name in modalities.split(",") if name.strip()]
+    manifest = discover(folder, clinical=clinical, labels=labels, modalities=names, seed=seed)
+    write_manifest(manifest, output)
+    counts = {name: len(manifest.split(name)) for name in ("train", "val", "unlabelled", "test")}
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    console.print(f"{output}: {len(manifest.cases)} cases ({listed})")
+
+
+@app.command()
+def prepare(
+    manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")],
+    arguments: Overrides = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder to fill; `cache` beside the manifest if not given")] = None,
+    config: ConfigFile = None,
+    actors: Annotated[int, typer.Option(min=1, help="Cases prepared at the same time")] = 2,
+) -> None:
+    """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
+    settings = override(resolve("paper", config, arguments), {"data.manifest": str(manifest)})
+    if cache is not None:
+        settings = override(settings, {"data.cache_dir": str(cache)})
+    failed = prepare_shown(settings, actors)
+    if failed:
+        raise typer.Exit(1)
+
+
+def prepare_shown(settings: Config, actors: int) -> int:
+    """Prepares with progress; returns the number of cases that failed, each named on standard error."""
+    from mttu.cluster.data import prepare_cohort
+    from mttu.cluster.session import connect
+    from mttu.data.cohort import read_manifest
+    from mttu.training.inputs import check_modalities, resolve_paths
+
+    path, cache_dir = resolve_paths(settings)
+    manifest = read_manifest(path)
+    raise_if_any(check_modalities(settings, manifest))
+    total = len(manifest.cases)
+    with connect(settings.workers), show_progress("prepare", total) as advance:
+        rows = prepare_cohort(
+            manifest, cache_dir, settings.data.modalities, settings.data.prepare, actors, lambda done: advance(done, "")
+        )
+    failed = [row for row in rows if row["error"]]
+    for row in failed:
+        errors.print(f"{row['case_id']}: {row['error']}", markup=False)
+    written = sum(bool(row["written"]) for row in rows)
+    console.print(f"{cache_dir}: {written} written, {total - written - len(failed)} up to date, {len(failed)} failed")
+    return len(failed)
+
+
+@app.command()
+def train(
+    arguments: Overrides = None,
+    config: ConfigFile = None,
+    preset_name: PresetName = "paper",
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+) -> None:
+    """Train on a manifest; the same command goes on after an interruption."""
+    settings = resolve(preset_name, config, arguments)
+    if print_config:
+        typer.echo(to_yaml(settings), nl=False)
+        return
+    folder = train_shown(settings, fresh)
+    console.print(f"best checkpoint: {folder / 'best'}")
+
+
+def train_shown(settings: Config, fresh: bool = False) -> Path:
+    """Trains with progress; returns the run folder."""
+    from mttu.cluster.train import launch_on_ray
+    from mttu.training.run import run_training
+
+    def show(epoch: int, metrics: Mapping[str, float]) -> None:
+        advance(epoch, summarise_epoch(metrics))
+
+    with show_progress("train", settings.train.epochs) as advance:
+        return run_training(settings, launch_on_ray, fresh, show)
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
+    inputs: Annotated[list[Path], typer.Argument(help="Case folder, folder of cases, or manifest")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
+    labels: LabelsName = "brats",
+    flips: Annotated[bool, typer.Option("--flips", help="Average over the 8 flips")] = False,
+    min_enhancing_mm3: Annotated[
+        float | None, typer.Option(min=0, help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
+    ] = None,
+) -> None:
+    """Segment cases and predict their IDH status. Research use only."""
+    failed = predict_shown(checkpoint, inputs, output, labels, flips, min_enhancing_mm3)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for cohort, cache and runs")],
+    cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 24,
+) -> None:
+    """Run everything on a phantom cohort: phantom, cohort, prepare, train, predict."""
+    data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
+    if not (data / "phantom.json").exists():
+        phantom(data, cases=cases)
+    cohort(data, output=manifest, clinical=data / "clinical.csv")
+    settings = override(
+        preset("demo"),
+        {"data.manifest": str(manifest), "output.folder": str(folder / "runs"), "output.name": "demo"},
+    )
+    if prepare_shown(settings, actors=2):
+        raise typer.Exit(1)
+    run = train_shown(settings)
+    if predict_shown(run, [manifest], output):
+        raise typer.Exit(1)
+    show_demo_results(run, output)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted.
+
+    Args:
+        arguments: Words after the program's name; those of this process if not given.
+    """
+    try:
+        app(arguments, standalone_mode=True)
+    except InputError as error:
+        for problem in error.problems:
+            errors.print(f"error: {problem}", markup=False)
+        sys.exit(2)
+    except RunError as error:
+        errors.print(f"stopped: {error}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)

@@ -1,0 +1,100 @@
+"""The workers' side of Ray Train: ranks, devices and checkpoints as the training loop wants them."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray.train
+import torch
+from ray.train.torch import get_device, prepare_model
+from torch import Tensor, nn
+
+from mttu.config import Config
+from mttu.errors import RunError
+from mttu.training.loop import fit
+from mttu.training.run import task_of
+from mttu.training.runtime import (
+    WriteCheckpoint,
+    epoch_name,
+    gather_over_ranks,
+    parallel_options,
+    prepare_for_device,
+    sum_over_ranks,
+)
+
+Row = TypeVar("Row")
+
+
+class RayRuntime:
+    """`mttu.training.runtime.Runtime` on Ray Train."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = get_device()
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """See `Runtime`."""
+        prepare_for_device(network, self.device, self.world_size)
+        prepared: nn.Module = prepare_model(
+            network, move_to_device=False, parallel_strategy_kwargs=parallel_options(self.device)
+        )
+        return prepared
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See `Runtime`."""
+        return sum_over_ranks(tensor)
+
+    def gather(self, rows: list[Row]) -> list[Row]:
+        """See `Runtime`."""
+        return gather_over_ranks(rows)
+
+    def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
+        """See `Runtime`."""
+        row = {"epoch": epoch, **metrics}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if write_checkpoint is not None and self.rank == 0:
+                write_checkpoint(Path(folder))
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(row, checkpoint=checkpoint, checkpoint_dir_name=epoch_name(epoch))
+
+    @contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        """See `Runtime`."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+
+class ProgressFile(ray.train.UserCallback):  # type: ignore[misc]
+    """Appends each epoch's metrics, as they arrive in Ray's controller, to a file that the driver follows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Writes one line."""
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(metrics[0]) + "\n")
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs; returns why it stopped, if it stopped itself on all ranks."""
+    config = Config.model_validate(settings)
+    torch.set_num_threads(config.workers.threads_per_worker)
+    runtime = RayRuntime()
+    try:
+        state = fit(task_of(config), runtime)
+    except RunError as error:
+        if error.all_ranks or runtime.world_size == 1:
+            return {"stopped": str(error)}  # raising would make Ray try again what must fail again
+        raise
+    return {"stopped": "", "history": state.history}

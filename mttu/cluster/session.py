@@ -1,0 +1,60 @@
+"""Connecting to Ray: the cluster that RAY_ADDRESS names, or a private one on this machine.
+
+Ray reads these variables once, when it is imported; so they are set here, and this module is imported before ray.
+Telemetry is off unless the user turns it on. A private cluster has a token of its own, never written to disk, so that
+other users of the machine cannot run code in it; for a cluster that is already there the user's own token counts.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for "loopback only", on any system
+
+import ray
+
+from mttu.config import WorkerSettings
+from mttu.errors import InputError
+
+OBJECT_STORE_BYTES = 300 * 2**20
+"""Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
+
+
+@contextmanager
+def connect(settings: WorkerSettings) -> Iterator[None]:
+    """Runs the body with Ray connected; a private cluster is stopped afterwards, one that was there is left alone.
+
+    Args:
+        settings: Workers and threads. Without RAY_ADDRESS a private cluster is started on the loopback interface, with
+            at least as many logical CPUs as the workers' threads.
+
+    Raises:
+        InputError: No cluster answers at RAY_ADDRESS.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="error",
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,142 @@
+"""Training by Ray Train, the driver's side: start or go on, follow the progress, keep the best checkpoint."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from mttu.cluster.session import connect  # first: it sets Ray's environment
+
+import ray  # isort: skip
+import ray.train  # isort: skip
+from ray.train.torch import TorchTrainer  # isort: skip
+
+from mttu.cluster.runtime import ProgressFile, train_worker
+from mttu.config import Config, override
+from mttu.errors import InputError, RunError, raise_if_any
+from mttu.training.inputs import resolve_paths
+from mttu.training.run import History, OnEpoch, keep_best
+from mttu.training.runtime import CHECKPOINTS_KEPT
+
+
+@contextmanager
+def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
+    """Calls `on_epoch` for each new epoch in a progress file while the body runs, and for the rest at its end."""
+    stop = threading.Event()
+    newest = 0
+
+    def read(handle: TextIO) -> None:
+        nonlocal newest
+        position = handle.tell()
+        while (line := handle.readline()).endswith("\n"):
+            position = handle.tell()
+            row = json.loads(line)
+            epoch = int(row.pop("epoch"))
+            if epoch > newest:  # after a restart of the workers some epochs come again, with the same figures
+                newest = epoch
+                on_epoch(epoch, row)
+        handle.seek(position)  # a line still being written is read again
+
+    def watch() -> None:
+        with path.open(encoding="utf-8") as handle:
+            while not stop.wait(0.3):
+                read(handle)
+            read(handle)
+
+    path.touch()
+    thread = threading.Thread(target=watch, name="mttu-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def choose_device(config: Config) -> bool:
+    """Whether the workers get a GPU each.
+
+    Raises:
+        InputError: The cluster has fewer GPUs or CPUs than asked for.
+    """
+    workers, have = config.workers, ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    use_gpu = workers.device == "gpu" or (workers.device == "auto" and gpus >= workers.num_workers)
+    problems = []
+    if use_gpu and gpus < workers.num_workers:
+        problems.append(
+            f"workers.num_workers is {workers.num_workers} with workers.device=gpu, but the cluster has {gpus} GPUs"
+        )
+    if cpus < workers.num_workers * workers.threads_per_worker:
+        problems.append(
+            f"workers need {workers.num_workers} x {workers.threads_per_worker} CPUs, but the cluster has {cpus}; "
+            "lower workers.num_workers or workers.threads_per_worker"
+        )
+    raise_if_any(problems)
+    return use_gpu
+
+
+def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+    """Runs Ray Train until the last epoch, from where an earlier start was stopped; a `Launch` of `run_training`.
+
+    Args:
+        config: All settings; every worker must see manifest and cache under the same paths.
+        folder: Run folder, on storage that every worker sees.
+        on_epoch: Called with each finished epoch and its metrics, in order, each epoch once.
+
+    Returns:
+        Metrics of every epoch.
+
+    Raises:
+        InputError: The cluster is too small, or does not answer.
+        RunError: Training stopped itself, or its workers failed more often than `workers.max_failures`.
+    """
+    with connect(config.workers):
+        return _fit(config, folder, on_epoch)
+
+
+def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+    workers = config.workers
+    progress = folder / "progress.jsonl"
+    manifest, cache_dir = resolve_paths(config)
+    absolute = override(config, {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=absolute.model_dump(mode="json"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=choose_device(config),
+            resources_per_worker={"CPU": workers.threads_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            callbacks=[ProgressFile(progress)],
+        ),
+    )
+    with follow(progress, on_epoch):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RunError(explain(error, workers.max_failures)) from error
+    outcome = result.return_value or {}
+    if outcome.get("stopped"):
+        raise RunError(outcome["stopped"])
+    with result.checkpoint.as_directory() as checkpoint:
+        keep_best(Path(checkpoint), folder)
+    return list(outcome["history"])
+
+
+def explain(error: Exception, max_failures: int) -> str:
+    """The workers' own reasons behind a failed Ray Train run, in one sentence."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, RunError | InputError):
+            return str(cause)
+    reasons = "; ".join(f"worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items())
+    return f"training failed and was restarted {max_failures} times: {reasons or str(error).strip().splitlines()[-1]}"

@@ -1,0 +1,83 @@
+"""Random augmentation of a batch of patches on its own device (section V-B.1); drawing and applying are apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mttu.config import AugmentSettings
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one patch; drawn once, so that it can be replayed."""
+
+    flips: tuple[bool, ...]
+    """Mirror along H, W, D."""
+    angle_degrees: float
+    """Rotation in the axial (H, W) plane."""
+    scale: tuple[float, ...]
+    """Factor of each modality."""
+    shift: tuple[float, ...]
+    """Value added to each modality inside the brain."""
+
+
+def draw_augmentation(settings: AugmentSettings, channels: int, generator: np.random.Generator) -> Augmentation:
+    """Draws the parameters of one patch; the number of draws never depends on the settings.
+
+    Args:
+        settings: Ranges.
+        channels: Number of modalities.
+        generator: Source of randomness.
+    """
+    flips = generator.random(3) < settings.flip_probability
+    angle = generator.uniform(-1, 1) * settings.rotation_degrees
+    scale = 1 + generator.uniform(-1, 1, channels) * settings.intensity_scale
+    shift = generator.uniform(-1, 1, channels) * settings.intensity_shift
+    return Augmentation(tuple(flips.tolist()), float(angle), tuple(scale.tolist()), tuple(shift.tolist()))
+
+
+def augment_batch(image: Tensor, seg: Tensor, augmentations: Sequence[Augmentation]) -> tuple[Tensor, Tensor]:
+    """Rotates, flips and shifts the intensities of a batch.
+
+    Args:
+        image: (B, C, H, W, D) float32, 0 outside of the brain.
+        seg: (B, H, W, D) uint8 classes.
+        augmentations: One per sample.
+
+    Returns:
+        Augmented image and seg of the same shapes; what a rotation turns in from outside is background.
+    """
+    image, seg = _rotate(image, seg, [item.angle_degrees for item in augmentations])
+    scale = image.new_tensor([item.scale for item in augmentations])[:, :, None, None, None]
+    shift = image.new_tensor([item.shift for item in augmentations])[:, :, None, None, None]
+    brain = (image != 0).any(dim=1, keepdim=True)
+    image = torch.where(brain, image * scale + shift, image)
+    images, segs = [], []
+    for index, item in enumerate(augmentations):
+        axes = [axis for axis, flip in enumerate(item.flips) if flip]
+        images.append(image[index].flip([axis + 1 for axis in axes]))
+        segs.append(seg[index].flip(axes))
+    return torch.stack(images), torch.stack(segs)
+
+
+def _rotate(image: Tensor, seg: Tensor, angles: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Rotates about the axial axis: slices along D are channels of a two-dimensional resampling."""
+    if not any(angles):
+        return image, seg
+    batch, channels, height, width, depth = image.shape
+    radians = torch.deg2rad(image.new_tensor(list(angles)))
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    # normalised coordinates (x along W, y along H); the aspect ratio keeps the rotation rigid on oblong patches
+    rows = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1)
+    theta = rows.view(batch, 2, 3)
+    grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+    flat = image.permute(0, 1, 4, 2, 3).reshape(batch, channels * depth, height, width)
+    turned = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    image = turned.view(batch, channels, depth, height, width).permute(0, 1, 3, 4, 2)
+    labels = seg.permute(0, 3, 1, 2).to(image.dtype)  # (B, D, H, W)
+    turned_labels = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return image.contiguous(), turned_labels.to(seg.dtype).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,168 @@
+"""Prepared cases on disk, memory-mapped: one folder per case, written whole, true as long as its content hash is."""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.atomic import atomic_folder
+from mttu.config import PrepareSettings
+from mttu.data.geometry import Geometry
+from mttu.data.manifest import Case
+from mttu.data.preprocess import prepare_case
+from mttu.errors import InputError, raise_if_any
+
+FORMAT_VERSION = 1
+MEND = "run `mttu prepare` on the manifest again"
+
+_IMAGE, _SEG, _ABOUT = "image.npy", "seg.npy", "case.json"
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A prepared case that is read where it is needed, page by page."""
+
+    case_id: str
+    image: "np.memmap[Any, np.dtype[np.float16]]"
+    """(C, H, W, D) float16; on disk the modalities of a voxel lie together."""
+    seg: "np.memmap[Any, np.dtype[np.uint8]] | None"
+    """(H, W, D) classes."""
+    geometry: Geometry
+    modalities: tuple[str, ...]
+    content_hash: str
+
+    def will_need(self, start: Sequence[int] = (0, 0, 0), size: Sequence[int] | None = None) -> None:
+        """Asks the system to read a crop ahead, in few large pieces instead of page by page.
+
+        Only speed depends on it: a cold 128^3 crop takes about 0.06 s instead of 0.9 s on a cloud disk.
+
+        Args:
+            start: First voxel of the crop; may lie outside.
+            size: Voxels of the crop; to the end if not given.
+        """
+        shape = self.image.shape[1:]
+        first = [min(max(0, begin), extent) for begin, extent in zip(start, shape, strict=True)]
+        stop = [
+            extent if size is None else min(extent, begin + side)
+            for begin, side, extent in zip(start, size or shape, shape, strict=True)
+        ]
+        if any(begin >= end for begin, end in zip(first, stop, strict=True)):
+            return
+        for volume in (self.image[0], self.seg):
+            if volume is not None:
+                _advise_planes(volume, first, stop)
+
+
+def _advise(volume: Any, advice: str, *place: int) -> None:
+    if hasattr(mmap, advice):  # not on every system
+        with suppress(OSError):  # nor on every file system; only speed depends on it
+            volume._mmap.madvise(getattr(mmap, advice), *place)
+
+
+def _advise_planes(volume: Any, first: Sequence[int], stop: Sequence[int]) -> None:
+    base = np.frombuffer(volume._mmap, np.uint8).ctypes.data
+    for plane in range(first[0], stop[0]):
+        begin = volume[plane, first[1], first[2] :].ctypes.data - base
+        end = volume[plane, stop[1] - 1, stop[2] - 1 :].ctypes.data - base + volume.strides[2]
+        begin -= begin % mmap.PAGESIZE
+        _advise(volume, "MADV_WILLNEED", begin, end - begin)
+
+
+def content_hash(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> str:
+    """SHA-256 over everything that decides the prepared case: source bytes, settings, label convention, format.
+
+    Raises:
+        InputError: Lists the source files that cannot be read.
+    """
+    rules = {"format_version": FORMAT_VERSION, "modalities": list(modalities), "labels": case.labels}
+    digest = hashlib.sha256(json.dumps(rules | settings.model_dump(mode="json"), sort_keys=True).encode())
+    problems = [f"case {case.case_id}: the manifest has no {name}" for name in modalities if name not in case.images]
+    images = [(name, case.images[name]) for name in modalities if name in case.images]
+    for role, path in (*images, ("seg", case.seg), ("brain mask", case.brain_mask)):
+        digest.update(f"\n{role}:".encode())
+        if path is None:
+            continue
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            problems.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}); restore it")
+    raise_if_any(problems)
+    return digest.hexdigest()
+
+
+def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings) -> bool:
+    """Prepares a case into the cache unless it is there and still true.
+
+    A process that is killed leaves the case as it was, or absent; the next call writes it.
+
+    Returns:
+        True if it was written, False if it was already there.
+
+    Raises:
+        InputError: See `content_hash` and `mttu.data.preprocess.prepare_case`.
+    """
+    wanted = content_hash(case, modalities, settings)
+    try:
+        if open_cached(cache_dir, case.case_id).content_hash == wanted:
+            return False
+    except InputError:
+        pass  # absent, older or damaged: it is written anew
+    prepared = prepare_case(case, modalities, settings)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "case_id": case.case_id,
+        "content_hash": wanted,
+        "modalities": list(modalities),
+        "settings": settings.model_dump(mode="json"),
+        "has_seg": prepared.seg is not None,
+        "geometry": prepared.geometry.to_dict(),
+    }
+    with atomic_folder(cache_dir / case.case_id) as partial:
+        # A row of D then holds all modalities, so that a crop wastes two pages per plane, not two per plane and
+        # modality: 128^3 of 240^3 voxels touches 1.91 times its bytes.
+        np.save(partial / _IMAGE, np.ascontiguousarray(np.moveaxis(prepared.image, 0, -1)), allow_pickle=False)
+        if prepared.seg is not None:
+            np.save(partial / _SEG, prepared.seg, allow_pickle=False)
+        (partial / _ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return True
+
+
+def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
+    """Opens a prepared case without reading its voxels.
+
+    Raises:
+        InputError: Not there, of another format version, or damaged; says what mends it.
+    """
+    folder = cache_dir / case_id
+    where = f"case {case_id}: prepared case {folder}"
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        if about["format_version"] != FORMAT_VERSION:
+            raise InputError(f"{where} has format_version {about['format_version']}, not {FORMAT_VERSION}; {MEND}")
+        geometry = Geometry.from_dict(about["geometry"])
+        modalities = tuple(about["modalities"])
+        image = _map(folder / _IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
+        seg = _map(folder / _SEG, np.dtype("u1"), geometry.crop_shape) if about["has_seg"] else None
+        return CachedCase(case_id, np.moveaxis(image, -1, 0), seg, geometry, modalities, about["content_hash"])
+    except FileNotFoundError:
+        raise InputError(f"case {case_id}: not prepared in {cache_dir}; {MEND}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} is damaged ({error}); {MEND}") from None
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    voxels: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if voxels.dtype != dtype or voxels.shape != shape:
+        raise ValueError(f"{path.name} holds {voxels.dtype} {voxels.shape}, expected {dtype} {shape}")
+    _advise(voxels, "MADV_RANDOM")  # else the system reads ahead up to four times what a crop needs
+    return voxels

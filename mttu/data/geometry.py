@@ -1,0 +1,134 @@
+"""Where a prepared case lies on the grid it came from: orientation, resampling, crop, and the way back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, zoom
+
+Shape = tuple[int, int, int]
+
+SPACING_TOLERANCE_MM = 1e-3
+"""A grid this close to the spacing wanted is not resampled."""
+
+_HEADER_FIELDS = (
+    *("qform_code", "sform_code", "xyzt_units", "pixdim"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What was done to a case's grid: original -> LPS order of axes -> resampled -> cropped. JSON in and out."""
+
+    shape: Shape
+    """Voxels of the original grid."""
+    affine: tuple[tuple[float, ...], ...]
+    """(4, 4) voxel to world (mm, RAS+) of the original grid."""
+    header: Mapping[str, Any]
+    """NIfTI fields that place the original grid in space: both forms with their codes, spacing, units."""
+    axes: tuple[tuple[int, int], ...]
+    """For each original axis the LPS axis it becomes, and 1 or -1 for the direction."""
+    grid_shape: Shape
+    """Voxels after reorientation and resampling, before the crop."""
+    crop_start: Shape
+    """First voxel of the crop."""
+    crop_shape: Shape
+    """Voxels of the crop: H, W, D of the prepared case."""
+    spacing_mm: tuple[float, float, float]
+    """Spacing of the prepared case along H, W, D."""
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the original grid in millilitres."""
+        return float(abs(np.linalg.det(np.array(self.affine)[:3, :3]))) / 1000
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "Geometry":
+        """The inverse of `to_dict`, also after a trip through JSON, which turns tuples into lists."""
+        return Geometry(**{name: _frozen(value) for name, value in content.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def to_lps(voxels: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
+    """Permutes and flips the axes to left, posterior, superior; oblique grids stay on their own axes."""
+    return np.asarray(apply_orientation(voxels, _lps_transform(affine)))
+
+
+def _lps_transform(affine: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(ornt_transform(io_orientation(affine), axcodes2ornt("LPS")))
+
+
+def start_geometry(image: Any, spacing_mm: float) -> Geometry:
+    """Geometry of an image that is brought to LPS and an isotropic spacing, not yet cropped.
+
+    A grid within 1e-3 mm of the spacing is not resampled.
+    """
+    header = {name: np.nan_to_num(image.header[name]).tolist() for name in _HEADER_FIELDS}
+    header["pixdim"] = header["pixdim"][:4]  # the rest belongs to time and further axes
+    transform = _lps_transform(image.affine).astype(int).tolist()
+    sizes = voxel_sizes(image.affine)
+    keeps_grid = bool((np.abs(sizes - spacing_mm) <= SPACING_TOLERANCE_MM).all())
+    grid, spacing = [0, 0, 0], [0.0, 0.0, 0.0]
+    for extent, size, (target, _) in zip(image.shape, sizes.tolist(), transform, strict=True):
+        grid[target] = extent if keeps_grid else max(1, round(extent * size / spacing_mm))
+        spacing[target] = extent * size / grid[target]
+    shape: Shape = (grid[0], grid[1], grid[2])
+    return Geometry(
+        shape=tuple(image.shape),
+        affine=_frozen(image.affine.tolist()),
+        header=header,
+        axes=_frozen(transform),
+        grid_shape=shape,
+        crop_start=(0, 0, 0),
+        crop_shape=shape,
+        spacing_mm=(spacing[0], spacing[1], spacing[2]),
+    )
+
+
+def resample(volume: NDArray[Any], shape: Sequence[int], order: int) -> NDArray[Any]:
+    """Resamples to another number of voxels over the same extent; the volume itself if the shape is the same.
+
+    Args:
+        volume: (H, W, D).
+        shape: Voxels wanted.
+        order: 1, linear, smoothed first along axes that lose voxels; or 0, nearest neighbour.
+    """
+    if volume.shape == tuple(shape):
+        return volume
+    factors = np.array(shape) / volume.shape
+    if order == 1 and (factors < 1).any():
+        volume = gaussian_filter(volume, np.maximum(0, (1 / factors - 1) / 2), mode="nearest")
+    return np.asarray(zoom(volume, factors, order=order, mode="nearest", grid_mode=True, prefilter=False))
+
+
+def restore_mask(classes: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Brings a mask on the prepared grid back to the original one; what was cropped away is background.
+
+    Args:
+        classes: (H, W, D) of `geometry.crop_shape`.
+        geometry: Of the prepared case.
+
+    Returns:
+        Mask of `geometry.shape`, nearest neighbour.
+    """
+    grid = np.zeros(geometry.grid_shape, np.uint8)
+    crop = zip(geometry.crop_start, geometry.crop_shape, strict=True)
+    grid[tuple(slice(start, start + extent) for start, extent in crop)] = classes
+    targets, directions = zip(*geometry.axes, strict=True)
+    lps_shape = [geometry.shape[targets.index(axis)] for axis in range(3)]
+    lps = resample(grid, lps_shape, order=0)
+    back = np.transpose(lps, targets)
+    return np.ascontiguousarray(back[tuple(slice(None, None, direction) for direction in directions)])

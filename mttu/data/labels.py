@@ -1,0 +1,97 @@
+"""Voxel labels, tumour regions and IDH classes; how each data set's labels map to the classes used inside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.errors import InputError
+
+CLASSES = ("background", "NCR/NET", "edema", "enhancing")
+"""Classes inside, by index, in the softmax order of the network."""
+
+REGIONS: Mapping[str, tuple[int, ...]] = {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
+"""Tumour regions as classes inside: whole tumour, tumour core, enhancing tumour (section V-B.2)."""
+
+IDH_UNKNOWN, IDH_WILD, IDH_MUTANT = -1, 0, 1
+
+WHOLE_NUMBER_TOLERANCE = 1e-3
+"""Scaled NIfTI files store 0.99999997 for 1."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Labels of one family of files; of several labels of a class, the first is the one that is written."""
+
+    title: str
+    to_class: Mapping[int, int]
+
+
+CONVENTIONS: Mapping[str, Convention] = {
+    "brats": Convention("BraTS to 2021", {0: 0, 1: 1, 2: 2, 4: 3}),
+    "brats2013": Convention("BraTS 2013", {0: 0, 1: 1, 2: 2, 3: 1, 4: 3}),
+}
+"""Known conventions. In BraTS 2013, 1 is necrosis and 3 non-enhancing tumour; together they are NCR/NET."""
+
+
+def find_convention(name: str) -> Convention:
+    """The convention of that name.
+
+    Raises:
+        InputError: Unknown name; lists the known ones.
+    """
+    if name not in CONVENTIONS:
+        known = ", ".join(f"{key} ({convention.title})" for key, convention in CONVENTIONS.items())
+        raise InputError(f"labels {name!r}: unknown convention; choose one of {known}")
+    return CONVENTIONS[name]
+
+
+def _listed(values: NDArray[np.generic]) -> str:
+    shown = [f"{value:g}" for value in values[:10].tolist()]
+    return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"
+
+
+def to_classes(seg: NDArray[np.generic], convention: str, case_id: str) -> NDArray[np.uint8]:
+    """Maps the labels of a file to classes.
+
+    Args:
+        seg: Labels as read, any shape and number type.
+        convention: Name in `CONVENTIONS`.
+        case_id: For the message.
+
+    Returns:
+        Classes 0 to 3, of the same shape.
+
+    Raises:
+        InputError: A label that the convention doesn't know, or a value that is no whole number.
+    """
+    known = find_convention(convention)
+    whole = np.rint(seg)
+    if np.abs(seg - whole).max(initial=0) > WHOLE_NUMBER_TOLERANCE:
+        broken = np.unique(seg[np.abs(seg - whole) > WHOLE_NUMBER_TOLERANCE])
+        raise InputError(
+            f"case {case_id}: seg has values {_listed(broken)} that are not whole numbers; "
+            f"expected labels; resample masks by nearest neighbour only"
+        )
+    in_range = whole.min(initial=0) >= 0 and whole.max(initial=0) <= 255
+    labels = whole.astype(np.uint8) if in_range else whole
+    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
+    if not set(found.tolist()) <= set(known.to_class):
+        raise InputError(
+            f"case {case_id}: seg has labels {_listed(found)}; expected a subset of "
+            f"{_listed(np.array(list(known.to_class)))} ({known.title}); pass --labels NAME for another convention"
+        )
+    table = np.zeros(256, np.uint8)
+    table[list(known.to_class)] = list(known.to_class.values())
+    classes: NDArray[np.uint8] = np.take(table, labels)
+    return classes
+
+
+def from_classes(classes: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
+    """Maps classes 0 to 3 to the labels of a file; NCR/NET becomes 1 in both BraTS conventions."""
+    table = np.zeros(len(CLASSES), np.uint8)
+    for label, index in reversed(list(find_convention(convention).to_class.items())):
+        table[index] = label
+    labels: NDArray[np.uint8] = np.take(table, classes)
+    return labels

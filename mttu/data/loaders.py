@@ -1,0 +1,177 @@
+"""Patches of cached cases as batches: memory-mapped reading, an order that depends on seed and epoch only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mttu.config import Config
+from mttu.data.augment import Augmentation, draw_augmentation
+from mttu.data.cache import CachedCase, open_cached
+from mttu.data.cohort import Case
+
+
+Voxel = TypeVar("Voxel", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of one step and one rank, still without augmentation."""
+
+    image: Tensor
+    """(B, C, H, W, D) float16 as read, z-scores inside the brain, 0 outside."""
+    seg: Tensor
+    """(B, H, W, D) uint8 classes; 0 where there is no mask."""
+    has_seg: Tensor
+    """(B,) bool."""
+    idh: Tensor
+    """(B,) 1 mutant, 0 wild type, -1 unknown."""
+    selected: Tensor
+    """(B,) bool; False masks an IDH label out of the loss."""
+    case_ids: tuple[str, ...]
+    """Cases, for messages."""
+    augmentations: tuple[Augmentation, ...] = field(repr=False)
+    """What is to be done to each patch."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """A copy on another device, the image as float32 there: half the bytes travel."""
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True).float(),
+            seg=self.seg.to(device, non_blocking=True),
+            has_seg=self.has_seg.to(device, non_blocking=True),
+            idh=self.idh.to(device, non_blocking=True),
+            selected=self.selected.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One cropped case."""
+
+    image: NDArray[np.float16]
+    seg: NDArray[np.uint8]
+    has_seg: bool
+    idh: int
+    case_id: str
+    augmentation: Augmentation
+
+
+def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """Randomness of the sample at a position of an epoch, the same on any rank and for any number of ranks."""
+    return np.random.default_rng([seed, epoch, position])
+
+
+def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Case index of each position of an epoch: shuffled rounds through all cases, cut at `num_samples`."""
+    generator = np.random.default_rng([seed, epoch])
+    rounds = -(-num_samples // num_cases)
+    return np.concatenate([generator.permutation(num_cases) for _ in range(rounds)])[:num_samples]
+
+
+def draw_start(
+    cached: CachedCase, size: Sequence[int], foreground_probability: float, generator: np.random.Generator
+) -> tuple[int, int, int]:
+    """First voxel of a crop on each axis; negative where the volume is smaller than the patch.
+
+    Args:
+        cached: Case to crop.
+        size: Patch size in voxels.
+        foreground_probability: Probability of a crop centred on a random tumour voxel.
+        generator: Source of randomness.
+    """
+    shape = cached.image.shape[1:]
+    low = [min(0, extent - side) for extent, side in zip(shape, size, strict=True)]
+    high = [max(0, extent - side) for extent, side in zip(shape, size, strict=True)]
+    start = generator.integers(low, high, endpoint=True)
+    wants_foreground = generator.random() < foreground_probability
+    if wants_foreground and cached.seg is not None:
+        foreground = np.flatnonzero(cached.seg)
+        if len(foreground):
+            voxel = np.unravel_index(int(foreground[generator.integers(len(foreground))]), cached.seg.shape)
+            start = np.clip(np.array(voxel) - np.array(size) // 2, low, high)
+    first, second, third = start.tolist()
+    return first, second, third
+
+
+def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> NDArray[Voxel]:
+    """Cuts (..., H, W, D) to `size` on the last three axes, reading no other voxel; outside of the volume is 0."""
+    inside, target = [], []
+    for first, side, extent in zip(start, size, volume.shape[-3:], strict=True):
+        low, high = max(0, first), min(extent, first + side)
+        inside.append(slice(low, high))
+        target.append(slice(low - first, high - first))
+    patch = np.zeros((*volume.shape[:-3], *size), dtype=volume.dtype)
+    patch[..., target[0], target[1], target[2]] = volume[..., inside[0], inside[1], inside[2]]
+    return patch
+
+
+class PatchDataset(Dataset[Patch]):
+    """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly."""
+
+    def __init__(self, cases: Sequence[Case], cache_dir: Path, config: Config) -> None:
+        self.cases = tuple(cases)
+        self.config = config
+        self.cached = [open_cached(cache_dir, case.case_id) for case in cases]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Patch:  # type: ignore[override]
+        """Reads one patch.
+
+        Args:
+            key: Epoch, position within it, index of the case.
+        """
+        epoch, position, index = key
+        case, cached, settings = self.cases[index], self.cached[index], self.config.augment
+        generator = sample_generator(self.config.train.seed, epoch, position)
+        size = self.config.patch.size
+        start = draw_start(cached, size, settings.foreground_crop_probability, generator)
+        image = crop(cached.image, start, size)
+        seg = np.zeros(size, np.uint8) if cached.seg is None else crop(cached.seg, start, size)
+        augmentation = draw_augmentation(settings, len(image), generator)
+        return Patch(image, seg, cached.seg is not None, case.idh, case.case_id, augmentation)
+
+
+def collate(patches: Sequence[Patch]) -> Batch:
+    """Stacks patches to a batch."""
+    return Batch(
+        image=torch.from_numpy(np.stack([patch.image for patch in patches])),
+        seg=torch.from_numpy(np.stack([patch.seg for patch in patches])),
+        has_seg=torch.tensor([patch.has_seg for patch in patches]),
+        idh=torch.tensor([patch.idh for patch in patches]),
+        selected=torch.ones(len(patches), dtype=torch.bool),
+        case_ids=tuple(patch.case_id for patch in patches),
+        augmentations=tuple(patch.augmentation for patch in patches),
+    )
+
+
+def steps_per_epoch(num_cases: int, config: Config, world_size: int) -> int:
+    """Optimiser steps of an epoch: as set, or as many as it takes to see every case once."""
+    return config.train.steps_per_epoch or -(-num_cases // (config.train.batch_size * world_size))
+
+
+def build_loader(dataset: PatchDataset, epoch: int, rank: int, world_size: int) -> DataLoader[Patch]:
+    """Batches of one epoch for one rank; the ranks' batches of a step together are the step's global batch."""
+    train = dataset.config.train
+    global_batch = train.batch_size * world_size
+    steps = steps_per_epoch(len(dataset), dataset.config, world_size)
+    order = epoch_order(len(dataset), steps * global_batch, train.seed, epoch)
+    batches = []
+    for step in range(steps):
+        first = step * global_batch + rank * train.batch_size
+        batches.append([(epoch, at, int(order[at])) for at in range(first, first + train.batch_size)])
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=train.loader_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,191 @@
+"""The manifest: one row per case in a Parquet file, root and relative paths, read back with every row checked."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mttu.atomic import atomic_file
+from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.errors import InputError, raise_if_any
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "unlabelled", "test")
+IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
+MEND = "write it again with `mttu cohort`"
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_IMAGE = "image_"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination of one patient."""
+
+    case_id: str
+    patient_id: str
+    split: str
+    """train, val, unlabelled or test."""
+    images: Mapping[str, Path]
+    """Modality to absolute path."""
+    seg: Path | None
+    brain_mask: Path | None
+    idh: int
+    """1 mutant, 0 wild type, -1 unknown."""
+    grade: str | None
+    age: float | None
+    """Years."""
+    sex: str | None
+    labels: str
+    """Label convention of `seg`, a name in `mttu.data.labels.CONVENTIONS`."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A cohort: checked cases, sorted by id."""
+
+    root: Path
+    """Folder that all paths lie in."""
+    cases: tuple[Case, ...]
+    modalities: tuple[str, ...]
+    """Modalities that every case has."""
+    synthetic: bool
+    """True for the phantom, whose pictures show no patient."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over modalities and rows with relative paths: the same wherever the data set lies."""
+        content = [self.synthetic, self.modalities, [_to_row(case, self.root) for case in self.cases]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def split(self, name: str) -> tuple[Case, ...]:
+        """The cases of one split: train, val, unlabelled or test."""
+        if name not in SPLITS:
+            raise InputError(f"split {name!r}: unknown; choose one of {', '.join(SPLITS)}")
+        return tuple(case for case in self.cases if case.split == name)
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether an id can be a file name anywhere: letters, digits, `.`, `_`, `-`, first a letter or digit, no `..`."""
+    return bool(_SAFE_NAME.fullmatch(name)) and ".." not in name
+
+
+def _relative(path: Path | None, root: Path) -> str | None:
+    return None if path is None else path.relative_to(root).as_posix()
+
+
+def _to_row(case: Case, root: Path) -> dict[str, Any]:
+    return {
+        "case_id": case.case_id,
+        "patient_id": case.patient_id,
+        "split": case.split,
+        **{f"{_IMAGE}{name}": _relative(path, root) for name, path in case.images.items()},
+        "seg": _relative(case.seg, root),
+        "brain_mask": _relative(case.brain_mask, root),
+        "idh": case.idh,
+        "grade": case.grade,
+        "age": case.age,
+        "sex": case.sex,
+        "labels": case.labels,
+    }
+
+
+def _schema(modalities: Sequence[str]) -> Any:
+    required = [pa.field(name, pa.string(), nullable=False) for name in ("case_id", "patient_id", "split")]
+    images = [pa.field(f"{_IMAGE}{name}", pa.string(), nullable=False) for name in modalities]
+    paths = [pa.field(name, pa.string()) for name in ("seg", "brain_mask")]
+    clinical = [pa.field("grade", pa.string()), pa.field("age", pa.float64()), pa.field("sex", pa.string())]
+    idh, labels = pa.field("idh", pa.int8(), nullable=False), pa.field("labels", pa.string(), nullable=False)
+    return pa.schema([*required, *images, *paths, idh, *clinical, labels])
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Writes a manifest whole or not at all.
+
+    The root is stored relative to the manifest's folder if both lie in one folder other than the file system's root,
+    so that they can move together; else absolute.
+    """
+    folder, root = path.resolve().parent, manifest.root.resolve()
+    nearby = Path(os.path.commonpath([folder, root])) != Path(root.anchor)
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "root": Path(os.path.relpath(root, folder)).as_posix() if nearby else str(root),
+        "modalities": ",".join(manifest.modalities),
+        "synthetic": json.dumps(manifest.synthetic),
+    }
+    rows = [_to_row(case, manifest.root) for case in manifest.cases]
+    table = pa.Table.from_pylist(rows, schema=_schema(manifest.modalities).with_metadata(metadata))
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads a manifest and checks every row; whether the images are still there is found out when they are read.
+
+    Raises:
+        InputError: Missing, no manifest, another format version, or refused rows; lists all of them.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"manifest {path}: not found; write it with `mttu cohort DIR -o {path.name}`") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"manifest {path}: no readable Parquet file ({reason}); {MEND}") from None
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    found = metadata.get("format_version")
+    if found != str(FORMAT_VERSION):
+        raise InputError(f"manifest {path}: format_version is {found}; expected {FORMAT_VERSION}; {MEND}")
+    modalities = tuple(metadata.get("modalities", "").split(","))
+    if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities)):
+        columns = ", ".join(table.schema.names)
+        raise InputError(f"manifest {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")
+    root = Path(os.path.normpath(path.resolve().parent / metadata["root"]))
+    rows = table.to_pylist()
+    raise_if_any([f"manifest {path}: {problem}; {MEND}" for problem in _find_problems(rows, modalities)])
+    cases = tuple(_from_row(row, root, modalities) for row in rows)
+    return Manifest(root, cases, modalities, metadata["synthetic"] == "true")
+
+
+def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> list[str]:
+    problems, seen = [], set()
+    allowed = {"split": SPLITS, "idh": IDH_VALUES, "labels": tuple(CONVENTIONS)}
+    for row in rows:
+        case_id = row["case_id"]
+        if case_id in seen:
+            problems.append(f"case {case_id} has two rows")
+        seen.add(case_id)
+        unsafe = [column for column in ("case_id", "patient_id") if not is_safe_name(row[column])]
+        problems += [f"case {case_id}: {column} {row[column]!r} is no safe file name" for column in unsafe]
+        for column, values in allowed.items():
+            if row[column] not in values:
+                listed = ", ".join(str(value) for value in values)
+                problems.append(f"case {case_id}: {column} is {row[column]!r}; expected one of {listed}")
+        for column in (*(f"{_IMAGE}{name}" for name in modalities), "seg", "brain_mask"):
+            place = PurePosixPath(row[column] or "")
+            if place.is_absolute() or ".." in place.parts:
+                problems.append(f"case {case_id}: {column} {row[column]!r} leaves the root folder")
+    return problems
+
+
+def _from_row(row: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> Case:
+    return Case(
+        case_id=row["case_id"],
+        patient_id=row["patient_id"],
+        split=row["split"],
+        images={name: root / row[f"{_IMAGE}{name}"] for name in modalities},
+        seg=root / row["seg"] if row["seg"] else None,
+        brain_mask=root / row["brain_mask"] if row["brain_mask"] else None,
+        idh=row["idh"],
+        grade=row["grade"],
+        age=row["age"],
+        sex=row["sex"],
+        labels=row["labels"],
+    )

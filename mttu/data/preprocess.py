@@ -1,0 +1,90 @@
+"""One case in, one prepared case out: LPS, isotropic, z-scores inside the brain, brain box (section V-A)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.config import PrepareSettings
+from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
+from mttu.data.manifest import Case
+from mttu.data.sources import read_sources
+from mttu.errors import InputError
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """What the network sees of a case."""
+
+    image: NDArray[np.float16]
+    """(C, H, W, D) z-scores inside the brain, exactly 0 outside; H runs to the left, W to the back, D upwards."""
+    seg: NDArray[np.uint8] | None
+    """(H, W, D) classes 0 to 3."""
+    geometry: Geometry
+    """The way back to the original grid."""
+
+
+def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> PreparedCase:
+    """Prepares one case; float16 already here, so that prediction sees what training saw.
+
+    Args:
+        case: Case of a manifest or a folder.
+        modalities: Channels in order.
+        settings: Spacing and field of view.
+
+    Raises:
+        InputError: See `mttu.data.sources.read_sources`; or the mask has tumour outside of the field of view.
+    """
+    sources = read_sources(case, modalities)
+    affine = sources.reference.affine
+    whole = start_geometry(sources.reference, settings.spacing_mm)
+    brain = resample(to_lps(sources.brain, affine).astype(np.uint8), whole.grid_shape, order=0) > 0
+    if not brain.any():
+        raise InputError(f"case {case.case_id}: no brain left at {settings.spacing_mm:g} mm; lower spacing_mm")
+    geometry = _crop_to_brain(whole, brain, settings)
+    box = _box(geometry)
+    inside = brain[box]
+    image = np.zeros((len(modalities), *geometry.crop_shape), np.float16)
+    for channel, (name, voxels) in enumerate(zip(modalities, sources.images, strict=True)):
+        grid = resample(to_lps(voxels, affine), whole.grid_shape, order=1)
+        values = grid[box][inside].astype(np.float64)
+        deviation = values.std()
+        if deviation == 0:
+            raise InputError(f"case {case.case_id}: {name} has no contrast in the brain; replace the file")
+        image[channel][inside] = (values - values.mean()) / deviation
+    if sources.seg is None:
+        return PreparedCase(image, None, geometry)
+    classes = resample(to_lps(sources.seg, affine), whole.grid_shape, order=0)
+    seg = np.ascontiguousarray(classes[box])
+    lost = np.count_nonzero(classes) - np.count_nonzero(seg)
+    if lost:
+        raise InputError(
+            f"case {case.case_id}: {lost} of {np.count_nonzero(classes)} tumour voxels lie outside of the brain's box "
+            f"and its margin of {settings.margin_voxels}; check mask and images, or prepare with "
+            "data.prepare.field_of_view=full"
+        )
+    return PreparedCase(image, seg, geometry)
+
+
+def _box(geometry: Geometry) -> tuple[slice, slice, slice]:
+    first, second, third = (
+        slice(start, start + extent) for start, extent in zip(geometry.crop_start, geometry.crop_shape, strict=True)
+    )
+    return first, second, third
+
+
+def _crop_to_brain(geometry: Geometry, brain: NDArray[np.bool_], settings: PrepareSettings) -> Geometry:
+    if settings.field_of_view == "full":
+        return geometry
+    starts, extents = [], []
+    for axis, size in enumerate(brain.shape):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(brain.any(axis=others))
+        start = max(0, int(occupied[0]) - settings.margin_voxels)
+        stop = min(size, int(occupied[-1]) + 1 + settings.margin_voxels)
+        starts.append(start)
+        extents.append(stop - start)
+    return replace(
+        geometry, crop_start=(starts[0], starts[1], starts[2]), crop_shape=(extents[0], extents[1], extents[2])
+    )

@@ -1,0 +1,146 @@
+"""Whole volumes through a network: blended sliding windows, test-time flips, post-processing. No files, no Ray.
+
+Axes are (C, H, W, D). A window is a forward pass of its own, so a case's result depends on no other case.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Literal
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from mttu.config import InferenceSettings
+
+Precision = Literal["float32", "bfloat16"]
+
+NECROSIS = 1
+"""Class that enhancing tumour of too small a volume is relabelled to: NCR/NET."""
+ENHANCING = 3
+"""Class of enhancing tumour."""
+
+_AXES = (1, 2, 3)
+_FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
+
+
+@dataclass(frozen=True)
+class VolumePrediction:
+    """What a network says of one volume; a task that it has no head for is None."""
+
+    seg_probabilities: Tensor | None
+    """(4, H, W, D), float32, sums to 1 over classes; on the device of the forward pass."""
+    idh_logits: Tensor | None
+    """(F, 2), float32, CPU: mean over windows, one row per flip (F = 1 without test-time augmentation)."""
+
+    @property
+    def idh_probabilities(self) -> Tensor | None:
+        """(2,), wild type and mutant: softmax of each flip's mean logits, then the mean over flips."""
+        return None if self.idh_logits is None else self.idh_logits.softmax(dim=-1).mean(dim=0)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is back in its own mode (frozen batch norm stays frozen)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict_volume(
+    network: nn.Module,
+    image: Tensor,
+    patch_size: Sequence[int],
+    settings: InferenceSettings,
+    device: torch.device,
+    precision: Precision = "float32",
+) -> VolumePrediction:
+    """Slides a window over one prepared volume (section V-B; windows as in the authors' release).
+
+    Each window's softmax is blended with Gaussian weights. Probabilities are blended, not logits: every window's vote
+    is bounded, so one over-confident window border cannot outvote its neighbours, and the result sums to 1. IDH logits
+    of the same passes are averaged over all windows, softmax after. A volume smaller than the window is padded with
+    zeros (the background of prepared images).
+
+    Args:
+        network: Network already on `device`; left in the mode it was found in.
+        image: (C, H, W, D), any float type and device.
+        patch_size: Window in voxels.
+        settings: Overlap and flips.
+        device: Where the forward pass runs and the blended volume is kept.
+        precision: `bfloat16` runs the forward pass under autocast; softmax and blending stay float32.
+
+    Raises:
+        FloatingPointError: The network's output is not finite.
+    """
+    volume = image.to(device=device, dtype=torch.float32)
+    total: Tensor | None = None
+    logits: list[Tensor] = []
+    flips: Sequence[tuple[int, ...]] = _FLIPS if settings.flips else _FLIPS[:1]
+    with _evaluating(network), torch.inference_mode():
+        for axes in flips:
+            probabilities, idh_logits = _slide(network, volume.flip(axes), patch_size, settings.overlap, precision)
+            if probabilities is not None:
+                back = probabilities.flip(axes) if axes else probabilities
+                total = back if total is None else total.add_(back)
+            if idh_logits is not None:
+                logits.append(idh_logits)
+        if total is not None and len(flips) > 1:
+            total /= len(flips)
+    prediction = VolumePrediction(total, torch.stack(logits).cpu() if logits else None)
+    for name, tensor in (("seg_logits", total), ("idh_logits", prediction.idh_logits)):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise FloatingPointError(f"the network's {name} are not finite: its weights or this image are damaged")
+    return prediction
+
+
+def _slide(
+    network: nn.Module, volume: Tensor, patch_size: Sequence[int], overlap: float, precision: Precision
+) -> tuple[Tensor | None, Tensor | None]:
+    """Blended class probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
+    idh_logits: list[Tensor] = []
+    segments = False
+
+    def forward(window: Tensor) -> Tensor:
+        nonlocal segments
+        with torch.autocast(window.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = network(window)
+        if "idh_logits" in outputs:
+            idh_logits.append(outputs["idh_logits"][0].float())
+        if "seg_logits" in outputs:
+            segments = True
+            return torch.softmax(outputs["seg_logits"].float(), dim=1)
+        return torch.zeros_like(window[:, :1])  # nothing to blend, but the sliding window wants a volume
+
+    blended = sliding_window_inference(
+        volume[None], tuple(patch_size), sw_batch_size=1, predictor=forward, overlap=overlap, mode="gaussian"
+    )
+    mean_logits = torch.stack(idh_logits).mean(dim=0) if idh_logits else None
+    return blended[0] if segments else None, mean_logits
+
+
+def segment(probabilities: Tensor, settings: InferenceSettings, voxel_volume_mm3: float) -> Tensor:
+    """Most probable class per voxel; too little enhancing tumour becomes NCR/NET.
+
+    A handful of enhancing voxels is more often a false alarm than a finding, and costs a whole Dice score where the
+    truth has none; the tumour core keeps its extent (as in the authors' release and most BraTS entries).
+
+    Args:
+        probabilities: (4, H, W, D).
+        settings: `min_enhancing_mm3`; 0 leaves the classes as they are.
+        voxel_volume_mm3: Volume of a voxel of this grid.
+
+    Returns:
+        (H, W, D), uint8 classes 0 to 3, on the device of `probabilities`.
+    """
+    classes = probabilities.argmax(dim=0).to(torch.uint8)
+    enhancing = classes == ENHANCING
+    if float(enhancing.sum()) * voxel_volume_mm3 < settings.min_enhancing_mm3:
+        classes = torch.where(enhancing, torch.tensor(NECROSIS, dtype=torch.uint8, device=classes.device), classes)
+    return classes

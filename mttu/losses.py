@@ -1,0 +1,164 @@
+"""Losses of both tasks and their weighting (section III-B, eq. 13-15 and 20), exact over any number of ranks.
+
+Each loss is a function of sums over samples and voxels. A rank computes its own sums; `combine` replaces their values
+by the sums over all ranks and keeps the rank's own gradient, so that gradients added up over ranks equal those of one
+process on the whole batch. Shapes: B samples of the rank, K segmentation classes, H x W x D voxels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mttu.config import LossSettings
+
+SumOverRanks = Callable[[Tensor], Tensor]
+
+
+def combine(sums: Tensor, sum_over_ranks: SumOverRanks, gradient_scale: float = 1.0) -> Tensor:
+    """The value of the sums over all ranks, with the gradient of this rank's own part.
+
+    Args:
+        sums: This rank's sums, with gradient.
+        sum_over_ranks: Adds a detached tensor up over ranks.
+        gradient_scale: Factor on the gradient; the world size where gradients are averaged over ranks afterwards.
+
+    Returns:
+        Same shape; the value is bit-equal on every rank.
+    """
+    return sum_over_ranks(sums.detach()) + gradient_scale * (sums - sums.detach())
+
+
+def _foreground(settings: LossSettings) -> slice:
+    return slice(0 if settings.include_background else 1, None)
+
+
+def dice_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
+    """Sums that the Dice loss (eq. 13) is a function of.
+
+    Args:
+        logits: (B, K, H, W, D).
+        seg: Class of each voxel, (B, H, W, D), integer.
+        has_seg: (B,) bool; a sample without a mask contributes nothing.
+        settings: Pooling, classes and epsilon.
+
+    Returns:
+        Pooled over the batch: (2K' + 1,) intersections, sizes and the number of samples with a mask, K' classes.
+        Per sample: (2,) the sum of the samples' losses and the number of samples with a mask.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    classes = range(logits.shape[1])[_foreground(settings)]
+    keep = has_seg.to(probabilities.dtype)
+    intersections, sizes = [], []
+    for index in classes:  # class by class: a one-hot mask of all classes would double the memory of the loss
+        of_class = (seg == index).to(probabilities.dtype)
+        predicted = probabilities[:, index]
+        intersections.append((predicted * of_class).sum(dim=(1, 2, 3)))
+        sizes.append(predicted.sum(dim=(1, 2, 3)) + of_class.sum(dim=(1, 2, 3)))
+    intersection, size = torch.stack(intersections, dim=1), torch.stack(sizes, dim=1)  # (B, K') each
+    if settings.dice_pool == "batch":
+        return torch.cat([keep @ intersection, keep @ size, keep.sum()[None]])
+    per_sample = 1 - 2 * (intersection / (size + settings.dice_epsilon)).mean(dim=1)
+    return torch.stack([keep @ per_sample, keep.sum()])
+
+
+def dice_loss(sums: Tensor, settings: LossSettings) -> Tensor:
+    """Dice loss (eq. 13) from the sums over all ranks, a scalar in [0, 1]."""
+    if settings.dice_pool == "sample":
+        return sums[0] / sums[1].clamp(min=1)
+    count = (len(sums) - 1) // 2
+    return 1 - 2 * (sums[:count] / (sums[count:-1] + settings.dice_epsilon)).mean()
+
+
+def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
+    """Sums of the chosen segmentation loss; the last one is 0 if no sample has a mask. See `dice_sums`."""
+    if settings.segmentation == "dice":
+        return dice_sums(logits, seg, has_seg, settings)
+    log_true = F.cross_entropy(logits.float(), seg.long(), reduction="none").neg()  # (B, H, W, D)
+    focal = -((1 - log_true.exp()) ** settings.focal_gamma) * log_true
+    keep = has_seg.to(focal.dtype)
+    return torch.stack([keep @ focal.sum(dim=(1, 2, 3)), keep.sum() * seg[0].numel()])
+
+
+def segmentation_loss(sums: Tensor, settings: LossSettings) -> Tensor:
+    """The chosen segmentation loss from the sums over all ranks: Dice (eq. 13) or mean focal loss over voxels."""
+    return dice_loss(sums, settings) if settings.segmentation == "dice" else sums[0] / sums[1].clamp(min=1)
+
+
+def idh_sums(logits: Tensor, idh: Tensor, selected: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
+    """Sums that the IDH loss (eq. 14, with the selection mask g of eq. 20) is a function of.
+
+    Args:
+        logits: (B, 2); class 0 wild type, class 1 mutant.
+        idh: (B,) 1 mutant, 0 wild type, -1 unknown.
+        selected: (B,) bool; False for a pseudo-label that was not selected.
+        class_weights: (2,) weight of wild type and mutant, see `idh_class_weights`.
+        settings: Cross entropy or focal loss.
+
+    Returns:
+        (3,) weighted sum of losses, number m of all samples, number of samples that count.
+    """
+    counts = selected & (idh >= 0)
+    target = idh.clamp(min=0).long()
+    log_true = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])[:, 0]
+    losses = -class_weights.to(log_true)[target] * log_true
+    if settings.idh == "focal":
+        losses = losses * (1 - log_true.exp()) ** settings.focal_gamma
+    total = torch.where(counts, losses, torch.zeros_like(losses)).sum()
+    return torch.stack([total, total.new_tensor(float(len(idh))), counts.sum().to(total.dtype)])
+
+
+def idh_loss(sums: Tensor) -> Tensor:
+    """IDH loss (eq. 14, 20) from the sums over all ranks: divided by m, all samples of the global batch."""
+    return sums[0] / sums[1].clamp(min=1)
+
+
+def idh_class_weights(labels: Sequence[int]) -> tuple[float, float]:
+    """Weights of wild type and mutant (below eq. 14): each class weighs the other's share; unknown (-1) is left out.
+
+    Returns:
+        (w_wild, w_mutant) = (N_mutant, N_wild) / (N_mutant + N_wild); (0.5, 0.5) without any label.
+    """
+    mutant, wild = labels.count(1), labels.count(0)
+    known = mutant + wild
+    return (mutant / known, wild / known) if known else (0.5, 0.5)
+
+
+class TaskWeighting(nn.Module):
+    """Uncertainty weighting (eq. 15; Cipolla, Gal and Kendall, CVPR 2018): 0.5 exp(-2 s) L + s with s = log(sigma).
+
+    Its parameters see the losses of the whole global batch on every rank and stay bit-equal without communication.
+    With equal weights (Table V) it has none.
+    """
+
+    def __init__(self, tasks: Sequence[str], settings: LossSettings) -> None:
+        super().__init__()
+        self.limit = settings.log_sigma_limit
+        learned = tasks if settings.task_weighting == "uncertainty" else ()
+        self.log_sigma = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in learned})
+
+    def forward(self, losses: Mapping[str, Tensor], labelled: Mapping[str, bool]) -> Tensor:
+        """The joint loss, a scalar.
+
+        Args:
+            losses: Task to its loss over the global batch.
+            labelled: Task to whether the global batch has any label for it. Without one the whole term, its sigma
+                included, is left out; the loss stays in the graph with a gradient of zero.
+        """
+        terms = []
+        for task, loss in losses.items():
+            if not labelled[task]:
+                terms.append(0.0 * loss)
+            elif task in self.log_sigma:
+                log_sigma = self.log_sigma[task]
+                terms.append(0.5 * torch.exp(-2 * log_sigma) * loss + log_sigma)
+            else:
+                terms.append(loss)
+        return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keeps every log(sigma) within its limit; called after each optimiser step."""
+        for log_sigma in self.log_sigma.values():
+            log_sigma.clamp_(-self.limit, self.limit)

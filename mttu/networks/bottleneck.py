@@ -1,0 +1,124 @@
+"""Bottleneck: F4 to F5, by transformer layers or by convolution blocks (section III-A.1, Table II).
+
+Axes are (B, C, H, W, D); tokens are (B, N, C) with N = H * W * D.
+"""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mttu.config.network import ConvolutionSettings, DropoutSettings, TransformerSettings
+from mttu.networks.attention import SelfAttention
+from mttu.networks.blocks import PreActivatedConv
+
+
+class PositionEmbedding(nn.Module):
+    """Learnable position embedding on a token grid, zero at the start (eq. 2).
+
+    Args:
+        grid: Tokens per axis that the embedding is learned on.
+        width: Token width.
+    """
+
+    def __init__(self, grid: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.embedding = nn.Parameter(torch.zeros(1, prod(grid), width))
+
+    def forward(self, grid: tuple[int, int, int]) -> Tensor:
+        """The embedding (1, N, C) for a token grid; another grid than the learned one interpolates trilinearly."""
+        if grid == self.grid:
+            return self.embedding
+        volume = self.embedding.transpose(1, 2).unflatten(2, self.grid)  # (1, C, H, W, D)
+        volume = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
+        return volume.flatten(2).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer (eq. 6-7).
+
+    Args:
+        settings: Widths and heads.
+        dropout: Probabilities; attention, projection, branch and mlp apply here.
+    """
+
+    def __init__(self, settings: TransformerSettings, dropout: DropoutSettings) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(settings.width)
+        self.attention = SelfAttention(settings.width, settings.num_heads, dropout.attention, dropout.projection)
+        self.branch_dropout = nn.Dropout(dropout.branch)
+        self.norm2 = nn.LayerNorm(settings.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(settings.width, settings.mlp_width),
+            nn.GELU(),
+            nn.Dropout(dropout.mlp),
+            nn.Linear(settings.mlp_width, settings.width),
+            nn.Dropout(dropout.mlp),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Keeps the shape (B, N, C)."""
+        tokens = tokens + self.branch_dropout(self.attention(self.norm1(tokens)))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class TransformerBottleneck(nn.Module):
+    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone.
+
+    Args:
+        settings: Depth and widths.
+        in_channels: Channels of F4.
+        dropout: Probabilities.
+    """
+
+    def __init__(self, settings: TransformerSettings, in_channels: int, dropout: DropoutSettings) -> None:
+        super().__init__()
+        self.project = PreActivatedConv(in_channels, settings.width)
+        if settings.num_layers:
+            self.position = PositionEmbedding(settings.position_grid, settings.width)
+            self.embedding_dropout = nn.Dropout(dropout.embedding)
+            self.layers = nn.Sequential(*(TransformerLayer(settings, dropout) for _ in range(settings.num_layers)))
+            self.final_norm = nn.LayerNorm(settings.width)
+        self.num_layers = settings.num_layers
+
+    def forward(self, f4: Tensor) -> Tensor:
+        """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
+        volume = self.project(f4)
+        if not self.num_layers:
+            return volume
+        height, width, depth = volume.shape[2:]
+        tokens = volume.flatten(2).transpose(1, 2)  # (B, N, C)
+        tokens = self.embedding_dropout(tokens + self.position((height, width, depth)))
+        tokens = self.final_norm(self.layers(tokens))
+        return tokens.transpose(1, 2).unflatten(2, (height, width, depth))
+
+
+class ConvolutionBottleneck(nn.Module):
+    """Projection to the width of F5, then convolution blocks in place of the transformer (Table II, row Conv).
+
+    Args:
+        settings: Number of blocks and width.
+        in_channels: Channels of F4.
+    """
+
+    def __init__(self, settings: ConvolutionSettings, in_channels: int) -> None:
+        super().__init__()
+        self.project = PreActivatedConv(in_channels, settings.width)
+        self.blocks = nn.Sequential(
+            *(PreActivatedConv(settings.width, settings.width) for _ in range(settings.num_blocks))
+        )
+
+    def forward(self, f4: Tensor) -> Tensor:
+        """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
+        return self.blocks(self.project(f4))
+
+
+def build_bottleneck(
+    settings: TransformerSettings | ConvolutionSettings, in_channels: int, dropout: DropoutSettings
+) -> TransformerBottleneck | ConvolutionBottleneck:
+    """The bottleneck that the settings' tag names; `in_channels` is the number of channels of F4."""
+    if isinstance(settings, TransformerSettings):
+        return TransformerBottleneck(settings, in_channels, dropout)
+    return ConvolutionBottleneck(settings, in_channels)

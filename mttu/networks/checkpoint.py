@@ -1,0 +1,74 @@
+"""A trained network as a folder: weights as safetensors, settings as YAML, metrics as JSON. No pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mttu.atomic import atomic_folder
+from mttu.config import Config, load_config, to_yaml
+from mttu.errors import InputError
+from mttu.networks import MttuNet, build_network
+
+FORMAT_VERSION = 1
+
+
+def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
+    """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
+
+    Args:
+        folder: Target; replaced if it exists.
+        weights: State dict of the network, any device.
+        config: Settings that the network was trained with.
+        metrics: Figures worth keeping beside the weights; JSON values without NaN.
+    """
+    with atomic_folder(folder) as partial:
+        fill_checkpoint(partial, weights, config, metrics)
+
+
+def fill_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
+    """Writes the three files into an existing folder whose own rename makes them complete."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, folder / "weights.safetensors")
+    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    content = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+    (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
+    """Reads a checkpoint folder into a network in evaluation mode.
+
+    Args:
+        folder: Folder that `write_checkpoint` wrote, or a run folder with such a folder named `best` inside.
+
+    Returns:
+        The network, on the CPU, and the settings it was trained with.
+
+    Raises:
+        InputError: A file is missing or damaged, the format is unknown, or weights and settings disagree.
+    """
+    if not (folder / "checkpoint.json").exists() and (folder / "best" / "checkpoint.json").exists():
+        folder = folder / "best"
+    names = ("checkpoint.json", "config.yaml", "weights.safetensors")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"checkpoint {folder}: {', '.join(missing)} not found; give a run folder or its `best` folder")
+    try:
+        found = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
+    if found != FORMAT_VERSION:
+        raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
+    config = load_config(folder / "config.yaml")
+    network = build_network(config.network)
+    try:
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"checkpoint {folder}: weights.safetensors does not fit config.yaml ({reason})") from None
+    return network.eval(), config

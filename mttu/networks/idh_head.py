@@ -1,0 +1,40 @@
+"""IDH classifier over pooled feature levels (section III-A.3, eq. 10-12)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mttu.config.network import IdhHeadSettings
+
+NUM_CLASSES = 2
+"""0: wild type, 1: mutant."""
+_ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
+
+
+class IdhHead(nn.Module):
+    """Global average and max pooling of each level, concatenated; dropout; linear layers.
+
+    Args:
+        settings: Levels, hidden widths and activation.
+        widths: Channels of each level by name; more levels than used are fine.
+        dropout: Probability on the pooled features.
+    """
+
+    def __init__(self, settings: IdhHeadSettings, widths: Mapping[str, int], dropout: float) -> None:
+        super().__init__()
+        self.feature_levels = settings.levels
+        self.dropout = nn.Dropout(dropout)
+        sizes = [2 * sum(widths[name] for name in settings.levels), *settings.hidden, NUM_CLASSES]
+        layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
+        for fan_in, fan_out in zip(sizes[1:-1], sizes[2:], strict=True):
+            if settings.activation != "none":
+                layers.append(_ACTIVATIONS[settings.activation]())
+            layers.append(nn.Linear(fan_in, fan_out))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, 2) from levels of any size (B, C, H, W, D); softmax is the caller's."""
+        levels = [features[name] for name in self.feature_levels]
+        pooled = torch.cat([pool(level, dim=(2, 3, 4)) for level in levels for pool in (torch.mean, torch.amax)], dim=1)
+        return self.layers(self.dropout(pooled))

@@ -1,0 +1,94 @@
+"""MTTU-Net (Cheng et al., IEEE TMI 2022, section III-A, Fig. 1; doi:10.1109/TMI.2022.3142321).
+
+Axes are (B, C, H, W, D). With the default settings and a 128^3 patch:
+    image (B, 4, 128, 128, 128) -> F1 (B, 16, 128^3), F2 (B, 32, 64^3), F3 (B, 64, 32^3), F4 (B, 128, 16^3)
+    F4 -> F5 (B, 512, 16^3);  F1, F2, F3, F5 -> seg_logits (B, 4, 128^3);  F4, F5 -> idh_logits (B, 2)
+"""
+
+from torch import Tensor, nn
+
+from mttu.config import NetworkSettings
+from mttu.errors import raise_if_any
+from mttu.networks.bottleneck import build_bottleneck
+from mttu.networks.decoder import Decoder
+from mttu.networks.encoder import LEVELS, Encoder
+from mttu.networks.idh_head import IdhHead
+
+STRIDE = 8
+"""Voxels per token on each axis: F4 has halved the image three times."""
+
+
+class MttuNet(nn.Module):
+    """Encoder, bottleneck, decoder and IDH head; what the tasks do not need is not built.
+
+    Without the segmentation task there is no decoder, and encoder and bottleneck end at the deepest level that the
+    IDH head reads. So every parameter takes part in the loss.
+
+    Args:
+        settings: The network's section of the settings.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.in_channels = settings.in_channels
+        widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
+        segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks
+        deepest = "F5" if segments else max(settings.idh_head.levels)
+        num_levels = min(int(deepest[1]), len(LEVELS))
+        self.encoder = Encoder(
+            settings.in_channels, settings.widths[:num_levels], settings.blocks[:num_levels], settings.dropout.stem
+        )
+        self.bottleneck = (
+            build_bottleneck(settings.bottleneck, widths["F4"], settings.dropout) if deepest == "F5" else None
+        )
+        self.decoder = Decoder(settings.widths, widths["F5"]) if segments else None
+        self.idh_head = IdhHead(settings.idh_head, widths, settings.dropout.head) if classifies else None
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Maps images to logits, one entry per task.
+
+        Args:
+            image: (B, in_channels, H, W, D); H, W and D are multiples of 8.
+
+        Returns:
+            `seg_logits` (B, 4, H, W, D) and `idh_logits` (B, 2).
+
+        Raises:
+            InputError: The number of axes, of channels, or a size does not fit.
+        """
+        self._check(image)
+        features = self.encoder(image)  # F1 to F4
+        if self.bottleneck is not None:
+            features["F5"] = self.bottleneck(features["F4"])
+        return self.decide(features)
+
+    def decide(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The heads' logits from the feature levels, as `forward` returns them."""
+        logits = {}
+        if self.decoder is not None:
+            logits["seg_logits"] = self.decoder(features)
+        if self.idh_head is not None:
+            logits["idh_logits"] = self.idh_head(features)
+        return logits
+
+    def _check(self, image: Tensor) -> None:
+        found = tuple(image.shape)
+        if image.ndim != 5:
+            raise_if_any([f"image: found {image.ndim} axes {found}; expected five, (batch, channel, H, W, D)"])
+        problems = []
+        if image.shape[1] != self.in_channels:
+            problems.append(
+                f"image: found {image.shape[1]} channels in {found}; the network takes {self.in_channels}, "
+                "one per modality, on the second axis"
+            )
+        if any(size == 0 or size % STRIDE for size in image.shape[2:]):
+            problems.append(f"image: found H, W, D = {found[2:]}; each must be a multiple of {STRIDE}; crop or pad it")
+        raise_if_any(problems)
+
+
+def build_network(settings: NetworkSettings) -> MttuNet:
+    """Builds MTTU-Net, or the part of it that the settings ask for, with fresh weights.
+
+    Draws from torch's global random generator: seed it for reproducible weights.
+    """
+    return MttuNet(settings)

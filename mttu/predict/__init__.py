@@ -1,0 +1,14 @@
+"""From MRI to masks, overlays and a table of IDH probabilities. Research use only."""
+
+from mttu.predict.cases import predict_cases, write_segmentation
+from mttu.predict.plan import Candidate, PredictionPlan, plan_predictions
+from mttu.predict.results import PredictionRow
+
+__all__ = [
+    "Candidate",
+    "PredictionPlan",
+    "PredictionRow",
+    "plan_predictions",
+    "predict_cases",
+    "write_segmentation",
+]

@@ -1,0 +1,149 @@
+"""Predicting case after case; one that fails becomes a row with its reason."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mttu import __version__
+from mttu.atomic import atomic_file
+from mttu.data.cohort import Case
+from mttu.data.labels import from_classes
+from mttu.data.preprocess import prepare_case
+from mttu.data.volumes import Geometry, restore_mask, write_mask
+from mttu.errors import InputError
+from mttu.figures.overlay import draw_overlay
+from mttu.inference import predict_volume, segment
+from mttu.metrics.segmentation import measure_volumes_ml
+from mttu.predict.plan import Candidate, PredictionPlan
+from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
+
+OnCase = Callable[[int, PredictionRow], None]
+
+
+def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[PredictionRow]:
+    """Predicts every case of a plan and puts the results in place.
+
+    Args:
+        plan: See `plan_predictions`.
+        on_case: Told how many cases are done, and the newest row.
+
+    Returns:
+        One row per case, in the order of the plan; `error` is empty where all went well.
+    """
+    staging = open_staging(plan.out)
+    rows: list[PredictionRow] = []
+    for candidate in plan.candidates:
+        rows.append(_predict_or_explain(plan, candidate, staging))
+        if on_case is not None:
+            on_case(len(rows), rows[-1])
+    write_tables(staging, rows, _describe(plan))
+    publish(plan.out)
+    return rows
+
+
+def _describe(plan: PredictionPlan) -> dict[str, object]:
+    return {
+        "mttu_version": __version__,
+        "checkpoint": str(plan.checkpoint),
+        "labels": plan.labels,
+        "modalities": list(plan.config.data.modalities),
+        "patch": plan.config.patch.model_dump(mode="json"),
+        "inference": plan.config.inference.model_dump(mode="json"),
+        "device": plan.device.type,
+        "precision": plan.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _predict_or_explain(plan: PredictionPlan, candidate: Candidate, staging: Path) -> PredictionRow:
+    started = time.perf_counter()
+    error = candidate.error
+    if candidate.case is not None:
+        try:
+            row = _predict(plan, candidate.case, staging)
+            return replace(row, seconds=time.perf_counter() - started)
+        except InputError as refusal:
+            error = "; ".join(refusal.problems)
+        except Exception as failure:  # whatever it is, the other cases still count
+            first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+            error = f"case {candidate.case_id}: {type(failure).__name__}: {first_line}"
+    for name in (mask_name(candidate.case_id), overlay_name(candidate.case_id)):
+        (staging / name).unlink(missing_ok=True)
+    return PredictionRow(candidate.case_id, time.perf_counter() - started, error)
+
+
+def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
+    """Reads, predicts, writes mask and overlay. The case's own mask is not read: it is not needed, and may be odd."""
+    settings = plan.config.inference
+    prepared = prepare_case(replace(case, seg=None), plan.config.data.modalities, plan.config.data.prepare)
+    image = np.asarray(prepared.image, dtype=np.float32)
+    prediction = predict_volume(
+        plan.network, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
+    )
+    row = PredictionRow(case.case_id, seconds=0.0)
+    classes = None
+    if prediction.seg_probabilities is not None:
+        voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
+        classes = segment(prediction.seg_probabilities, settings, voxel_mm3).cpu().numpy()
+        restored = write_segmentation(staging / mask_name(case.case_id), classes, prepared.geometry, plan.labels)
+        volumes = measure_volumes_ml(torch.from_numpy(restored), prepared.geometry.voxel_ml * 1000.0)
+        row = replace(
+            row,
+            wt_ml=volumes["wt"],
+            tc_ml=volumes["tc"],
+            et_ml=volumes["et"],
+            no_tumour_found=volumes["wt"] == 0.0,
+        )
+    if prediction.idh_probabilities is not None:
+        probability = float(prediction.idh_probabilities[1])
+        low, high = settings.undecided_band
+        row = replace(row, idh_mutant_probability=probability, idh_undecided=low <= probability <= high)
+    _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
+    return row
+
+
+def write_segmentation(
+    path: Path, classes: NDArray[np.uint8], geometry: Geometry, convention: str
+) -> NDArray[np.uint8]:
+    """Brings a mask home: original grid and header, labels of the chosen convention.
+
+    Args:
+        path: `.nii.gz` to write.
+        classes: (H, W, D) on the prepared grid, 0 to 3.
+        geometry: How the prepared grid lies on the original one.
+        convention: Label convention of the file.
+
+    Returns:
+        The classes on the original grid, before they became labels.
+    """
+    restored = restore_mask(classes, geometry)
+    write_mask(path, from_classes(restored, convention), geometry)
+    return restored
+
+
+def _write_overlay(
+    plan: PredictionPlan, row: PredictionRow, image: NDArray[np.float32], classes: NDArray[np.uint8] | None, path: Path
+) -> None:
+    modalities = plan.config.data.modalities
+    channel = modalities.index("flair") if "flair" in modalities else 0
+    low, high = plan.config.inference.undecided_band
+    figure = draw_overlay(
+        image[channel],
+        classes,
+        row.case_id,
+        modalities[channel],
+        plan.config.data.prepare.spacing_mm,
+        row.idh_mutant_probability,
+        row.volumes_ml,
+        [
+            *(["no tumour found"] if row.no_tumour_found else []),
+            *([f"undecided ({low:.2f} to {high:.2f})"] if row.idh_undecided else []),
+        ],
+    )
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

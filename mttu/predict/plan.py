@@ -1,0 +1,178 @@
+"""What a prediction is made of, checked before the first case: checkpoint, cases, settings, output folder."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mttu.config import Config, override
+from mttu.data.cohort import Case, case_from_folder, read_manifest
+from mttu.data.labels import find_convention
+from mttu.data.layouts import walk_folders
+from mttu.errors import InputError, raise_if_any
+from mttu.inference import Precision
+from mttu.networks import MttuNet
+from mttu.networks.checkpoint import read_checkpoint
+from mttu.predict.results import TABLE, check_output, recover_output
+
+CHANGEABLE = ("inference.", "patch.")
+"""Sections of a checkpoint's settings that a prediction may change."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A case that was named, readable or not."""
+
+    case_id: str
+    source: Path
+    """Case folder or manifest that it comes from."""
+    case: Case | None
+    error: str = ""
+    """Why there is no `case`."""
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """Everything that `predict_cases` needs, checked."""
+
+    checkpoint: Path
+    network: MttuNet
+    config: Config
+    candidates: tuple[Candidate, ...]
+    out: Path
+    labels: str
+    device: torch.device
+    precision: Precision
+
+
+def plan_predictions(
+    checkpoint: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    labels: str = "brats",
+    changes: Mapping[str, Any] | None = None,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> PredictionPlan:
+    """Reads the checkpoint, finds the cases and checks that nothing of the user's would be overwritten.
+
+    A case whose files are incomplete is not refused here: it becomes a row with its error, and the others go on.
+
+    Args:
+        checkpoint: Checkpoint folder, or a run folder with `best` inside.
+        inputs: Case folders, folders of case folders, manifests (.parquet), in any mixture.
+        out: Output folder of its own; may lie inside an input folder and may hold an earlier prediction of the same
+            cases, which is replaced.
+        labels: Label convention of the masks that are written.
+        changes: Dotted settings that replace the checkpoint's, from `inference` and `patch`.
+        device: auto: a GPU if there is one.
+        precision: auto: bfloat16 autocast on a GPU, float32 on a CPU.
+
+    Raises:
+        InputError: Lists every problem of checkpoint, inputs, settings and output folder.
+    """
+    problems: list[str] = []
+    network, config = None, Config()
+    try:
+        find_convention(labels)
+    except InputError as error:
+        problems += error.problems
+    try:
+        network, config = read_checkpoint(checkpoint)
+        config = _change(config, changes or {})
+    except InputError as error:
+        problems += error.problems
+    candidates, refused = find_candidates(inputs, labels, config.data.modalities)
+    problems += refused
+    if device == "gpu" and not torch.cuda.is_available():
+        problems.append("device gpu: no CUDA device was found; choose cpu or auto")
+    recover_output(out)
+    own = {candidate.source.resolve() for candidate in candidates} | {path.resolve() for path in inputs}
+    problems += check_output(out, [candidate.case_id for candidate in candidates], own)
+    raise_if_any(problems)
+    if network is None:
+        raise InputError(f"checkpoint {checkpoint}: could not be read")
+    chosen = torch.device("cuda" if device == "gpu" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    automatic: Precision = "bfloat16" if chosen.type == "cuda" else "float32"
+    return PredictionPlan(
+        checkpoint=checkpoint,
+        network=network.to(chosen),
+        config=config,
+        candidates=tuple(candidates),
+        out=out,
+        labels=labels,
+        device=chosen,
+        precision=automatic if precision == "auto" else precision,
+    )
+
+
+def _change(config: Config, changes: Mapping[str, Any]) -> Config:
+    raise_if_any(
+        [
+            f"setting {name}: belongs to the trained network and cannot be changed for a prediction; "
+            f"allowed are settings of {', '.join(section.rstrip('.') for section in CHANGEABLE)}"
+            for name in changes
+            if not name.startswith(CHANGEABLE)
+        ]
+    )
+    return override(config, changes, "predict")
+
+
+def find_candidates(
+    inputs: Sequence[Path], labels: str, modalities: Sequence[str]
+) -> tuple[list[Candidate], list[str]]:
+    """Finds the cases of all inputs.
+
+    Folders that hold an earlier prediction are passed over: their masks are no MRI.
+
+    Returns:
+        Candidates in the order of the inputs, and the problems that refuse the whole prediction.
+    """
+    candidates: list[Candidate] = []
+    problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
+    for path in inputs:
+        if path.is_dir():
+            found = _read_folder(path, labels, modalities)
+            if not found:
+                problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
+            candidates += found
+        elif path.suffix == ".parquet" and path.is_file():
+            try:
+                candidates += _read_manifest(path, modalities)
+            except InputError as error:
+                problems += error.problems
+        else:
+            reason = "is neither a folder nor a manifest (.parquet)" if path.exists() else "not found"
+            problems.append(f"input {path}: {reason}; give case folders, folders of cases, or manifests")
+    counts = Counter(candidate.case_id for candidate in candidates)
+    for case_id, count in counts.items():
+        if count > 1:
+            sources = ", ".join(str(one.source) for one in candidates if one.case_id == case_id)
+            problems.append(f"case {case_id}: named {count} times ({sources}); results would overwrite each other")
+    return candidates, problems
+
+
+def _read_folder(root: Path, labels: str, modalities: Sequence[str]) -> list[Candidate]:
+    candidates = []
+    for folder, _ in walk_folders(Path(os.path.abspath(root))):
+        if (folder / TABLE).exists():
+            continue
+        try:
+            candidates.append(Candidate(folder.name, folder, case_from_folder(folder, labels, modalities)))
+        except InputError as error:
+            candidates.append(Candidate(folder.name, folder, None, "; ".join(error.problems)))
+    return candidates
+
+
+def _read_manifest(path: Path, modalities: Sequence[str]) -> list[Candidate]:
+    manifest = read_manifest(path)
+    missing = [name for name in modalities if name not in manifest.modalities]
+    if missing:
+        raise InputError(
+            f"manifest {path}: has no {', '.join(missing)}; the checkpoint was trained on {', '.join(modalities)}"
+        )
+    return [Candidate(case.case_id, path, case) for case in manifest.cases]

@@ -1,0 +1,187 @@
+"""The output folder of a prediction: masks, overlays and one table, replaced whole or not at all.
+
+Files are collected in a hidden folder inside the output folder, the table last, and then renamed into place. A kill
+before the table leaves the earlier results as they were; a kill after it is made good by the next prediction there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from mttu.atomic import PREFIX, atomic_file, write_text
+from mttu.figures.overlay import RESEARCH_USE
+
+FORMAT_VERSION = 1
+TABLE = "predictions.parquet"
+README = "README.txt"
+_COMMON = ("predictions.csv", README, TABLE)  # in the order in which they are put in place
+_STAGING = f"{PREFIX}predictions"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("idh_mutant_probability", pa.float64()),
+        pa.field("wt_ml", pa.float64()),
+        pa.field("tc_ml", pa.float64()),
+        pa.field("et_ml", pa.float64()),
+        pa.field("no_tumour_found", pa.bool_()),
+        pa.field("idh_undecided", pa.bool_()),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("intended_use", pa.string(), nullable=False),
+        pa.field("format_version", pa.int32(), nullable=False),
+    ]
+)
+
+_README = f"""{RESEARCH_USE}
+Made by mttu from MRI with a neural network. No medical device; not for decisions about patients.
+
+<case_id>_seg.nii.gz      mask on the grid of the case's own images
+<case_id>_overlay.png     three planes through the largest cross-section
+predictions.parquet/.csv  one row per case; an empty value means that there is none:
+  idh_mutant_probability  0 to 1
+  wt_ml, tc_ml, et_ml     millilitres of whole tumour, tumour core, enhancing tumour
+  no_tumour_found         no voxel was called tumour
+  idh_undecided           the probability lies in the undecided band of the settings
+  seconds                 time that the case took
+  error                   why the case has no result; empty if it has
+"""
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """Result of one case; None where the network has no head for it, or the case failed."""
+
+    case_id: str
+    seconds: float
+    """Wall time from reading to writing."""
+    error: str = ""
+    """Reason without a result; empty when fine."""
+    idh_mutant_probability: float | None = None
+    wt_ml: float | None = None
+    """Whole tumour, of the mask as written."""
+    tc_ml: float | None = None
+    """Tumour core."""
+    et_ml: float | None = None
+    """Enhancing tumour."""
+    no_tumour_found: bool | None = None
+    idh_undecided: bool | None = None
+
+    @property
+    def volumes_ml(self) -> dict[str, float] | None:
+        """Region to volume."""
+        named = {"wt": self.wt_ml, "tc": self.tc_ml, "et": self.et_ml}
+        return {region: volume for region, volume in named.items() if volume is not None} or None
+
+
+def mask_name(case_id: str) -> str:
+    """File name of a case's mask."""
+    return f"{case_id}_seg.nii.gz"
+
+
+def overlay_name(case_id: str) -> str:
+    """File name of a case's overlay."""
+    return f"{case_id}_overlay.png"
+
+
+def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Path]) -> list[str]:
+    """Says what of the user's would be overwritten or mixed up.
+
+    Args:
+        out: Output folder.
+        case_ids: Cases that will be written.
+        own_folders: Resolved input and case folders, where masks would pass for the cases' own.
+    """
+    if out.resolve() in own_folders:
+        return [f"output {out}: is one of the input folders; give a folder of its own, e.g. {out / 'predictions'}"]
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        return [f"output {out}: {nearest} is a file; give a folder"]
+    if not os.access(nearest, os.W_OK):
+        return [f"output {out}: {nearest} is not writable; give another folder"]
+    earlier = _read_case_ids(out / TABLE)
+    if earlier is None:
+        names = [*_COMMON, *(name for case_id in case_ids for name in (mask_name(case_id), overlay_name(case_id)))]
+    else:
+        lost = sorted(set(earlier) - set(case_ids))
+        if lost:
+            return [f"output {out}: holds predictions of other cases ({_shorten(lost)}); give another folder"]
+        new = [case_id for case_id in case_ids if case_id not in earlier]
+        names = [name for case_id in new for name in (mask_name(case_id), overlay_name(case_id))]
+    present = [name for name in names if os.path.lexists(out / name)]
+    if present:
+        return [f"output {out}: holds {_shorten(present)}, not of an earlier prediction here; give another folder"]
+    return []
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _read_case_ids(table: Path) -> list[str] | None:
+    """The cases of an earlier prediction; None if the file is not one."""
+    try:
+        found = pq.read_table(table)
+    except (OSError, pa.ArrowException):
+        return None
+    return [str(value) for value in found["case_id"].to_pylist()] if found.schema.equals(SCHEMA) else None
+
+
+def open_staging(out: Path) -> Path:
+    """An empty hidden folder in `out`; an unfinished one of a killed run is thrown away."""
+    staging = out / _STAGING
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def write_tables(staging: Path, rows: Sequence[PredictionRow], metadata: Mapping[str, Any]) -> None:
+    """Writes the table as CSV and as Parquet, the latter with `metadata` in its schema."""
+    constants = {"intended_use": RESEARCH_USE, "format_version": FORMAT_VERSION}
+    described = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    described |= {name: str(value) for name, value in constants.items()}
+    table = pa.Table.from_pylist([asdict(row) | constants for row in rows], schema=SCHEMA.with_metadata(described))
+    write_text(staging / README, _README)
+    with atomic_file(staging / "predictions.csv") as partial:
+        pyarrow.csv.write_csv(table, partial)
+    with atomic_file(staging / TABLE) as partial:
+        pq.write_table(table, partial)
+
+
+def publish(out: Path) -> None:
+    """Moves complete staged results into place; goes on where a kill stopped it.
+
+    The earlier table goes first and the new one comes last, so a table is only ever seen beside its own files.
+    """
+    staging = out / _STAGING
+    rows = pq.read_table(staging / TABLE).to_pylist()
+    (out / TABLE).unlink(missing_ok=True)
+    for row in rows:
+        _place(staging, out, mask_name(row["case_id"]), expected=row["wt_ml"] is not None)
+        _place(staging, out, overlay_name(row["case_id"]), expected=not row["error"])
+    for name in _COMMON:
+        _place(staging, out, name, expected=True)
+    shutil.rmtree(staging)
+
+
+def _place(staging: Path, out: Path, name: str, expected: bool) -> None:
+    """Renames a staged file over the earlier one; a result that there no longer is takes the earlier one along."""
+    if (staging / name).exists():
+        os.replace(staging / name, out / name)
+    elif not expected:
+        (out / name).unlink(missing_ok=True)
+
+
+def recover_output(out: Path) -> None:
+    """Finishes what a kill inside `publish` left."""
+    if (out / _STAGING / TABLE).exists():
+        publish(out)

@@ -1,0 +1,103 @@
+"""Validation on whole volumes: each case on one rank, the table of case scores gathered, then summarised."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mttu.config import Config
+from mttu.config.training import ValidationMetric
+from mttu.data.cache import CachedCase
+from mttu.data.cohort import Case
+from mttu.data.labels import REGIONS
+from mttu.errors import RunError
+from mttu.inference import Precision, predict_volume, segment
+from mttu.metrics.classification import score_classification
+from mttu.metrics.segmentation import score_dice
+from mttu.networks import MttuNet
+from mttu.training.runtime import Runtime
+
+
+def score_case(
+    network: MttuNet, case: Case, cached: CachedCase, config: Config, device: torch.device, precision: Precision
+) -> dict[str, Any]:
+    """Scores one prepared case.
+
+    Returns:
+        case_id; dice_wt, dice_tc, dice_et or None without a mask; idh; mutant_probability or None without an IDH head.
+    """
+    image = torch.from_numpy(np.asarray(cached.image, dtype=np.float32))
+    try:
+        prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
+    except FloatingPointError as error:
+        raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
+    row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
+    row |= {f"dice_{region}": None for region in REGIONS}
+    if prediction.idh_probabilities is not None:
+        row["mutant_probability"] = float(prediction.idh_probabilities[1])
+    if prediction.seg_probabilities is not None and cached.seg is not None:
+        classes = segment(prediction.seg_probabilities, config.inference, config.data.prepare.spacing_mm**3).cpu()
+        dice = score_dice(classes, torch.from_numpy(np.array(cached.seg)))
+        row |= {f"dice_{region}": value for region, value in dice.items()}
+    return row
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tuple[dict[str, float], float | None]:
+    """Metrics over cases, named `val/...`, and the score that a checkpoint is chosen by.
+
+    Args:
+        rows: Case scores, see `score_case`.
+        metric: Name of the score; larger is better.
+
+    Returns:
+        Metrics that are defined, and the score; None if none of its parts is defined.
+    """
+    metrics: dict[str, float] = {}
+    for region in REGIONS:
+        mean = _mean([row[f"dice_{region}"] for row in rows if row[f"dice_{region}"] is not None])
+        if mean is not None:
+            metrics[f"val/dice_{region}"] = mean
+    dices = [value for name, value in metrics.items() if name.startswith("val/dice_")]
+    if dices:
+        metrics["val/dice"] = math.fsum(dices) / len(dices)
+    classified = [row for row in rows if row["mutant_probability"] is not None]
+    idh = score_classification([row["mutant_probability"] for row in classified], [row["idh"] for row in classified])
+    found = {"idh_ce": idh.cross_entropy, "idh_accuracy": idh.accuracy, "idh_auc": idh.auc}
+    metrics |= {f"val/{name}": value for name, value in found.items() if value is not None}
+    score = _score(metrics, metric)
+    if score is not None:
+        metrics["val/score"] = score
+    return metrics, score
+
+
+def _score(metrics: Mapping[str, float], metric: ValidationMetric) -> float | None:
+    dice, ce = metrics.get("val/dice"), metrics.get("val/idh_ce")
+    if metric == "dice":
+        return dice
+    if metric == "idh_auc":
+        return metrics.get("val/idh_auc")
+    if metric == "negative_idh_ce":
+        return None if ce is None else -ce
+    if dice is None and ce is None:
+        return None
+    return (dice or 0.0) - (ce or 0.0)
+
+
+def evaluate(
+    network: MttuNet,
+    cases: Sequence[tuple[Case, CachedCase]],
+    config: Config,
+    runtime: Runtime,
+    precision: Precision,
+) -> tuple[dict[str, float], float | None]:
+    """Scores the ranks' shares of the cases and summarises all of them; the same result on every rank."""
+    share = cases[runtime.rank :: runtime.world_size]
+    rows = [score_case(network, case, cached, config, runtime.device, precision) for case, cached in share]
+    table = sorted(runtime.gather(rows), key=lambda row: str(row["case_id"]))
+    return summarise(table, config.train.validation_metric)

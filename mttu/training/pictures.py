@@ -1,0 +1,60 @@
+"""Pictures of a finished training: learning curves, and overlays of validation cases where pictures are allowed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from mttu.config import Config
+from mttu.data.cache import open_cached
+from mttu.data.cohort import Case
+from mttu.figures.curves import draw_curves
+from mttu.figures.overlay import draw_overlay
+from mttu.inference import predict_volume, segment
+from mttu.metrics.segmentation import measure_volumes_ml
+from mttu.networks import MttuNet
+from mttu.networks.checkpoint import read_checkpoint
+
+OVERLAYS = 3
+"""Validation cases that are drawn."""
+
+
+def draw_results(
+    best: Path, history: Sequence[Mapping[str, float]], val: Sequence[Case], cache_dir: Path, with_cases: bool
+) -> Iterator[tuple[str, Figure]]:
+    """Yields name and figure: the curves always, the first validation cases if pictures of cases are allowed.
+
+    Args:
+        best: Checkpoint folder.
+        history: Metrics of every epoch.
+        val: Validation cases.
+        cache_dir: Prepared cases.
+        with_cases: Whether pictures of cases may be drawn.
+    """
+    yield "learning_curves", draw_curves(history)
+    if with_cases:
+        network, config = read_checkpoint(best)
+        for case in val[:OVERLAYS]:
+            yield f"val_{case.case_id}", _draw_case(network, config, case, cache_dir)
+
+
+def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
+    cached = open_cached(cache_dir, case.case_id)
+    image = np.asarray(cached.image, dtype=np.float32)
+    prediction = predict_volume(
+        network, torch.from_numpy(image), config.patch.size, config.inference, torch.device("cpu")
+    )
+    probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
+    spacing = config.data.prepare.spacing_mm
+    classes = None if probabilities is None else segment(probabilities, config.inference, spacing**3)
+    return draw_overlay(
+        image[0],
+        None if classes is None else classes.numpy(),
+        case.case_id,
+        config.data.modalities[0],
+        spacing,
+        None if idh is None else float(idh[1]),
+        None if classes is None else measure_volumes_ml(classes, spacing**3),
+    )

@@ -1,0 +1,93 @@
+"""One training from check to finished run folder; how the workers are launched is the caller's choice."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mttu.atomic import atomic_file, atomic_folder, write_json
+from mttu.config import Config
+from mttu.data.cohort import read_manifest
+from mttu.tracking import open_tracker
+from mttu.training.inputs import check_inputs, resolve_paths
+from mttu.training.loop import Task, fit
+from mttu.training.pictures import draw_results
+from mttu.training.run_folder import begin_or_continue, lock_folder
+from mttu.training.runtime import LocalRuntime
+from mttu.training.state import BEST
+
+FINISHED = "finished.json"
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+History = list[dict[str, float]]
+Launch = Callable[[Config, Path, OnEpoch], History]
+"""Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
+
+
+def task_of(config: Config) -> Task:
+    """What a worker trains, read from the manifest that the settings name."""
+    path, cache_dir = resolve_paths(config)
+    manifest = read_manifest(path)
+    return Task(config, manifest.split("train"), manifest.split("val"), cache_dir)
+
+
+def keep_best(checkpoint: Path, folder: Path) -> None:
+    """Copies the best weights out of a training checkpoint into the run folder, whole or not at all."""
+    with atomic_folder(folder / BEST) as partial:
+        shutil.copytree(checkpoint / BEST, partial, dirs_exist_ok=True)
+
+
+def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+    """A `Launch` in this process, on the CPU, without Ray."""
+    runtime = LocalRuntime(folder / "train", on_report=on_epoch)
+    state = fit(task_of(config), runtime)
+    with runtime.resume() as checkpoint:
+        if checkpoint is not None:
+            keep_best(checkpoint, folder)
+    return state.history
+
+
+def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEpoch | None = None) -> Path:
+    """Checks everything, then trains or goes on, tracked in MLflow.
+
+    Args:
+        config: All settings.
+        launch: How workers are launched.
+        fresh: Start anew; an older run of the same name is kept aside.
+        show: Called with each finished epoch and its metrics, in order.
+
+    Returns:
+        The run folder, with `best/` in it.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+        RunError: Training stopped; the same command goes on from the last checkpoint.
+    """
+    manifest, cache_dir = check_inputs(config)
+    folder = (config.output.folder / config.output.name).resolve()
+    with lock_folder(folder):
+        begin_or_continue(folder, config, manifest.fingerprint, fresh)
+        if (folder / FINISHED).exists():
+            return folder
+        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
+
+        def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+            tracker.log_epoch(epoch, metrics)
+            if show is not None:
+                show(epoch, metrics)
+
+        try:
+            history = launch(config, folder, on_epoch)
+        except BaseException as error:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        for row in history:  # what a kill kept from the tracker
+            tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
+        tracker.log_checkpoint(folder / BEST)
+        for name, figure in draw_results(
+            folder / BEST, history, manifest.split("val"), cache_dir, tracker.allows_pictures
+        ):
+            with atomic_file(folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png", dpi=110)
+            tracker.log_picture(name, figure)
+        tracker.finish("FINISHED")
+        write_json(folder / FINISHED, {"format_version": 1, "history": history})
+    return folder

@@ -1,0 +1,115 @@
+"""All that resumes, in one object: network, task weights, optimiser, epoch, history and the best weights so far.
+
+Random states need no storage: crops and augmentation are drawn from (seed, epoch, position), dropout from a generator
+that is seeded by (seed, epoch, rank) at the start of each epoch, and the learning rate is a function of the epoch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mttu.config import Config
+from mttu.errors import InputError
+from mttu.losses import TaskWeighting
+from mttu.networks import MttuNet, build_network
+from mttu.networks.checkpoint import fill_checkpoint
+
+FORMAT_VERSION = 1
+BEST = "best"
+
+
+@dataclass
+class Best:
+    """The epoch of the largest validation metric; the last epoch where there is nothing to validate on."""
+
+    epoch: int
+    score: float
+    metrics: Mapping[str, float]
+    weights: Mapping[str, Tensor]
+
+
+@dataclass
+class TrainingState:
+    """See the module's text; `epoch` counts finished epochs."""
+
+    network: MttuNet
+    weighting: TaskWeighting
+    optimizer: torch.optim.Adam
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: Best | None = None
+
+    def finish_epoch(self, metrics: Mapping[str, float], score: float | None) -> None:
+        """Counts an epoch and keeps its weights if its score is the largest so far; the first of equals stays."""
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, **metrics})
+        if score is not None and (self.best is None or score > self.best.score):
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = Best(self.epoch, score, dict(metrics), weights)
+
+
+def derive_seed(*numbers: int) -> int:
+    """One well-mixed 63-bit seed from several small numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def create_state(config: Config, device: torch.device) -> TrainingState:
+    """A fresh state; weights depend on the seed only.
+
+    Args:
+        config: All settings.
+        device: Where parameters live.
+    """
+    torch.manual_seed(derive_seed(config.train.seed))
+    network = build_network(config.network).to(device)
+    weighting = TaskWeighting(config.network.tasks, config.loss).to(device)
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if sigmas := list(weighting.parameters()):
+        groups.append({"params": sigmas, "weight_decay": 0.0})  # a penalty on log(sigma) would be a prior of its own
+    optim = config.optim
+    optimizer = torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad)
+    return TrainingState(network, weighting, optimizer)
+
+
+def write_state(state: TrainingState, config: Config, folder: Path) -> None:
+    """Fills an existing folder with the state and, under `best`, the checkpoint that a user takes away."""
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "network": state.network.state_dict(),
+        "weighting": state.weighting.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "epoch": state.epoch,
+        "history": state.history,
+    }
+    if state.best is not None:
+        content["best"] = {"epoch": state.best.epoch, "score": state.best.score, "metrics": dict(state.best.metrics)}
+        (folder / BEST).mkdir()
+        fill_checkpoint(folder / BEST, state.best.weights, config, {"epoch": state.best.epoch, **state.best.metrics})
+    torch.save(content, folder / "state.pt")
+
+
+def read_state(state: TrainingState, folder: Path, device: torch.device) -> None:
+    """Fills a fresh state from a folder that `write_state` filled.
+
+    Raises:
+        InputError: The folder is of another format version.
+    """
+    content = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+    if content["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"checkpoint {folder.name}: format_version is {content['format_version']}; this version of mttu resumes "
+            f"{FORMAT_VERSION}; start anew with --fresh"
+        )
+    state.network.load_state_dict(content["network"])
+    state.weighting.load_state_dict(content["weighting"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.epoch, state.history = content["epoch"], content["history"]
+    if "best" in content:
+        weights = load_file(folder / BEST / "weights.safetensors")
+        state.best = Best(weights=weights, **content["best"])

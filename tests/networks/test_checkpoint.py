@@ -1,0 +1,146 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from mttu.ablations import preset
+from mttu.config import Config
+from mttu.errors import InputError
+from mttu.networks import MttuNet, build_network
+from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
+
+
+@pytest.fixture
+def config() -> Config:
+    return preset("demo")
+
+
+@pytest.fixture
+def network(config: Config) -> MttuNet:
+    torch.manual_seed(3)
+    return build_network(config.network)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, config: Config, network: MttuNet) -> Path:
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {"val/dice_wt": 0.75, "epoch": 4})
+    return tmp_path / "best"
+
+
+def test_weights_and_settings_come_back_as_they_were(folder: Path, config: Config, network: MttuNet) -> None:
+    read, read_config = read_checkpoint(folder)
+    assert read_config == config
+    assert not read.training
+    image = torch.randn(1, 4, 16, 16, 16)
+    with torch.inference_mode():
+        expected, found = network.eval()(image), read(image)
+    assert all(torch.equal(found[name], expected[name]) for name in ("seg_logits", "idh_logits"))
+    assert read.state_dict().keys() == network.state_dict().keys()
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(folder: Path, network: MttuNet) -> None:
+    read, _ = read_checkpoint(folder.parent)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+def test_the_files_are_plain_formats_with_a_version(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "config.yaml", "weights.safetensors"]
+    content = json.loads((folder / "checkpoint.json").read_text())
+    assert content == {"format_version": 1, "metrics": {"val/dice_wt": 0.75, "epoch": 4}}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["patch"]["size"] == [32, 32, 32]
+
+
+def test_writing_again_replaces_the_whole_folder(folder: Path, config: Config, network: MttuNet) -> None:
+    (folder / "stray.txt").write_text("left by an older version")
+    write_checkpoint(folder, {name: tensor + 1 for name, tensor in network.state_dict().items()}, config, {})
+    assert not (folder / "stray.txt").exists()
+    assert json.loads((folder / "checkpoint.json").read_text())["metrics"] == {}
+    name = next(iter(network.state_dict()))
+    assert torch.equal(load_file(folder / "weights.safetensors")[name], network.state_dict()[name] + 1)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(folder: Path, config: Config, network: MttuNet) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="JSON"):
+        write_checkpoint(folder, network.state_dict(), config, {"val/idh_auc": float("nan")})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def remove_settings(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+
+
+def remove_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def raise_version(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format_version": 99}')
+
+
+def drop_version(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"metrics": {}}')
+
+
+def break_json(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format_ver')
+
+
+def list_json(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("[1]")
+
+
+def cut_weights(folder: Path) -> None:
+    content = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    weights.pop(next(name for name in weights if name.endswith(".weight")))
+    save_file(weights, folder / "weights.safetensors")
+
+
+def widen_the_network(folder: Path) -> None:
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["network"]["idh_head"]["hidden"] = [64, 32]
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def misspell_a_setting(folder: Path) -> None:
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["network"]["depth"] = 4
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_settings, "config.yaml not found"),
+        (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),
+        (raise_version, "format_version is 99; this version of mttu reads 1"),
+        (drop_version, "checkpoint.json is damaged"),
+        (break_json, "checkpoint.json is damaged"),
+        (list_json, "checkpoint.json is damaged"),
+        (cut_weights, "weights.safetensors does not fit config.yaml"),
+        (lose_a_weight, "weights.safetensors does not fit config.yaml"),
+        (widen_the_network, "weights.safetensors does not fit config.yaml"),
+        (misspell_a_setting, "network.depth"),
+    ],
+)
+def test_damage_is_refused_by_name(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder)
+    with pytest.raises(InputError, match=message) as refusal:
+        read_checkpoint(folder)
+    assert str(folder) in str(refusal.value)
+
+
+def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: checkpoint\.json, config\.yaml, weights\.safetensors not found"):
+        read_checkpoint(tmp_path / "nowhere")

@@ -1,0 +1,73 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mttu.ablations import preset
+from mttu.config import override
+from mttu.networks import build_network
+from mttu.networks.checkpoint import write_checkpoint
+
+MODALITIES = ("flair", "t1ce", "t1", "t2")
+LPS_1MM = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+WriteCase = Callable[..., Path]
+WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_case() -> WriteCase:
+    """Writes a case folder: a noisy box of brain, and a mask if given."""
+
+    def write(
+        root: Path,
+        case_id: str,
+        shape: tuple[int, int, int] = (30, 34, 28),
+        affine: np.ndarray = LPS_1MM,
+        seg: np.ndarray | None = None,
+        modalities: Sequence[str] = MODALITIES,
+    ) -> Path:
+        folder = root / case_id
+        folder.mkdir(parents=True)
+        generator = np.random.default_rng(sum(case_id.encode()))
+        for name in modalities:
+            image = np.zeros(shape, dtype=np.int16)
+            image[3:-3, 3:-3, 3:-3] = generator.integers(50, 900, [size - 6 for size in shape])
+            nib.save(nib.Nifti1Image(image, affine), folder / f"{case_id}_{name}.nii.gz")
+        if seg is not None:
+            nib.save(nib.Nifti1Image(seg.astype(np.uint8), affine), folder / f"{case_id}_seg.nii.gz")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_demo_checkpoint() -> WriteCheckpoint:
+    """Writes a small network with random weights and the demo settings."""
+
+    def write(folder: Path, **changes: object) -> Path:
+        dotted = {name.replace("__", "."): value for name, value in changes.items()}
+        config = override(preset("demo"), dotted)
+        with torch.random.fork_rng():
+            torch.manual_seed(11)
+            write_checkpoint(folder, build_network(config.network).state_dict(), config, {})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, write_demo_checkpoint: WriteCheckpoint) -> Path:
+    return write_demo_checkpoint(tmp_path_factory.mktemp("run") / "best")
+
+
+@pytest.fixture
+def cases(tmp_path: Path, write_case: WriteCase) -> Path:
+    """A folder of two cases, "a" and "b"."""
+    root = tmp_path / "cases"
+    write_case(root, "a")
+    write_case(root, "b")
+    return root

@@ -1,0 +1,171 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mttu.data.cohort import discover, write_manifest
+from mttu.errors import InputError
+from mttu.predict import PredictionPlan, plan_predictions
+
+WriteCase = Callable[..., Path]
+
+
+def found(plan: PredictionPlan) -> list[str]:
+    return [candidate.case_id for candidate in plan.candidates]
+
+
+def refusal(*arguments: object, **named: object) -> list[str]:
+    with pytest.raises(InputError) as refused:
+        plan_predictions(*arguments, **named)  # type: ignore[arg-type]
+    return refused.value.problems
+
+
+def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    write_manifest(discover(cases), tmp_path / "cohort.parquet")
+    out = tmp_path / "out"
+    assert found(plan_predictions(checkpoint, [cases], out)) == ["a", "b"]
+    assert found(plan_predictions(checkpoint, [cases / "b", cases / "a"], out)) == ["b", "a"]
+    assert found(plan_predictions(checkpoint, [tmp_path / "cohort.parquet"], out)) == ["a", "b"]
+    assert not out.exists()
+
+
+def test_settings_come_from_the_checkpoint_and_some_can_be_changed(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    plan = plan_predictions(checkpoint, [cases], tmp_path / "out", changes={"inference.flips": True})
+    assert plan.config.inference.flips
+    assert plan.config.inference.overlap == 0.25  # of the demo preset
+    assert plan.config.patch.size == (32, 32, 32)
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_precision_is_float32_on_a_cpu_unless_asked(
+    checkpoint: Path, cases: Path, tmp_path: Path, asked: str, used: str
+) -> None:
+    plan = plan_predictions(checkpoint, [cases], tmp_path / "out", device="cpu", precision=asked)  # type: ignore[arg-type]
+    assert (plan.device, plan.precision) == (torch.device("cpu"), used)
+
+
+def test_all_problems_are_named_at_once(cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    problems = refusal(
+        tmp_path / "nowhere",
+        [cases, cases / "a", tmp_path / "absent", tmp_path / "notes.txt", tmp_path / "empty"],
+        tmp_path / "notes.txt",
+        labels="brats1999",
+    )
+    expected = [
+        ("labels 'brats1999'", "unknown convention"),
+        ("nowhere", "not found"),
+        ("absent", "not found"),
+        ("notes.txt", "neither a folder nor a manifest"),
+        ("empty", "no NIfTI file"),
+        ("case a", "named 2 times"),
+        ("output", "is a file"),
+    ]
+    assert len(problems) == len(expected)
+    for problem, (subject, reason) in zip(problems, expected, strict=True):
+        assert subject in problem
+        assert reason in problem
+
+
+def test_nothing_to_predict_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    assert refusal(checkpoint, [], tmp_path / "out") == [
+        "inputs: none given; give case folders, folders of cases, or manifests"
+    ]
+
+
+def test_the_same_id_in_two_places_is_refused_with_both(
+    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
+) -> None:
+    again = write_case(tmp_path / "elsewhere", "a")
+    (problem,) = refusal(checkpoint, [cases, again], tmp_path / "out")
+    assert str(cases / "a") in problem
+    assert str(again) in problem
+
+
+def test_settings_of_the_network_are_not_for_a_prediction_to_change(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    (problem,) = refusal(checkpoint, [cases], tmp_path / "out", changes={"network.bottleneck.num_layers": 2})
+    assert "network.bottleneck.num_layers" in problem
+    assert "inference, patch" in problem
+
+
+def test_a_refused_value_names_setting_and_value(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    (problem,) = refusal(checkpoint, [cases], tmp_path / "out", changes={"inference.overlap": 1.5})
+    assert "inference.overlap" in problem
+    assert "1.5" in problem
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    (problem,) = refusal(checkpoint, [cases], tmp_path / "out", device="gpu")
+    assert "no CUDA device" in problem
+
+
+def test_a_manifest_without_a_modality_of_the_checkpoint_is_refused(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    write_manifest(discover(cases, modalities=("flair", "t1ce")), tmp_path / "cohort.parquet")
+    (problem,) = refusal(checkpoint, [tmp_path / "cohort.parquet"], tmp_path / "out")
+    assert "has no t1, t2" in problem
+
+
+def test_an_incomplete_case_stays_in_the_plan_with_its_reason(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    (cases / "a" / "a_t1.nii.gz").unlink()
+    first, second = plan_predictions(checkpoint, [cases], tmp_path / "out").candidates
+    assert first.case is None
+    assert "case a: no t1" in first.error
+    assert second.case is not None
+    assert second.error == ""
+
+
+def test_a_linked_case_folder_keeps_the_name_of_the_link(
+    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
+) -> None:
+    store = write_case(tmp_path / "store", "c")
+    for file in store.iterdir():
+        file.rename(store / file.name.replace("c_", "linked_"))
+    (tmp_path / "linked").symlink_to(store)
+    plan = plan_predictions(checkpoint, [tmp_path / "linked"], tmp_path / "out")
+    assert found(plan) == ["linked"]
+    assert plan.candidates[0].error == ""
+
+
+def test_output_must_not_be_an_input_or_case_folder(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(cases / "a")
+    for out in (cases, cases / "a", link):
+        (problem,) = refusal(checkpoint, [cases], out)
+        assert "is one of the input folders" in problem
+        assert "predictions" in problem
+
+
+@pytest.mark.parametrize("name", ["b_seg.nii.gz", "b_overlay.png", "predictions.parquet", "predictions.csv", "README.txt"])
+def test_a_file_of_the_users_is_never_overwritten(checkpoint: Path, cases: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    (problem,) = refusal(checkpoint, [cases], out)
+    assert name in problem
+    assert (out / name).read_text() == "mine"
+
+
+def test_output_below_a_file_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = refusal(checkpoint, [cases], tmp_path / "file" / "out")
+    assert "is a file" in problem
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    (copy / "weights.safetensors").unlink()
+    (problem,) = refusal(copy, [cases], tmp_path / "out")
+    assert "weights.safetensors not found" in problem

@@ -1,0 +1,177 @@
+"""Losses against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from mttu.config import LossSettings
+from mttu.losses import (
+    TaskWeighting,
+    combine,
+    idh_class_weights,
+    idh_loss,
+    idh_sums,
+    segmentation_loss,
+    segmentation_sums,
+)
+
+
+def logits_of(probabilities):
+    """(B, K, voxels) probabilities as logits of shape (B, K, voxels, 1, 1)."""
+    return torch.tensor(probabilities).log()[..., None, None]
+
+
+def seg_loss(logits, seg, has_seg=None, **changes):
+    settings = LossSettings(**changes)
+    has_seg = torch.ones(len(seg), dtype=torch.bool) if has_seg is None else torch.tensor(has_seg)
+    sums = segmentation_sums(logits, torch.tensor(seg)[..., None, None], has_seg, settings)
+    return segmentation_loss(sums, settings)
+
+
+# Two samples of two voxels and three classes; rows are classes.
+PROBABILITIES = [
+    [[0.5, 0.2], [0.3, 0.2], [0.2, 0.6]],
+    [[0.7, 0.1], [0.1, 0.8], [0.2, 0.1]],
+]
+SEG = [[0, 2], [0, 1]]
+
+
+def test_dice_pools_the_batch_over_foreground():
+    # class 1: intersection 0.8, size (0.3+0.2+0.1+0.8) + 1; class 2: intersection 0.6, size (0.2+0.6+0.2+0.1) + 1
+    expected = 1 - 2 / 2 * (0.8 / 2.4 + 0.6 / 2.1)
+    assert float(seg_loss(logits_of(PROBABILITIES), SEG)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_dice_with_background():
+    # class 0: intersection 0.5 + 0.7, size (0.5+0.2+0.7+0.1) + 2
+    expected = 1 - 2 / 3 * (1.2 / 3.5 + 0.8 / 2.4 + 0.6 / 2.1)
+    assert float(seg_loss(logits_of(PROBABILITIES), SEG, include_background=True)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_dice_per_sample():
+    first = 1 - (0 / 0.5 + 0.6 / 1.8)  # class 1 is absent: 0 / (0.3 + 0.2)
+    second = 1 - (0.8 / 1.9 + 0 / 0.3)
+    loss = seg_loss(logits_of(PROBABILITIES), SEG, dice_pool="sample")
+    assert float(loss) == pytest.approx((first + second) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["batch", "sample"])
+def test_a_sample_without_mask_changes_nothing(pool):
+    logits = logits_of(PROBABILITIES).requires_grad_()
+    loss = seg_loss(logits, SEG, has_seg=[True, False], dice_pool=pool)
+    alone = seg_loss(logits[:1], SEG[:1], dice_pool=pool)
+    assert float(loss) == pytest.approx(float(alone), abs=1e-6)
+    loss.backward()
+    assert logits.grad[0].abs().sum() > 0
+    assert logits.grad[1].abs().sum() == 0
+
+
+def test_dice_of_a_perfect_prediction_is_zero():
+    seg = torch.tensor([[0, 1, 2, 3]])
+    logits = 50 * torch.nn.functional.one_hot(seg, 4).movedim(-1, 1).float()[..., None, None]
+    assert float(seg_loss(logits, seg.tolist())) == pytest.approx(0.0, abs=2e-5)
+
+
+def test_pooled_dice_has_a_gradient_where_the_crop_holds_no_tumour():
+    logits = torch.zeros(1, 4, 8, 1, 1, requires_grad=True)
+    seg_loss(logits, [[0] * 8], dice_pool="batch").backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_segmentation_is_the_mean_over_voxels():
+    true = [0.5, 0.6, 0.7, 0.8]
+    expected = sum(-((1 - p) ** 2) * math.log(p) for p in true) / 4
+    assert float(seg_loss(logits_of(PROBABILITIES), SEG, segmentation="focal")) == pytest.approx(expected, abs=1e-6)
+
+
+def idh(probabilities, labels, weights=(0.4, 0.6), selected=None, **changes):
+    logits = torch.tensor([[1 - p, p] for p in probabilities]).log().requires_grad_()
+    chosen = torch.ones(len(labels), dtype=torch.bool) if selected is None else torch.tensor(selected)
+    sums = idh_sums(logits, torch.tensor(labels), chosen, torch.tensor(weights), LossSettings(**changes))
+    return idh_loss(sums), sums, logits
+
+
+def test_idh_cross_entropy_is_divided_by_all_samples():
+    loss, _, _ = idh([0.9, 0.2, 0.7], [1, 0, -1])
+    assert float(loss) == pytest.approx(-(0.6 * math.log(0.9) + 0.4 * math.log(0.8)) / 3, abs=1e-6)
+
+
+def test_class_weights_do_not_cancel_in_a_batch_of_one_class():
+    loss, _, _ = idh([0.9, 0.8], [1, 1])
+    assert float(loss) == pytest.approx(-0.6 * (math.log(0.9) + math.log(0.8)) / 2, abs=1e-6)
+
+
+def test_unselected_pseudo_labels_do_not_count():
+    loss, sums, logits = idh([0.9, 0.2], [1, 0], selected=[True, False])
+    assert float(loss) == pytest.approx(-0.6 * math.log(0.9) / 2, abs=1e-6)
+    assert sums[-1] == 1
+    loss.backward()
+    assert logits.grad[1].abs().sum() == 0
+
+
+def test_a_batch_without_labels_has_zero_loss_and_zero_gradient():
+    loss, sums, logits = idh([0.9, 0.2], [-1, -1])
+    loss.backward()
+    assert float(loss) == 0
+    assert sums[-1] == 0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_focal_idh():
+    loss, _, _ = idh([0.9, 0.2], [1, 0], idh="focal", focal_gamma=3.0)
+    expected = -(0.6 * 0.1**3 * math.log(0.9) + 0.4 * 0.2**3 * math.log(0.8)) / 2
+    assert float(loss) == pytest.approx(expected, abs=1e-7)
+
+
+def test_class_weights_of_the_paper():
+    wild, mutant = idh_class_weights([1] * 57 + [0] * 91 + [-1] * 221)
+    assert (wild, mutant) == pytest.approx((57 / 148, 91 / 148))
+    assert idh_class_weights([-1]) == (0.5, 0.5)
+
+
+def test_uncertainty_weighting_and_its_gradient():
+    weighting = TaskWeighting(["segmentation", "idh"], LossSettings())
+    with torch.no_grad():
+        weighting.log_sigma["segmentation"].fill_(0.3)
+    losses = {"segmentation": torch.tensor(0.8), "idh": torch.tensor(0.5)}
+    loss = weighting(losses, {"segmentation": True, "idh": True})
+    assert float(loss) == pytest.approx(0.5 * math.exp(-0.6) * 0.8 + 0.3 + 0.25)
+    loss.backward()
+    assert float(weighting.log_sigma["segmentation"].grad) == pytest.approx(1 - math.exp(-0.6) * 0.8)
+    assert float(weighting.log_sigma["idh"].grad) == pytest.approx(1 - 0.5)
+
+
+def test_a_task_without_labels_leaves_its_sigma_alone():
+    weighting = TaskWeighting(["segmentation", "idh"], LossSettings())
+    unlabelled = torch.tensor(0.0, requires_grad=True)
+    loss = weighting(
+        {"segmentation": torch.tensor(0.8), "idh": unlabelled * 3}, {"segmentation": True, "idh": False}
+    )
+    loss.backward()
+    assert float(loss) == pytest.approx(0.4)
+    assert weighting.log_sigma["idh"].grad is None
+    assert float(unlabelled.grad) == 0.0
+
+
+def test_sigmas_are_kept_within_their_limit():
+    weighting = TaskWeighting(["idh"], LossSettings(log_sigma_limit=2.0))
+    with torch.no_grad():
+        weighting.log_sigma["idh"].fill_(-7.0)
+    weighting.clamp()
+    assert float(weighting.log_sigma["idh"]) == -2.0
+
+
+def test_equal_weights_have_no_parameters():
+    weighting = TaskWeighting(["segmentation", "idh"], LossSettings(task_weighting="equal"))
+    losses = {"segmentation": torch.tensor(0.8), "idh": torch.tensor(0.5)}
+    assert float(weighting(losses, {"segmentation": True, "idh": True})) == pytest.approx(1.3)
+    assert not list(weighting.parameters())
+
+
+def test_combine_takes_the_value_of_all_ranks_and_the_gradient_of_its_own():
+    own = torch.tensor([1.0, 2.0], requires_grad=True)
+    total = combine(own, lambda tensor: tensor + torch.tensor([10.0, 20.0]), gradient_scale=2.0)
+    assert total.tolist() == [11.0, 22.0]
+    total.sum().backward()
+    assert own.grad.tolist() == [2.0, 2.0]

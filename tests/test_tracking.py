@@ -1,0 +1,336 @@
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from mttu.config import Config, load_config, override, to_yaml
+from mttu.errors import InputError, RunError
+from mttu.tracking import MlflowTracker, NullTracker, Tracker, open_tracker, opening, resolve_uri, show_command
+from mttu.tracking.mlflow_tracker import connect
+from mttu.training.run_folder import FREE_TO_CHANGE
+
+FINGERPRINT = "3f" * 32
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs whose name has a space; its database is made once, because that takes seconds."""
+    return tmp_path_factory.mktemp("all runs")
+
+
+@pytest.fixture
+def folder(runs: Path, request: pytest.FixtureRequest) -> Path:
+    return runs / request.node.name.partition("[")[0]
+
+
+def settings(**changes: Any) -> Config:
+    return override(Config(), {"data.manifest": "/home/someone/cohort.parquet", **changes})
+
+
+def start(folder: Path, synthetic: bool = False, **changes: Any) -> MlflowTracker:
+    config = settings(**{"output.folder": str(folder.parent), "output.name": folder.name} | changes)
+    tracker = open_tracker(config, folder, FINGERPRINT, synthetic)
+    assert isinstance(tracker, MlflowTracker)
+    return tracker
+
+
+def client_of(tracker: MlflowTracker) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracker.uri)
+
+
+def run_of(tracker: MlflowTracker) -> Any:
+    return client_of(tracker).get_run(tracker.run_id)
+
+
+def history(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
+    return [(row.step, row.value) for row in client_of(tracker).get_metric_history(tracker.run_id, name)]
+
+
+def artifact(tracker: MlflowTracker, path: str) -> Path:
+    return Path(client_of(tracker).download_artifacts(tracker.run_id, path))
+
+
+def artifacts(tracker: MlflowTracker, path: str | None = None) -> list[str]:
+    return sorted(item.path for item in client_of(tracker).list_artifacts(tracker.run_id, path))
+
+
+def test_a_run_says_what_it_is(folder: Path) -> None:
+    run = run_of(start(folder, **{"optim.lr": 0.5}))
+    assert run.info.status == "RUNNING"
+    assert run.info.run_name == folder.name
+    assert run.data.params["optim.lr"] == "0.5"
+    assert run.data.params["network.bottleneck.num_layers"] == "4"
+    assert run.data.params["patch.size"] == "[128, 128, 128]"
+    assert run.data.params["data.manifest"] == "cohort.parquet"
+    assert run.data.params["manifest.fingerprint"] == FINGERPRINT
+    assert {f"version.{name}" for name in ("python", "mttu", "torch", "ray", "monai")} <= set(run.data.tags)
+    assert run.data.tags["version.python"] == ".".join(str(part) for part in sys.version_info[:3])
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("cohort.parquet", FINGERPRINT[:36])
+
+
+def test_the_settings_are_an_artifact_without_paths(folder: Path) -> None:
+    tracker = start(folder, **{"train.epochs": 7, "data.cache_dir": "/home/someone/cache"})
+    config = load_config(artifact(tracker, "config.yaml"))
+    assert config.train.epochs == 7
+    assert config.data.cache_dir is None
+
+
+def test_nothing_in_the_database_names_a_home_folder_or_a_user(folder: Path) -> None:
+    run = run_of(start(folder))
+    told = f"{run.data.params}{run.data.tags}{run.inputs}{run.info.user_id}"
+    assert "someone" not in told
+    assert not {"mlflow.user", "mlflow.source.name"} & set(run.data.tags)
+
+
+def test_database_and_artifacts_lie_beside_the_run_folder(folder: Path, runs: Path) -> None:
+    tracker = start(folder)
+    assert tracker.uri == f"sqlite:///{runs / 'mlflow.db'}"
+    assert (runs / "mlflow.db").is_file()
+    assert (runs / "mlflow-artifacts" / tracker.run_id / "artifacts" / "config.yaml").is_file()
+
+
+def test_an_epoch_is_logged_once(folder: Path) -> None:
+    tracker = start(folder)
+    tracker.log_epoch(0, {"train/loss": 1.0})
+    tracker.log_epoch(1, {"train/loss": 0.5})
+    tracker.log_epoch(1, {"train/loss": 0.4})
+    tracker.log_epoch(0, {"train/loss": 9.0, "late": 1.0})
+    assert history(tracker, "train/loss") == [(0, 1.0), (1, 0.5)]
+    assert history(tracker, "late") == []
+
+
+def test_a_gap_is_filled(folder: Path) -> None:
+    tracker = start(folder)
+    for epoch in (1, 3, 2):
+        tracker.log_epoch(epoch, {"train/loss": float(epoch)})
+    assert sorted(history(tracker, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_values_that_are_not_finite_are_missing(folder: Path) -> None:
+    tracker = start(folder)
+    tracker.log_epoch(0, {"val/idh_auc": math.nan, "val/loss": math.inf, "val/dice_wt": 0.8})
+    assert set(run_of(tracker).data.metrics) == {"val/dice_wt", "epoch"}
+    tracker.log_epoch(1, {"val/idh_auc": math.nan})
+    tracker.log_epoch(1, {"val/idh_auc": 0.5})
+    assert history(tracker, "val/idh_auc") == []
+
+
+def test_a_resume_goes_on_in_the_same_run(folder: Path) -> None:
+    first = start(folder)
+    first.log_epoch(0, {"train/loss": 1.0})
+    first.finish("FAILED")
+    assert run_of(first).info.status == "FAILED"
+    second = start(folder)
+    assert second == first
+    assert run_of(second).info.status == "RUNNING"
+    second.log_epoch(0, {"train/loss": 7.0})
+    second.log_epoch(1, {"train/loss": 0.5})
+    second.finish("FINISHED")
+    assert history(second, "train/loss") == [(0, 1.0), (1, 0.5)]
+    assert run_of(second).info.status == "FINISHED"
+    assert len(run_of(second).inputs.dataset_inputs) == 1
+
+
+def test_another_process_writes_to_the_same_run(folder: Path, tmp_path: Path) -> None:
+    tracker = start(folder)
+    tracker.log_epoch(0, {"train/loss": 1.0})
+    assert len(pickle.dumps(tracker)) < 1000
+    (tmp_path / "tracker").write_bytes(pickle.dumps(tracker))
+    code = (
+        "import pickle, sys\n"
+        "tracker = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "for epoch in (0, 1): tracker.log_epoch(epoch, {'train/loss': 2.0})\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "tracker")], check=True, cwd=tmp_path)
+    assert history(tracker, "train/loss") == [(0, 1.0), (1, 2.0)]
+    assert list(tmp_path.glob("*.db")) == []
+
+
+def test_a_tracker_where_the_database_is_not_says_so(tmp_path: Path) -> None:
+    database = tmp_path / "gone" / "mlflow.db"
+    with pytest.raises(RunError, match=r"mlflow\.db does not exist on .*tracking\.uri=http"):
+        MlflowTracker(f"sqlite:///{database}", "0" * 32).log_epoch(0, {"a": 1.0})
+    assert not database.parent.exists()
+
+
+@pytest.mark.parametrize("boundary", ["the run is made", "the run is recorded"])
+def test_a_kill_while_opening_leaves_one_run(runs: Path, monkeypatch: pytest.MonkeyPatch, boundary: str) -> None:
+    """The folder's record is written twice: before the run is made, and with the run's id."""
+    folder = runs / f"killed before {boundary}"
+    original = opening.write_json
+
+    def killed(path: Path, content: dict[str, Any]) -> None:
+        if boundary == "the run is recorded" and content["run_id"] is not None:
+            raise KeyboardInterrupt
+        original(path, content)
+        if boundary == "the run is made":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(folder, **{"output.name": "killed"})
+    tracker = start(folder, **{"output.name": "killed"})
+    training = run_of(tracker).data.tags["mttu.training"]
+    experiment = run_of(tracker).info.experiment_id
+    found = client_of(tracker).search_runs([experiment], filter_string=f"tags.`mttu.training` = '{training}'")
+    assert [run.info.run_id for run in found] == [tracker.run_id]
+
+
+def test_a_changed_parameter_is_refused_and_named(folder: Path) -> None:
+    tracker = start(folder)
+    tracker.finish("KILLED")
+    with pytest.raises(InputError) as caught:
+        start(folder, **{"optim.lr": 0.5, "train.seed": 3})
+    assert len(caught.value.problems) == 2
+    assert "optim.lr: the MLflow run of this folder was started with 0.0002, now it is 0.5" in str(caught.value)
+    assert run_of(tracker).info.status == "KILLED"
+    assert run_of(tracker).data.params["optim.lr"] == "0.0002"
+
+
+def test_a_changed_cohort_is_refused(folder: Path) -> None:
+    start(folder)
+    with pytest.raises(InputError, match=r"manifest\.fingerprint: .* was started with 3f3f.*, now it is aaaa"):
+        open_tracker(settings(), folder, "a" * 64, False)
+
+
+def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
+    """The run folder and the tracker must agree on that, or a resume that one allows fails at the other."""
+    changes = {
+        "output.folder": "/elsewhere",
+        "tracking.log_patient_images": True,
+        "data.manifest": "/elsewhere/moved.parquet",
+        "data.cache_dir": "/elsewhere/cache",
+        "train.loader_workers": 2,
+        "workers.address": "auto",
+        "workers.device": "cpu",
+        "workers.max_failures": 0,
+        "workers.threads_per_worker": 7,
+    }
+    assert all(any(name.startswith(free) for name in changes) for free in FREE_TO_CHANGE)
+    first = start(folder)
+    assert start(folder, **changes) == first
+    run = run_of(first)
+    assert run.data.params["workers.threads_per_worker"] == "2"
+    assert run.data.tags["changed.workers.threads_per_worker"] == "7"
+
+
+def test_a_resume_with_another_version_names_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "version", lambda _: "1.0")
+    start(folder)
+    monkeypatch.setattr(opening, "version", lambda _: "2.0")
+    start(folder)
+    assert run_of(start(folder)).data.tags["version.torch"] == "1.0, 2.0"
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "allowed", "expected"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_pictures_of_patients_only_if_allowed(runs: Path, synthetic: bool, allowed: bool, expected: bool) -> None:
+    folder = runs / f"pictures-{synthetic}-{allowed}"
+    opened = start(folder, synthetic, **{"tracking.log_patient_images": allowed})
+    reopened: Tracker = MlflowTracker(opened.uri, opened.run_id)  # the rule must hold in any process
+    assert reopened.allows_pictures == expected
+    assert reopened.log_picture("epoch_0000/case", Figure(figsize=(1, 1))) == expected
+    found = artifacts(opened, "pictures/epoch_0000")
+    assert found == (["pictures/epoch_0000/case.png"] if expected else [])
+
+
+def test_a_checkpoint_is_kept_without_paths(folder: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    best.mkdir()
+    (best / "weights.safetensors").write_bytes(b"weights")
+    (best / "config.yaml").write_text(to_yaml(settings()))
+    (best / "checkpoint.json").write_text("{}")
+    tracker = start(folder)
+    tracker.log_checkpoint(best)
+    (best / "weights.safetensors").write_bytes(b"better")
+    tracker.log_checkpoint(best)
+    assert artifacts(tracker, "best") == ["best/checkpoint.json", "best/config.yaml", "best/weights.safetensors"]
+    assert artifact(tracker, "best/weights.safetensors").read_bytes() == b"better"
+    assert "someone" not in artifact(tracker, "best/config.yaml").read_text()
+
+
+def test_switched_off_writes_nothing(tmp_path: Path) -> None:
+    tracker = open_tracker(settings(**{"tracking.enabled": False}), tmp_path / "run", FINGERPRINT, True)
+    assert tracker == NullTracker()
+    tracker.log_epoch(0, {"a": 1.0})
+    tracker.log_checkpoint(tmp_path)
+    tracker.finish("FINISHED")
+    assert not tracker.allows_pictures
+    assert not tracker.log_picture("x", Figure())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_is_gone_is_not_replaced_in_silence(folder: Path) -> None:
+    tracker = start(folder)
+    with pytest.raises(InputError, match=f"MLflow run {tracker.run_id} is not in experiment .* any more"):
+        start(folder, **{"tracking.experiment": "another"})
+    client_of(tracker).delete_run(tracker.run_id)
+    with pytest.raises(InputError, match="any more"):
+        start(folder)
+    (folder / "tracking.json").unlink()
+    assert start(folder).run_id != tracker.run_id
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 9, "training": "x", "run_id": null}'])
+def test_a_damaged_record_is_refused(folder: Path, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "tracking.json").write_text(text)
+    with pytest.raises(InputError, match=r"tracking\.json: damaged or of another version"):
+        start(folder)
+
+
+def test_a_deleted_experiment_is_refused(folder: Path) -> None:
+    tracker = start(folder, **{"tracking.experiment": "short-lived"})
+    client_of(tracker).delete_experiment(run_of(tracker).info.experiment_id)
+    with pytest.raises(InputError, match="'short-lived' was deleted in MLflow; restore it there"):
+        start(folder, **{"tracking.experiment": "short-lived"})
+
+
+def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database" * 100)
+    with pytest.raises(InputError, match=r"tracking\.uri sqlite:.*MLflow cannot use it \(.*not a database"):
+        start(tmp_path / "run")
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite:///", "sqlite://", "ftp://host", ""])
+def test_addresses_that_mlflow_does_not_write_to_are_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="is not an address that MLflow can write to; give a database"):
+        resolve_uri(uri, Path("runs/one"))
+
+
+def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(None, Path("runs/one")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert resolve_uri("sqlite:///my.db", Path("runs/one")) == f"sqlite:///{tmp_path}/my.db"
+    server = "postgresql+psycopg2://someone:secret@host:1/db"
+    assert resolve_uri(server, Path("runs/one")) == server
+    assert show_command(server) == "mlflow ui --host 127.0.0.1 --backend-store-uri 'postgresql+psycopg2://host:1/db'"
+    assert show_command("https://someone:secret@host/x") == "https://host/x"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "disabled"),
+    [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"), ({"DO_NOT_TRACK": "false"}, None)],
+)
+def test_telemetry_is_off_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], disabled: str | None
+) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "")  # so that the test's end puts back what was there
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    connect("http://127.0.0.1:9")
+    assert os.environ.get("MLFLOW_DISABLE_TELEMETRY") == disabled

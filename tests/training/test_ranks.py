@@ -1,0 +1,97 @@
+"""Two ranks compute what one does; a resume keeps the bits for any number of ranks."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from mttu.ablations import preset
+from mttu.config import override
+from mttu.data.augment import Augmentation
+from mttu.data.loaders import Batch
+from mttu.losses import idh_class_weights
+from mttu.training.loop import task_losses
+from mttu.training.runtime import LocalRuntime
+from mttu.training.state import create_state
+
+STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
+IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two
+HAS_SEG = [True, True, False, True]
+DROPOUT_OFF = {
+    f"network.dropout.{place}": 0.0
+    for place in ("stem", "embedding", "attention", "projection", "branch", "mlp", "head")
+}
+
+
+@contextmanager
+def process_group(rank, world_size, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def global_batch(first, stop):
+    generator = torch.Generator().manual_seed(11)
+    image = torch.randn(4, 4, 16, 16, 16, generator=generator)
+    seg = torch.randint(0, 4, (4, 16, 16, 16), generator=generator, dtype=torch.uint8)
+    part = slice(first, stop)
+    return Batch(
+        image=image[part],
+        seg=seg[part],
+        has_seg=torch.tensor(HAS_SEG[part]),
+        idh=torch.tensor(IDH[part]),
+        selected=torch.ones(stop - first, dtype=torch.bool),
+        case_ids=tuple("abcd"[part]),
+        augmentations=(STILL,) * (stop - first),
+    )
+
+
+def gradients(config, runtime, batch):
+    state = create_state(config, runtime.device)
+    network = runtime.prepare(state.network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.eval()  # frozen: statistics of a batch would differ between ranks
+    weights = torch.tensor(idh_class_weights(IDH))
+    losses, labelled = task_losses(network(batch.image), batch, batch.seg, weights, config, runtime)
+    state.weighting(losses, labelled).backward()
+    parameters = [*state.network.named_parameters(), *state.weighting.named_parameters()]
+    return {name: parameter.grad for name, parameter in parameters}
+
+
+SETTINGS = {
+    "pooled Dice": {},
+    "Dice per sample": {"loss.dice_pool": "sample"},
+    "focal losses, equal weights": {"loss.segmentation": "focal", "loss.idh": "focal", "loss.task_weighting": "equal"},
+}
+
+
+def configs():
+    common = override(preset("demo"), {**DROPOUT_OFF, "network.bottleneck.position_grid": [2, 2, 2]})
+    return {name: override(common, changes) for name, changes in SETTINGS.items()}
+
+
+def gradients_of_rank(rank, folder):
+    torch.set_num_threads(1)
+    with process_group(rank, 2, folder):
+        runtime = LocalRuntime(folder)
+        batch = global_batch(2 * rank, 2 * rank + 2)
+        found = {name: gradients(config, runtime, batch) for name, config in configs().items()}
+        torch.save(found, folder / f"rank{rank}.pt")
+
+
+def test_gradients_of_two_ranks_equal_those_of_one(tmp_path):
+    """Frozen batch norm, no dropout, unequal counts of IDH labels and masks; sigmas included."""
+    multiprocessing.spawn(gradients_of_rank, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for setting, config in configs().items():
+        alone = gradients(config, LocalRuntime(tmp_path), global_batch(0, 4))
+        assert set(ranks[0][setting]) == set(alone)
+        for name, expected in alone.items():
+            found, twin = ranks[0][setting][name], ranks[1][setting][name]
+            assert torch.equal(found, twin), (setting, name)
+            scale = expected.abs().max().clamp(min=1e-3)
+            assert ((found - expected).abs().max() / scale).item() <= 1e-5, (setting, name)

@@ -1,0 +1,72 @@
+import multiprocessing
+
+import pytest
+
+from mttu.ablations import preset
+from mttu.config import override
+from mttu.errors import InputError
+from mttu.training.run_folder import begin_or_continue, lock_folder, move_aside
+
+
+def hold(folder, ready, done):
+    with lock_folder(folder):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, ready, done))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(InputError, match="another mttu is working"), lock_folder(tmp_path):
+        pass
+    done.set()
+    other.join()
+    with lock_folder(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_the_same_settings_go_on(tmp_path):
+    config = preset("demo")
+    begin_or_continue(tmp_path, config, "abc", fresh=False)
+    free = override(config, {"tracking.enabled": False, "workers.max_failures": 9})
+    begin_or_continue(tmp_path, free, "abc", fresh=False)
+
+
+def test_changes_are_refused_with_each_difference(tmp_path):
+    config = preset("demo")
+    begin_or_continue(tmp_path, config, "abc", fresh=False)
+    changed = override(config, {"optim.lr": 0.5, "train.epochs": 7})
+    with pytest.raises(InputError) as caught:
+        begin_or_continue(tmp_path, changed, "def", fresh=False)
+    message = str(caught.value)
+    assert "optim.lr: 0.002 -> 0.5" in message
+    assert "train.epochs: 20 -> 7" in message
+    assert "content of the manifest: abc -> def" in message
+    assert "--fresh" in message
+
+
+def test_damaged_mark_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        begin_or_continue(tmp_path, preset("demo"), "abc", fresh=False)
+
+
+def test_fresh_keeps_the_old_run_aside(tmp_path):
+    config = preset("demo")
+    for number in (1, 2):
+        begin_or_continue(tmp_path, override(config, {"train.seed": number}), "abc", fresh=True)
+        (tmp_path / "best").mkdir()
+        (tmp_path / "best" / "weights").write_text(str(number))
+    begin_or_continue(tmp_path, config, "abc", fresh=True)
+    assert (tmp_path / "replaced-1" / "best" / "weights").read_text() == "1"
+    assert (tmp_path / "replaced-2" / "best" / "weights").read_text() == "2"
+    assert not (tmp_path / "best").exists()
+    assert '"train.seed": 0' in (tmp_path / "run.json").read_text()
+
+
+def test_moving_aside_an_empty_folder_does_nothing(tmp_path):
+    move_aside(tmp_path)
+    assert list(tmp_path.iterdir()) == []
