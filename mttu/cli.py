@@ -3,6 +3,7 @@
 Imports that take seconds happen inside the commands, so that `--help` is quick.
 """
 
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
-from mttu.errors import InputError, RunError, raise_if_any
+from mttu.errors import InputError, RunError
 
 app = typer.Typer(
     name="mttu",
@@ -73,14 +74,14 @@ def cohort(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
 ) -> None:
     """Check a folder of cases and write its manifest."""
-    from mttu.data.cohort import discover, write_manifest
+    from mttu.data.cohort import describe_manifest, discover, write_manifest
 
     names = [name.strip() for name in modalities.split(",") if name.strip()]
     manifest = discover(folder, clinical=clinical, labels=labels, modalities=names, seed=seed)
     write_manifest(manifest, output)
-    counts = {name: len(manifest.split(name)) for name in ("train", "val", "unlabelled", "test")}
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    console.print(f"{output}: {len(manifest.cases)} cases ({listed})")
+    for line in describe_manifest(manifest):
+        console.print(line, markup=False)
+    console.print(f"{output}: {len(manifest.cases)} cases", markup=False)
 
 
 @app.command()
@@ -105,15 +106,19 @@ def prepare_shown(settings: Config, actors: int) -> int:
     from mttu.cluster.data import prepare_cohort
     from mttu.cluster.session import connect
     from mttu.data.cohort import read_manifest
-    from mttu.training.inputs import check_modalities, resolve_paths
+    from mttu.training.inputs import resolve_paths
 
     path, cache_dir = resolve_paths(settings)
     manifest = read_manifest(path)
-    raise_if_any(check_modalities(settings, manifest))
-    total = len(manifest.cases)
+    total, done = len(manifest.cases), itertools.count(1)
     with connect(settings.workers), show_progress("prepare", total) as advance:
         rows = prepare_cohort(
-            manifest, cache_dir, settings.data.modalities, settings.data.prepare, actors, lambda done: advance(done, "")
+            manifest,
+            cache_dir,
+            manifest.modalities,
+            settings.data.prepare,
+            actors,
+            lambda row: advance(next(done), row["case_id"]),
         )
     failed = [row for row in rows if row["error"]]
     for row in failed:
@@ -155,18 +160,53 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
 @app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
-    inputs: Annotated[list[Path], typer.Argument(help="Case folder, folder of cases, or manifest")],
+    inputs: Annotated[list[Path], typer.Argument(help="Case folders, folders of cases, manifests")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
     labels: LabelsName = "brats",
-    flips: Annotated[bool, typer.Option("--flips", help="Average over the 8 flips")] = False,
+    flips: Annotated[bool | None, typer.Option(help="Average over the 8 flips")] = None,
     min_enhancing_mm3: Annotated[
-        float | None, typer.Option(min=0, help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
+        float | None, typer.Option(help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
     ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
 ) -> None:
     """Segment cases and predict their IDH status. Research use only."""
-    failed = predict_shown(checkpoint, inputs, output, labels, flips, min_enhancing_mm3)
-    if failed:
+    named = {"inference.flips": flips, "inference.min_enhancing_mm3": min_enhancing_mm3}
+    changes = {name: value for name, value in named.items() if value is not None}
+    if predict_shown(checkpoint, inputs, output, labels, changes, device, threads):
         raise typer.Exit(1)
+
+
+def predict_shown(
+    checkpoint: Path,
+    inputs: list[Path],
+    output: Path,
+    labels: str = "brats",
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> int:
+    """Predicts with progress; returns the number of cases that failed, each named on standard error."""
+    import torch
+
+    from mttu.predict import PredictionRow, plan_predictions, predict_cases
+
+    if device not in ("auto", "cpu", "gpu"):
+        raise InputError(f"--device {device!r}: choose auto, cpu or gpu")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device)  # type: ignore[arg-type]
+
+    def show(done: int, row: PredictionRow) -> None:
+        advance(done, row.case_id)
+
+    with show_progress("predict", len(plan.candidates)) as advance:
+        rows = predict_cases(plan, show)
+    failed = [row for row in rows if row.error]
+    for row in failed:
+        errors.print(f"{row.case_id}: {row.error}", markup=False)
+    console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
+    return len(failed)
 
 
 @app.command()
@@ -175,6 +215,8 @@ def demo(
     cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 24,
 ) -> None:
     """Run everything on a phantom cohort: phantom, cohort, prepare, train, predict."""
+    from mttu.tracking import resolve_uri, show_command
+
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
         phantom(data, cases=cases)
@@ -188,7 +230,11 @@ def demo(
     run = train_shown(settings)
     if predict_shown(run, [manifest], output):
         raise typer.Exit(1)
-    show_demo_results(run, output)
+    console.print("")
+    console.print(f"checkpoint   {run / 'best'}")
+    console.print(f"curves       {run / 'learning_curves.png'}")
+    console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
+    console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
 
 
 def main(arguments: list[str] | None = None) -> None:

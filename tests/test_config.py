@@ -193,7 +193,6 @@ def test_shared_settings_name_no_folder_and_no_address() -> None:
         "data.cache_dir": "/home/someone/cache",
         "output.folder": "/home/someone/runs",
         "tracking.uri": "postgresql://someone:secret@host/db",
-        "workers.address": "ray://someone:10001",
     }
     config = override(Config(), {**places, "optim.lr": 0.5})
     shared = without_paths(config)

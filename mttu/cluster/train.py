@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mttu.cluster.session import connect  # first: it sets Ray's environment
-
-import ray  # isort: skip
-import ray.train  # isort: skip
-from ray.train.torch import TorchTrainer  # isort: skip
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
 
 from mttu.cluster.runtime import ProgressFile, train_worker
+from mttu.cluster.session import connect
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths

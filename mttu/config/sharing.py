@@ -4,7 +4,7 @@ from mttu.config import Config, override
 
 
 def without_paths(config: Config) -> Config:
-    """Settings without folders, addresses and passwords, still valid and of the same result.
+    """Settings without folders and addresses, still valid and of the same result.
 
     Names of home folders can identify people, and an address can hold a password. The manifest keeps its file name.
     """
@@ -14,6 +14,5 @@ def without_paths(config: Config) -> Config:
         "data.cache_dir": None,
         "output.folder": config.output.folder.name or ".",
         "tracking.uri": None,
-        "workers.address": None,
     }
     return override(config, changes)

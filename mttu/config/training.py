@@ -115,8 +115,6 @@ class WorkerSettings(Settings):
     """CPU threads of each worker. Recorded, because results on a CPU are bit-equal only for the same number."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """How often a crashed worker group restarts from the last checkpoint; -1: without limit."""
-    address: str | None = None
-    """Ray cluster address; null: RAY_ADDRESS if set, else a private cluster on this machine."""
 
 
 class OutputSettings(Settings):

@@ -38,6 +38,18 @@ class CachedCase:
     modalities: tuple[str, ...]
     content_hash: str
 
+    def channels(self, modalities: Sequence[str]) -> list[int]:
+        """Index of each modality among the channels.
+
+        Raises:
+            InputError: A modality is not in the prepared case.
+        """
+        missing = [name for name in modalities if name not in self.modalities]
+        if missing:
+            have = ", ".join(self.modalities)
+            raise InputError(f"case {self.case_id}: prepared with {have}, without {', '.join(missing)}; {MEND}")
+        return [self.modalities.index(name) for name in modalities]
+
     def will_need(self, start: Sequence[int] = (0, 0, 0), size: Sequence[int] | None = None) -> None:
         """Asks the system to read a crop ahead, in few large pieces instead of page by page.
 

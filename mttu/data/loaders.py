@@ -16,7 +16,6 @@ from mttu.data.augment import Augmentation, draw_augmentation
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
 
-
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
@@ -112,6 +111,12 @@ def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> N
     return patch
 
 
+def read_volume(cached: CachedCase, config: Config) -> Tensor:
+    """A whole prepared case as (C, H, W, D) float32, its channels as the settings name them."""
+    cached.will_need()
+    return torch.from_numpy(np.asarray(cached.image, dtype=np.float32)[cached.channels(config.data.modalities)])
+
+
 class PatchDataset(Dataset[Patch]):
     """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly."""
 
@@ -119,11 +124,12 @@ class PatchDataset(Dataset[Patch]):
         self.cases = tuple(cases)
         self.config = config
         self.cached = [open_cached(cache_dir, case.case_id) for case in cases]
+        self.channels = [cached.channels(config.data.modalities) for cached in self.cached]
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Patch:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int, int]) -> Patch:
         """Reads one patch.
 
         Args:
@@ -134,7 +140,8 @@ class PatchDataset(Dataset[Patch]):
         generator = sample_generator(self.config.train.seed, epoch, position)
         size = self.config.patch.size
         start = draw_start(cached, size, settings.foreground_crop_probability, generator)
-        image = crop(cached.image, start, size)
+        cached.will_need(start, size)
+        image = crop(cached.image, start, size)[self.channels[index]]
         seg = np.zeros(size, np.uint8) if cached.seg is None else crop(cached.seg, start, size)
         augmentation = draw_augmentation(settings, len(image), generator)
         return Patch(image, seg, cached.seg is not None, case.idh, case.case_id, augmentation)

@@ -108,8 +108,9 @@ def scan(anatomy: Anatomy, idh: int, generator: np.random.Generator) -> dict[str
     images = {}
     for channel, name in enumerate(_MODALITIES):
         gain = generator.uniform(0.8, 1.25)
-        field = 1 + 0.05 * _smooth_noise(generator, size, 1 / 4)
-        noise = generator.normal(0, _NOISE, inside.shape)
+        slopes = generator.uniform(-0.1, 0.1, (3, 1)).astype(np.float32) * np.linspace(-1, 1, size, dtype=np.float32)
+        field = 1 + slopes[0][:, None, None] + slopes[1][:, None] + slopes[2]  # a coil's uneven sensitivity
+        noise = _NOISE * generator.standard_normal(inside.shape, np.float32)
         clean = gaussian_filter(brightness[anatomy.tissue, channel], 0.5)
         image = np.rint(gain * np.maximum(1, clean * field + noise)).clip(1, 4000)
         images[name] = np.where(inside, image, 0).astype(np.int16)
@@ -155,7 +156,7 @@ def write_phantom(
             return
         raise InputError(f"{folder}: holds something else than this phantom; give a new or an empty folder")
     rows = _draw_rows(names, seed, fractions)
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder.resolve()) as partial:
         for index, row in enumerate(rows):
             _write_case(partial, row, np.random.default_rng([seed, index]), size)
         with (partial / "clinical.csv").open("w", encoding="utf-8", newline="") as file:

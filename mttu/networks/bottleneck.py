@@ -31,7 +31,7 @@ class PositionEmbedding(nn.Module):
         """The embedding (1, N, C) for a token grid; another grid than the learned one interpolates trilinearly."""
         if grid == self.grid:
             return self.embedding
-        volume = self.embedding.transpose(1, 2).unflatten(2, self.grid)  # (1, C, H, W, D)
+        volume = self.embedding.transpose(1, 2).reshape(1, -1, *self.grid)  # (1, C, H, W, D)
         volume = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
         return volume.flatten(2).transpose(1, 2)
 
@@ -61,7 +61,8 @@ class TransformerLayer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
         tokens = tokens + self.branch_dropout(self.attention(self.norm1(tokens)))
-        return tokens + self.mlp(self.norm2(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
 
 
 class TransformerBottleneck(nn.Module):
@@ -85,14 +86,14 @@ class TransformerBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        volume = self.project(f4)
+        volume: Tensor = self.project(f4)
         if not self.num_layers:
             return volume
         height, width, depth = volume.shape[2:]
         tokens = volume.flatten(2).transpose(1, 2)  # (B, N, C)
         tokens = self.embedding_dropout(tokens + self.position((height, width, depth)))
         tokens = self.final_norm(self.layers(tokens))
-        return tokens.transpose(1, 2).unflatten(2, (height, width, depth))
+        return tokens.transpose(1, 2).view(volume.shape)
 
 
 class ConvolutionBottleneck(nn.Module):
@@ -112,7 +113,8 @@ class ConvolutionBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        return self.blocks(self.project(f4))
+        f5: Tensor = self.blocks(self.project(f4))
+        return f5
 
 
 def build_bottleneck(

@@ -1,9 +1,11 @@
 """Decoder and segmentation head (section III-A.2, eq. 9). Axes are (B, C, H, W, D)."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mttu.networks.blocks import PreActivatedConv, ResidualBlock
 
@@ -13,6 +15,9 @@ NUM_LABELS = 4
 
 class UpStep(nn.Module):
     """Doubles the axes and fuses the encoder's level of that size.
+
+    The paper's order is: reduce, upsample, concatenate, fuse. Nothing bends between upsample and fuse, so their weights
+    are multiplied first and the two halves of fuse are added: the same sum without two tensors of the largest size.
 
     Args:
         in_channels: Channels of the level below.
@@ -28,9 +33,22 @@ class UpStep(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Maps x (B, in_channels, H/2, W/2, D/2) and skip (B, channels, H, W, D) to (B, channels, H, W, D)."""
-        x = self.upsample(self.reduce(x))
-        x = self.fuse(torch.cat([skip, x], dim=1))
-        return self.block(x)
+        from_skip, from_below = self.fuse.weight.chunk(2, dim=1)  # each (channels, channels, 1, 1, 1)
+        weight, bias = _fuse_after_upsample(self.upsample, from_below.flatten(1), self.fuse.bias)
+        x = F.conv_transpose3d(self.reduce(x), weight, bias, stride=2)
+        x = F.conv3d(skip, from_skip).add_(x)
+        out: Tensor = self.block(x)
+        return out
+
+
+def _fuse_after_upsample(
+    upsample: nn.ConvTranspose3d, fuse_weight: Tensor, fuse_bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the transposed convolution that equals `upsample`, then a 1x1x1 convolution."""
+    with torch.autocast(fuse_weight.device.type, enabled=False):
+        weight = torch.einsum("ioxyz,po->ipxyz", upsample.weight, fuse_weight)
+        bias = torch.addmv(cast(Tensor, fuse_bias), fuse_weight, cast(Tensor, upsample.bias))
+    return weight, bias
 
 
 class Decoder(nn.Module):
@@ -56,4 +74,5 @@ class Decoder(nn.Module):
         x = self.up3(x, features["F3"])  # (B, 64, H/4, W/4, D/4)
         x = self.up2(x, features["F2"])  # (B, 32, H/2, W/2, D/2)
         x = self.up1(x, features["F1"])  # (B, 16, H, W, D)
-        return self.segmentation_head(x)
+        logits: Tensor = self.segmentation_head(x)
+        return logits

@@ -34,7 +34,7 @@ def dropout_attention(qkv: Tensor, probability: float) -> Tensor:
     seed = int(torch.randint(2**62, ()))
     with torch.autocast("cpu", enabled=False):
         wide = qkv if qkv.dtype == torch.float64 else qkv.float()
-        out: Tensor = _DropoutAttention.apply(wide, probability, seed)
+        out: Tensor = _DropoutAttention.apply(wide, probability, seed)  # type: ignore[no-untyped-call]
     return out.to(qkv.dtype)
 
 

@@ -1,6 +1,7 @@
 """IDH classifier over pooled feature levels (section III-A.3, eq. 10-12)."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class IdhHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         sizes = [2 * sum(widths[name] for name in settings.levels), *settings.hidden, NUM_CLASSES]
         layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
-        for fan_in, fan_out in zip(sizes[1:-1], sizes[2:], strict=True):
+        for fan_in, fan_out in pairwise(sizes[1:]):
             if settings.activation != "none":
                 layers.append(_ACTIVATIONS[settings.activation]())
             layers.append(nn.Linear(fan_in, fan_out))
@@ -37,4 +38,5 @@ class IdhHead(nn.Module):
         """Logits (B, 2) from levels of any size (B, C, H, W, D); softmax is the caller's."""
         levels = [features[name] for name in self.feature_levels]
         pooled = torch.cat([pool(level, dim=(2, 3, 4)) for level in levels for pool in (torch.mean, torch.amax)], dim=1)
-        return self.layers(self.dropout(pooled))
+        logits: Tensor = self.layers(self.dropout(pooled))
+        return logits

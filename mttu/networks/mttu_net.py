@@ -5,6 +5,7 @@ Axes are (B, C, H, W, D). With the default settings and a 128^3 patch:
     F4 -> F5 (B, 512, 16^3);  F1, F2, F3, F5 -> seg_logits (B, 4, 128^3);  F4, F5 -> idh_logits (B, 2)
 """
 
+import torch
 from torch import Tensor, nn
 
 from mttu.config import NetworkSettings
@@ -57,7 +58,7 @@ class MttuNet(nn.Module):
             InputError: The number of axes, of channels, or a size does not fit.
         """
         self._check(image)
-        features = self.encoder(image)  # F1 to F4
+        features = self.encoder(image.contiguous(memory_format=torch.channels_last_3d))  # F1 to F4
         if self.bottleneck is not None:
             features["F5"] = self.bottleneck(features["F4"])
         return self.decide(features)

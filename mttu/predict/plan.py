@@ -91,8 +91,7 @@ def plan_predictions(
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
     recover_output(out)
-    own = {candidate.source.resolve() for candidate in candidates} | {path.resolve() for path in inputs}
-    problems += check_output(out, [candidate.case_id for candidate in candidates], own)
+    problems += check_output(out, [candidate.case_id for candidate in candidates], _input_folders(inputs, candidates))
     raise_if_any(problems)
     if network is None:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
@@ -120,6 +119,16 @@ def _change(config: Config, changes: Mapping[str, Any]) -> Config:
         ]
     )
     return override(config, changes, "predict")
+
+
+def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> set[Path]:
+    """Folders where a predicted mask would later pass for a case's own."""
+    folders = {path.resolve() for path in inputs if path.is_dir()}
+    for candidate in candidates:
+        images = candidate.case.images.values() if candidate.case else ()
+        folders |= {candidate.source.resolve()} if candidate.source.is_dir() else set()
+        folders |= {image.parent.resolve() for image in images}
+    return folders
 
 
 def find_candidates(

@@ -60,9 +60,9 @@ class MlflowTracker:
         batch = [Metric(name, value, now, epoch) for name, value in values.items() if math.isfinite(value)]
         client.log_batch(self.run_id, metrics=batch)
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
-        """Logs a figure under `pictures/NAME.png` if the run allows it; returns whether it did."""
-        if not self.allows_pictures:
+    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
+        """Logs a figure under `pictures/NAME.png`; one that shows a case only if the run allows it. See `Tracker`."""
+        if shows_case and not self.allows_pictures:
             return False
         self._client().log_figure(self.run_id, figure, f"pictures/{name}.png")
         return True

@@ -21,7 +21,7 @@ RECORD = "tracking.json"
 _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
 _PACKAGES = ("mttu", "torch", "ray", "monai")
-_NOT_PARAMETERS = ("tracking.", "output.", "workers.address", "workers.max_failures", "data.cache_dir")
+_NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
 """Settings that decide where results go, not what they are; most hold paths."""
 _MAY_CHANGE = ("data.manifest", "train.loader_workers", "workers.device", "workers.threads_per_worker")
 """Parameters that a resume may change; MLflow keeps the first value, a tag `changed.NAME` tells the newest."""

@@ -16,15 +16,24 @@ class Tracker(Protocol):
 
     @property
     def allows_pictures(self) -> bool:
-        """Whether `log_picture` would keep a picture; ask before drawing one for nothing."""
+        """Whether `log_picture` would keep a picture of a case; ask before drawing one for nothing."""
         ...
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Logs an epoch's metrics once; an epoch that the run already holds is left as it is."""
         ...
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
-        """Logs a figure under `pictures/NAME.png` if the run allows it; returns whether it did."""
+    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
+        """Logs a figure under `pictures/NAME.png`; one that shows a case only if the run allows it.
+
+        Args:
+            name: Name of the picture, without ending; slashes make folders.
+            figure: What to log.
+            shows_case: False for what shows no case, such as learning curves.
+
+        Returns:
+            Whether it was logged.
+        """
         ...
 
     def log_checkpoint(self, folder: Path) -> None:
@@ -48,7 +57,7 @@ class NullTracker:
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
+    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
         """Does nothing; returns False."""
         return False
 

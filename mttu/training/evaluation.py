@@ -12,6 +12,7 @@ from mttu.config.training import ValidationMetric
 from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
 from mttu.data.labels import REGIONS
+from mttu.data.loaders import read_volume
 from mttu.errors import RunError
 from mttu.inference import Precision, predict_volume, segment
 from mttu.metrics.classification import score_classification
@@ -28,9 +29,10 @@ def score_case(
     Returns:
         case_id; dice_wt, dice_tc, dice_et or None without a mask; idh; mutant_probability or None without an IDH head.
     """
-    image = torch.from_numpy(np.asarray(cached.image, dtype=np.float32))
     try:
-        prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
+        prediction = predict_volume(
+            network, read_volume(cached, config), config.patch.size, config.inference, device, precision
+        )
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}

@@ -32,17 +32,19 @@ def check_inputs(config: Config) -> tuple[Manifest, Path]:
     """
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
-    problems = [*check_modalities(config, manifest), *_check_labels(config, manifest.split("train"), path)]
+    problems = [*_check_modalities(config, manifest), *_check_labels(config, manifest.split("train"), path)]
     for case in (*manifest.split("train"), *manifest.split("val")):
         try:
-            open_cached(cache_dir, case.case_id)
+            cached = open_cached(cache_dir, case.case_id)
+            if not problems:  # what the manifest lacks, every case lacks
+                cached.channels(config.data.modalities)
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)
     return manifest, cache_dir
 
 
-def check_modalities(config: Config, manifest: Manifest) -> list[str]:
+def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
     """Says if the manifest lacks a modality that the settings ask for."""
     missing = [name for name in config.data.modalities if name not in manifest.modalities]
     if not missing:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from mttu.config import Config
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
+from mttu.data.loaders import read_volume
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
 from mttu.inference import predict_volume, segment
@@ -42,15 +42,13 @@ def draw_results(
 
 def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
     cached = open_cached(cache_dir, case.case_id)
-    image = np.asarray(cached.image, dtype=np.float32)
-    prediction = predict_volume(
-        network, torch.from_numpy(image), config.patch.size, config.inference, torch.device("cpu")
-    )
+    image = read_volume(cached, config)
+    prediction = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
     probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
     spacing = config.data.prepare.spacing_mm
     classes = None if probabilities is None else segment(probabilities, config.inference, spacing**3)
     return draw_overlay(
-        image[0],
+        image[0].numpy(),
         None if classes is None else classes.numpy(),
         case.case_id,
         config.data.modalities[0],

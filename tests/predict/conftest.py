@@ -1,15 +1,18 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mttu.ablations import preset
 from mttu.config import override
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
+from mttu.predict import PredictionPlan
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 LPS_1MM = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -71,3 +74,22 @@ def cases(tmp_path: Path, write_case: WriteCase) -> Path:
     write_case(root, "a")
     write_case(root, "b")
     return root
+
+
+class Constant(nn.Module):
+    """Calls every voxel one class; its IDH-mutant probability is one half."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        logits = torch.zeros(1, 4, *image.shape[2:])
+        logits[:, self.index] = 10.0
+        return {"seg_logits": logits, "idh_logits": torch.zeros(1, 2)}
+
+
+@pytest.fixture(scope="session")
+def call_all() -> Callable[[PredictionPlan, int], PredictionPlan]:
+    """The same plan with a network that calls every voxel the given class, in no time."""
+    return lambda plan, index: replace(plan, network=Constant(index))  # type: ignore[arg-type]

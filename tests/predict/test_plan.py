@@ -141,13 +141,16 @@ def test_a_linked_case_folder_keeps_the_name_of_the_link(
 def test_output_must_not_be_an_input_or_case_folder(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(cases / "a")
-    for out in (cases, cases / "a", link):
-        (problem,) = refusal(checkpoint, [cases], out)
+    write_manifest(discover(cases), tmp_path / "cohort.parquet")
+    for given, out in [(cases, cases), (cases, cases / "a"), (cases, link), (tmp_path / "cohort.parquet", link)]:
+        (problem,) = refusal(checkpoint, [given], out)
         assert "is one of the input folders" in problem
         assert "predictions" in problem
 
 
-@pytest.mark.parametrize("name", ["b_seg.nii.gz", "b_overlay.png", "predictions.parquet", "predictions.csv", "README.txt"])
+@pytest.mark.parametrize(
+    "name", ["b_seg.nii.gz", "b_overlay.png", "predictions.parquet", "predictions.csv", "README.txt"]
+)
 def test_a_file_of_the_users_is_never_overwritten(checkpoint: Path, cases: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     out.mkdir()

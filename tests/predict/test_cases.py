@@ -1,0 +1,267 @@
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mttu.config import PrepareSettings, override
+from mttu.data.cohort import case_from_folder
+from mttu.data.preprocess import prepare_case
+from mttu.metrics.segmentation import score_dice
+from mttu.predict import PredictionPlan, plan_predictions, predict_cases, write_segmentation
+
+REAL = Path(os.environ.get("MTTU_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+WriteCase = Callable[..., Path]
+CallAll = Callable[[PredictionPlan, int], PredictionPlan]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_case_gets_mask_overlay_and_row(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+    before, out, told = snapshot(cases), tmp_path / "out", []
+    rows = predict_cases(plan_predictions(checkpoint, [cases], out), lambda done, row: told.append((done, row)))
+    assert snapshot(cases) == before
+    assert told == [(1, rows[0]), (2, rows[1])]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.txt",
+        "a_overlay.png",
+        "a_seg.nii.gz",
+        "b_overlay.png",
+        "b_seg.nii.gz",
+        "predictions.csv",
+        "predictions.parquet",
+    ]
+    for row in rows:
+        assert row.error == ""
+        assert row.seconds > 0
+        assert row.idh_mutant_probability is not None
+        assert 0 < row.idh_mutant_probability < 1
+        source = nib.load(cases / row.case_id / f"{row.case_id}_flair.nii.gz")
+        mask = nib.load(out / f"{row.case_id}_seg.nii.gz")
+        labels = np.asarray(mask.dataobj)
+        assert mask.shape == source.shape
+        assert np.array_equal(mask.affine, source.affine)
+        assert set(np.unique(labels)) <= {0, 1, 2, 4}
+        assert row.wt_ml == pytest.approx(np.count_nonzero(labels) / 1000)
+        assert row.tc_ml == pytest.approx(np.isin(labels, (1, 4)).sum() / 1000)
+        assert row.et_ml == pytest.approx((labels == 4).sum() / 1000)
+        assert row.no_tumour_found is (row.wt_ml == 0)
+        assert matplotlib.image.imread(out / f"{row.case_id}_overlay.png").ndim == 3
+
+
+def test_one_bad_case_does_not_stop_the_others(
+    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
+) -> None:
+    write_case(cases, "c", modalities=("flair", "t1ce", "t1"))
+    (cases / "a" / "a_t1.nii.gz").write_bytes(b"not a volume")
+    out = tmp_path / "out"
+    damaged, fine, incomplete = predict_cases(plan_predictions(checkpoint, [cases], out))
+    assert fine.error == ""
+    assert damaged.error.startswith("case a: a_t1.nii.gz: no readable NIfTI file")
+    assert "case c: no t2" in incomplete.error
+    for row in (damaged, incomplete):
+        assert row.volumes_ml is None
+        assert (row.idh_mutant_probability, row.no_tumour_found, row.idh_undecided) == (None, None, None)
+    assert [path.name for path in sorted(out.glob("*_*"))] == ["b_overlay.png", "b_seg.nii.gz"]
+
+
+def test_an_unforeseen_failure_is_told_with_its_kind_and_leaves_no_file(
+    checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_a(*arguments: object, **named: object) -> None:
+        raise MemoryError("no room\nsecond line")
+
+    monkeypatch.setattr("mttu.predict.cases.draw_overlay", fail_for_a)  # after the mask is written
+    out = tmp_path / "out"
+    rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 2))
+    assert [row.error for row in rows] == ["case a: MemoryError: no room", "case b: MemoryError: no room"]
+    assert not list(out.glob("*_seg.nii.gz"))
+
+
+def test_flags_say_no_tumour_and_undecided(checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll) -> None:
+    plan = plan_predictions(checkpoint, [cases / "a"], tmp_path / "out")
+    (nothing,) = predict_cases(call_all(plan, 0))
+    assert (nothing.no_tumour_found, nothing.wt_ml) == (True, 0.0)
+    assert (nothing.idh_undecided, nothing.idh_mutant_probability) == (True, 0.5)
+    changed = override(plan.config, {"inference.undecided_band": [0.6, 0.7]})
+    (tumour,) = predict_cases(call_all(replace(plan, config=changed), 2))
+    assert tumour.no_tumour_found is False
+    assert tumour.idh_undecided is False
+    assert tumour.wt_ml is not None
+    assert tumour.wt_ml > 1.0
+
+
+@pytest.mark.parametrize(("tasks", "segments"), [(["segmentation"], True), (["idh"], False)])
+def test_a_single_task_network_writes_what_it_knows(
+    tasks: list[str], segments: bool, cases: Path, tmp_path: Path, write_demo_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint = write_demo_checkpoint(tmp_path / "run" / "best", network__tasks=tasks)
+    out = tmp_path / "out"
+    (row,) = predict_cases(plan_predictions(checkpoint.parent, [cases / "a"], out))
+    assert row.error == ""
+    assert (row.volumes_ml is not None) == segments
+    assert (row.no_tumour_found is not None) == segments
+    assert (row.idh_mutant_probability is None) == segments
+    assert (row.idh_undecided is None) == segments
+    assert (out / "a_seg.nii.gz").exists() == segments
+    assert (out / "a_overlay.png").exists()
+
+
+def test_the_enhancing_threshold_counts_cubic_millimetres(
+    checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll
+) -> None:
+    def volumes(threshold: float) -> dict[str, float] | None:
+        plan = plan_predictions(
+            checkpoint,
+            [cases / "a"],
+            tmp_path / "out",
+            changes={"inference.min_enhancing_mm3": threshold},
+        )
+        return predict_cases(call_all(plan, 3))[0].volumes_ml
+
+    kept = volumes(0.0)
+    assert kept is not None
+    assert kept["et"] == kept["tc"] > 0
+    all_of_it = kept["et"] * 1000
+    assert volumes(all_of_it) == kept
+    assert volumes(all_of_it + 1) == {**kept, "et": 0.0}
+
+
+@pytest.mark.parametrize(("convention", "index", "label"), [("brats", 1, 1), ("brats", 3, 4), ("brats2013", 3, 4)])
+def test_masks_are_written_in_the_chosen_convention(
+    checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll, convention: str, index: int, label: int
+) -> None:
+    plan = plan_predictions(checkpoint, [cases / "a"], tmp_path / "out", labels=convention)
+    predict_cases(call_all(plan, index))
+    assert np.unique(np.asarray(nib.load(tmp_path / "out" / "a_seg.nii.gz").dataobj)).tolist() == [label]
+
+
+def test_a_mask_of_the_cases_own_is_not_read(
+    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
+) -> None:
+    odd = write_case(tmp_path / "odd", "c", seg=np.full((30, 34, 28), 77))
+    (row,) = predict_cases(plan_predictions(checkpoint, [odd], tmp_path / "out"))
+    assert row.error == ""
+    assert np.asarray(nib.load(odd / "c_seg.nii.gz").dataobj).max() == 77
+
+
+def oblique_affine() -> NDArray[np.float64]:
+    angle = np.radians(12.0)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag([-1.0, -1.0, 1.0])
+    affine[:3, 3] = (31.0, 12.5, -70.0)
+    return affine
+
+
+def swapped_affine() -> NDArray[np.float64]:
+    """First axis to the head, second to the right, third to the front."""
+    return np.array([[0, 1.0, 0, -9], [0, 0, 1.0, 4], [1.0, 0, 0, -30], [0, 0, 0, 1]])
+
+
+GRIDS = {
+    "LPS": np.diag([-1.0, -1.0, 1.0, 1.0]),
+    "RAS": np.eye(4),
+    "flipped": np.diag([1.0, -1.0, -1.0, 1.0]),
+    "swapped": swapped_affine(),
+    "oblique": oblique_affine(),
+}
+
+
+def asymmetric_lesion(shape: tuple[int, int, int], spacing_mm: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Off-centre ellipsoids, so that no flip or transposition of the grid goes unnoticed."""
+    places = [(np.arange(size) + 0.5) * step for size, step in zip(shape, spacing_mm, strict=True)]
+    x, y, z = np.meshgrid(*places, indexing="ij")
+    extent = [size * step for size, step in zip(shape, spacing_mm, strict=True)]
+    centre = [0.4 * extent[0], 0.45 * extent[1], 0.56 * extent[2]]
+    seg = np.zeros(shape, dtype=np.uint8)
+    for label, radii in ((2, (13, 10, 11)), (1, (9, 7, 8)), (4, (6, 5, 7))):
+        shift = label - 1
+        distance = [
+            (axis - middle - shift) / radius for axis, middle, radius in zip((x, y, z), centre, radii, strict=True)
+        ]
+        seg[sum(part**2 for part in distance) <= 1] = label
+    return seg
+
+
+def bring_home(folder: Path, out: Path) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """Ground truth through preparation and the writer: the mask as given, and the mask as written."""
+    case = case_from_folder(folder, "brats", ("flair",))
+    prepared = prepare_case(case, ("flair",), PrepareSettings())
+    assert prepared.seg is not None
+    path = out / f"{case.case_id}_written.nii.gz"
+    write_segmentation(path, prepared.seg, prepared.geometry, "brats")
+    return nib.load(folder / f"{case.case_id}_seg.nii.gz"), nib.load(path)
+
+
+def dice(truth: nib.Nifti1Image, written: nib.Nifti1Image) -> dict[str, float]:
+    first, second = (torch.from_numpy(np.asarray(image.dataobj).astype(np.uint8)) for image in (truth, written))
+    return dict(score_dice(torch.where(second == 4, 3, second), torch.where(first == 4, 3, first)))
+
+
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_ground_truth_comes_home_exactly_on_1_mm_grids(grid: str, tmp_path: Path, write_case: WriteCase) -> None:
+    shape = (40, 44, 50)
+    seg = asymmetric_lesion(shape, np.ones(3))
+    folder = write_case(tmp_path, "truth", shape, GRIDS[grid], seg, modalities=("flair",))
+    truth, written = bring_home(folder, tmp_path)
+    assert set(np.unique(np.asarray(truth.dataobj))) == {0, 1, 2, 4}
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(truth.dataobj))
+    assert dice(truth, written) == {"wt": 1.0, "tc": 1.0, "et": 1.0}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_ground_truth_comes_home_nearly_on_thick_slices(axis: int, tmp_path: Path, write_case: WriteCase) -> None:
+    spacing = np.ones(3)
+    spacing[axis] = 3.0
+    shape = tuple(round(54 / step) for step in spacing)
+    affine = oblique_affine() @ np.diag([*spacing, 1.0])
+    seg = asymmetric_lesion(shape, spacing)  # type: ignore[arg-type]
+    truth, written = bring_home(write_case(tmp_path, "thick", shape, affine, seg, modalities=("flair",)), tmp_path)
+    assert written.shape == truth.shape
+    assert min(dice(truth, written).values()) >= 0.9
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(1, 1), (1, 0), (0, 2), (3, 4)])
+def test_the_header_keeps_both_forms_and_their_codes(
+    qform: int, sform: int, tmp_path: Path, write_case: WriteCase
+) -> None:
+    folder = write_case(tmp_path, "coded", (24, 26, 28), oblique_affine(), modalities=("flair",))
+    path = folder / "coded_flair.nii.gz"
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj)
+    image.set_qform(oblique_affine(), code=qform)
+    image.set_sform(oblique_affine(), code=sform)
+    nib.save(nib.Nifti1Image(voxels, None, image.header), path)
+    source = nib.load(path)
+    prepared = prepare_case(case_from_folder(folder, "brats", ("flair",)), ("flair",), PrepareSettings())
+    written_path = tmp_path / "written.nii.gz"
+    write_segmentation(written_path, np.ones(prepared.geometry.crop_shape, np.uint8), prepared.geometry, "brats")
+    written = nib.load(written_path)
+    assert written.shape == source.shape
+    assert np.array_equal(written.affine, source.affine)
+    for name in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x", "pixdim"):
+        assert np.array_equal(written.header[name], source.header[name]), name
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (qform, sform)
+    assert written.get_data_dtype() == np.uint8
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("case_id", ["TCGA-DU-7294", "TCGA-FG-6692"])
+def test_the_mask_of_a_real_patient_comes_home_exactly(case_id: str, tmp_path: Path) -> None:
+    folder = REAL / "tcga_lgg" / case_id
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here; set MTTU_REAL_DATA")
+    truth, written = bring_home(folder, tmp_path)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(truth.dataobj))
+    assert np.array_equal(written.affine, truth.affine)

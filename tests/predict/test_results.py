@@ -1,0 +1,186 @@
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mttu.errors import InputError
+from mttu.predict import PredictionPlan, PredictionRow, plan_predictions, predict_cases
+from mttu.predict import results as results_module
+from mttu.predict.results import SCHEMA, check_output, open_staging, publish, recover_output, write_tables
+
+CallAll = Callable[[PredictionPlan, int], PredictionPlan]
+
+METADATA = {"mttu_version": "0.1.0", "inference": {"overlap": 0.125}}
+
+
+def fill_staging(out: Path, version: str, failed: tuple[str, ...] = ()) -> None:
+    """Stages cases a, b and c as files that hold `version`."""
+    staging = open_staging(out)
+    rows = []
+    for case_id in ("a", "b", "c"):
+        if case_id in failed:
+            rows.append(PredictionRow(case_id, 1.0, f"case {case_id}: bad"))
+            continue
+        (staging / f"{case_id}_seg.nii.gz").write_text(version)
+        (staging / f"{case_id}_overlay.png").write_text(version)
+        rows.append(PredictionRow(case_id, 1.0, "", 0.25, 3.0, 2.0, 1.0, False, False))
+    write_tables(staging, rows, {**METADATA, "checkpoint": version})
+
+
+def read_all(out: Path) -> dict[str, str]:
+    return {
+        path.name: read_version(path) if path.suffix == ".parquet" else path.read_text()
+        for path in out.iterdir()
+        if path.is_file() and path.name not in ("predictions.csv", "README.txt")
+    }
+
+
+def read_version(table: Path) -> str:
+    return (pq.read_schema(table).metadata or {})[b"checkpoint"].decode()
+
+
+def complete(version: str, failed: tuple[str, ...] = ()) -> Mapping[str, str]:
+    names = [
+        f"{case_id}_{kind}" for case_id in "abc" if case_id not in failed for kind in ("seg.nii.gz", "overlay.png")
+    ]
+    return dict.fromkeys([*names, "predictions.parquet"], version)
+
+
+def test_the_table_has_its_schema_its_version_and_its_warning(tmp_path: Path) -> None:
+    fill_staging(tmp_path, "run-1", failed=("b",))
+    publish(tmp_path)
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    assert table.schema.equals(SCHEMA)
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert metadata["format_version"] == "1"
+    assert metadata["intended_use"].startswith("Research use only")
+    assert json.loads(metadata["inference"]) == {"overlap": 0.125}
+    rows = table.to_pylist()
+    assert [row["case_id"] for row in rows] == ["a", "b", "c"]
+    assert rows[1]["idh_mutant_probability"] is rows[1]["wt_ml"] is rows[1]["no_tumour_found"] is None
+    assert rows[1]["error"] == "case b: bad"
+    assert "Research use only" in (tmp_path / "README.txt").read_text()
+
+
+def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+    fill_staging(tmp_path, "run-1", failed=("b",))
+    publish(tmp_path)
+    csv = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False, na_values={"wt_ml": [""]})
+    parquet = pq.read_table(tmp_path / "predictions.parquet").to_pandas()
+    assert list(csv.columns) == list(parquet.columns)
+    assert csv["case_id"].tolist() == parquet["case_id"].tolist()
+    assert csv["error"].tolist() == parquet["error"].tolist()
+    assert csv["wt_ml"].isna().tolist() == [False, True, False]
+    assert set(csv["intended_use"]) == {"Research use only. Not for diagnosis."}
+    assert set(csv["format_version"]) == {1}
+
+
+def test_a_rerun_replaces_its_own_results_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    fill_staging(tmp_path, "run-1")
+    publish(tmp_path)
+    assert check_output(tmp_path, ["a", "b", "c"], set()) == []
+    fill_staging(tmp_path, "run-2", failed=("b",))
+    assert read_all(tmp_path) == {**complete("run-1"), "notes.txt": "mine"}
+    publish(tmp_path)
+    assert read_all(tmp_path) == {**complete("run-2", failed=("b",)), "notes.txt": "mine"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_more_cases_may_join_but_none_may_be_lost(tmp_path: Path) -> None:
+    fill_staging(tmp_path, "run-1")
+    publish(tmp_path)
+    assert check_output(tmp_path, ["a", "b", "c", "d"], set()) == []
+    (problem,) = check_output(tmp_path, ["a", "c"], set())
+    assert "predictions of other cases (b)" in problem
+    (tmp_path / "d_seg.nii.gz").write_text("mine")
+    (problem,) = check_output(tmp_path, ["a", "b", "c", "d"], set())
+    assert "d_seg.nii.gz" in problem
+
+
+def test_a_long_list_of_files_is_shortened(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}_seg.nii.gz").write_text("mine")
+    (problem,) = check_output(tmp_path, [str(number) for number in range(5)], set())
+    assert "0_seg.nii.gz, 1_seg.nii.gz, 2_seg.nii.gz and 2 more" in problem
+
+
+class Killed(BaseException):
+    """What a kill looks like to the code: nothing catches it."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Lets the first `step` renames and removals happen, then kills; returns how many happened."""
+    done = 0
+
+    def guard(action: Callable[..., object]) -> Callable[..., object]:
+        def act(*arguments: object, **named: object) -> object:
+            nonlocal done
+            if done == step:
+                raise Killed
+            done += 1
+            return action(*arguments, **named)
+
+        return act
+
+    monkeypatch.setattr(results_module.os, "replace", guard(os.replace))
+    monkeypatch.setattr(Path, "unlink", guard(Path.unlink))
+    monkeypatch.setattr(results_module.shutil, "rmtree", guard(results_module.shutil.rmtree))
+    return lambda: done
+
+
+def test_a_kill_at_any_step_of_publishing_is_made_good(tmp_path: Path) -> None:
+    finished, step = False, 0
+    while not finished:
+        out = tmp_path / str(step)
+        out.mkdir()
+        fill_staging(out, "run-1")
+        publish(out)
+        fill_staging(out, "run-2", failed=("b",))
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(step, patch)
+            try:
+                publish(out)
+                finished = True
+            except Killed:
+                pass
+        seen = read_all(out)
+        if seen.get("predictions.parquet") == "run-1":
+            assert seen == complete("run-1")
+        if seen.get("predictions.parquet") == "run-2":
+            assert seen == complete("run-2", failed=("b",))
+        recover_output(out)
+        assert read_all(out) == complete("run-2", failed=("b",)), step
+        step += 1
+    assert step > 10  # every file of two cases, the removals and the tables
+
+
+def test_a_kill_before_the_table_leaves_the_earlier_results(
+    checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll
+) -> None:
+    out = tmp_path / "out"
+    predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 1))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def kill(done: int, row: PredictionRow) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 2), kill)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 2))
+    assert [row.error for row in rows] == ["", ""]
+    assert sorted(path.name for path in out.iterdir()) == sorted(before)
+
+
+def test_results_inside_the_input_folder_are_no_cases(checkpoint: Path, cases: Path, call_all: CallAll) -> None:
+    out = cases / "predictions"
+    for _ in range(2):
+        rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 0))
+        assert [(row.case_id, row.error) for row in rows] == [("a", ""), ("b", "")]
+    with pytest.raises(InputError, match="no NIfTI file"):
+        plan_predictions(checkpoint, [out], cases / "again")

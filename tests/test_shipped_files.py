@@ -1,0 +1,184 @@
+"""What lies around the code: shipped YAML, jobs, README, licence, wheel."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mttu.config import Config, override
+from mttu.config.search import load_space
+
+ROOT = Path(__file__).parent.parent
+SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", "PYTHONPATH": ""}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def shell_lines(document: Path) -> list[str]:
+    """Commands in a document's `sh` blocks, continued lines joined, comments cut off."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_every_search_space_can_be_searched(path: Path) -> None:
+    for name, values in load_space(path).items():
+        assert len({override(Config(), {name: value}).model_dump_json() for value in values}) == len(values)
+
+
+def test_the_depth_space_covers_table_2() -> None:
+    space = load_space(ROOT / "tune_spaces" / "transformer_depth.yaml")
+    assert space["network.bottleneck.num_layers"] == [1, 2, 3, 4, 5, 6]
+
+
+def cluster() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_cluster_file_passes_rays_own_check() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(cluster()))
+    with pytest.raises(Exception, match="min_worker"):  # the check does look at the node types
+        validate_config(prepare_config({**cluster(), "available_node_types": {"head": {"min_worker": 1}}}))
+
+
+def test_the_cluster_is_closed_to_the_world() -> None:
+    content = cluster()
+    nodes = content["available_node_types"]
+    assert content["provider"]["type"] == "aws"
+    assert all(node["node_config"]["SecurityGroupIds"] for node in nodes.values())
+    assert all(
+        disk["Ebs"]["Encrypted"] for node in nodes.values() for disk in node["node_config"]["BlockDeviceMappings"]
+    )
+    (start,) = [line for line in content["head_start_ray_commands"] if "--head" in line]
+    assert "--dashboard-host=127.0.0.1" in start
+    assert any("RAY_AUTH_MODE=token" in line for line in content["setup_commands"])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")) + sorted(ROOT.glob(".*.yaml")), ids=lambda path: path.name)
+def test_every_yaml_file_is_a_mapping(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def test_the_pre_commit_file_fetches_nothing() -> None:
+    done = run(sys.executable, "-m", "pre_commit", "validate-config", ROOT / ".pre-commit-config.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    assert {hook["language"] for repository in repositories for hook in repository["hooks"]} == {"system"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
+def test_jobs_are_short_and_take_the_arguments_of_their_command(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    done = run(sys.executable, path, "--help")
+    assert done.returncode == 0, done.stderr
+    command = run(sys.executable, "-m", "mttu", path.stem, "--help")
+    assert done.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]  # the first line names the program
+
+
+def test_a_job_refuses_what_its_command_refuses(tmp_path: Path) -> None:
+    done = run(sys.executable, ROOT / "jobs" / "train.py", "optim.rate=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "optim.rate: no such setting; known there: lr" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mttu").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_commands_options_and_files_that_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for line in shell_lines(path):
+        words = line.split()
+        if words[0] == "make":
+            assert words[1] in targets
+        if words[0] == "mttu":
+            helped = run(sys.executable, "-m", "mttu", words[1], "--help")
+            assert helped.returncode == 0, f"{path.name}: {line}"
+            options = [word for word in words[2:] if word.startswith("-")]
+            assert [option for option in options if option not in helped.stdout] == []
+        for word in words:
+            if word.startswith(("jobs/", "tune_spaces/")):
+                assert (ROOT / word).exists()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (path.parent / link).exists()
+
+
+def test_the_readme_names_the_two_commands_and_the_build_server_calls_one() -> None:
+    readme = shell_lines(ROOT / "README.md")
+    assert {"make demo", "make test"} <= set(readme)
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    called = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert called == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."', "exec make test"]
+
+
+def test_constraints_pin_every_dependency_once_and_for_any_machine() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+    pinned = [re.split("==", line)[0].lower().replace("_", "-") for line in lines]
+    assert len(set(pinned)) == len(pinned)
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    assert {re.split(r"[\[><=]", name)[0].lower() for name in wanted} <= set(pinned)
+
+
+def test_the_licence_is_apache_2_in_full() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert PROJECT["license"] == "Apache-2.0"
+    assert text.lstrip().startswith("Apache License\n")
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert len(text.splitlines()) >= 200
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
+    """Built from a copy, installed into a fresh environment that sees this one's packages, run far from the source."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "mttu", source / "mttu", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("mttu-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "mttu").rglob("*.py")} | {"mttu/py.typed"}
+    assert shipped == {name for name in names if ".dist-info/" not in name}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+    home = tmp_path / "fresh"
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "outer.pth").write_text(f"{Path(yaml.__file__).parent.parent}\n")
+    installed = run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    assert installed.returncode == 0, installed.stderr
+    where = run(python, "-c", "import sys, mttu; sys.stdout.write(mttu.__file__)", cwd=tmp_path)
+    assert where.stdout.startswith(str(home))
+    for command in ([home / "bin" / "mttu", "--help"], [python, "-m", "mttu", "--help"], [python, "-m", "mttu"]):
+        done = run(*command, cwd=tmp_path)
+        assert "Research use only" in done.stdout + done.stderr
+        assert done.returncode == (0 if "--help" in command else 2)
+    assert run(home / "bin" / "mttu", "--version", cwd=tmp_path).stdout.strip() == f"mttu {PROJECT['version']}"
