@@ -99,9 +99,7 @@ class EagerBaseline(nn.Module):
         self.embedding_dropout = nn.Dropout(0.1)
         self.layers = nn.Sequential(*(TransformerLayer(512, 8, 4096, attention_dropout) for _ in range(4)))
         self.final_norm = nn.LayerNorm(512)
-        self.entry = nn.Sequential(
-            *pre_activated_conv(512, 128), *pre_activated_conv(128, 128), ResidualBlock(128)
-        )
+        self.entry = nn.Sequential(*pre_activated_conv(512, 128), *pre_activated_conv(128, 128), ResidualBlock(128))
         self.up3, self.up2, self.up1 = UpStep(128, 64), UpStep(64, 32), UpStep(32, 16)
         self.segmentation_head = nn.Conv3d(16, 4, 1)
         self.idh_head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 512), nn.Linear(512, 32), nn.Linear(32, 2))

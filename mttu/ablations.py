@@ -15,6 +15,7 @@ _SMALL_NETWORK: dict[str, Any] = {
     "network.bottleneck.mlp_width": 256,
     "network.bottleneck.position_grid": [8, 8, 8],
     "network.idh_head.hidden": [64, 16],
+    "loss.include_background": True,  # foreground alone got stuck on "tumour everywhere" at these learning rates
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

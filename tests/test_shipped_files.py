@@ -179,6 +179,6 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
     assert where.stdout.startswith(str(home))
     for command in ([home / "bin" / "mttu", "--help"], [python, "-m", "mttu", "--help"], [python, "-m", "mttu"]):
         done = run(*command, cwd=tmp_path)
-        assert "Research use only" in done.stdout + done.stderr
+        assert "Research use only" in " ".join((done.stdout + done.stderr).split())
         assert done.returncode == (0 if "--help" in command else 2)
     assert run(home / "bin" / "mttu", "--version", cwd=tmp_path).stdout.strip() == f"mttu {PROJECT['version']}"

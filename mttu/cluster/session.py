@@ -1,17 +1,19 @@
 """Connecting to Ray: the cluster that RAY_ADDRESS names, or a private one on this machine.
 
 Ray reads these variables once, when it is imported; so they are set here, and this module is imported before ray.
-Telemetry is off unless the user turns it on. A private cluster has a token of its own, never written to disk, so that
-other users of the machine cannot run code in it; for a cluster that is already there the user's own token counts.
+Telemetry is off unless the user turns it on. A private cluster listens on the loopback interface only and has a token
+of its own, never written to disk, so that other users of the machine cannot run code in it. For a cluster that is
+already there the user's own token counts; where a program imported ray before mttu, Ray's own defaults do.
 """
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for "loopback only", on any system

@@ -155,9 +155,7 @@ def _join(
         own = by_id.get(case.case_id, [])
         if len(own) > 1:
             lines = ", ".join(str(row.line) for row in own)
-            problems.append(
-                f"case {case.case_id}: the clinical table {table} has several rows (lines {lines}); keep one"
-            )
+            problems.append(f"case {case.case_id}: clinical table {table} has several rows (lines {lines}); keep one")
         for row in own[:1]:
             patient_id = row.patient_id or case.case_id
             if not is_safe_name(patient_id):

@@ -133,7 +133,7 @@ def read_manifest(path: Path) -> Manifest:
         InputError: Missing, no manifest, another format version, or refused rows; lists all of them.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except FileNotFoundError:
         raise InputError(f"manifest {path}: not found; write it with `mttu cohort DIR -o {path.name}`") from None
     except (pa.ArrowException, OSError) as error:

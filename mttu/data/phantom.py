@@ -104,7 +104,8 @@ def scan(anatomy: Anatomy, idh: int, generator: np.random.Generator) -> dict[str
     """
     size = len(anatomy.tissue)
     inside = anatomy.tissue >= 0
-    brightness = np.concatenate([_BRIGHTNESS, _LESION_BRIGHTNESS[idh]]).astype(np.float32)
+    outside = np.zeros((1, len(_MODALITIES)))  # the last row, which tissue -1 picks
+    brightness = np.concatenate([_BRIGHTNESS, _LESION_BRIGHTNESS[idh], outside]).astype(np.float32)
     images = {}
     for channel, name in enumerate(_MODALITIES):
         gain = generator.uniform(0.8, 1.25)

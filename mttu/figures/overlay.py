@@ -21,6 +21,8 @@ RESEARCH_USE = "Research use only. Not for diagnosis."
 REGION_STYLES = {"wt": ("Whole tumour", "#56B4E9"), "tc": ("Tumour core", "#F0E442"), "et": ("Enhancing", "#D55E00")}
 """Title and colour of each region, from the palette of Okabe and Ito, which colour-blind readers can tell apart."""
 
+_WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core stays visible below the enhancing rim that it ends with
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -128,7 +130,7 @@ def _draw_plane(panel: Axes, plane: Plane, grey: NDArray[np.float32], classes: N
             continue
         colour = REGION_STYLES[region][1]
         panel.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.5 if region == "et" else 0.12)
-        panel.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4)
+        panel.contour(mask, levels=[0.5], colors=[colour], linewidths=_WIDTHS[region])
     places = ((-0.015, 0.5), (1.015, 0.5), (0.5, 1.0), (0.5, 0.0))
     aligned = (("right", "center"), ("left", "center"), ("center", "bottom"), ("center", "top"))
     for letter, (x, y), (horizontal, vertical) in zip(plane.edges, places, aligned, strict=True):

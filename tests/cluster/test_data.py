@@ -1,0 +1,34 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mttu.cluster.data import prepare_cohort
+from mttu.config import PrepareSettings
+from mttu.data.cache import open_cached
+from mttu.data.cohort import discover
+from mttu.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_bad_case_gets_its_row_and_the_others_are_prepared(phantom_folder: Path, tmp_path: Path, ray_session: None):
+    names = [f"phantom_{index:03d}" for index in range(4)]
+    for name in names:
+        shutil.copytree(phantom_folder / name, tmp_path / "data" / name)
+    manifest = discover(tmp_path / "data")
+    broken = tmp_path / "data" / names[1] / f"{names[1]}_t2.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:500])
+    seen = []
+
+    rows = prepare_cohort(manifest, tmp_path / "cache", manifest.modalities, PrepareSettings(), 2, seen.append)
+
+    assert [row["case_id"] for row in rows] == names
+    assert sorted(seen, key=lambda row: row["case_id"]) == rows
+    assert [row["written"] for row in rows] == [True, False, True, True]
+    assert [bool(row["error"]) for row in rows] == [False, True, False, False]
+    assert rows[1]["error"].startswith(f"case {names[1]}: {broken.name}: voxels cannot be read")
+    assert all(row["seconds"] > 0 for row in rows)
+    assert open_cached(tmp_path / "cache", names[0]).image.shape[0] == 4
+    with pytest.raises(InputError, match="not prepared"):
+        open_cached(tmp_path / "cache", names[1])

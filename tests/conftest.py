@@ -1,0 +1,94 @@
+"""Fixtures that all tests share: a small phantom cohort, real MRI where there is some, one Ray for the session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mttu.cluster.session  # noqa: F401  (before anything imports ray)
+from mttu.ablations import preset
+from mttu.config import Config, PrepareSettings, WorkerSettings, override
+from mttu.data.cache import cache_case
+from mttu.data.cohort import Manifest, discover, write_manifest
+from mttu.data.phantom import write_phantom
+
+torch.set_num_threads(1)  # the tests' tensors are small, and threads that wait for each other cost more than they do
+
+TINY: dict[str, Any] = {
+    "network.widths": [4, 4, 8, 8],
+    "network.bottleneck.width": 16,
+    "network.bottleneck.num_heads": 2,
+    "network.bottleneck.mlp_width": 16,
+    "network.bottleneck.position_grid": [2, 2, 2],
+    "network.idh_head.hidden": [8],
+    "patch.size": [16, 16, 16],
+    "inference.overlap": 0.0,
+    "train.epochs": 3,
+    "train.steps_per_epoch": 2,
+    "train.batch_size": 2,
+    "train.validate_every": 2,
+    "train.checkpoint_every": 1,
+    "tracking.enabled": False,
+    "workers.threads_per_worker": 1,
+}
+"""A network and a schedule that train in a fraction of a second."""
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight cases of 32^3 voxels, with clinical.csv: 4 train, 2 val, 1 unlabelled, 1 test. Not to be changed."""
+    folder = tmp_path_factory.mktemp("phantom") / "cohort"
+    write_phantom(folder, cases=8, size=32, unlabelled_fraction=0.125, test_fraction=0.125)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_manifest(phantom_folder: Path) -> Manifest:
+    """The manifest of `phantom_folder`."""
+    return discover(phantom_folder, phantom_folder / "clinical.csv")
+
+
+@pytest.fixture(scope="session")
+def phantom_cache(phantom_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared cases of `phantom_manifest`, four modalities, default settings. Not to be changed."""
+    folder = tmp_path_factory.mktemp("cache")
+    for case in phantom_manifest.cases:
+        cache_case(case, folder, phantom_manifest.modalities, PrepareSettings())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real MRI: MTTU_REAL_DATA, or `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("MTTU_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "tcga_lgg").is_dir():
+        pytest.skip(f"no real MRI in {folder}; set MTTU_REAL_DATA to a folder that holds tcga_lgg")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One private Ray for all tests, as the command line starts it: four logical CPUs."""
+    from mttu.cluster.session import connect
+
+    with connect(WorkerSettings(num_workers=2, threads_per_worker=2)):
+        yield
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, phantom_manifest: Manifest, phantom_cache: Path) -> Config:
+    """Settings of a training that takes a fraction of a second, on the phantom cohort."""
+    manifest = tmp_path / "cohort.parquet"
+    write_manifest(phantom_manifest, manifest)
+    paths = {
+        "data.manifest": str(manifest),
+        "data.cache_dir": str(phantom_cache),
+        "output.folder": str(tmp_path / "runs"),
+        "output.name": "tiny",
+    }
+    return override(preset("demo"), {**TINY, **paths})

@@ -1,0 +1,57 @@
+"""Small cases with a known content, on any grid."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+MODALITIES = ("flair", "t1ce", "t1", "t2")
+LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
+SHAPE = (20, 24, 18)
+
+
+def draw_brain(shape: Sequence[int]) -> NDArray[np.bool_]:
+    """An ellipsoid that leaves at least one voxel free on each side."""
+    axes = [np.linspace(-1.15, 1.15, extent) for extent in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    return np.asarray(x**2 + y**2 + z**2 < 1)
+
+
+def draw_lesion(shape: Sequence[int]) -> NDArray[np.uint8]:
+    """BraTS labels 1, 2, 4 in boxes that no flip or permutation maps onto themselves."""
+    seg = np.zeros(shape, np.uint8)
+    x, y, z = (extent // 2 for extent in shape)
+    seg[x - 4 : x + 3, y - 1 : y + 5, z - 2 : z + 3] = 2
+    seg[x - 3 : x + 1, y : y + 2, z - 1 : z + 2] = 4
+    seg[x - 2, y + 1, z : z + 2] = 1
+    return seg
+
+
+def draw_volumes(shape: Sequence[int] = SHAPE, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Four int16 modalities, above 0 in the brain and 0 outside, and a mask."""
+    generator = np.random.default_rng(seed)
+    brain = draw_brain(shape)
+    volumes: dict[str, NDArray[Any]] = {
+        name: np.where(brain, generator.integers(1, 1000, shape), 0).astype(np.int16) for name in MODALITIES
+    }
+    return {**volumes, "seg": draw_lesion(shape)}
+
+
+def write_case(
+    root: Path,
+    case_id: str = "A",
+    volumes: Mapping[str, NDArray[Any]] | None = None,
+    affine: NDArray[Any] = LPS,
+    ending: str = ".nii.gz",
+) -> Path:
+    """Writes a case folder in BraTS layout and returns it."""
+    folder = root / case_id
+    folder.mkdir(parents=True)
+    for role, voxels in (volumes or draw_volumes()).items():
+        image = nib.Nifti1Image(voxels, affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, folder / f"{case_id}_{role}{ending}")
+    return folder

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from mttu.data.labels import REGIONS, find_convention, from_classes, to_classes
+from mttu.errors import InputError
+
+
+def test_brats_labels_become_classes_and_come_back():
+    seg = np.array([0, 1, 2, 4], np.float32)
+    classes = to_classes(seg, "brats", "A")
+    assert classes.dtype == np.uint8
+    assert classes.tolist() == [0, 1, 2, 3]
+    assert from_classes(classes, "brats").tolist() == [0, 1, 2, 4]
+
+
+def test_brats_2013_joins_necrosis_and_non_enhancing_tumour():
+    assert to_classes(np.array([0, 1, 2, 3, 4]), "brats2013", "A").tolist() == [0, 1, 2, 1, 3]
+    assert from_classes(np.array([0, 1, 2, 3], np.uint8), "brats2013").tolist() == [0, 1, 2, 4]
+
+
+def test_an_unknown_label_is_refused_in_one_sentence():
+    with pytest.raises(InputError) as caught:
+        to_classes(np.array([[0, 1], [2, 3], [4, 0]], np.int16), "brats", "pat0003")
+    assert caught.value.problems == [
+        "case pat0003: seg has labels {0, 1, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021); "
+        "pass --labels NAME for another convention"
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1, "{-1, 0}"), (300, "{0, 300}"), (256, "{0, 256}")])
+def test_labels_beyond_a_byte_are_refused_with_their_value(value, shown):
+    with pytest.raises(InputError, match="case A: seg has labels") as caught:
+        to_classes(np.array([0, value], np.int16), "brats", "A")
+    assert shown in str(caught.value)
+
+
+def test_a_scaled_file_may_miss_a_whole_number_by_a_little_but_not_by_much():
+    assert to_classes(np.array([0, 0.99999994, 4.0001], np.float32), "brats", "A").tolist() == [0, 1, 3]
+    with pytest.raises(InputError, match=r"case A: seg has values \{0.5\} that are not whole numbers"):
+        to_classes(np.array([0, 0.5, 2], np.float32), "brats", "A")
+
+
+def test_an_unknown_convention_names_the_known_ones():
+    with pytest.raises(InputError, match=r"labels 'brats99': unknown .* brats \(BraTS to 2021\), brats2013"):
+        find_convention("brats99")
+
+
+def test_regions_are_nested():
+    assert set(REGIONS["et"]) < set(REGIONS["tc"]) < set(REGIONS["wt"]) == {1, 2, 3}

@@ -1,0 +1,136 @@
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_cases import LPS
+
+from mttu.data.geometry import start_geometry
+from mttu.data.volumes import differ, read_volume, write_mask
+from mttu.errors import InputError
+
+
+def save(path, voxels, affine=LPS):
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        read_volume(path, "A")
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_voxels_are_float32_with_the_file_s_scaling(tmp_path):
+    image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), LPS)
+    image.header.set_slope_inter(0.5, 1)
+    nib.save(image, tmp_path / "x.nii")
+    voxels = read_volume(tmp_path / "x.nii", "A").get_fdata(dtype=np.float32)
+    assert voxels.dtype == np.float32
+    stored = nib.load(tmp_path / "x.nii").get_fdata()
+    np.testing.assert_allclose(voxels, stored)
+
+
+def test_missing_empty_and_foreign_files(tmp_path):
+    assert "x.nii.gz not found; restore it, or write the manifest again" in refusal(tmp_path / "x.nii.gz")
+    (tmp_path / "empty.nii").touch()
+    assert refusal(tmp_path / "empty.nii").startswith("case A: empty.nii: no readable NIfTI file (Empty file")
+    (tmp_path / "text.nii.gz").write_text("no image")
+    assert "text.nii.gz: no readable NIfTI file" in refusal(tmp_path / "text.nii.gz")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_truncated_file(tmp_path, ending):
+    voxels = np.random.default_rng(0).integers(0, 999, (16, 16, 16)).astype(np.int16)
+    path = save(tmp_path / f"x{ending}", voxels)
+    path.write_bytes(path.read_bytes()[:4000])
+    assert f"case A: x{ending}: voxels cannot be read" in refusal(path)
+
+
+def test_damaged_bytes_inside_a_gzip_file(tmp_path):
+    path = save(tmp_path / "x.nii.gz", np.random.default_rng(0).integers(0, 999, (16, 16, 16)).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[2000:2100] = bytes(100)
+    path.write_bytes(content)
+    assert "voxels cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "problem"),
+    [
+        (np.ones((4, 4, 4, 2), np.int16), "has shape (4, 4, 4, 2); expected three axes of 2 to 1024 voxels"),
+        (np.ones((4, 4), np.int16), "has shape (4, 4); expected three axes"),
+        (np.ones((4, 4, 1), np.int16), "has shape (4, 4, 1); expected three axes"),
+        (np.ones((1025, 2, 2), np.uint8), "has shape (1025, 2, 2); expected three axes"),
+        (np.ones((4, 4, 4), np.complex64), "has voxels of type complex64; expected integers or floats"),
+        (np.full((4, 4, 4), np.nan, np.float32), "64 voxels are NaN or infinite; replace them, e.g. by 0"),
+        (np.where(np.eye(4)[..., None] * np.ones(4) > 0, np.inf, 1), "16 voxels are NaN or infinite"),
+    ],
+)
+def test_refused_voxels(tmp_path, voxels, problem):
+    assert problem in refusal(save(tmp_path / "x.nii.gz", voxels))
+
+
+@pytest.mark.parametrize(
+    ("affine", "problem"),
+    [
+        (np.diag([1000.0, 1000, 1000, 1]), "has voxel spacing [1000.0, 1000.0, 1000.0] mm; expected 0.1 to 20"),
+        (np.diag([0.001, 1, 1, 1]), "has voxel spacing [0.001, 1.0, 1.0] mm"),
+        (
+            np.array([[1.0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0.01, 0], [0, 0, 0, 1]]),
+            "two axes of its affine are parallel",
+        ),
+    ],
+)
+def test_refused_grids(tmp_path, affine, problem):
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.int16), None)
+    image.header.set_sform(affine, 1)  # the q-form cannot hold such grids
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), None, image.header), tmp_path / "x.nii")
+    assert problem in refusal(tmp_path / "x.nii")
+
+
+def test_grids_differ_by_shape_and_affine_beyond_a_thousandth():
+    first = nib.Nifti1Image(np.zeros((4, 5, 6)), LPS)
+    near, far = LPS.copy(), LPS.copy()
+    near[0, 3] += 0.0009
+    far[1, 3] += 0.002
+    assert differ(first, nib.Nifti1Image(np.zeros((4, 5, 6)), near)) is None
+    assert differ(first, nib.Nifti1Image(np.zeros((4, 5, 7)), LPS)) == "shape (4, 5, 6) and (4, 5, 7)"
+    assert differ(first, nib.Nifti1Image(np.zeros((4, 5, 6)), far)) == "affine (row 1, column 3: 23 and 23.002)"
+
+
+@pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 1), (2, 1), (0, 2), (1, 0), (4, 3), (0, 0)])
+def test_a_mask_is_written_where_its_image_lies(tmp_path, qform_code, sform_code):
+    cosine, sine = np.cos(0.2), np.sin(0.2)
+    affine = np.array([[-cosine, sine, 0, 17.3], [-sine, -cosine, 0, 88.1], [0, 0, 1.5, -40], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.ones((5, 6, 7), np.int16), None)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(affine, qform_code)
+    shifted = affine.copy()
+    shifted[0, 3] += 2  # the two forms need not agree
+    image.set_sform(shifted, sform_code)
+    source = nib.Nifti1Image(np.ones((5, 6, 7), np.int16), None, image.header)
+    nib.save(source, tmp_path / "image.nii.gz")
+    original = nib.load(tmp_path / "image.nii.gz")
+    mask = np.random.default_rng(0).integers(0, 5, (5, 6, 7)).astype(np.uint8)
+
+    write_mask(tmp_path / "mask.nii.gz", mask, start_geometry(original, 1.0))
+
+    written = nib.load(tmp_path / "mask.nii.gz")
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(written.dataobj), mask)
+    np.testing.assert_array_equal(written.affine, original.affine)
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (qform_code, sform_code)
+    for name in ("pixdim", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "srow_x", "srow_y", "srow_z"):
+        np.testing.assert_array_equal(written.header[name], original.header[name], err_msg=name)
+    assert written.header.get_xyzt_units() == ("mm", "sec")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["image.nii.gz", "mask.nii.gz"]
+
+
+def test_masks_of_the_same_voxels_are_the_same_bytes(tmp_path):
+    geometry = start_geometry(nib.Nifti1Image(np.zeros((4, 4, 4)), LPS), 1.0)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_mask(tmp_path / name, np.ones((4, 4, 4), np.uint8), geometry)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes())[-64:] == bytes([1]) * 64

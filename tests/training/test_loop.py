@@ -1,0 +1,166 @@
+import math
+
+import pytest
+import torch
+
+from mttu.config import override
+from mttu.data.augment import Augmentation
+from mttu.data.loaders import Batch
+from mttu.errors import RunError
+from mttu.networks.checkpoint import read_checkpoint
+from mttu.training.loop import fit, set_learning_rate, train_epoch
+from mttu.training.run import task_of
+from mttu.training.runtime import LocalRuntime
+from mttu.training.state import create_state
+
+CPU = torch.device("cpu")
+
+
+def everything(state):
+    """All tensors of a state by name."""
+    found = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    found |= {f"weighting.{name}": tensor for name, tensor in state.weighting.state_dict().items()}
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
+    return found
+
+
+def assert_same(one, two):
+    first, second = everything(one), everything(two)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+    assert one.history == two.history
+    assert one.best.epoch == two.best.epoch
+    assert all(torch.equal(one.best.weights[name], two.best.weights[name]) for name in one.best.weights)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def on_report(number, metrics):
+        if number == epoch:
+            raise StoppedError
+
+    return on_report
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_stop_and_resume_keeps_the_bits(tiny, tmp_path, stop):
+    task = task_of(tiny)
+    unbroken = fit(task, LocalRuntime(tmp_path / "unbroken"))
+    with pytest.raises(StoppedError):
+        fit(task, LocalRuntime(tmp_path / "broken", on_report=stop_after(stop)))
+    assert_same(unbroken, fit(task, LocalRuntime(tmp_path / "broken")))
+    assert set(everything(unbroken)) >= {"weighting.log_sigma.segmentation", "weighting.log_sigma.idh"}
+
+
+def test_the_seed_decides(tiny, tmp_path):
+    one = fit(task_of(tiny), LocalRuntime(tmp_path / "one"))
+    other = fit(task_of(override(tiny, {"train.seed": 1})), LocalRuntime(tmp_path / "other"))
+    name = next(iter(everything(one)))
+    assert not torch.equal(everything(one)[name], everything(other)[name])
+
+
+def test_reports_name_metrics_and_keep_two_checkpoints(tiny, tmp_path):
+    seen = {}
+    runtime = LocalRuntime(tmp_path / "train", on_report=lambda epoch, metrics: seen.update({epoch: dict(metrics)}))
+    state = fit(task_of(tiny), runtime)
+    assert sorted(seen) == [1, 2, 3]
+    assert {"train/loss", "train/loss_segmentation", "train/loss_idh", "train/sigma_idh", "train/lr"} <= set(seen[1])
+    assert "val/dice_wt" not in seen[1]
+    assert {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/idh_ce", "val/score"} <= set(seen[2])
+    assert "val/score" in seen[3]
+    assert sorted(folder.name for folder in (tmp_path / "train").iterdir()) == ["epoch_00002", "epoch_00003"]
+    scores = {epoch: seen[epoch]["val/score"] for epoch in (2, 3)}
+    assert state.best.epoch == max(scores, key=scores.get)
+    network, config = read_checkpoint(tmp_path / "train" / "epoch_00003")
+    assert config == tiny
+    best = network.state_dict()
+    assert all(torch.equal(best[name], state.best.weights[name]) for name in best)
+
+
+def test_without_validation_cases_the_last_epoch_is_kept(tiny, tmp_path):
+    task = task_of(tiny)
+    state = fit(type(task)(task.config, task.train, (), task.cache_dir), LocalRuntime(tmp_path))
+    assert state.best.epoch == tiny.train.epochs
+
+
+def test_learning_rate_decays_to_zero_as_a_polynomial(tiny):
+    config = override(tiny, {"train.epochs": 10, "optim.lr": 0.1})
+    state = create_state(config, CPU)
+    rates = []
+    for epoch in range(10):
+        state.epoch = epoch
+        set_learning_rate(state, config)
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1 * (1 - epoch / 10) ** 0.9 for epoch in range(10)])
+
+
+def batch_of(image, idh=(1, 0)):
+    seg = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8)
+    seg[:, 4:12, 4:12, 4:12] = 1
+    seg[:, 5:11, 5:11, 5:11] = 3
+    seg[:, 4:12, 4:12, 12:14] = 2
+    return Batch(
+        image=image,
+        seg=seg,
+        has_seg=torch.ones(len(image), dtype=torch.bool),
+        idh=torch.tensor(idh),
+        selected=torch.ones(len(image), dtype=torch.bool),
+        case_ids=("first", "second"),
+        augmentations=(Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4),) * len(image),
+    )
+
+
+def test_one_batch_is_overfitted(tiny, tmp_path):
+    config = override(tiny, {f"network.dropout.{place}": 0.0 for place in ("stem", "head", "attention", "mlp")})
+    torch.manual_seed(0)
+    image = 0.3 * torch.randn(2, 4, 16, 16, 16)
+    batch = batch_of(image)
+    for value in (1, 2, 3):
+        image[:, value] += 2.0 * (batch.seg == value)
+    image[0, 0] += 1.0  # the mutant is brighter
+    state = create_state(config, CPU)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.01
+    runtime = LocalRuntime(tmp_path)
+    metrics = [train_epoch(state, state.network, [batch], torch.tensor([0.5, 0.5]), config, runtime) for _ in range(80)]
+    assert metrics[0]["train/loss_segmentation"] > 0.6
+    assert metrics[-1]["train/loss_segmentation"] < 0.1
+    assert metrics[-1]["train/loss_idh"] < 0.02
+    assert metrics[-1]["train/sigma_segmentation"] < metrics[0]["train/sigma_segmentation"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_case(tiny, tmp_path):
+    image = torch.randn(2, 4, 16, 16, 16)
+    image[1, 0, 0, 0, 0] = math.nan
+    state = create_state(tiny, CPU)
+    state.network.eval()
+    before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
+    runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
+    frozen = override(tiny, {"train.precision": "float32"})
+    with pytest.raises(RunError, match=r"epoch 1, step 1: the loss is nan.*Cases of this step: first, second|second"):
+        train_epoch(state, state.network, [batch_of(image)], weights, frozen, runtime)
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.network.named_parameters())
+
+
+def test_exhausted_gpu_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
+    def exhaust(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mttu.training.loop.train_epoch", exhaust)
+    with pytest.raises(RunError, match=r"train\.batch_size \(now 2\), then patch\.size \(now \[16, 16, 16\]\)"):
+        fit(task_of(tiny), LocalRuntime(tmp_path))
+
+
+def test_a_batch_without_idh_labels_leaves_its_sigma_untouched(tiny, tmp_path):
+    state = create_state(tiny, CPU)
+    image = torch.randn(2, 4, 16, 16, 16)
+    runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
+    metrics = train_epoch(state, state.network, [batch_of(image, idh=(-1, -1))], weights, tiny, runtime)
+    assert "train/loss_idh" not in metrics
+    assert metrics["train/sigma_idh"] == 1.0
+    assert metrics["train/sigma_segmentation"] != 1.0
