@@ -145,9 +145,7 @@ def test_uncertainty_weighting_and_its_gradient():
 def test_a_task_without_labels_leaves_its_sigma_alone():
     weighting = TaskWeighting(["segmentation", "idh"], LossSettings())
     unlabelled = torch.tensor(0.0, requires_grad=True)
-    loss = weighting(
-        {"segmentation": torch.tensor(0.8), "idh": unlabelled * 3}, {"segmentation": True, "idh": False}
-    )
+    loss = weighting({"segmentation": torch.tensor(0.8), "idh": unlabelled * 3}, {"segmentation": True, "idh": False})
     loss.backward()
     assert float(loss) == pytest.approx(0.4)
     assert weighting.log_sigma["idh"].grad is None

@@ -22,9 +22,14 @@ from mttu.training.runtime import CHECKPOINTS_KEPT
 
 @contextmanager
 def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
-    """Calls `on_epoch` for each new epoch in a progress file while the body runs, and for the rest at its end."""
+    """Calls `on_epoch` for each new epoch in a progress file while the body runs, and for the rest at its end.
+
+    Raises:
+        Exception: What `on_epoch` raised, after the body is done.
+    """
     stop = threading.Event()
     newest = 0
+    failures: list[Exception] = []
 
     def read(handle: TextIO) -> None:
         nonlocal newest
@@ -39,10 +44,13 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         handle.seek(position)  # a line still being written is read again
 
     def watch() -> None:
-        with path.open(encoding="utf-8") as handle:
-            while not stop.wait(0.3):
+        try:
+            with path.open(encoding="utf-8") as handle:
+                while not stop.wait(0.3):
+                    read(handle)
                 read(handle)
-            read(handle)
+        except Exception as failure:  # training goes on; the failure is raised when it is over
+            failures.append(failure)
 
     path.touch()
     thread = threading.Thread(target=watch, name="mttu-progress", daemon=True)
@@ -52,6 +60,8 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    if failures:
+        raise failures[0]
 
 
 def choose_device(config: Config) -> bool:

@@ -53,7 +53,7 @@ class CachedCase:
     def will_need(self, start: Sequence[int] = (0, 0, 0), size: Sequence[int] | None = None) -> None:
         """Asks the system to read a crop ahead, in few large pieces instead of page by page.
 
-        Only speed depends on it: a cold 128^3 crop takes about 0.06 s instead of 0.9 s on a cloud disk.
+        Only speed depends on it: measured, a cold 128^3 crop of 240^3 took 0.07 s instead of 0.6 s.
 
         Args:
             start: First voxel of the crop; may lie outside.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mttu.atomic import atomic_folder
 from mttu.config import Config, load_config, to_yaml
+from mttu.config.sharing import without_paths
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
 
@@ -23,7 +24,7 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config
     Args:
         folder: Target; replaced if it exists.
         weights: State dict of the network, any device.
-        config: Settings that the network was trained with.
+        config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
     """
     with atomic_folder(folder) as partial:
@@ -34,7 +35,7 @@ def fill_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config,
     """Writes the three files into an existing folder whose own rename makes them complete."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "weights.safetensors")
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
     content = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import read_checkpoint
 
+LEARNING_CURVES = "learning_curves"
 OVERLAYS = 3
 """Validation cases that are drawn."""
 
@@ -33,7 +34,7 @@ def draw_results(
         cache_dir: Prepared cases.
         with_cases: Whether pictures of cases may be drawn.
     """
-    yield "learning_curves", draw_curves(history)
+    yield LEARNING_CURVES, draw_curves(history)
     if with_cases:
         network, config = read_checkpoint(best)
         for case in val[:OVERLAYS]:

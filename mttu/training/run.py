@@ -10,7 +10,7 @@ from mttu.data.cohort import read_manifest
 from mttu.tracking import open_tracker
 from mttu.training.inputs import check_inputs, resolve_paths
 from mttu.training.loop import Task, fit
-from mttu.training.pictures import draw_results
+from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run_folder import begin_or_continue, lock_folder
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import BEST
@@ -87,7 +87,7 @@ def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEp
         ):
             with atomic_file(folder / f"{name}.png") as partial:
                 figure.savefig(partial, format="png", dpi=110)
-            tracker.log_picture(name, figure)
+            tracker.log_picture(name, figure, shows_case=name != LEARNING_CURVES)
         tracker.finish("FINISHED")
         write_json(folder / FINISHED, {"format_version": 1, "history": history})
     return folder

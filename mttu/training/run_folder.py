@@ -17,7 +17,6 @@ FREE_TO_CHANGE = (
     "tracking.",
     "data.manifest",
     "data.cache_dir",
-    "workers.address",
     "workers.max_failures",
 )
 """Settings that a resumed run may have changed: none of them makes the epochs so far untrue."""

@@ -69,6 +69,23 @@ def test_following_a_progress_file_skips_repeats_and_half_lines(tmp_path):
     assert seen == [(1, 0.5), (2, 0.4), (3, 0.3)]
 
 
+def test_a_failure_while_following_is_raised_when_training_is_over(tmp_path):
+    path, done = tmp_path / "progress.jsonl", []
+
+    def fail(epoch, metrics):
+        raise RuntimeError("tracking is gone")
+
+    def train():
+        with follow(path, fail):
+            path.write_text('{"epoch": 1}\n')
+            time.sleep(0.5)
+            done.append("trained")
+
+    with pytest.raises(RuntimeError, match="tracking is gone"):
+        train()
+    assert done == ["trained"]
+
+
 class FailedError(Exception):
     def __init__(self, failures):
         super().__init__("workers failed")

@@ -8,7 +8,7 @@ from mttu.data.augment import Augmentation, augment_batch, draw_augmentation
 PLAIN = {"flips": (False, False, False), "angle_degrees": 0.0, "scale": (1.0, 1.0), "shift": (0.0, 0.0)}
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(3)
     image = torch.rand(1, 2, 10, 10, 6, generator=generator) + 0.5

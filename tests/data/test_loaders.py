@@ -1,0 +1,115 @@
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mttu.config import override
+from mttu.data.cache import open_cached
+from mttu.data.loaders import PatchDataset, build_loader, crop, draw_start, epoch_order, read_volume, steps_per_epoch
+
+
+@pytest.fixture
+def train_cases(phantom_manifest):
+    return phantom_manifest.split("train")
+
+
+@pytest.fixture
+def dataset(tiny, train_cases, phantom_cache):
+    return PatchDataset(train_cases, phantom_cache, tiny)
+
+
+def test_every_case_comes_once_before_any_comes_twice():
+    order = epoch_order(5, 12, seed=0, epoch=3)
+    assert Counter(order[:5].tolist()) == Counter(order[5:10].tolist()) == Counter(range(5))
+    assert len(order) == 12
+    assert order.tolist() == epoch_order(5, 12, seed=0, epoch=3).tolist()
+    assert order.tolist() != epoch_order(5, 12, seed=0, epoch=4).tolist()
+    assert order.tolist() != epoch_order(5, 12, seed=1, epoch=3).tolist()
+
+
+@pytest.mark.parametrize(("world_size", "expected"), [(1, 59), (2, 30), (4, 15)])
+def test_an_epoch_sees_every_case(tiny, world_size, expected):
+    config = override(tiny, {"train.steps_per_epoch": None, "train.batch_size": 2})
+    assert steps_per_epoch(118, config, world_size) == expected
+
+
+def test_crop_cuts_and_pads():
+    volume = np.arange(4 * 5 * 6).reshape(1, 4, 5, 6)
+    inside = crop(volume, (1, 2, 3), (2, 2, 3))
+    assert np.array_equal(inside, volume[:, 1:3, 2:4, 3:6])
+    padded = crop(volume, (-1, 0, 4), (6, 5, 4))
+    assert padded.shape == (1, 6, 5, 4)
+    assert np.array_equal(padded[:, 1:5, :, :2], volume[:, :, :, 4:6])
+    assert padded.sum() == volume[:, :, :, 4:6].sum()
+
+
+def volume_of(shape, voxel=None):
+    seg = np.zeros(shape, np.uint8)
+    if voxel is not None:
+        seg[voxel] = 1
+    return SimpleNamespace(image=np.zeros((1, *shape), np.float16), seg=seg)
+
+
+def test_starts_cover_all_places_and_may_pad():
+    generator = np.random.default_rng(0)
+    starts = np.array([draw_start(volume_of((10, 8, 4)), (8, 8, 8), 0.0, generator) for _ in range(300)])
+    assert set(starts[:, 0]) == {0, 1, 2}
+    assert set(starts[:, 1]) == {0}
+    assert set(starts[:, 2]) == {-4, -3, -2, -1, 0}
+
+
+def test_foreground_crops_hold_the_tumour():
+    generator = np.random.default_rng(0)
+    cached = volume_of((40, 40, 40), voxel=(35, 3, 20))
+    for _ in range(20):
+        start = np.array(draw_start(cached, (8, 8, 8), 1.0, generator))
+        assert ((start <= (35, 3, 20)) & (start + 8 > (35, 3, 20))).all()
+    bare = volume_of((40, 40, 40))
+    starts = {draw_start(bare, (8, 8, 8), 1.0, generator) for _ in range(20)}
+    assert len(starts) == 20
+
+
+def test_patches_replay(dataset):
+    one, two = dataset[(2, 5, 1)], dataset[(2, 5, 1)]
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.seg, two.seg)
+    assert one.augmentation == two.augmentation
+    assert one.augmentation != dataset[(3, 5, 1)].augmentation
+    assert one.augmentation != dataset[(2, 6, 1)].augmentation
+
+
+def test_the_ranks_batches_together_are_the_global_batch(tiny, train_cases, phantom_cache):
+    config = override(tiny, {"train.batch_size": 2, "train.steps_per_epoch": 3})
+    whole = PatchDataset(train_cases, phantom_cache, override(config, {"train.batch_size": 4}))
+    alone = list(build_loader(whole, 0, 0, 1))
+    halves = [list(build_loader(PatchDataset(train_cases, phantom_cache, config), 0, rank, 2)) for rank in (0, 1)]
+    assert len(alone) == 3
+    for step, batch in enumerate(alone):
+        parts = [half[step] for half in halves]
+        assert batch.case_ids == parts[0].case_ids + parts[1].case_ids
+        assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
+        assert batch.augmentations == parts[0].augmentations + parts[1].augmentations
+
+
+def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):
+    [batch, *_] = build_loader(dataset, 0, 0, 1)
+    assert batch.image.dtype == torch.float16
+    assert batch.to(torch.device("cpu")).image.dtype == torch.float32
+    assert batch.image.shape == (2, 4, 16, 16, 16)
+    assert batch.seg.shape == (2, 16, 16, 16)
+    known = {case.case_id: case.idh for case in train_cases}
+    assert batch.idh.tolist() == [known[case_id] for case_id in batch.case_ids]
+    assert batch.has_seg.all()
+    assert batch.selected.all()
+
+
+def test_channels_follow_the_settings(tiny, train_cases, phantom_cache):
+    changes = {"data.modalities": ["t2", "flair"], "network.in_channels": 2}
+    swapped = override(tiny, changes)
+    patch = PatchDataset(train_cases, phantom_cache, swapped)[(0, 0, 0)]
+    whole = PatchDataset(train_cases, phantom_cache, tiny)[(0, 0, 0)]
+    assert np.array_equal(patch.image, whole.image[[3, 0]])
+    cached = open_cached(phantom_cache, train_cases[0].case_id)
+    assert torch.equal(read_volume(cached, swapped), read_volume(cached, tiny)[[3, 0]])

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+
+from mttu.training.evaluation import summarise
+
+
+def row(case_id, dice, idh, probability):
+    regions = dict(zip(("dice_wt", "dice_tc", "dice_et"), dice, strict=True))
+    return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions}
+
+
+ROWS = [
+    row("a", (0.9, 0.8, 0.7), 1, 0.8),
+    row("b", (0.5, 0.4, 0.3), 0, 0.4),
+    row("c", (None, None, None), 1, 0.3),
+    row("d", (0.1, 0.0, 0.2), -1, 0.9),
+]
+
+
+def test_each_label_counts_where_it_is_known():
+    metrics, score = summarise(ROWS, "dice_minus_ce")
+    assert metrics["val/dice_wt"] == pytest.approx(0.5)
+    assert metrics["val/dice_tc"] == pytest.approx(0.4)
+    assert metrics["val/dice_et"] == pytest.approx(0.4)
+    assert metrics["val/dice"] == pytest.approx(1.3 / 3)
+    assert metrics["val/idh_ce"] == pytest.approx(-(math.log(0.8) + math.log(0.6) + math.log(0.3)) / 3)
+    assert metrics["val/idh_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["val/idh_auc"] == pytest.approx(0.5)
+    assert score == pytest.approx(metrics["val/dice"] - metrics["val/idh_ce"]) == metrics["val/score"]
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("dice", 1.3 / 3), ("idh_auc", 0.5), ("negative_idh_ce", -0.64598)])
+def test_named_scores(metric, expected):
+    assert summarise(ROWS, metric)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_not_defined_is_absent():
+    metrics, score = summarise([row("a", (0.9, 0.8, 0.7), -1, None)], "dice_minus_ce")
+    assert set(metrics) == {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice", "val/score"}
+    assert score == pytest.approx(0.8)
+    assert summarise([], "dice_minus_ce") == ({}, None)
+    assert summarise([row("a", (0.9, 0.8, 0.7), 1, 0.8)], "idh_auc")[1] is None
