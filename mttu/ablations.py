@@ -25,6 +25,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "patch.size": [64, 64, 64],
         "train.epochs": 200,
         "optim.lr": 1e-3,
+        "augment.foreground_crop_probability": 0.5,
+        "inference.overlap": 0.25,
     },
     "demo": {
         **_SMALL_NETWORK,
