@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from mttu.config import Config, flatten, load_config, override, to_yaml
 from mttu.errors import InputError, RunError
 from mttu.tracking import MlflowTracker, NullTracker, Tracker, open_tracker, opening, resolve_uri, show_command
-from mttu.tracking.mlflow_tracker import connect
 from mttu.training.run_folder import FREE_TO_CHANGE
 
 FINGERPRINT = "3f" * 32
@@ -325,15 +324,11 @@ def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("chosen", "disabled"),
-    [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"), ({"DO_NOT_TRACK": "false"}, None)],
+    [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"), ({"DO_NOT_TRACK": "false"}, "None")],
 )
-def test_telemetry_is_off_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], disabled: str | None
-) -> None:
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        monkeypatch.setenv(name, "")  # so that the test's end puts back what was there
-        monkeypatch.delenv(name)
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
-    connect("http://127.0.0.1:9")
-    assert os.environ.get("MLFLOW_DISABLE_TELEMETRY") == disabled
+def test_telemetry_is_off_unless_the_user_says_otherwise(chosen: dict[str, str], disabled: str) -> None:
+    names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | chosen
+    script = "import mttu, os; print(os.environ.get('MLFLOW_DISABLE_TELEMETRY'), os.environ['RAY_USAGE_STATS_ENABLED'])"
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [disabled, "0"]

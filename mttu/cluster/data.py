@@ -1,5 +1,6 @@
 """Preparation of a cohort with Ray Data: rows carry case ids, never volumes; a bad case never stops the others."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ def prepare_cohort(
     Returns:
         One row per case, in the order of the manifest.
     """
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # one line per finished pipeline is of no use here
     cases = {case.case_id: case for case in manifest.cases}
     if not cases:
         return []

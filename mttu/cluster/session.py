@@ -1,7 +1,7 @@
 """Connecting to Ray: the cluster that RAY_ADDRESS names, or a private one on this machine.
 
 Ray reads these variables once, when it is imported; so they are set here, and this module is imported before ray.
-Telemetry is off unless the user turns it on. A private cluster listens on the loopback interface only and has a token
+A private cluster listens on the loopback interface only and has a token
 of its own, never written to disk, so that other users of the machine cannot run code in it. For a cluster that is
 already there the user's own token counts; where a program imported ray before mttu, Ray's own defaults do.
 """
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -24,8 +24,7 @@ class PreActivatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H, W, D)."""
-        on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if on_cpu and torch.is_grad_enabled() and isinstance(self.norm, nn.BatchNorm3d):  # not converted to SyncBN
+        if torch.is_grad_enabled() and _is_plain_cpu(x) and isinstance(self.norm, nn.BatchNorm3d):  # not SyncBatchNorm
             return lean_pre_activated_conv(x, self.norm, self.conv, NEGATIVE_SLOPE)
         out: Tensor = self.conv(F.leaky_relu(self.norm(x), NEGATIVE_SLOPE, inplace=True))
         return out
@@ -47,3 +46,7 @@ class ResidualBlock(nn.Module):
         """Keeps the shape (B, channels, H, W, D)."""
         out: Tensor = self.conv2(self.conv1(x))
         return out.add_(x)  # in place: no backward pass needs the convolution's own output
+
+
+def _is_plain_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")

@@ -93,7 +93,8 @@ class TransformerBottleneck(nn.Module):
         tokens = volume.flatten(2).transpose(1, 2)  # (B, N, C)
         tokens = self.embedding_dropout(tokens + self.position((height, width, depth)))
         tokens = self.final_norm(self.layers(tokens))
-        return tokens.transpose(1, 2).view(volume.shape)
+        f5: Tensor = tokens.transpose(1, 2).view(volume.shape)
+        return f5
 
 
 class ConvolutionBottleneck(nn.Module):

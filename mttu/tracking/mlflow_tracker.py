@@ -1,7 +1,6 @@
 """The tracker that writes to MLflow: two strings, so it travels to another process and writes to the same run there."""
 
 import math
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -91,10 +90,7 @@ class MlflowTracker:
 
 
 def connect(uri: str) -> Any:
-    """An MLflow client. Telemetry is off and MLflow's log quiet, unless the user's environment says otherwise."""
-    if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & set(os.environ):
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    """An MLflow client; `mttu/__init__.py` has switched telemetry off."""
     return _cached_client(uri)
 
 
