@@ -244,13 +244,18 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Words after the program's name; those of this process if not given.
     """
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, prog_name="mttu", standalone_mode=True)
     except InputError as error:
         for problem in error.problems:
             errors.print(f"error: {problem}", markup=False)
         sys.exit(2)
     except RunError as error:
         errors.print(f"stopped: {error}", markup=False)
+        sys.exit(1)
+    except OSError as error:
+        errors.print(
+            f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}", markup=False
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint")

@@ -57,11 +57,15 @@ class MttuNet(nn.Module):
         Raises:
             InputError: The number of axes, of channels, or a size does not fit.
         """
+        return self.decide(self.encode(image))
+
+    def encode(self, image: Tensor) -> dict[str, Tensor]:
+        """The feature levels F1 to F5 by name, as far as they are built; arguments and errors as `forward`."""
         self._check(image)
-        features = self.encoder(image.contiguous(memory_format=torch.channels_last_3d))  # F1 to F4
+        features: dict[str, Tensor] = self.encoder(image.contiguous(memory_format=torch.channels_last_3d))
         if self.bottleneck is not None:
             features["F5"] = self.bottleneck(features["F4"])
-        return self.decide(features)
+        return features
 
     def decide(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits from the feature levels, as `forward` returns them."""
