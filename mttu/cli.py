@@ -258,5 +258,5 @@ def main(arguments: list[str] | None = None) -> None:
         )
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last checkpoint")
+        errors.print("interrupted; the same command goes on")
         sys.exit(130)

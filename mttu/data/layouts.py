@@ -31,6 +31,10 @@ BRATS = Layout(
 )
 
 
+PREDICTIONS = "predictions.parquet"
+"""A folder with this file holds results of `mttu predict`, which are no cases."""
+
+
 @dataclass(frozen=True)
 class CaseFiles:
     """What a case folder holds, and what is wrong with it."""
@@ -50,7 +54,7 @@ def list_volumes(folder: Path) -> dict[str, Path]:
 def walk_folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
     """Folders at or below `root` that hold NIfTI files, with these files; nothing below such a folder is looked at.
 
-    Hidden folders are left out; links to folders are followed, each real folder once.
+    Hidden folders and folders of predictions are left out; links to folders are followed, each real folder once.
     """
     pending, seen = [root], set()
     while pending:
@@ -58,6 +62,8 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
         if folder.resolve() in seen:
             continue
         seen.add(folder.resolve())
+        if (folder / PREDICTIONS).exists():
+            continue
         volumes = list_volumes(folder)
         if volumes:
             yield folder, volumes

@@ -70,6 +70,6 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())[:400]
         raise InputError(f"checkpoint {folder}: weights.safetensors does not fit config.yaml ({reason})") from None
     return network.eval(), config

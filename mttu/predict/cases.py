@@ -49,7 +49,7 @@ def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[P
 def _describe(plan: PredictionPlan) -> dict[str, object]:
     return {
         "mttu_version": __version__,
-        "checkpoint": str(plan.checkpoint),
+        "checkpoint": plan.checkpoint.resolve().parent.name + "/" + plan.checkpoint.resolve().name,
         "labels": plan.labels,
         "modalities": list(plan.config.data.modalities),
         "patch": plan.config.patch.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import read_checkpoint
-from mttu.predict.results import TABLE, check_output, recover_output
+from mttu.predict.results import check_output, recover_output
 
 CHANGEABLE = ("inference.", "patch.")
 """Sections of a checkpoint's settings that a prediction may change."""
@@ -168,8 +168,6 @@ def find_candidates(
 def _read_folder(root: Path, labels: str, modalities: Sequence[str]) -> list[Candidate]:
     candidates = []
     for folder, _ in walk_folders(Path(os.path.abspath(root))):
-        if (folder / TABLE).exists():
-            continue
         try:
             candidates.append(Candidate(folder.name, folder, case_from_folder(folder, labels, modalities)))
         except InputError as error:

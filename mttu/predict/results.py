@@ -17,10 +17,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import PREFIX, atomic_file, write_text
+from mttu.data.layouts import PREDICTIONS
 from mttu.figures.overlay import RESEARCH_USE
 
 FORMAT_VERSION = 1
-TABLE = "predictions.parquet"
+TABLE = PREDICTIONS
 README = "README.txt"
 _COMMON = ("predictions.csv", README, TABLE)  # in the order in which they are put in place
 _STAGING = f"{PREFIX}predictions"

@@ -218,3 +218,13 @@ def test_three_brats_2013_patients_become_a_manifest_only_under_their_own_labels
         f"cases {', '.join(names)}: seg has labels {{0, 1, 2, 3, 4}}; expected a subset of {{0, 1, 2, 4}} "
         "(BraTS to 2021); pass --labels NAME for another convention"
     ]
+
+
+def test_results_of_a_prediction_inside_the_folder_are_no_cases(phantom_folder, tmp_path):
+    folder = tmp_path / "cohort"
+    shutil.copytree(phantom_folder, folder)
+    before = len(discover(folder).cases)
+    (folder / "predictions").mkdir()
+    (folder / "predictions" / "predictions.parquet").touch()
+    (folder / "predictions" / "phantom_000_seg.nii.gz").write_bytes(b"whatever")
+    assert len(discover(folder).cases) == before
