@@ -12,6 +12,7 @@ DATA holds `brats2013_flair_t1c/` and `tcga_lgg/`. Everything is written below -
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,17 @@ def settings(manifest: Path, cache: Path, changes: dict[str, Any]) -> Config:
 
 
 def train(config: Config) -> tuple[Path, float]:
+    """Trains or goes on; returns the run folder and the seconds of all starts together."""
+    clock = config.output.folder / "seconds.json"
+    earlier = json.loads(clock.read_text()) if clock.exists() else 0.0
     started = time.monotonic()
-    run = run_training(
-        config,
-        launch_locally,
-        show=lambda epoch, metrics: print(f"  epoch {epoch}: loss {metrics['train/loss']:.4f}", flush=True),
-    )
-    return run, time.monotonic() - started
+
+    def show(epoch: int, metrics: Mapping[str, float]) -> None:
+        print(f"  epoch {epoch}: loss {metrics['train/loss']:.4f}", flush=True)
+        write_json(clock, earlier + time.monotonic() - started)
+
+    run = run_training(config, launch_locally, show=show)
+    return run, json.loads(clock.read_text())
 
 
 def score(run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Path) -> dict[str, float]:

@@ -74,9 +74,10 @@ def cohort(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
 ) -> None:
     """Check a folder of cases and write its manifest."""
-    from mttu.data.cohort import describe_manifest, discover, write_manifest
+    from mttu.data.cohort import check_target, describe_manifest, discover, write_manifest
 
     names = [name.strip() for name in modalities.split(",") if name.strip()]
+    check_target(output)  # before all files are read
     manifest = discover(folder, clinical=clinical, labels=labels, modalities=names, seed=seed)
     write_manifest(manifest, output)
     for line in describe_manifest(manifest):
@@ -106,12 +107,13 @@ def prepare_shown(settings: Config, actors: int) -> int:
     from mttu.cluster.data import prepare_cohort
     from mttu.cluster.session import connect
     from mttu.data.cohort import read_manifest
+    from mttu.lock import lock_folder
     from mttu.training.inputs import resolve_paths
 
     path, cache_dir = resolve_paths(settings)
     manifest = read_manifest(path)
     total, done = len(manifest.cases), itertools.count(1)
-    with connect(settings.workers), show_progress("prepare", total) as advance:
+    with lock_folder(cache_dir), connect(settings.workers), show_progress("prepare", total) as advance:
         rows = prepare_cohort(
             manifest,
             cache_dir,
@@ -151,10 +153,15 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.training.run import run_training
 
     def show(epoch: int, metrics: Mapping[str, float]) -> None:
+        shown.append(epoch)
         advance(epoch, summarise_epoch(metrics))
 
+    shown: list[int] = []
     with show_progress("train", settings.train.epochs) as advance:
-        return run_training(settings, launch_on_ray, fresh, show)
+        folder = run_training(settings, launch_on_ray, fresh, show)
+    if not shown:
+        console.print("every epoch was trained before; --fresh starts anew")
+    return folder
 
 
 @app.command()
@@ -257,6 +264,3 @@ def main(arguments: list[str] | None = None) -> None:
             f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}", markup=False
         )
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on")
-        sys.exit(130)

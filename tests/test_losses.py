@@ -61,7 +61,7 @@ def test_a_sample_without_mask_changes_nothing(pool):
     logits = logits_of(PROBABILITIES).requires_grad_()
     loss = seg_loss(logits, SEG, has_seg=[True, False], dice_pool=pool)
     alone = seg_loss(logits[:1], SEG[:1], dice_pool=pool)
-    assert float(loss) == pytest.approx(float(alone), abs=1e-6)
+    assert loss.item() == pytest.approx(alone.item(), abs=1e-6)
     loss.backward()
     assert logits.grad[0].abs().sum() > 0
     assert logits.grad[1].abs().sum() == 0
@@ -73,10 +73,12 @@ def test_dice_of_a_perfect_prediction_is_zero():
     assert float(seg_loss(logits, seg.tolist())) == pytest.approx(0.0, abs=2e-5)
 
 
-def test_pooled_dice_has_a_gradient_where_the_crop_holds_no_tumour():
-    logits = torch.zeros(1, 4, 8, 1, 1, requires_grad=True)
-    seg_loss(logits, [[0] * 8], dice_pool="batch").backward()
-    assert torch.isfinite(logits.grad).all()
+@pytest.mark.parametrize(("pool", "teaches"), [("batch", True), ("sample", False)])
+def test_a_crop_without_tumour_teaches_only_where_dice_is_pooled(pool, teaches):
+    logits = torch.zeros(2, 4, 8, 1, 1, requires_grad=True)
+    seg_loss(logits, [[0] * 8, [1, 1, 2, 2, 3, 3, 0, 0]], dice_pool=pool).backward()
+    assert bool(logits.grad[0].abs().max() > 1e-4) == teaches
+    assert logits.grad[1].abs().max() > 1e-4
 
 
 def test_focal_segmentation_is_the_mean_over_voxels():

@@ -182,3 +182,13 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
         assert "Research use only" in " ".join((done.stdout + done.stderr).split())
         assert done.returncode == (0 if "--help" in command else 2)
     assert run(home / "bin" / "mttu", "--version", cwd=tmp_path).stdout.strip() == f"mttu {PROJECT['version']}"
+
+
+def test_nothing_of_a_patient_travels_with_the_code() -> None:
+    """What the README's commands write may lie in the checkout; neither git, a Ray job nor `ray up` takes it along."""
+    written = ["cohort.parquet", "cache/a/image.npy", "predictions/a_seg.nii.gz", "clinical.csv", "runs/a/x", "a.nii"]
+    for path in written:
+        assert run("git", "check-ignore", "--no-index", path).returncode == 0, path
+    excluded = set(cluster()["rsync_exclude"])
+    kinds = {"*.nii", "*.nii.gz", "*.npy", "*.parquet", "*.csv", "*.png"}
+    assert {"runs", "cache", "predictions", "demo", *kinds} <= excluded

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from mttu.config import Config, flatten, load_config, override, to_yaml
+from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
 from mttu.tracking import MlflowTracker, NullTracker, Tracker, open_tracker, opening, resolve_uri, show_command
-from mttu.training.run_folder import FREE_TO_CHANGE
 
 FINGERPRINT = "3f" * 32
 

@@ -13,7 +13,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 
 from mttu.config import Config
-from mttu.errors import RunError
+from mttu.errors import InputError, RunError
 from mttu.training.loop import fit
 from mttu.training.run import task_of
 from mttu.training.runtime import (
@@ -93,8 +93,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     runtime = RayRuntime()
     try:
         state = fit(task_of(config), runtime)
-    except RunError as error:
-        if error.all_ranks or runtime.world_size == 1:
+    except (RunError, InputError) as error:
+        if runtime.world_size == 1 or not isinstance(error, RunError) or error.all_ranks:
             return {"stopped": str(error)}  # raising would make Ray try again what must fail again
         raise
     return {"stopped": "", "history": state.history}

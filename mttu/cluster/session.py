@@ -20,7 +20,7 @@ if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.m
 import ray
 
 from mttu.config import WorkerSettings
-from mttu.errors import InputError
+from mttu.errors import InputError, RunError
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
@@ -54,6 +54,8 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError) as error:
+        if address == "local":
+            raise RunError(f"Ray did not start on this machine: {error}") from error
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
     try:
         yield

@@ -36,7 +36,10 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         position = handle.tell()
         while (line := handle.readline()).endswith("\n"):
             position = handle.tell()
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # torn by a full disk or a kill; the history that is logged at the end has the epoch
             epoch = int(row.pop("epoch"))
             if epoch > newest:  # after a restart of the workers some epochs come again, with the same figures
                 newest = epoch
@@ -52,7 +55,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         except Exception as failure:  # training goes on; the failure is raised when it is over
             failures.append(failure)
 
-    path.touch()
+    path.write_text("", encoding="utf-8")  # of this start; earlier epochs are in the history
     thread = threading.Thread(target=watch, name="mttu-progress", daemon=True)
     thread.start()
     try:
@@ -110,7 +113,10 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     workers = config.workers
     progress = folder / "progress.jsonl"
     manifest, cache_dir = resolve_paths(config)
-    absolute = override(config, {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)})
+    absolute = override(
+        config,  # the tracking address may hold a password, and workers have no use for it
+        {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir), "tracking.uri": None},
+    )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=absolute.model_dump(mode="json"),
@@ -131,16 +137,16 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise RunError(explain(error, workers.max_failures)) from error
-    outcome = result.return_value or {}
-    if outcome.get("stopped"):
-        raise RunError(outcome["stopped"])
-    with result.checkpoint.as_directory() as checkpoint:
-        keep_best(Path(checkpoint), folder)
+            raise RunError(explain(error)) from error
+        outcome = result.return_value or {}
+        if outcome.get("stopped"):
+            raise RunError(outcome["stopped"])
+        with result.checkpoint.as_directory() as checkpoint:
+            keep_best(Path(checkpoint), folder)
     return list(outcome["history"])
 
 
-def explain(error: Exception, max_failures: int) -> str:
+def explain(error: Exception) -> str:
     """The workers' own reasons behind a failed Ray Train run, in one sentence."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     for failure in failures.values():
@@ -148,4 +154,6 @@ def explain(error: Exception, max_failures: int) -> str:
         if isinstance(cause, RunError | InputError):
             return str(cause)
     reasons = "; ".join(f"worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items())
-    return f"training failed and was restarted {max_failures} times: {reasons or str(error).strip().splitlines()[-1]}"
+    return (
+        f"training failed more often than workers.max_failures allows: {reasons or str(error).strip().splitlines()[-1]}"
+    )

@@ -39,8 +39,8 @@ class TransformerSettings(Settings):
     width: Positive = 512
     """Token width d (section III-A.1)."""
     num_layers: Annotated[int, Field(ge=0, le=6)] = 4
-    """Number L of transformer layers; 4 is the paper's choice (Table II, section V-C.1). 0 leaves only the projection
-    and the last norm."""
+    """Number L of transformer layers; 4 is the paper's choice (Table II, section V-C.1). 0 leaves the projection
+    alone."""
     num_heads: Positive = 8
     """Attention heads. Not stated in the paper; chosen as in the authors' release."""
     mlp_width: Positive = 4096

@@ -1,6 +1,19 @@
-"""Settings fit to leave the machine they were written on."""
+"""Settings fit to leave the machine they were written on, or to change while a run is stopped."""
 
 from mttu.config import Config, override
+
+FREE_TO_CHANGE = (
+    "output.",
+    "tracking.",
+    "data.manifest",
+    "data.cache_dir",
+    "train.loader_workers",
+    "workers.device",
+    "workers.max_failures",
+    "workers.threads_per_worker",
+)
+"""Settings that a resumed run may have changed: none of them makes the epochs so far untrue. Another device or another
+number of threads gives other last bits."""
 
 
 def without_paths(config: Config) -> Config:

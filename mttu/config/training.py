@@ -97,7 +97,7 @@ class TrackingSettings(Settings):
     enabled: bool = True
     """Whether a run is written."""
     uri: str | None = None
-    """Tracking URI; null: a SQLite database `mlflow.db` in the output folder's parent."""
+    """Tracking URI; null: a SQLite database `mlflow.db` in `output.folder`."""
     experiment: str = "mttu"
     """MLflow experiment name."""
     log_patient_images: bool = False

@@ -36,6 +36,8 @@ class CachedCase:
     """(H, W, D) classes."""
     geometry: Geometry
     modalities: tuple[str, ...]
+    settings: PrepareSettings
+    """How it was prepared."""
     content_hash: str
 
     def channels(self, modalities: Sequence[str]) -> list[int]:
@@ -163,7 +165,9 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
         modalities = tuple(about["modalities"])
         image = _map(folder / _IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
         seg = _map(folder / _SEG, np.dtype("u1"), geometry.crop_shape) if about["has_seg"] else None
-        return CachedCase(case_id, np.moveaxis(image, -1, 0), seg, geometry, modalities, about["content_hash"])
+        settings = PrepareSettings.model_validate(about["settings"])
+        content_hash = str(about["content_hash"])
+        return CachedCase(case_id, np.moveaxis(image, -1, 0), seg, geometry, modalities, settings, content_hash)
     except FileNotFoundError:
         raise InputError(f"case {case_id}: not prepared in {cache_dir}; {MEND}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,7 +10,15 @@ from pathlib import Path
 from mttu.data.clinical import ClinicalRow, read_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD, find_convention
 from mttu.data.layouts import BRATS, list_volumes, match_files, walk_folders
-from mttu.data.manifest import SPLITS, Case, Manifest, is_safe_name, read_manifest, write_manifest
+from mttu.data.manifest import (
+    SPLITS,
+    Case,
+    Manifest,
+    check_target,
+    is_safe_name,
+    read_manifest,
+    write_manifest,
+)
 from mttu.data.sources import read_sources
 from mttu.data.splits import assign_splits
 from mttu.errors import InputError, raise_if_any
@@ -19,6 +27,7 @@ __all__ = [
     "Case",
     "Manifest",
     "case_from_folder",
+    "check_target",
     "describe_manifest",
     "discover",
     "read_manifest",

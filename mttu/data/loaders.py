@@ -16,6 +16,8 @@ from mttu.data.augment import Augmentation, draw_augmentation
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
 
+_ORDER, _SAMPLE = 1, 2
+"""Last number of a seed, one per purpose: NumPy pads seeds with zeros, [1, 2] and [1, 2, 0] are the same stream."""
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
@@ -64,12 +66,12 @@ class Patch:
 
 def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
     """Randomness of the sample at a position of an epoch, the same on any rank and for any number of ranks."""
-    return np.random.default_rng([seed, epoch, position])
+    return np.random.default_rng([seed, epoch, position, _SAMPLE])
 
 
 def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Case index of each position of an epoch: shuffled rounds through all cases, cut at `num_samples`."""
-    generator = np.random.default_rng([seed, epoch])
+    generator = np.random.default_rng([seed, epoch, _ORDER])
     rounds = -(-num_samples // num_cases)
     return np.concatenate([generator.permutation(num_cases) for _ in range(rounds)])[:num_samples]
 

@@ -106,12 +106,35 @@ def _schema(modalities: Sequence[str]) -> Any:
     return pa.schema([*required, *images, *paths, idh, *clinical, labels])
 
 
+def check_target(path: Path) -> None:
+    """Refuses to write a manifest where it would not be found again, or over a file that is none.
+
+    Raises:
+        InputError: The name does not end in `.parquet`, or the file is there and no manifest.
+    """
+    if path.suffix != ".parquet":
+        raise InputError(f"manifest {path}: the name must end in .parquet")
+    if path.is_dir():
+        raise InputError(f"manifest {path}: is a folder; give a file name")
+    if path.exists():
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+        except (pa.ArrowException, OSError):
+            metadata = {}
+        if b"format_version" not in metadata or b"root" not in metadata:
+            raise InputError(f"manifest {path}: is there and no manifest; it would be lost; give another name")
+
+
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Writes a manifest whole or not at all.
 
     The root is stored relative to the manifest's folder if both lie in one folder other than the file system's root,
     so that they can move together; else absolute.
+
+    Raises:
+        InputError: See `check_target`.
     """
+    check_target(path)
     folder, root = path.resolve().parent, manifest.root.resolve()
     nearby = Path(os.path.commonpath([folder, root])) != Path(root.anchor)
     metadata = {

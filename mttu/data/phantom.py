@@ -37,6 +37,7 @@ _LESION_BRIGHTNESS = {
 }
 """Necrosis, edema and enhancing rim in each modality."""
 _NOISE = 20.0
+_CLINICAL, _ANATOMY = 1, 2  # last number of a seed, one per purpose: NumPy pads seeds with zeros
 _COARSE = 24
 
 
@@ -159,7 +160,7 @@ def write_phantom(
     rows = _draw_rows(names, seed, fractions)
     with atomic_folder(folder.resolve()) as partial:
         for index, row in enumerate(rows):
-            _write_case(partial, row, np.random.default_rng([seed, index]), size)
+            _write_case(partial, row, np.random.default_rng([seed, index, _ANATOMY]), size)
         with (partial / "clinical.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, [name for name in rows[0] if name != "true_idh"], extrasaction="ignore")
             table.writeheader()
@@ -188,7 +189,7 @@ def _read_marker(folder: Path) -> Any:
 
 def _draw_rows(names: Sequence[str], seed: int, fractions: Mapping[str, float]) -> list[dict[str, Any]]:
     """Clinical rows; `true_idh` is what the image shows, also where the table says nothing."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, _CLINICAL])
     order = generator.permutation(len(names)).tolist()
     unlabelled = round(fractions["unlabelled_fraction"] * len(names))
     test = round(fractions["test_fraction"] * len(names))

@@ -18,6 +18,7 @@ from mttu.data.volumes import Geometry, restore_mask, write_mask
 from mttu.errors import InputError
 from mttu.figures.overlay import draw_overlay
 from mttu.inference import predict_volume, segment
+from mttu.lock import lock_folder
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.predict.plan import Candidate, PredictionPlan
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
@@ -34,15 +35,19 @@ def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[P
 
     Returns:
         One row per case, in the order of the plan; `error` is empty where all went well.
+
+    Raises:
+        InputError: Another process predicts into the same folder.
     """
-    staging = open_staging(plan.out)
     rows: list[PredictionRow] = []
-    for candidate in plan.candidates:
-        rows.append(_predict_or_explain(plan, candidate, staging))
-        if on_case is not None:
-            on_case(len(rows), rows[-1])
-    write_tables(staging, rows, _describe(plan))
-    publish(plan.out)
+    with lock_folder(plan.out):
+        staging = open_staging(plan.out)
+        for candidate in plan.candidates:
+            rows.append(_predict_or_explain(plan, candidate, staging))
+            if on_case is not None:
+                on_case(len(rows), rows[-1])
+        write_tables(staging, rows, _describe(plan))
+        publish(plan.out)
     return rows
 
 

@@ -86,11 +86,11 @@ def plan_predictions(
         config = _change(config, changes or {})
     except InputError as error:
         problems += error.problems
+    recover_output(out)  # first: what a kill left there could pass for a case
     candidates, refused = find_candidates(inputs, labels, config.data.modalities)
     problems += refused
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
-    recover_output(out)
     problems += check_output(out, [candidate.case_id for candidate in candidates], _input_folders(inputs, candidates))
     raise_if_any(problems)
     if network is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mttu.atomic import write_json
 from mttu.config import Config, flatten, to_yaml
-from mttu.config.sharing import without_paths
+from mttu.config.sharing import FREE_TO_CHANGE, without_paths
 from mttu.errors import InputError, raise_if_any
 from mttu.tracking.address import database_path, resolve_uri, without_password
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker, connect
@@ -20,11 +20,9 @@ RECORD = "tracking.json"
 
 _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
-_PACKAGES = ("mttu", "torch", "ray", "monai")
+_PACKAGES = ("mttu", "torch", "ray", "monai", "numpy", "scipy", "nibabel")
 _NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
 """Settings that decide where results go, not what they are; most hold paths."""
-_MAY_CHANGE = ("data.manifest", "train.loader_workers", "workers.device", "workers.threads_per_worker")
-"""Parameters that a resume may change; MLflow keeps the first value, a tag `changed.NAME` tells the newest."""
 
 
 def open_tracker(config: Config, run_folder: Path, fingerprint: str, synthetic: bool) -> Tracker:
@@ -132,7 +130,7 @@ def _describe(client: Any, run: Any, config: Config, fingerprint: str, synthetic
             f"{name}: the MLflow run of this folder was started with {earlier[name]}, now it is {value}; "
             "set it back, or train under another output.name"
             for name, value in changed.items()
-            if name not in _MAY_CHANGE
+            if not name.startswith(FREE_TO_CHANGE)
         ]
     )
     pictures = synthetic or config.tracking.log_patient_images

@@ -1,10 +1,12 @@
 """What a training needs of manifest and cache, checked before anything starts."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.config import Config
-from mttu.data.cache import open_cached
+from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
 
@@ -21,27 +23,60 @@ def resolve_paths(config: Config) -> tuple[Path, Path]:
     return path, (config.data.cache_dir or path.parent / "cache").resolve()
 
 
-def check_inputs(config: Config) -> tuple[Manifest, Path]:
-    """Reads the manifest and checks modalities, labels and prepared cases.
+@dataclass(frozen=True)
+class Inputs:
+    """What a training reads, checked."""
 
-    Returns:
-        The manifest and the cache folder.
+    manifest: Manifest
+    cache_dir: Path
+    fingerprint: str
+    """SHA-256 over the manifest and the content hashes of all prepared train and val cases."""
+
+
+def check_inputs(config: Config) -> Inputs:
+    """Reads the manifest and checks modalities, labels and prepared cases.
 
     Raises:
         InputError: Lists every problem.
     """
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
-    problems = [*_check_modalities(config, manifest), *_check_labels(config, manifest.split("train"), path)]
-    for case in (*manifest.split("train"), *manifest.split("val")):
+    train, val = manifest.split("train"), manifest.split("val")
+    problems = [
+        *_check_modalities(config, manifest),
+        *_check_labels(config, train, path),
+        *_check_validation(config, val, path),
+    ]
+    digest = hashlib.sha256(manifest.fingerprint.encode())
+    lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
+    for case in (*train, *val):
         try:
             cached = open_cached(cache_dir, case.case_id)
-            if not problems:  # what the manifest lacks, every case lacks
+            if not lacks_modalities:
                 cached.channels(config.data.modalities)
         except InputError as error:
             problems += error.problems
+            continue
+        problems += _check_cached(case, cached, config)
+        digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
-    return manifest, cache_dir
+    return Inputs(manifest, cache_dir, digest.hexdigest())
+
+
+def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
+    """Says where a prepared case is not what manifest and settings say it is."""
+    problems = []
+    for name, wanted in config.data.prepare:
+        found = getattr(cached.settings, name)
+        if found != wanted:
+            problems.append(
+                f"case {case.case_id}: prepared with data.prepare.{name}={found}, now it is {wanted}; "
+                "run `mttu prepare` with these settings, or set it back"
+            )
+    if (cached.seg is None) != (case.seg is None):
+        found = "without" if cached.seg is None else "with"
+        problems.append(f"case {case.case_id}: was prepared {found} a mask, the manifest says otherwise; {MEND}")
+    return problems
 
 
 def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
@@ -72,3 +107,23 @@ def _check_labels(config: Config, train: Sequence[Case], path: Path) -> list[str
             "or set network.tasks=[segmentation]"
         )
     return problems
+
+
+def _check_validation(config: Config, val: Sequence[Case], path: Path) -> list[str]:
+    """Says if the validation cases cannot define the metric that chooses the checkpoint; without any, none does."""
+    metric, tasks = config.train.validation_metric, config.network.tasks
+    masks = "segmentation" in tasks and any(case.seg for case in val)
+    classes = {case.idh for case in val if case.idh >= 0} if "idh" in tasks else set()
+    enough = {
+        "dice_minus_ce": masks or bool(classes),
+        "dice": masks,
+        "negative_idh_ce": bool(classes),
+        "idh_auc": len(classes) == 2,
+    }
+    if not val or enough[metric]:
+        return []
+    needs = {"dice": "a mask", "idh_auc": "both IDH classes", "negative_idh_ce": "a known IDH status"}
+    return [
+        f"{path}: train.validation_metric={metric} needs {needs.get(metric, 'a mask or a known IDH status')} among "
+        f"the {len(val)} validation cases; choose another metric or another split"
+    ]

@@ -117,7 +117,7 @@ def train_epoch(
             outputs = network(image)
         losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime)
         loss = state.weighting(losses, labelled)
-        stop_if_not_finite(loss, outputs, batch, runtime, state.epoch + 1, len(steps) + 1)
+        stop_if_not_finite(loss, image, outputs, batch, runtime, f"epoch {state.epoch + 1}, step {len(steps) + 1}")
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
@@ -154,23 +154,30 @@ def task_losses(
 
 
 def stop_if_not_finite(
-    loss: Tensor, outputs: Mapping[str, Tensor], batch: Batch, runtime: Runtime, epoch: int, step: int
+    loss: Tensor, image: Tensor, outputs: Mapping[str, Tensor], batch: Batch, runtime: Runtime, place: str
 ) -> None:
     """Stops all ranks before the optimiser steps; the loss is the global one, so that they all see the same.
 
     Raises:
-        RunError: Names epoch, step and the cases whose network output is not finite.
+        RunError: Names the place and the cases: those whose image is not finite; else those whose network output is
+            not (batch norm spreads one over the batch); else all of the step.
     """
     if bool(torch.isfinite(loss)):
         return
-    finite = torch.stack([tensor.isfinite().flatten(1).all(dim=1) for tensor in outputs.values()]).all(dim=0)
-    bad = [case_id for case_id, good in zip(batch.case_ids, finite.tolist(), strict=True) if not good]
-    named = sorted(set(runtime.gather(bad)))
-    cases = ", ".join(named or sorted(set(runtime.gather(list(batch.case_ids)))))
+    output = torch.stack([_finite_samples(tensor) for tensor in outputs.values()]).all(dim=0)
+    for finite in (_finite_samples(image), output, torch.zeros(len(image), dtype=torch.bool)):
+        bad = [case_id for case_id, good in zip(batch.case_ids, finite.tolist(), strict=True) if not good]
+        named = sorted(set(runtime.gather(bad)))
+        if named:
+            break
     raise RunError(
-        f"epoch {epoch}, step {step}: the loss is {loss.item()}; stopped before the optimiser step. "
-        f"Cases of this step: {cases}. Lower optim.lr, set train.precision=float32, or look at these cases"
+        f"{place}: the loss is {loss.item()}; stopped before the optimiser step. Cases: {', '.join(named)}. "
+        "Lower optim.lr, set train.precision=float32, or look at these cases"
     )
+
+
+def _finite_samples(tensor: Tensor) -> Tensor:
+    return tensor.isfinite().flatten(1).all(dim=1)
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mttu.atomic import atomic_file, atomic_folder, write_json
 from mttu.config import Config
 from mttu.data.cohort import read_manifest
-from mttu.tracking import open_tracker
-from mttu.training.inputs import check_inputs, resolve_paths
+from mttu.lock import lock_folder
+from mttu.tracking import Tracker, open_tracker
+from mttu.training.inputs import Inputs, check_inputs, resolve_paths
 from mttu.training.loop import Task, fit
 from mttu.training.pictures import LEARNING_CURVES, draw_results
-from mttu.training.run_folder import begin_or_continue, lock_folder
+from mttu.training.run_folder import begin_or_continue
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import BEST
 
@@ -61,33 +63,43 @@ def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEp
         InputError: Something is refused; nothing was started.
         RunError: Training stopped; the same command goes on from the last checkpoint.
     """
-    manifest, cache_dir = check_inputs(config)
+    inputs = check_inputs(config)
     folder = (config.output.folder / config.output.name).resolve()
     with lock_folder(folder):
-        begin_or_continue(folder, config, manifest.fingerprint, fresh)
+        begin_or_continue(folder, config, inputs.fingerprint, fresh)
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
-
-        def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-            tracker.log_epoch(epoch, metrics)
-            if show is not None:
-                show(epoch, metrics)
-
+        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
         try:
-            history = launch(config, folder, on_epoch)
+            history = _train_and_log(config, inputs, folder, launch, tracker, show)
         except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            with suppress(Exception):  # the first error is the one to tell
+                tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        for row in history:  # what a kill kept from the tracker
-            tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
-        tracker.log_checkpoint(folder / BEST)
-        for name, figure in draw_results(
-            folder / BEST, history, manifest.split("val"), cache_dir, tracker.allows_pictures
-        ):
-            with atomic_file(folder / f"{name}.png") as partial:
-                figure.savefig(partial, format="png", dpi=110)
-            tracker.log_picture(name, figure, shows_case=name != LEARNING_CURVES)
-        tracker.finish("FINISHED")
         write_json(folder / FINISHED, {"format_version": 1, "history": history})
     return folder
+
+
+def _train_and_log(
+    config: Config, inputs: Inputs, folder: Path, launch: Launch, tracker: Tracker, show: OnEpoch | None
+) -> History:
+    logged = set()
+
+    def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+        tracker.log_epoch(epoch, metrics)
+        logged.add(epoch)
+        if show is not None:
+            show(epoch, metrics)
+
+    history = launch(config, folder, on_epoch)
+    for row in history:  # what a kill kept from the tracker
+        if row["epoch"] not in logged:
+            tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
+    tracker.log_checkpoint(folder / BEST)
+    val = inputs.manifest.split("val")
+    for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
+        with atomic_file(folder / f"{name}.png") as partial:
+            figure.savefig(partial, format="png", dpi=110)
+        tracker.log_picture(name, figure, shows_case=name != LEARNING_CURVES)
+    tracker.finish("FINISHED")
+    return history

@@ -58,15 +58,15 @@ def test_a_cluster_that_is_too_small_is_refused(tiny, ray_session):
     assert "workers need 100 x 1 CPUs, but the cluster has 4" in str(caught.value)
 
 
-def test_following_a_progress_file_skips_repeats_and_half_lines(tmp_path):
+def test_following_a_progress_file_skips_repeats_and_torn_lines(tmp_path):
     path, seen = tmp_path / "progress.jsonl", []
-    path.write_text('{"epoch": 1, "a": 0.5}\n')
+    path.write_text('{"epoch": 7, "a": 0.5}\n{"epoch": 8, "a"')  # of an earlier start that was killed
     with follow(path, lambda epoch, metrics: seen.append((epoch, metrics["a"]))), path.open("a") as handle:
-        handle.write('{"epoch": 2, "a": 0.4}\n{"epoch": 2, "a": 0.4}\n{"epoch": 3,')
+        handle.write('{"epoch": 1, "a": 0.5}\n{"epoch": 2, "a": 0.4}\n{"epoch": 2, "a": 0.4}\n{"epoch": 3,')
         handle.flush()
         time.sleep(0.7)
-        handle.write(' "a": 0.3}\n')
-    assert seen == [(1, 0.5), (2, 0.4), (3, 0.3)]
+        handle.write(' "a": 0.3}\n{"epoch": 4, "a{"epoch": 4, "a": 0.2}\n{"epoch": 5, "a": 0.1}\n')
+    assert seen == [(1, 0.5), (2, 0.4), (3, 0.3), (5, 0.1)]
 
 
 def test_a_failure_while_following_is_raised_when_training_is_over(tmp_path):
@@ -93,9 +93,9 @@ class FailedError(Exception):
 
 
 def test_the_workers_own_reason_is_told():
-    assert explain(FailedError({0: RunError("GPU memory exhausted; lower it")}), 3) == "GPU memory exhausted; lower it"
-    text = explain(FailedError({1: ValueError("first line\nlast line")}), 3)
-    assert text == "training failed and was restarted 3 times: worker 1: last line"
+    assert explain(FailedError({0: RunError("GPU memory exhausted; lower it")})) == "GPU memory exhausted; lower it"
+    text = explain(FailedError({1: ValueError("first line\nlast line")}))
+    assert text == "training failed more often than workers.max_failures allows: worker 1: last line"
 
 
 def start(config, folder):

@@ -138,3 +138,12 @@ def test_an_empty_cohort_has_a_fingerprint_of_its_own(tmp_path, phantom_manifest
     write_manifest(empty, tmp_path / "empty.parquet")
     assert read_manifest(tmp_path / "empty.parquet") == empty
     assert json.dumps(empty.fingerprint) != json.dumps(phantom_manifest.fingerprint)
+
+
+@pytest.mark.parametrize(("name", "content"), [("clinical.csv", "case_id,idh"), ("table.parquet", "no manifest")])
+def test_a_file_that_is_no_manifest_is_never_replaced(phantom_manifest, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"must end in \.parquet|it would be lost"):
+        write_manifest(phantom_manifest, path)
+    assert path.read_text() == content

@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,9 +22,10 @@ def rewrite(config, change):
 
 
 def test_a_sound_cohort_passes(tiny):
-    manifest, cache = check_inputs(tiny)
-    assert len(manifest.split("train")) == 4
-    assert cache == tiny.data.cache_dir
+    inputs = check_inputs(tiny)
+    assert len(inputs.manifest.split("train")) == 4
+    assert inputs.cache_dir == tiny.data.cache_dir
+    assert inputs.fingerprint == check_inputs(tiny).fingerprint
 
 
 def test_no_manifest(tiny):
@@ -55,9 +58,10 @@ def test_training_cases_of_one_class(tiny):
 
 def test_no_masks_and_no_labels(tiny):
     rewrite(tiny, lambda case: replace(case, seg=None, idh=-1))
-    [masks] = problems_of(tiny)
+    masks, metric = problems_of(tiny)
     assert "no training case has a mask" in masks
-    [labels] = problems_of(override(tiny, {"network.tasks": ["idh"]}))
+    assert "train.validation_metric=dice_minus_ce needs a mask or a known IDH status" in metric
+    labels, _ = problems_of(override(tiny, {"network.tasks": ["idh"]}))
     assert "IDH of the training cases is unknown in every case" in labels
 
 
@@ -65,3 +69,35 @@ def test_no_training_case(tiny):
     rewrite(tiny, lambda case: replace(case, split="test"))
     [problem] = problems_of(tiny)
     assert "no case has split train" in problem
+
+
+def test_a_cache_of_other_settings_is_refused(tiny):
+    found = problems_of(override(tiny, {"data.prepare.margin_voxels": 9}))
+    assert len(found) == 6
+    assert all("prepared with data.prepare.margin_voxels=4, now it is 9" in problem for problem in found)
+
+
+def test_a_cache_with_other_masks_is_refused(tiny):
+    rewrite(tiny, lambda case: replace(case, seg=None if case.split == "val" else case.seg))
+    found = problems_of(tiny)
+    assert len(found) == 2
+    assert all("was prepared with a mask, the manifest says otherwise" in problem for problem in found)
+
+
+def test_cases_prepared_anew_from_other_images_are_another_run(tiny, tmp_path):
+    before = check_inputs(tiny).fingerprint
+    cache = tmp_path / "cache"
+    shutil.copytree(tiny.data.cache_dir, cache)
+    about = sorted(cache.iterdir())[0] / "case.json"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"content_hash": "0" * 64}))
+    cases = {case.case_id for case in read_manifest(tiny.data.manifest).cases if case.split in ("train", "val")}
+    after = check_inputs(override(tiny, {"data.cache_dir": str(cache)})).fingerprint
+    assert (after != before) == (about.parent.name in cases)
+
+
+def test_a_metric_that_the_validation_cases_cannot_define_is_refused(tiny):
+    rewrite(tiny, lambda case: replace(case, idh=1 if case.split == "val" else case.idh))
+    [problem] = problems_of(override(tiny, {"train.validation_metric": "idh_auc"}))
+    assert "train.validation_metric=idh_auc needs both IDH classes among the 2 validation cases" in problem
+    check_inputs(tiny)

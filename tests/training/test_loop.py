@@ -135,17 +135,26 @@ def test_one_batch_is_overfitted(tiny, tmp_path):
     assert metrics[-1]["train/sigma_segmentation"] < metrics[0]["train/sigma_segmentation"]
 
 
+def stop_message(tiny, tmp_path, image, weights=(0.5, 0.5)):
+    state = create_state(tiny, CPU)
+    before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
+    with pytest.raises(RunError) as caught:
+        train_epoch(state, state.network, [batch_of(image)], torch.tensor(weights), tiny, LocalRuntime(tmp_path))
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.network.named_parameters())
+    return str(caught.value)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_case(tiny, tmp_path):
     image = torch.randn(2, 4, 16, 16, 16)
     image[1, 0, 0, 0, 0] = math.nan
-    state = create_state(tiny, CPU)
-    state.network.eval()
-    before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
-    runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
-    frozen = override(tiny, {"train.precision": "float32"})
-    with pytest.raises(RunError, match=r"epoch 1, step 1: the loss is nan.*Cases of this step: first, second|second"):
-        train_epoch(state, state.network, [batch_of(image)], weights, frozen, runtime)
-    assert all(torch.equal(before[name], tensor) for name, tensor in state.network.named_parameters())
+    message = stop_message(tiny, tmp_path, image)
+    assert message.startswith("epoch 1, step 1: the loss is nan; stopped before the optimiser step. Cases: second. ")
+
+
+def test_without_a_bad_image_all_cases_of_the_step_are_named(tiny, tmp_path):
+    message = stop_message(tiny, tmp_path, torch.randn(2, 4, 16, 16, 16), weights=(math.inf, 0.5))
+    assert "the loss is inf" in message or "the loss is nan" in message
+    assert "Cases: first, second. " in message
 
 
 def test_exhausted_gpu_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
 from mttu.ablations import preset
 from mttu.config import override
 from mttu.errors import InputError
-from mttu.training.run_folder import begin_or_continue, lock_folder, move_aside
+from mttu.lock import lock_folder
+from mttu.training.run_folder import begin_or_continue, move_aside
 
 
 def hold(folder, ready, done):
@@ -44,7 +46,7 @@ def test_changes_are_refused_with_each_difference(tmp_path):
     message = str(caught.value)
     assert "optim.lr: 0.002 -> 0.5" in message
     assert "train.epochs: 20 -> 7" in message
-    assert "content of the manifest: abc -> def" in message
+    assert "manifest or prepared cases: abc -> def" in message
     assert "--fresh" in message
 
 
@@ -70,3 +72,33 @@ def test_fresh_keeps_the_old_run_aside(tmp_path):
 def test_moving_aside_an_empty_folder_does_nothing(tmp_path):
     move_aside(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_inside_fresh_never_mixes_old_and_new(tmp_path, monkeypatch):
+    config = preset("demo")
+    for kill_at in range(1, 4):
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        begin_or_continue(folder, config, "abc", fresh=False)
+        (folder / "train").mkdir()
+        (folder / "finished.json").write_text("old")
+        calls, rename = [], Path.rename
+
+        def killed(self, target, calls=calls, kill_at=kill_at, rename=rename):
+            calls.append(self)
+            if len(calls) == kill_at:
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                begin_or_continue(folder, override(config, {"train.seed": 1}), "abc", fresh=True)
+        if kill_at == 1:  # nothing has happened yet: it still is the old run
+            begin_or_continue(folder, config, "abc", fresh=False)
+            assert (folder / "finished.json").exists()
+            continue
+        begin_or_continue(folder, override(config, {"train.seed": 2}), "abc", fresh=False)
+        assert sorted(item.name for item in folder.iterdir() if not item.name.startswith("replaced-")) == ["run.json"]
+        kept = {item.name for aside in folder.glob("replaced-*") for item in aside.iterdir()}
+        assert kept == {"run.json", "train", "finished.json"}
