@@ -17,6 +17,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(*pre_activated_conv(channels, channels), *pre_activated_conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape (B, channels, H, W, D)."""
         return x + self.layers(x)
 
 
@@ -36,6 +37,7 @@ class Attention(nn.Module):
         self.projection_dropout = nn.Dropout(0.1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Keeps the shape (B, N, C)."""
         batch, length, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -59,6 +61,7 @@ class TransformerLayer(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Keeps the shape (B, N, C)."""
         tokens = tokens + self.branch_dropout(self.attention(self.norm1(tokens)))
         return tokens + self.mlp(self.norm2(tokens))
 
@@ -74,6 +77,7 @@ class UpStep(nn.Module):
         self.block = ResidualBlock(channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Maps x at half the axes, and the skip, to (B, channels, H, W, D)."""
         x = self.upsample(self.reduce(x))
         return self.block(self.fuse(torch.cat([skip, x], dim=1)))
 
@@ -105,6 +109,7 @@ class EagerBaseline(nn.Module):
         self.idh_head = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 512), nn.Linear(512, 32), nn.Linear(32, 2))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Maps an image (B, 4, H, W, D) to `seg_logits` (B, 4, H, W, D) and `idh_logits` (B, 2)."""
         f1 = self.level1(self.stem_dropout(self.stem(image)))
         f2 = self.level2(f1)
         f3 = self.level3(f2)

@@ -21,7 +21,8 @@ from eager_baseline import EagerBaseline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mttu.config import Config, override
+from mttu.config import Config, LossSettings, override
+from mttu.losses import segmentation_loss, segmentation_sums
 from mttu.networks import build_network
 
 TOLERANCE = 1e-4
@@ -56,8 +57,8 @@ def build_pair(size: int, device: str) -> tuple[nn.Module, nn.Module]:
     grid = {"network.bottleneck.position_grid": [size // 8] * 3}
     network = build_network(override(Config(), grid).network).to(device)
     image, seg = synthetic_case(min(size, 32), device)
-    step = training_step(network, image, seg, attention_dropout=0.1)
-    for _ in range(60):
+    step = training_step(network, image, seg, attention_dropout=0.1, lr=1e-3)
+    for _ in range(100):
         step()
     baseline = EagerBaseline(size).to(device)
     names = network.state_dict().values()
@@ -79,10 +80,14 @@ def synthetic_case(size: int, device: str) -> tuple[Tensor, Tensor]:
     return image[None].to(device), seg[None].to(device)
 
 
-def training_step(network: nn.Module, image: Tensor, seg: Tensor, attention_dropout: float) -> Callable[[], object]:
+def training_step(
+    network: nn.Module, image: Tensor, seg: Tensor, attention_dropout: float, lr: float = 2e-4
+) -> Callable[[], object]:
     """A function that does forward, loss, backward and one Adam step."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-4, amsgrad=True, weight_decay=1e-5)
-    idh = torch.tensor([1], device=image.device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=lr, amsgrad=True, weight_decay=1e-5)
+    settings = LossSettings(include_background=True)
+    known = torch.tensor([True], device=image.device)
+    idh = torch.tensor([[0.4, 0.6]], device=image.device)  # a soft label: the probability must not saturate
 
     def step() -> float:
         network.train()
@@ -92,22 +97,13 @@ def training_step(network: nn.Module, image: Tensor, seg: Tensor, attention_drop
         with autocast(image, image.device.type == "cuda"):
             logits = network(image)
         optimiser.zero_grad(set_to_none=True)
-        loss = dice_loss(logits["seg_logits"].float(), seg) + F.cross_entropy(logits["idh_logits"].float(), idh)
+        seg_loss = segmentation_loss(segmentation_sums(logits["seg_logits"], seg, known, settings), settings)
+        loss = seg_loss + F.cross_entropy(logits["idh_logits"].float(), idh)
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
-
-
-def dice_loss(seg_logits: Tensor, seg: Tensor) -> Tensor:
-    probabilities = seg_logits.softmax(1)
-    dice = []
-    for label in (1, 2, 3):
-        truth = seg == label
-        share = probabilities[:, label]
-        dice.append(2 * (share * truth).sum() / (share.sum() + truth.sum() + 1e-5))
-    return 1 - torch.stack(dice).mean()
 
 
 def autocast(image: Tensor, enabled: bool) -> torch.autocast | nullcontext[None]:

@@ -1,5 +1,7 @@
 """Building blocks of encoder and decoder. Axes are (B, C, H, W, D)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +9,11 @@ from torch.nn import functional as F
 from mttu.networks.lean_conv import lean_pre_activated_conv
 
 NEGATIVE_SLOPE = 0.01
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether to take the steps that spare memory on the CPU: gradients wanted, and no autocast."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class PreActivatedConv(nn.Module):
@@ -24,7 +31,7 @@ class PreActivatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H, W, D)."""
-        if torch.is_grad_enabled() and _is_plain_cpu(x) and isinstance(self.norm, nn.BatchNorm3d):  # not SyncBatchNorm
+        if trains_on_cpu(x) and isinstance(self.norm, nn.BatchNorm3d):  # not SyncBatchNorm
             return lean_pre_activated_conv(x, self.norm, self.conv, NEGATIVE_SLOPE)
         out: Tensor = self.conv(F.leaky_relu(self.norm(x), NEGATIVE_SLOPE, inplace=True))
         return out
@@ -44,9 +51,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape (B, channels, H, W, D)."""
-        out: Tensor = self.conv2(self.conv1(x))
+        if torch.is_grad_enabled() or self.conv2.norm.training:
+            out: Tensor = self.conv2(self.conv1(x))
+        else:  # conv1 and the norm of conv2 are one convolution: a pass over memory less
+            activated = F.leaky_relu(self.conv1.norm(x), NEGATIVE_SLOPE, inplace=True)
+            normalised = F.conv3d(activated, *_norm_after_conv(self.conv1.conv, self.conv2.norm), padding=1)
+            out = self.conv2.conv(F.leaky_relu(normalised, NEGATIVE_SLOPE, inplace=True))
         return out.add_(x)  # in place: no backward pass needs the convolution's own output
 
 
-def _is_plain_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+def _norm_after_conv(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `conv`, then `norm` with its running statistics."""
+    mean, variance, bias = (cast(Tensor, values) for values in (norm.running_mean, norm.running_var, conv.bias))
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    return conv.weight * scale.view(-1, 1, 1, 1, 1), (bias - mean) * scale + norm.bias

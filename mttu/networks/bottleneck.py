@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from mttu.config.network import ConvolutionSettings, DropoutSettings, TransformerSettings
 from mttu.networks.attention import SelfAttention
-from mttu.networks.blocks import PreActivatedConv
+from mttu.networks.blocks import PreActivatedConv, trains_on_cpu
+from mttu.networks.lean_mlp import lean_gelu_dropout_linear
 
 
 class PositionEmbedding(nn.Module):
@@ -36,6 +37,35 @@ class PositionEmbedding(nn.Module):
         return volume.flatten(2).transpose(1, 2)
 
 
+class Mlp(nn.Module):
+    """Two linear layers with GELU between, dropout after each (eq. 7).
+
+    Args:
+        width: Token width.
+        hidden_width: Width between the layers.
+        dropout: Probability after each layer.
+    """
+
+    def __init__(self, width: int, hidden_width: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden_width)
+        self.dropout1 = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(hidden_width, width)
+        self.dropout2 = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Keeps the shape (B, N, C)."""
+        hidden: Tensor = self.linear1(tokens)
+        if trains_on_cpu(hidden):
+            probability = self.dropout1.p if self.dropout1.training else 0.0
+            out = lean_gelu_dropout_linear(hidden.flatten(0, 1), self.linear2.weight, self.linear2.bias, probability)
+            out = out.view(tokens.shape)
+        else:
+            out = self.linear2(self.dropout1(F.gelu(hidden)))
+        dropped: Tensor = self.dropout2(out)
+        return dropped
+
+
 class TransformerLayer(nn.Module):
     """Pre-norm transformer layer (eq. 6-7).
 
@@ -50,13 +80,7 @@ class TransformerLayer(nn.Module):
         self.attention = SelfAttention(settings.width, settings.num_heads, dropout.attention, dropout.projection)
         self.branch_dropout = nn.Dropout(dropout.branch)
         self.norm2 = nn.LayerNorm(settings.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(settings.width, settings.mlp_width),
-            nn.GELU(),
-            nn.Dropout(dropout.mlp),
-            nn.Linear(settings.mlp_width, settings.width),
-            nn.Dropout(dropout.mlp),
-        )
+        self.mlp = Mlp(settings.width, settings.mlp_width, dropout.mlp)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
