@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mttu.config import Config, LossSettings, override
 from mttu.losses import segmentation_loss, segmentation_sums
-from mttu.networks import build_network
+from mttu.networks import MttuNet, build_network
 
 TOLERANCE = 1e-4
 LEAST_DICE = 0.99
@@ -84,7 +84,8 @@ def training_step(
     network: nn.Module, image: Tensor, seg: Tensor, attention_dropout: float, lr: float = 2e-4
 ) -> Callable[[], object]:
     """A function that does forward, loss, backward and one Adam step."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=lr, amsgrad=True, weight_decay=1e-5)
+    fused = isinstance(network, MttuNet)  # as mttu trains; the baseline takes torch's default
+    optimiser = torch.optim.Adam(network.parameters(), lr=lr, amsgrad=True, weight_decay=1e-5, fused=fused)
     settings = LossSettings(include_background=True)
     known = torch.tensor([True], device=image.device)
     idh = torch.tensor([[0.4, 0.6]], device=image.device)  # a soft label: the probability must not saturate

@@ -73,7 +73,9 @@ def create_state(config: Config, device: torch.device) -> TrainingState:
     if sigmas := list(weighting.parameters()):
         groups.append({"params": sigmas, "weight_decay": 0.0})  # a penalty on log(sigma) would be a prior of its own
     optim = config.optim
-    optimizer = torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad)
+    optimizer = torch.optim.Adam(
+        groups, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=True
+    )
     return TrainingState(network, weighting, optimizer)
 
 
