@@ -26,6 +26,13 @@ _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
 
 
+def choose_precision(setting: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """Arithmetic of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
+    if setting == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return setting
+
+
 @dataclass(frozen=True)
 class VolumePrediction:
     """What a network says of one volume; a task that it has no head for is None."""

@@ -14,7 +14,7 @@ from mttu.data.cohort import Case, case_from_folder, read_manifest
 from mttu.data.labels import find_convention
 from mttu.data.layouts import walk_folders
 from mttu.errors import InputError, raise_if_any
-from mttu.inference import Precision
+from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.predict.results import check_output, recover_output
@@ -96,7 +96,6 @@ def plan_predictions(
     if network is None:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
     chosen = torch.device("cuda" if device == "gpu" or (device == "auto" and torch.cuda.is_available()) else "cpu")
-    automatic: Precision = "bfloat16" if chosen.type == "cuda" else "float32"
     return PredictionPlan(
         checkpoint=checkpoint,
         network=network.to(chosen),
@@ -105,7 +104,7 @@ def plan_predictions(
         out=out,
         labels=labels,
         device=chosen,
-        precision=automatic if precision == "auto" else precision,
+        precision=choose_precision(precision, chosen),
     )
 
 

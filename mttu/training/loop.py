@@ -17,7 +17,7 @@ from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
 from mttu.data.loaders import Batch, PatchDataset, build_loader
 from mttu.errors import RunError
-from mttu.inference import Precision
+from mttu.inference import choose_precision
 from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, segmentation_loss, segmentation_sums
 from mttu.training.evaluation import evaluate
 from mttu.training.runtime import Runtime
@@ -68,7 +68,9 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             due = last or (state.epoch + 1) % train.validate_every == 0
             score = None
             if due and validation:
-                found, score = evaluate(state.network, validation, config, runtime, precision_of(config, runtime))
+                found, score = evaluate(
+                    state.network, validation, config, runtime, choose_precision(config.train.precision, runtime.device)
+                )
                 metrics |= found
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: the last epoch is the one to keep
@@ -86,13 +88,6 @@ def set_learning_rate(state: TrainingState, config: Config) -> None:
         group["lr"] = rate
 
 
-def precision_of(config: Config, runtime: Runtime) -> Precision:
-    """Arithmetic of the forward pass on this device."""
-    if config.train.precision == "auto":
-        return "bfloat16" if runtime.device.type == "cuda" else "float32"
-    return config.train.precision
-
-
 def train_epoch(
     state: TrainingState,
     network: nn.Module,
@@ -108,7 +103,9 @@ def train_epoch(
     """
     network.train()
     autocast = torch.autocast(
-        runtime.device.type, dtype=torch.bfloat16, enabled=precision_of(config, runtime) == "bfloat16"
+        runtime.device.type,
+        dtype=torch.bfloat16,
+        enabled=choose_precision(config.train.precision, runtime.device) == "bfloat16",
     )
     steps: list[dict[str, float]] = []
     for batch in (batch.to(runtime.device) for batch in batches):
