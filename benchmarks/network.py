@@ -43,10 +43,10 @@ def main() -> None:
     if arguments.probe:
         print(json.dumps(probe_memory(*arguments.probe, arguments.size, arguments.device)))
         return
-    memory = {name: compare_memory(name, arguments) for name in ("forward", "train", "train, attention dropout")}
     baseline, network = build_pair(arguments.size, arguments.device)
     image, seg = synthetic_case(arguments.size, arguments.device)
     check_equality(baseline, network, image)
+    memory = {name: compare_memory(name, arguments) for name in ("forward", "train", "train, attention dropout")}
     times = time_both(baseline, network, image, seg, arguments.repeats)
     print_table(times, memory)
 
@@ -154,6 +154,7 @@ def time_both(
             for function, record in zip(pair, seconds, strict=True):
                 record.append(seconds_of(function, image.device.type))
         medians[name] = (statistics.median(seconds[0]), statistics.median(seconds[1]))
+        print(f"{name}: baseline {seconds[0]}, network {seconds[1]}", flush=True)
     return medians
 
 
@@ -174,6 +175,7 @@ def compare_memory(what: str, arguments: argparse.Namespace) -> tuple[float, flo
     for which in ("baseline", "network"):
         command = [sys.executable, __file__, *options, "--probe", which, what]
         peaks.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    print(f"peak memory, {what}: baseline {peaks[0]:.2f} GiB, network {peaks[1]:.2f} GiB", flush=True)
     return peaks[0], peaks[1]
 
 

@@ -11,7 +11,10 @@ from mttu.errors import InputError
 CLASSES = ("background", "NCR/NET", "edema", "enhancing")
 """Classes inside, by index, in the softmax order of the network."""
 
-REGIONS: Mapping[str, tuple[int, ...]] = {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}
+WHOLE_TUMOUR = 4
+"""Voxel of a tumour whose part is unknown, in masks of the convention `whole-tumour`. The network has no such class."""
+
+REGIONS: Mapping[str, tuple[int, ...]] = {"wt": (1, 2, 3, WHOLE_TUMOUR), "tc": (1, 3), "et": (3,)}
 """Tumour regions as classes inside: whole tumour, tumour core, enhancing tumour (section V-B.2)."""
 
 IDH_UNKNOWN, IDH_WILD, IDH_MUTANT = -1, 0, 1
@@ -31,6 +34,10 @@ class Convention:
 CONVENTIONS: Mapping[str, Convention] = {
     "brats": Convention("BraTS to 2021", {0: 0, 1: 1, 2: 2, 4: 3}),
     "brats2013": Convention("BraTS 2013", {0: 0, 1: 1, 2: 2, 3: 1, 4: 3}),
+    "brats2023": Convention("BraTS 2023", {0: 0, 1: 1, 2: 2, 3: 3}),
+    "brats2024": Convention("BraTS 2024, resection cavity 4 becomes background", {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}),
+    "brats2024-no-cavity": Convention("BraTS 2024, resection cavity 4 refused", {0: 0, 1: 1, 2: 2, 3: 3}),
+    "whole-tumour": Convention("whole tumour without parts", {0: 0, 1: WHOLE_TUMOUR}),
 }
 """Known conventions. In BraTS 2013, 1 is necrosis and 3 non-enhancing tumour; together they are NCR/NET."""
 
@@ -61,7 +68,7 @@ def to_classes(seg: NDArray[np.generic], convention: str, case_id: str) -> NDArr
         case_id: For the message.
 
     Returns:
-        Classes 0 to 3, of the same shape.
+        Classes 0 to 3, or 0 and `WHOLE_TUMOUR`, of the same shape.
 
     Raises:
         InputError: A label that the convention doesn't know, or a value that is no whole number.
@@ -89,9 +96,15 @@ def to_classes(seg: NDArray[np.generic], convention: str, case_id: str) -> NDArr
 
 
 def from_classes(classes: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:
-    """Maps classes 0 to 3 to the labels of a file; NCR/NET becomes 1 in both BraTS conventions."""
+    """Maps classes to the labels of a file; of several labels of a class, the first is written.
+
+    With `whole-tumour` every tumour class becomes 1. No other convention has a label for `WHOLE_TUMOUR`.
+    """
+    known = find_convention(convention).to_class
+    if WHOLE_TUMOUR in known.values():
+        return (classes > 0).astype(np.uint8)
     table = np.zeros(len(CLASSES), np.uint8)
-    for label, index in reversed(list(find_convention(convention).to_class.items())):
+    for label, index in reversed(list(known.items())):
         table[index] = label
     labels: NDArray[np.uint8] = np.take(table, classes)
     return labels

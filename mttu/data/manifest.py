@@ -16,7 +16,7 @@ from mttu.atomic import atomic_file
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "val", "unlabelled", "test")
 IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"
@@ -45,6 +45,10 @@ class Case:
     sex: str | None
     labels: str
     """Label convention of `seg`, a name in `mttu.data.labels.CONVENTIONS`."""
+    site: str | None = None
+    """Where the patient was examined, e.g. the site code of a TCGA id."""
+    dataset: str | None = None
+    """Name of the file layout that the case was found in."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def _to_row(case: Case, root: Path) -> dict[str, Any]:
         "age": case.age,
         "sex": case.sex,
         "labels": case.labels,
+        "site": case.site,
+        "dataset": case.dataset,
     }
 
 
@@ -103,7 +109,8 @@ def _schema(modalities: Sequence[str]) -> Any:
     paths = [pa.field(name, pa.string()) for name in ("seg", "brain_mask")]
     clinical = [pa.field("grade", pa.string()), pa.field("age", pa.float64()), pa.field("sex", pa.string())]
     idh, labels = pa.field("idh", pa.int8(), nullable=False), pa.field("labels", pa.string(), nullable=False)
-    return pa.schema([*required, *images, *paths, idh, *clinical, labels])
+    origin = [pa.field("site", pa.string()), pa.field("dataset", pa.string())]
+    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin])
 
 
 def check_target(path: Path) -> None:
@@ -211,4 +218,6 @@ def _from_row(row: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> 
         age=row["age"],
         sex=row["sex"],
         labels=row["labels"],
+        site=row["site"],
+        dataset=row["dataset"],
     )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mttu.data.labels import REGIONS, find_convention, from_classes, to_classes
+from mttu.data.labels import REGIONS, WHOLE_TUMOUR, find_convention, from_classes, to_classes
 from mttu.errors import InputError
 
 
@@ -46,4 +46,28 @@ def test_an_unknown_convention_names_the_known_ones():
 
 
 def test_regions_are_nested():
-    assert set(REGIONS["et"]) < set(REGIONS["tc"]) < set(REGIONS["wt"]) == {1, 2, 3}
+    assert set(REGIONS["et"]) < set(REGIONS["tc"]) < set(REGIONS["wt"]) == {1, 2, 3, WHOLE_TUMOUR}
+
+
+@pytest.mark.parametrize(
+    ("convention", "labels", "classes", "written"),
+    [
+        ("brats2023", [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]),
+        ("brats2024", [0, 1, 2, 3, 4], [0, 1, 2, 3, 0], [0, 1, 2, 3, 0]),
+        ("whole-tumour", [0, 1], [0, WHOLE_TUMOUR], [0, 1]),
+    ],
+)
+def test_each_convention_has_its_own_labels(convention, labels, classes, written):
+    found = to_classes(np.array(labels), convention, "A")
+    assert found.tolist() == classes
+    assert from_classes(found, convention).tolist() == written
+
+
+@pytest.mark.parametrize("convention", ["brats2023", "brats2024-no-cavity"])
+def test_a_resection_cavity_is_never_taken_for_enhancing_tumour(convention):
+    with pytest.raises(InputError, match=r"labels \{0, 4\}; expected a subset of \{0, 1, 2, 3\}"):
+        to_classes(np.array([0, 4]), convention, "A")
+
+
+def test_predicted_parts_are_written_as_one_whole_tumour():
+    assert from_classes(np.array([0, 1, 2, 3], np.uint8), "whole-tumour").tolist() == [0, 1, 1, 1]

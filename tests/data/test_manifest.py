@@ -108,7 +108,7 @@ def test_another_format_is_refused_with_what_mends_it(phantom_manifest, tmp_path
     path = tmp_path / "cohort.parquet"
     write_manifest(phantom_manifest, path)
     rewrite(path, metadata={"format_version": "9"})
-    with pytest.raises(InputError, match="format_version is 9; expected 1; write it again with `mttu cohort`"):
+    with pytest.raises(InputError, match="format_version is 9; expected 2; write it again with `mttu cohort`"):
         read_manifest(path)
 
 
@@ -121,7 +121,7 @@ def test_other_files_are_refused(phantom_manifest, tmp_path):
     path = tmp_path / "cohort.parquet"
     write_manifest(phantom_manifest, path)
     rewrite(path, metadata={"modalities": "flair"})
-    with pytest.raises(InputError, match="are not those of format 1"):
+    with pytest.raises(InputError, match="are not those of format 2"):
         read_manifest(path)
     with pytest.raises(InputError, match="no readable Parquet file"):
         read_manifest(tmp_path)
