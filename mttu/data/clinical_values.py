@@ -12,8 +12,7 @@ OLDEST_YEARS = 120
 UNKNOWN = frozenset(
     {"", "na", "n/a", "#n/a", "nan", "none", "null", "unknown", "missing", "not available", "not tested", "-1", "-1.0"}
 )
-"""Says nothing, in any column but those of ids."""
-_UNKNOWN_ID = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null"})
+"""Says nothing, in any column: a patient called NA would make one patient of all that lack a name."""
 
 _IDH_CODES = {"1": IDH_MUTANT, "1.0": IDH_MUTANT, "0": IDH_WILD, "0.0": IDH_WILD}
 _IDH_WORDS = {
@@ -25,7 +24,8 @@ _IDH_WORDS = {
 }
 _IDH_PREFIX = re.compile(r"idh(?:1/2|1|2)? ?(?=[a-z])")
 _WORD_DASH = re.compile(r"(?<=[a-z0-9]) ?[-_\u2010\u2011] ?(?=[a-z])")
-_OTHER_ACID = "[ACDEFGHIKLMNPQSTVWY]|Ala|Asn|Asp|Cys|Gln|Glu|Gly|His|Ile|Leu|Lys|Met|Phe|Pro|Ser|Thr|Trp|Tyr|Val"  # no arginine: R132R changes nothing
+_OTHER_ACID = "[ACDEFGHIKLMNPQSTVWY]|Ala|Asn|Asp|Cys|Gln|Glu|Gly|His|Ile|Leu|Lys|Met|Phe|Pro|Ser|Thr|Trp|Tyr|Val"
+"""All but arginine, which R132R leaves as it is."""
 _VARIANT = re.compile(
     r"(?:(?:IDH1?[ :]*)?\(?(?:p\.)?(?:R|Arg)(?:132|100)|(?:IDH2?[ :]*)?\(?(?:p\.)?(?:R|Arg)(?:172|140))"
     rf"(?:{_OTHER_ACID})\)?(?: mut(?:ant|ated|ation)?)?",
@@ -61,7 +61,7 @@ def _plain(text: str) -> str:
 
 def known_id(text: str) -> str | None:
     """The id as written, or None if the cell holds none."""
-    return None if text.lower() in _UNKNOWN_ID else text
+    return None if _plain(text).lower() in UNKNOWN else text
 
 
 def parse_idh(text: str) -> int:
