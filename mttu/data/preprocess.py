@@ -10,6 +10,7 @@ from mttu.config import PrepareSettings
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
 from mttu.data.manifest import Case
 from mttu.data.sources import read_sources
+from mttu.data.suspicions import find_unstripped
 from mttu.errors import InputError
 
 
@@ -34,9 +35,14 @@ def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSetting
         settings: Spacing and field of view.
 
     Raises:
-        InputError: See `mttu.data.sources.read_sources`; or the mask has tumour outside of the field of view.
+        InputError: See `mttu.data.sources.read_sources`; or the skull is still there and no brain mask given, or the
+            mask has tumour outside of the field of view.
     """
     sources = read_sources(case, modalities)
+    if case.brain_mask is None:
+        unstripped = find_unstripped(sources.images, sources.reference.header.get_zooms()[:3])
+        if unstripped is not None:  # z-scores over a whole head would be another image than the network knows
+            raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
     affine = sources.reference.affine
     whole = start_geometry(sources.reference, settings.spacing_mm)
     brain = resample(to_lps(sources.brain, affine).astype(np.uint8), whole.grid_shape, order=0) > 0

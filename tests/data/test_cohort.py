@@ -10,7 +10,6 @@ from mttu.data.cohort import (
     case_from_folder,
     describe_manifest,
     discover,
-    merge_problems,
     read_manifest,
     write_manifest,
 )
@@ -116,9 +115,9 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     expected = [
         "cases A, B: no t2; expected <case>_t2.nii.gz or <case>_t2.nii",
         "case 'E 1': this id is no safe file name",
-        "case D: two folders have this name; rename one",
+        "case D: two folders or rows have this name; rename one",
         "case C: seg has labels {0, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021)",
-        "case D: D_t1.nii.gz: no readable NIfTI file",
+        "case D: D_t1.nii.gz: is empty (0 bytes)",
         f"clinical table {table}: line 2: idh is '?'",
     ]
     assert len(found) == len(expected)
@@ -141,26 +140,14 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
 
 def test_arguments_are_checked(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no case; expected <case>/<case>_flair.nii.gz" in refusals(tmp_path / "empty")[0]
+    assert "holds no case; expected <case>/<case>_{flair,t1ce,t1,t2,seg}" in refusals(tmp_path / "empty")[0]
     assert refusals(tmp_path / "absent", modalities=("flair", "swi"), val_fraction=1.0) == [
-        f"{tmp_path / 'absent'}: not found or no folder; give the folder that holds the case folders",
+        f"{tmp_path / 'absent'}: not found or no folder; give the folder that holds the case folders, "
+        "or a CSV file of paths",
         "modalities: flair,swi; expected some of flair, t1ce, t1, t2, each at most once",
         "val_fraction: 1.0; expected 0 to below 1",
     ]
     assert "labels 'x': unknown convention" in refusals(tmp_path / "empty", labels="x")[0]
-
-
-def test_shared_problems_become_one_sentence():
-    problems = [f"case {name}: no t2; find it" for name in "ABCDEFGHIJ"] + [
-        "case A: no t1",
-        "table: odd",
-        "case A: no t1",
-    ]
-    assert merge_problems(problems) == [
-        "cases A, B, C, D, E, F, G, H and 2 more: no t2; find it",
-        "case A: no t1",
-        "table: odd",
-    ]
 
 
 def test_a_single_folder_becomes_a_case_to_predict(tmp_path):
