@@ -13,6 +13,7 @@ import typer
 
 from mttu import __version__
 from mttu.ablations import PRESETS, preset
+from mttu.cli_cohort import cohort
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -64,25 +65,7 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-@app.command()
-def cohort(
-    folder: Annotated[Path, typer.Argument(help="Folder of case folders (BraTS names to 2021)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")],
-    clinical: Annotated[Path | None, typer.Option(help="Table with case_id, idh, grade, age, sex, split")] = None,
-    labels: LabelsName = "brats",
-    modalities: Annotated[str, typer.Option(help="Comma-separated, in channel order")] = "flair,t1ce,t1,t2",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
-) -> None:
-    """Check a folder of cases and write its manifest."""
-    from mttu.data.cohort import check_target, describe_manifest, discover, write_manifest
-
-    names = [name.strip() for name in modalities.split(",") if name.strip()]
-    check_target(output)  # before all files are read
-    manifest = discover(folder, clinical=clinical, labels=labels, modalities=names, seed=seed)
-    write_manifest(manifest, output)
-    for line in describe_manifest(manifest):
-        console.print(line, markup=False)
-    console.print(f"{output}: {len(manifest.cases)} cases", markup=False)
+app.command()(cohort)
 
 
 @app.command()
@@ -227,7 +210,7 @@ def demo(
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
         phantom(data, cases=cases)
-    cohort(data, output=manifest, clinical=data / "clinical.csv")
+    cohort([data], output=manifest, clinical=[data / "clinical.csv"])
     settings = override(
         preset("demo"),
         {"data.manifest": str(manifest), "output.folder": str(folder / "runs"), "output.name": "demo"},

@@ -162,7 +162,7 @@ def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bo
     errors = [finding for finding in findings if finding.severity == "error"]
     refused = [finding for finding in errors if not (skip_bad and finding.case_id)]
     ordered = list(findings)
-    if manifest is None and not errors:
+    if manifest is None and not refused:
         ordered.append(Finding("error", "", "no case is left"))
     elif not refused and errors:
         ordered.append(Finding("note", "", f"{len(_ids_with_errors(errors))} cases with errors are left out"))
