@@ -9,6 +9,7 @@ from mttu.data.clinical_files import read_text_table
 from mttu.data.clinical_rows import ClinicalRow, join_rows
 from mttu.data.clinical_tables import (
     CLINICAL_TABLES,
+    ROLES,
     ClinicalTable,
     find_column_problems,
     find_table,
@@ -65,32 +66,33 @@ def _read_file(path: Path, chosen: str | None, alone: bool) -> list[ClinicalRow]
     except InputError as error:
         raise InputError([f"clinical table {path}: {problem}" for problem in error.problems]) from None
     spelled = dict(zip(names, text.header, strict=True))
+    columns = {role: [name for name in table.columns(role) if name in spelled] for role in ROLES}
     rows, problems = [], list(text.problems)
     for line, cells in text.rows:
-        row, refused = _parse(dict(zip(names, cells, strict=True)), spelled, table)
+        row, refused = _parse(dict(zip(names, cells, strict=True)), table, columns, spelled)
         problems += [f"line {line}: {problem}" for problem in refused]
         rows.append(replace(row, line=line, source=str(path)))
     raise_if_any([f"clinical table {path}: {problem}" for problem in problems])
     return rows
 
 
-def _parse(cells: Mapping[str, str], spelled: Mapping[str, str], table: ClinicalTable) -> tuple[ClinicalRow, list[str]]:
+def _parse(
+    cells: Mapping[str, str], table: ClinicalTable, columns: Mapping[str, Sequence[str]], spelled: Mapping[str, str]
+) -> tuple[ClinicalRow, list[str]]:
     problems: list[str] = []
 
     def read(role: str) -> Any:
-        column = next((name for name in table.columns(role) if name in cells), None)
-        if column is None:
-            return None
-        try:
-            return FIELDS[role].parse(cells[column])
-        except ValueError as error:
-            reason = f" ({error})" if str(error) else ""
-            value = cells[column][:_LONGEST_SHOWN]
-            problems.append(f"{spelled[column]} is {value!r}; expected {FIELDS[role].allowed}{reason}")
-            return None
+        for column in columns[role]:
+            try:
+                return FIELDS[role].parse(cells[column])
+            except ValueError as error:
+                reason = f" ({error})" if str(error) else ""
+                value = cells[column][:_LONGEST_SHOWN]
+                problems.append(f"{spelled[column]} is {value!r}; expected {FIELDS[role].allowed}{reason}")
+        return None
 
     def names(role: str) -> list[str]:
-        return [name for column in table.columns(role) if (name := known_id(cells.get(column, "")))]
+        return [name for column in columns[role] if (name := known_id(cells[column]))]
 
     ids, idh = names("ids"), read("idh")
     if not ids:

@@ -93,7 +93,7 @@ def _read_workbook(data: bytes) -> Iterator[tuple[int, Sequence[str]]]:
             raise InputError(f"unpacks to more than {LARGEST_BYTES >> 20} MiB; give a clinical table")
         workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
         sheet = workbook.worksheets[0]
-        sheet.reset_dimensions()  # what the file claims to hold; a wrong claim would cost hours of empty rows
+        sheet.reset_dimensions()  # what the file claims to hold: each row would be filled up to it
         for line, values in enumerate(sheet.iter_rows(values_only=True), start=1):
             yield line, [_to_text(value) for value in values]
     except InputError:

@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mttu.data.clinical_values import FIELDS
 from mttu.errors import InputError
+
+ROLES = ("ids", "patient", "aliases", *FIELDS)
+"""What a column can be for."""
 
 _UCSF = re.compile(r"(UCSF-PDGM-)(\d{1,4})((?:_FU\d+d)?)(?:_nifti)?")
 _UPENN = re.compile(r"(UPENN-GBM-\d{5})_\d{2}")
@@ -72,7 +76,7 @@ class ClinicalTable:
     """The patient that the first id names; None if every case is a patient of its own."""
 
     def columns(self, role: str) -> tuple[str, ...]:
-        """Normalised names of the columns for ids, patient, aliases or a field."""
+        """Normalised names of the columns for one of `ROLES`."""
         own = {"ids": self.ids, "patient": self.patient, "aliases": self.aliases, **self.fields}.get(role, ())
         return tuple(dict.fromkeys(normalise_column(name) for name in (*EVERYWHERE.get(role, ()), *own)))
 
@@ -135,9 +139,7 @@ CLINICAL_TABLES: Mapping[str, ClinicalTable] = {
 
 
 def find_table(columns: Iterable[str], chosen: str | None = None) -> ClinicalTable:
-    """The table that a file with these columns is.
-
-    A table whose columns are a part of another's that fits too gives way to it; if none fits it is `GENERIC`.
+    """The table that a file with these columns is: the one known table that fits, or `GENERIC`.
 
     Args:
         columns: Normalised names.
@@ -152,17 +154,15 @@ def find_table(columns: Iterable[str], chosen: str | None = None) -> ClinicalTab
             raise InputError(f"clinical format {chosen!r}: unknown; choose one of {known}")
         return CLINICAL_TABLES[chosen]
     there = set(columns)
-    fitting = {
-        name: wanted
+    fitting = [
+        name
         for name, table in CLINICAL_TABLES.items()
-        for wanted in ({normalise_column(column) for column in columns} for columns in table.recognised_by)
-        if wanted <= there
-    }
-    best = [name for name, wanted in fitting.items() if not any(wanted < other for other in fitting.values())]
-    if len(best) > 1:
-        listed = " and ".join(f"{name} ({CLINICAL_TABLES[name].title})" for name in best)
+        if any({normalise_column(column) for column in wanted} <= there for wanted in table.recognised_by)
+    ]
+    if len(fitting) > 1:
+        listed = " and ".join(f"{name} ({CLINICAL_TABLES[name].title})" for name in fitting)
         raise InputError(f"its columns are those of {listed}; pass --clinical-format NAME")
-    return CLINICAL_TABLES[best[0]] if best else GENERIC
+    return CLINICAL_TABLES[fitting[0]] if fitting else GENERIC
 
 
 def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool) -> list[str]:
@@ -180,7 +180,7 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
             f"no column with ids; expected one of {', '.join(table.columns('ids'))}; found {listed}; "
             "name the column case_id, or the table with --clinical-format"
         )
-    said = {role: [name for name in table.columns(role) if name in names] for role in _ROLES}
+    said = {role: [name for name in table.columns(role) if name in names] for role in FIELDS}
     problems += [
         f"columns {' and '.join(columns)} say the same; keep one of them"
         for columns in said.values()
@@ -189,7 +189,7 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
     if alone and table is GENERIC and not said["idh"] and not said["split"]:
         problems.append(f"no column idh (or IDH_status) and no column split; found {listed}")
     elif not any(said.values()):
-        wanted = ", ".join(table.columns(role)[0] for role in _ROLES)
+        wanted = ", ".join(table.columns(role)[0] for role in FIELDS)
         problems.append(f"no column says anything; expected some of {wanted}; found {listed}")
     elif not said["idh"]:
         problems += [
@@ -198,6 +198,3 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
             if re.search(r"(^|_)idh", name)
         ]
     return problems
-
-
-_ROLES = ("idh", "grade", "age", "sex", "site", "split")

@@ -14,6 +14,7 @@ from clinical_examples import (
 )
 
 from mttu.data.clinical import CLINICAL_TABLES, is_low_grade, read_clinical
+from mttu.data.clinical_tables import ROLES
 from mttu.errors import InputError
 
 
@@ -117,8 +118,7 @@ def test_a_diagnosis_in_a_generic_table_is_left_alone(read, name):
 
 
 def test_no_known_table_names_a_column_that_tells_the_diagnosis():
-    roles = ("ids", "patient", "aliases", "idh", "grade", "age", "sex", "site", "split")
-    named = [column for table in CLINICAL_TABLES.values() for role in roles for column in table.columns(role)]
+    named = [column for table in CLINICAL_TABLES.values() for role in ROLES for column in table.columns(role)]
     assert "who_cns_grade" in named
     assert not [column for column in named if any(word in column for word in ("diagnos", "histolog", "2021", "1p"))]
 
