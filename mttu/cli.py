@@ -13,6 +13,7 @@ import typer
 
 from mttu import __version__
 from mttu.ablations import PRESETS, preset
+from mttu.cli_split import describe, split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -83,6 +84,10 @@ def cohort(
     for line in describe_manifest(manifest):
         console.print(line, markup=False)
     console.print(f"{output}: {len(manifest.cases)} cases", markup=False)
+
+
+app.command()(split)
+app.command()(describe)
 
 
 @app.command()
