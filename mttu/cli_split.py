@@ -53,11 +53,11 @@ def describe(manifest: ManifestFile) -> None:
 
 
 def _show_folds(folds: Sequence["Manifest"]) -> Table:
-    """Counts of each fold's validation cases, and what they are drawn from."""
+    """How many cases train and validate; of those that validate: patients, sites, IDH status and masks."""
     from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 
-    table = Table(box=box.SIMPLE_HEAD)
-    titles = ("fold", "train", "val", "val patients", "val sites", "mutant", "wild type", "unknown IDH", "masks")
+    table = Table(box=box.SIMPLE_HEAD, caption="patients to masks: of val")
+    titles = ("fold", "train", "val", "patients", "sites", "mutant", "wild", "unknown", "masks")
     for title in titles:
         table.add_column(title, justify="right")
     for number, manifest in enumerate(folds, 1):

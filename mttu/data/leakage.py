@@ -126,7 +126,7 @@ def link_patients(
         crosswalk: From `read_crosswalk`.
 
     Raises:
-        InputError: No name in the crosswalk is known, or one fits several patients but for case and zeros.
+        InputError: No name in the crosswalk is known, or one fits several patients; lists all.
     """
     by_patient: dict[str, list[str]] = {}
     for case in cases:
