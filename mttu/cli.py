@@ -14,6 +14,7 @@ import typer
 from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli_cohort import cohort
+from mttu.cli_split import describe, split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -65,7 +66,8 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-app.command()(cohort)
+for command in (cohort, split, describe):
+    app.command()(command)
 
 
 @app.command()

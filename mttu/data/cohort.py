@@ -3,17 +3,22 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mttu.data.clinical import read_clinical
 from mttu.data.cohort_request import CohortRequest, check_request
 from mttu.data.findings import Finding, merge_findings, to_findings
+from mttu.data.fingerprints import find_same_brains
 from mttu.data.gathering import OnCase, case_from_folder, check_volumes, find_cases, name_cases
 from mttu.data.joining import join_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.layouts import MODALITIES
+from mttu.data.leakage import CrosswalkRow, find_leaks, link_patients, read_crosswalk
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
@@ -96,9 +101,11 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     findings: list[Finding] = []
     found = find_cases(request, findings)
     cases = name_cases(request, [case for _, case in found], findings)
-    findings += check_volumes(cases, request.modalities, on_case)
+    checked, fingerprints = check_volumes(cases, request.modalities, on_case)
+    findings += checked
     try:
         rows = read_clinical(request.clinical, request.clinical_format) if request.clinical else []
+        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return _answer(None, findings)
@@ -106,7 +113,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     cases = [case for case in cases if counts[case.case_id] == 1]
     if request.skip_bad:
         cases = _without_errors(cases, findings)
-    joined = join_clinical(cases, rows, {}, {case.case_id for _, case in found})
+    joined = join_clinical(cases, rows, crosswalk, {case.case_id for _, case in found})
     findings += joined.findings
     pairs: Sequence[tuple[Case, str | None]] = joined.cases
     if request.skip_bad:
@@ -118,6 +125,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], joined.matched)
         findings += paper.findings
         pairs = paper.cases
+    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
 
@@ -129,6 +137,27 @@ def _ids_with_errors(findings: Sequence[Finding]) -> set[str]:
 def _without_errors(cases: Sequence[Case], findings: Sequence[Finding]) -> list[Case]:
     bad = _ids_with_errors(findings)
     return [case for case in cases if case.case_id not in bad]
+
+
+def _link(
+    pairs: Sequence[tuple[Case, str | None]],
+    fingerprints: Mapping[str, NDArray[np.float32]],
+    crosswalk: Sequence[CrosswalkRow],
+    findings: list[Finding],
+) -> list[tuple[Case, str | None]]:
+    """Gives all cases of a patient one patient id; nothing is left where a patient is wanted on two sides."""
+    wanted = [replace(case, split=split or "") for case, split in pairs]
+    images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
+    try:
+        linked = link_patients(wanted, find_same_brains(images), crosswalk)
+    except InputError as error:
+        findings += to_findings("error", error.problems)
+        return []
+    leaks = find_leaks(linked.cases, linked.links)
+    findings += [*to_findings("error", leaks.problems), *to_findings("warning", leaks.warnings)]
+    if linked.unknown_names:
+        findings.append(Finding("note", "", f"{linked.unknown_names} names of the crosswalk are no case here"))
+    return [] if leaks.problems else [(replace(case, split=""), case.split or None) for case in linked.cases]
 
 
 def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, findings: list[Finding]) -> list[Case]:

@@ -7,9 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mttu.data.cohort_request import CohortRequest, check_request
 from mttu.data.discovery import discover_any, discover_folder
 from mttu.data.findings import Finding, to_findings
+from mttu.data.fingerprints import choose_modality, fingerprint
 from mttu.data.joining import UNSAFE
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
 from mttu.data.layouts import LAYOUTS, FoundCase
@@ -99,32 +103,43 @@ def _to_case(found: FoundCase, labels: str) -> Case:
     )
 
 
-def check_volumes(cases: Sequence[Case], modalities: Sequence[str], on_case: OnCase | None) -> list[Finding]:
-    """Reads every case: errors, and warnings for those that can be read.
+def check_volumes(
+    cases: Sequence[Case], modalities: Sequence[str], on_case: OnCase | None
+) -> tuple[list[Finding], dict[str, NDArray[np.float32]]]:
+    """Reads every case.
 
     Args:
         cases: Complete cases.
         modalities: Channels in order.
         on_case: Told how many cases have been read, of how many, and the newest.
-    """
 
-    def find(case: Case) -> list[Finding]:
+    Returns:
+        Errors, and warnings for those that can be read; and their fingerprints by case id.
+    """
+    compared = choose_modality(modalities)
+
+    def read(case: Case) -> tuple[list[Finding], NDArray[np.float32] | None]:
         try:
             sources = read_sources(case, modalities)
         except InputError as error:
-            return to_findings("error", error.problems)
+            return to_findings("error", error.problems), None
         errors = []
         if sources.seg is not None and not sources.seg.any():
             errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
-        return [*to_findings("error", errors), *to_findings("warning", find_suspicions(case, modalities, sources))]
+        voxels = sources.images[modalities.index(compared)]
+        findings = [*to_findings("error", errors), *to_findings("warning", find_suspicions(case, modalities, sources))]
+        return findings, fingerprint(voxels, sources.reference.affine, sources.brain)
 
     findings: list[Finding] = []
+    fingerprints: dict[str, NDArray[np.float32]] = {}
     with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:  # unpacking frees the interpreter lock
-        for done, (case, found) in enumerate(zip(cases, pool.map(find, cases), strict=True), start=1):
+        for done, (case, (found, image)) in enumerate(zip(cases, pool.map(read, cases), strict=True), start=1):
             findings += found
+            if image is not None:
+                fingerprints[case.case_id] = image
             if on_case is not None:
                 on_case(done, len(cases), case.case_id)
-    return findings
+    return findings, fingerprints
 
 
 def to_predict(found: FoundCase) -> Case:

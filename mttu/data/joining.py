@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from mttu.data.clinical import ClinicalRow
 from mttu.data.clinical_values import site_of_barcode
 from mttu.data.findings import Finding, to_findings
+from mttu.data.leakage import CrosswalkRow
 from mttu.data.manifest import Case, is_safe_name
 
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
@@ -22,33 +23,40 @@ class Joined:
     findings: tuple[Finding, ...]
     matched: frozenset[str]
     """Ids of the cases that have a row."""
+    also_named: tuple[CrosswalkRow, ...]
+    """Cases with the names that their rows give them in other data sets."""
 
 
 def join_clinical(
     cases: Sequence[Case],
     rows: Sequence[ClinicalRow],
-    synonyms: Mapping[str, frozenset[str]],
+    crosswalk: Sequence[CrosswalkRow],
     present: Collection[str],
 ) -> Joined:
     """Gives every case what its row says.
 
-    A row belongs to a case by the case's id, else by its patient's, else by a synonym of one of them.
+    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them.
 
     Args:
         cases: With the patient that the file names tell.
         rows: Of all clinical tables.
-        synonyms: Id to all ids of the same patient, from a crosswalk.
+        crosswalk: Patients under several names.
         present: Ids of all cases that were found, those that cannot be used included.
     """
     by_id: dict[str, list[ClinicalRow]] = {}
     for row in rows:
         for name in row.ids:
             by_id.setdefault(name, []).append(row)
+    synonyms: dict[str, set[str]] = {}
+    for named in crosswalk:
+        for name in named.names:
+            synonyms.setdefault(name, set()).update(named.names)
     joined: list[tuple[Case, str | None]] = []
     problems: list[str] = []
     notes: list[str] = []
     used: set[int] = set()
     matched: set[str] = set()
+    also_named: list[CrosswalkRow] = []
     for case in cases:
         own = _rows_of(case, by_id, synonyms)
         if len(own) > 1:
@@ -58,6 +66,8 @@ def join_clinical(
         for row in own[:1]:
             used.add(id(row))
             matched.add(case.case_id)
+            if row.aliases:
+                also_named.append(CrosswalkRow(row.line, (case.case_id, *sorted(row.aliases))))
             patient_id = row.patient_id or case.patient_id
             if not is_safe_name(patient_id):
                 problems.append(f"case {case.case_id}: patient {patient_id!r}: {UNSAFE}")
@@ -84,16 +94,16 @@ def join_clinical(
         if without:
             notes.append(f"{len(without)} cases have no clinical row: IDH status unknown ({_name(without)})")
     findings = (*to_findings("error", problems), *to_findings("note", notes))
-    return Joined(tuple(joined), findings, frozenset(matched))
+    return Joined(tuple(joined), findings, frozenset(matched), tuple(also_named))
 
 
 def _rows_of(
-    case: Case, by_id: Mapping[str, Sequence[ClinicalRow]], synonyms: Mapping[str, frozenset[str]]
+    case: Case, by_id: Mapping[str, Sequence[ClinicalRow]], synonyms: Mapping[str, set[str]]
 ) -> list[ClinicalRow]:
     for names in (
         {case.case_id},
         {case.patient_id},
-        synonyms.get(case.case_id, frozenset()) | synonyms.get(case.patient_id, frozenset()),
+        synonyms.get(case.case_id, set()) | synonyms.get(case.patient_id, set()),
     ):
         own = {id(row): row for name in sorted(names) for row in by_id.get(name, [])}
         if own:

@@ -1,5 +1,6 @@
 """Every data set people bring, in its true names: found, read, labelled as it documents, follow-ups left out."""
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -11,15 +12,15 @@ from mttu.data.cohort import Cohort, CohortRequest, build_cohort, read_manifest,
 from mttu.errors import InputError
 
 VOLUMES = draw_volumes()
-PARTS = {"flair": VOLUMES["flair"], "t1ce": VOLUMES["t1ce"], "t1": VOLUMES["t1"], "t2": VOLUMES["t2"]}
 OLD, NEW = VOLUMES["seg"], np.where(VOLUMES["seg"] == 4, 3, VOLUMES["seg"]).astype(np.uint8)
 WHOLE = (OLD > 0).astype(np.uint8)
 
 
 def put(root: Path, names: dict[str, str], seg=None, brain=None) -> None:
     """Writes a case: role to path without ending."""
+    images = draw_volumes(seed=zlib.crc32(names["flair"].encode()))  # one brain under two names would be found
     for role, name in names.items():
-        voxels = {"seg": seg, "brain": brain}.get(role, PARTS.get(role))
+        voxels = {**images, "seg": seg, "brain": brain}[role]
         path = root / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(voxels, LPS), path)
@@ -33,7 +34,7 @@ def brats2023(root: Path, name: str, seg=NEW) -> None:
 def ucsf(root: Path, name: str) -> None:
     suffixes = {"flair": "FLAIR", "t1ce": "T1c", "t1": "T1", "t2": "T2", "seg": "tumor_segmentation"}
     suffixes["brain"] = "brain_segmentation"
-    brain = (PARTS["t1"] != 0).astype(np.uint8)
+    brain = (VOLUMES["t1"] != 0).astype(np.uint8)
     put(root, {role: f"{name}_nifti/{name}_{suffix}" for role, suffix in suffixes.items()}, OLD, brain)
 
 

@@ -11,7 +11,7 @@ from mttu.data.cohort import Case, CohortRequest, build_cohort
 from mttu.data.recipe import follow_paper
 from mttu.errors import InputError
 
-SHAPE = (4, 4, 4)
+SHAPE = (8, 8, 8)
 AFFINE = np.diag([-1.0, -1, 1, 1])
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 
@@ -23,11 +23,11 @@ def write_tree(root: Path, names: list[str], with_masks: bool, first: int) -> No
         (root / name).mkdir(parents=True)
         for modality in MODALITIES:
             voxels = np.zeros(SHAPE, np.int16)
-            voxels[1:3, 1:3, 1:3] = generator.integers(1, 30_000, (2, 2, 2))
+            voxels[1:7, 1:7, 1:7] = generator.integers(1, 30_000, (6, 6, 6))
             nib.save(nib.Nifti1Image(voxels, AFFINE), root / name / f"{name}_{modality}.nii")
         if with_masks:
             seg = np.zeros(SHAPE, np.uint8)
-            seg[1, 1, 1] = 4
+            seg[2, 2, 2] = 4
             nib.save(nib.Nifti1Image(seg, AFFINE), root / name / f"{name}_seg.nii")
 
 
