@@ -79,7 +79,7 @@ def _say_unchanged(cohort: "Manifest", folds: Sequence["Manifest"], exclude_test
     """What is the same in all folds, and the unlabelled cases that are not, for their patients validate."""
     unlabelled = {case.case_id for case in cohort.split("unlabelled")}
     moved = unlabelled & {case.case_id for fold in folds for case in fold.split("val")}
-    gone = unlabelled - set.intersection(*({case.case_id for case in fold.cases} for fold in folds))
+    gone = {name for fold in folds for name in unlabelled - {case.case_id for case in fold.cases}}
     test = len(cohort.split("test"))
     tests = f"without the {test} test cases" if exclude_test else f"{test} test"
     parts = [f"in each fold: {len(unlabelled)} unlabelled, {tests}"]

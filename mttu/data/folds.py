@@ -183,13 +183,17 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a new folder")
+    items = sorted(folder.iterdir()) if folder.exists() else []
     problems = []
-    for item in sorted(folder.iterdir()) if folder.exists() else []:
-        if not (item.name.startswith("fold_") and item.suffix == ".parquet"):
-            problems.append(f"{folder}: holds {item.name}, which is no fold; give a new or an empty folder")
-            continue
+    others = [item.name for item in items if not (item.name.startswith("fold_") and item.suffix == ".parquet")]
+    if others:
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        listed = ", ".join(others[:_MOST_NAMED]) + more
+        problems.append(f"{folder}: holds what is no fold ({listed}); give a new or an empty folder")
+    for item in items:
         try:
-            check_target(item)
+            if item.name not in others:
+                check_target(item)
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)

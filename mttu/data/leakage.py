@@ -160,11 +160,9 @@ def _link_rows(
         patients: set[str] = set()
         for name in row.names:
             fitting = exact.get(name) or loose.get(_loosen(name), set())
-            if name not in exact and len(fitting) > 1:
-                listed = ", ".join(sorted(fitting)[:_MOST_NAMED])
-                problems.append(
-                    f"crosswalk: line {row.line}: {name!r} may be patient {listed}; spell it as one of them"
-                )
+            if len(fitting) > 1:
+                listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
+                problems.append(f"crosswalk: line {row.line}: {name!r} may be patient {listed}; write the one you mean")
             patients |= fitting
             known += bool(fitting)
             unknown += not fitting

@@ -26,15 +26,20 @@ def phantoms(phantom_manifest):
     return {name: (sources.images[0], sources.reference.affine, sources.brain) for name, sources in found.items()}
 
 
+def crop_to_brain(voxels, affine, brain):
+    box = tuple(slice(places.min(), places.max() + 1) for places in np.nonzero(brain))
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ [axis.start for axis in box]
+    return voxels[box], moved, brain[box]
+
+
 def save_as_another(path: Path, voxels, affine, brain) -> tuple:
-    """Re-saves an image as a stranger would: RAS, cropped and padded, scaled integers, packed; and reads it again."""
-    cropped = voxels[1:, :-1]
-    shifted = affine.copy()
-    shifted[:3, 3] += affine[:3, 0]
-    padded = np.pad(np.where(brain[1:, :-1], cropped, 0), ((0, 0), (0, 5), (3, 0)))
-    shifted[:3, 3] -= 3 * affine[:3, 2]
-    turned = nib.as_closest_canonical(nib.Nifti1Image(2.5 * padded + np.float32(0), shifted))
-    image = nib.Nifti1Image(np.rint(turned.get_fdata() / 1.7).astype(np.int16), turned.affine)
+    """Re-saves an image as a stranger would: cropped and padded, RAS, scaled integers, packed; and reads it again."""
+    cropped, moved, inside = crop_to_brain(voxels, affine, brain)
+    padded = np.pad(np.where(inside, cropped, 0), ((0, 0), (0, 5), (3, 0)))
+    moved[:3, 3] -= 3 * affine[:3, 2]
+    turned = nib.as_closest_canonical(nib.Nifti1Image(padded, moved))
+    image = nib.Nifti1Image(np.rint(2.5 * turned.get_fdata(dtype=np.float32)).astype(np.int16), turned.affine)
     image.header.set_slope_inter(0.37, 0)
     nib.save(image, path)
     again = nib.load(path)
@@ -70,11 +75,6 @@ def standardise(voxels, affine, brain):
 
 def permute(voxels, affine, brain):
     return voxels.transpose(2, 0, 1), affine[:, [2, 0, 1, 3]], brain.transpose(2, 0, 1)
-
-
-def crop_to_brain(voxels, affine, brain):
-    box = tuple(slice(places.min(), places.max() + 1) for places in np.nonzero(brain))
-    return voxels[box], affine, brain[box]
 
 
 def shade(voxels, affine, brain):
@@ -158,19 +158,17 @@ def read_real(real_data: Path, modalities=("flair",)) -> dict:
             image = nib.load(folder / f"{name}_{modality}.nii.gz")
             voxels = image.get_fdata(dtype=np.float32)
             brain = nib.load(mask).get_fdata(dtype=np.float32) > 0.5 if mask.exists() else voxels != 0
-            found[name, modality] = (voxels, image.affine, brain)
+            found[name, modality] = crop_to_brain(voxels, image.affine, brain)
     return found
 
 
 @pytest.mark.real
 def test_a_real_patient_renamed_and_saved_again_is_found(real_data, tmp_path):
-    prints = {name: fingerprint(*case) for (name, _), case in read_real(real_data).items()}
+    cases = read_real(real_data)
+    prints = {name: fingerprint(*case) for (name, _), case in cases.items()}
     assert len(prints) == 5
     assert find_same_brains(prints) == []
-    folder = real_data / "tcga_lgg" / "TCGA-DU-7294"
-    image = nib.load(folder / "TCGA-DU-7294_flair.nii.gz")
-    voxels = image.get_fdata(dtype=np.float32)
-    copy = save_as_another(tmp_path / "BraTS2021_00001_flair.nii.gz", voxels, image.affine, voxels != 0)
+    copy = save_as_another(tmp_path / "BraTS2021_00001_flair.nii.gz", *cases["TCGA-DU-7294", "flair"])
     (pair,) = find_same_brains({**prints, "BraTS2021_00001": fingerprint(*copy)})
     assert (pair.first, pair.second) == ("BraTS2021_00001", "TCGA-DU-7294")
     assert pair.similarity > 0.99
@@ -178,8 +176,7 @@ def test_a_real_patient_renamed_and_saved_again_is_found(real_data, tmp_path):
 
 def turn(voxels, affine, brain):
     """By 3 degrees, as another registration to the atlas would."""
-    turned = rotate(voxels, 3, axes=(1, 2), reshape=False, order=1)
-    return turned, affine, rotate(brain.astype(np.float32), 3, axes=(1, 2), reshape=False, order=1) > 0.5
+    return rotate(voxels, 3, (1, 2), order=1), affine, rotate(brain.astype(np.float32), 3, (1, 2), order=1) > 0.5
 
 
 @pytest.mark.real

@@ -207,8 +207,8 @@ def test_fewer_folds_replace_more_and_nothing_else_is_ever_lost(hospital, tmp_pa
     (folder / "fold_x.parquet").write_text("no manifest")
     with pytest.raises(InputError) as caught:
         write_folds(draw_folds(hospital, 2), folder)
-    assert "is there and no manifest" in caught.value.problems[0]
-    assert "holds notes.txt, which is no fold; give a new or an empty folder" in caught.value.problems[1]
+    assert "holds what is no fold (notes.txt); give a new or an empty folder" in caught.value.problems[0]
+    assert "is there and no manifest" in caught.value.problems[1]
     assert (folder / "notes.txt").read_text() == "mine"
     with pytest.raises(InputError, match="is a file; give a new folder"):
         write_folds(draw_folds(hospital, 2), folder / "notes.txt")
