@@ -42,6 +42,9 @@ def cohort(
     crosswalk: Annotated[
         Path | None, typer.Option(help="CSV whose rows name one patient under several ids, one column per data set")
     ] = None,
+    same_brain: Annotated[
+        float, typer.Option(help="Least similarity of two images of one brain under two names; above 1: not looked for")
+    ] = 0.8,
     recipe: Annotated[
         str | None, typer.Option(help="paper: BraTS 2020 training folder, then test folder, as in the paper's Table I")
     ] = None,
@@ -64,6 +67,7 @@ def cohort(
         follow_ups=follow_ups,
         skip_bad=skip_bad,
         crosswalk=crosswalk,
+        same_brain=same_brain,
         recipe="paper" if recipe else None,
     )
     with ExitStack() as stack:
@@ -85,6 +89,7 @@ def cohort(
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
         console.print(line, markup=False)
+    console.print(show_table_one(made.manifest))
     console.print(f"{output}: {len(made.manifest.cases)} cases", markup=False)
 
 

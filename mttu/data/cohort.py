@@ -125,7 +125,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], joined.matched)
         findings += paper.findings
         pairs = paper.cases
-    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), findings)
+    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), request, findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
 
@@ -143,20 +143,21 @@ def _link(
     pairs: Sequence[tuple[Case, str | None]],
     fingerprints: Mapping[str, NDArray[np.float32]],
     crosswalk: Sequence[CrosswalkRow],
+    request: CohortRequest,
     findings: list[Finding],
 ) -> list[tuple[Case, str | None]]:
     """Gives all cases of a patient one patient id; nothing is left where a patient is wanted on two sides."""
     wanted = [replace(case, split=split or "") for case, split in pairs]
     images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
     try:
-        linked = link_patients(wanted, find_same_brains(images), crosswalk)
+        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return []
     leaks = find_leaks(linked.cases, linked.links)
     findings += [*to_findings("error", leaks.problems), *to_findings("warning", leaks.warnings)]
     if linked.unknown_names:
-        findings.append(Finding("note", "", f"{linked.unknown_names} names of the crosswalk are no case here"))
+        findings.append(Finding("note", "", f"{linked.unknown_names} other names of patients are no case here"))
     return [] if leaks.problems else [(replace(case, split=""), case.split or None) for case in linked.cases]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mttu.data.fingerprints import SAME_BRAIN
 from mttu.data.labels import find_convention
 from mttu.data.layouts import MODALITIES
 from mttu.errors import raise_if_any
@@ -37,6 +38,8 @@ class CohortRequest:
     """Whether cases with errors are left out instead of refusing the cohort."""
     crosswalk: Path | None = None
     """CSV whose rows name one patient under several ids."""
+    same_brain: float = SAME_BRAIN
+    """Least similarity of two images that count as one brain, see `mttu.data.fingerprints`; above 1: none do."""
     recipe: Literal["paper"] | None = None
     """The paper's cohort, made of two folders: training, test."""
 
@@ -63,6 +66,8 @@ def check_request(request: CohortRequest) -> None:
         problems.append(f"modalities: {listed}; expected some of {', '.join(MODALITIES)}, each at most once")
     if not 0 <= request.val_fraction < 1:
         problems.append(f"val_fraction: {request.val_fraction}; expected 0 to below 1")
+    if not request.same_brain > 0:
+        problems.append(f"same_brain: {request.same_brain}; expected a similarity above 0; above 1 none is found")
     if request.recipe is not None and (len(request.places) != 2 or not request.clinical):
         problems.append(
             f"recipe {request.recipe}: {len(request.places)} folders and {len(request.clinical)} tables given; "

@@ -106,7 +106,8 @@ def test_ucsf_with_its_table_leaves_follow_ups_out_and_counts_them(tmp_path):
     assert wild.brain_mask is not None
     notes = [finding.text for finding in cohort.findings if finding.severity == "note"]
     assert notes == [
-        "1 follow-up or post-operative examinations are left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them"
+        "1 follow-up or post-operative examinations are left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them",
+        "1 other names of patients are no case here",
     ]
     both = build(tmp_path / "data", clinical=(table,), follow_ups=True)
     follow_up = both.manifest.cases[2]
