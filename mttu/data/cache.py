@@ -33,7 +33,7 @@ class CachedCase:
     image: "np.memmap[Any, np.dtype[np.float16]]"
     """(C, H, W, D) float16; on disk the modalities of a voxel lie together."""
     seg: "np.memmap[Any, np.dtype[np.uint8]] | None"
-    """(H, W, D) classes."""
+    """(H, W, D) classes, see `mttu.data.preprocess.PreparedCase`."""
     geometry: Geometry
     modalities: tuple[str, ...]
     settings: PrepareSettings

@@ -20,7 +20,7 @@ class PreparedCase:
     image: NDArray[np.float16]
     """(C, H, W, D) z-scores inside the brain, exactly 0 outside; H runs to the left, W to the back, D upwards."""
     seg: NDArray[np.uint8] | None
-    """(H, W, D) classes 0 to 3."""
+    """(H, W, D) classes 0 to 3; or 0 and `WHOLE_TUMOUR` where the mask knows no parts."""
     geometry: Geometry
     """The way back to the original grid."""
 
