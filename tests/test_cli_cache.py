@@ -47,6 +47,14 @@ def test_verify_exits_with_one_and_a_table_of_what_is_not(capsys, prepared):
     assert out.endswith("1 of 3 cases are sound\n")
 
 
+def test_brackets_in_a_problem_are_no_markup(capsys, prepared):
+    about = prepared[0] / "phantom_001" / "case.json"
+    about.write_text(about.read_text().replace('"spacing_mm": 1.0', '"spacing_mm": "[red]"'))
+    code, out, _ = run(capsys, "cache", "verify", prepared[0])
+    assert code == 1
+    assert "[red]" in out
+
+
 def test_prune_lists_and_removes_only_with_yes(capsys, prepared, phantom_manifest, tmp_path):
     cache, manifest = prepared
     write_manifest(replace(phantom_manifest, cases=phantom_manifest.cases[:2]), manifest)

@@ -147,7 +147,9 @@ def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
     shutil.copytree(cache / "C", cache / "E")
     rewrite_about(cache / "E", case_id="E")
     (cache / "E" / "extra.txt").write_text("mine")  # a case, but somebody keeps a file in it
-    (cache / "F").symlink_to(cache / "C")
+    shutil.copytree(cache / "C", cache.parent / "elsewhere" / "F")
+    rewrite_about(cache.parent / "elsewhere" / "F", case_id="F")
+    (cache / "F").symlink_to(cache.parent / "elsewhere" / "F")
     shutil.copytree(cache / "C", cache / ".partial-G")
     (cache / ".partial-file").write_text("mine")
     (cache / ".partial-mine").mkdir()
@@ -168,6 +170,7 @@ def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
     kept = {name: content for name, content in before.items() if not name.startswith(("C/", ".partial-G/"))}
     assert snapshot(cache) == kept
     assert (cache / "F").is_symlink()
+    assert len(snapshot(cache / "F")) == 3
     assert prune_cache(cache, manifests, remove=True) == []
 
 
