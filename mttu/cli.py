@@ -15,6 +15,7 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli_cohort import cohort
 from mttu.cli_split import describe, split
+from mttu.cli_cache import app as cache_app
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(cache_app, name="cache")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
@@ -77,26 +80,33 @@ def prepare(
     cache: Annotated[Path | None, typer.Option(help="Folder to fill; `cache` beside the manifest if not given")] = None,
     config: ConfigFile = None,
     actors: Annotated[int, typer.Option(min=1, help="Cases prepared at the same time")] = 2,
+    space_check: Annotated[bool, typer.Option(help="Refuse where the cache may fill the disk")] = True,
 ) -> None:
     """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
     settings = override(resolve("paper", config, arguments), {"data.manifest": str(manifest)})
     if cache is not None:
         settings = override(settings, {"data.cache_dir": str(cache)})
-    failed = prepare_shown(settings, actors)
+    failed = prepare_shown(settings, actors, space_check)
     if failed:
         raise typer.Exit(1)
 
 
-def prepare_shown(settings: Config, actors: int) -> int:
+def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> int:
     """Prepares with progress; returns the number of cases that failed, each named on standard error."""
     from mttu.cluster.data import prepare_cohort
     from mttu.cluster.session import connect
+    from mttu.data.cache_space import check_room, check_writable, measure_room
     from mttu.data.cohort import read_manifest
     from mttu.lock import lock_folder
     from mttu.training.inputs import resolve_paths
 
     path, cache_dir = resolve_paths(settings)
     manifest = read_manifest(path)
+    room = measure_room(manifest.cases, cache_dir, manifest.modalities, settings.data.prepare)
+    console.print(str(room), markup=False)
+    if space_check:
+        check_room(room, cache_dir)
+    check_writable(cache_dir)
     total, done = len(manifest.cases), itertools.count(1)
     with lock_folder(cache_dir), connect(settings.workers), show_progress("prepare", total) as advance:
         rows = prepare_cohort(

@@ -11,7 +11,7 @@ from mttu.config import Config
 from mttu.config.training import ValidationMetric
 from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
-from mttu.data.labels import REGIONS
+from mttu.data.labels import REGIONS, knows_parts
 from mttu.data.loaders import read_volume
 from mttu.errors import RunError
 from mttu.inference import Precision, predict_volume, segment
@@ -27,7 +27,8 @@ def score_case(
     """Scores one prepared case.
 
     Returns:
-        case_id; dice_wt, dice_tc, dice_et or None without a mask; idh; mutant_probability or None without an IDH head.
+        case_id; dice_wt, dice_tc, dice_et, each None without a mask that knows the region; idh; mutant_probability or
+        None without an IDH head.
     """
     try:
         prediction = predict_volume(
@@ -42,7 +43,8 @@ def score_case(
     if prediction.seg_probabilities is not None and cached.seg is not None:
         classes = segment(prediction.seg_probabilities, config.inference, config.data.prepare.spacing_mm**3).cpu()
         dice = score_dice(classes, torch.from_numpy(np.array(cached.seg)))
-        row |= {f"dice_{region}": value for region, value in dice.items()}
+        known = REGIONS if knows_parts(case.labels) else ("wt",)
+        row |= {f"dice_{region}": dice[region] for region in known}
     return row
 
 

@@ -11,6 +11,7 @@ from torch import multiprocessing
 from mttu.ablations import preset
 from mttu.config import override
 from mttu.data.augment import Augmentation
+from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import Batch
 from mttu.losses import idh_class_weights
 from mttu.training.loop import fit, task_losses
@@ -21,6 +22,12 @@ from mttu.training.state import create_state
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
 IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two
 HAS_SEG = [True, True, False, True]
+ONLY_WT = {  # where the masks are that know the whole tumour only
+    "none": [False] * 4,
+    "second rank": [False, False, False, True],
+    "both ranks": [True, False, False, True],
+    "every mask": [True, True, False, True],
+}
 DROPOUT_OFF = {
     f"network.dropout.{place}": 0.0
     for place in ("stem", "embedding", "attention", "projection", "branch", "mlp", "head")
@@ -36,15 +43,18 @@ def process_group(rank, world_size, folder):
         dist.destroy_process_group()
 
 
-def global_batch(first, stop):
+def global_batch(first, stop, only_wt=ONLY_WT["none"]):
     generator = torch.Generator().manual_seed(11)
     image = torch.randn(4, 4, 16, 16, 16, generator=generator)
     seg = torch.randint(0, 4, (4, 16, 16, 16), generator=generator, dtype=torch.uint8)
+    only_wt = torch.tensor(only_wt)
+    seg[only_wt] = (seg[only_wt] > 1).to(torch.uint8) * WHOLE_TUMOUR
     part = slice(first, stop)
     return Batch(
         image=image[part],
         seg=seg[part],
         has_seg=torch.tensor(HAS_SEG[part]),
+        only_wt=only_wt[part],
         idh=torch.tensor(IDH[part]),
         selected=torch.ones(stop - first, dtype=torch.bool),
         case_ids=tuple("abcd"[part]),
@@ -70,28 +80,37 @@ SETTINGS = {
     "Dice per sample": {"loss.dice_pool": "sample"},
     "focal losses, equal weights": {"loss.segmentation": "focal", "loss.idh": "focal", "loss.task_weighting": "equal"},
 }
+COMBINATIONS = (
+    ("pooled Dice", "none"),
+    ("pooled Dice", "second rank"),
+    ("pooled Dice", "every mask"),
+    ("Dice per sample", "both ranks"),
+    ("focal losses, equal weights", "second rank"),
+)
 
 
 def configs():
     common = override(preset("demo"), {**DROPOUT_OFF, "network.bottleneck.position_grid": [2, 2, 2]})
-    return {name: override(common, changes) for name, changes in SETTINGS.items()}
+    return {(name, masks): override(common, SETTINGS[name]) for name, masks in COMBINATIONS}
 
 
 def gradients_of_rank(rank, folder):
     torch.set_num_threads(1)
     with process_group(rank, 2, folder):
         runtime = LocalRuntime(folder)
-        batch = global_batch(2 * rank, 2 * rank + 2)
-        found = {name: gradients(config, runtime, batch) for name, config in configs().items()}
+        found = {}
+        for (name, masks), config in configs().items():
+            batch = global_batch(2 * rank, 2 * rank + 2, ONLY_WT[masks])
+            found[name, masks] = gradients(config, runtime, batch)
         torch.save(found, folder / f"rank{rank}.pt")
 
 
 def test_gradients_of_two_ranks_equal_those_of_one(tmp_path):
-    """Frozen batch norm, no dropout, unequal counts of IDH labels and masks; sigmas included."""
+    """Frozen batch norm, no dropout, unequal counts of IDH labels and of masks of both kinds; sigmas included."""
     multiprocessing.spawn(gradients_of_rank, (tmp_path,), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for setting, config in configs().items():
-        alone = gradients(config, LocalRuntime(tmp_path), global_batch(0, 4))
+        alone = gradients(config, LocalRuntime(tmp_path), global_batch(0, 4, ONLY_WT[setting[1]]))
         assert set(ranks[0][setting]) == set(alone)
         for name, expected in alone.items():
             found, twin = ranks[0][setting][name], ranks[1][setting][name]
