@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from mttu.display import console
 
@@ -36,20 +35,6 @@ def split(
     console.print(_show_folds(drawn))
     console.print(_say_unchanged(cohort, drawn, exclude_test), markup=False)
     console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet", markup=False)
-
-
-def describe(manifest: ManifestFile) -> None:
-    """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
-    from mttu.data.manifest import read_manifest
-    from mttu.data.table_one import COLUMNS, table_one
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in table_one(read_manifest(manifest)):
-        table.add_row(Text(row.title, style="" if row.cells else "bold"), *map(Text, row.cells))
-    console.print(table)
 
 
 def _show_folds(folds: Sequence["Manifest"]) -> Table:

@@ -13,9 +13,9 @@ import typer
 
 from mttu import __version__
 from mttu.ablations import PRESETS, preset
-from mttu.cli_cohort import cohort
-from mttu.cli_split import describe, split
-from mttu.cli_cache import app as cache_app
+from mttu.cli.cache import app as cache_app
+from mttu.cli.cohort import cohort, describe
+from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -36,7 +36,7 @@ Overrides = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
-LabelsName = Annotated[str, typer.Option("--labels", help="Label convention of masks: brats (0 1 2 4) or brats2013")]
+LabelsName = Annotated[str, typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)")]
 
 
 def resolve(preset_name: str, file: Path | None, arguments: list[str] | None) -> Config:

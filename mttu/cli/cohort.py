@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from mttu.display import Advance, console, errors, show_progress
 from mttu.errors import InputError
+
+if TYPE_CHECKING:
+    from mttu.data.findings import Finding
+    from mttu.data.manifest import Manifest
 
 Places = Annotated[
     list[Path], typer.Argument(help="Folders that hold case folders at any depth, or CSV files of paths")
@@ -89,11 +94,30 @@ def cohort(
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
         console.print(line, markup=False)
-    console.print(show_table_one(made.manifest))
+    console.print(_show_table_one(made.manifest))
     console.print(f"{output}: {len(made.manifest.cases)} cases", markup=False)
 
 
-def _report(findings: Sequence[Any], path: Path) -> None:
+def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]) -> None:
+    """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
+    from mttu.data.manifest import read_manifest
+
+    console.print(_show_table_one(read_manifest(manifest)))
+
+
+def _show_table_one(manifest: "Manifest") -> Table:
+    from mttu.data.table_one import COLUMNS, table_one
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in table_one(manifest):
+        table.add_row(Text(row.title, style="" if row.cells else "bold"), *map(Text, row.cells))
+    return table
+
+
+def _report(findings: Sequence["Finding"], path: Path) -> None:
     """Shows all findings as one table, what several cases share said once, and writes each as a row of a CSV."""
     from mttu.data.findings import merge_findings, write_findings
 
