@@ -36,7 +36,10 @@ Overrides = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
-LabelsName = Annotated[str, typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)")]
+LabelsName = Annotated[
+    str,
+    typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)"),
+]
 
 
 def resolve(preset_name: str, file: Path | None, arguments: list[str] | None) -> Config:

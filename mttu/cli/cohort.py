@@ -130,5 +130,5 @@ def _report(findings: Sequence["Finding"], path: Path) -> None:
         sentences = merge_findings([finding for finding in findings if finding.severity == severity])
         for sentence in sentences:
             table.add_row(f"[{style}]{severity}:[/]" if style else f"{severity}:", Text(sentence))
-    errors.print(table, soft_wrap=not errors.is_terminal, width=None if errors.is_terminal else 100_000)
+    errors.print(table)
     console.print(f"{path}: {len(findings)} findings", markup=False)

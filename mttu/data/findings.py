@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mttu.atomic import atomic_file
+from mttu.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
 
@@ -54,7 +55,13 @@ def merge_findings(findings: Sequence[Finding]) -> list[str]:
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    """Writes a CSV with the columns severity, case_id, finding, whole or not at all."""
+    """Writes a CSV with the columns severity, case_id, finding, whole or not at all.
+
+    Raises:
+        InputError: Another file has this name.
+    """
+    if path.exists() and not path.read_bytes().startswith(",".join(_COLUMNS).encode()):
+        raise InputError(f"{path}: is there and no table of findings; it would be lost; move it away")
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)

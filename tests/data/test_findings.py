@@ -1,6 +1,9 @@
 import csv
 
+import pytest
+
 from mttu.data.findings import Finding, merge_findings, to_findings, write_findings
+from mttu.errors import InputError
 
 
 def test_sentences_become_findings_about_a_case_or_about_the_cohort():
@@ -27,3 +30,14 @@ def test_the_table_holds_every_finding_unmerged(tmp_path):
         assert list(csv.DictReader(file)) == [
             {"severity": "error", "case_id": name, "finding": 'a, "b"'} for name in "AB"
         ]
+
+
+def test_an_older_table_is_replaced_and_a_foreign_file_never(tmp_path):
+    path = tmp_path / "findings.csv"
+    write_findings(path, to_findings("error", ["case A: odd"]))
+    write_findings(path, [])
+    assert path.read_text(encoding="utf-8").splitlines() == ["severity,case_id,finding"]
+    path.write_text("my notes")
+    with pytest.raises(InputError, match="is there and no table of findings; it would be lost"):
+        write_findings(path, [])
+    assert path.read_text() == "my notes"
