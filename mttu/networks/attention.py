@@ -36,7 +36,7 @@ class SelfAttention(nn.Module):
         if self.map_seeds is None:
             mixed = _mix(qkv, self.attention_dropout.p if self.attention_dropout.training else 0.0)  # (B, N, H, E)
         else:
-            samples = zip(qkv.split(1), self.map_seeds, strict=True)
+            samples = zip(torch.split(qkv, 1), self.map_seeds, strict=True)
             mixed = torch.cat([_mix(sample, self.attention_dropout.p, seed) for sample, seed in samples])
         out: Tensor = self.projection_dropout(self.projection(mixed.reshape(batch, length, width)))
         return out

@@ -126,7 +126,7 @@ class TransformerBottleneck(nn.Module):
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
-        f5: Tensor = tokens.transpose(1, 2).unflatten(2, tuple(grid))
+        f5: Tensor = tokens.transpose(1, 2).view(len(tokens), -1, *grid)
         return f5
 
 

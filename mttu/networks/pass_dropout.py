@@ -74,7 +74,7 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
 
 def _hook(seeds: Sequence[int]) -> Any:
     def drop_samples(module: nn.Dropout | nn.Dropout3d, _: Any, output: Tensor) -> Tensor:
-        samples = zip(output.split(1), seeds, strict=True)
+        samples = zip(torch.split(output, 1), seeds, strict=True)
         dropped = [_drop(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
         return dropped[0] if len(dropped) == 1 else torch.cat(dropped)
 
@@ -92,6 +92,6 @@ def _drop(sample: Tensor, probability: float, seed: int, whole_channels: bool) -
     rows = sample.flatten(0, -2)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
     masks = MaskStream(min(ROWS, len(rows)), rows.shape[1], probability, seed, sample.dtype)
-    for part, target in zip(rows.split(ROWS), out.split(ROWS), strict=True):
+    for part, target in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
         torch.mul(part, masks.draw(len(part)), out=target)
     return out.view(sample.shape)
