@@ -55,7 +55,9 @@ def run_pool(
     """
     if not case_ids:
         return {}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one line per pipeline, and one on progress bars, are of no use
+    logging.getLogger("ray.data").setLevel(
+        logging.ERROR
+    )  # one line per pipeline, and one on progress bars, are of no use
     dataset = ray.data.from_items([{"case_id": name} for name in case_ids], override_num_blocks=len(case_ids))
     dataset.context.max_errored_blocks = -1  # a case whose worker always dies is missing from the result, no more
     dataset.context.enable_progress_bars = False
