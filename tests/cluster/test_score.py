@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 
 from mttu.cluster import score as cluster_score
 from mttu.cluster.pool import RETRIES, Work, run_pool
@@ -16,10 +18,11 @@ from mttu.scoring.cases import score_cases
 from mttu.scoring.plan import ScoringPlan, plan_scoring
 
 CPU = torch.device("cpu")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
 
-def dies(marker: Path, victim: str, times: int) -> None:
-    """Kills this process the first few times that it meets a case."""
+def die_at_first(marker: Path, times: int) -> None:
+    """Kills this process the first few times that it is called."""
     met = len(list(marker.glob("death-*")))
     if met < times:
         (marker / f"death-{met}").touch()
@@ -31,7 +34,7 @@ def build_mortal_scorer(plan: ScoringPlan, threads: int, device_type: str, marke
 
     def score_or_die(case_id: str) -> Mapping[str, Any]:
         if case_id == victim:
-            dies(marker, victim, 1)
+            die_at_first(marker, 1)
         return score(case_id)
 
     return score_or_die
@@ -66,7 +69,7 @@ def test_scores_are_the_same_bits_on_any_number_of_actors_and_without_ray(
 def build_mortal(marker: Path, victim: str) -> Work:
     def work(case_id: str) -> Mapping[str, Any]:
         if case_id == victim:
-            dies(marker, victim, RETRIES + 1)
+            die_at_first(marker, RETRIES + 1)
         return {"case_id": case_id, "pid": os.getpid()}
 
     return work

@@ -147,7 +147,8 @@ def test_two_real_patients_and_a_truncated_one(real_data: Path, write_tiny, tmp_
     write_manifest(discover(data, tmp_path / "clinical.csv"), tmp_path / "cohort.parquet")
     flair = broken / f"{broken.name}_flair.nii.gz"
     flair.write_bytes(flair.read_bytes()[:100_000])
-    folder = write_tiny(tmp_path / "run" / "best", {"patch.size": [64, 64, 64], "mc.passes": 3})
+    small = {"patch.size": [64, 64, 64], "data.prepare.spacing_mm": 3.0, "mc.passes": 3}  # for speed
+    folder = write_tiny(tmp_path / "run" / "best", small)
     table = score_cases(plan_scoring(folder, tmp_path / "cohort.parquet", "unlabelled"), CPU)
     first, second, truncated = table.rows
     for row in (first, second):
