@@ -10,6 +10,8 @@ from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.score_table import ScoreRow, ScoreTable
 from mttu.errors import InputError
 
+ROUNDING = 1e-9
+"""So that 1.6 x 5 is 8."""
 CLASS_NAMES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 
@@ -99,10 +101,11 @@ def is_certain(uncertainty: float, threshold: float) -> bool:
 def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     """Chooses the predictions that become pseudo-labels.
 
-    Cases with an error, or with a figure that is missing or not finite, are never selected. Balancing cuts the class
-    that exceeds the ratio down to it, most uncertain cases first, ties by case id from the end; it rounds down but
-    leaves one case. If all cases that meet the thresholds are of one class there is nothing to balance with, and none
-    is kept.
+    Cases with an error, or with a figure that is missing or not finite, are never selected. Balancing cuts the one
+    class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The class that the ratio
+    makes the larger one is rounded down and never exceeds it, the smaller one is rounded up: 2 mutants and 3 wild types
+    are 1:1.6 as nearly as can be. If all cases that meet the thresholds are of one class there is nothing to balance
+    with, and none is kept.
 
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many
@@ -160,10 +163,12 @@ def _balance(cases: Sequence[SelectedCase], ratio: float) -> list[SelectedCase]:
     of_class = {
         label: [case for case in cases if case.selected and case.pseudo_label == label] for label in CLASS_NAMES
     }
-    mutants, wilds = len(of_class[IDH_MUTANT]), len(of_class[IDH_WILD])
-    surplus = IDH_WILD if wilds > ratio * mutants else IDH_MUTANT
-    others, share = (mutants, ratio) if surplus == IDH_WILD else (wilds, 1.0 / ratio)
-    room = max(1, math.floor(share * others + 1e-9)) if others else 0
+    major, minor = (IDH_WILD, IDH_MUTANT) if ratio >= 1 else (IDH_MUTANT, IDH_WILD)
+    majors, minors, share = len(of_class[major]), len(of_class[minor]), max(ratio, 1 / ratio)
+    if majors > (most := math.floor(share * minors + ROUNDING)):
+        surplus, room = major, most
+    else:
+        surplus, room = minor, math.ceil(majors / share - ROUNDING)
     ranked = sorted(of_class[surplus], key=lambda case: (case.uncertainty or 0.0, case.case_id))
     dropped = {case.case_id for case in ranked[room:]}
     reason = f"balance: {CLASS_NAMES[surplus]}s beyond 1:{ratio:.3g} (mutant:wild), the most uncertain first"

@@ -53,10 +53,35 @@ def test_balance_by_hand():
     dropped = {case.case_id: case.reason for case in selection.cases}["h"]
     assert dropped == "balance: wild types beyond 1:1.6 (mutant:wild), the most uncertain first"
     assert "balancing to 1:1.6 (mutant:wild type) drops 1 of 6 cases" in selection.notes
-    # PL with balance: 4 mutants, 5 wild types; floor(5 / 1.6) = 3 mutants stay, the most uncertain (d) goes
-    assert chosen(HAND, method="PL", balance=True) == list("abcefghi")
+    # PL: 4 mutants, 5 wild types; ceil(5 / 1.6) = 4 mutants may stay
+    assert chosen(HAND, method="PL", balance=True) == list("abcdefghi")
     assert chosen(HAND, method="UPS", wild_per_mutant=1.0) == list("abef")
-    assert chosen(HAND, method="UPS", wild_per_mutant=100.0) == list("aefgh")  # mutants beyond 4 / 100, but one stays
+    assert chosen(HAND, method="UPS", wild_per_mutant=100.0) == list("aefgh")  # ceil(4 / 100) = 1 mutant stays
+    assert chosen(HAND, method="UPS", wild_per_mutant=0.5) == list("abf")  # 2 mutants, so ceil(0.5 x 2) = 1 wild type
+
+
+@pytest.mark.parametrize(
+    ("mutants", "wilds", "ratio", "expected"),
+    [
+        (2, 3, 1.6, (2, 3)),  # as near to 1:1.6 as can be
+        (5, 8, 1.6, (5, 8)),
+        (5, 9, 1.6, (5, 8)),
+        (6, 8, 1.6, (5, 8)),
+        (1, 9, 1.6, (1, 1)),
+        (9, 1, 1.6, (1, 1)),
+        (3, 209, 91 / 57, (3, 4)),
+        (1, 1, 0.1, (1, 1)),
+        (30, 1, 0.1, (10, 1)),
+        (1, 30, 0.1, (1, 1)),
+    ],
+)
+def test_balance_rounds_so_that_nothing_is_lost_without_need(mutants, wilds, ratio, expected):
+    rows = [row(f"m{at:03d}", 1, 0.95, 0.01) for at in range(mutants)]
+    rows += [row(f"w{at:03d}", 0, 0.95, 0.01) for at in range(wilds)]
+    selection = select(table(*rows), SelectionSettings(wild_per_mutant=ratio))
+    counts = count_selected(selection)
+    assert (counts.num_mutant, counts.num_wild) == expected
+    assert sorted(selection.pseudo_labels)[0] == "m000"  # ties by case id: the last ones go
 
 
 def test_every_case_has_its_reason():
@@ -191,10 +216,10 @@ def test_balance_never_exceeds_the_ratio_and_only_takes_away(scores, ratio, meth
     before, after = count_selected(free), count_selected(balanced)
     assert (after.num_mutant == before.num_mutant) or (after.num_wild == before.num_wild)  # one class is cut, not both
     assert bool(after.num_mutant) == bool(after.num_wild)
-    if before.num_wild > ratio * before.num_mutant:
-        assert after.num_wild <= (max(1, ratio * after.num_mutant + 1e-6) if after.num_mutant else 0)
-    else:
-        assert after.num_mutant <= (max(1, after.num_wild / ratio + 1e-6) if after.num_wild else 0)
+    major, minor = (after.num_wild, after.num_mutant) if ratio >= 1 else (after.num_mutant, after.num_wild)
+    share = max(ratio, 1 / ratio)
+    assert major <= share * minor + 1e-6  # the ratio is never exceeded
+    assert minor <= major / share + 1  # nor missed by a case on the other side
     kept = [case for case in balanced.cases if case.selected]
     for case in balanced.cases:
         if case.reason.startswith("balance"):
