@@ -1,7 +1,7 @@
 """Fixtures that all tests share: a small phantom cohort, real MRI where there is some, one Ray for the session."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from mttu.config import Config, PrepareSettings, WorkerSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.cohort import Manifest, discover, write_manifest
 from mttu.data.phantom import write_phantom
+from mttu.networks import build_network
+from mttu.networks.checkpoint import write_checkpoint
 
 torch.set_num_threads(1)  # the tests' tensors are small, and threads that wait for each other cost more than they do
 
@@ -60,6 +62,40 @@ def phantom_cache(phantom_manifest: Manifest, tmp_path_factory: pytest.TempPathF
     for case in phantom_manifest.cases:
         cache_case(case, folder, phantom_manifest.modalities, PrepareSettings())
     return folder
+
+
+@pytest.fixture(scope="session")
+def manifest_file(phantom_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`phantom_manifest` as a file. Not to be changed."""
+    path = tmp_path_factory.mktemp("manifest") / "cohort.parquet"
+    write_manifest(phantom_manifest, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., Path]:
+    """Writes the checkpoint of a tiny network with random weights: `write_tiny(folder, {"mc.passes": 3}, spoil=None)`.
+
+    `spoil` is written over one weight of the IDH head.
+    """
+
+    def write(folder: Path, changes: dict[str, Any] | None = None, spoil: float | None = None) -> Path:
+        config = override(preset("demo"), {**TINY, "mc.passes": 4, **(changes or {})})
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            weights = build_network(config.network).state_dict()
+        if spoil is not None:
+            weights["idh_head.layers.0.weight"][0, 0] = spoil
+        write_checkpoint(folder, weights, config, {})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(write_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network with random weights, four Monte Carlo passes. Not to be changed."""
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "best")
 
 
 @pytest.fixture(scope="session")

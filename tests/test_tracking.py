@@ -208,6 +208,8 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
     changes = {
         "output.folder": "/elsewhere",
         "tracking.log_patient_images": True,
+        "mc.passes": 20,
+        "selection.balance": True,
         "data.manifest": "/elsewhere/moved.parquet",
         "data.cache_dir": "/elsewhere/cache",
         "train.loader_workers": 2,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mttu import __version__
+from mttu import __version__, cli_scoring
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
@@ -240,6 +240,9 @@ def demo(
     console.print(f"curves       {run / 'learning_curves.png'}")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
+
+
+cli_scoring.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,25 +1,15 @@
-"""Preparation of a cohort with Ray Data: rows carry case ids, never volumes; a bad case never stops the others."""
+"""Preparation of a cohort with Ray Data."""
 
-import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
-import ray
-import ray.data
-
+from mttu.cluster.pool import Work, explain_lost, run_pool
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
 from mttu.errors import InputError
-
-RETRIES = 2
-"""How often a case is tried again whose worker died, e.g. for want of memory."""
-
-CPU_SHARE = 0.8
-"""Part of the cluster's CPUs that the actors take at most; the rest is Ray Data's own work."""
 
 
 class PreparedRow(TypedDict):
@@ -33,28 +23,22 @@ class PreparedRow(TypedDict):
     """Empty if all is well."""
 
 
-class _Preparer:
-    """An actor that prepares one case after the other; repeating a case is harmless."""
-
-    def __init__(
-        self, cases: Mapping[str, Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings
-    ) -> None:
-        self.cases = cases
-        self.cache_dir = cache_dir
-        self.modalities = modalities
-        self.settings = settings
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+def _build_preparer(
+    cases: Mapping[str, Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings
+) -> Work:
+    def prepare(case_id: str) -> Mapping[str, Any]:
         start = time.perf_counter()
         written, error = False, ""
         try:
-            written = cache_case(self.cases[row["case_id"]], self.cache_dir, self.modalities, self.settings)
+            written = cache_case(cases[case_id], cache_dir, modalities, settings)
         except InputError as problem:
             error = "; ".join(problem.problems)
         except Exception as problem:  # a full disk or a defect of ours in one case is no reason to lose the others
-            error = f"case {row['case_id']}: {type(problem).__name__}: {problem}"
+            error = f"case {case_id}: {type(problem).__name__}: {problem}"
         seconds = time.perf_counter() - start
-        return {"case_id": row["case_id"], "seconds": seconds, "written": written, "error": error}
+        return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
+
+    return prepare
 
 
 def prepare_cohort(
@@ -78,35 +62,17 @@ def prepare_cohort(
     Returns:
         One row per case, in the order of the manifest.
     """
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # one line per finished pipeline is of no use here
+
+    def tell(row: Mapping[str, Any]) -> None:
+        if on_progress is not None:
+            on_progress(cast(PreparedRow, row))
+
     cases = {case.case_id: case for case in manifest.cases}
-    if not cases:
-        return []
-    dataset = ray.data.from_items([{"case_id": name} for name in cases], override_num_blocks=len(cases))
-    dataset.context.max_errored_blocks = -1  # a case whose worker always dies gets its row below
-    dataset.context.enable_progress_bars = False
-    actors = min(num_actors, len(cases))
-    with warnings.catch_warnings():
-        # Without a bound, a case that kills its worker is tried for ever. Ray 2.60 takes the bound only as a remote
-        # argument, which it announces to replace. The workers themselves restart without bound, for the other cases.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        prepared = dataset.map(
-            _Preparer,
-            fn_constructor_args=(cases, cache_dir.resolve(), tuple(modalities), settings),
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            num_cpus=min(1.0, CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors),
-            max_task_retries=RETRIES,
-        )
-    rows: dict[str, PreparedRow] = {}
-    for batch in prepared.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-        for row in batch.to_pylist():
-            rows[row["case_id"]] = row
-            if on_progress is not None:
-                on_progress(row)
+    arguments = (cases, cache_dir.resolve(), tuple(modalities), settings)
+    rows = run_pool(list(cases), _build_preparer, arguments, num_actors, on_row=tell)
     for name in cases:
         if name not in rows:
-            error = f"case {name}: its worker died {RETRIES + 1} times; is memory or the disk full? prepare it again"
+            error = explain_lost(name, "prepare it again")
             rows[name] = PreparedRow(case_id=name, seconds=0.0, written=False, error=error)
-            if on_progress is not None:
-                on_progress(rows[name])
-    return [rows[name] for name in cases]
+            tell(rows[name])
+    return [cast(PreparedRow, rows[name]) for name in cases]

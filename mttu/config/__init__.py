@@ -16,6 +16,7 @@ from mttu.config.network import (
     TransformerSettings,
 )
 from mttu.config.schema import Settings
+from mttu.config.scoring import MonteCarloSettings, SelectionSettings
 from mttu.config.training import (
     InferenceSettings,
     LossSettings,
@@ -36,11 +37,13 @@ __all__ = [
     "IdhHeadSettings",
     "InferenceSettings",
     "LossSettings",
+    "MonteCarloSettings",
     "NetworkSettings",
     "OptimSettings",
     "OutputSettings",
     "PatchSettings",
     "PrepareSettings",
+    "SelectionSettings",
     "TrackingSettings",
     "TrainSettings",
     "TransformerSettings",
@@ -76,6 +79,10 @@ class Config(Settings):
     """Training loop."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
+    mc: MonteCarloSettings = MonteCarloSettings()
+    """Monte Carlo dropout."""
+    selection: SelectionSettings = SelectionSettings()
+    """Pseudo-labels."""
     tracking: TrackingSettings = TrackingSettings()
     """MLflow."""
     workers: WorkerSettings = WorkerSettings()

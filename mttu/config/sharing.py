@@ -5,6 +5,8 @@ from mttu.config import Config, override
 FREE_TO_CHANGE = (
     "output.",
     "tracking.",
+    "mc.",
+    "selection.",
     "data.manifest",
     "data.cache_dir",
     "train.loader_workers",

@@ -2,45 +2,92 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mttu.figures.estimates import is_defined, to_number
+from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, dress, new_figure, say, style_of
 
 PANELS = (
-    ("Training loss", ("train/loss", "train/loss_segmentation", "train/loss_idh")),
-    ("Validation Dice", ("val/dice_wt", "val/dice_tc", "val/dice_et")),
-    ("Validation IDH", ("val/idh_ce", "val/idh_auc", "val/idh_accuracy")),
-    ("Task uncertainty", ("train/sigma_segmentation", "train/sigma_idh")),
+    ("Training loss", "loss (dimensionless)", ("train/loss", "train/loss_segmentation", "train/loss_idh")),
+    ("Validation Dice", "Dice", ("val/dice_wt", "val/dice_tc", "val/dice_et")),
+    ("Validation IDH", "share", ("val/idh_auc", "val/idh_accuracy")),
+    ("Validation IDH cross entropy", "cross entropy (nats)", ("val/idh_ce",)),
+    ("Task uncertainty", "sigma (dimensionless)", ("train/sigma_segmentation", "train/sigma_idh")),
+    ("Validation score", "score, larger is better", ("val/score",)),
 )
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
-MARKERS = ("o", "s", "^")
+SCORE = "val/score"
+SHARES = ("Dice", "share")
+_NAMES = {
+    "loss": "total, weighted",
+    "loss_segmentation": "segmentation",
+    "loss_idh": "IDH",
+    "dice_wt": "WT",
+    "dice_tc": "TC",
+    "dice_et": "ET",
+    "idh_auc": "AUC",
+    "idh_accuracy": "accuracy",
+    "idh_ce": "IDH",
+    "sigma_segmentation": "segmentation",
+    "sigma_idh": "IDH",
+    "score": "score",
+}
 
 
 def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Losses, validation metrics and sigmas over epochs; panels without data are left out.
 
+    The epoch of the largest validation score, the one a run keeps, is marked. Values that are not finite leave a gap,
+    and the note counts them.
+
     Args:
         history: One row per epoch with `epoch` and any of the metrics.
     """
-    panels = [(title, names) for title, names in PANELS if any(name in row for row in history for name in names)]
-    figure = Figure(figsize=(4.6 * max(1, len(panels)), 3.6), layout="constrained")
-    for index, (title, names) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), index)
-        _draw_panel(axes, history, names)
-        axes.set_title(title)
+    panels = [panel for panel in PANELS if any(name in row for row in history for name in panel[2])]
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure = new_figure(PAGE_WIDTH_IN if columns == 3 else PAGE_WIDTH_IN * columns / 2.5, 2.15 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    scored = [row for row in history if is_defined(row.get(SCORE))]
+    best = max(scored, key=lambda row: row[SCORE])["epoch"] if scored else None
+    for axes, (title, y_label, names) in zip(grid, panels, strict=False):
+        dress(axes, title, "epoch", y_label)
+        _draw_panel(axes, history, names, best)
+        if y_label in SHARES:
+            axes.set_ylim(-0.03, 1.03)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        say(grid[0], "no metrics")
+    notes = [] if best is None else [f"Dashed: epoch {best:g}, of the largest validation score."]
+    lost = sum(name in row and not is_defined(row[name]) for row in history for panel in panels for name in panel[2])
+    add_note(figure, [*notes, *([f"{lost} values are not finite; they leave gaps."] if lost else [])])
     return figure
 
 
-def _draw_panel(axes: Axes, history: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
-    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
-        rows = [(row["epoch"], row[name]) for row in history if name in row]
+def _draw_panel(axes: Axes, history: Sequence[Mapping[str, float]], names: Sequence[str], best: float | None) -> None:
+    for index, name in enumerate(names):
+        rows = [(row["epoch"], to_number(row[name])) for row in history if name in row]
         if not rows:
             continue
         epochs, values = zip(*rows, strict=True)
-        label = name.split("/")[1].removeprefix("loss_").replace("_", " ")
-        few = len(rows) <= 40
+        style = style_of(index)
         axes.plot(
-            epochs, values, color=colour, marker=marker if few else None, markersize=4, linewidth=1.5, label=label
+            epochs,
+            values,
+            color=style.colour,
+            marker=style.marker if len(rows) <= 40 else None,
+            markersize=3,
+            linestyle=style.dashes,
+            linewidth=1.2,
+            label=_NAMES[name.split("/")[1]],
         )
-    axes.set_xlabel("epoch")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+        if not np.isfinite(values).any():
+            say(axes, "no finite value")
+    if best is not None:
+        axes.axvline(best, **GUIDE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=NOTE_SIZE)

@@ -94,7 +94,7 @@ def draw_overlay(
     image = np.asarray(image, dtype=np.float32)
     found = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
     slices = choose_slices(image, found > 0)
-    grey = _scale(image)
+    grey = scale_grey(image)
     figure = Figure(figsize=(13.2, 6.4), facecolor="black")
     columns = [image.shape[0], image.shape[0], image.shape[1]]
     panels = figure.subplots(1, 3, width_ratios=columns)
@@ -112,7 +112,7 @@ def draw_overlay(
     return figure
 
 
-def _scale(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def scale_grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Grey levels in [0, 1]: black outside of the brain, 1st to 99.8th percentile inside."""
     brain = image != 0
     if not brain.any():
@@ -125,17 +125,22 @@ def _scale(image: NDArray[np.float32]) -> NDArray[np.float32]:
 def _draw_plane(panel: Axes, plane: Plane, grey: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
     panel.imshow(grey.T, cmap="gray", vmin=0.0, vmax=1.0, origin=plane.origin, interpolation="bilinear")
     panel.set_axis_off()
+    draw_regions(panel, classes)
+    places = ((-0.015, 0.5), (1.015, 0.5), (0.5, 1.0), (0.5, 0.0))
+    aligned = (("right", "center"), ("left", "center"), ("center", "bottom"), ("center", "top"))
+    for letter, (x, y), (horizontal, vertical) in zip(plane.edges, places, aligned, strict=True):
+        panel.text(x, y, letter, color="white", fontsize=11, ha=horizontal, va=vertical, transform=panel.transAxes)
+
+
+def draw_regions(panel: Axes, classes: NDArray[np.uint8], width_scale: float = 1.0) -> None:
+    """Fills and outlines the tumour regions of one plane, (first axis, second axis) of the plane."""
     for region, members in REGIONS.items():
         mask = np.isin(classes, members).T
         if not mask.any():
             continue
         colour = REGION_STYLES[region][1]
         panel.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.5 if region == "et" else 0.12)
-        panel.contour(mask, levels=[0.5], colors=[colour], linewidths=_WIDTHS[region])
-    places = ((-0.015, 0.5), (1.015, 0.5), (0.5, 1.0), (0.5, 0.0))
-    aligned = (("right", "center"), ("left", "center"), ("center", "bottom"), ("center", "top"))
-    for letter, (x, y), (horizontal, vertical) in zip(plane.edges, places, aligned, strict=True):
-        panel.text(x, y, letter, color="white", fontsize=11, ha=horizontal, va=vertical, transform=panel.transAxes)
+        panel.contour(mask, levels=[0.5], colors=[colour], linewidths=_WIDTHS[region] * width_scale)
 
 
 def _draw_scale_bar(panel: Axes, columns: int, rows: int, spacing_mm: float) -> None:

@@ -3,6 +3,7 @@
 Axes are (B, C, H, W, D); tokens are (B, N, C) with N = H * W * D.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -110,14 +111,22 @@ class TransformerBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        volume: Tensor = self.project(f4)
         if not self.num_layers:
+            volume: Tensor = self.project(f4)
             return volume
+        return self.transform(self.embed(f4), f4.shape[2:])
+
+    def embed(self, f4: Tensor) -> Tensor:
+        """Tokens (B, N, C) with their position: what lies before the first dropout."""
+        volume: Tensor = self.project(f4)
         height, width, depth = volume.shape[2:]
-        tokens = volume.flatten(2).transpose(1, 2)  # (B, N, C)
-        tokens = self.embedding_dropout(tokens + self.position((height, width, depth)))
-        tokens = self.final_norm(self.layers(tokens))
-        f5: Tensor = tokens.transpose(1, 2).view(volume.shape)
+        tokens: Tensor = volume.flatten(2).transpose(1, 2) + self.position((height, width, depth))
+        return tokens
+
+    def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
+        tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
+        f5: Tensor = tokens.transpose(1, 2).view(len(tokens), -1, *grid)
         return f5
 
 

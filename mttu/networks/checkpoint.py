@@ -41,6 +41,13 @@ def fill_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config,
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
 
 
+def find_checkpoint(folder: Path) -> Path:
+    """The folder itself, or the `best` folder inside where that holds the checkpoint."""
+    if not (folder / "checkpoint.json").exists() and (folder / "best" / "checkpoint.json").exists():
+        return folder / "best"
+    return folder
+
+
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
@@ -53,8 +60,7 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     Raises:
         InputError: A file is missing or damaged, the format is unknown, or weights and settings disagree.
     """
-    if not (folder / "checkpoint.json").exists() and (folder / "best" / "checkpoint.json").exists():
-        folder = folder / "best"
+    folder = find_checkpoint(folder)
     names = ("checkpoint.json", "config.yaml", "weights.safetensors")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

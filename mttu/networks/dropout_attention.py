@@ -17,19 +17,22 @@ CHUNK = 512
 """Queries at a time."""
 
 
-def dropout_attention(qkv: Tensor, probability: float) -> Tensor:
+def dropout_attention(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:
     """Softmax attention with dropout on the map: `dropout(softmax(Q K^T / sqrt(E))) V`.
 
     Args:
         qkv: (B, N, 3, H, E), query, key and value on the third axis; on the CPU. Computed in float32 at least.
         probability: Probability that a weight of the map is dropped, 0 to below 1.
+        seed: Decides the masks; drawn from torch's generator if not given.
 
     Returns:
         (B, N, H, E), of the type of `qkv`.
     """
     with torch.autocast("cpu", enabled=False):
         wide = qkv if qkv.dtype == torch.float64 else qkv.float()
-        out: Tensor = _DropoutAttention.apply(wide, probability, draw_seed())  # type: ignore[no-untyped-call]
+        out: Tensor = _DropoutAttention.apply(  # type: ignore[no-untyped-call]
+            wide, probability, draw_seed() if seed is None else seed
+        )
     return out.to(qkv.dtype)
 
 

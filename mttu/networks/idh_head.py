@@ -36,7 +36,18 @@ class IdhHead(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, 2) from levels of any size (B, C, H, W, D); softmax is the caller's."""
-        levels = [features[name] for name in self.feature_levels]
-        pooled = torch.cat([pool(level, dim=(2, 3, 4)) for level in levels for pool in (torch.mean, torch.amax)], dim=1)
-        logits: Tensor = self.layers(self.dropout(pooled))
+        return self.classify(self.pool(features))
+
+    def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Average and maximum (B, 2C) of each level that the head reads and that is given."""
+        return {
+            name: torch.cat([pool(features[name], dim=(2, 3, 4)) for pool in (torch.mean, torch.amax)], dim=1)
+            for name in self.feature_levels
+            if name in features
+        }
+
+    def classify(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, 2) from the pooled levels (B, 2C)."""
+        joined = torch.cat([pooled[name] for name in self.feature_levels], dim=1)
+        logits: Tensor = self.layers(self.dropout(joined))
         return logits

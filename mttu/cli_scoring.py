@@ -1,0 +1,200 @@
+"""Commands of Monte Carlo dropout: score, select, thresholds. `mttu.cli` puts them beside the others."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mttu.config import Config, SelectionSettings, override, parse_overrides
+from mttu.display import console, errors, show_progress
+from mttu.errors import InputError
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    for command in (score, select, thresholds):
+        app.command()(command)
+
+
+def score(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")],
+    split: Annotated[str, typer.Option(help="train, val, unlabelled or test")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write (.parquet)")],
+    arguments: Overrides = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases; else prepared on the way")] = None,
+    actors: Annotated[
+        int, typer.Option(min=0, help="Cases at the same time; 0: one after the other in this process, without Ray")
+    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each actor; on a CPU decides last bits")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    gpus_per_actor: Annotated[float, typer.Option(help="Share of a GPU that an actor takes, e.g. 0.5")] = 1.0,
+) -> None:
+    """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
+    import torch
+
+    from mttu.cluster.score import score_on_ray
+    from mttu.data.score_table import ScoreRow, check_score_target, write_scores
+    from mttu.scoring.cases import choose_device, score_cases
+    from mttu.scoring.plan import plan_scoring
+
+    check_score_target(output)
+    plan = plan_scoring(checkpoint, manifest, split, parse_overrides(arguments or []), cache)
+    started = time.perf_counter()
+
+    def show(done: int, row: ScoreRow) -> None:
+        advance(done, f"{row.case_id}  {done / (time.perf_counter() - started):.3g} volumes/s")
+
+    with show_progress("score", len(plan.cases)) as advance:
+        if actors:
+            table = score_on_ray(plan, actors, threads, device, gpus_per_actor, show)
+        else:
+            torch.set_num_threads(threads)
+            table = score_cases(plan, choose_device(device), show)
+    write_scores(table, output)
+    failed = [row for row in table.rows if row.error]
+    for row in failed:
+        errors.print(f"{row.case_id}: {row.error}", markup=False)
+    console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
+    console.print(f"SHA-256 of the scores: {table.digest}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _selection_settings(arguments: list[str] | None) -> SelectionSettings:
+    changes = parse_overrides(arguments or [])
+    others = [name for name in changes if not name.startswith("selection.")]
+    if others:
+        raise InputError([f"argument {name}: only settings of `selection` have an effect here" for name in others])
+    return override(Config(), changes, "argument").selection
+
+
+def select(
+    scores: Annotated[Path, typer.Argument(help="Table that `mttu score` wrote")],
+    arguments: Overrides = None,
+    truth: Annotated[Path | None, typer.Option(help="True classes: a manifest or a CSV with case_id and idh")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and pictures")] = None,
+) -> None:
+    """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
+    from mttu.data.score_table import read_scores
+    from mttu.data.truth import read_truth
+    from mttu.pseudo_labels import select as select_cases
+    from mttu.pseudo_labels.selection import CLASS_NAMES
+    from mttu.scoring.reports import check_report, compare_methods, write_selection
+
+    settings = _selection_settings(arguments)
+    if output is not None:
+        check_report(output, "selection")
+    table = read_scores(scores)
+    known = read_truth(truth) if truth is not None else None
+    selection = select_cases(table, settings)
+    width = max([len(case.case_id) for case in selection.cases], default=0)
+    for case in selection.cases:
+        if case.selected:
+            console.print(
+                f"{case.case_id:{width}}  {CLASS_NAMES[case.pseudo_label]:9}  confidence {case.confidence:.4f}  "
+                f"uncertainty {case.uncertainty:.4f}",
+                markup=False,
+            )
+    console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
+    for note in selection.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")
+    for row in compare_methods(table, settings, known):
+        counts, accuracy = row.counts, row.accuracy
+        shown = "-" if accuracy.value is None else f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
+        right = str(counts.num_right_mutant + counts.num_right_wild) if counts.num_known else "-"
+        console.print(
+            f"{row.method:8}{'yes' if row.balanced else 'no':9}{counts.num_mutant:7}{counts.num_wild:6}{right:>7}"
+            f"{counts.num_known:7}  {shown}",
+            markup=False,
+        )
+    if output is not None:
+        title = str(table.about.get("split", scores.stem))
+        pictures = write_selection(output, table, selection, settings, known, title)
+        console.print(f"{output / 'selection.parquet'}, and the same as CSV")
+        for picture in pictures:
+            console.print(str(picture), markup=False)
+
+
+def thresholds(
+    scores: Annotated[list[Path], typer.Argument(help="Tables of held-out labelled cases, e.g. of each fold's `val`")],
+    truth: Annotated[Path, typer.Option(help="True classes: a manifest or a CSV with case_id and idh")],
+    min_coverage: Annotated[float, typer.Option(min=0, max=1, help="Least share of the cases to select")] = 0.5,
+    confidence: Annotated[str | None, typer.Option(help="Values of tau_c to try, e.g. 0.8,0.9")] = None,
+    uncertainty: Annotated[str | None, typer.Option(help="Values of tau_u to try, e.g. 0.05,0.1")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and picture")] = None,
+) -> None:
+    """Try thresholds for pseudo-labels on labelled cases; suggests a pair and decides nothing."""
+    from mttu.data.score_table import read_scores
+    from mttu.data.truth import read_truth
+    from mttu.pseudo_labels import pool_scores, search_thresholds, suggest_thresholds
+    from mttu.pseudo_labels.thresholds import CONFIDENCE_GRID, UNCERTAINTY_GRID
+    from mttu.scoring.reports import check_report, write_thresholds
+
+    if output is not None:
+        check_report(output, "thresholds")
+    grids = (
+        _read_grid("--confidence", confidence, CONFIDENCE_GRID),
+        _read_grid("--uncertainty", uncertainty, UNCERTAINTY_GRID),
+    )
+    tables = {str(path): read_scores(path) for path in scores}
+    labelled, notes = pool_scores(tables, read_truth(truth))
+    rows = search_thresholds(labelled, *grids)
+    suggested = suggest_thresholds(rows, min_coverage)
+    console.print(f"{'tau_c':>6}{'tau_u':>7}{'selected':>10}{'coverage':>10}{'wrong':>7}  error [95% Wilson]")
+    for row in rows:
+        console.print(_describe(row), markup=False)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+    if suggested is None:
+        console.print(f"no pair selects {min_coverage:.0%} of the {len(labelled)} cases; lower --min-coverage")
+    else:
+        alike = [
+            row
+            for row in rows
+            if row.coverage >= min_coverage
+            and row.error_low is not None
+            and row.error_low <= (suggested.error_high or 0.0)
+        ]
+        console.print(f"lowest error with at least {min_coverage:.0%} of {len(labelled)} cases selected:")
+        console.print(_describe(suggested), markup=False)
+        console.print(
+            f"{len(alike)} of the {len(rows)} pairs select enough and have an interval that overlaps with this one's; "
+            "a suggestion, nothing is set"
+        )
+        console.print(
+            f"to use it: mttu select SCORES selection.confidence_threshold={suggested.confidence_threshold:g} "
+            f"selection.uncertainty_threshold={suggested.uncertainty_threshold:g}"
+        )
+    if output is not None:
+        about: dict[str, Any] = {"min_coverage": min_coverage, "notes": notes}
+        about["scores_sha256"] = [table.digest for table in tables.values()]
+        for picture in write_thresholds(output, rows, suggested, about, "labelled cases"):
+            console.print(str(picture), markup=False)
+        console.print(f"{output / 'thresholds.parquet'}, and the same as CSV")
+
+
+def _describe(row: Any) -> str:
+    error = "nothing selected"
+    if row.error is not None:
+        error = f"{row.error:.3f} [{row.error_low:.3f}, {row.error_high:.3f}]"
+    thresholds_and_counts = f"{row.confidence_threshold:6g}{row.uncertainty_threshold:7g}{row.num_selected:10}"
+    return f"{thresholds_and_counts}{row.coverage:10.2f}{row.num_wrong:7}  {error}"
+
+
+def _read_grid(option: str, text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
+    if text is None:
+        return default
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected numbers separated by commas, e.g. 0.8,0.9") from None
+    if not all(0 <= value <= 1 for value in values):
+        raise InputError(f"{option} {text!r}: expected values from 0 to 1")
+    return values

@@ -1,0 +1,88 @@
+"""Case after case through a pool of Ray Data actors: rows carry case ids, never volumes; a bad case stops no other."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+RETRIES = 2
+"""How often a case is tried again whose worker died, e.g. for want of memory."""
+
+CPU_SHARE = 0.8
+"""Part of the cluster's CPUs that the actors take at most; the rest is Ray Data's own work, which else would starve."""
+
+Work = Callable[[str], Mapping[str, Any]]
+"""From a case id to its row of JSON values; repeating a case must be harmless."""
+
+
+class _Worker:
+    """An actor: what is expensive is built once, then one case comes after the other."""
+
+    def __init__(self, build: Callable[..., Work], arguments: Sequence[Any]) -> None:
+        self.work = build(*arguments)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
+        # as text: columns of lists that are empty in one block and not in the next have no common type
+        return {"case_id": row["case_id"], "row": json.dumps(self.work(row["case_id"]))}
+
+
+def run_pool(
+    case_ids: Sequence[str],
+    build: Callable[..., Work],
+    arguments: Sequence[Any],
+    num_actors: int,
+    threads: int = 1,
+    num_gpus: float = 0.0,
+    on_row: Callable[[Mapping[str, Any]], None] | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    """Runs all cases on the Ray cluster that is connected.
+
+    Args:
+        case_ids: Cases, each once.
+        build: Called once in each actor; gives what is called with each case id, which should not raise.
+        arguments: Of `build`.
+        num_actors: Cases at the same time.
+        threads: CPUs that an actor asks for, less where actors would take more than `CPU_SHARE` of the cluster.
+        num_gpus: GPUs, or a fraction of one, that an actor asks for.
+        on_row: Called with each row as it arrives.
+
+    Returns:
+        Case to row; a case whose worker died each time is not among them.
+    """
+    if not case_ids:
+        return {}
+    logging.getLogger("ray.data").setLevel(
+        logging.ERROR
+    )  # one line per pipeline, and one on progress bars, are of no use
+    dataset = ray.data.from_items([{"case_id": name} for name in case_ids], override_num_blocks=len(case_ids))
+    dataset.context.max_errored_blocks = -1  # a case whose worker always dies is missing from the result, no more
+    dataset.context.enable_progress_bars = False
+    actors = min(num_actors, len(case_ids))
+    with warnings.catch_warnings():
+        # Without a bound, a case that kills its worker is tried for ever. Ray 2.60 takes the bound only as a remote
+        # argument, which it announces to replace. The workers themselves restart without bound, for the other cases.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        done = dataset.map(
+            _Worker,
+            fn_constructor_args=(build, tuple(arguments)),
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+            num_cpus=min(float(threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors),
+            num_gpus=num_gpus or None,
+            max_task_retries=RETRIES,
+        )
+    rows: dict[str, Mapping[str, Any]] = {}
+    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for content in batch.to_pylist():
+            rows[content["case_id"]] = json.loads(content["row"])
+            if on_row is not None:
+                on_row(rows[content["case_id"]])
+    return rows
+
+
+def explain_lost(case_id: str, advice: str) -> str:
+    """What to say of a case that `run_pool` gave no row."""
+    return f"case {case_id}: its worker died {RETRIES + 1} times; is memory or the disk full? {advice}"

@@ -1,0 +1,49 @@
+"""Settings of Monte Carlo dropout and of the selection of pseudo-labels (section IV)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mttu.config.network import Positive
+from mttu.config.schema import Settings
+
+ActiveDropout = Literal["all", "transformer+head", "head"]
+WindowMode = Literal["sliding", "tumour"]
+Method = Literal["PL", "CPL", "UPS"]
+
+
+class MonteCarloSettings(Settings):
+    """Monte Carlo dropout: what a case's IDH prediction varies by (section IV-B)."""
+
+    passes: Annotated[int, Field(ge=2)] = 10
+    """Stochastic forward passes T per case (section IV-B: 10)."""
+    active_dropout: ActiveDropout = "all"
+    """Where dropout stays on: everywhere, in the bottleneck and the IDH head, or in the IDH head alone. Not stated in
+    the paper; all, as in Gal and Ghahramani (ICML 2016), whose method it names."""
+    windows: WindowMode = "sliding"
+    """The windows of prediction, whose logits are averaged, or one window centred on the tumour. Not stated in the
+    paper; sliding, as its prediction does. Thresholds hold within one mode only."""
+    tumour_mask: Literal["predicted", "given"] = "predicted"
+    """Mask that a tumour window is centred on: the network's own, or the case's. Not stated in the paper."""
+    passes_per_forward: Positive = 1
+    """Passes that go through the network as one batch. Never taken from free memory, because it changes last bits; 1
+    needs least memory, more can be faster on a GPU."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the dropout masks; with the case's id and the pass it decides every one of them."""
+
+
+class SelectionSettings(Settings):
+    """Which predictions become pseudo-labels (section IV-B, eq. 19; section VI)."""
+
+    method: Method = "UPS"
+    """PL: every prediction; CPL: those confident enough; UPS: those confident and certain enough (Table VII)."""
+    confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """tau_c: least mean probability of the predicted class; for CPL and UPS (section IV-B)."""
+    uncertainty_threshold: Annotated[float, Field(ge=0)] = 0.05
+    """tau_u: largest standard deviation of that probability over the passes; for UPS (section IV-B)."""
+    balance: bool | None = None
+    """Whether the more frequent class is cut down to the class ratio (section VI); null: yes for CPL and UPS, no for
+    PL."""
+    wild_per_mutant: Annotated[float, Field(gt=0)] | None = None
+    """Wild types per mutant after balancing; null: as among the labelled cases that the network learned from. 1.6 in
+    the paper (section VI)."""

@@ -1,0 +1,214 @@
+"""Calibration of the IDH classifier: reliability (section IV-B, eq. 16-18) and ECE against uncertainty (Fig. 3a).
+
+Confidence is that of the predicted class (top label), so it is at least 0.5 with two classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mttu.figures.estimates import UNDEFINED, Estimate, describe, is_defined, to_error_bars, to_number, to_values
+from mttu.figures.style import (
+    DARK_GREY,
+    ERROR_BARS,
+    GUIDE,
+    NOTE_SIZE,
+    PAGE_WIDTH_IN,
+    SeriesStyle,
+    add_note,
+    dress,
+    new_figure,
+    say,
+    style_of,
+)
+
+BIAS_NOTE = "ECE is biased upwards at small n: a perfectly calibrated predictor has about 0.12 at n = 30 with 10 bins."
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Predictions whose confidence lies in one interval."""
+
+    low: float
+    high: float
+    num_cases: int
+    num_right: int
+    mean_confidence: float | None
+    """None in an empty bin."""
+    accuracy: Estimate
+    """`num_right / num_cases` with its interval, e.g. Wilson's."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Reliability of one predictor on one set of cases; `bins` of equal width or of equal counts."""
+
+    title: str
+    bins: Sequence[ReliabilityBin]
+    ece: Estimate = UNDEFINED
+
+
+@dataclass(frozen=True)
+class UncertaintyBin:
+    """Predictions whose uncertainty lies in one interval."""
+
+    low: float
+    high: float
+    num_cases: int
+    ece: Estimate
+    ece_if_calibrated: float | None = None
+    """Mean ECE that a perfectly calibrated predictor would have with as many cases; None where not known."""
+
+
+@dataclass(frozen=True)
+class UncertaintyCurve:
+    """ECE over bins of uncertainty, on one set of cases."""
+
+    title: str
+    bins: Sequence[UncertaintyBin]
+    ece: Estimate = UNDEFINED
+    """ECE of all cases together."""
+
+
+def draw_reliability(
+    diagrams: Sequence[Reliability], interval: str = "95% Wilson interval of accuracy, bootstrap interval of ECE"
+) -> Figure:
+    """Accuracy over confidence with n per bin; one column per diagram, e.g. before and after calibration.
+
+    Args:
+        diagrams: One per column.
+        interval: What the intervals are, for the small print.
+    """
+    columns = max(1, len(diagrams))
+    figure = new_figure(min(PAGE_WIDTH_IN, 2.9 * columns + 0.4), 3.7)
+    panels = figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=(3.2, 1))
+    if not diagrams:
+        say(panels[0, 0], "no reliability table given")
+    for column, diagram in enumerate(diagrams):
+        _draw_accuracy(panels[0, column], diagram)
+        _draw_counts(panels[1, column], diagram)
+    add_note(figure, [f"Confidence of the predicted class. {interval}.", BIAS_NOTE])
+    return figure
+
+
+def _draw_accuracy(axes: Axes, diagram: Reliability) -> None:
+    num_cases = sum(row.num_cases for row in diagram.bins)
+    dress(axes, f"{diagram.title} (n = {num_cases})\nECE {describe(diagram.ece, 3)}", "", "accuracy (share right)")
+    filled = [row for row in diagram.bins if row.num_cases > 0]
+    start = 0.5 if all(row.high > 0.5 for row in filled) else 0.0
+    axes.set_xlim(start, 1.0)
+    axes.set_ylim(-0.03, 1.03)
+    axes.plot([0, 1], [0, 1], label="perfectly calibrated", **GUIDE)
+    if not filled:
+        say(axes, "no predictions")
+        return
+    estimates = [row.accuracy for row in filled]
+    axes.errorbar(
+        [to_number(row.mean_confidence) for row in filled],
+        to_values(estimates),
+        yerr=to_error_bars(estimates),
+        color=style_of(0).colour,
+        marker="o",
+        markersize=4.5,
+        linewidth=1.2,
+        label="observed",
+        **ERROR_BARS,
+    )
+    axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right")
+
+
+def _draw_counts(axes: Axes, diagram: Reliability) -> None:
+    dress(axes, "", "confidence (probability)", "n")
+    counts = [row.num_cases for row in diagram.bins]
+    widths = [row.high - row.low for row in diagram.bins]
+    middles = [(row.low + row.high) / 2 for row in diagram.bins]
+    axes.bar(middles, counts, widths, color=style_of(0).colour, alpha=0.35, edgecolor=style_of(0).colour, linewidth=0.6)
+    start = axes.get_xlim()[0]
+    for middle, count in zip(middles, counts, strict=True):
+        if middle > start:
+            axes.text(middle, count, f" {count}", ha="center", va="bottom", fontsize=NOTE_SIZE, color=DARK_GREY)
+    axes.set_ylim(0, max(counts, default=0) * 1.4 or 1.0)
+
+
+def draw_ece_by_uncertainty(
+    curves: Sequence[UncertaintyCurve], interval: str = "95% bootstrap interval over patients"
+) -> Figure:
+    """Fig. 3a: calibration error over bins of prediction uncertainty, with the number of cases in each bin.
+
+    Args:
+        curves: One per set of cases, e.g. validation and test; their bins may differ.
+        interval: What the intervals of ECE are, for the small print.
+    """
+    figure = new_figure(PAGE_WIDTH_IN * 0.72, 4.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
+    dress(upper, "Calibration error by uncertainty", "", "ECE (probability)")
+    dress(lower, "", "uncertainty (standard deviation of probability)", "n per bin")
+    for index, curve in enumerate(curves):
+        shift = (index - (len(curves) - 1) / 2) / max(2, len(curves))
+        _draw_curve(upper, curve, shift * 0.3, style_of(index))
+        _draw_bin_counts(lower, curve, shift, len(curves), style_of(index))
+    tallest = max((row.num_cases for curve in curves for row in curve.bins), default=0)
+    lower.set_ylim(0, tallest * 1.35 or 1.0)
+    upper.set_ylim(bottom=0.0)
+    if any(is_defined(row.ece.value) for curve in curves for row in curve.bins):
+        upper.legend(frameon=False, fontsize=NOTE_SIZE, loc="upper left")
+    else:
+        say(upper, "no bin with a defined ECE")
+    empty = [f"{curve.title}: {_list_empty(curve)}" for curve in curves if _list_empty(curve)]
+    add_note(figure, [f"Vertical bars: {interval}. Horizontal bars: width of the bin.", *empty, BIAS_NOTE])
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: UncertaintyCurve, shift: float, style: SeriesStyle) -> None:
+    num_cases = sum(row.num_cases for row in curve.bins)
+    label = f"{curve.title}, n = {num_cases}: ECE of all {describe(curve.ece, 3)}"
+    middles = np.array([(row.low + row.high) / 2 + shift * (row.high - row.low) for row in curve.bins])
+    estimates = [row.ece if row.num_cases > 0 else UNDEFINED for row in curve.bins]  # an empty bin breaks the line
+    axes.errorbar(
+        middles,
+        to_values(estimates),
+        yerr=to_error_bars(estimates),
+        color=style.colour,
+        marker=style.marker,
+        markersize=4.5,
+        linestyle=style.dashes,
+        linewidth=1.2,
+        label=label,
+        **ERROR_BARS,
+    )
+    for row, height in zip(curve.bins, to_values(estimates), strict=True):
+        axes.plot([row.low, row.high], [height, height], color=style.colour, linewidth=0.8, alpha=0.5)
+    expected = np.array([to_number(row.ece_if_calibrated if row.num_cases > 0 else None) for row in curve.bins])
+    if np.isfinite(expected).any():
+        axes.plot(
+            middles,
+            expected,
+            color=style.colour,
+            marker="_",
+            markersize=9,
+            markeredgewidth=1.6,
+            linestyle="none",
+            alpha=0.7,
+            label=f"{curve.title}: expected if perfectly calibrated",
+        )
+
+
+def _draw_bin_counts(axes: Axes, curve: UncertaintyCurve, shift: float, num_curves: int, style: SeriesStyle) -> None:
+    for row in curve.bins:
+        width = (row.high - row.low) / max(2, num_curves)
+        middle = (row.low + row.high) / 2 + shift * (row.high - row.low)
+        axes.bar(middle, row.num_cases, width * 0.9, color=style.colour, alpha=0.45)
+        axes.text(middle, row.num_cases, str(row.num_cases), ha="center", va="bottom", fontsize=NOTE_SIZE)
+
+
+def _list_empty(curve: UncertaintyCurve) -> str:
+    empty = [f"{row.low:g} to {row.high:g}" for row in curve.bins if row.num_cases == 0]
+    undefined = [
+        f"{row.low:g} to {row.high:g}" for row in curve.bins if row.num_cases > 0 and not is_defined(row.ece.value)
+    ]
+    said = [f"no cases in {', '.join(empty)}"] if empty else []
+    said += [f"ECE not defined in {', '.join(undefined)}"] if undefined else []
+    return "; ".join(said) + "." if said else ""

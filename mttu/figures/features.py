@@ -1,0 +1,168 @@
+"""Feature maps of the levels F1 to F5 in one plane (section III-A.3, Fig. 2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, draw_regions, scale_grey
+from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, new_figure, say
+
+
+@dataclass(frozen=True)
+class FeatureCase:
+    """One case with its feature maps; volumes in LPS order."""
+
+    title: str
+    """E.g. "case-7, IDH mutant"."""
+    image: NDArray[Any]
+    """(H, W, D) of one modality, zero outside of the brain."""
+    classes: NDArray[np.uint8] | None
+    """(H, W, D), mask of classes 0 to 3; None if there is none."""
+    levels: Mapping[str, NDArray[Any]]
+    """Level, e.g. "F1", to its maps (C, h, w, d) over the image's field of view, each level on its own grid; or
+    (C, h, w), cut along the plane already."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    level: str
+    subtitle: str
+    values: NDArray[np.float64]
+    """(h, w) in the plane's axes."""
+
+
+def draw_feature_maps(
+    cases: Sequence[FeatureCase],
+    plane_title: str = "Axial",
+    channels: Mapping[str, int] | None = None,
+    index: int | None = None,
+    modality: str = "FLAIR",
+) -> Figure:
+    """Fig. 2: image, mask and feature maps; a row per case, a column per level with one colour scale.
+
+    A scale runs from the 1st to the 99th percentile of all cases' maps in its column.
+
+    Args:
+        cases: One per row.
+        plane_title: Axial, Coronal or Sagittal.
+        channels: Level to the channel that is shown; the mean over channels where a level is not named.
+        index: Position of the plane on the image's axis; the largest section of the mask if None.
+        modality: Name of the image.
+
+    Raises:
+        ValueError: Unknown plane.
+    """
+    plane = next((known for known in PLANES if known.title == plane_title), None)
+    if plane is None:
+        raise ValueError(f"plane {plane_title!r} is unknown; choose from {[known.title for known in PLANES]}")
+    names = list(dict.fromkeys(name for case in cases for name in case.levels))
+    figure = new_figure(PAGE_WIDTH_IN, 1.12 * max(1, len(cases)) + 0.95, dense=True)
+    panels = figure.subplots(max(1, len(cases)), len(names) + 2, squeeze=False)
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    if not cases:
+        say(panels[0, 0], "no cases")
+        return figure
+    places = [_choose_index(case, plane) if index is None else index for case in cases]
+    for row, (case, place) in enumerate(zip(cases, places, strict=True)):
+        _draw_anatomy(panels[row, 0], panels[row, 1], case, plane, place)
+    panels[0, 0].set_title(modality, fontsize=TITLE_SIZE)
+    panels[0, 1].set_title("mask", fontsize=TITLE_SIZE)
+    for column, name in enumerate(names, start=2):
+        maps = [
+            _cut(case, name, plane, place, (channels or {}).get(name))
+            for case, place in zip(cases, places, strict=True)
+        ]
+        _draw_level(figure, list(panels[:, column]), cases, maps, plane, places)
+    handles = [
+        Patch(facecolor=(colour, 0.5), edgecolor=colour, label=title) for title, colour in REGION_STYLES.values()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=NOTE_SIZE)
+    note = f"{plane.title} planes, {plane.edges[0]} at the left edge, {plane.edges[2]} at the upper one."
+    add_note(figure, [f"{note} White line: outline of the mask. Activations in arbitrary units, one scale per level."])
+    return figure
+
+
+def _choose_index(case: FeatureCase, plane: Plane) -> int:
+    lesion = np.zeros(case.image.shape, dtype=bool) if case.classes is None else case.classes > 0
+    return choose_slices(case.image, lesion)[plane.axis]
+
+
+def _draw_anatomy(left: Axes, right: Axes, case: FeatureCase, plane: Plane, place: int) -> None:
+    grey = np.take(scale_grey(np.asarray(case.image, dtype=np.float32)), place, plane.axis)
+    for axes in (left, right):
+        axes.imshow(grey.T, cmap="gray", vmin=0.0, vmax=1.0, origin=plane.origin, interpolation="bilinear")
+    left.text(
+        -0.06, 0.5, case.title, transform=left.transAxes, rotation=90, ha="right", va="center", fontsize=LABEL_SIZE
+    )
+    if case.classes is None:
+        say(right, "no mask")
+    elif not case.classes.any():
+        say(right, "mask\nis empty")
+    else:
+        draw_regions(right, np.take(case.classes, place, plane.axis), width_scale=0.6)
+
+
+def _cut(case: FeatureCase, name: str, plane: Plane, place: int, channel: int | None) -> _Map | None:
+    """One level's map in the plane; None where the network has no such level."""
+    if name not in case.levels:
+        return None
+    level = np.asarray(case.levels[name], dtype=np.float64)
+    size = " x ".join(str(number) for number in level.shape[1:])
+    if len(set(level.shape[1:])) == 1:
+        size = f"{level.shape[1]}{'³' if level.ndim == 4 else '²'}"
+    if level.ndim == 4:
+        length = level.shape[1 + plane.axis]
+        level = np.take(level, int((place + 0.5) * length / case.image.shape[plane.axis]), 1 + plane.axis)
+    values = level.mean(axis=0) if channel is None else level[channel]
+    shown = f"mean of {level.shape[0]}" if channel is None else f"channel {channel} of {level.shape[0]}"
+    return _Map(name, f"{shown}\n{size}", values)
+
+
+def _draw_level(
+    figure: Figure,
+    column: Sequence[Axes],
+    cases: Sequence[FeatureCase],
+    maps: Sequence[_Map | None],
+    plane: Plane,
+    places: Sequence[int],
+) -> None:
+    values = np.concatenate([found.values.ravel() for found in maps if found is not None])
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, (1.0, 99.0)).tolist() if values.size else (0.0, 0.0)
+    scale = None
+    for axes, case, found, place in zip(column, cases, maps, places, strict=True):
+        if found is None:
+            say(axes, "not built")
+            continue
+        rows, columns = (case.image.shape[axis] for axis in range(3) if axis != plane.axis)
+        box = (
+            (-0.5, rows - 0.5, columns - 0.5, -0.5)
+            if plane.origin == "upper"
+            else (-0.5, rows - 0.5, -0.5, columns - 0.5)
+        )
+        masked = np.ma.masked_invalid(found.values.T)
+        picture = axes.imshow(
+            masked, cmap="viridis", vmin=low, vmax=high, origin=plane.origin, extent=box, interpolation="bilinear"
+        )
+        if not np.isfinite(found.values).any():
+            say(axes, "not a\nnumber")
+        elif low == high:
+            say(axes, f"constant\n{low:.3g}")
+        else:
+            scale = picture
+        if case.classes is not None and (outline := np.take(case.classes, place, plane.axis) > 0).any():
+            axes.contour(outline.T, levels=[0.5], colors="white", linewidths=0.8)
+    title = next(found for found in maps if found is not None)
+    column[0].set_title(f"{title.level}\n{title.subtitle}", fontsize=NOTE_SIZE)
+    if scale is not None:
+        bar = figure.colorbar(scale, ax=list(column), location="bottom", fraction=0.06, pad=0.02, aspect=12)
+        bar.ax.tick_params(labelsize=NOTE_SIZE - 1, width=0.5, length=2)
+        bar.ax.locator_params(nbins=3)
+        bar.outline.set_linewidth(0.5)

@@ -1,0 +1,71 @@
+"""ROC curves of the IDH classifier; mutant is the positive class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from mttu.figures.estimates import Estimate, describe, is_defined
+from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, dress, new_figure, say, style_of
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """ROC curve of one predictor; empty with fewer than two classes."""
+
+    title: str
+    false_positive_rates: Sequence[float]
+    """1 - specificity, rising from 0 to 1."""
+    true_positive_rates: Sequence[float]
+    """Sensitivity, same length."""
+    auc: Estimate
+    num_mutant: int
+    num_wild: int
+    operating_point: tuple[float, float] | None = None
+    """False and true positive rate at the threshold in use, marked."""
+
+
+def draw_roc(
+    curves: Sequence[RocCurve], title: str = "IDH mutant against wild type", interval: str = "DeLong"
+) -> Figure:
+    """ROC curves with AUC and its interval.
+
+    A predictor whose cases are all of one class has no curve: the legend says so.
+
+    Args:
+        curves: One line each.
+        title: Above the panel.
+        interval: Method of the 95% intervals, for the small print.
+    """
+    figure = new_figure(PAGE_WIDTH_IN * 0.56, PAGE_WIDTH_IN * 0.6)
+    axes = figure.add_subplot()
+    dress(axes, title, "1 - specificity (share of wild types called mutant)", "sensitivity (share of mutants found)")
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    axes.plot([0, 1], [0, 1], **GUIDE)
+    for index, curve in enumerate(curves):
+        style = style_of(index)
+        counts = f"{curve.num_mutant} mutant, {curve.num_wild} wild type"
+        if not (curve.num_mutant and curve.num_wild and len(curve.false_positive_rates)):
+            axes.plot([], [], linestyle="none", label=f"{curve.title}: not defined, {counts}")
+            continue
+        axes.plot(
+            curve.false_positive_rates,
+            curve.true_positive_rates,
+            color=style.colour,
+            linestyle=style.dashes,
+            linewidth=1.5,
+            label=f"{curve.title}: AUC {describe(curve.auc)}\n({counts})",
+        )
+        if curve.operating_point is not None:
+            axes.plot(*curve.operating_point, color=style.colour, marker=style.marker, markersize=5.5, linestyle="none")
+    if curves:
+        axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right", handlelength=2.8)
+    else:
+        say(axes, "no curves")
+    notes = [f"Brackets: 95% interval, {interval}."] if any(is_defined(curve.auc.low) for curve in curves) else []
+    if any(curve.operating_point is not None for curve in curves):
+        notes.append("Markers: threshold in use.")
+    add_note(figure, [" ".join(notes)] if notes else [])
+    return figure

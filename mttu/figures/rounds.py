@@ -1,0 +1,143 @@
+"""Self-training round by round (section VI, Fig. 6)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mttu.figures.style import (
+    BLACK,
+    ERROR_BARS,
+    MUTANT_COLOUR,
+    NOTE_SIZE,
+    PAGE_WIDTH_IN,
+    WILD_COLOUR,
+    add_note,
+    dress,
+    new_figure,
+    say,
+    style_of,
+)
+
+
+@dataclass(frozen=True)
+class RoundScore:
+    """One metric of one method after one round of self-training."""
+
+    method: str
+    round: int
+    """0 is the network before any pseudo-label."""
+    metric: str
+    """Label of the panel with its unit, e.g. "AUC", "accuracy (%)", "Dice WT"."""
+    values: Sequence[float]
+    """One per fold or seed; NaN where not defined."""
+
+
+@dataclass(frozen=True)
+class RoundSelection:
+    """Pseudo-labels that one method trained with in one round."""
+
+    method: str
+    round: int
+    num_mutant: int
+    num_wild: int
+
+
+def draw_rounds(
+    scores: Sequence[RoundScore],
+    selections: Sequence[RoundSelection] = (),
+    chosen_rounds: Mapping[str, int] | None = None,
+    title: str = "",
+) -> Figure:
+    """Fig. 6: metrics and counts of pseudo-labels per round of self-training, one line per method.
+
+    Args:
+        scores: Any order; one panel per metric, in order of first appearance.
+        selections: One more panel per method that has any.
+        chosen_rounds: Method to the round that validation chose, ringed.
+        title: E.g. the set of cases with its n.
+    """
+    metrics = list(dict.fromkeys(row.metric for row in scores))
+    methods = list(dict.fromkeys([*(row.method for row in scores), *(row.method for row in selections)]))
+    counted = [method for method in methods if any(row.method == method for row in selections)]
+    num_panels = max(1, len(metrics) + len(counted))
+    columns = min(3, num_panels)
+    rows = -(-num_panels // columns)
+    figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN / 2, 2.35 * rows + 0.5)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    notes = []
+    for axes, metric in zip(panels, metrics, strict=False):
+        dress(axes, metric.split(" (")[0], "round", metric)
+        notes += _draw_metric(axes, [row for row in scores if row.metric == metric], methods, chosen_rounds or {})
+    for axes, method in zip(panels[len(metrics) :], counted, strict=False):
+        dress(axes, f"Pseudo-labels, {method}", "round", "selected (cases)")
+        _draw_selections(axes, [row for row in selections if row.method == method])
+    for axes in panels[len(metrics) + len(counted) :]:
+        axes.set_axis_off()
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not metrics and not counted:
+        panels[0].set_axis_off()
+        say(panels[0], "no rounds")
+    if metrics:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=NOTE_SIZE)
+    figure.suptitle(title, fontsize=9)
+    if any(np.isfinite(row.values).sum() > 1 for row in scores):
+        notes.insert(0, "Mean and standard deviation over folds.")
+    if chosen_rounds:
+        notes.insert(0, "Ringed: the round chosen on validation.")
+    add_note(figure, notes)
+    return figure
+
+
+def _draw_metric(
+    axes: Axes, rows: Sequence[RoundScore], methods: Sequence[str], chosen_rounds: Mapping[str, int]
+) -> list[str]:
+    notes = []
+    drawn = [method for method in methods if any(row.method == method for row in rows)]
+    for index, method in enumerate(methods):
+        members = sorted((row for row in rows if row.method == method), key=lambda row: row.round)
+        style = style_of(index)
+        defined = [[value for value in row.values if np.isfinite(value)] for row in members]
+        means = [float(np.mean(values)) if values else np.nan for values in defined]
+        spreads = [float(np.std(values, ddof=1)) if len(values) > 1 else np.nan for values in defined]
+        shift = 0.06 * (index - (len(methods) - 1) / 2) if len(drawn) > 1 else 0.0
+        rounds = np.array([row.round for row in members], dtype=float)
+        folds = sorted({len(row.values) for row in members})
+        label = f"{method} ({folds[-1]} folds)" if folds and folds[-1] > 1 else method
+        axes.errorbar(
+            rounds + shift,
+            means,
+            yerr=spreads,
+            color=style.colour,
+            marker=style.marker,
+            markersize=4,
+            linestyle=style.dashes,
+            linewidth=1.2,
+            label=label,
+            **ERROR_BARS,
+        )
+        missing = [str(row.round) for row, values in zip(members, defined, strict=True) if not values]
+        if missing:
+            notes.append(f"{method}: {rows[0].metric} is not defined in round {', '.join(missing)}.")
+        for row, mean in zip(members, means, strict=True):
+            if chosen_rounds.get(method) == row.round:
+                axes.plot(row.round + shift, mean, "o", markersize=9, markerfacecolor="none", color=BLACK, zorder=5)
+    return notes
+
+
+def _draw_selections(axes: Axes, rows: Sequence[RoundSelection]) -> None:
+    """Mutants below, wild types on top of them."""
+    for row in rows:
+        axes.bar(row.round, row.num_mutant, 0.6, color=MUTANT_COLOUR, edgecolor=BLACK, linewidth=0.5)
+        axes.bar(row.round, row.num_wild, 0.6, bottom=row.num_mutant, color=WILD_COLOUR, edgecolor=BLACK, linewidth=0.5)
+        total = row.num_mutant + row.num_wild
+        label = f"{row.num_mutant}/{row.num_wild}" if total else "none"
+        axes.text(row.round, total, label, ha="center", va="bottom", fontsize=NOTE_SIZE)
+    tallest = max(row.num_mutant + row.num_wild for row in rows)
+    axes.set_ylim(0, tallest * 1.15 or 1.0)
+    axes.set_ylabel("selected (mutant/wild type)")

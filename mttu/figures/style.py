@@ -1,0 +1,102 @@
+"""One look for all figures: the palette of Okabe and Ito, sizes of a printed page, sizes of letters.
+
+Everything is set on the artists, nothing in matplotlib's global settings, which other code in the process may use.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+BLACK, DARK_GREY, GREY, LIGHT_GREY = "#000000", "#444444", "#767676", "#DDDDDD"
+ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+
+MUTANT_COLOUR, WILD_COLOUR = ORANGE, SKY_BLUE
+RIGHT_COLOUR, WRONG_COLOUR = BLUE, VERMILLION
+
+PAGE_WIDTH_IN, COLUMN_WIDTH_IN = 7.16, 3.5
+"""Width of a page, and of one of its two columns, in IEEE Transactions on Medical Imaging."""
+
+TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
+"""Sizes of letters in points, as printed."""
+
+ERROR_BARS: Mapping[str, Any] = {"elinewidth": 0.9, "capsize": 2.0, "capthick": 0.9}
+GUIDE: Mapping[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
+"""Look of thresholds, diagonals and the like."""
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """Look of one series, told apart by marker and dashes as well as by colour, so also in grey."""
+
+    colour: str
+    marker: str
+    dashes: str | tuple[float, tuple[float, ...]]
+
+
+_SERIES = (
+    SeriesStyle(BLUE, "o", "-"),
+    SeriesStyle(VERMILLION, "s", (0, (5, 1.5))),
+    SeriesStyle(GREEN, "^", (0, (4, 1.5, 1, 1.5))),
+    SeriesStyle(PURPLE, "D", (0, (1.5, 1.2))),
+    SeriesStyle(ORANGE, "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    SeriesStyle(BLACK, "P", (0, (2.5, 2.5))),
+    SeriesStyle(SKY_BLUE, "X", "-"),
+)
+
+
+def style_of(index: int) -> SeriesStyle:
+    """Look of the series with this number; from the eighth on they repeat."""
+    return _SERIES[index % len(_SERIES)]
+
+
+def new_figure(width_in: float, height_in: float, *, dense: bool = False) -> Figure:
+    """A white figure that belongs to no window; panels make room for their labels, and lie close if `dense`."""
+    engine = (
+        ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+        if dense
+        else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
+    )
+    return Figure(figsize=(width_in, height_in), facecolor="white", layout=engine)
+
+
+def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "", *, grid: bool = True) -> None:
+    """Title, labels with units, ticks of the right size, a faint grid."""
+    axes.set_title(title, fontsize=TITLE_SIZE, pad=5)
+    axes.set_xlabel(x_label, fontsize=LABEL_SIZE)
+    axes.set_ylabel(y_label, fontsize=LABEL_SIZE)
+    axes.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_linewidth(0.6)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(color=LIGHT_GREY, linewidth=0.5)
+
+
+def say(axes: Axes, sentence: str) -> None:
+    """Says in the middle of a panel why nothing is drawn there."""
+    axes.text(
+        0.5,
+        0.5,
+        sentence,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=LABEL_SIZE,
+        color=DARK_GREY,
+        style="italic",
+        zorder=10,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2.0, "alpha": 0.85},
+    )
+
+
+def add_note(figure: Figure, sentences: Sequence[str]) -> None:
+    """Small print below the panels, one line per sentence."""
+    if sentences:
+        figure.supxlabel("\n".join(sentences), fontsize=NOTE_SIZE, color=DARK_GREY, x=0.01, ha="left")

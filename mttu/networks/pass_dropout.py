@@ -1,0 +1,97 @@
+"""Dropout of Monte Carlo passes: the samples of a batch are passes, each with masks of its own (section IV-B).
+
+A mask is named, not drawn in turn: its seed comes from the pass and from the place of the dropout in the network. So a
+pass has the same masks wherever and how often it is computed, in whichever batch, and whatever was computed before it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mttu.config.scoring import ActiveDropout
+from mttu.networks.attention import SelfAttention
+from mttu.networks.dropout_masks import MaskStream
+from mttu.networks.mttu_net import MttuNet
+
+ROWS = 512
+"""Tokens whose mask is made at a time."""
+
+_PARTS: dict[ActiveDropout, tuple[str, ...]] = {
+    "all": ("encoder.", "bottleneck.", "idh_head."),
+    "transformer+head": ("bottleneck.", "idh_head."),
+    "head": ("idh_head.",),
+}
+
+
+def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
+    """Names of the dropout modules that are active and drop anything, in the order of the forward pass."""
+    return tuple(
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Dropout | nn.Dropout3d) and module.p > 0 and name.startswith(_PARTS[active])
+    )
+
+
+def name_pass(seed: int, case_id: str, number: int) -> str:
+    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case."""
+    return json.dumps([seed, case_id, number])
+
+
+def mask_seed(key: str, place: str) -> int:
+    """Seed of the mask of a pass at a place, 0 to 2^62 - 1."""
+    return int.from_bytes(hashlib.blake2b(f"{key}\n{place}".encode(), digest_size=8).digest(), "big") >> 2
+
+
+@contextmanager
+def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
+    """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
+
+    On a GPU, and only there, torch's generators are seeded anew: fork them around it.
+
+    Args:
+        network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
+        places: See `find_places`.
+        keys: One per sample of the batch, see `name_pass`.
+    """
+    with ExitStack() as stack:
+        for place in places:
+            module = network.get_submodule(place)
+            seeds = [mask_seed(key, place) for key in keys]
+            parent = network.get_submodule(place.rpartition(".")[0])
+            if isinstance(parent, SelfAttention) and module is parent.attention_dropout:
+                parent.map_seeds = seeds
+                stack.callback(setattr, parent, "map_seeds", None)
+            else:
+                stack.callback(module.register_forward_hook(_hook(seeds)).remove)
+        yield
+
+
+def _hook(seeds: Sequence[int]) -> Any:
+    def drop_samples(module: nn.Dropout | nn.Dropout3d, _: Any, output: Tensor) -> Tensor:
+        samples = zip(torch.split(output, 1), seeds, strict=True)
+        dropped = [_drop(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
+        return dropped[0] if len(dropped) == 1 else torch.cat(dropped)
+
+    return drop_samples
+
+
+def _drop(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
+    """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C)."""
+    if sample.device.type != "cpu":
+        torch.manual_seed(seed)
+        return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
+    if whole_channels:
+        mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
+        return sample * mask.view(1, -1, 1, 1, 1)
+    rows = sample.flatten(0, -2)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    masks = MaskStream(min(ROWS, len(rows)), rows.shape[1], probability, seed, sample.dtype)
+    for part, target in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
+        torch.mul(part, masks.draw(len(part)), out=target)
+    return out.view(sample.shape)

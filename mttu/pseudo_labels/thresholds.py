@@ -1,0 +1,166 @@
+"""Thresholds for pseudo-labels, searched on labelled cases that the scoring network did not learn from (section IV-B).
+
+The paper reads them off the error over a grid of both (Fig. 3b, 3c). With a few dozen cases an error of 0 means little,
+so every error comes with its interval, and a pair has to select a least share of the cases.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.data.score_table import ScoreTable
+from mttu.errors import raise_if_any
+from mttu.pseudo_labels.selection import is_certain, is_confident, read_figures
+
+CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""0.5 to 0.95."""
+UNCERTAINTY_GRID = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3)
+"""A probability's standard deviation is rarely above 0.3."""
+_ALIKE = ("mc", "inference", "patch", "prepare")
+"""What must agree for scores to be pooled; seeds aside."""
+
+
+@dataclass(frozen=True)
+class LabelledScore:
+    """A case's score beside its true class."""
+
+    case_id: str
+    confidence: float
+    uncertainty: float
+    right: bool
+    """Whether the predicted class is the true one."""
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """What one pair of thresholds selects by eq. (19), without balancing."""
+
+    confidence_threshold: float
+    uncertainty_threshold: float
+    num_selected: int
+    num_wrong: int
+    num_cases: int
+    error_low: float | None
+    """Lower end of the Wilson interval of the error; None if nothing is selected."""
+    error_high: float | None
+    """Its upper end."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the cases that are selected."""
+        return self.num_selected / self.num_cases
+
+    @property
+    def error(self) -> float | None:
+        """Share of the selected cases whose class is wrong; None if nothing is selected."""
+        return self.num_wrong / self.num_selected if self.num_selected else None
+
+
+def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> tuple[list[LabelledScore], list[str]]:
+    """Puts out-of-fold tables together: each case scored once, by a network that did not learn from it.
+
+    Args:
+        tables: Name of each table, for messages, to the table; e.g. the validation cases of each fold.
+        truth: Case to true class, 1 mutant, 0 wild type.
+
+    Returns:
+        One score per usable case, and sentences about cases that were left out.
+
+    Raises:
+        InputError: A case is in two tables, a table holds training cases, the tables were made with different passes,
+            windows or preparation, or no usable case is left.
+    """
+    problems = [
+        f"scores {name}: are of training cases, which the network knows; score the held-out ones (val, test)"
+        for name, table in tables.items()
+        if table.about.get("split") == "train"
+    ]
+    counts = Counter(row.case_id for table in tables.values() for row in table.rows)
+    twice = sorted(case_id for case_id, count in counts.items() if count > 1)
+    if twice:
+        problems.append(f"cases {', '.join(twice)}: are in more than one table; give each case once, out of fold")
+    first = next(iter(tables), None)
+    for name, table in tables.items():
+        for section in _ALIKE:
+            here, there = (_without_seed(one.about.get(section)) for one in (table, tables[str(first)]))
+            if here != there:
+                problems.append(
+                    f"scores {name}: {section} is {here}, in {first} it is {there}; thresholds hold for one only"
+                )
+    scores, failed, unknown = [], [], []
+    for row in (row for table in tables.values() for row in table.rows):
+        figures = read_figures(row)
+        if figures is None:
+            failed.append(row.case_id)
+        elif truth.get(row.case_id) not in (IDH_WILD, IDH_MUTANT):
+            unknown.append(row.case_id)
+        else:
+            right = truth[row.case_id] == figures.predicted_class
+            scores.append(LabelledScore(row.case_id, figures.confidence, figures.uncertainty, right))
+    if not scores:
+        problems.append("no case has both a score and a true class; give the tables of labelled cases and --truth")
+    raise_if_any(problems)
+    notes = []
+    if failed:
+        notes.append(f"{len(failed)} cases without a score are left out: {', '.join(sorted(failed))}")
+    if unknown:
+        notes.append(f"{len(unknown)} cases without a true class are left out: {', '.join(sorted(unknown))}")
+    if any(table.about.get("split") == "test" for table in tables.values()):
+        notes.append("these are test cases: a result on them is no test of thresholds that were chosen with them")
+    return sorted(scores, key=lambda score: score.case_id), notes
+
+
+def _without_seed(section: object) -> object:
+    if not isinstance(section, Mapping):
+        return section
+    return {name: value for name, value in section.items() if name not in ("seed", "passes_per_forward")}
+
+
+def search_thresholds(
+    scores: Sequence[LabelledScore],
+    confidence_grid: Sequence[float] = CONFIDENCE_GRID,
+    uncertainty_grid: Sequence[float] = UNCERTAINTY_GRID,
+    level: float = 0.95,
+) -> list[ThresholdRow]:
+    """Error and coverage of every pair of thresholds.
+
+    Args:
+        scores: At least one, see `pool_scores`.
+        confidence_grid: Values of tau_c.
+        uncertainty_grid: Values of tau_u.
+        level: Of the Wilson intervals.
+    """
+    rows = []
+    for tau_c in sorted(set(confidence_grid)):
+        for tau_u in sorted(set(uncertainty_grid)):
+            chosen = [s for s in scores if is_confident(s.confidence, tau_c) and is_certain(s.uncertainty, tau_u)]
+            wrong = sum(not score.right for score in chosen)
+            low, high = None, None
+            if chosen:
+                interval = binomtest(wrong, len(chosen)).proportion_ci(level, method="wilson")
+                low, high = float(interval.low), float(interval.high)
+            rows.append(ThresholdRow(tau_c, tau_u, len(chosen), wrong, len(scores), low, high))
+    return rows
+
+
+def suggest_thresholds(rows: Sequence[ThresholdRow], min_coverage: float) -> ThresholdRow | None:
+    """The pair of lowest error among those that select enough; of equal ones the pair that selects most.
+
+    Of pairs that select the same cases the looser one is named: the data say nothing for a stricter one.
+
+    Args:
+        rows: See `search_thresholds`.
+        min_coverage: Least share of the cases to select.
+
+    Returns:
+        None if no pair selects that many.
+    """
+    enough = [row for row in rows if row.num_selected and row.coverage >= min_coverage]
+    return min(
+        enough,
+        key=lambda row: (row.error, -row.num_selected, row.confidence_threshold, -row.uncertainty_threshold),
+        default=None,
+    )

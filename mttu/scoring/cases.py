@@ -1,0 +1,157 @@
+"""Scoring case after case; one that fails becomes a row with its reason."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mttu.data.cache import content_hash, open_cached
+from mttu.data.manifest import Case
+from mttu.data.preprocess import prepare_case
+from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
+from mttu.errors import InputError
+from mttu.inference import choose_precision, predict_volume, segment
+from mttu.networks.checkpoint import read_checkpoint
+from mttu.scoring.passes import cut_tumour_window, run_passes
+from mttu.scoring.plan import ScoringPlan
+
+OnRow = Callable[[int, ScoreRow], None]
+
+
+class CaseScorer:
+    """A network that scores one case after the other; its weights are read once.
+
+    Args:
+        plan: See `plan_scoring`.
+        device: Where the passes run.
+
+    Raises:
+        InputError: The checkpoint cannot be read here.
+    """
+
+    def __init__(self, plan: ScoringPlan, device: torch.device) -> None:
+        network, _ = read_checkpoint(plan.checkpoint)
+        self.network = network.to(device)
+        self.config = plan.config
+        self.cache_dir = plan.cache_dir
+        self.device = device
+        self.precision = choose_precision("auto", device)
+
+    def score(self, case: Case) -> ScoreRow:
+        """The case's row; never raises for a case that cannot be scored."""
+        started = time.perf_counter()
+        try:
+            row = self._score(case)
+            return replace(row, seconds=time.perf_counter() - started)
+        except InputError as refusal:
+            error = "; ".join(refusal.problems)
+        except Exception as failure:  # whatever it is, the other cases still count
+            first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+            error = f"case {case.case_id}: {type(failure).__name__}: {first_line}"
+        return ScoreRow(case.case_id, time.perf_counter() - started, error)
+
+    def _score(self, case: Case) -> ScoreRow:
+        config, mc = self.config, self.config.mc
+        image, seg = self._read(case)
+        if mc.windows == "tumour":
+            classes = seg if mc.tumour_mask == "given" else self._segment(image)
+            if classes is None:
+                raise InputError(f"case {case.case_id}: has no mask; choose mc.tumour_mask=predicted")
+            window = cut_tumour_window(image, classes, config.patch.size)
+            if window is None:
+                raise InputError(
+                    f"case {case.case_id}: no tumour in the {mc.tumour_mask} mask; choose mc.windows=sliding"
+                )
+            image = window
+        logits = run_passes(
+            self.network,
+            torch.from_numpy(np.asarray(image, dtype=np.float32)),
+            case.case_id,
+            config.patch.size,
+            mc,
+            config.inference,
+            self.device,
+            self.precision,
+        )
+        return summarise_passes(case.case_id, logits.mutant_probabilities, logits.deterministic_probability, 0.0)
+
+    def _read(self, case: Case) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
+        """The prepared image and mask, from the cache where that is true to the case's files as they are now."""
+        modalities, settings = self.config.data.modalities, self.config.data.prepare
+        wants_seg = self.config.mc.windows == "tumour" and self.config.mc.tumour_mask == "given"
+        if self.cache_dir is not None:
+            try:
+                cached = open_cached(self.cache_dir, case.case_id)
+                if cached.settings == settings and cached.content_hash == content_hash(
+                    case, cached.modalities, settings
+                ):
+                    cached.will_need()
+                    return np.asarray(cached.image)[cached.channels(modalities)], cached.seg
+            except InputError:
+                pass  # not there, damaged or without a modality: prepared below, which has its own say
+        prepared = prepare_case(case if wants_seg else replace(case, seg=None), modalities, settings)
+        return prepared.image, prepared.seg
+
+    def _segment(self, image: NDArray[np.float16]) -> NDArray[np.uint8]:
+        prediction = predict_volume(
+            self.network,
+            torch.from_numpy(np.asarray(image, dtype=np.float32)),
+            self.config.patch.size,
+            self.config.inference,
+            self.device,
+            self.precision,
+        )
+        if prediction.seg_probabilities is None:
+            raise InputError("the network has no segmentation; choose mc.windows=sliding")
+        voxel_mm3 = self.config.data.prepare.spacing_mm**3
+        classes: NDArray[np.uint8] = (
+            segment(prediction.seg_probabilities, self.config.inference, voxel_mm3).cpu().numpy()
+        )
+        return classes
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device in this process.
+
+    Args:
+        setting: auto, cpu or gpu.
+
+    Raises:
+        InputError: Another word, or a GPU is asked for and there is none.
+    """
+    if setting not in ("auto", "cpu", "gpu"):
+        raise InputError(f"device {setting!r}: choose auto, cpu or gpu")
+    available = torch.cuda.is_available()
+    if setting == "gpu" and not available:
+        raise InputError("device gpu: no CUDA device was found; choose cpu or auto")
+    return torch.device("cuda" if available and setting != "cpu" else "cpu")
+
+
+def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = None) -> ScoreTable:
+    """Scores every case of a plan in this process, one after the other, without Ray.
+
+    Args:
+        plan: See `plan_scoring`.
+        device: Where the passes run.
+        on_row: Told how many cases are done, and the newest row.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    scorer = CaseScorer(plan, device)
+    rows: list[ScoreRow] = []
+    for case in plan.cases:
+        rows.append(scorer.score(case))
+        if on_row is not None:
+            on_row(len(rows), rows[-1])
+    return make_table(plan, rows, device.type, torch.get_num_threads())
+
+
+def make_table(plan: ScoringPlan, rows: list[ScoreRow], device_type: str, threads: int) -> ScoreTable:
+    """The table of a plan's rows, sorted; device and threads decide last bits and are noted."""
+    precision = choose_precision("auto", torch.device(device_type))
+    about = {**plan.about, "device": device_type, "precision": precision, "threads": threads}
+    return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), about)

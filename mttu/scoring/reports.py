@@ -1,0 +1,219 @@
+"""What a selection and a search of thresholds leave behind: a table as Parquet and CSV, and pictures."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from scipy.stats import binomtest
+
+from mttu.atomic import atomic_file
+from mttu.config import SelectionSettings
+from mttu.config.scoring import Method
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.score_table import ScoreTable
+from mttu.errors import InputError
+from mttu.figures.estimates import UNDEFINED, Estimate
+from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
+from mttu.figures.saving import save_figure
+from mttu.figures.selection import Candidate, SelectionRow, draw_candidates, draw_selection_error
+from mttu.pseudo_labels import (
+    LabelledScore,
+    Selection,
+    SelectionCounts,
+    ThresholdRow,
+    count_selected,
+    search_thresholds,
+    select,
+)
+
+FORMAT_VERSION = 1
+METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("pseudo_label", pa.int8(), nullable=False),
+        pa.field("confidence", pa.float64()),
+        pa.field("uncertainty", pa.float64()),
+        pa.field("meets_thresholds", pa.bool_(), nullable=False),
+        pa.field("selected", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+THRESHOLDS_SCHEMA = pa.schema(
+    [
+        pa.field("confidence_threshold", pa.float64(), nullable=False),
+        pa.field("uncertainty_threshold", pa.float64(), nullable=False),
+        pa.field("num_selected", pa.int32(), nullable=False),
+        pa.field("num_wrong", pa.int32(), nullable=False),
+        pa.field("num_cases", pa.int32(), nullable=False),
+        pa.field("error_low", pa.float64()),
+        pa.field("error_high", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class MethodCounts:
+    """What one method selects at the thresholds in use."""
+
+    method: Method
+    balanced: bool
+    counts: SelectionCounts
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of right pseudo-labels with its 95% Wilson interval."""
+        counts = self.counts
+        if not counts.num_known:
+            return UNDEFINED
+        right = counts.num_right_mutant + counts.num_right_wild
+        interval = binomtest(right, counts.num_known).proportion_ci(0.95, method="wilson")
+        return Estimate(counts.accuracy, float(interval.low), float(interval.high))
+
+
+def compare_methods(
+    table: ScoreTable, settings: SelectionSettings, truth: Mapping[str, int] | None
+) -> list[MethodCounts]:
+    """PL, CPL and UPS of one table, each without and with balancing (Table VII and Fig. 5).
+
+    Balanced rows are left out where no class ratio is known.
+    """
+    rows = []
+    for method in METHODS:
+        for balanced in (False, True):
+            chosen = settings.model_copy(update={"method": method, "balance": balanced})
+            try:
+                rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen), truth)))
+            except InputError:  # no ratio; where the user asked for balancing, `select` has refused already
+                continue
+    return rows
+
+
+def check_report(folder: Path, kind: str) -> None:
+    """Refuses a folder where files of the same names are not of an earlier report.
+
+    Args:
+        folder: Where the report goes.
+        kind: `selection` or `thresholds`.
+
+    Raises:
+        InputError: It is a file, or holds such files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output {folder}: is a file; give a folder")
+    table = folder / f"{kind}.parquet"
+    try:
+        own = (pq.read_schema(table).metadata or {}).get(b"kind") == f"mttu {kind}".encode()
+    except (OSError, pa.ArrowException):
+        own = False
+    names = [f"{kind}.parquet", f"{kind}.csv", "candidates.png", "pseudo_labels.png", "selection_error.png"]
+    present = [name for name in names if os.path.lexists(folder / name)]
+    if present and not own:
+        raise InputError(f"output {folder}: holds {', '.join(present)}, not of an earlier {kind} here; give another")
+
+
+def write_report(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
+    """Writes rows (dataclasses) as `<kind>.csv` and `<kind>.parquet`, the latter with `about` in its metadata."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
+    with atomic_file(folder / f"{kind}.parquet") as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial)
+    with atomic_file(folder / f"{kind}.csv") as partial:
+        pyarrow.csv.write_csv(table, partial)
+
+
+def write_selection(
+    folder: Path,
+    table: ScoreTable,
+    selection: Selection,
+    settings: SelectionSettings,
+    truth: Mapping[str, int] | None,
+    title: str,
+) -> list[Path]:
+    """Writes table and pictures of a selection.
+
+    Args:
+        folder: Passed `check_report`.
+        table: Scores that were selected from.
+        selection: What `select` said of them.
+        settings: The settings in use.
+        truth: Case to true class, if known.
+        title: Names the set of cases in the pictures.
+
+    Returns:
+        The pictures: candidates; selected numbers by method; with a truth also the error over both thresholds.
+    """
+    known = truth or {}
+    about = {
+        "scores_sha256": table.digest,
+        "selection": settings.model_dump(mode="json"),
+        "balanced": selection.balanced,
+        "wild_per_mutant": selection.wild_per_mutant,
+        "notes": list(selection.notes),
+    }
+    write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+    tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
+    scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
+    candidates = [
+        Candidate(
+            case.case_id,
+            float(case.confidence or 0.0),
+            float(case.uncertainty or 0.0),
+            case.pseudo_label,
+            known.get(case.case_id, IDH_UNKNOWN),
+        )
+        for case in scored
+    ]
+    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title)}
+    rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
+    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(scored)})
+    labelled = [
+        LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted)
+        for one in candidates
+        if one.idh != IDH_UNKNOWN
+    ]
+    if labelled:
+        figures["selection_error"] = draw_selection_error(
+            {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
+        )
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+
+
+def write_thresholds(
+    folder: Path, rows: Sequence[ThresholdRow], suggested: ThresholdRow | None, about: Mapping[str, Any], title: str
+) -> list[Path]:
+    """Writes table and picture of a search; returns the pictures. `folder` passed `check_report`."""
+    content = {**about, "suggested": None if suggested is None else asdict(suggested)}
+    write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content)
+    chosen = None if suggested is None else (suggested.confidence_threshold, suggested.uncertainty_threshold)
+    return save_figure(draw_selection_error({title: to_error_rows(rows)}, chosen), folder / "selection_error")
+
+
+def to_error_rows(rows: Sequence[ThresholdRow]) -> list[SelectionRow]:
+    """Rows of a search as the figure takes them."""
+    return [
+        SelectionRow(
+            row.confidence_threshold, row.uncertainty_threshold, row.num_selected, row.num_wrong, row.num_cases
+        )
+        for row in rows
+    ]
+
+
+def _to_bars(row: MethodCounts) -> MethodSelection:
+    counts = row.counts
+    all_known = counts.num_known == counts.num_mutant + counts.num_wild and counts.num_known > 0
+    return MethodSelection(
+        method=f"{row.method}\nbalanced" if row.balanced else row.method,
+        num_mutant=counts.num_mutant,
+        num_wild=counts.num_wild,
+        num_right_mutant=counts.num_right_mutant if all_known else None,
+        num_right_wild=counts.num_right_wild if all_known else None,
+        accuracy=row.accuracy,
+    )

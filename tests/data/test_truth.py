@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from mttu.data.cohort import write_manifest
+from mttu.data.manifest import Manifest
+from mttu.data.truth import read_truth
+from mttu.errors import InputError
+
+
+def test_truth_of_a_manifest_and_of_a_table(phantom_manifest: Manifest, tmp_path: Path):
+    write_manifest(phantom_manifest, tmp_path / "cohort.parquet")
+    known = {case.case_id: case.idh for case in phantom_manifest.cases if case.idh != -1}
+    assert read_truth(tmp_path / "cohort.parquet") == known
+    assert len(known) == 7
+    (tmp_path / "truth.csv").write_text("case_id,idh\na,mutant\nb,0\nc,NA\na,1\n")
+    assert read_truth(tmp_path / "truth.csv") == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id,idh\na,1\na,0\n", "case a is mutant in one row and wild type in another"),
+        ("case_id,idh\na,NA\n", "no case has a known IDH class"),
+        ("case_id,idh\na,perhaps\n", "idh is 'perhaps'"),
+        ("name,idh\na,1\n", "no column with ids"),
+    ],
+)
+def test_refused_truth(tmp_path: Path, text, message):
+    (tmp_path / "truth.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_truth(tmp_path / "truth.csv")

@@ -1,0 +1,137 @@
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from mttu.cli import main
+from mttu.data.cohort import discover, write_manifest
+from mttu.data.score_table import ScoreTable, read_scores, summarise_passes, write_scores
+
+
+def run(capsys, *words):
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """Two sure mutants, three sure wild types, one unsure case; the paper's class ratio."""
+    sure = {"a": 0.97, "b": 0.95, "c": 0.02, "d": 0.03, "e": 0.04}
+    rows = [summarise_passes(name, [p - 0.01, p + 0.01], p, 1.0) for name, p in sure.items()]
+    rows.append(summarise_passes("f", [0.3, 0.6], 0.5, 1.0))
+    path = tmp_path / "mc.parquet"
+    write_scores(ScoreTable(tuple(rows), {"split": "val", "labelled": {"mutant": 10, "wild": 16}}), path)
+    return path
+
+
+@pytest.fixture
+def truth(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text("case_id,idh\na,1\nb,0\nc,0\nd,0\ne,0\nf,1\n")
+    return path
+
+
+def test_scoring_writes_the_table_and_names_failures(capsys, tiny_checkpoint, phantom_folder, tmp_path):
+    for name in ("phantom_000", "phantom_001"):
+        shutil.copytree(phantom_folder / name, tmp_path / "data" / name)
+    write_manifest(discover(tmp_path / "data", val_fraction=0.0), tmp_path / "cohort.parquet")
+    broken = tmp_path / "data" / "phantom_001" / "phantom_001_t2.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:400])
+    out_file = tmp_path / "mc.parquet"
+    words = ["score", tiny_checkpoint, tmp_path / "cohort.parquet", "--split", "train", "-o", out_file]
+    code, out, err = run(capsys, *words, "--actors", 0, "--threads", 1, "mc.passes=3")
+    assert code == 1
+    table = read_scores(out_file)
+    assert [len(row.mutant_probabilities or ()) for row in table.rows] == [3, 0]
+    assert "score 1/2 phantom_000" in out
+    assert "volumes/s" in out
+    assert "1 scored, 1 failed. Research use only." in out
+    assert f"SHA-256 of the scores: {table.digest}" in out
+    assert err.startswith("phantom_001: case phantom_001: phantom_001_t2.nii.gz: voxels cannot be read")
+    assert table.about["mc"]["passes"] == 3
+
+
+def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
+    code, out, err = run(capsys, "select", scores, "--truth", truth, "-o", tmp_path / "selection")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:6] == [
+        "a  mutant     confidence 0.9700  uncertainty 0.0141",
+        "b  mutant     confidence 0.9500  uncertainty 0.0141",
+        "c  wild type  confidence 0.9800  uncertainty 0.0141",
+        "d  wild type  confidence 0.9700  uncertainty 0.0141",
+        "e  wild type  confidence 0.9600  uncertainty 0.0141",
+        "UPS: 5 of 6 cases selected",
+    ]
+    assert "PL      no             2     4      4      6  0.667 [0.300, 0.903]" in out
+    assert "UPS     yes            2     3      4      5  0.800 [0.376, 0.964]" in out
+    folder = tmp_path / "selection"
+    table = pq.read_table(folder / "selection.parquet")
+    assert table["selected"].to_pylist() == [True] * 5 + [False]
+    assert table.schema.metadata[b"format_version"] == b"1"
+    assert (folder / "selection.csv").read_text().splitlines()[0].startswith('"case_id","pseudo_label","confidence"')
+    pictures = ("candidates.png", "pseudo_labels.png", "selection_error.png", "candidates.pdf")
+    assert all((folder / name).stat().st_size > 5000 for name in pictures)
+    assert (
+        run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
+    )  # an earlier selection is replaced
+
+
+def test_selection_says_what_is_special(capsys, scores):
+    code, out, _ = run(capsys, "select", scores, "selection.confidence_threshold=0.99")
+    assert code == 0
+    assert "UPS: 0 of 6 cases selected" in out
+    assert "note: nothing is selected: the highest confidence is 0.9800 (threshold 0.99)" in out
+
+
+def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_path):
+    words = ["thresholds", scores, "--truth", truth, "--confidence", "0.5,0.9,0.96", "--uncertainty", "0.05,0.3"]
+    code, out, _ = run(capsys, *words, "--min-coverage", "0.5", "-o", tmp_path / "thresholds")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[1] == "   0.5   0.05         5      0.83      1  0.200 [0.036, 0.624]"
+    at = lines.index("lowest error with at least 50% of 6 cases selected:")
+    assert lines[at + 1].split()[:5] == ["0.96", "0.3", "4", "0.67", "0"]
+    assert "a suggestion, nothing is set" in lines[at + 2]
+    assert pq.read_table(tmp_path / "thresholds" / "thresholds.parquet").num_rows == 6
+    assert (tmp_path / "thresholds" / "selection_error.png").exists()
+    code, out, _ = run(capsys, *words, "--min-coverage", "1.0", "--confidence", "0.99")
+    assert code == 0
+    assert "no pair selects 100% of the 6 cases; lower --min-coverage" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "none", "none.parquet", "--split", "val", "-o", "x.parquet"], "checkpoint none:"),
+        (["score", "none", "none.parquet", "--split", "val", "-o", "x.csv"], "scores x.csv: the name must end in"),
+        (["select", "none.parquet"], "scores none.parquet: not found; write them with `mttu score`"),
+        (["select", "none.parquet", "mc.passes=3"], "argument mc.passes: only settings of `selection` have an effect"),
+        (["select", "none.parquet", "selection.method=ALL"], "selection.method"),
+        (["thresholds", "none.parquet", "--truth", "t.csv", "--confidence", "high"], "--confidence 'high': expected"),
+        (["thresholds", "none.parquet", "--truth", "t.csv", "--uncertainty", "2"], "--uncertainty '2': expected"),
+    ],
+)
+def test_refusals_exit_with_two(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "candidates.png").write_text("a picture of mine")
+    for words in (["select", scores, "-o", mine], ["thresholds", scores, "--truth", truth, "-o", mine]):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert "holds candidates.png, not of an earlier" in err
+    assert [path.name for path in mine.iterdir()] == ["candidates.png"]
+    code, _, err = run(capsys, "select", scores, "-o", truth)
+    assert code == 2
+    assert "is a file; give a folder" in err
