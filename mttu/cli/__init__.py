@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mttu import __version__, cli_scoring
+from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
@@ -72,7 +73,7 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-for command in (cohort, split, describe):
+for command in (cohort, split, describe, score, select, thresholds):
     app.command()(command)
 
 
@@ -240,9 +241,6 @@ def demo(
     console.print(f"curves       {run / 'learning_curves.png'}")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
-
-
-cli_scoring.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
