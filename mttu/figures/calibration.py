@@ -3,8 +3,9 @@
 Confidence is that of the predicted class (top label), so it is at least 0.5 with two classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +27,16 @@ from mttu.figures.style import (
 )
 
 BIAS_NOTE = "ECE is biased upwards at small n: a perfectly calibrated predictor has about 0.12 at n = 30 with 10 bins."
+
+
+_EXPECTED: Mapping[str, Any] = {
+    "marker": "_",
+    "markersize": 10,
+    "markeredgewidth": 1.8,
+    "linestyle": "none",
+    "alpha": 0.7,
+}
+"""Look of the ECE that a perfectly calibrated predictor would have."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def draw_reliability(
 
 def _draw_accuracy(axes: Axes, diagram: Reliability) -> None:
     num_cases = sum(row.num_cases for row in diagram.bins)
-    dress(axes, f"{diagram.title} (n = {num_cases})\nECE {describe(diagram.ece, 3)}", "", "accuracy (share right)")
+    dress(axes, f"{diagram.title}, n = {num_cases}\nECE {describe(diagram.ece, 3)}", "", "accuracy (share right)")
     filled = [row for row in diagram.bins if row.num_cases > 0]
     start = 0.5 if all(row.high > 0.5 for row in filled) else 0.0
     axes.set_xlim(start, 1.0)
@@ -142,7 +153,7 @@ def draw_ece_by_uncertainty(
         curves: One per set of cases, e.g. validation and test; their bins may differ.
         interval: What the intervals of ECE are, for the small print.
     """
-    figure = new_figure(PAGE_WIDTH_IN * 0.72, 4.0)
+    figure = new_figure(PAGE_WIDTH_IN * 0.72, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     dress(upper, "Calibration error by uncertainty", "", "ECE (probability)")
     dress(lower, "", "uncertainty (standard deviation of probability)", "n per bin")
@@ -150,11 +161,15 @@ def draw_ece_by_uncertainty(
         shift = (index - (len(curves) - 1) / 2) / max(2, len(curves))
         _draw_curve(upper, curve, shift * 0.3, style_of(index))
         _draw_bin_counts(lower, curve, shift, len(curves), style_of(index))
+    if any(is_defined(row.ece_if_calibrated) for curve in curves for row in curve.bins):
+        upper.plot(
+            [], [], color=DARK_GREY, label="expected of a perfectly calibrated predictor with this n", **_EXPECTED
+        )
     tallest = max((row.num_cases for curve in curves for row in curve.bins), default=0)
     lower.set_ylim(0, tallest * 1.35 or 1.0)
     upper.set_ylim(bottom=0.0)
     if any(is_defined(row.ece.value) for curve in curves for row in curve.bins):
-        upper.legend(frameon=False, fontsize=NOTE_SIZE, loc="upper left")
+        figure.legend(loc="outside upper center", ncols=1, frameon=False, fontsize=NOTE_SIZE)
     else:
         say(upper, "no bin with a defined ECE")
     empty = [f"{curve.title}: {_list_empty(curve)}" for curve in curves if _list_empty(curve)]
@@ -181,19 +196,8 @@ def _draw_curve(axes: Axes, curve: UncertaintyCurve, shift: float, style: Series
     )
     for row, height in zip(curve.bins, to_values(estimates), strict=True):
         axes.plot([row.low, row.high], [height, height], color=style.colour, linewidth=0.8, alpha=0.5)
-    expected = np.array([to_number(row.ece_if_calibrated if row.num_cases > 0 else None) for row in curve.bins])
-    if np.isfinite(expected).any():
-        axes.plot(
-            middles,
-            expected,
-            color=style.colour,
-            marker="_",
-            markersize=9,
-            markeredgewidth=1.6,
-            linestyle="none",
-            alpha=0.7,
-            label=f"{curve.title}: expected if perfectly calibrated",
-        )
+    expected = [to_number(row.ece_if_calibrated if row.num_cases > 0 else None) for row in curve.bins]
+    axes.plot(middles, expected, color=style.colour, **_EXPECTED)
 
 
 def _draw_bin_counts(axes: Axes, curve: UncertaintyCurve, shift: float, num_curves: int, style: SeriesStyle) -> None:

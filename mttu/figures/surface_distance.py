@@ -80,7 +80,7 @@ def draw_surface_distance(
     view = view or View()
     columns = max((min(_COLUMNS, len(case.predictions)) for case in cases), default=1) or 1
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
-    figure = new_figure(min(PAGE_WIDTH_IN, 1.75 * columns + 0.3), 1.95 * (sum(heights) or 1) + 0.75, dense=True)
+    figure = new_figure(min(PAGE_WIDTH_IN, 1.75 * columns + 0.3), 1.85 * (sum(heights) or 1) + 0.75, dense=True)
     panels = figure.subplots(sum(heights) or 1, columns, squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()
@@ -92,14 +92,17 @@ def draw_surface_distance(
         _draw_case(panels[row : row + height].ravel().tolist(), _crop(case), unit, norm, view, pixels)
         row += height
     bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP), ax=panels.ravel().tolist(), location="bottom", extend="max", aspect=45
+        ScalarMappable(norm, COLOUR_MAP),
+        ax=panels.ravel().tolist(),
+        location="bottom",
+        extend="max",
+        aspect=60,
+        shrink=0.7,
     )
     bar.set_label(f"distance of the predicted to the true surface ({_plural(unit)})", fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
     seen = f"Seen from {view.azimuth_deg:g}° left of the front and {view.elevation_deg:g}° above."
-    add_note(
-        figure, [f"{seen} Line: outline of the true mask. Bar: 20 mm. Numbers: over voxels of the predicted surface."]
-    )
+    add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
     return figure
 
 
@@ -185,3 +188,4 @@ def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
     rows = axes.get_ylim()[0]
     length = 20.0 / frame.pixel_mm
     axes.plot([0, length], [rows, rows], color=BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
+    axes.text(length / 2, rows * 0.98, "20 mm", ha="center", va="bottom", fontsize=NOTE_SIZE - 1)
