@@ -18,9 +18,9 @@ from mttu.figures.style import (
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
-    say,
     style_of,
 )
 
@@ -52,15 +52,13 @@ def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = Non
         scores: One per case, system and region.
         penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
     """
+    if not scores:
+        return draw_nothing("no cases")
     systems = list(dict.fromkeys(score.system for score in scores))
     figure = new_figure(PAGE_WIDTH_IN, 5.6)
     upper, lower = figure.subplots(2, 1)
     dress(upper, "", "", "Dice")
     dress(lower, "", "region", "HD95 (mm)")
-    if not scores:
-        say(upper, "no cases")
-        say(lower, "no cases")
-        return figure
     notes = [
         "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case."
     ]

@@ -1,6 +1,6 @@
 """Predicted masks against the true one, on three planes: fill is prediction, line is truth."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mttu.data.labels import REGIONS
 from mttu.figures.estimates import is_defined
 from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, scale_grey
-from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, new_figure, say
+from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, draw_nothing, new_figure
 
 FILL_ALPHA = 0.6
 
@@ -43,6 +43,8 @@ def draw_comparison(
         spacing_mm: Isotropic, for the scale bar.
         dice: System to region to its Dice, written beside the row; None where not defined.
     """
+    if not systems:
+        return draw_nothing("no systems")
     image = np.asarray(image, dtype=np.float32)
     lesion = np.zeros(image.shape, dtype=bool)
     shown = [truth, *systems.values()] if truth is None or not truth.any() else [truth]
@@ -55,27 +57,25 @@ def draw_comparison(
     lengths = [stop - start for start, stop in box]
     widths = [lengths[0], lengths[0], lengths[1]]
     height = (PAGE_WIDTH_IN - 0.8) / sum(widths) * max(lengths[1], lengths[2])
-    figure = new_figure(PAGE_WIDTH_IN, height * max(1, len(systems)) + 1.0, dense=True)
-    panels = figure.subplots(max(1, len(systems)), 3, squeeze=False, width_ratios=widths)
+    figure = new_figure(PAGE_WIDTH_IN, height * len(systems) + 1.0, dense=True)
+    panels = figure.subplots(len(systems), 3, squeeze=False, width_ratios=widths)
     for axes in panels.ravel():
         axes.set_axis_off()
     for axes, plane in zip(panels[0], PLANES, strict=True):
         place = f"plane {slices[plane.axis] + 1} of {image.shape[plane.axis]}"
         axes.set_title(f"{plane.title}, {place}", fontsize=LABEL_SIZE, pad=3)
-    if not systems:
-        say(panels[0, 0], "no systems")
-    for row, (system, classes) in zip(panels, systems.items(), strict=False):
+    for row, (system, classes) in zip(panels, systems.items(), strict=True):
         _label_row(row[0], system, classes, (dice or {}).get(system))
         for axes, plane in zip(row, PLANES, strict=True):
             cut = [None if mask is None else np.take(mask, slices[plane.axis], plane.axis) for mask in (classes, truth)]
             _draw_panel(axes, plane, np.take(grey, slices[plane.axis], plane.axis), cut[0], cut[1])
             (left, right), (first, last) = (box[axis] for axis in range(3) if axis != plane.axis)
+            axes.set_anchor("N")
             axes.set_xlim(left - 0.5, right - 0.5)
             axes.set_ylim(*((last - 0.5, first - 0.5) if plane.origin == "upper" else (first - 0.5, last - 0.5)))
-    if systems:
-        _draw_scale_bar(panels[0, 0], box, spacing_mm)
+    _draw_scale_bar(panels[0, 0], box, spacing_mm)
     _draw_legend(figure, truth, f"{case_id}, {modality.upper()}")
-    add_note(figure, ["Right of the patient on the left. Letters: R right, L left, A front, P back, S head, I feet."])
+    add_note(figure, ["Radiological display: R right, L left, A front, P back, S head, I feet."])
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, draw_regions, scale_grey
-from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, new_figure, say
+from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, draw_nothing, new_figure, say
 
 _CONSTANT = 1e-5
 """A map that varies by less than this share of its level's largest activation is called constant."""
@@ -68,15 +68,14 @@ def draw_feature_maps(
     plane = next((known for known in PLANES if known.title == plane_title), None)
     if plane is None:
         raise ValueError(f"plane {plane_title!r} is unknown; choose from {[known.title for known in PLANES]}")
+    if not cases:
+        return draw_nothing("no cases")
     names = list(dict.fromkeys(name for case in cases for name in case.levels))
-    rows = max(1, len(cases))
-    figure = new_figure(PAGE_WIDTH_IN, 1.0 * rows + 1.0, dense=True)
+    rows = len(cases)
+    figure = new_figure(PAGE_WIDTH_IN, 1.08 * rows + 1.2, dense=True)
     panels = figure.subplots(rows + 1, len(names) + 2, squeeze=False, height_ratios=[*[1.0] * rows, 0.07])
     for axes in panels.ravel():
         axes.set_axis_off()
-    if not cases:
-        say(panels[0, 0], "no cases")
-        return figure
     places = [_choose_index(case, plane) if index is None else index for case in cases]
     for row, (case, place) in enumerate(zip(cases, places, strict=True)):
         _draw_anatomy(panels[row, 0], panels[row, 1], case, plane, place)

@@ -18,6 +18,7 @@ from mttu.figures.style import (
     PAGE_WIDTH_IN,
     WILD_COLOUR,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
     say,
@@ -56,11 +57,11 @@ def draw_pseudo_labels(
         num_cases: The same titles to the number of cases that could have been selected.
         interval: What the intervals of the accuracy are, for the small print.
     """
-    columns = max(1, len(tables))
+    if not any(tables.values()):
+        return draw_nothing("no methods")
+    columns = len(tables)
     figure = new_figure(min(PAGE_WIDTH_IN, 3.4 * columns + 0.6), 4.3)
     panels = figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=(1, 1.35))
-    if not tables:
-        say(panels[0, 0], "no selections given")
     for column, (title, rows) in enumerate(tables.items()):
         dress(panels[0, column], f"{title}, n = {num_cases[title]}", "", "accuracy of selected (%)")
         dress(panels[1, column], "", "", "pseudo-labels selected (cases)")

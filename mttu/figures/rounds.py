@@ -18,9 +18,9 @@ from mttu.figures.style import (
     TITLE_SIZE,
     WILD_COLOUR,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
-    say,
     style_of,
 )
 
@@ -62,10 +62,12 @@ def draw_rounds(
         chosen_rounds: Method to the round that validation chose, ringed.
         title: E.g. the set of cases with its n.
     """
+    if not scores and not selections:
+        return draw_nothing("no rounds")
     metrics = list(dict.fromkeys(row.metric for row in scores))
     methods = list(dict.fromkeys([*(row.method for row in scores), *(row.method for row in selections)]))
     counted = [method for method in methods if any(row.method == method for row in selections)]
-    num_panels = max(1, len(metrics) + len(counted))
+    num_panels = len(metrics) + len(counted)
     columns = min(3, num_panels)
     rows = -(-num_panels // columns)
     figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN / 2, 2.35 * rows + 0.5)
@@ -79,15 +81,12 @@ def draw_rounds(
     for axes, method in zip(panels[len(metrics) :], counted, strict=False):
         dress(axes, f"Pseudo-labels, {method}", "round", "selected (cases)")
         axes.set_ylim(0, tallest * 1.15 or 1.0)
-        axes.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
         _draw_selections(axes, [row for row in selections if row.method == method])
     for axes in panels[len(metrics) + len(counted) :]:
         axes.set_axis_off()
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not metrics and not counted:
-        panels[0].set_axis_off()
-        say(panels[0], "no rounds")
+        axes.set_xlim(min(rounds) - 0.45, max(rounds) + 0.45)
     handles = list(panels[0].get_legend_handles_labels()[0]) if metrics else []
     if counted:
         handles.append(Patch(facecolor=MUTANT_COLOUR, edgecolor=BLACK, linewidth=0.5, label="called mutant"))

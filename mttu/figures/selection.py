@@ -1,4 +1,4 @@
-"""Choice of the thresholds for pseudo-labels (section IV-B, eq. 19): Fig. 3b, 3c and the cases behind them."""
+"""Choice of the thresholds for pseudo-labels (section IV-B, eq. 19): Fig. 3b and 3c."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN
 from mttu.figures.style import (
-    GREY,
     GUIDE,
     LABEL_SIZE,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
-    RIGHT_COLOUR,
-    WRONG_COLOUR,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
     say,
@@ -45,21 +41,6 @@ class SelectionRow:
     """Cases that could have been selected."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One case with its pseudo-label."""
-
-    case_id: str
-    confidence: float
-    """Mean probability of the predicted class over the Monte Carlo passes."""
-    uncertainty: float
-    """Standard deviation of that probability over the passes."""
-    predicted: int
-    """1 mutant, 0 wild type."""
-    idh: int = IDH_UNKNOWN
-    """True class; -1 unknown."""
-
-
 def draw_selection_error(
     tables: Mapping[str, Sequence[SelectionRow]], chosen: tuple[float, float] | None = None
 ) -> Figure:
@@ -72,7 +53,9 @@ def draw_selection_error(
         tables: Title of a set of cases, e.g. "Validation", to its rows; one column each.
         chosen: Confidence and uncertainty threshold in use, marked.
     """
-    columns = max(1, len(tables))
+    if not any(tables.values()):
+        return draw_nothing("no thresholds were tried")
+    columns = len(tables)
     figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN * 0.6, 4.6)
     panels = figure.subplots(2, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(1.5, 1))
     levels = sorted({row.confidence_threshold for rows in tables.values() for row in rows})
@@ -96,8 +79,6 @@ def draw_selection_error(
             fontsize=NOTE_SIZE,
         )
         legend.get_title().set_fontsize(NOTE_SIZE)
-    else:
-        say(panels[0, 0], "no thresholds were tried")
     add_note(figure, notes)
     return figure
 
@@ -132,11 +113,13 @@ def _draw_column(
         errors = [100 * row.num_wrong / row.num_selected if row.num_selected else np.nan for row in members]
         upper.plot(thresholds, errors, label=f"{level:g}", **look)
         lower.plot(thresholds, [100 * row.num_selected / row.num_cases for row in members], label=f"{level:g}", **look)
+    if not any(row.num_selected for row in rows):
+        say(upper, "nothing selected" if rows else "no thresholds were tried")
     if chosen is not None:
         for axes in (upper, lower):
             axes.axvline(chosen[1], **GUIDE)
     lower.set_ylim(-4, 104)
-    upper.set_ylim(bottom=-1)
+    upper.set_ylim(bottom=-0.03 * upper.get_ylim()[1])
 
 
 def _of_level(rows: Sequence[SelectionRow], level: float) -> list[SelectionRow]:
@@ -162,83 +145,3 @@ def _list_unselected(title: str, rows: Sequence[SelectionRow]) -> list[str]:
         if empty:
             places.append(f"{_TAU_C} = {level:g} with {_TAU_U} = {', '.join(empty)}")
     return [f"{title}: nothing selected, no error defined, at {'; '.join(places)}."] if places else []
-
-
-def draw_candidates(
-    candidates: Sequence[Candidate], confidence_threshold: float, uncertainty_threshold: float, title: str = ""
-) -> Figure:
-    """Confidence against uncertainty of every case, with the region that both thresholds select.
-
-    Args:
-        candidates: One per case; those with a confidence or uncertainty that is not finite are named, not drawn.
-        confidence_threshold: tau_c, selected from there upwards.
-        uncertainty_threshold: tau_u, selected up to there.
-        title: E.g. the set of cases.
-    """
-    figure = new_figure(PAGE_WIDTH_IN * 0.62, 4.4)
-    axes = figure.add_subplot()
-    drawn = [case for case in candidates if np.isfinite(case.confidence) and np.isfinite(case.uncertainty)]
-    selected = [
-        case for case in drawn if case.confidence >= confidence_threshold and case.uncertainty <= uncertainty_threshold
-    ]
-    dress(
-        axes,
-        f"{title}, n = {len(candidates)}".removeprefix(", "),
-        "uncertainty (standard deviation of probability)",
-        "confidence (probability of predicted class)",
-    )
-    top = 1.005
-    axes.add_patch(
-        Rectangle(
-            (0, confidence_threshold), uncertainty_threshold, top - confidence_threshold, color="#D6E8F5", zorder=0
-        )
-    )
-    axes.axhline(confidence_threshold, **GUIDE)
-    axes.axvline(uncertainty_threshold, **GUIDE)
-    for mutant in (True, False):
-        for verdict, (colour, filled) in _VERDICTS.items():
-            members = [case for case in drawn if (case.predicted == IDH_MUTANT) == mutant and _judge(case) == verdict]
-            if not members:
-                continue
-            axes.scatter(
-                [case.uncertainty for case in members],
-                [case.confidence for case in members],
-                marker="^" if mutant else "o",
-                s=26 if len(drawn) <= 100 else 14,
-                facecolors=colour if filled else "none",
-                edgecolors=colour,
-                linewidths=1.0,
-                label=f"called {'mutant' if mutant else 'wild type'}, {verdict}: {len(members)}",
-            )
-    largest = max([case.uncertainty for case in drawn], default=0.0)
-    lowest = min([case.confidence for case in drawn], default=0.5)
-    axes.set_xlim(-0.005, max(largest, uncertainty_threshold) * 1.05 + 0.005)
-    axes.set_ylim(min(0.495, lowest - 0.005, confidence_threshold - 0.005), top)
-    if drawn:
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=NOTE_SIZE)
-    else:
-        say(axes, "no cases")
-    notes = [
-        f"Selected (shaded; confidence ≥ {confidence_threshold:g}, uncertainty ≤ {uncertainty_threshold:g}): "
-        f"{_describe_selected(selected)}."
-    ]
-    lost = [case.case_id for case in candidates if case not in drawn]
-    add_note(figure, [*notes, *([f"Not drawn, values are not finite: {', '.join(lost)}."] if lost else [])])
-    return figure
-
-
-_VERDICTS = {"right": (RIGHT_COLOUR, False), "wrong": (WRONG_COLOUR, True), "truth unknown": (GREY, False)}
-
-
-def _judge(case: Candidate) -> str:
-    if case.idh == IDH_UNKNOWN:
-        return "truth unknown"
-    return "right" if case.predicted == case.idh else "wrong"
-
-
-def _describe_selected(selected: Sequence[Candidate]) -> str:
-    if not selected:
-        return "nothing"
-    verdicts = [_judge(case) for case in selected]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in _VERDICTS if verdict in verdicts]
-    return f"{len(selected)} cases, {', '.join(counts)}"

@@ -25,7 +25,7 @@ PAGE_WIDTH_IN, COLUMN_WIDTH_IN = 7.16, 3.5
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
 """Sizes of letters in points, as printed."""
 
-_LETTERS_PER_INCH = 17.0
+_LETTERS_PER_INCH = 18.0
 """Of small print, a little less than fits."""
 
 ERROR_BARS: Mapping[str, Any] = {"elinewidth": 0.9, "capsize": 2.0, "capthick": 0.9}
@@ -98,6 +98,15 @@ def say(axes: Axes, sentence: str) -> None:
         zorder=10,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 2.0, "alpha": 0.85},
     )
+
+
+def draw_nothing(sentence: str) -> Figure:
+    """What an empty table gives: a figure that says so."""
+    figure = new_figure(COLUMN_WIDTH_IN, 1.0)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    say(axes, sentence)
+    return figure
 
 
 def add_note(figure: Figure, sentences: Sequence[str]) -> None:

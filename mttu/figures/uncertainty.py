@@ -1,7 +1,4 @@
-"""Calibration of the IDH classifier: reliability (section IV-B, eq. 16-18) and ECE against uncertainty (Fig. 3a).
-
-Confidence is that of the predicted class (top label), so it is at least 0.5 with two classes.
-"""
+"""Calibration error of the IDH classifier over the uncertainty of its predictions (section IV-B, Fig. 3a)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mttu.figures.estimates import UNDEFINED, Estimate, describe, is_defined, to_error_bars, to_number, to_values
+from mttu.figures.reliability import BIAS_NOTE
 from mttu.figures.style import (
     DARK_GREY,
     ERROR_BARS,
-    GUIDE,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     SeriesStyle,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
     say,
     style_of,
 )
-
-BIAS_NOTE = "ECE is biased upwards at small n: a perfectly calibrated predictor has about 0.12 at n = 30 with 10 bins."
-
 
 _EXPECTED: Mapping[str, Any] = {
     "marker": "_",
@@ -37,29 +32,6 @@ _EXPECTED: Mapping[str, Any] = {
     "alpha": 0.7,
 }
 """Look of the ECE that a perfectly calibrated predictor would have."""
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Predictions whose confidence lies in one interval."""
-
-    low: float
-    high: float
-    num_cases: int
-    num_right: int
-    mean_confidence: float | None
-    """None in an empty bin."""
-    accuracy: Estimate
-    """`num_right / num_cases` with its interval, e.g. Wilson's."""
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Reliability of one predictor on one set of cases; `bins` of equal width or of equal counts."""
-
-    title: str
-    bins: Sequence[ReliabilityBin]
-    ece: Estimate = UNDEFINED
 
 
 @dataclass(frozen=True)
@@ -84,66 +56,6 @@ class UncertaintyCurve:
     """ECE of all cases together."""
 
 
-def draw_reliability(
-    diagrams: Sequence[Reliability], interval: str = "95% Wilson interval of accuracy, bootstrap interval of ECE"
-) -> Figure:
-    """Accuracy over confidence with n per bin; one column per diagram, e.g. before and after calibration.
-
-    Args:
-        diagrams: One per column.
-        interval: What the intervals are, for the small print.
-    """
-    columns = max(1, len(diagrams))
-    figure = new_figure(min(PAGE_WIDTH_IN, 2.9 * columns + 0.4), 3.7)
-    panels = figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=(3.2, 1))
-    if not diagrams:
-        say(panels[0, 0], "no reliability table given")
-    for column, diagram in enumerate(diagrams):
-        _draw_accuracy(panels[0, column], diagram)
-        _draw_counts(panels[1, column], diagram)
-    add_note(figure, [f"Confidence of the predicted class. {interval}.", BIAS_NOTE])
-    return figure
-
-
-def _draw_accuracy(axes: Axes, diagram: Reliability) -> None:
-    num_cases = sum(row.num_cases for row in diagram.bins)
-    dress(axes, f"{diagram.title}, n = {num_cases}\nECE {describe(diagram.ece, 3)}", "", "accuracy (share right)")
-    filled = [row for row in diagram.bins if row.num_cases > 0]
-    start = 0.5 if all(row.high > 0.5 for row in filled) else 0.0
-    axes.set_xlim(start, 1.0)
-    axes.set_ylim(-0.03, 1.03)
-    axes.plot([0, 1], [0, 1], label="perfectly calibrated", **GUIDE)
-    if not filled:
-        say(axes, "no predictions")
-        return
-    estimates = [row.accuracy for row in filled]
-    axes.errorbar(
-        [to_number(row.mean_confidence) for row in filled],
-        to_values(estimates),
-        yerr=to_error_bars(estimates),
-        color=style_of(0).colour,
-        marker="o",
-        markersize=4.5,
-        linewidth=1.2,
-        label="observed",
-        **ERROR_BARS,
-    )
-    axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right")
-
-
-def _draw_counts(axes: Axes, diagram: Reliability) -> None:
-    dress(axes, "", "confidence (probability)", "n")
-    counts = [row.num_cases for row in diagram.bins]
-    widths = [row.high - row.low for row in diagram.bins]
-    middles = [(row.low + row.high) / 2 for row in diagram.bins]
-    axes.bar(middles, counts, widths, color=style_of(0).colour, alpha=0.35, edgecolor=style_of(0).colour, linewidth=0.6)
-    start = axes.get_xlim()[0]
-    for middle, count in zip(middles, counts, strict=True):
-        if middle > start:
-            axes.text(middle, count, f" {count}", ha="center", va="bottom", fontsize=NOTE_SIZE, color=DARK_GREY)
-    axes.set_ylim(0, max(counts, default=0) * 1.4 or 1.0)
-
-
 def draw_ece_by_uncertainty(
     curves: Sequence[UncertaintyCurve], interval: str = "95% bootstrap interval over patients"
 ) -> Figure:
@@ -153,6 +65,8 @@ def draw_ece_by_uncertainty(
         curves: One per set of cases, e.g. validation and test; their bins may differ.
         interval: What the intervals of ECE are, for the small print.
     """
+    if not any(curve.bins for curve in curves):
+        return draw_nothing("no bins of uncertainty")
     figure = new_figure(PAGE_WIDTH_IN * 0.72, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     dress(upper, "Calibration error by uncertainty", "", "ECE (probability)")
@@ -165,10 +79,12 @@ def draw_ece_by_uncertainty(
         upper.plot(
             [], [], color=DARK_GREY, label="expected of a perfectly calibrated predictor with this n", **_EXPECTED
         )
-    tallest = max((row.num_cases for curve in curves for row in curve.bins), default=0)
-    lower.set_ylim(0, tallest * 1.35 or 1.0)
+    bins = [row for curve in curves for row in curve.bins]
+    low, high = min(row.low for row in bins), max(row.high for row in bins)
+    lower.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    lower.set_ylim(0, max(row.num_cases for row in bins) * 1.35 or 1.0)
     upper.set_ylim(bottom=0.0)
-    if any(is_defined(row.ece.value) for curve in curves for row in curve.bins):
+    if any(row.num_cases and is_defined(row.ece.value) for curve in curves for row in curve.bins):
         figure.legend(loc="outside upper center", ncols=1, frameon=False, fontsize=NOTE_SIZE)
     else:
         say(upper, "no bin with a defined ECE")
