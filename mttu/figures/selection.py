@@ -1,10 +1,10 @@
 """Choice of the thresholds for pseudo-labels (section IV-B, eq. 19): Fig. 3b and 3c."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -63,22 +63,23 @@ def draw_selection_error(
     for column, (title, rows) in enumerate(tables.items()):
         _draw_column(panels[0, column], panels[1, column], title, rows, levels, chosen)
         notes += [*_list_overlaps(title, rows), *_list_unselected(title, rows)]
+    panels[0, 0].set_ylim(bottom=-0.03 * panels[0, 0].get_ylim()[1])  # shared: only after every column is drawn
+    panels[1, 0].set_ylim(-4, 104)
     for row, y_label in zip(panels, ("error of selected (%)", "selected (% of n)"), strict=True):
         row[0].set_ylabel(y_label, fontsize=LABEL_SIZE)
-    if levels:
-        handles = [
-            Line2D([], [], **_look(index, len(levels), thick=False), label=f"{level:g}")
-            for index, level in enumerate(levels)
-        ]
-        legend = figure.legend(
-            handles=handles,
-            title=f"confidence threshold {_TAU_C}",
-            loc="outside upper center",
-            ncols=4 * min(2, columns),
-            frameon=False,
-            fontsize=NOTE_SIZE,
-        )
-        legend.get_title().set_fontsize(NOTE_SIZE)
+    handles = [
+        Line2D([], [], **_look(index, len(levels), thick=False), label=f"{level:g}")
+        for index, level in enumerate(levels)
+    ]
+    legend = figure.legend(
+        handles=handles,
+        title=f"confidence threshold {_TAU_C}",
+        loc="outside upper center",
+        ncols=4 * min(2, columns),
+        frameon=False,
+        fontsize=NOTE_SIZE,
+    )
+    legend.get_title().set_fontsize(NOTE_SIZE)
     add_note(figure, notes)
     return figure
 
@@ -110,16 +111,19 @@ def _draw_column(
         members = _of_level(rows, level)
         look = _look(index, len(levels), thick=chosen is not None and chosen[0] == level)
         thresholds = [row.uncertainty_threshold for row in members]
-        errors = [100 * row.num_wrong / row.num_selected if row.num_selected else np.nan for row in members]
+        errors = [_percent(row.num_wrong, row.num_selected) for row in members]
+        shares = [_percent(row.num_selected, row.num_cases) for row in members]
         upper.plot(thresholds, errors, label=f"{level:g}", **look)
-        lower.plot(thresholds, [100 * row.num_selected / row.num_cases for row in members], label=f"{level:g}", **look)
+        lower.plot(thresholds, shares, label=f"{level:g}", **look)
     if not any(row.num_selected for row in rows):
         say(upper, "nothing selected" if rows else "no thresholds were tried")
     if chosen is not None:
         for axes in (upper, lower):
             axes.axvline(chosen[1], **GUIDE)
-    lower.set_ylim(-4, 104)
-    upper.set_ylim(bottom=-0.03 * upper.get_ylim()[1])
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else math.nan
 
 
 def _of_level(rows: Sequence[SelectionRow], level: float) -> list[SelectionRow]:

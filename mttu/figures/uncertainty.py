@@ -36,7 +36,7 @@ _EXPECTED: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class UncertaintyBin:
-    """Predictions whose uncertainty lies in one interval."""
+    """Predictions whose uncertainty lies in one interval of finite width."""
 
     low: float
     high: float
