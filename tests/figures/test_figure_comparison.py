@@ -48,6 +48,14 @@ def test_panels_are_cut_to_the_brain_and_keep_their_orientation():
     assert np.ptp(bar.get_xdata()) * 2.0 == 10.0
 
 
+def test_planes_go_through_the_truth_whatever_was_predicted():
+    image = np.ones((12, 12, 12), np.float32)
+    truth, predicted = np.zeros((2, 12, 12, 12), np.uint8)
+    truth[4:6, 4:6, 3] = 2
+    predicted[:, :, 9] = 2
+    assert "Axial, plane 4 of 12" in texts(draw_comparison(image, truth, {"A": predicted}, "case", "flair", 1.0))
+
+
 def test_an_unknown_or_empty_truth_is_said():
     image = np.random.default_rng(0).normal(5, 1, (12, 12, 12)).astype(np.float32)
     classes = np.zeros(image.shape, np.uint8)

@@ -17,8 +17,8 @@ def ball(radius, shape=(24, 24, 24), centre=(12, 12, 12)):
 @pytest.mark.parametrize("sampling", [MM, (1.0, 2.0, 0.5)])
 def test_distances_equal_brute_force(sampling):
     generator = np.random.default_rng(0)
-    for _ in range(5):
-        predicted, truth = generator.random((2, 6, 7, 5)) > 0.6
+    pairs = [*(generator.random((4, 2, 6, 7, 5)) > 0.6), (ball(1, (6, 7, 5), (2, 3, 2)), np.ones((6, 7, 5), bool))]
+    for predicted, truth in pairs:
         distances = measure_distances(predicted, truth, sampling)
         of_prediction, of_truth = (np.argwhere(find_border(mask)) * sampling for mask in (predicted, truth))
         expected = cdist(of_prediction, of_truth).min(axis=1)
