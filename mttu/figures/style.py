@@ -22,6 +22,9 @@ RIGHT_COLOUR, WRONG_COLOUR = BLUE, VERMILLION
 PAGE_WIDTH_IN, COLUMN_WIDTH_IN = 7.16, 3.5
 """Width of a page, and of one of its two columns, in IEEE Transactions on Medical Imaging."""
 
+DPI = 220
+"""Pixels per inch of a PNG; one that is as wide as a page has 1575."""
+
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
 """Sizes of letters in points, as printed."""
 
@@ -65,7 +68,7 @@ def new_figure(width_in: float, height_in: float, *, dense: bool = False) -> Fig
         if dense
         else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
     )
-    return Figure(figsize=(width_in, height_in), facecolor="white", layout=engine)
+    return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout=engine)
 
 
 def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "", *, grid: bool = True) -> None:

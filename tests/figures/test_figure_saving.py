@@ -7,8 +7,8 @@ from mttu import __version__
 from mttu.errors import InputError
 from mttu.figures.estimates import Estimate
 from mttu.figures.roc import RocCurve, draw_roc
-from mttu.figures.saving import DPI, save_figure
-from mttu.figures.style import PAGE_WIDTH_IN
+from mttu.figures.saving import save_figure
+from mttu.figures.style import DPI, PAGE_WIDTH_IN
 
 
 def draw():
