@@ -15,6 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from mttu.figures.style import (
     BLACK,
+    COLUMN_WIDTH_IN,
     DARK_GREY,
     LABEL_SIZE,
     NOTE_SIZE,
@@ -83,7 +84,8 @@ def draw_surface_distance(
         return draw_nothing("no cases")
     columns = max(1, *(min(_COLUMNS, len(case.predictions)) for case in cases))
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
-    figure = new_figure(min(PAGE_WIDTH_IN, 1.75 * columns + 0.3), 1.85 * sum(heights) + 0.75, dense=True)
+    width = min(PAGE_WIDTH_IN, max(COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
+    figure = new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
     panels = figure.subplots(sum(heights), columns, squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()

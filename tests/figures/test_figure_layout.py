@@ -91,10 +91,10 @@ def lesion():
     return np.random.default_rng(0).normal(5, 1, classes.shape).astype(np.float32), classes
 
 
-def surface_distance():
+def surface_distance(num_systems=5):
     truth = lesion()[1] > 0
-    case = SurfaceCase("case-1, IDH mutant", truth, {name: np.roll(truth, 1, 0) for name in SYSTEMS[:5]})
-    return draw_surface_distance([case, case], pixels=20)
+    case = SurfaceCase("case-1, IDH mutant", truth, {name: np.roll(truth, 1, 0) for name in SYSTEMS[:num_systems]})
+    return draw_surface_distance([case] * (2 if num_systems > 1 else 1), pixels=20)
 
 
 def comparison():
@@ -121,6 +121,7 @@ FIGURES = (
     case_scores,
     curves,
     surface_distance,
+    lambda: surface_distance(1),
     comparison,
     feature_maps,
 )

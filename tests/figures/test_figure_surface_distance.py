@@ -45,6 +45,15 @@ def test_rays_meet_a_ball_on_its_near_side(view):
     assert hits.found.sum() * frame.pixel_mm**2 == pytest.approx(np.pi * 8.0**2, rel=0.1)
 
 
+def test_a_ball_stays_round_where_voxels_are_not_cubes():
+    spacing = (1.0, 2.0, 0.8)
+    grid = np.stack(np.indices((24, 12, 30)), axis=-1) * spacing
+    mask = np.linalg.norm(grid - (12, 12, 12), axis=-1) <= 8
+    hits = cast_rays(mask, spacing, View(), frame_masks([mask], spacing, View(), 40))
+    points = hits.indices[:, hits.found].T * spacing - 12
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 8.3, atol=1.2)
+
+
 def test_front_left_and_above_are_where_they_belong():
     mask = ball(3)
     mask[20:22, 11:14, 11:14] = True  # the patient's left, and nothing else sticks out
