@@ -39,6 +39,7 @@ def error_bars(panel: Axes, index: int = 0) -> list[tuple[float, float]]:
 
 def find_collisions(figure: Figure) -> list[str]:
     """What sticks out of the page, and legends or small print that lie on something."""
+    figure.set_dpi(72)  # faster, and the layout is the same
     figure.draw_without_rendering()
     page = Bbox.from_bounds(-0.02, -0.02, figure.get_figwidth() + 0.04, figure.get_figheight() + 0.04)
     drawn = figure.get_tightbbox()
@@ -56,6 +57,6 @@ def find_collisions(figure: Figure) -> list[str]:
         problems += [
             f"{box.extents.round()} lies on {other.extents.round()}"
             for other in others
-            if (shared := Bbox.intersection(box, other)) is not None and min(shared.width, shared.height) > 1.5
+            if (shared := Bbox.intersection(box, other)) is not None and min(shared.width, shared.height) > 1.0
         ]
     return problems
