@@ -7,7 +7,8 @@ from mttu.training.evaluation import summarise
 
 def row(case_id, dice, idh, probability):
     regions = dict(zip(("dice_wt", "dice_tc", "dice_et"), dice, strict=True))
-    return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions}
+    status = {name.replace("dice", "status"): value and "normal" for name, value in regions.items()}
+    return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions, **status}
 
 
 ROWS = [
