@@ -11,10 +11,10 @@ from mttu.calibration import Calibration, fit_calibration
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 from mttu.evaluate.predictions import Predictions
-from mttu.metrics.calibration import Binning, measure_calibration_error, tabulate_reliability
 from mttu.metrics.classification import DEFAULT_THRESHOLD, choose_threshold, score_classification
 from mttu.metrics.delong import estimate_auc
-from mttu.metrics.intervals import bootstrap_over_patients
+from mttu.metrics.intervals import bootstrap_over_patients, wilson_interval
+from mttu.metrics.reliability import Binning, measure_calibration_error, tabulate_reliability
 
 BINNINGS: tuple[Binning, ...] = ("equal-width", "adaptive")
 SCORES = ("auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1", "brier", "cross_entropy")
@@ -85,9 +85,19 @@ def _score(cohort: _Cohort, threshold: float) -> dict[str, Any]:
         return {name: getattr(found, name) for name in SCORES}
 
     intervals = bootstrap_over_patients(statistics, cohort.patients, num_resamples=cohort.num_resamples)
+    found = score_classification(probability, status, threshold)
+    trials = {
+        "accuracy": found.num_cases,
+        "sensitivity": found.num_mutant,
+        "specificity": found.num_cases - found.num_mutant,
+    }
     return {
-        **asdict(score_classification(probability, status, threshold)),
+        **asdict(found),
         "intervals": {name: asdict(interval) for name, interval in intervals.items()},
+        "wilson_intervals": {
+            name: asdict(wilson_interval(round((getattr(found, name) or 0.0) * count), count))
+            for name, count in trials.items()
+        },
     }
 
 

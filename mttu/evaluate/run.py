@@ -18,7 +18,7 @@ from mttu.evaluate.idh import report_idh
 from mttu.evaluate.plan import EvaluationPlan
 from mttu.evaluate.predictions import Predictions
 from mttu.evaluate.segmentation import report_segmentation
-from mttu.metrics.calibration import call_top_label
+from mttu.metrics.reliability import call_top_label
 from mttu.metrics.segmentation import RegionScores, score_regions
 
 OnCase = Callable[[int, str], None]

@@ -17,6 +17,15 @@ _METRICS = {
     "volume_difference_ml": "volume difference (ml)",
     "relative_volume_difference": "relative volume difference",
 }
+_SCORES = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "brier": "Brier",
+}
 _DASH = "-"
 
 
@@ -98,9 +107,10 @@ def _idh(idh: Summary) -> Table:
     table.title = f"IDH, {first['num_cases']} cases, {first['num_mutant']} mutant; 95 % intervals"
     delong = idh["auc_delong"]
     table.add_row("AUC (DeLong)", *(_with_range(delong["auc"], delong) for _ in columns))
-    for name in ("auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1", "brier"):
-        title = "AUC (bootstrap)" if name == "auc" else name.replace("_", " ")
-        table.add_row(title, *(_with_range(one[name], one["intervals"][name]) for one in columns))
+    for name, title in _SCORES.items():
+        kind = "wilson_intervals" if name in first["wilson_intervals"] else "intervals"
+        how = "Wilson" if kind == "wilson_intervals" else "bootstrap"
+        table.add_row(f"{title} ({how})", *(_with_range(one[name], one[kind][name]) for one in columns))
     return table
 
 

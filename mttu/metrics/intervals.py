@@ -75,14 +75,15 @@ def bootstrap_over_patients(
         seed: Of the draws.
 
     Returns:
-        Name to interval, for the names that `statistics` gives for all cases.
+        Name to interval, for the names that `statistics` gives for all cases. No low and high with fewer than two
+        patients.
     """
     everyone = statistics(np.arange(len(patients)))
     names = sorted(set(patients))
     own = [np.array([row for row, patient in enumerate(patients) if patient == name]) for name in names]
     generator = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name in everyone}
-    for _ in range(num_resamples if names else 0):
+    for _ in range(num_resamples if len(names) > 1 else 0):  # one patient says nothing about others
         rows = np.concatenate([own[index] for index in generator.integers(0, len(own), len(own))])
         for name, value in statistics(rows).items():
             if value is not None:
@@ -92,7 +93,7 @@ def bootstrap_over_patients(
 
 def _to_interval(estimate: float | None, values: Sequence[float], level: float, num_resamples: int) -> Interval:
     if estimate is None or not values:
-        return Interval(estimate, None, None, level, 0, num_resamples)
+        return Interval(estimate, None, None, level)
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2)).tolist()
     return Interval(estimate, low, high, level, len(values), num_resamples - len(values))
 
