@@ -52,7 +52,7 @@ def describe_cases(summary: Summary) -> list[str]:
     ]
     for name, failed in cases["failed"].items():
         if failed:
-            lines.append(f"{name}: prediction failed for {len(failed)} cases, in no score: {', '.join(failed)}")
+            lines.append(f"{name}: predictions that failed, in no score: {', '.join(failed)}")
     idh = summary["idh"]
     if idh and idh["not_fitted"]:
         lines.append(f"threshold 0.5 only, no calibration: {idh['not_fitted']}")

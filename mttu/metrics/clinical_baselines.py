@@ -53,7 +53,8 @@ class Baseline:
 
 def is_high_grade(grade: str | None) -> bool | None:
     """True for WHO grade 4, False for 2 and 3, None for what is neither or not known."""
-    word = (grade or "").strip().lower().removeprefix("who").removeprefix("grade").strip().removesuffix(".0")
+    word = (grade or "").strip().lower().removesuffix(".0")
+    word = word.removeprefix("who").strip().removeprefix("grade").strip()
     return True if word in HIGH_GRADE else False if word in LOW_GRADE else None
 
 

@@ -90,17 +90,13 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_subjects(path: Path) -> list[Subject]:
-    status = {"Mutant": 1, "WT": 0, "NA": -1}
+def read_labelled(path: Path) -> list[Subject]:
+    status = {"Mutant": 1, "WT": 0}
+    rows = [row for row in read(path) if row["IDH_status"] in status]
+    ids = [row["TCIA_Subject_ID"] for row in rows]
     return [
-        Subject(
-            row["TCIA_Subject_ID"],
-            status[row["IDH_status"]],
-            float(row["Age"]) if row["Age"] not in ("", "NA") else None,
-            row["Grade"],
-            row["TCIA_Subject_ID"].split("-")[1],
-        )
-        for row in read(path)
+        Subject(case_id, status[row["IDH_status"]], float(row["Age"]), row["Grade"], case_id.split("-")[1])
+        for case_id, row in zip(ids, rows, strict=True)
     ]
 
 
@@ -108,8 +104,8 @@ def read_subjects(path: Path) -> list[Subject]:
 def test_baselines_of_the_papers_test_set(real_data: Path) -> None:
     """Fitted on the paper's 148 labelled cases, applied to its 70 test cases, with PrognosAIs beside them."""
     tables = real_data / "brats2020_idh_tables"
-    training = [one for one in read_subjects(tables / "IDH_train_data.csv") if one.idh >= 0]
-    test = read_subjects(tables / "IDH_test_data.csv")
+    training = read_labelled(tables / "IDH_train_data.csv")
+    test = read_labelled(tables / "IDH_test_data.csv")
     assert (len(training), sum(one.idh for one in training)) == (148, 57)
     assert (len(test), sum(one.idh for one in test)) == (70, 32)
     rows = read(real_data / "prognosais" / "test_predictions.csv")
@@ -137,13 +133,13 @@ def test_baselines_of_the_papers_test_set(real_data: Path) -> None:
     assert (within["high"].num_mutant, within["high"].num_wild) == (1, 27)
     for name, baseline in found.items():
         own = baseline.probabilities
-        test_result = compare_auc(
+        result = compare_auc(
             [scores[one.case_id] for one in shared],
             [own[one.case_id] for one in shared],
             [one.idh for one in shared],
         )
         print(
-            f"PrognosAIs minus {name}: {test_result.difference:+.4f} ({test_result.low:+.4f} to {test_result.high:+.4f}), "
-            f"z {test_result.z:.3f}, p {test_result.p:.4f}"
+            f"PrognosAIs minus {name}: {result.difference:+.4f} ({result.low:+.4f} to {result.high:+.4f}), "
+            f"z {result.z:.3f}, p {result.p:.4f}"
         )
-        assert 0 < test_result.p < 1
+        assert 0 < result.p < 1

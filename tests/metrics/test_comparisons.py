@@ -81,6 +81,11 @@ def test_what_has_no_answer_has_none(compare) -> None:
     assert compare(FIRST, FIRST).p == 1.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_sample_without_spread_is_no_problem() -> None:
+    assert compare_two_samples_t([1.0, 1.0, 1.0], [0.8, 0.9, 0.7]).p == pytest.approx(0.0257, abs=1e-4)
+
+
 def test_differences_of_one_value_have_no_t() -> None:
     assert compare_paired_t([0.3, 0.5, 0.8], [0.2, 0.4, 0.7]).p is None
     assert compare_two_samples_t([1.0, 1.0], [2.0, 2.0]).p is None
