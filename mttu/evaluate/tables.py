@@ -27,6 +27,8 @@ _SCORES = {
     "brier": "Brier",
 }
 _DASH = "-"
+FEW = 10
+"""Cases of a class below which DeLong's normal approximation is not to be trusted; a rule of thumb."""
 
 
 def build_tables(summary: Summary) -> list[Table]:
@@ -54,6 +56,8 @@ def describe_cases(summary: Summary) -> list[str]:
         if failed:
             lines.append(f"{name}: predictions that failed, in no score: {', '.join(failed)}")
     idh = summary["idh"]
+    if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
+        lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")
     if idh and idh["not_fitted"]:
         lines.append(f"threshold 0.5 only, no calibration: {idh['not_fitted']}")
     if idh and idh["several_cases_per_patient"]:
@@ -72,7 +76,8 @@ def _range(interval: Mapping[str, Any], digits: int = 3) -> str:
     return _DASH if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def _p(value: float | None) -> str:
+def show_p(value: float | None) -> str:
+    """A p-value with four decimals; a small one is not shown as 0."""
     return _DASH if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
@@ -147,13 +152,13 @@ def _baselines(report: Summary) -> Table:
         auc, against = one["auc"], one["against_network"]
         table.add_row(
             one["name"],
-            "after surgery" if one["post_operative"] else "before",
+            "after surgery" if one["post_operative"] else "before surgery",
             str(auc["num_mutant"] + auc["num_wild"]),
             _with_range(auc["auc"], auc),
             _number(one["within_low_grade"]["auc"]),
             _number(against["difference"]),
-            _p(against["p"]),
-            _p(against["p_holm"]),
+            show_p(against["p"]),
+            show_p(against["p_holm"]),
         )
     for grade, auc in report["within_grade"].items():
         count = auc["num_mutant"] + auc["num_wild"]
@@ -172,12 +177,12 @@ def _comparison(report: Summary) -> Table:
             str(test["n"]),
             str(test["pairs_left_out"]),
             _number(test["difference"]),
-            _p(test["p"]),
-            _p(test["p_holm"]),
+            show_p(test["p"]),
+            show_p(test["p_holm"]),
         )
     for name, test in report["idh"].items():
         n = test["n"] if "n" in test else test["num_mutant"] + test["num_wild"]
         title = test.get("name", "paired DeLong")
-        difference, p = _number(test["difference"]), _p(test["p"])
-        table.add_row(f"IDH {name.replace('auc', 'AUC')}", title, str(n), "0", difference, p, _p(test["p_holm"]))
+        difference, p = _number(test["difference"]), show_p(test["p"])
+        table.add_row(f"IDH {name.replace('auc', 'AUC')}", title, str(n), "0", difference, p, show_p(test["p_holm"]))
     return table

@@ -12,7 +12,7 @@ from mttu.data.cohort import write_manifest
 from mttu.errors import InputError
 from mttu.evaluate import evaluate_cases, plan_evaluation
 from mttu.evaluate.files import check_output
-from mttu.evaluate.tables import _p
+from mttu.evaluate.tables import show_p
 
 
 def problems_of(*arguments, **settings):
@@ -128,6 +128,7 @@ def test_the_command_prints_tables_and_writes_them(write_predictions, manifest, 
     for text in (
         "Segmentation, empty masks: exclude-empty",
         "both empty, cases",
+        "fewer than 10 cases of an IDH class",
         "IDH, 4 cases, 2 mutant",
         "10 equal-width bins",
         "Without images, fitted on 4 training cases",
@@ -151,4 +152,4 @@ def test_the_command_refuses_without_a_trace(tmp_path, capsys):
 
 
 def test_small_p_values_are_not_printed_as_zero():
-    assert [_p(value) for value in (None, 0.0, 0.00009, 0.0312)] == ["-", "<0.0001", "<0.0001", "0.0312"]
+    assert [show_p(value) for value in (None, 0.0, 0.00009, 0.0312)] == ["-", "<0.0001", "<0.0001", "0.0312"]
