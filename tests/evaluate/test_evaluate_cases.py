@@ -56,6 +56,10 @@ def test_another_label_convention_and_whole_tumour_masks(write_predictions, mani
     assert values_of(found.region_rows, "tc", "status") == ["not-defined"] * 4
     assert found.summary["segmentation"]["tc"]["counts"]["not-defined"] == 4
     assert found.summary["segmentation"]["tc"]["metrics"]["dice"]["n"] == 0
+    nothing = write_predictions("nothing", change=lambda seg: 0 * seg, metadata={"labels": "whole-tumour"})
+    found = run(nothing, manifest, tmp_path / "out")  # an empty mask doesn't show of which convention it is
+    assert values_of(found.region_rows, "wt", "status") == ["missed"] * 4
+    assert values_of(found.region_rows, "tc", "status") == ["not-defined"] * 4
 
 
 def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_predictions, manifest, tmp_path):
@@ -84,6 +88,13 @@ def test_without_validation_cases_the_reason_is_there(write_predictions, manifes
     assert summary["idh"]["calibrations"] == []
     assert "0 mutant and 0 wild type" in summary["idh"]["not_fitted"]
     assert any("threshold 0.5 only" in line for line in describe_cases(summary))
+
+
+def test_validation_cases_are_not_scored_with_what_was_fitted_on_them(write_predictions, manifest, tmp_path):
+    summary = run(write_predictions("a"), manifest, tmp_path / "out", split="val").summary
+    assert [one["chosen_on"] for one in summary["idh"]["at_thresholds"]] == ["default"]
+    assert (summary["idh"]["validation_cases"], summary["idh"]["calibrations"]) == (0, [])
+    assert summary["baselines"]["fitted_on"] == 2
 
 
 def test_baselines_are_fitted_on_the_other_splits(write_predictions, manifest, tmp_path):
