@@ -1,4 +1,4 @@
-"""The folder of an evaluation: tables of cases, summary, note; written whole or not at all."""
+"""The folder of an evaluation: tables of cases, summary, figures, note; written whole or not at all."""
 
 import json
 import os
@@ -11,12 +11,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, atomic_folder, recover_folder, write_json, write_text
+from mttu.evaluate.pictures import PICTURES, draw_pictures
+from mttu.figures.saving import save_figure
 
 FORMAT_VERSION = 1
 SUMMARY = "summary.json"
 REGION_TABLE, IDH_TABLE = "case_scores", "case_idh"
 README = "README.txt"
-OWN_FILES = (SUMMARY, README, *(f"{name}.{kind}" for name in (REGION_TABLE, IDH_TABLE) for kind in ("parquet", "csv")))
+OWN_FILES = (
+    *(SUMMARY, README),
+    *(f"{name}.{kind}" for name in (REGION_TABLE, IDH_TABLE) for kind in ("parquet", "csv")),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf")),
+)
 """All that an evaluation writes; a folder with anything else is not replaced."""
 
 _SCORES = (
@@ -59,6 +65,8 @@ case_idh.parquet/.csv     one row per case of known IDH status and system:
   idh                     1 mutant, 0 wild type
   mutant_probability, confidence   the latter is that of the called class, at threshold 0.5; right: whether it is true
 summary.json              everything that was printed, and more
+roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with their DeLong interval, reliability of the
+                          called class, Dice and HD95 of every case
 """
 
 
@@ -93,7 +101,7 @@ def write_evaluation(
     idh_rows: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
 ) -> None:
-    """Writes tables and summary, replacing an earlier evaluation.
+    """Writes tables, figures and summary, replacing an earlier evaluation.
 
     Args:
         out: Folder, see `check_output`.
@@ -105,6 +113,8 @@ def write_evaluation(
         _write_table(partial, REGION_TABLE, region_rows, REGION_SCHEMA)
         _write_table(partial, IDH_TABLE, idh_rows, IDH_SCHEMA)
         write_text(partial / README, _README)
+        for name, figure in draw_pictures(region_rows, idh_rows, summary).items():
+            save_figure(figure, partial / name)
         write_json(partial / SUMMARY, {**summary, "format_version": FORMAT_VERSION})
 
 
