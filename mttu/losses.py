@@ -3,6 +3,9 @@
 Each loss is a function of sums over samples and voxels. A rank computes its own sums; `combine` replaces their values
 by the sums over all ranks and keeps the rank's own gradient, so that gradients added up over ranks equal those of one
 process on the whole batch. Shapes: B samples of the rank, K segmentation classes, H x W x D voxels.
+
+A mask that knows the whole tumour only supervises two classes: background, with the network's probability p0, and whole
+tumour, with the sum of the others. Its samples have a loss of their own, see `whole_tumour_sums` and `mix_losses`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mttu.config import LossSettings
+from mttu.data.labels import WHOLE_TUMOUR
 
 SumOverRanks = Callable[[Tensor], Tensor]
 
@@ -75,15 +79,51 @@ def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: Lo
     """Sums of the chosen segmentation loss; the last one is 0 if no sample has a mask. See `dice_sums`."""
     if settings.segmentation == "dice":
         return dice_sums(logits, seg, has_seg, settings)
-    log_true = F.cross_entropy(logits.float(), seg.long(), reduction="none").neg()  # (B, H, W, D)
+    log_true = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR).neg()
     focal = -((1 - log_true.exp()) ** settings.focal_gamma) * log_true
     keep = has_seg.to(focal.dtype)
-    return torch.stack([keep @ focal.sum(dim=(1, 2, 3)), keep.sum() * seg[0].numel()])
+    return torch.stack([keep @ focal.sum(dim=(1, 2, 3)), keep.sum() * seg.shape[1:].numel()])
 
 
 def segmentation_loss(sums: Tensor, settings: LossSettings) -> Tensor:
     """The chosen segmentation loss from the sums over all ranks: Dice (eq. 13) or mean focal loss over voxels."""
     return dice_loss(sums, settings) if settings.segmentation == "dice" else sums[0] / sums[1].clamp(min=1)
+
+
+def whole_tumour_sums(logits: Tensor, seg: Tensor, only_wt: Tensor, settings: LossSettings) -> Tensor:
+    """Sums of the same loss over the samples whose mask knows the whole tumour only.
+
+    The network's classes become two, background and whole tumour, with the probabilities p0 and p1 + ... + p(K-1).
+
+    Args:
+        logits: (B, K, H, W, D).
+        seg: (B, H, W, D), integer; above 0 is tumour.
+        only_wt: (B,) bool; the other samples contribute nothing.
+        settings: As for `segmentation_sums`.
+
+    Returns:
+        As `segmentation_sums`, of two classes.
+    """
+    chosen = logits[only_wt].float()
+    two_classes = torch.stack([chosen[:, 0], chosen[:, 1:].logsumexp(dim=1)], dim=1)
+    return segmentation_sums(two_classes, seg[only_wt] > 0, only_wt[only_wt], settings)
+
+
+def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
+    """Segmentation loss of a global batch: (n_full L_full + n_wt L_wt) / (n_full + n_wt), n counts samples.
+
+    So a sample weighs the same whichever mask it has. Without a sample of the second kind it is L_full to the bit.
+
+    Args:
+        full: Sums over all ranks of the samples with a mask of all parts, see `segmentation_sums`.
+        whole: Those of the samples whose mask knows the whole tumour only, see `whole_tumour_sums`.
+        settings: As for the sums.
+    """
+    loss = segmentation_loss(full, settings)
+    if not bool(whole[-1] > 0):
+        return loss
+    # all patches have one size, so counts of voxels (focal loss) weigh as counts of samples do
+    return (full[-1] * loss + whole[-1] * segmentation_loss(whole, settings)) / (full[-1] + whole[-1])
 
 
 def idh_sums(logits: Tensor, idh: Tensor, selected: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:

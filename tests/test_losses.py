@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from mttu.config import LossSettings
+from mttu.data.labels import WHOLE_TUMOUR
 from mttu.losses import (
     TaskWeighting,
     combine,
     idh_class_weights,
     idh_loss,
     idh_sums,
+    mix_losses,
     segmentation_loss,
     segmentation_sums,
+    whole_tumour_sums,
 )
 
 
@@ -85,6 +88,119 @@ def test_focal_segmentation_is_the_mean_over_voxels():
     true = [0.5, 0.6, 0.7, 0.8]
     expected = sum(-((1 - p) ** 2) * math.log(p) for p in true) / 4
     assert float(seg_loss(logits_of(PROBABILITIES), SEG, segmentation="focal")) == pytest.approx(expected, abs=1e-6)
+
+
+W = WHOLE_TUMOUR
+
+
+def mixed_loss(logits, seg, only_wt, has_seg=None, **changes):
+    settings, seg, only_wt = LossSettings(**changes), torch.tensor(seg)[..., None, None], torch.tensor(only_wt)
+    has_seg = torch.ones(len(seg), dtype=torch.bool) if has_seg is None else torch.tensor(has_seg)
+    full = segmentation_sums(logits, seg, has_seg & ~only_wt, settings)
+    return mix_losses(full, whole_tumour_sums(logits, seg, only_wt, settings), settings)
+
+
+# The whole tumour's probabilities, 1 - p0: 0.5 and 0.8 in the first sample, 0.3 and 0.9 in the second.
+def test_dice_of_whole_tumour_masks_pools_the_batch():
+    expected = 1 - 2 * (0.8 + 0.9) / (0.5 + 0.8 + 0.3 + 0.9 + 2)
+    loss = mixed_loss(logits_of(PROBABILITIES), [[0, W], [0, W]], [True, True])
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+    background = 2 * (0.5 + 0.7) / (0.5 + 0.2 + 0.7 + 0.1 + 2)
+    both = mixed_loss(logits_of(PROBABILITIES), [[0, W], [0, W]], [True, True], include_background=True)
+    assert float(both) == pytest.approx(1 - (1 - expected + background) / 2, abs=1e-5)
+
+
+def test_dice_of_whole_tumour_masks_per_sample():
+    expected = 1 - (2 * 0.8 / (1.3 + 1) + 2 * (0.3 + 0.9) / (1.2 + 2)) / 2
+    loss = mixed_loss(logits_of(PROBABILITIES), [[0, W], [W, W]], [True, True], dice_pool="sample")
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_of_whole_tumour_masks(gamma):
+    expected = sum(-((1 - p) ** gamma) * math.log(p) for p in (0.5, 0.8, 0.3, 0.9)) / 4
+    changes = {"segmentation": "focal", "focal_gamma": gamma}
+    loss = mixed_loss(logits_of(PROBABILITIES), [[0, W], [W, W]], [True, True], **changes)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+MIXED = [
+    ({}, 1 - 0.6 / 1.8, 1 - 2 * 0.9 / 2.2),
+    ({"dice_pool": "sample"}, 1 - 0.6 / 1.8, 1 - 2 * 0.9 / 2.2),
+    (
+        {"segmentation": "focal"},
+        -(0.5**2 * math.log(0.5) + 0.4**2 * math.log(0.6)) / 2,
+        -(0.3**2 * math.log(0.7) + 0.1**2 * math.log(0.9)) / 2,
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "full", "whole"), MIXED)
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (1, 3)])
+def test_a_sample_weighs_the_same_whichever_mask_it_has(changes, full, whole, counts):
+    rows = [0] * counts[0] + [1] * counts[1] + [0]  # the last one has no mask
+    seg = [[0, 2]] * counts[0] + [[0, W]] * counts[1] + [[0, 0]]
+    only_wt = [False] * counts[0] + [True] * counts[1] + [False]
+    logits = logits_of([PROBABILITIES[row] for row in rows]).requires_grad_()
+    loss = mixed_loss(logits, seg, only_wt, [True] * sum(counts) + [False], **changes)
+    assert loss.item() == pytest.approx((counts[0] * full + counts[1] * whole) / sum(counts), abs=1e-5)
+    loss.backward()
+    strength = logits.grad.abs().sum(dim=(1, 2, 3, 4))
+    assert (strength[:-1] > 0).all()
+    assert strength[-1] == 0
+
+
+def test_a_whole_tumour_mask_moves_the_parts_together_by_their_probabilities():
+    logits = logits_of([[[0.4], [0.3], [0.2], [0.1]]]).requires_grad_()
+    mixed_loss(logits, [[W]], [True], segmentation="focal", focal_gamma=0.0).backward()
+    # -log(1 - p0): p0 for the background, -p0 p_k / (1 - p0) for part k
+    expected = [0.4, -0.4 * 0.3 / 0.6, -0.4 * 0.2 / 0.6, -0.4 * 0.1 / 0.6]
+    assert logits.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_whole_tumour_masks_stay_finite_far_from_one_half():
+    logits = torch.tensor([[[200.0], [-200.0], [-250.0], [-300.0]]])[..., None, None].requires_grad_()
+    loss = mixed_loss(logits, [[W]], [True], segmentation="focal", focal_gamma=0.0)
+    assert loss.item() == pytest.approx(400.0)
+    loss.backward()
+    assert bool(logits.grad.isfinite().all())
+
+
+def former_focal(logits, seg, has_seg, gamma):
+    log_true = torch.nn.functional.cross_entropy(logits.float(), seg.long(), reduction="none").neg()
+    focal = -((1 - log_true.exp()) ** gamma) * log_true
+    keep = has_seg.to(focal.dtype)
+    return (keep @ focal.sum(dim=(1, 2, 3))) / (keep.sum() * seg[0].numel()).clamp(min=1)
+
+
+def former_dice(logits, seg, has_seg):
+    probabilities, keep = logits.float().softmax(dim=1), has_seg.float()
+    sums = []
+    for index in (1, 2, 3):
+        of_class, predicted = (seg == index).float(), probabilities[:, index]
+        size = predicted.sum(dim=(1, 2, 3)) + of_class.sum(dim=(1, 2, 3))
+        sums.append(((predicted * of_class).sum(dim=(1, 2, 3)), size))
+    intersection, size = (torch.stack(part, dim=1) for part in zip(*sums, strict=True))
+    return 1 - 2 * ((keep @ intersection) / (keep @ size + 1e-5)).mean()
+
+
+@pytest.mark.parametrize("has_seg", [[True, True, False], [False, False, False]])
+@pytest.mark.parametrize("kind", ["dice", "focal"])
+def test_without_a_whole_tumour_mask_not_a_bit_changes(has_seg, kind):
+    generator = torch.Generator().manual_seed(5)
+    seg = torch.randint(0, 4, (3, 9, 7, 5), generator=generator, dtype=torch.uint8)
+    logits = torch.randn(3, 4, 9, 7, 5, generator=generator)
+    settings, mask = LossSettings(segmentation=kind), torch.tensor(has_seg)
+    none = torch.zeros(3, dtype=torch.bool)
+    found, before = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    whole = whole_tumour_sums(found, seg, none, settings)
+    loss = mix_losses(segmentation_sums(found, seg, mask & ~none, settings), whole, settings)
+    former = former_dice(before, seg, mask) if kind == "dice" else former_focal(before, seg, mask, 2.0)
+    loss.backward()
+    former.backward()
+    assert whole.tolist() == [0.0] * len(whole)
+    assert torch.equal(loss, former)
+    assert torch.equal(found.grad, before.grad)
 
 
 def idh(probabilities, labels, weights=(0.4, 0.6), selected=None, **changes):

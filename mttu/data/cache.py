@@ -3,7 +3,7 @@
 import hashlib
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError, raise_if_any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MEND = "run `mttu prepare` on the manifest again"
 
-_IMAGE, _SEG, _ABOUT = "image.npy", "seg.npy", "case.json"
+IMAGE, SEG, ABOUT = "image.npy", "seg.npy", "case.json"
+FILES = (IMAGE, SEG, ABOUT)
+"""All that lies in the folder of a prepared case."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,19 @@ class CachedCase:
     image: "np.memmap[Any, np.dtype[np.float16]]"
     """(C, H, W, D) float16; on disk the modalities of a voxel lie together."""
     seg: "np.memmap[Any, np.dtype[np.uint8]] | None"
-    """(H, W, D) classes."""
+    """(H, W, D) classes, see `mttu.data.preprocess.PreparedCase`."""
     geometry: Geometry
     modalities: tuple[str, ...]
     settings: PrepareSettings
     """How it was prepared."""
+    labels: str
+    """Label convention that the mask was read with."""
+    settings_hash: str
+    """See `settings_hash`."""
     content_hash: str
+    """See `content_hash`."""
+    checksums: Mapping[str, str]
+    """SHA-256 of each file of voxels as it was written."""
 
     def channels(self, modalities: Sequence[str]) -> list[int]:
         """Index of each modality among the channels.
@@ -89,14 +98,21 @@ def _advise_planes(volume: Any, first: Sequence[int], stop: Sequence[int]) -> No
         _advise(volume, "MADV_WILLNEED", begin, end - begin)
 
 
+def settings_hash(modalities: Sequence[str], settings: PrepareSettings) -> str:
+    """SHA-256 over format, modalities and settings: the same for all cases that were prepared alike."""
+    rules = {"format_version": FORMAT_VERSION, "modalities": list(modalities)} | settings.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
 def content_hash(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> str:
     """SHA-256 over everything that decides the prepared case: source bytes, settings, label convention, format.
+
+    Paths are no part of it, so that data set, manifest and cache can move.
 
     Raises:
         InputError: Lists the source files that cannot be read.
     """
-    rules = {"format_version": FORMAT_VERSION, "modalities": list(modalities), "labels": case.labels}
-    digest = hashlib.sha256(json.dumps(rules | settings.model_dump(mode="json"), sort_keys=True).encode())
+    digest = hashlib.sha256(f"{settings_hash(modalities, settings)}\nlabels:{case.labels}".encode())
     problems = [f"case {case.case_id}: the manifest has no {name}" for name in modalities if name not in case.images]
     images = [(name, case.images[name]) for name in modalities if name in case.images]
     for role, path in (*images, ("seg", case.seg), ("brain mask", case.brain_mask)):
@@ -130,10 +146,12 @@ def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings:
     except InputError:
         pass  # absent, older or damaged: it is written anew
     prepared = prepare_case(case, modalities, settings)
-    about = {
+    about: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "case_id": case.case_id,
         "content_hash": wanted,
+        "settings_hash": settings_hash(modalities, settings),
+        "labels": case.labels,
         "modalities": list(modalities),
         "settings": settings.model_dump(mode="json"),
         "has_seg": prepared.seg is not None,
@@ -142,11 +160,18 @@ def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings:
     with atomic_folder(cache_dir / case.case_id) as partial:
         # A row of D then holds all modalities, so that a crop wastes two pages per plane, not two per plane and
         # modality: 128^3 of 240^3 voxels touches 1.91 times its bytes.
-        np.save(partial / _IMAGE, np.ascontiguousarray(np.moveaxis(prepared.image, 0, -1)), allow_pickle=False)
+        np.save(partial / IMAGE, np.ascontiguousarray(np.moveaxis(prepared.image, 0, -1)), allow_pickle=False)
         if prepared.seg is not None:
-            np.save(partial / _SEG, prepared.seg, allow_pickle=False)
-        (partial / _ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            np.save(partial / SEG, prepared.seg, allow_pickle=False)
+        about["checksums"] = {file.name: checksum(file) for file in sorted(partial.iterdir())}
+        (partial / ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return True
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
@@ -158,16 +183,26 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
     folder = cache_dir / case_id
     where = f"case {case_id}: prepared case {folder}"
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format_version"] != FORMAT_VERSION:
             raise InputError(f"{where} has format_version {about['format_version']}, not {FORMAT_VERSION}; {MEND}")
         geometry = Geometry.from_dict(about["geometry"])
         modalities = tuple(about["modalities"])
-        image = _map(folder / _IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
-        seg = _map(folder / _SEG, np.dtype("u1"), geometry.crop_shape) if about["has_seg"] else None
+        image = _map(folder / IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
+        seg = _map(folder / SEG, np.dtype("u1"), geometry.crop_shape) if about["has_seg"] else None
         settings = PrepareSettings.model_validate(about["settings"])
-        content_hash = str(about["content_hash"])
-        return CachedCase(case_id, np.moveaxis(image, -1, 0), seg, geometry, modalities, settings, content_hash)
+        return CachedCase(
+            case_id=case_id,
+            image=np.moveaxis(image, -1, 0),
+            seg=seg,
+            geometry=geometry,
+            modalities=modalities,
+            settings=settings,
+            labels=str(about["labels"]),
+            settings_hash=str(about["settings_hash"]),
+            content_hash=str(about["content_hash"]),
+            checksums=dict(about["checksums"]),
+        )
     except FileNotFoundError:
         raise InputError(f"case {case_id}: not prepared in {cache_dir}; {MEND}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,31 +1,35 @@
-"""From a folder of cases and a clinical table to a checked manifest; every problem of every case is named at once."""
+"""From folders of cases and clinical tables to a checked manifest; every finding on every case is named at once."""
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mttu.data.clinical import ClinicalRow, read_clinical
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD, find_convention
-from mttu.data.layouts import BRATS, list_volumes, match_files, walk_folders
-from mttu.data.manifest import (
-    SPLITS,
-    Case,
-    Manifest,
-    check_target,
-    is_safe_name,
-    read_manifest,
-    write_manifest,
-)
-from mttu.data.sources import read_sources
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.data.clinical import read_clinical
+from mttu.data.cohort_request import CohortRequest, check_request
+from mttu.data.findings import Finding, merge_findings, to_findings
+from mttu.data.fingerprints import find_same_brains
+from mttu.data.gathering import OnCase, case_from_folder, check_volumes, find_cases, name_cases
+from mttu.data.joining import join_clinical
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.layouts import MODALITIES
+from mttu.data.leakage import CrosswalkRow, find_leaks, link_patients, read_crosswalk
+from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
+from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError
 
 __all__ = [
     "Case",
+    "Cohort",
+    "CohortRequest",
     "Manifest",
+    "build_cohort",
     "case_from_folder",
     "check_target",
     "describe_manifest",
@@ -34,161 +38,179 @@ __all__ = [
     "write_manifest",
 ]
 
-MODALITIES = tuple(BRATS.modalities)
 PHANTOM_MARKER = "phantom.json"
 """Lists the synthetic cases of a folder; a cohort is synthetic if all of its cases are."""
 
-_MOST_READERS = 4
-"""Cases checked at the same time; each holds about 0.2 GB."""
-_MOST_NAMED = 8
+_SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The answer to a request."""
+
+    manifest: Manifest | None
+    """None if it was refused."""
+    findings: tuple[Finding, ...] = field(repr=False)
+    """In the order of their severity."""
+
+    @property
+    def errors(self) -> list[str]:
+        """One sentence per error, what several cases share said once."""
+        return merge_findings([finding for finding in self.findings if finding.severity == "error"])
 
 
 def discover(
     folder: Path,
     clinical: Path | None = None,
-    labels: str = "brats",
+    labels: str | None = None,
     modalities: Sequence[str] = MODALITIES,
     val_fraction: float = 0.2,
     seed: int = 0,
 ) -> Manifest:
-    """Finds, reads and checks all cases at or below a folder, and splits them.
+    """The manifest of one folder with at most one table; see `build_cohort`.
 
-    A split named in the clinical table is kept. Of the other cases, those with a known IDH status are split into train
+    Raises:
+        InputError: Lists all errors; what several cases share is one sentence.
+    """
+    tables = () if clinical is None else (clinical,)
+    request = CohortRequest(
+        (folder,), tables, labels=labels, modalities=tuple(modalities), val_fraction=val_fraction, seed=seed
+    )
+    cohort = build_cohort(request)
+    if cohort.manifest is None:
+        raise InputError(cohort.errors)
+    return cohort.manifest
+
+
+def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohort:
+    """Finds, reads and checks all cases, joins what the tables say of them, and splits them.
+
+    A split named in a clinical table is kept. Of the other cases, those with a known IDH status are split into train
     and val, by patient and stratified by IDH; those without are unlabelled. If no case has a known IDH status and none
     a named split, the cases with a tumour mask are split into train and val instead, for segmentation alone. A case
     follows another examination of the same patient whose split is settled. A case without a row has unknown IDH.
 
     Args:
-        folder: Holds `<case_id>/<case_id>_<modality>.nii[.gz]`, at any depth.
-        clinical: CSV, see `mttu.data.clinical`; rows of cases that are not here are left alone.
-        labels: Convention of the tumour masks, a name in `mttu.data.labels.CONVENTIONS`.
-        modalities: Channels in order; every case must have them.
-        val_fraction: Share of validation, 0 to below 1.
-        seed: Of the split.
+        request: Folders, tables and choices.
+        on_case: Told how many cases have been read, of how many, and the newest.
 
     Raises:
-        InputError: Lists all problems; what several cases share is one sentence.
+        InputError: The request itself is wrong: arguments, a folder without cases, a table that cannot be read.
     """
-    _check_arguments(folder, labels, modalities, val_fraction)
-    root = Path(os.path.abspath(folder))
-    found = list(walk_folders(root))
-    if not found:
-        raise InputError(f"{folder}: holds no case; expected <case>/<case>_flair.nii.gz and so on ({BRATS.title})")
-    cases: list[Case] = []
-    problems: list[str] = []
-    for place, volumes in found:
-        files = match_files(place.name, volumes, modalities)
-        problems += files.problems
-        if not is_safe_name(place.name):
-            problems.append(f"case {place.name!r}: {_UNSAFE}")
-        if not files.problems:
-            cases.append(_bare_case(place.name, files.images, files.seg, files.brain_mask, labels))
-    names = [place.name for place, _ in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"case {name}: two folders have this name; rename one" for name in twice]
-    problems += _check_volumes(cases, modalities)
+    check_request(request)
+    findings: list[Finding] = []
+    found = find_cases(request, findings)
+    cases = name_cases(request, [case for _, case in found], findings)
+    checked, fingerprints = check_volumes(cases, request.modalities, on_case)
+    findings += checked
     try:
-        rows = [] if clinical is None else read_clinical(clinical)
-        described = _join(cases, rows, clinical, names)
-        cases = assign_splits(described, val_fraction, seed)
+        rows = read_clinical(request.clinical, request.clinical_format) if request.clinical else []
+        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk)
     except InputError as error:
-        problems += error.problems
-    raise_if_any(merge_problems(problems))
-    ordered = tuple(sorted(cases, key=lambda case: case.case_id))
-    return Manifest(root, ordered, tuple(modalities), _is_synthetic(root, names))
+        findings += to_findings("error", error.problems)
+        return _answer(None, findings)
+    counts = Counter(case.case_id for case in cases)
+    cases = [case for case in cases if counts[case.case_id] == 1]
+    if request.skip_bad:
+        cases = _without_errors(cases, findings)
+    joined = join_clinical(cases, rows, crosswalk, {case.case_id for _, case in found})
+    findings += joined.findings
+    pairs: Sequence[tuple[Case, str | None]] = joined.cases
+    if request.skip_bad:
+        bad = _ids_with_errors(findings)
+        pairs = [pair for pair in pairs if pair[0].case_id not in bad]
+    if request.recipe == "paper":
+        second = {case.case_id for place, case in found if place == 1}
+        training = [case for case, _ in pairs if case.case_id not in second]
+        paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], joined.matched)
+        findings += paper.findings
+        pairs = paper.cases
+    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), request, findings)
+    assigned = _assign(pairs, request, findings)
+    return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
 
 
-_UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
+def _ids_with_errors(findings: Sequence[Finding]) -> set[str]:
+    return {finding.case_id for finding in findings if finding.severity == "error" and finding.case_id}
 
 
-def _check_arguments(folder: Path, labels: str, modalities: Sequence[str], val_fraction: float) -> None:
-    find_convention(labels)
-    problems = []
-    if not folder.is_dir():
-        problems.append(f"{folder}: not found or no folder; give the folder that holds the case folders")
-    unknown = [name for name in modalities if name not in MODALITIES]
-    if not modalities or unknown or len(set(modalities)) < len(modalities):
-        listed = ",".join(modalities) or "nothing"
-        problems.append(f"modalities: {listed}; expected some of {', '.join(MODALITIES)}, each at most once")
-    if not 0 <= val_fraction < 1:
-        problems.append(f"val_fraction: {val_fraction}; expected 0 to below 1")
-    raise_if_any(problems)
+def _without_errors(cases: Sequence[Case], findings: Sequence[Finding]) -> list[Case]:
+    bad = _ids_with_errors(findings)
+    return [case for case in cases if case.case_id not in bad]
 
 
-def _bare_case(
-    case_id: str, images: Mapping[str, Path], seg: Path | None, brain_mask: Path | None, labels: str
-) -> Case:
-    return Case(case_id, case_id, "", images, seg, brain_mask, IDH_UNKNOWN, None, None, None, labels)
-
-
-def _check_volumes(cases: Sequence[Case], modalities: Sequence[str]) -> list[str]:
-    def find(case: Case) -> list[str]:
-        try:
-            read_sources(case, modalities)
-        except InputError as error:
-            return error.problems
-        return []
-
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:  # unpacking frees the interpreter lock
-        return [problem for found in pool.map(find, cases) for problem in found]
-
-
-def merge_problems(problems: Sequence[str]) -> list[str]:
-    """Says once what several cases share: `case A: x`, `case B: x` become `cases A, B: x`; the order is kept."""
-    sharing: dict[str, list[str]] = {}
-    for problem in problems:
-        head, colon, text = problem.partition(": ")
-        if head.startswith("case ") and colon:
-            sharing.setdefault(text, []).append(head.removeprefix("case "))
-        else:
-            sharing.setdefault(problem, [])
-    merged = []
-    for text, names in sharing.items():
-        unique = list(dict.fromkeys(names))
-        more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
-        subject = f"{'cases' if len(unique) > 1 else 'case'} {', '.join(unique[:_MOST_NAMED])}{more}: "
-        merged.append((subject if unique else "") + text)
-    return merged
-
-
-def _join(
-    cases: Sequence[Case], rows: Sequence[ClinicalRow], table: Path | None, names: Sequence[str]
+def _link(
+    pairs: Sequence[tuple[Case, str | None]],
+    fingerprints: Mapping[str, NDArray[np.float32]],
+    crosswalk: Sequence[CrosswalkRow],
+    request: CohortRequest,
+    findings: list[Finding],
 ) -> list[tuple[Case, str | None]]:
-    """Each case with its clinical facts and the split that its row names."""
-    problems, joined = [], []
-    by_id: dict[str, list[ClinicalRow]] = {}
-    for row in rows:
-        for name in row.ids:
-            by_id.setdefault(name, []).append(row)
-    for case in cases:
-        own = by_id.get(case.case_id, [])
-        if len(own) > 1:
-            lines = ", ".join(str(row.line) for row in own)
-            problems.append(f"case {case.case_id}: clinical table {table} has several rows (lines {lines}); keep one")
-        for row in own[:1]:
-            patient_id = row.patient_id or case.case_id
-            if not is_safe_name(patient_id):
-                problems.append(f"case {case.case_id}: patient {patient_id!r}: {_UNSAFE}")
-            case = replace(case, patient_id=patient_id, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
-        joined.append((case, own[0].split if own else None))
-    if rows and not any(name in by_id for name in names):
-        problems.append(
-            f"clinical table {table}: none of its ids is a case ({', '.join(list(by_id)[:3])}, ...; cases are "
-            f"{', '.join(names[:3])}, ...); one id column must hold the folder names"
-        )
-    raise_if_any(problems)
-    return joined
-
-
-def _is_synthetic(root: Path, case_ids: Sequence[str]) -> bool:
-    marker = root / PHANTOM_MARKER
-    if not marker.is_file():
-        return False
+    """Gives all cases of a patient one patient id; nothing is left where a patient is wanted on two sides."""
+    wanted = [replace(case, split=split or "") for case, split in pairs]
+    images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
     try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        return content["synthetic"] is True and set(case_ids) <= set(content["cases"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
+        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk)
+    except InputError as error:
+        findings += to_findings("error", error.problems)
+        return []
+    leaks = find_leaks(linked.cases, linked.links)
+    findings += [*to_findings("error", leaks.problems), *to_findings("warning", leaks.warnings)]
+    if linked.unknown_names:
+        findings.append(Finding("note", "", f"{linked.unknown_names} other names of patients are no case here"))
+    return [] if leaks.problems else [(replace(case, split=""), case.split or None) for case in linked.cases]
+
+
+def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, findings: list[Finding]) -> list[Case]:
+    """Cases with their split; where bad cases are skipped, those that cannot have one are left out in turn."""
+    while pairs:
+        try:
+            return assign_splits(pairs, request.val_fraction, request.seed)
+        except InputError as error:
+            refused = to_findings("error", error.problems)
+            findings += refused
+            bad = _ids_with_errors(refused)
+            if not request.skip_bad or not bad:
+                return []
+            pairs = [pair for pair in pairs if pair[0].case_id not in bad]
+    return []
+
+
+def _to_manifest(cases: Sequence[Case], request: CohortRequest, findings: list[Finding]) -> Manifest | None:
+    if not cases:
+        return None
+    folders = [Path(os.path.abspath(place)) for place in request.places if place.is_dir()]
+    files = [path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
+    root = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
+    names = [case.case_id for case in cases]
+    ordered = tuple(sorted(cases, key=lambda case: case.case_id))
+    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(folders, names))
+
+
+def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bool = False) -> Cohort:
+    """Errors of the cohort as a whole refuse it; those of a case only if bad cases are not skipped."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    refused = [finding for finding in errors if not (skip_bad and finding.case_id)]
+    ordered = list(findings)
+    if manifest is None and not refused:
+        ordered.append(Finding("error", "", "no case is left"))
+    elif not refused and errors:
+        ordered.append(Finding("note", "", f"{len(_ids_with_errors(errors))} cases with errors are left out"))
+    ordered.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
+    return Cohort(None if refused else manifest, tuple(ordered))
+
+
+def _is_synthetic(folders: Sequence[Path], case_ids: Sequence[str]) -> bool:
+    listed: set[str] = set()
+    for marker in (folder / PHANTOM_MARKER for folder in folders):
+        if not marker.is_file():
+            continue
+        try:
+            content = json.loads(marker.read_text(encoding="utf-8"))
+            listed |= set(content["cases"]) if content["synthetic"] is True else set()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
+    return set(case_ids) <= listed
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:
@@ -208,19 +230,3 @@ def describe_manifest(manifest: Manifest) -> list[str]:
     empty = [split for split in ("train", "val") if not manifest.split(split)]
     lines += [f"{split}: no case; name splits in the clinical table (column split)" for split in empty]
     return lines
-
-
-def case_from_folder(folder: Path, labels: str, modalities: Sequence[str]) -> Case:
-    """A single case folder as a case to predict; its voxels are checked when it is prepared.
-
-    Raises:
-        InputError: No folder, an unsafe name, a modality that is missing or there twice.
-    """
-    _check_arguments(folder, labels, modalities, 0)
-    place = Path(os.path.abspath(folder))
-    if not is_safe_name(place.name):
-        raise InputError(f"case {place.name!r}: {_UNSAFE}")
-    files = match_files(place.name, list_volumes(place), modalities)
-    raise_if_any(list(files.problems))
-    case = _bare_case(place.name, files.images, files.seg, files.brain_mask, labels)
-    return replace(case, split="test")

@@ -54,6 +54,27 @@ def find_convention(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
+def knows_parts(convention: str) -> bool:
+    """Whether masks of that convention tell the parts of a tumour; else only the whole tumour is supervised and scored.
+
+    Raises:
+        InputError: See `find_convention`.
+    """
+    return WHOLE_TUMOUR not in find_convention(convention).to_class.values()
+
+
+def find_regions(convention: str) -> tuple[str, ...]:
+    """The regions that masks of a convention define: WT alone where the parts of the tumour are not told apart.
+
+    Raises:
+        InputError: Unknown convention.
+    """
+    classes = set(find_convention(convention).to_class.values())
+    return tuple(
+        region for region, members in REGIONS.items() if WHOLE_TUMOUR not in classes or WHOLE_TUMOUR in members
+    )
+
+
 def _listed(values: NDArray[np.generic]) -> str:
     shown = [f"{value:g}" for value in values[:10].tolist()]
     return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"
@@ -101,7 +122,7 @@ def from_classes(classes: NDArray[np.uint8], convention: str) -> NDArray[np.uint
     With `whole-tumour` every tumour class becomes 1. No other convention has a label for `WHOLE_TUMOUR`.
     """
     known = find_convention(convention).to_class
-    if WHOLE_TUMOUR in known.values():
+    if not knows_parts(convention):
         return (classes > 0).astype(np.uint8)
     table = np.zeros(len(CLASSES), np.uint8)
     for label, index in reversed(list(known.items())):

@@ -1,110 +1,194 @@
-"""File-name families: which file of a case folder holds what. A new family is a new `Layout`."""
+"""File-name families: which file of a case holds what. A new family is a new `Layout`, a few lines of data.
 
-from collections.abc import Iterator, Mapping, Sequence
+Names of BraTS, UCSF-PDGM, UPENN-GBM and EGD are those of the published data sets.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ENDINGS = (".nii.gz", ".nii")
+SEG, BRAIN_MASK = "seg", "brain mask"
+"""Roles beside the modalities."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Case folders `<case_id>/<case_id>_<suffix>.nii[.gz]`."""
+    """How one data set names its folders and files.
+
+    A file is named by a template without ending, relative to the case folder; `{case}` stands for the case id and `*`
+    for any name. Of several templates the first that is found counts.
+    """
 
     title: str
-    modalities: Mapping[str, str]
-    """Modality to suffix."""
-    seg: str
-    """Suffix of the tumour mask."""
-    brain_mask: str
-    """Suffix of the brain mask."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Known misnomers: file name without ending to the name it should have."""
+    folder: str
+    """Regular expression of a case folder's whole name. Group `case` is the case id; group `patient`, if there is
+    one, the patient; what group `later` matches says that the examination is not the first one before surgery."""
+    images: Mapping[str, tuple[str, ...]]
+    """Modality to templates."""
+    seg: tuple[str, ...]
+    """Templates of the tumour mask."""
+    example: str
+    """What a person is told to look for."""
+    brain_mask: tuple[str, ...] = ()
+    labels: str | None = None
+    """Label convention that the data set documents; None where it has had several."""
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Case id to further templates of its tumour mask."""
+
+    def templates(self, modalities: Sequence[str], case_id: str) -> dict[str, tuple[str, ...]]:
+        """Role to templates, for the modalities asked for, the tumour mask and the brain mask."""
+        masks = {SEG: (*self.seg, *self.aliases.get(case_id, ())), BRAIN_MASK: self.brain_mask}
+        return {**{name: self.images[name] for name in modalities}, **masks}
 
 
-BRATS = Layout(
-    title="BraTS to 2021",
-    modalities={"flair": "flair", "t1ce": "t1ce", "t1": "t1", "t2": "t2"},
-    seg="seg",
-    brain_mask="brainmask",
-    aliases={"W39_1998.09.19_Segm": "BraTS20_Training_355_seg"},  # as distributed in BraTS 2020
-)
+def _suffixes(separator: str, **names: str) -> dict[str, tuple[str, ...]]:
+    return {role: (f"{{case}}{separator}{name}",) for role, name in names.items()}
 
 
-PREDICTIONS = "predictions.parquet"
-"""A folder with this file holds results of `mttu predict`, which are no cases."""
+LAYOUTS: Mapping[str, Layout] = {
+    "brats": Layout(
+        title="BraTS to 2021",
+        folder=r"(?P<case>.+)",
+        images=_suffixes("_", flair="flair", t1ce="t1ce", t1="t1", t2="t2"),
+        seg=("{case}_seg",),
+        brain_mask=("{case}_brainmask",),
+        labels="brats",
+        aliases={"BraTS20_Training_355": ("W39_1998.09.19_Segm",)},  # as distributed in BraTS 2020
+        example="<case>/<case>_{flair,t1ce,t1,t2,seg}.nii[.gz]",
+    ),
+    "brats2023": Layout(
+        title="BraTS 2023 and later",
+        folder=r"(?P<case>(?P<patient>BraTS-[A-Za-z]+-\d+)-(?:000|(?P<later>\d+)))",
+        images=_suffixes("-", flair="t2f", t1ce="t1c", t1="t1n", t2="t2w"),
+        seg=("{case}-seg",),
+        brain_mask=("{case}-brainmask",),
+        example="BraTS-GLI-00000-000/BraTS-GLI-00000-000-{t2f,t1c,t1n,t2w,seg}.nii[.gz]",
+    ),
+    "ucsf-pdgm": Layout(
+        title="UCSF-PDGM",
+        folder=r"(?P<case>(?P<patient>UCSF-PDGM-\d+)(?P<later>_FU\d+d)?)_nifti",
+        images=_suffixes("_", flair="FLAIR", t1ce="T1c", t1="T1", t2="T2"),
+        seg=("{case}_tumor_segmentation",),
+        brain_mask=("{case}_brain_segmentation",),
+        labels="brats",
+        example="UCSF-PDGM-0001_nifti/UCSF-PDGM-0001_{FLAIR,T1c,T1,T2,tumor_segmentation}.nii[.gz]",
+    ),
+    "upenn-gbm": Layout(
+        title="UPENN-GBM",
+        folder=r"(?P<case>(?P<patient>UPENN-GBM-\d+)_(?:11|(?P<later>\d+)))",
+        images=_suffixes("_", flair="FLAIR", t1ce="T1GD", t1="T1", t2="T2"),
+        seg=(
+            "{case}_segm",
+            "../../images_segm/{case}_segm",  # by experts
+            "../../automated_segm/{case}_automated_approx_segm",
+        ),
+        labels="brats",
+        example="images_structural/UPENN-GBM-00001_11/UPENN-GBM-00001_11_{FLAIR,T1GD,T1,T2}.nii[.gz]",
+    ),
+    "egd": Layout(
+        title="Erasmus Glioma Database",
+        folder=r"(?:MR_)?(?P<case>EGD-\d+)",
+        images={
+            role: (name, f"*_{name}/NIFTI/{name}")
+            for role, name in {"flair": "FLAIR", "t1ce": "T1GD", "t1": "T1", "t2": "T2"}.items()
+        },
+        seg=("MASK", "*_MASK/NIFTI/MASK"),
+        brain_mask=("BRAIN_MASK", "*_BRAIN_MASK/NIFTI/BRAIN_MASK"),
+        labels="whole-tumour",
+        example="EGD-0001/{FLAIR,T1GD,T1,T2,MASK}.nii[.gz]",
+    ),
+}
+MODALITIES = tuple(LAYOUTS["brats"].images)
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """What a case folder holds, and what is wrong with it."""
+class FoundCase:
+    """A case as its files name it, before any of them is read; incomplete if there are problems."""
 
+    case_id: str
+    patient_id: str
+    layout: str
+    folder: Path
     images: Mapping[str, Path]
     seg: Path | None
     brain_mask: Path | None
+    later: bool
+    """A follow-up or post-operative examination."""
     problems: tuple[str, ...]
+    labels: str | None = None
+    """Label convention that a table of paths names for this case."""
+    site: str | None = None
 
 
-def list_volumes(folder: Path) -> dict[str, Path]:
-    """NIfTI files directly in a folder: name -> path, sorted, hidden files left out."""
-    files = sorted(item for item in folder.iterdir() if item.name.endswith(ENDINGS) and not item.name.startswith("."))
-    return {item.name: item for item in files if item.is_file()}
+def volume_stem(path: Path) -> str | None:
+    """File name without its NIfTI ending; None for another file."""
+    for ending in ENDINGS:
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return None
 
 
-def walk_folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """Folders at or below `root` that hold NIfTI files, with these files; nothing below such a folder is looked at.
-
-    Hidden folders and folders of predictions are left out; links to folders are followed, each real folder once.
-    """
-    pending, seen = [root], set()
-    while pending:
-        folder = pending.pop()
-        if folder.resolve() in seen:
-            continue
-        seen.add(folder.resolve())
-        if (folder / PREDICTIONS).exists():
-            continue
-        volumes = list_volumes(folder)
-        if volumes:
-            yield folder, volumes
-        else:
-            inner = sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-            pending.extend(reversed(inner))
-
-
-def match_files(
-    case_id: str, volumes: Mapping[str, Path], modalities: Sequence[str], layout: Layout = BRATS
-) -> CaseFiles:
-    """Finds each modality, the tumour mask and the brain mask among the NIfTI files of a case folder.
+def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCase | None:
+    """Reads a folder as a case of one layout.
 
     Args:
-        case_id: Name of the folder, which is the prefix of its files.
-        volumes: See `list_volumes`.
-        modalities: The modalities that are needed.
-        layout: File-name family.
+        folder: Folder that may be a case.
+        name: Of the layout.
+        modalities: Those that are needed.
+
+    Returns:
+        The case, with a problem for each needed modality that is missing or there twice; None if the folder has none
+        of the layout's images.
     """
-    by_stem: dict[str, list[Path]] = {}
-    for name, path in volumes.items():
-        stem = name.removesuffix(".gz").removesuffix(".nii")
-        by_stem.setdefault(layout.aliases.get(stem, stem), []).append(path)
-    suffixes = {modality: layout.modalities[modality] for modality in modalities}
-    if not any(stem.startswith(f"{case_id}_") for stem in by_stem):
-        names = ", ".join(list(volumes)[:3]) + (", ..." if len(volumes) > 3 else "")
-        wanted = ",".join([*suffixes.values(), layout.seg])
-        problem = (
-            f"case {case_id}: the folder holds {len(volumes)} NIfTI files ({names}) but none is named after it; "
-            f"expected {case_id}/{case_id}_{{{wanted}}}.nii[.gz] ({layout.title})"
-        )
-        return CaseFiles({}, None, None, (problem,))
-    problems, found = [], {}
-    for role, suffix in {**suffixes, "seg": layout.seg, "brain mask": layout.brain_mask}.items():
-        paths = by_stem.get(f"{case_id}_{suffix}", [])
+    layout = LAYOUTS[name]
+    match = re.fullmatch(layout.folder, folder.name)
+    if match is None:
+        return None
+    case_id = match["case"]
+    groups = match.groupdict()
+    found: dict[str, list[Path]] = {}
+    for role, templates in layout.templates(tuple(layout.images), case_id).items():
+        alternatives = (_find(folder, template.replace("{case}", case_id)) for template in templates)
+        found[role] = next(filter(None, alternatives), [])
+    if not any(found[modality] for modality in layout.images):
+        return None
+    problems = []
+    wanted = (*modalities, SEG, BRAIN_MASK)
+    for role in wanted:
+        paths = found[role]
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             problems.append(f"case {case_id}: {role} is there {len(paths)} times ({names}); keep one of them")
-        elif paths:
-            found[role] = paths[0]
-        elif role in suffixes:
-            problems.append(f"case {case_id}: no {role}; expected <case>_{suffix}.nii.gz or <case>_{suffix}.nii")
-    images = {modality: found[modality] for modality in modalities if modality in found}
-    return CaseFiles(images, found.get("seg"), found.get("brain mask"), tuple(problems))
+        elif not paths and role in modalities:
+            stem = layout.images[role][0].replace("{case}", "<case>")
+            problems.append(f"case {case_id}: no {role}; expected {stem}.nii.gz or {stem}.nii")
+    one = {role: paths[0] for role, paths in found.items() if paths and role in wanted}
+    images = {modality: one[modality] for modality in modalities if modality in one}
+    later = bool(groups.get("later"))
+    patient = groups.get("patient") or case_id
+    return FoundCase(case_id, patient, name, folder, images, one.get(SEG), one.get(BRAIN_MASK), later, tuple(problems))
+
+
+def _find(folder: Path, template: str) -> list[Path]:
+    """Files of a template with any NIfTI ending, hidden ones left out."""
+    place = folder
+    *parents, stem = template.split("/")
+    while parents and parents[0] == "..":
+        place, parents = place.parent, parents[1:]
+    folders = [place] if place.is_dir() else []
+    for part in parents:
+        folders = [
+            inner
+            for outer in folders
+            for inner in (sorted(outer.glob(part)) if "*" in part else [outer / part])
+            if inner.is_dir()
+        ]
+    wanted = [f"{stem}{ending}" for ending in ENDINGS]
+    found = []
+    for inner in folders:
+        listed = set(os.listdir(inner))  # by name: some file systems take T1 for t1
+        found += [path for name in wanted if name in listed and (path := inner / name).is_file()]
+    return found

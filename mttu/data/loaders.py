@@ -15,6 +15,7 @@ from mttu.config import Config
 from mttu.data.augment import Augmentation, draw_augmentation
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
+from mttu.data.labels import knows_parts
 
 _ORDER, _SAMPLE = 1, 2
 """Last number of a seed, one per purpose: NumPy pads seeds with zeros, [1, 2] and [1, 2, 0] are the same stream."""
@@ -31,6 +32,8 @@ class Batch:
     """(B, H, W, D) uint8 classes; 0 where there is no mask."""
     has_seg: Tensor
     """(B,) bool."""
+    only_wt: Tensor
+    """(B,) bool; the mask knows the whole tumour only, not its parts."""
     idh: Tensor
     """(B,) 1 mutant, 0 wild type, -1 unknown."""
     selected: Tensor
@@ -47,6 +50,7 @@ class Batch:
             image=self.image.to(device, non_blocking=True).float(),
             seg=self.seg.to(device, non_blocking=True),
             has_seg=self.has_seg.to(device, non_blocking=True),
+            only_wt=self.only_wt.to(device, non_blocking=True),
             idh=self.idh.to(device, non_blocking=True),
             selected=self.selected.to(device, non_blocking=True),
         )
@@ -59,6 +63,7 @@ class Patch:
     image: NDArray[np.float16]
     seg: NDArray[np.uint8]
     has_seg: bool
+    only_wt: bool
     idh: int
     case_id: str
     augmentation: Augmentation
@@ -146,7 +151,9 @@ class PatchDataset(Dataset[Patch]):
         image = crop(cached.image, start, size)[self.channels[index]]
         seg = np.zeros(size, np.uint8) if cached.seg is None else crop(cached.seg, start, size)
         augmentation = draw_augmentation(settings, len(image), generator)
-        return Patch(image, seg, cached.seg is not None, case.idh, case.case_id, augmentation)
+        has_seg = cached.seg is not None
+        only_wt = has_seg and not knows_parts(case.labels)  # a crop beside the tumour would not tell
+        return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation)
 
 
 def collate(patches: Sequence[Patch]) -> Batch:
@@ -155,6 +162,7 @@ def collate(patches: Sequence[Patch]) -> Batch:
         image=torch.from_numpy(np.stack([patch.image for patch in patches])),
         seg=torch.from_numpy(np.stack([patch.seg for patch in patches])),
         has_seg=torch.tensor([patch.has_seg for patch in patches]),
+        only_wt=torch.tensor([patch.only_wt for patch in patches]),
         idh=torch.tensor([patch.idh for patch in patches]),
         selected=torch.ones(len(patches), dtype=torch.bool),
         case_ids=tuple(patch.case_id for patch in patches),

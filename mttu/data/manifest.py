@@ -117,12 +117,18 @@ def check_target(path: Path) -> None:
     """Refuses to write a manifest where it would not be found again, or over a file that is none.
 
     Raises:
-        InputError: The name does not end in `.parquet`, or the file is there and no manifest.
+        InputError: The name does not end in `.parquet`, the file is there and no manifest, or its folder cannot be
+            written.
     """
     if path.suffix != ".parquet":
         raise InputError(f"manifest {path}: the name must end in .parquet")
     if path.is_dir():
         raise InputError(f"manifest {path}: is a folder; give a file name")
+    nearest = next(place for place in path.absolute().parents if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"manifest {path}: {nearest} is a file; give another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"manifest {path}: {nearest} is not writable; allow it, or give another folder")
     if path.exists():
         try:
             metadata = pq.read_schema(path).metadata or {}

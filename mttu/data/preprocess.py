@@ -10,6 +10,7 @@ from mttu.config import PrepareSettings
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
 from mttu.data.manifest import Case
 from mttu.data.sources import read_sources
+from mttu.data.suspicions import find_unstripped
 from mttu.errors import InputError
 
 
@@ -20,7 +21,7 @@ class PreparedCase:
     image: NDArray[np.float16]
     """(C, H, W, D) z-scores inside the brain, exactly 0 outside; H runs to the left, W to the back, D upwards."""
     seg: NDArray[np.uint8] | None
-    """(H, W, D) classes 0 to 3."""
+    """(H, W, D) classes 0 to 3; or 0 and `WHOLE_TUMOUR` where the mask knows no parts."""
     geometry: Geometry
     """The way back to the original grid."""
 
@@ -34,21 +35,30 @@ def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSetting
         settings: Spacing and field of view.
 
     Raises:
-        InputError: See `mttu.data.sources.read_sources`; or the mask has tumour outside of the field of view.
+        InputError: See `mttu.data.sources.read_sources`; or the skull is still there and no brain mask given, or the
+            mask has tumour outside of the field of view.
     """
     sources = read_sources(case, modalities)
+    if case.brain_mask is None:
+        unstripped = find_unstripped(sources.images, sources.reference.header.get_zooms()[:3])
+        if unstripped is not None:  # z-scores over a whole head would be another image than the network knows
+            raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
     affine = sources.reference.affine
     whole = start_geometry(sources.reference, settings.spacing_mm)
-    brain = resample(to_lps(sources.brain, affine).astype(np.uint8), whole.grid_shape, order=0) > 0
+    source_brain = to_lps(sources.brain, affine)
+    brain = resample(source_brain.astype(np.uint8), whole.grid_shape, order=0) > 0
     if not brain.any():
         raise InputError(f"case {case.case_id}: no brain left at {settings.spacing_mm:g} mm; lower spacing_mm")
     geometry = _crop_to_brain(whole, brain, settings)
     box = _box(geometry)
     inside = brain[box]
+    # Divided by the brain's own weight, a voxel at its edge is interpolated from brain only: neither the skull beside
+    # a given mask nor the zeros around a stripped brain get in (normalised convolution, doi:10.1109/CVPR.1993.341081).
+    weight = resample(source_brain.astype(np.float32), whole.grid_shape, order=1)[box][inside].astype(np.float64)
     image = np.zeros((len(modalities), *geometry.crop_shape), np.float16)
     for channel, (name, voxels) in enumerate(zip(modalities, sources.images, strict=True)):
-        grid = resample(to_lps(voxels, affine), whole.grid_shape, order=1)
-        values = grid[box][inside].astype(np.float64)
+        grid = resample(np.where(source_brain, to_lps(voxels, affine), 0), whole.grid_shape, order=1)
+        values = grid[box][inside].astype(np.float64) / weight
         deviation = values.std()
         if deviation == 0:
             raise InputError(f"case {case.case_id}: {name} has no contrast in the brain; replace the file")

@@ -1,14 +1,13 @@
 """NIfTI in and out: reading with every check that needs no other file, writing a mask where its image lies."""
 
 import gzip
-import zlib
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
@@ -19,14 +18,21 @@ __all__ = ["Geometry", "differ", "read_volume", "restore_mask", "write_mask"]
 
 LARGEST_AXIS = 1024
 """Voxels; a larger axis is a damaged header or no brain MRI."""
+LARGEST_VOLUME = 2**27
+"""Voxels; a head of 24 cm at half a millimetre has 111 million. More would fill the memory for nothing."""
+LARGEST_HEADER_BYTES = 2**24
+"""Header and extensions of a file, before its voxels."""
 SPACING_RANGE_MM = (0.1, 20.0)
 """A spacing outside of it is a header in other units."""
 TOLERANCE = 1e-3
 """Two affines agree within this, in mm."""
+_SPARE_BYTES = 2**20  # some writers pad a file at its end
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what it mends in a damaged header
 
 
 def read_volume(path: Path, case_id: str) -> Any:
-    """Reads a NIfTI file whole and checks it.
+    """Reads a NIfTI file whole and checks it; memory stays bounded whatever the file claims to hold.
 
     A file whose two orientation codes are both 0 is read in nibabel's default order of axes.
 
@@ -42,34 +48,28 @@ def read_volume(path: Path, case_id: str) -> Any:
     """
     where = f"case {case_id}: {path.name}"
     try:
-        image = nib.load(path)
+        if path.stat().st_size == 0:
+            raise InputError(f"{where}: is empty (0 bytes); restore it from its source")
+        image: Any = nib.load(path)
+        kind, affine = image.get_data_dtype(), image.affine
     except FileNotFoundError:
         raise InputError(f"case {case_id}: {path} not found; restore it, or write the manifest again") from None
-    except (
-        ImageFileError,
-        HeaderDataError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged header makes nibabel raise nearly anything
         raise InputError(f"{where}: no readable NIfTI file ({_reason(error)}); restore it from its source") from None
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{where}: is {type(image).__name__}; expected NIfTI (.nii or .nii.gz)")
-    if len(image.shape) != 3 or not all(1 < extent <= LARGEST_AXIS for extent in image.shape):
-        raise InputError(f"{where}: has shape {image.shape}; expected three axes of 2 to {LARGEST_AXIS} voxels")
-    if image.get_data_dtype().kind not in "iuf":
-        raise InputError(f"{where}: has voxels of type {image.get_data_dtype()}; expected integers or floats")
-    spacing = nib.affines.voxel_sizes(image.affine)
-    low, high = SPACING_RANGE_MM
-    if not (np.isfinite(image.affine).all() and (spacing >= low).all() and (spacing <= high).all()):
-        raise InputError(f"{where}: has voxel spacing {spacing.round(4).tolist()} mm; expected {low:g} to {high:g}")
-    if abs(np.linalg.det(image.affine[:3, :3])) < TOLERANCE * spacing.prod():
-        raise InputError(f"{where}: two axes of its affine are parallel; repair the header")
+    _check_voxels(image.shape, kind, where)
+    _check_grid(affine, where)
     try:
-        if path.name.endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
-            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-        voxels = image.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, zlib.error, ValueError, MemoryError) as error:
+        with np.errstate(all="ignore"):  # what overflows is infinite and refused below
+            if path.name.endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
+                image = type(image).from_bytes(_unpack(path, image))
+            voxels = image.get_fdata(dtype=np.float32)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except Exception as error:  # truncated, damaged in the middle, or a header that lies about what follows
         raise InputError(f"{where}: voxels cannot be read ({_reason(error)}); restore it from its source") from None
     finite = np.isfinite(voxels)
     if not finite.all():
@@ -79,9 +79,35 @@ def read_volume(path: Path, case_id: str) -> Any:
     return image
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_voxels(shape: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:
+    if len(shape) != 3 or not all(1 < extent <= LARGEST_AXIS for extent in shape):
+        raise InputError(f"{where}: has shape {shape}; expected three axes of 2 to {LARGEST_AXIS} voxels")
+    if math.prod(shape) > LARGEST_VOLUME:
+        raise InputError(f"{where}: has shape {shape}; expected at most {LARGEST_VOLUME} voxels; resample it")
+    if kind.kind not in "iuf":
+        raise InputError(f"{where}: has voxels of type {kind}; expected integers or floats")
+
+
+def _check_grid(affine: NDArray[np.float64], where: str) -> None:
+    low, high = SPACING_RANGE_MM
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if np.isfinite(affine).all() else np.full(3, np.nan)
+    if not ((spacing >= low).all() and (spacing <= high).all()):
+        raise InputError(f"{where}: has voxel spacing {spacing.round(4).tolist()} mm; expected {low:g} to {high:g}")
+    if abs(np.linalg.det(affine[:3, :3])) < TOLERANCE * spacing.prod():
+        raise InputError(f"{where}: two axes of its affine are parallel; repair the header")
+
+
+def _unpack(path: Path, image: Any) -> bytes:
+    """The bytes of a compressed file, checksum verified, and no more of them than its header accounts for."""
+    start = int(image.dataobj.offset)
+    if not 0 <= start <= LARGEST_HEADER_BYTES:
+        raise InputError(f"voxels start at byte {start}; expected at most {LARGEST_HEADER_BYTES}; repair the header")
+    most = start + math.prod(image.shape) * image.get_data_dtype().itemsize + _SPARE_BYTES
+    with gzip.open(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"holds more than the {most} bytes its header accounts for; restore it from its source")
+    return content
 
 
 def differ(first: Any, second: Any) -> str | None:
@@ -94,6 +120,11 @@ def differ(first: Any, second: Any) -> str | None:
         values = f"{first.affine[row, column]:g} and {second.affine[row, column]:g}"
         return f"affine (row {row}, column {column}: {values})"
     return None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], geometry: Geometry) -> None:

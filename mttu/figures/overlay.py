@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mttu.data.labels import REGIONS
+from mttu.data.labels import REGIONS, WHOLE_TUMOUR
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
@@ -79,7 +79,8 @@ def draw_overlay(
 
     Args:
         image: (H, W, D) of one modality, zero outside of the brain.
-        classes: (H, W, D), classes 0 to 3; None for a network that does not segment.
+        classes: (H, W, D), classes 0 to 3, or 0 and `WHOLE_TUMOUR`, then without the parts' regions; None for a network
+            that does not segment.
         case_id: Named in the title.
         modality: Named in the title.
         spacing_mm: Isotropic voxel spacing, for the scale bar.
@@ -107,7 +108,7 @@ def draw_overlay(
     _draw_scale_bar(panels[0], image.shape[0], image.shape[1], spacing_mm)
     _write_texts(figure, case_id, modality, idh_mutant_probability, remarks)
     if classes is not None:
-        _draw_legend(figure, volumes_ml)
+        _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))
     return figure
 
 
@@ -161,9 +162,10 @@ def _write_texts(
     figure.text(0.98, 0.06, RESEARCH_USE, color="#E69F00", fontsize=12, weight="bold", ha="right", va="center")
 
 
-def _draw_legend(figure: Figure, volumes_ml: Mapping[str, float] | None) -> None:
+def _draw_legend(figure: Figure, volumes_ml: Mapping[str, float] | None, regions: Sequence[str]) -> None:
     handles = []
-    for region, (title, colour) in REGION_STYLES.items():
+    for region in regions:
+        title, colour = REGION_STYLES[region]
         volume = f"  {volumes_ml[region]:.1f} ml" if volumes_ml else ""
         fill = (colour, 0.5 if region == "et" else 0.12)
         handles.append(Patch(facecolor=fill, edgecolor=colour, linewidth=1.6, label=f"{title}{volume}"))

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 
 from mttu.config import Config, override
-from mttu.data.cohort import Case, case_from_folder, read_manifest
+from mttu.data.cohort import Case, read_manifest
+from mttu.data.discovery import discover_any
+from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention
-from mttu.data.layouts import walk_folders
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
@@ -87,7 +88,7 @@ def plan_predictions(
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
-    candidates, refused = find_candidates(inputs, labels, config.data.modalities)
+    candidates, refused = find_candidates(inputs, config.data.modalities)
     problems += refused
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
@@ -130,9 +131,7 @@ def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> s
     return folders
 
 
-def find_candidates(
-    inputs: Sequence[Path], labels: str, modalities: Sequence[str]
-) -> tuple[list[Candidate], list[str]]:
+def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[list[Candidate], list[str]]:
     """Finds the cases of all inputs.
 
     Folders that hold an earlier prediction are passed over: their masks are no MRI.
@@ -144,7 +143,7 @@ def find_candidates(
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
     for path in inputs:
         if path.is_dir():
-            found = _read_folder(path, labels, modalities)
+            found = _read_folder(path, modalities)
             if not found:
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
             candidates += found
@@ -164,13 +163,13 @@ def find_candidates(
     return candidates, problems
 
 
-def _read_folder(root: Path, labels: str, modalities: Sequence[str]) -> list[Candidate]:
+def _read_folder(root: Path, modalities: Sequence[str]) -> list[Candidate]:
     candidates = []
-    for folder, _ in walk_folders(Path(os.path.abspath(root))):
+    for found in discover_any(Path(os.path.abspath(root)), modalities):
         try:
-            candidates.append(Candidate(folder.name, folder, case_from_folder(folder, labels, modalities)))
+            candidates.append(Candidate(found.case_id, found.folder, to_predict(found)))
         except InputError as error:
-            candidates.append(Candidate(folder.name, folder, None, "; ".join(error.problems)))
+            candidates.append(Candidate(found.case_id, found.folder, None, "; ".join(error.problems)))
     return candidates
 
 

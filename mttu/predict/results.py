@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import PREFIX, atomic_file, write_text
-from mttu.data.layouts import PREDICTIONS
+from mttu.data.discovery import PREDICTIONS
 from mttu.figures.overlay import RESEARCH_USE
 
 FORMAT_VERSION = 1

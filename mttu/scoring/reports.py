@@ -18,10 +18,11 @@ from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError
+from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import UNDEFINED, Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
 from mttu.figures.saving import save_figure
-from mttu.figures.selection import Candidate, SelectionRow, draw_candidates, draw_selection_error
+from mttu.figures.selection import SelectionRow, draw_selection_error
 from mttu.pseudo_labels import (
     LabelledScore,
     Selection,

@@ -76,6 +76,11 @@ def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
     if (cached.seg is None) != (case.seg is None):
         found = "without" if cached.seg is None else "with"
         problems.append(f"case {case.case_id}: was prepared {found} a mask, the manifest says otherwise; {MEND}")
+    elif case.seg is not None and cached.labels != case.labels:
+        problems.append(
+            f"case {case.case_id}: its mask was prepared with labels {cached.labels}, the manifest says {case.labels}; "
+            f"{MEND}"
+        )
     return problems
 
 

@@ -18,7 +18,15 @@ from mttu.data.cohort import Case
 from mttu.data.loaders import Batch, PatchDataset, build_loader
 from mttu.errors import RunError
 from mttu.inference import choose_precision
-from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, segmentation_loss, segmentation_sums
+from mttu.losses import (
+    combine,
+    idh_class_weights,
+    idh_loss,
+    idh_sums,
+    mix_losses,
+    segmentation_sums,
+    whole_tumour_sums,
+)
 from mttu.training.evaluation import evaluate
 from mttu.training.runtime import Runtime
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
@@ -140,9 +148,12 @@ def task_losses(
     labelled: dict[str, bool] = {}
     scale = float(runtime.world_size)  # gradients are averaged over ranks; a sum is what is meant
     if "seg_logits" in outputs:
-        sums = segmentation_sums(outputs["seg_logits"], seg, batch.has_seg, config.loss)
-        sums = combine(sums, runtime.sum, scale)
-        losses["segmentation"], labelled["segmentation"] = segmentation_loss(sums, config.loss), bool(sums[-1] > 0)
+        logits = outputs["seg_logits"]
+        full = segmentation_sums(logits, seg, batch.has_seg & ~batch.only_wt, config.loss)
+        whole = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
+        full, whole = (combine(sums, runtime.sum, scale) for sums in (full, whole))
+        losses["segmentation"] = mix_losses(full, whole, config.loss)
+        labelled["segmentation"] = bool(full[-1] + whole[-1] > 0)
     if "idh_logits" in outputs:
         sums = idh_sums(outputs["idh_logits"], batch.idh, batch.selected, class_weights, config.loss)
         sums = combine(sums, runtime.sum, scale)

@@ -1,5 +1,6 @@
 """Small cases with a known content, on any grid."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ def write_case(
     affine: NDArray[Any] = LPS,
     ending: str = ".nii.gz",
 ) -> Path:
-    """Writes a case folder in BraTS layout and returns it."""
+    """Writes a case folder in BraTS layout and returns it; without volumes, those that `draw_volumes` draws for it."""
     folder = root / case_id
     folder.mkdir(parents=True)
-    for role, voxels in (volumes or draw_volumes()).items():
+    for role, voxels in (volumes or draw_volumes(seed=zlib.crc32(case_id.encode()))).items():
         image = nib.Nifti1Image(voxels, affine)
         image.header.set_xyzt_units("mm")
         nib.save(image, folder / f"{case_id}_{role}{ending}")

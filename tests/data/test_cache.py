@@ -8,7 +8,7 @@ import pytest
 from small_cases import MODALITIES, draw_volumes
 
 from mttu.config import PrepareSettings
-from mttu.data.cache import cache_case, content_hash, open_cached
+from mttu.data.cache import cache_case, content_hash, open_cached, settings_hash
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
 
@@ -32,6 +32,11 @@ def test_what_is_cached_is_what_was_prepared(make_case, tmp_path):
     np.testing.assert_array_equal(cached.seg, prepared.seg)
     assert cached.geometry == prepared.geometry
     assert cached.modalities == MODALITIES
+    assert cached.labels == "brats"
+    assert cached.settings_hash == settings_hash(MODALITIES, SETTINGS)
+    assert cached.settings_hash != settings_hash(MODALITIES, PrepareSettings(spacing_mm=2))
+    assert cached.settings_hash != settings_hash(MODALITIES[:2], SETTINGS)
+    assert set(cached.checksums) == {"image.npy", "seg.npy"}
     assert not cached.image.flags.writeable
 
 

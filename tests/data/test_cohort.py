@@ -7,10 +7,11 @@ import pytest
 from small_cases import LPS, MODALITIES, draw_volumes, write_case
 
 from mttu.data.cohort import (
+    CohortRequest,
+    build_cohort,
     case_from_folder,
     describe_manifest,
     discover,
-    merge_problems,
     read_manifest,
     write_manifest,
 )
@@ -116,9 +117,9 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     expected = [
         "cases A, B: no t2; expected <case>_t2.nii.gz or <case>_t2.nii",
         "case 'E 1': this id is no safe file name",
-        "case D: two folders have this name; rename one",
+        "case D: two folders or rows have this name; rename one",
         "case C: seg has labels {0, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021)",
-        "case D: D_t1.nii.gz: no readable NIfTI file",
+        "case D: D_t1.nii.gz: is empty (0 bytes)",
         f"clinical table {table}: line 2: idh is '?'",
     ]
     assert len(found) == len(expected)
@@ -141,26 +142,14 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
 
 def test_arguments_are_checked(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no case; expected <case>/<case>_flair.nii.gz" in refusals(tmp_path / "empty")[0]
+    assert "holds no case; expected <case>/<case>_{flair,t1ce,t1,t2,seg}" in refusals(tmp_path / "empty")[0]
     assert refusals(tmp_path / "absent", modalities=("flair", "swi"), val_fraction=1.0) == [
-        f"{tmp_path / 'absent'}: not found or no folder; give the folder that holds the case folders",
+        f"{tmp_path / 'absent'}: not found or no folder; give the folder that holds the case folders, "
+        "or a CSV file of paths",
         "modalities: flair,swi; expected some of flair, t1ce, t1, t2, each at most once",
         "val_fraction: 1.0; expected 0 to below 1",
     ]
     assert "labels 'x': unknown convention" in refusals(tmp_path / "empty", labels="x")[0]
-
-
-def test_shared_problems_become_one_sentence():
-    problems = [f"case {name}: no t2; find it" for name in "ABCDEFGHIJ"] + [
-        "case A: no t1",
-        "table: odd",
-        "case A: no t1",
-    ]
-    assert merge_problems(problems) == [
-        "cases A, B, C, D, E, F, G, H and 2 more: no t2; find it",
-        "case A: no t1",
-        "table: odd",
-    ]
 
 
 def test_a_single_folder_becomes_a_case_to_predict(tmp_path):
@@ -197,9 +186,12 @@ def test_two_tcga_patients_become_a_manifest(real_data, tmp_path):
         {"TCIA_Subject_ID": "TCGA-DU-7294", "IDH_status": "Mutant", "Age": "53", "Gender": "female", "split": "train"},
         {"TCIA_Subject_ID": "TCGA-FG-6692", "IDH_status": "WT", "Age": "63", "Gender": "male", "split": "val"},
     )
-    write_manifest(discover(real_data / "tcga_lgg", table), tmp_path / "cohort.parquet")
+    cohort = build_cohort(CohortRequest((real_data / "tcga_lgg",), (table,)))
+    assert cohort.findings == ()  # nothing looks unstripped, shifted or odd
+    write_manifest(cohort.manifest, tmp_path / "cohort.parquet")
     mutant, wild = read_manifest(tmp_path / "cohort.parquet").cases
     assert (mutant.case_id, mutant.idh, mutant.split, mutant.age) == ("TCGA-DU-7294", 1, "train", 53.0)
+    assert (mutant.site, wild.site) == ("DU", "FG")
     assert (wild.case_id, wild.idh, wild.split, wild.sex) == ("TCGA-FG-6692", 0, "val", "male")
 
 
@@ -209,7 +201,9 @@ def test_three_brats_2013_patients_become_a_manifest_only_under_their_own_labels
     sides = ("train", "train", "val")
     splits = [{"case_id": name, "idh": "", "split": split} for name, split in zip(names, sides, strict=True)]
     table = write_table(tmp_path / "clinical.csv", *splits)
-    manifest = discover(folder, table, labels="brats2013", modalities=("flair", "t1ce"))
+    cohort = build_cohort(CohortRequest((folder,), (table,), labels="brats2013", modalities=("flair", "t1ce")))
+    assert cohort.findings == ()  # the brain masks settle what a background that is not 0 would raise
+    manifest = cohort.manifest
     assert [(case.case_id, case.split, case.idh) for case in manifest.cases] == [
         (row["case_id"], row["split"], -1) for row in splits
     ]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mttu.data.labels import REGIONS, WHOLE_TUMOUR, find_convention, from_classes, to_classes
+from mttu.data.labels import CONVENTIONS, REGIONS, WHOLE_TUMOUR, find_convention, from_classes, knows_parts, to_classes
 from mttu.errors import InputError
 
 
@@ -71,3 +71,7 @@ def test_a_resection_cavity_is_never_taken_for_enhancing_tumour(convention):
 
 def test_predicted_parts_are_written_as_one_whole_tumour():
     assert from_classes(np.array([0, 1, 2, 3], np.uint8), "whole-tumour").tolist() == [0, 1, 1, 1]
+
+
+def test_one_convention_knows_no_parts():
+    assert [name for name in CONVENTIONS if not knows_parts(name)] == ["whole-tumour"]

@@ -1,69 +1,150 @@
 from pathlib import Path
 
-from mttu.data.layouts import list_volumes, match_files, walk_folders
+import pytest
+
+from mttu.data.layouts import LAYOUTS, match_folder
 
 FOUR = ("flair", "t1ce", "t1", "t2")
 
 
 def touch(folder: Path, *names: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).touch()
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     return folder
 
 
-def match(folder: Path, modalities=FOUR):
-    return match_files(folder.name, list_volumes(folder), modalities)
+def match(folder: Path, modalities=FOUR, layout="brats"):
+    found = match_folder(folder, layout, modalities)
+    assert found is not None
+    return found
+
+
+def names_of(found):
+    return {name: path.name for name, path in found.images.items()}
 
 
 def test_brats_names_with_both_endings(tmp_path):
     names = ("A_flair.nii", "A_t1.nii.gz", "A_t1ce.nii.gz", "A_t2.nii", "A_seg.nii.gz", "A_brainmask.nii.gz")
-    files = match(touch(tmp_path / "A", *names, "A_notes.txt", "A_t1_old.nii.gz"))
-    assert files.problems == ()
-    assert {name: path.name for name, path in files.images.items()} == {
+    found = match(touch(tmp_path / "A", *names, "A_notes.txt", "A_t1_old.nii.gz"))
+    assert found.problems == ()
+    assert names_of(found) == {
         "flair": "A_flair.nii",
         "t1ce": "A_t1ce.nii.gz",
         "t1": "A_t1.nii.gz",
         "t2": "A_t2.nii",
     }
-    assert files.seg == tmp_path / "A" / "A_seg.nii.gz"
-    assert files.brain_mask == tmp_path / "A" / "A_brainmask.nii.gz"
+    assert found.seg == tmp_path / "A" / "A_seg.nii.gz"
+    assert found.brain_mask == tmp_path / "A" / "A_brainmask.nii.gz"
+    assert (found.case_id, found.patient_id, found.later) == ("A", "A", False)
 
 
 def test_mask_and_brain_mask_are_optional_and_only_the_asked_modalities_are_needed(tmp_path):
-    files = match(touch(tmp_path / "A", "A_flair.nii.gz", "A_t1ce.nii.gz"), ("t1ce", "flair"))
-    assert files.problems == ()
-    assert list(files.images) == ["t1ce", "flair"]
-    assert files.seg is None
-    assert files.brain_mask is None
+    found = match(touch(tmp_path / "A", "A_flair.nii.gz", "A_t1ce.nii.gz"), ("t1ce", "flair"))
+    assert found.problems == ()
+    assert list(found.images) == ["t1ce", "flair"]
+    assert found.seg is None
+    assert found.brain_mask is None
 
 
 def test_missing_and_doubled_modalities_are_both_named(tmp_path):
-    files = match(touch(tmp_path / "A", "A_flair.nii", "A_flair.nii.gz", "A_t1ce.nii.gz", "A_t2.nii.gz"))
-    assert files.problems == (
-        "case A: flair is there 2 times (A_flair.nii and A_flair.nii.gz); keep one of them",
+    found = match(touch(tmp_path / "A", "A_flair.nii", "A_flair.nii.gz", "A_t1ce.nii.gz", "A_t2.nii.gz"))
+    assert found.problems == (
+        "case A: flair is there 2 times (A_flair.nii.gz and A_flair.nii); keep one of them",
         "case A: no t1; expected <case>_t1.nii.gz or <case>_t1.nii",
     )
 
 
-def test_files_that_are_not_named_after_the_folder_are_shown(tmp_path):
-    (problem,) = match(touch(tmp_path / "A", "A-t1n.nii.gz", "A-t2w.nii.gz")).problems
-    assert "case A: the folder holds 2 NIfTI files (A-t1n.nii.gz, A-t2w.nii.gz)" in problem
-    assert "expected A/A_{flair,t1ce,t1,t2,seg}.nii[.gz] (BraTS to 2021)" in problem
+def test_a_doubled_mask_is_named(tmp_path):
+    found = match(touch(tmp_path / "A", "A_flair.nii", "A_seg.nii", "A_seg.nii.gz"), ("flair",))
+    assert found.problems == ("case A: seg is there 2 times (A_seg.nii.gz and A_seg.nii); keep one of them",)
 
 
-def test_the_misnamed_mask_of_brats_2020_is_found(tmp_path):
+def test_a_folder_without_the_images_of_a_layout_is_none_of_its_cases(tmp_path):
+    assert match_folder(touch(tmp_path / "A", "A-t1n.nii.gz", "A-t2w.nii.gz"), "brats", FOUR) is None
+    assert match_folder(touch(tmp_path / "B", "B_seg.nii.gz"), "brats", FOUR) is None
+
+
+def test_the_misnamed_mask_of_brats_2020_is_found_for_its_case_only(tmp_path):
+    stray = "W39_1998.09.19_Segm.nii"
     name = "BraTS20_Training_355"
-    files = match(touch(tmp_path / name, f"{name}_flair.nii", "W39_1998.09.19_Segm.nii"), ("flair",))
-    assert files.seg is not None
-    assert files.seg.name == "W39_1998.09.19_Segm.nii"
+    found = match(touch(tmp_path / name, f"{name}_flair.nii", stray), ("flair",))
+    assert found.seg == tmp_path / name / stray
+    other = match(touch(tmp_path / "B", "B_flair.nii", stray), ("flair",))
+    assert other.seg is None
 
 
-def test_walking_finds_nested_cases_once_and_skips_hidden_folders(tmp_path):
-    touch(tmp_path / "HGG" / "A", "A_flair.nii.gz")
-    touch(tmp_path / "LGG" / "B", "B_flair.nii.gz")
-    touch(tmp_path / "LGG" / "B" / "below", "x.nii.gz")
-    touch(tmp_path / "LGG" / ".partial-C", "C_flair.nii.gz")
-    touch(tmp_path / "notes", "readme.txt")
-    (tmp_path / "LGG" / "loop").symlink_to(tmp_path)
-    assert [folder.name for folder, _ in walk_folders(tmp_path)] == ["A", "B"]
+@pytest.mark.parametrize(("timepoint", "later"), [("000", False), ("001", True), ("100", True)])
+def test_brats_2023_names(tmp_path, timepoint, later):
+    name = f"BraTS-GLI-00005-{timepoint}"
+    folder = touch(tmp_path / name, *(f"{name}-{part}.nii.gz" for part in ("t2f", "t1c", "t1n", "t2w", "seg")))
+    found = match(folder, layout="brats2023")
+    assert names_of(found) == {
+        "flair": f"{name}-t2f.nii.gz",
+        "t1ce": f"{name}-t1c.nii.gz",
+        "t1": f"{name}-t1n.nii.gz",
+        "t2": f"{name}-t2w.nii.gz",
+    }
+    assert found.seg == folder / f"{name}-seg.nii.gz"
+    assert (found.case_id, found.patient_id, found.later) == (name, "BraTS-GLI-00005", later)
+    assert LAYOUTS["brats2023"].labels is None
+
+
+@pytest.mark.parametrize(("name", "later"), [("UCSF-PDGM-0004", False), ("UCSF-PDGM-0429_FU003d", True)])
+def test_ucsf_pdgm_names(tmp_path, name, later):
+    parts = ("FLAIR", "T1", "T1c", "T2", "tumor_segmentation", "brain_segmentation", "FLAIR_bias", "SWI", "ADC")
+    folder = touch(tmp_path / f"{name}_nifti", *(f"{name}_{part}.nii.gz" for part in parts))
+    found = match(folder, layout="ucsf-pdgm")
+    assert found.problems == ()
+    assert names_of(found)["flair"] == f"{name}_FLAIR.nii.gz"
+    assert names_of(found)["t1ce"] == f"{name}_T1c.nii.gz"
+    assert found.seg == folder / f"{name}_tumor_segmentation.nii.gz"
+    assert found.brain_mask == folder / f"{name}_brain_segmentation.nii.gz"
+    assert (found.case_id, found.patient_id, found.later) == (name, name[:14], later)
+
+
+def test_upenn_masks_by_experts_come_before_automatic_ones(tmp_path):
+    for number in (1, 2):
+        name = f"UPENN-GBM-0000{number}_11"
+        parts = ("FLAIR", "T1", "T1GD", "T2")
+        touch(tmp_path / "images_structural" / name, *(f"{name}_{part}.nii.gz" for part in parts))
+        touch(tmp_path / "automated_segm", f"{name}_automated_approx_segm.nii.gz")
+    expert = tmp_path / "images_segm" / "UPENN-GBM-00001_11_segm.nii.gz"
+    touch(expert.parent, expert.name)
+    first, second = (
+        match(tmp_path / "images_structural" / f"UPENN-GBM-0000{number}_11", layout="upenn-gbm") for number in (1, 2)
+    )
+    assert first.seg is not None
+    assert first.seg.resolve() == expert
+    assert second.seg is not None
+    assert second.seg.name == "UPENN-GBM-00002_11_automated_approx_segm.nii.gz"
+    assert (first.case_id, first.patient_id, first.later) == ("UPENN-GBM-00001_11", "UPENN-GBM-00001", False)
+
+
+def test_upenn_follow_up(tmp_path):
+    name = "UPENN-GBM-00001_21"
+    assert match(touch(tmp_path / name, f"{name}_FLAIR.nii.gz"), ("flair",), "upenn-gbm").later
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_both_exports_of_egd(tmp_path, nested):
+    names = ("T1", "T1GD", "T2", "FLAIR", "MASK")
+    if nested:
+        files = [f"{number}_{name}/NIFTI/{name}.nii.gz" for number, name in enumerate(names, start=1)]
+        folder = touch(tmp_path / "MR_EGD-0001", *files)
+    else:
+        folder = touch(tmp_path / "EGD-0001", *(f"{name}.nii.gz" for name in names))
+    found = match(folder, layout="egd")
+    assert found.problems == ()
+    assert names_of(found) == {"flair": "FLAIR.nii.gz", "t1ce": "T1GD.nii.gz", "t1": "T1.nii.gz", "t2": "T2.nii.gz"}
+    assert found.seg is not None
+    assert found.seg.name == "MASK.nii.gz"
+    assert found.case_id == "EGD-0001"
+    assert LAYOUTS["egd"].labels == "whole-tumour"
+
+
+def test_every_layout_names_every_modality_and_an_example():
+    for name, layout in LAYOUTS.items():
+        assert set(layout.images) == set(FOUR), name
+        assert layout.example, name

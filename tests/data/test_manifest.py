@@ -1,10 +1,11 @@
 import json
+import os
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
-from mttu.data.manifest import Manifest, is_safe_name, read_manifest, write_manifest
+from mttu.data.manifest import Manifest, check_target, is_safe_name, read_manifest, write_manifest
 from mttu.errors import InputError
 
 
@@ -147,3 +148,12 @@ def test_a_file_that_is_no_manifest_is_never_replaced(phantom_manifest, tmp_path
     with pytest.raises(InputError, match=r"must end in \.parquet|it would be lost"):
         write_manifest(phantom_manifest, path)
     assert path.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cohort\.parquet: .*file is a file; give another folder"):
+        check_target(tmp_path / "file" / "deeper" / "cohort.parquet")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # whoever runs the tests may be allowed everything
+    with pytest.raises(InputError, match="is not writable; allow it, or give another folder"):
+        check_target(tmp_path / "new" / "cohort.parquet")

@@ -35,7 +35,7 @@ def test_voxels_are_float32_with_the_file_s_scaling(tmp_path):
 def test_missing_empty_and_foreign_files(tmp_path):
     assert "x.nii.gz not found; restore it, or write the manifest again" in refusal(tmp_path / "x.nii.gz")
     (tmp_path / "empty.nii").touch()
-    assert refusal(tmp_path / "empty.nii").startswith("case A: empty.nii: no readable NIfTI file (Empty file")
+    assert refusal(tmp_path / "empty.nii").startswith("case A: empty.nii: is empty (0 bytes)")
     (tmp_path / "text.nii.gz").write_text("no image")
     assert "text.nii.gz: no readable NIfTI file" in refusal(tmp_path / "text.nii.gz")
 

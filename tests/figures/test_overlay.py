@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+from mttu.data.labels import WHOLE_TUMOUR
 from mttu.figures.overlay import choose_slices, draw_overlay
 
 SHAPE = (40, 50, 30)
@@ -84,6 +85,17 @@ def test_only_regions_in_the_plane_are_drawn() -> None:
     ]
     assert counts[0] == [0, 0, 0]
     assert all(none < one < three for none, one, three in zip(*counts, strict=True))
+
+
+def test_a_mask_that_knows_the_whole_tumour_only_is_drawn_as_such() -> None:
+    whole = np.where(lesion() > 0, WHOLE_TUMOUR, 0).astype(np.uint8)
+    oedema = np.where(lesion() > 0, 2, 0).astype(np.uint8)  # whole tumour, and no other region
+    shown, alike = (draw_overlay(brain(), classes, "case", "flair", 1.0) for classes in (whole, oedema))
+    assert [len(panel.collections) for panel in shown.axes] == [len(panel.collections) for panel in alike.axes]
+    assert len(shown.axes[0].collections) > 0
+    assert "Whole tumour" in texts(shown)
+    assert "Tumour core" not in texts(shown)
+    assert "Enhancing" not in texts(shown)
 
 
 def test_a_network_without_a_task_leaves_its_statements_out() -> None:

@@ -137,7 +137,10 @@ def test_the_enhancing_threshold_counts_cubic_millimetres(
     assert volumes(all_of_it + 1) == {**kept, "et": 0.0}
 
 
-@pytest.mark.parametrize(("convention", "index", "label"), [("brats", 1, 1), ("brats", 3, 4), ("brats2013", 3, 4)])
+@pytest.mark.parametrize(
+    ("convention", "index", "label"),
+    [("brats", 1, 1), ("brats", 3, 4), ("brats2013", 3, 4), ("whole-tumour", 1, 1), ("whole-tumour", 2, 1)],
+)
 def test_masks_are_written_in_the_chosen_convention(
     checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll, convention: str, index: int, label: int
 ) -> None:

@@ -109,6 +109,7 @@ def batch_of(image, idh=(1, 0)):
         image=image,
         seg=seg,
         has_seg=torch.ones(len(image), dtype=torch.bool),
+        only_wt=torch.zeros(len(image), dtype=torch.bool),
         idh=torch.tensor(idh),
         selected=torch.ones(len(image), dtype=torch.bool),
         case_ids=("first", "second"),

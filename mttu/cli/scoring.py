@@ -1,4 +1,4 @@
-"""Commands of Monte Carlo dropout: score, select, thresholds. `mttu.cli` puts them beside the others."""
+"""Commands of Monte Carlo dropout: score, select, thresholds."""
 
 import time
 from pathlib import Path
@@ -13,12 +13,6 @@ from mttu.errors import InputError
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the program."""
-    for command in (score, select, thresholds):
-        app.command()(command)
 
 
 def score(

@@ -11,8 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mttu import __version__, cli_scoring
+from mttu import __version__
 from mttu.ablations import PRESETS, preset
+from mttu.cli.cache import app as cache_app
+from mttu.cli.cohort import cohort, describe
+from mttu.cli.scoring import score, select, thresholds
+from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
@@ -26,12 +30,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(cache_app, name="cache")
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
 PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
-LabelsName = Annotated[str, typer.Option("--labels", help="Label convention of masks: brats (0 1 2 4) or brats2013")]
+LabelsName = Annotated[
+    str,
+    typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)"),
+]
 
 
 def resolve(preset_name: str, file: Path | None, arguments: list[str] | None) -> Config:
@@ -64,25 +73,8 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-@app.command()
-def cohort(
-    folder: Annotated[Path, typer.Argument(help="Folder of case folders (BraTS names to 2021)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")],
-    clinical: Annotated[Path | None, typer.Option(help="Table with case_id, idh, grade, age, sex, split")] = None,
-    labels: LabelsName = "brats",
-    modalities: Annotated[str, typer.Option(help="Comma-separated, in channel order")] = "flair,t1ce,t1,t2",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
-) -> None:
-    """Check a folder of cases and write its manifest."""
-    from mttu.data.cohort import check_target, describe_manifest, discover, write_manifest
-
-    names = [name.strip() for name in modalities.split(",") if name.strip()]
-    check_target(output)  # before all files are read
-    manifest = discover(folder, clinical=clinical, labels=labels, modalities=names, seed=seed)
-    write_manifest(manifest, output)
-    for line in describe_manifest(manifest):
-        console.print(line, markup=False)
-    console.print(f"{output}: {len(manifest.cases)} cases", markup=False)
+for command in (cohort, split, describe, score, select, thresholds):
+    app.command()(command)
 
 
 @app.command()
@@ -92,26 +84,33 @@ def prepare(
     cache: Annotated[Path | None, typer.Option(help="Folder to fill; `cache` beside the manifest if not given")] = None,
     config: ConfigFile = None,
     actors: Annotated[int, typer.Option(min=1, help="Cases prepared at the same time")] = 2,
+    space_check: Annotated[bool, typer.Option(help="Refuse where the cache may fill the disk")] = True,
 ) -> None:
     """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
     settings = override(resolve("paper", config, arguments), {"data.manifest": str(manifest)})
     if cache is not None:
         settings = override(settings, {"data.cache_dir": str(cache)})
-    failed = prepare_shown(settings, actors)
+    failed = prepare_shown(settings, actors, space_check)
     if failed:
         raise typer.Exit(1)
 
 
-def prepare_shown(settings: Config, actors: int) -> int:
+def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> int:
     """Prepares with progress; returns the number of cases that failed, each named on standard error."""
     from mttu.cluster.data import prepare_cohort
     from mttu.cluster.session import connect
+    from mttu.data.cache_space import check_room, check_writable, measure_room
     from mttu.data.cohort import read_manifest
     from mttu.lock import lock_folder
     from mttu.training.inputs import resolve_paths
 
     path, cache_dir = resolve_paths(settings)
     manifest = read_manifest(path)
+    room = measure_room(manifest.cases, cache_dir, manifest.modalities, settings.data.prepare)
+    console.print(str(room), markup=False)
+    if space_check:
+        check_room(room, cache_dir)
+    check_writable(cache_dir)
     total, done = len(manifest.cases), itertools.count(1)
     with lock_folder(cache_dir), connect(settings.workers), show_progress("prepare", total) as advance:
         rows = prepare_cohort(
@@ -217,6 +216,34 @@ def predict_shown(
 
 
 @app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder that `mttu predict` wrote")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with the true masks and IDH statuses")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and summary")],
+    split: Annotated[
+        str, typer.Option(help="Split to score; predictions of val fit threshold and calibration")
+    ] = "test",
+    empty: Annotated[str, typer.Option(help="Empty masks: exclude-empty, brats2020 or brats2023")] = "exclude-empty",
+    clinical_baselines: Annotated[bool, typer.Option(help="Fit age, grade and site without images")] = True,
+    compare: Annotated[Path | None, typer.Option(help="Predictions of another system, for paired tests")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
+) -> None:
+    """Score predictions against true masks and IDH statuses, with intervals and tests."""
+    from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
+    from mttu.evaluate.tables import build_tables, describe_cases
+
+    plan = plan_evaluation(predictions, manifest, output, split, empty, clinical_baselines, compare, resamples)
+    with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
+        found = evaluate_cases(plan, advance)
+    write_evaluation(output, found.region_rows, found.idh_rows, found.summary)
+    for line in describe_cases(found.summary):
+        console.print(line, markup=False)
+    for table in build_tables(found.summary):
+        console.print(table, soft_wrap=False)
+    console.print(f"{output}: scored. Research use only.", markup=False)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for cohort, cache and runs")],
     cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 24,
@@ -227,7 +254,7 @@ def demo(
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
         phantom(data, cases=cases)
-    cohort(data, output=manifest, clinical=data / "clinical.csv")
+    cohort([data], output=manifest, clinical=[data / "clinical.csv"])
     settings = override(
         preset("demo"),
         {"data.manifest": str(manifest), "output.folder": str(folder / "runs"), "output.name": "demo"},
@@ -242,9 +269,6 @@ def demo(
     console.print(f"curves       {run / 'learning_curves.png'}")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
-
-
-cli_scoring.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,64 @@
+"""The commands `mttu cache ...`: upkeep of prepared cases."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mttu.display import console, show_progress
+
+app = typer.Typer(help="Check and tidy up prepared cases.", no_args_is_help=True)
+
+CacheFolder = Annotated[Path, typer.Argument(help="Folder that `mttu prepare` filled")]
+
+
+@app.command()
+def verify(
+    cache: CacheFolder,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="Manifest it was prepared from; its source files are then compared too")
+    ] = None,
+) -> None:
+    """Read every prepared case and check it; exits with 1 if any is damaged, missing or no longer true."""
+    from mttu.data.cache_upkeep import list_cases, verify_cache
+    from mttu.data.manifest import read_manifest
+
+    cohort = None if manifest is None else read_manifest(manifest)
+    with show_progress("verify", len(list_cases(cache, cohort))) as advance:
+        result = verify_cache(cache, cohort, advance)
+    for settings, count in result.settings.most_common():
+        console.print(f"{count} cases: {settings}", markup=False)
+    if result.findings:
+        table = Table("case", "problem", "what mends it")
+        for finding in result.findings:
+            table.add_row(*(escape(text) for text in (finding.case_id, finding.problem, finding.mend)))
+        console.print(table, soft_wrap=False)
+    wrong = len({finding.case_id for finding in result.findings})
+    console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound", markup=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    cache: CacheFolder,
+    manifests: Annotated[list[Path], typer.Argument(help="All manifests that use the cache")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; else they are only listed")] = False,
+) -> None:
+    """List, and with --yes remove, prepared cases that no manifest names and leftovers of interrupted preparations."""
+    from mttu.data.cache_space import format_bytes
+    from mttu.data.cache_upkeep import prune_cache
+    from mttu.data.manifest import read_manifest
+
+    removals = prune_cache(cache, [read_manifest(path) for path in manifests], remove=yes)
+    for removal in removals:
+        console.print(f"{removal.name}: {removal.reason}, {format_bytes(removal.size_bytes)}", markup=False)
+    total = format_bytes(sum(removal.size_bytes for removal in removals))
+    if not removals:
+        console.print(f"{cache}: nothing to remove", markup=False)
+    elif yes:
+        console.print(f"{cache}: {len(removals)} removed, {total}", markup=False)
+    else:
+        console.print(f"{cache}: {len(removals)} would be removed, {total}; add --yes to remove them", markup=False)

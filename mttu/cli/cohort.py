@@ -1,0 +1,134 @@
+"""`mttu cohort`: from folders and tables to a manifest, with everything that was found on the way."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mttu.display import Advance, console, errors, show_progress
+from mttu.errors import InputError
+
+if TYPE_CHECKING:
+    from mttu.data.findings import Finding
+    from mttu.data.manifest import Manifest
+
+Places = Annotated[
+    list[Path], typer.Argument(help="Folders that hold case folders at any depth, or CSV files of paths")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")]
+Clinical = Annotated[
+    list[Path] | None, typer.Option(help="Table with ids and IDH, grade, age, sex, split; may be given several times")
+]
+
+
+def cohort(
+    places: Places,
+    output: Output,
+    clinical: Clinical = None,
+    clinical_format: Annotated[str | None, typer.Option(help="Kind of the tables; recognised if not given")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="brats, brats2023, ucsf-pdgm, upenn-gbm or egd; recognised if not given")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="What the masks' labels mean: brats, brats2013, brats2023, brats2024, brats2024-no-cavity or "
+            "whole-tumour; what the layout documents if not given"
+        ),
+    ] = None,
+    modalities: Annotated[str, typer.Option(help="Comma-separated, in channel order")] = "flair,t1ce,t1,t2",
+    follow_ups: Annotated[bool, typer.Option("--follow-ups", help="Keep follow-up and post-operative scans")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave cases with errors out and go on")] = False,
+    crosswalk: Annotated[
+        Path | None, typer.Option(help="CSV whose rows name one patient under several ids, one column per data set")
+    ] = None,
+    same_brain: Annotated[
+        float, typer.Option(help="Least similarity of two images of one brain under two names; above 1: not looked for")
+    ] = 0.8,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper: BraTS 2020 training folder, then test folder, as in the paper's Table I")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
+) -> None:
+    """Check folders of cases and write their manifest."""
+    from mttu.data.cohort import CohortRequest, build_cohort, check_target, describe_manifest, write_manifest
+
+    if recipe not in (None, "paper"):
+        raise InputError(f"--recipe {recipe!r}: unknown; choose paper")
+    check_target(output)  # before all files are read
+    request = CohortRequest(
+        tuple(places),
+        tuple(clinical or ()),
+        clinical_format=clinical_format,
+        layout=layout,
+        labels=labels,
+        modalities=tuple(name.strip() for name in modalities.split(",") if name.strip()),
+        seed=seed,
+        follow_ups=follow_ups,
+        skip_bad=skip_bad,
+        crosswalk=crosswalk,
+        same_brain=same_brain,
+        recipe="paper" if recipe else None,
+    )
+    with ExitStack() as stack:
+        bars: list[Advance] = []
+
+        def show(done: int, total: int, case_id: str) -> None:
+            if not bars:  # how many there are is known with the first
+                bars.append(stack.enter_context(show_progress("check", total)))
+            bars[0](done, case_id)
+
+        made = build_cohort(request, show)
+    report = output.with_name(f"{output.stem}-findings.csv")
+    _report(made.findings, report)
+    if made.manifest is None:
+        number = sum(finding.severity == "error" for finding in made.findings)
+        raise InputError(
+            f"{number} {'error' if number == 1 else 'errors'}, listed above and in {report}; nothing else was written"
+        )
+    write_manifest(made.manifest, output)
+    for line in describe_manifest(made.manifest):
+        console.print(line, markup=False)
+    console.print(_show_table_one(made.manifest))
+    console.print(f"{output}: {len(made.manifest.cases)} cases", markup=False)
+
+
+def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]) -> None:
+    """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
+    from mttu.data.manifest import read_manifest
+
+    console.print(_show_table_one(read_manifest(manifest)))
+
+
+def _show_table_one(manifest: "Manifest") -> Table:
+    from mttu.data.table_one import COLUMNS, table_one
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in table_one(manifest):
+        table.add_row(Text(row.title, style="" if row.cells else "bold"), *map(Text, row.cells))
+    return table
+
+
+def _report(findings: Sequence["Finding"], path: Path) -> None:
+    """Shows all findings as one table, what several cases share said once, and writes each as a row of a CSV."""
+    from mttu.data.findings import merge_findings, write_findings
+
+    if findings or path.exists():
+        write_findings(path, findings)
+    if not findings:
+        return
+    table = Table("", "finding", box=None, pad_edge=False, show_header=False)
+    for severity, style in (("error", "red"), ("warning", "yellow"), ("note", "")):
+        sentences = merge_findings([finding for finding in findings if finding.severity == severity])
+        for sentence in sentences:
+            table.add_row(f"[{style}]{severity}:[/]" if style else f"{severity}:", Text(sentence))
+    errors.print(table)
+    console.print(f"{path}: {len(findings)} findings", markup=False)

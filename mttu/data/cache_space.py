@@ -1,0 +1,132 @@
+"""Room for a cache, found out before anything is prepared: how much it takes at most, from headers alone."""
+
+import math
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from mttu.config import PrepareSettings
+from mttu.data.cache import open_cached, settings_hash
+from mttu.data.geometry import start_geometry
+from mttu.data.manifest import Case
+from mttu.data.volumes import LARGEST_AXIS, SPACING_RANGE_MM
+from mttu.errors import InputError
+
+IMAGE_BYTES, SEG_BYTES = 2, 1
+"""Bytes of a voxel: float16 for each modality, uint8 for the mask."""
+
+ABOUT_BYTES = 16384
+"""What a case takes besides its voxels: its description, two array headers, blocks that are not full."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a preparation needs of a disk."""
+
+    cases: int
+    """Cases that are not yet prepared with these settings."""
+    needed_bytes: int
+    """At most: the crop to the brain, which a header does not tell, takes less, often half or below."""
+    free_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"cases to prepare: {self.cases}, taking at most {format_bytes(self.needed_bytes)}; "
+            f"free: {format_bytes(self.free_bytes)}"
+        )
+
+
+def format_bytes(count: int) -> str:
+    """Bytes as a person reads them: 12.3 GB; decimal units, as disks are sold by."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def measure_room(cases: Sequence[Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings) -> Room:
+    """Compares what the cases may take with what is free where the cache is or will be.
+
+    Args:
+        cases: Cases to prepare; those that are there with the same settings count as nothing.
+        cache_dir: Cache, which need not exist.
+        modalities: Channels.
+        settings: How a case is prepared.
+    """
+    wanted = settings_hash(modalities, settings)
+    missing = [case for case in cases if not _is_prepared(cache_dir, case.case_id, wanted)]
+    needed = sum(estimate_bytes(case, modalities, settings) for case in missing)
+    place = cache_dir.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return Room(len(missing), needed, shutil.disk_usage(place).free)
+
+
+def _is_prepared(cache_dir: Path, case_id: str, wanted: str) -> bool:
+    try:
+        return open_cached(cache_dir, case_id).settings_hash == wanted
+    except InputError:
+        return False
+
+
+def estimate_bytes(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> int:
+    """Bytes that a prepared case takes at most: its whole grid at the spacing wanted.
+
+    0 for a case whose header cannot be used: preparation refuses it, and says why.
+    """
+    path = case.images.get(modalities[0])
+    voxels = 0 if path is None else _count_voxels(path, settings.spacing_mm)
+    of_voxel = IMAGE_BYTES * len(modalities) + (SEG_BYTES if case.seg is not None else 0)
+    return voxels * of_voxel + ABOUT_BYTES if voxels else 0
+
+
+def _count_voxels(path: Path, spacing_mm: float) -> int:
+    try:
+        image = nib.load(path)
+        shape, sizes = image.shape, nib.affines.voxel_sizes(image.affine)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
+        return 0
+    low, high = SPACING_RANGE_MM
+    usable = len(shape) == 3 and max(shape) <= LARGEST_AXIS and all(low <= size <= high for size in sizes.tolist())
+    return math.prod(start_geometry(image, spacing_mm).grid_shape) if usable else 0
+
+
+def check_room(room: Room, cache_dir: Path) -> None:
+    """Refuses a preparation that may fill the disk.
+
+    Raises:
+        InputError: Names the bytes needed and free, and what to do.
+    """
+    if room.needed_bytes > room.free_bytes:
+        raise InputError(
+            f"{cache_dir}: the disk may be too small for the cache: {room} ({room.needed_bytes} and {room.free_bytes} "
+            "bytes); free some, choose another disk with --cache FOLDER, or, as the crop to the brain takes less, "
+            "try it with --no-space-check"
+        )
+
+
+def check_writable(cache_dir: Path) -> None:
+    """Creates the cache folder and writes into it.
+
+    Raises:
+        InputError: Neither is possible; says why.
+    """
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir) as file:
+            file.write(b"0")
+            file.flush()
+    except OSError as error:
+        raise InputError(
+            f"{cache_dir}: the cache cannot be written there ({error.strerror}); choose a folder of yours with "
+            "--cache FOLDER"
+        ) from None

@@ -1,0 +1,239 @@
+"""Upkeep of a cache: are its prepared cases whole and still true, and which of them does no manifest name?"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.atomic import PREFIX
+from mttu.data.cache import (
+    ABOUT,
+    FILES,
+    IMAGE,
+    MEND,
+    SEG,
+    CachedCase,
+    checksum,
+    content_hash,
+    open_cached,
+    settings_hash,
+)
+from mttu.data.labels import WHOLE_TUMOUR
+from mttu.data.manifest import Case, Manifest, is_safe_name
+from mttu.errors import InputError
+from mttu.lock import lock_folder
+
+OnCase = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a prepared case."""
+
+    case_id: str
+    problem: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a look at every prepared case found."""
+
+    cases: int
+    findings: tuple[Finding, ...]
+    settings: Counter[str]
+    """How cases were prepared, in words, and how many."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `prune_cache` removes."""
+
+    name: str
+    reason: str
+    size_bytes: int
+
+
+def list_cases(cache_dir: Path, manifest: Manifest | None = None) -> list[str]:
+    """Ids of all cases that the cache holds or the manifest names, sorted.
+
+    Raises:
+        InputError: No such folder, or no prepared case in it.
+    """
+    _check_folder(cache_dir)
+    found = {name for name in _list_folders(cache_dir) if any((cache_dir / name / file).exists() for file in FILES)}
+    if not found:
+        raise InputError(f"{cache_dir}: holds no prepared case; give the folder that `mttu prepare` filled")
+    return sorted(found if manifest is None else found | {case.case_id for case in manifest.cases})
+
+
+def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnCase | None = None) -> Verification:
+    """Reads every prepared case whole and checks it; with a manifest also whether it is what the sources give.
+
+    Args:
+        cache_dir: Cache; may be read-only.
+        manifest: Cohort that the cache was prepared from; its source files are read too.
+        on_case: Told how many cases are done, and the newest one's id.
+
+    Raises:
+        InputError: No such folder, no prepared case in it, or another process works in it.
+    """
+    _check_folder(cache_dir)
+    cases = {} if manifest is None else {case.case_id: case for case in manifest.cases}
+    findings: list[Finding] = []
+    settings: Counter[str] = Counter()
+    with _hold(cache_dir):
+        names = list_cases(cache_dir, manifest)
+        for done, name in enumerate(names, start=1):
+            try:
+                cached = open_cached(cache_dir, name)
+            except InputError as error:
+                findings += [Finding(name, problem, MEND) for problem in _without(error.problems, name)]
+            else:
+                settings[_describe(cached)] += 1
+                findings += _check_voxels(cache_dir / name, cached)
+                if name in cases:
+                    findings += _check_sources(cases[name], cached)
+            if on_case is not None:
+                on_case(done, name)
+    return Verification(len(names), tuple(findings), settings)
+
+
+def _check_folder(cache_dir: Path) -> None:
+    if not cache_dir.is_dir():
+        raise InputError(f"{cache_dir}: not found or no folder; give the folder that `mttu prepare` filled")
+
+
+def _hold(cache_dir: Path) -> AbstractContextManager[None]:
+    """Keeps preparations out; a cache that cannot be written needs no lock."""
+    return lock_folder(cache_dir) if os.access(cache_dir, os.W_OK) else nullcontext()
+
+
+def _list_folders(cache_dir: Path) -> list[str]:
+    return sorted(item.name for item in cache_dir.iterdir() if is_safe_name(item.name) and item.is_dir())
+
+
+def _without(problems: Sequence[str], case_id: str) -> Iterator[str]:
+    """The problems, without what their column in the table says already."""
+    for problem in problems:
+        yield problem.removeprefix(f"case {case_id}: ").removesuffix(f"; {MEND}")
+
+
+def _describe(cached: CachedCase) -> str:
+    settings = ", ".join(f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items())
+    return f"{','.join(cached.modalities)}; {settings}"
+
+
+def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
+    """Reads the files whole, not as maps: a disk that fails then raises an error instead of killing the process."""
+    anew = f"remove {folder} and {MEND}"  # preparation goes by the content hash, and would leave it as it is
+    problems = []
+    if cached.settings_hash != settings_hash(cached.modalities, cached.settings):
+        problems.append("its settings are not those that its settings hash stands for")
+    for name in (IMAGE, SEG):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            if checksum(path) != cached.checksums.get(name):
+                problems.append(f"{name} is not as it was written: its checksum differs")
+                continue
+            problems += _find_impossible(name, np.load(path, allow_pickle=False))
+        except (OSError, ValueError) as error:
+            problems.append(f"{name} cannot be read ({error})")
+    return [Finding(cached.case_id, problem, anew) for problem in problems]
+
+
+def _find_impossible(name: str, voxels: NDArray[Any]) -> list[str]:
+    if voxels.dtype.kind == "f":
+        count = voxels.size - int(np.isfinite(voxels).sum())
+        return [f"{name} has {count} voxels that are NaN or infinite"] if count else []
+    largest = int(voxels.max(initial=0))
+    return [f"{name} has class {largest}; the largest is {WHOLE_TUMOUR}"] if largest > WHOLE_TUMOUR else []
+
+
+def _check_sources(case: Case, cached: CachedCase) -> list[Finding]:
+    try:
+        if content_hash(case, cached.modalities, cached.settings) == cached.content_hash:
+            return []
+    except InputError as error:
+        problems = _without(error.problems, case.case_id)
+        return [Finding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems]
+    return [Finding(case.case_id, "its sources or labels are not those that it was prepared from", MEND)]
+
+
+def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) -> list[Removal]:
+    """Finds prepared cases that no manifest names and leftovers of interrupted preparations; removes them if told to.
+
+    A folder counts as a prepared case only if it is no link, holds nothing but a case's files, and its description
+    names it. Anything else is left alone.
+
+    Args:
+        cache_dir: Cache.
+        manifests: All cohorts that use the cache.
+        remove: Whether to remove what was found; else it is only listed.
+
+    Raises:
+        InputError: No such folder, another process works in it, or the manifests name none of its cases.
+    """
+    _check_folder(cache_dir)
+    kept = {case.case_id for manifest in manifests for case in manifest.cases}
+    with _hold(cache_dir):
+        entries = [name for name in _list_folders(cache_dir) if _is_entry(cache_dir / name)]
+        if entries and not kept & set(entries):
+            raise InputError(
+                f"{cache_dir}: the manifests name none of its {len(entries)} prepared cases; are they of this cache? "
+                "To remove all of it, remove the folder"
+            )
+        found = [Removal(name, "in no manifest", _size(cache_dir / name)) for name in entries if name not in kept]
+        found += [
+            Removal(item.name, "leftover of an interrupted preparation", _size(item))
+            for item in sorted(cache_dir.iterdir())
+            if item.name.startswith(PREFIX) and _holds_case_files_only(item) and not _is_last_copy(item, kept)
+        ]
+        if remove:
+            for removal in reversed(found):  # leftovers first: a case takes the name of its own on its way out
+                _remove(cache_dir / removal.name)
+    return found
+
+
+def _holds_case_files_only(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(item.name in FILES and item.is_file() and not item.is_symlink() for item in folder.iterdir())
+
+
+def _is_entry(folder: Path) -> bool:
+    if not _holds_case_files_only(folder):
+        return False
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return bool(about["case_id"] == folder.name and about["content_hash"] and about["format_version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_last_copy(leftover: Path, kept: set[str]) -> bool:
+    """A case that a kill between two renames left aside; the next preparation brings it back."""
+    name = leftover.name.removeprefix(f"{PREFIX}old-")
+    return name in kept and not (leftover.parent / name).exists()
+
+
+def _size(folder: Path) -> int:
+    return sum(item.stat().st_size for item in folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    """Under the name of a leftover first, so that a kill midway leaves no half case."""
+    aside = folder if folder.name.startswith(PREFIX) else folder.parent / f"{PREFIX}{folder.name}"
+    if aside != folder:
+        os.replace(folder, aside)
+    shutil.rmtree(aside)

@@ -1,0 +1,76 @@
+"""What a cohort is to be made of, checked before any file is looked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mttu.data.fingerprints import SAME_BRAIN
+from mttu.data.labels import find_convention
+from mttu.data.layouts import MODALITIES
+from mttu.errors import raise_if_any
+
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt")
+
+
+@dataclass(frozen=True)
+class CohortRequest:
+    """What a cohort is to be made of."""
+
+    places: tuple[Path, ...]
+    """Folders that hold cases at any depth, or CSV files of paths."""
+    clinical: tuple[Path, ...] = ()
+    """Tables, see `mttu.data.clinical`; rows of cases that are not here are left alone."""
+    clinical_format: str | None = None
+    """Name of the tables' kind; None: recognised by their columns."""
+    layout: str | None = None
+    """Name in `mttu.data.layouts.LAYOUTS`; None: recognised for each folder."""
+    labels: str | None = None
+    """Convention of all tumour masks, a name in `mttu.data.labels.CONVENTIONS`; None: what the layout documents."""
+    modalities: tuple[str, ...] = MODALITIES
+    """Channels in order; every case must have them."""
+    val_fraction: float = 0.2
+    """Share of validation, 0 to below 1."""
+    seed: int = 0
+    """Of the split."""
+    follow_ups: bool = False
+    """Whether follow-up and post-operative examinations are kept."""
+    skip_bad: bool = False
+    """Whether cases with errors are left out instead of refusing the cohort."""
+    crosswalk: Path | None = None
+    """CSV whose rows name one patient under several ids."""
+    same_brain: float = SAME_BRAIN
+    """Least similarity of two images that count as one brain, see `mttu.data.fingerprints`; above 1: none do."""
+    recipe: Literal["paper"] | None = None
+    """The paper's cohort, made of two folders: training, test."""
+
+
+def check_request(request: CohortRequest) -> None:
+    """Refuses what no data could mend.
+
+    Raises:
+        InputError: Lists every wrong argument.
+    """
+    problems = []
+    if request.labels is not None:
+        find_convention(request.labels)
+    if not request.places:
+        problems.append("no folder given; give the folder that holds the case folders, or a CSV file of paths")
+    problems += [
+        f"{place}: not found or no folder; give the folder that holds the case folders, or a CSV file of paths"
+        for place in request.places
+        if not place.is_dir() and not (place.is_file() and place.suffix.lower() in _TABLE_ENDINGS)
+    ]
+    unknown = [name for name in request.modalities if name not in MODALITIES]
+    if not request.modalities or unknown or len(set(request.modalities)) < len(request.modalities):
+        listed = ",".join(request.modalities) or "nothing"
+        problems.append(f"modalities: {listed}; expected some of {', '.join(MODALITIES)}, each at most once")
+    if not 0 <= request.val_fraction < 1:
+        problems.append(f"val_fraction: {request.val_fraction}; expected 0 to below 1")
+    if not request.same_brain > 0:
+        problems.append(f"same_brain: {request.same_brain}; expected a similarity above 0; above 1 none is found")
+    if request.recipe is not None and (len(request.places) != 2 or not request.clinical):
+        problems.append(
+            f"recipe {request.recipe}: {len(request.places)} folders and {len(request.clinical)} tables given; "
+            "expected the training folder, the test folder, and the tables with the IDH status of both"
+        )
+    raise_if_any(problems)

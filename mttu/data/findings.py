@@ -1,0 +1,68 @@
+"""What was found about the cases of a cohort: one row each, for a person to read and for a table to keep."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mttu.atomic import atomic_file
+from mttu.errors import InputError
+
+Severity = Literal["error", "warning", "note"]
+
+_MOST_NAMED = 8
+_COLUMNS = ("severity", "case_id", "finding")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement about one case, or about the cohort where `case_id` is empty."""
+
+    severity: Severity
+    """error: the case cannot be used; warning: look at it; note: what was decided."""
+    case_id: str
+    text: str
+    """What was found, what is allowed, what to do."""
+
+
+def to_findings(severity: Severity, sentences: Iterable[str]) -> list[Finding]:
+    """Sentences of the form `case A: text` as findings about that case, others as findings about the cohort."""
+    findings = []
+    for sentence in sentences:
+        head, colon, text = sentence.partition(": ")
+        about_case = bool(colon) and head.startswith("case ")
+        findings.append(
+            Finding(severity, head.removeprefix("case "), text) if about_case else Finding(severity, "", sentence)
+        )
+    return findings
+
+
+def merge_findings(findings: Sequence[Finding]) -> list[str]:
+    """Says once what several cases share: `cases A, B: text`; the order is kept."""
+    sharing: dict[str, dict[str, None]] = {}
+    for finding in findings:
+        unique = sharing.setdefault(finding.text, {})
+        if finding.case_id:
+            unique[finding.case_id] = None
+    merged = []
+    for text, unique in sharing.items():
+        names = list(unique)
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        subject = f"{'cases' if len(names) > 1 else 'case'} {', '.join(names[:_MOST_NAMED])}{more}: "
+        merged.append((subject if names else "") + text)
+    return merged
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Writes a CSV with the columns severity, case_id, finding, whole or not at all.
+
+    Raises:
+        InputError: Another file has this name.
+    """
+    if path.exists() and not path.read_bytes().startswith(",".join(_COLUMNS).encode()):
+        raise InputError(f"{path}: is there and no table of findings; it would be lost; move it away")
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(_COLUMNS)
+        table.writerows((finding.severity, finding.case_id, finding.text) for finding in findings)

@@ -1,0 +1,199 @@
+"""Cross validation: k manifests whose validation parts share no patient, and no site if asked for."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from mttu.atomic import atomic_folder
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.manifest import Case, Manifest, check_target, write_manifest
+from mttu.errors import InputError, raise_if_any
+
+GROUPS = ("patient", "site")
+_CLASSES = {IDH_MUTANT: "IDH mutant", IDH_WILD: "IDH wild type"}
+_MOST_NAMED = 8
+
+
+def draw_folds(
+    manifest: Manifest, folds: int = 5, seed: int = 0, group: str = "patient", exclude_test: bool = False
+) -> list[Manifest]:
+    """Draws k manifests: in each, another part of the train and val cases is val and the rest is train.
+
+    The draw is by patient and stratified by IDH status; patients with a mask and unknown IDH are a stratum of their
+    own. Unlabelled and test cases stay what they are; but while a patient validates, his unlabelled cases do so too, or
+    are left out if they have no mask, for else the network would have seen him.
+
+    Args:
+        manifest: Its train and val cases are drawn anew.
+        folds: k, at least 2.
+        seed: Of the draw; the order of the cases has no influence.
+        group: `patient`, or `site`: all patients of a site are in one fold, the strata as even as the sites allow.
+            Sites that share a patient are drawn as one. Unlabelled cases are in training whatever their site.
+        exclude_test: Leave the test cases out, so that no later step can look at them.
+
+    Raises:
+        InputError: k too small, fewer patients of a class or fewer sites than folds, patients of two IDH states or on
+            two sides, cases without site; lists all problems.
+    """
+    if folds < 2 or group not in GROUPS:
+        problems = [f"folds: {folds}; expected 2 or more"] if folds < 2 else []
+        problems += [] if group in GROUPS else [f"group {group!r}: unknown; choose one of {', '.join(GROUPS)}"]
+        raise InputError(problems)
+    drawn = [case for case in manifest.cases if case.split in ("train", "val")]
+    strata, problems = _find_strata(manifest.cases, drawn)
+    problems += _find_scarce(strata, folds)
+    sites = _group_sites(drawn) if group == "site" else {}
+    if group == "site":
+        problems += _find_site_problems(drawn, sites, folds)
+    raise_if_any(problems)
+    fold_of = _assign(strata, folds, seed, sites)
+    raise_if_any(_find_poor_folds(strata, fold_of, folds))
+    return [_make_fold(manifest, fold_of, fold, exclude_test) for fold in range(folds)]
+
+
+def _find_strata(cases: Sequence[Case], drawn: Sequence[Case]) -> tuple[dict[str, int], list[str]]:
+    """Patient to IDH status, sorted by name, and what forbids the draw."""
+    states: dict[str, set[int]] = {}
+    for case in drawn:
+        states.setdefault(case.patient_id, set()).add(case.idh)
+    tested = sorted({case.patient_id for case in cases if case.split == "test"} & set(states))
+    problems = [f"patient {name}: has cases in test and in train or val; put all into one split" for name in tested]
+    strata = {}
+    for name, found in sorted(states.items()):
+        known = found - {IDH_UNKNOWN}
+        if len(known) > 1:
+            problems.append(f"patient {name}: has cases of IDH mutant and wild type; correct the clinical table")
+        strata[name] = max(known, default=IDH_UNKNOWN)
+    return strata, problems
+
+
+def _find_scarce(strata: Mapping[str, int], folds: int) -> list[str]:
+    counts = {status: list(strata.values()).count(status) for status in (*_CLASSES, IDH_UNKNOWN)}
+    if not any(counts[status] for status in _CLASSES):  # a cohort for segmentation alone
+        number = counts[IDH_UNKNOWN]
+        return [] if number >= folds else [f"{number} patients in train and val for {folds} folds; take fewer folds"]
+    return [
+        f"{counts[status]} {title} patients in train and val for {folds} folds; take at most {counts[status]} folds"
+        if counts[status] > 1
+        else f"{counts[status]} {title} patients in train and val for {folds} folds; each fold needs one"
+        for status, title in _CLASSES.items()
+        if counts[status] < folds
+    ]
+
+
+def _group_sites(cases: Sequence[Case]) -> dict[str, int]:
+    """Patient to a number that he shares with all patients of his sites, and with theirs."""
+    patients = sorted({case.patient_id for case in cases})
+    sites = sorted({case.site for case in cases if case.site is not None})
+    row = {name: index for index, name in enumerate(patients)}
+    column = {name: len(row) + index for index, name in enumerate(sites)}
+    pairs = [(row[case.patient_id], column[case.site]) for case in cases if case.site is not None]
+    ends = np.array(pairs, int).reshape(-1, 2)
+    size = len(row) + len(column)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    numbers = connected_components(graph, directed=False)[1]
+    return {name: int(numbers[index]) for name, index in row.items()}
+
+
+def _find_site_problems(cases: Sequence[Case], sites: Mapping[str, int], folds: int) -> list[str]:
+    without = [case.case_id for case in cases if case.site is None]
+    if without:
+        more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
+        return [
+            f"cases {', '.join(without[:_MOST_NAMED])}{more}: site unknown ({len(without)} of {len(cases)} in train "
+            "and val); name it in the clinical table (column site), or group by patient"
+        ]
+    groups = len(set(sites.values()))
+    names = ", ".join(sorted({case.site for case in cases if case.site})[:_MOST_NAMED])
+    if groups < folds:
+        return [
+            f"{groups} separate sites ({names}) for {folds} folds; take at most {groups} folds, or group by patient"
+        ]
+    return []
+
+
+def _assign(strata: Mapping[str, int], folds: int, seed: int, sites: Mapping[str, int]) -> dict[str, int]:
+    """Patient to fold."""
+    patients, states = list(strata), list(strata.values())
+    with warnings.catch_warnings():  # of a stratum smaller than k: checked where it matters
+        warnings.simplefilter("ignore", UserWarning)
+        if sites:
+            grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            parts = list(grouped.split(np.zeros(len(states)), states, [sites[patient] for patient in patients]))
+        else:
+            parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(states)), states))
+    return {patients[index]: fold for fold, (_, held_out) in enumerate(parts) for index in held_out.tolist()}
+
+
+def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], folds: int) -> list[str]:
+    """Folds that would have nothing to validate or a class less to train on: large sites can do that."""
+    problems = []
+    for fold in range(folds):
+        if fold not in fold_of.values():
+            problems.append(f"fold {fold + 1}: gets no patient; take fewer folds, another seed, or group by patient")
+        trained = {status for patient, status in strata.items() if fold_of[patient] != fold}
+        problems += [
+            f"fold {fold + 1}: all {title} patients would be in val and none in train, for they are of few sites; "
+            "take another seed, or group by patient"
+            for status, title in _CLASSES.items()
+            if status in strata.values() and status not in trained
+        ]
+    return problems
+
+
+def _make_fold(manifest: Manifest, fold_of: Mapping[str, int], fold: int, exclude_test: bool) -> Manifest:
+    cases = []
+    for case in manifest.cases:
+        validates = fold_of.get(case.patient_id) == fold
+        if case.split == "test" and exclude_test:
+            continue
+        if case.split in ("train", "val"):
+            case = replace(case, split="val" if validates else "train")
+        elif case.split == "unlabelled" and validates:
+            if case.seg is None:
+                continue
+            case = replace(case, split="val")
+        cases.append(case)
+    return replace(manifest, cases=tuple(cases))
+
+
+def write_folds(folds: Sequence[Manifest], folder: Path) -> None:
+    """Writes `fold_1.parquet` and so on, all or none; older folds there are replaced.
+
+    Raises:
+        InputError: See `check_folder`.
+    """
+    check_folder(folder)
+    with atomic_folder(folder.resolve()) as partial:
+        for number, manifest in enumerate(folds, 1):
+            write_manifest(manifest, partial / f"fold_{number}.parquet")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder for folds that holds anything else, for that would be lost.
+
+    Raises:
+        InputError: A file, or a folder with something in it that is no fold; names it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a new folder")
+    items = sorted(folder.iterdir()) if folder.exists() else []
+    problems = []
+    others = [item.name for item in items if not (item.name.startswith("fold_") and item.suffix == ".parquet")]
+    if others:
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        listed = ", ".join(others[:_MOST_NAMED]) + more
+        problems.append(f"{folder}: holds what is no fold ({listed}); give a new or an empty folder")
+    for item in items:
+        try:
+            if item.name not in others:
+                check_target(item)
+        except InputError as error:
+            problems += error.problems
+    raise_if_any(problems)

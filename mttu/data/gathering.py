@@ -1,0 +1,168 @@
+"""The cases of a cohort before anyone says who they are: found, named, read and checked."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.data.cohort_request import CohortRequest, check_request
+from mttu.data.discovery import discover_any, discover_folder
+from mttu.data.findings import Finding, to_findings
+from mttu.data.fingerprints import choose_modality, fingerprint
+from mttu.data.joining import UNSAFE
+from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
+from mttu.data.layouts import LAYOUTS, FoundCase
+from mttu.data.manifest import Case, is_safe_name
+from mttu.data.path_table import read_path_table
+from mttu.data.sources import read_sources
+from mttu.data.suspicions import find_suspicions
+from mttu.errors import InputError, raise_if_any
+
+_MOST_READERS = 4
+"""Cases checked at the same time; each holds about 0.2 GB."""
+
+OnCase = Callable[[int, int, str], None]
+
+
+def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[int, FoundCase]]:
+    """All cases of all places, each with the index of its place; later examinations only if they are asked for.
+
+    Raises:
+        InputError: See `discover_folder` and `read_path_table`; or nothing but later examinations is there.
+    """
+    found: list[tuple[int, FoundCase]] = []
+    for index, place in enumerate(request.places):
+        if not place.is_dir():
+            found += [(index, case) for case in read_path_table(place, request.modalities)]
+            continue
+        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities)
+        found += [(index, case) for case in cases]
+    later = [case.case_id for _, case in found if _is_later(case, request.labels)]
+    if later and not request.follow_ups:
+        listed = ", ".join(later[:5]) + (", ..." if len(later) > 5 else "")
+        text = f"{len(later)} follow-up or post-operative examinations are left out ({listed})"
+        if len(later) == len(found):
+            raise InputError(f"{text}, and there are no others; pass --follow-ups to keep them")
+        findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))
+        found = [(index, case) for index, case in found if not _is_later(case, request.labels)]
+    return found
+
+
+def _is_later(case: FoundCase, labels: str | None) -> bool:
+    return case.later or (case.labels or labels or "").startswith("brats2024")  # a data set of treated patients
+
+
+def name_cases(request: CohortRequest, found: Sequence[FoundCase], findings: list[Finding]) -> list[Case]:
+    """The complete cases as the manifest will name them; an error for each that is not, and for names used twice."""
+    findings += to_findings("error", [problem for case in found for problem in case.problems])
+    complete = [case for case in found if not case.problems]
+    names = Counter(case.case_id for case in found)
+    problems, cases = [], []
+    for case in complete:
+        labels = case.labels or request.labels or (LAYOUTS[case.layout].labels if case.layout in LAYOUTS else None)
+        if not is_safe_name(case.case_id):
+            problems.append(f"case {case.case_id!r}: {UNSAFE}")
+        elif not is_safe_name(case.patient_id):
+            problems.append(f"case {case.case_id}: patient {case.patient_id!r}: {UNSAFE}")
+        elif labels is None and case.seg is not None:
+            problems.append(f"case {case.case_id}: {_no_labels()}")
+        else:
+            cases.append(_to_case(case, labels or "brats"))
+    problems += [
+        f"case {name}: two folders or rows have this name; rename one" for name, number in names.items() if number > 1
+    ]
+    findings += to_findings("error", problems)
+    return cases
+
+
+def _no_labels() -> str:
+    known = ", ".join(f"{name} ({convention.title})" for name, convention in CONVENTIONS.items())
+    return f"file names do not tell what the labels of its mask mean; pass --labels with one of {known}"
+
+
+def _to_case(found: FoundCase, labels: str) -> Case:
+    return Case(
+        case_id=found.case_id,
+        patient_id=found.patient_id,
+        split="",
+        images=found.images,
+        seg=found.seg,
+        brain_mask=found.brain_mask,
+        idh=IDH_UNKNOWN,
+        grade=None,
+        age=None,
+        sex=None,
+        labels=labels,
+        site=found.site,
+        dataset=found.layout,
+    )
+
+
+def check_volumes(
+    cases: Sequence[Case], modalities: Sequence[str], on_case: OnCase | None
+) -> tuple[list[Finding], dict[str, NDArray[np.float32]]]:
+    """Reads every case.
+
+    Args:
+        cases: Complete cases.
+        modalities: Channels in order.
+        on_case: Told how many cases have been read, of how many, and the newest.
+
+    Returns:
+        Errors, and warnings for those that can be read; and their fingerprints by case id.
+    """
+    compared = choose_modality(modalities)
+
+    def read(case: Case) -> tuple[list[Finding], NDArray[np.float32] | None]:
+        try:
+            sources = read_sources(case, modalities)
+        except InputError as error:
+            return to_findings("error", error.problems), None
+        errors = []
+        if sources.seg is not None and not sources.seg.any():
+            errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
+        voxels = sources.images[modalities.index(compared)]
+        findings = [*to_findings("error", errors), *to_findings("warning", find_suspicions(case, modalities, sources))]
+        return findings, fingerprint(voxels, sources.reference.affine, sources.brain)
+
+    findings: list[Finding] = []
+    fingerprints: dict[str, NDArray[np.float32]] = {}
+    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:  # unpacking frees the interpreter lock
+        for done, (case, (found, image)) in enumerate(zip(cases, pool.map(read, cases), strict=True), start=1):
+            findings += found
+            if image is not None:
+                fingerprints[case.case_id] = image
+            if on_case is not None:
+                on_case(done, len(cases), case.case_id)
+    return findings, fingerprints
+
+
+def to_predict(found: FoundCase) -> Case:
+    """A found case as one to predict; its voxels are checked when it is prepared.
+
+    Raises:
+        InputError: It is not complete, or its name is not safe.
+    """
+    raise_if_any(list(found.problems))
+    if not is_safe_name(found.case_id):
+        raise InputError(f"case {found.case_id!r}: {UNSAFE}")
+    return replace(_to_case(found, "brats"), split="test")
+
+
+def case_from_folder(folder: Path, labels: str, modalities: Sequence[str]) -> Case:
+    """A single case folder as a case to predict.
+
+    Raises:
+        InputError: No folder or no case, or a case that `to_predict` refuses.
+    """
+    check_request(CohortRequest((folder,), labels=labels, modalities=tuple(modalities)))
+    place = Path(os.path.abspath(folder))
+    found = [case for case in discover_any(place, modalities) if case.folder == place]
+    if not found:
+        raise InputError(f"{folder}: holds no NIfTI file; give the folder of a case")
+    return replace(to_predict(found[0]), labels=labels)

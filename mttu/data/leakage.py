@@ -1,0 +1,219 @@
+"""One patient under several names: merged into one, and never on two sides of a split.
+
+Names are linked by patient id, by a crosswalk file, and by images that show the same brain
+(`mttu.data.fingerprints`). Unlabelled cases count as training: both are seen while learning.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mttu.data.fingerprints import SameBrain
+from mttu.data.manifest import Case
+from mttu.errors import InputError, raise_if_any
+
+_NO_NAME = frozenset({"", "-", "na", "n/a", "nan", "none", "unknown"})
+_SIDES = {"train": "training", "unlabelled": "training", "val": "val", "test": "test"}
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class CrosswalkRow:
+    """One patient under several names."""
+
+    line: int
+    """In the file, the header being line 1."""
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Why two cases are of one patient."""
+
+    first: str
+    """Case id."""
+    second: str
+    reason: str
+    same_image: bool = False
+
+
+@dataclass(frozen=True)
+class LinkedCases:
+    """Cases whose patient ids name every patient once."""
+
+    cases: list[Case]
+    """In the order given; patients that are one carry the first of their ids."""
+    links: list[Link]
+    """At least enough to lead from each case of a patient to each other one."""
+    unknown_names: int
+    """Names in the crosswalk that are no case or patient here; normal, for it may list a whole data set."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What is wrong with the splits of linked cases."""
+
+    problems: list[str]
+    """One patient on two sides: the test is not fair; to be refused."""
+    warnings: list[str]
+    """One image twice on one side: it only counts twice."""
+
+
+def read_crosswalk(path: Path) -> list[CrosswalkRow]:
+    """Reads a table in which each row is one patient and each column another naming, e.g. BraTS 2021 and UCSF ids.
+
+    The columns' titles are free; nothing, `NA`, `unknown` and the like stand for no name. Comma, semicolon or tab
+    separate.
+
+    Raises:
+        InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader if any(record)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"crosswalk {path}: cannot be read ({error}); give a CSV file in UTF-8") from None
+    titles = records[0][1] if records else []
+    if len(titles) < 2:
+        found = ", ".join(titles) or "nothing"
+        raise InputError(f"crosswalk {path}: has the columns {found}; expected a header and two or more columns of ids")
+    problems, rows = [], []
+    known: dict[str, dict[int, tuple[str, int]]] = {}  # name to column to what its patient is called there, and line
+    refused: set[str] = set()
+    for line, cells in records[1:]:
+        if len(cells) != len(titles):
+            problems.append(f"line {line} has {len(cells)} values; expected {len(titles)} as in the header")
+            continue
+        named = {column: cell for column, cell in enumerate(cells) if cell.lower() not in _NO_NAME}
+        for name in named.values():
+            for column, (other, before) in known.setdefault(name, {}).items():
+                if named.get(column, other) != other and name not in refused:
+                    refused.add(name)
+                    problems.append(
+                        f"{name!r} is in lines {before} and {line}, which disagree in column {titles[column]!r} "
+                        f"({other!r} and {named[column]!r}); write all names of a patient into one row, "
+                        "and leave columns out that hold no ids"
+                    )
+            for column, other in named.items():
+                known[name].setdefault(column, (other, line))
+        rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
+    raise_if_any([f"crosswalk {path}: {problem}" for problem in problems])
+    return rows
+
+
+def link_patients(
+    cases: Sequence[Case], same_brains: Iterable[SameBrain] = (), crosswalk: Sequence[CrosswalkRow] = ()
+) -> LinkedCases:
+    """Finds out which cases are of one patient, and gives them one patient id.
+
+    A name in the crosswalk is a case id or a patient id; where none is spelt so, upper and lower case and leading zeros
+    do not count (`UCSF-PDGM-004` is `UCSF-PDGM-0004`).
+
+    Args:
+        cases: Splits may still be empty.
+        same_brains: From `mttu.data.fingerprints.find_same_brains`; ids of `cases`.
+        crosswalk: From `read_crosswalk`.
+
+    Raises:
+        InputError: No name in the crosswalk is known, or one fits several patients; lists all.
+    """
+    by_patient: dict[str, list[str]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient_id, []).append(case.case_id)
+    links = [
+        Link(first, second, f"patient id {patient}")
+        for patient, ids in by_patient.items()
+        for first, second in pairwise(ids)
+    ]
+    found, unknown = _link_rows(cases, by_patient, crosswalk)
+    links += found
+    links += [
+        Link(pair.first, pair.second, f"same image (similarity {pair.similarity:.3f})", same_image=True)
+        for pair in same_brains
+    ]
+    return LinkedCases(_merge(cases, links), links, unknown)
+
+
+def _link_rows(
+    cases: Sequence[Case], by_patient: Mapping[str, list[str]], crosswalk: Sequence[CrosswalkRow]
+) -> tuple[list[Link], int]:
+    """Links between one case of each patient that a row names, and how many names are unknown."""
+    exact: dict[str, set[str]] = {}
+    loose: dict[str, set[str]] = {}
+    for case in cases:
+        for name in (case.case_id, case.patient_id):
+            exact.setdefault(name, set()).add(case.patient_id)
+            loose.setdefault(_loosen(name), set()).add(case.patient_id)
+    links, problems, unknown, known = [], [], 0, 0
+    for row in crosswalk:
+        patients: set[str] = set()
+        for name in row.names:
+            fitting = exact.get(name) or loose.get(_loosen(name), set())
+            if len(fitting) > 1:
+                listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
+                problems.append(f"crosswalk: line {row.line}: {name!r} may be patient {listed}; write the one you mean")
+            patients |= fitting
+            known += bool(fitting)
+            unknown += not fitting
+        reason = f"crosswalk line {row.line} ({', '.join(row.names)})"
+        ids = [by_patient[patient][0] for patient in sorted(patients)]
+        links += [Link(first, second, reason) for first, second in pairwise(ids)]
+    if crosswalk and not known:
+        given = ", ".join([name for row in crosswalk for name in row.names][:_MOST_NAMED]) or "no name at all"
+        ours = ", ".join([case.case_id for case in cases][:_MOST_NAMED])
+        problems.append(f"crosswalk: names {given}, ...; none is a case or a patient here ({ours}, ...)")
+    raise_if_any(problems)
+    return links, unknown
+
+
+def _loosen(name: str) -> str:
+    return _LEADING_ZEROS.sub("", name).casefold()
+
+
+def _merge(cases: Sequence[Case], links: Sequence[Link]) -> list[Case]:
+    place = {case.case_id: index for index, case in enumerate(cases)}
+    ends = np.array([(place[link.first], place[link.second]) for link in links], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(cases), len(cases)))
+    groups = connected_components(graph, directed=False)[1].tolist()
+    name: dict[int, str] = {}
+    for group, case in zip(groups, cases, strict=True):
+        name[group] = min(name.get(group, case.patient_id), case.patient_id)
+    return [replace(case, patient_id=name[group]) for group, case in zip(groups, cases, strict=True)]
+
+
+def find_leaks(cases: Sequence[Case], links: Iterable[Link]) -> Leaks:
+    """Looks for patients on two sides of the splits, and for images that are there twice.
+
+    Args:
+        cases: With the splits they have or are wanted in; an empty split is no side.
+        links: From `link_patients`.
+    """
+    split = {case.case_id: case.split for case in cases}
+    reasons: dict[tuple[str, str], list[Link]] = {}
+    for link in links:
+        first, second = sorted((link.first, link.second))
+        reasons.setdefault((first, second), []).append(link)
+    leaks = Leaks([], [])
+    for (first, second), found in reasons.items():
+        why = "; ".join(link.reason for link in found)
+        places = {_SIDES[split[name]] for name in (first, second) if split[name]}
+        named = " and ".join(f"{name} ({split[name]})" if split[name] else name for name in (first, second))
+        if len(places) > 1:
+            counts = " (unlabelled counts as training)" if "unlabelled" in (split[first], split[second]) else ""
+            leaks.problems.append(
+                f"cases {named}: are one patient on two sides{counts}: {why}; put both into one split, or leave one out"
+            )
+        elif any(link.same_image for link in found):
+            leaks.warnings.append(f"cases {named}: show one brain under two names: {why}; it counts twice; drop one")
+    return leaks

@@ -1,0 +1,111 @@
+"""Table I of the paper for any cohort: who is in it, by use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.manifest import Case, Manifest
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "Training data": ("train", "val"),
+    "Additional data": ("unlabelled",),
+    "Testing data": ("test",),
+}
+"""The paper's columns as splits; 80 % of its training data train and 20 % validate."""
+NOTHING = "-"
+UNKNOWN = "Unknown"
+
+_SEXES = {"male": "Male", "female": "Female"}
+_CLASSES = {IDH_MUTANT: "mutant", IDH_WILD: "wild", IDH_UNKNOWN: UNKNOWN}
+_GRADES = ("LGG", "HGG")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row; a heading has no cells."""
+
+    title: str
+    cells: tuple[str, ...] = ()
+    """One per column of `COLUMNS`."""
+
+
+def table_one(manifest: Manifest) -> list[TableRow]:
+    """Subjects, age, sex, grade and IDH status of training, additional and test data, rows and format as in Table I.
+
+    Counts are of subjects; of one with several cases in a column, the first case that says a thing counts. Added to the
+    paper's rows are: how many ages are known, their mean and standard deviation (n - 1), the cases, and how many of
+    these have a tumour mask. Where sex or grade say something that the paper has no row for, there is one more row.
+
+    Args:
+        manifest: A cohort.
+    """
+    columns = [[case for case in manifest.cases if case.split in splits] for splits in COLUMNS.values()]
+    subjects = [_by_patient(cases) for cases in columns]
+
+    def row(title: str, cell: Callable[[Sequence[Sequence[Case]]], str]) -> TableRow:
+        return TableRow(title, tuple(cell(group) for group in subjects))
+
+    def count(title: str, values: Sequence[Sequence[str]]) -> TableRow:
+        return TableRow(title, tuple(_share(found.count(title), len(found)) for found in values))
+
+    sexes = [[_say(_first(cases, lambda case: case.sex), _SEXES) for cases in group] for group in subjects]
+    grades = [[_first(cases, lambda case: case.grade) or UNKNOWN for cases in group] for group in subjects]
+    idh = [[_CLASSES[max(case.idh for case in cases)] for cases in group] for group in subjects]
+    return [
+        row("Subject n", lambda group: str(len(group))),
+        row("Age median (range)", lambda group: _describe_range(_ages(group))),
+        row("Age mean ± SD", lambda group: _describe_mean(_ages(group))),
+        row("Age known n", lambda group: str(len(_ages(group)))),
+        TableRow("Sex"),
+        *(count(title, sexes) for title in _order(sexes, tuple(_SEXES.values()), always_unknown=True)),
+        TableRow("Grade"),
+        *(count(title, grades) for title in _order(grades, _GRADES, always_unknown=False)),
+        TableRow("IDH status"),
+        *(count(title, idh) for title in _CLASSES.values()),
+        TableRow("Cases"),
+        TableRow("Case n", tuple(str(len(cases)) for cases in columns)),
+        TableRow("With mask", tuple(_share(sum(case.seg is not None for case in own), len(own)) for own in columns)),
+    ]
+
+
+def _by_patient(cases: Sequence[Case]) -> list[list[Case]]:
+    patients: dict[str, list[Case]] = {}
+    for case in cases:
+        patients.setdefault(case.patient_id, []).append(case)
+    return list(patients.values())
+
+
+def _first(cases: Sequence[Case], read: Callable[[Case], str | None]) -> str | None:
+    return next((value for value in map(read, cases) if value is not None), None)
+
+
+def _say(value: str | None, titles: Mapping[str, str]) -> str:
+    return UNKNOWN if value is None else titles.get(value, value.capitalize())
+
+
+def _order(columns: Sequence[Sequence[str]], first: Sequence[str], always_unknown: bool) -> list[str]:
+    """Titles of the rows: the paper's, then what else occurs, then unknown; the paper's own only if one occurs."""
+    found = {value for values in columns for value in values} - {UNKNOWN}
+    titles = list(first) if found & set(first) or not found else []
+    titles += sorted(found - set(first))
+    return [*titles, UNKNOWN] if always_unknown or any(UNKNOWN in values for values in columns) else titles
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} [{100 * part / whole:.2f}%]" if part else "0"
+
+
+def _ages(group: Sequence[Sequence[Case]]) -> list[float]:
+    found = [next((case.age for case in cases if case.age is not None), None) for cases in group]
+    return [age for age in found if age is not None]
+
+
+def _describe_range(ages: Sequence[float]) -> str:
+    return f"{median(ages):.4g} ({min(ages):.4g}-{max(ages):.4g})" if ages else NOTHING
+
+
+def _describe_mean(ages: Sequence[float]) -> str:
+    if not ages:
+        return NOTHING
+    return f"{fmean(ages):.1f} ± {stdev(ages):.1f}" if len(ages) > 1 else f"{fmean(ages):.1f}"

@@ -1,0 +1,276 @@
+"""What a hospital's folder can have wrong with it: each case is named, with the value, what is allowed, what to do."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_cases import LPS, SHAPE, draw_volumes, write_case
+
+from mttu.data.cohort import CohortRequest, build_cohort
+from mttu.data.findings import Finding
+
+Break = Callable[[Path], object]
+
+
+def save(path: Path, voxels: Any, affine: Any = LPS) -> None:
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+
+
+def voxels(name: str = "flair") -> Any:
+    return draw_volumes()[name]
+
+
+def with_value(name: str, value: float, dtype: Any = np.float32) -> Any:
+    changed = voxels(name).astype(dtype)
+    changed[10, 12, 9] = value
+    return changed
+
+
+def moved(axis: int, millimetres: float) -> Any:
+    affine = LPS.copy()
+    affine[axis, 3] += millimetres
+    return affine
+
+
+def damage_header(path: Path, offset: int, value: bytes) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[offset : offset + len(value)] = value
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+ERRORS: list[tuple[str, Break, str]] = [
+    ("missing", lambda f: (f / "B_t1.nii.gz").unlink(), "no t1; expected <case>_t1.nii.gz or <case>_t1.nii"),
+    (
+        "doubled",
+        lambda f: save(f / "B_t1.nii", voxels("t1")),
+        "t1 is there 2 times (B_t1.nii.gz and B_t1.nii); keep one of them",
+    ),
+    (
+        "two masks",
+        lambda f: save(f / "B_seg.nii", voxels("seg")),
+        "seg is there 2 times (B_seg.nii.gz and B_seg.nii); keep one of them",
+    ),
+    (
+        "zero bytes",
+        lambda f: (f / "B_t2.nii.gz").write_bytes(b""),
+        "B_t2.nii.gz: is empty (0 bytes); restore it from its source",
+    ),
+    (
+        "truncated",
+        lambda f: (f / "B_t2.nii.gz").write_bytes((f / "B_t2.nii.gz").read_bytes()[:-900]),
+        "B_t2.nii.gz: voxels cannot be read (Compressed file ended before",
+    ),
+    (
+        "cut in the header",
+        lambda f: (f / "B_t2.nii.gz").write_bytes((f / "B_t2.nii.gz").read_bytes()[:60]),
+        "B_t2.nii.gz: no readable NIfTI file (",
+    ),
+    (
+        "checksum",
+        lambda f: (f / "B_t2.nii.gz").write_bytes((f / "B_t2.nii.gz").read_bytes()[:-8] + b"\0" * 8),
+        "B_t2.nii.gz: voxels cannot be read (CRC check failed",
+    ),
+    (
+        "a web page",
+        lambda f: (f / "B_t2.nii.gz").write_bytes(b"<html>404</html>" * 40),
+        "B_t2.nii.gz: no readable NIfTI file (",
+    ),
+    (
+        "not packed",
+        lambda f: (f / "B_t2.nii.gz").write_bytes(gzip.decompress((f / "B_t2.nii.gz").read_bytes())),
+        "B_t2.nii.gz: no readable NIfTI file (",
+    ),
+    (
+        "another format",
+        lambda f: (
+            nib.save(nib.freesurfer.MGHImage(voxels().astype(np.float32), LPS), f / "x.mgz")
+            or (f / "x.mgz").rename(f / "B_t2.nii.gz")
+        ),
+        "B_t2.nii.gz: no readable NIfTI file (",
+    ),
+    (
+        "two-dimensional",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1")[:, :, 9]),
+        "B_t1.nii.gz: has shape (20, 24); expected three axes of 2 to 1024 voxels",
+    ),
+    (
+        "four-dimensional",
+        lambda f: save(f / "B_t1.nii.gz", np.stack([voxels("t1")] * 2, axis=3)),
+        "B_t1.nii.gz: has shape (20, 24, 18, 2); expected three axes of 2 to 1024 voxels",
+    ),
+    (
+        "one slice",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1")[:, :, 9:10]),
+        "B_t1.nii.gz: has shape (20, 24, 1); expected three axes of 2 to 1024 voxels",
+    ),
+    (
+        "colours",
+        lambda f: save(f / "B_t1.nii.gz", np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+        "B_t1.nii.gz: has voxels of type [('R', 'u1'), ('G', 'u1'), ('B', 'u1')]; expected integers or floats",
+    ),
+    (
+        "complex numbers",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1").astype(np.complex64)),
+        "B_t1.nii.gz: has voxels of type complex64; expected integers or floats",
+    ),
+    (
+        "another shape",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1")[:, :, :-1]),
+        "flair and t1 have different grids: shape (20, 24, 18) and (20, 24, 17); register all volumes",
+    ),
+    (
+        "another place",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1"), moved(2, 1.5)),
+        "flair and t1 have different grids: affine (row 2, column 3: 0 and 1.5); register all volumes",
+    ),
+    (
+        "another handedness",
+        lambda f: save(f / "B_t1.nii.gz", voxels("t1"), np.diag([1.0, -1, 1, 1]) @ LPS),
+        "flair and t1 have different grids: affine (row 1, column 3: 23 and -23)",
+    ),
+    (
+        "mask on another grid",
+        lambda f: save(f / "B_seg.nii.gz", voxels("seg"), moved(0, 0.01)),
+        "flair and seg have different grids: affine (row 0, column 3: 0 and 0.01)",
+    ),
+    (
+        "NaN",
+        lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", np.nan)),
+        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+    ),
+    (
+        "infinite",
+        lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", -np.inf)),
+        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+    ),
+    (
+        "overflow",
+        lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", 1e300, np.float64)),
+        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+    ),
+    (
+        "constant",
+        lambda f: save(f / "B_t1ce.nii.gz", np.where(voxels("t1ce") != 0, 7, 0).astype(np.int16)),
+        "t1ce is 7 everywhere in the brain; replace the file",
+    ),
+    (
+        "no brain",
+        lambda f: [save(f / f"B_{n}.nii.gz", np.zeros(SHAPE, np.int16)) for n in ("flair", "t1ce", "t1", "t2")],
+        "no brain: all modalities are 0 everywhere; replace the files",
+    ),
+    (
+        "empty brain mask",
+        lambda f: save(f / "B_brainmask.nii.gz", np.zeros(SHAPE, np.uint8)),
+        "no brain: the brain mask has no voxel above 0.5; replace the files",
+    ),
+    (
+        "spacing in metres",
+        lambda f: save(f / "B_flair.nii.gz", voxels(), np.diag([0.001, 0.001, 0.001, 1])),
+        "B_flair.nii.gz: has voxel spacing [0.001, 0.001, 0.001] mm; expected 0.1 to 20",
+    ),
+    (
+        "spacing in micrometres",
+        lambda f: save(f / "B_flair.nii.gz", voxels(), np.diag([1000.0, 1000, 1000, 1])),
+        "B_flair.nii.gz: has voxel spacing [1000.0, 1000.0, 1000.0] mm; expected 0.1 to 20",
+    ),
+    (
+        "flat grid",
+        lambda f: save(f / "B_flair.nii.gz", voxels(), [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]),
+        "B_flair.nii.gz: two axes of its affine are parallel; repair the header",
+    ),
+    (
+        "foreign labels",
+        lambda f: save(f / "B_seg.nii.gz", with_value("seg", 3, np.uint8)),
+        "seg has labels {0, 1, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021); pass --labels NAME",
+    ),
+    (
+        "labels between labels",
+        lambda f: save(f / "B_seg.nii.gz", with_value("seg", 1.5)),
+        "seg has values {1.5} that are not whole numbers; expected labels; resample masks by nearest neighbour",
+    ),
+    (
+        "negative labels",
+        lambda f: save(f / "B_seg.nii.gz", with_value("seg", -1, np.int16)),
+        "seg has labels {-1, 0, 1, 2, 4}; expected a subset of {0, 1, 2, 4}",
+    ),
+    (
+        "empty mask",
+        lambda f: save(f / "B_seg.nii.gz", np.zeros(SHAPE, np.uint8)),
+        "seg has no tumour voxel; leave the file away if there is no mask",
+    ),
+    (
+        "names of another layout",
+        lambda f: [path.rename(path.with_name(path.name.replace("B_", "scan_"))) for path in list(f.iterdir())],
+        "the folder holds 5 NIfTI files (scan_flair.nii.gz, scan_seg.nii.gz, scan_t1.nii.gz, ...) but no image that",
+    ),
+    (
+        "a header that promises too much",
+        lambda f: damage_header(f / "B_t2.nii.gz", 42, np.array([1000, 1000, 1000], "<i2").tobytes()),
+        "B_t2.nii.gz: has shape (1000, 1000, 1000); expected at most 134217728 voxels",
+    ),
+    (
+        "more voxels than the header says",
+        lambda f: (f / "B_t2.nii.gz").write_bytes(
+            gzip.compress(gzip.decompress((f / "B_t2.nii.gz").read_bytes()) + b"\0" * 2**21)
+        ),
+        "B_t2.nii.gz: holds more than the",
+    ),
+    (
+        "voxels that start nowhere",
+        lambda f: damage_header(f / "B_t2.nii.gz", 108, np.array([1e9], "<f4").tobytes()),
+        "B_t2.nii.gz: voxels start at byte 1000000000; expected at most 16777216; repair the header",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def good_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("good") / "data"
+    for name in ("A", "B"):
+        write_case(root, name)
+    return root
+
+
+@pytest.mark.parametrize(("break_it", "expected"), [error[1:] for error in ERRORS], ids=[error[0] for error in ERRORS])
+def test_each_bad_case_is_named_with_its_value_and_can_be_skipped(good_folder, tmp_path, break_it, expected):
+    root = tmp_path / "data"
+    shutil.copytree(good_folder, root)
+    break_it(root / "B")
+    cohort = build_cohort(CohortRequest((root,)))
+    assert cohort.manifest is None
+    errors = [finding for finding in cohort.findings if finding.severity == "error"]
+    assert {finding.case_id for finding in errors} == {"B"}
+    assert any(finding.text.startswith(expected) for finding in errors), [finding.text for finding in errors]
+    assert cohort.errors == [f"case B: {finding.text}" for finding in errors]
+    skipped = build_cohort(CohortRequest((root,), skip_bad=True))
+    assert skipped.manifest is not None
+    assert [case.case_id for case in skipped.manifest.cases] == ["A"]
+    assert [finding for finding in skipped.findings if finding.severity == "error"] == errors
+    assert Finding("note", "", "1 cases with errors are left out") in skipped.findings
+
+
+def test_there_are_at_least_thirty_kinds_of_bad_cases():
+    assert len({error[0] for error in ERRORS}) == len(ERRORS) >= 30
+
+
+def test_what_cannot_be_skipped_refuses_even_so(good_folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("case_id,idh\nA,perhaps\n")
+    cohort = build_cohort(CohortRequest((good_folder,), (table,), skip_bad=True))
+    assert cohort.manifest is None
+    assert cohort.errors[0].startswith(f"clinical table {table}: line 2: idh is 'perhaps'")
+
+
+def test_if_every_case_is_bad_nothing_is_left(good_folder, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(good_folder, root)
+    for name in "AB":
+        (root / name / f"{name}_t1.nii.gz").write_bytes(b"")
+    cohort = build_cohort(CohortRequest((root,), skip_bad=True))
+    assert cohort.manifest is None
+    assert "no case is left" in cohort.errors[-1]

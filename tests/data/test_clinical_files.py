@@ -1,0 +1,184 @@
+import zipfile
+
+import pytest
+from clinical_examples import write_rows, write_text, write_workbook
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mttu.data import clinical_files
+from mttu.data.clinical import read_clinical
+from mttu.data.clinical_files import read_text_table
+from mttu.errors import InputError
+
+QUICK = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+ROWS = (("case_id", "idh", "age"), ("A", "NA", "53"), ("B", "1", ""))
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        read_clinical(path)
+    (problem,) = caught.value.problems
+    return problem.removeprefix(f"clinical table {path}: ")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_of_any_separator_and_line_end(tmp_path, separator, encoding, end):
+    text = end.join(separator.join(row) for row in ROWS) + end
+    table = read_text_table(write_text(tmp_path / "t.csv", text, encoding))
+    assert table.header == ROWS[0]
+    assert table.rows == ((2, ROWS[1]), (3, ROWS[2]))
+
+
+def test_a_tsv_may_hold_commas(tmp_path):
+    text = "case_id\tidh\ta,b,c\nA\tWT\t1,2\n"
+    assert read_text_table(write_text(tmp_path / "t.tsv", text)).rows == ((2, ("A", "WT", "1,2")),)
+
+
+def test_quoted_commas_of_the_header_do_not_count(tmp_path):
+    text = 'case_id;idh;"a,b,c,d"\nA;WT;"x;y"\n'
+    assert read_text_table(write_text(tmp_path / "t.csv", text)).rows == ((2, ("A", "WT", "x;y")),)
+
+
+def test_what_spreadsheets_add_is_left_out(tmp_path):
+    text = "\ncase_id,idh,,\nA,WT,,\n,,,\n\n B ,1,,\n"
+    table = read_text_table(write_text(tmp_path / "t.csv", text))
+    assert table.header == ("case_id", "idh")
+    assert table.rows == ((3, ("A", "WT")), (6, ("B", "1")))
+
+
+def test_the_first_sheet_of_a_workbook(tmp_path):
+    rows = [("case_id", "idh", "age", None), ("A", 1, 53), ("B", -1.0), (), (7, "WT", 53.5, None), (None, None, None)]
+    table = read_text_table(write_workbook(tmp_path / "t.XLSX", rows))
+    assert table.header == ("case_id", "idh", "age")
+    assert table.rows == ((2, ("A", "1", "53")), (3, ("B", "-1", "")), (5, ("7", "WT", "53.5")))
+
+
+def test_a_workbook_row_without_a_column_is_named(tmp_path):
+    path = write_workbook(tmp_path / "t.xlsx", [("case_id", "idh"), ("A", 1), ("B", 1, "what?")])
+    assert refusal(path) == "line 3 has not 2 values as the header"
+
+
+def test_values_of_a_workbook_are_checked_too(tmp_path):
+    path = write_workbook(tmp_path / "t.xlsx", [("case_id", "IDH status"), ("A", True)])
+    assert refusal(path).startswith("line 2: IDH status is 'True'; expected Mutant")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("t.csv", "case_id,idh\nM\u00fcller,1\n".encode("latin-1"), "cannot be read: byte 0xfc in line 2 is not UTF-8"),
+        ("t.csv", b'case_id,idh\n"A,1\n', "line 2: cannot be read (unexpected end of data); mend the quotes"),
+        ("t.csv", b"case_id,idh\n" + b"A" * 200_000 + b",1\n", "line 2: cannot be read (field larger than"),
+        ("t.xls", b"", ".xls cannot be read; save it as .csv (UTF-8) or .xlsx"),
+        ("t.xlsx", b"no workbook", "cannot be read as .xlsx (File is not a zip file); save it again"),
+        ("t.xlsx", b"", "cannot be read as .xlsx (File is not a zip file); save it again"),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path, name, data, problem):
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert refusal(path).startswith(problem)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    assert refusal(tmp_path / "absent.csv").startswith("cannot be read ([Errno 2]")
+    assert refusal(tmp_path).startswith("cannot be read (no file)")
+
+
+def test_files_too_large_for_a_table_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(clinical_files, "LARGEST_BYTES", 2**20)
+    assert refusal(write_text(tmp_path / "t.csv", "x" * (2**20 + 1))) == "larger than 1 MiB; give a clinical table"
+    bomb = tmp_path / "t.xlsx"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", "x" * (2**20 + 1))
+    assert refusal(bomb) == "unpacks to more than 1 MiB; give a clinical table"
+
+
+def test_a_workbook_is_as_large_as_its_cells_not_as_it_claims(tmp_path, monkeypatch):
+    monkeypatch.setattr(clinical_files, "MOST_CELLS", 1000)
+    path = write_workbook(tmp_path / "t.xlsx", ROWS)
+    alter_sheet(path, lambda text: text.replace('ref="A1:C3"', 'ref="A1:XFD1048576"'))
+    assert len(read_text_table(path).rows) == 2
+    alter_sheet(path, lambda text: text.replace('<row r="3"', '<row r="99999999999"'))
+    assert refusal(path) == "more than 1000 cells; give a clinical table with one row per case"
+
+
+def alter_sheet(path, change):
+    """Rewrites the XML of the first sheet, so that checksums stay right."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    before = members[sheet].decode()
+    members[sheet] = change(before).encode("utf-8", "replace")
+    assert members[sheet] != before.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def check(path):
+    """Reads, or refuses in words that name the file."""
+    try:
+        rows, problems = read_clinical(path), []
+    except InputError as error:
+        rows, problems = None, error.problems
+    assert problems or rows is not None
+    assert all(problem.startswith(f"clinical table {path}: ") for problem in problems)
+    return rows
+
+
+@QUICK
+@given(data=st.binary(max_size=300), name=st.sampled_from(["t.csv", "t.tsv", "t.xlsx", "t"]))
+def test_any_bytes_are_read_or_refused(tmp_path, data, name):
+    path = tmp_path / name
+    path.write_bytes(data)
+    check(path)
+
+
+@QUICK
+@given(
+    cells=st.lists(
+        st.tuples(st.text(max_size=12), st.text(max_size=12), st.text("0123456789.,>+-eE ", max_size=6)), max_size=5
+    )
+)
+def test_any_cells_are_read_or_refused(tmp_path, cells):
+    path = write_rows(tmp_path / "t.csv", [ROWS[0], *((a.replace("\r", ""), b, c) for a, b, c in cells)])
+    rows = check(path)
+    assert rows is None or all(row.idh in (-1, 0, 1) and row.ids for row in rows)
+
+
+@pytest.fixture(scope="module")
+def whole_workbook(tmp_path_factory):
+    path = write_workbook(tmp_path_factory.mktemp("workbook") / "t.xlsx", ROWS)
+    with zipfile.ZipFile(path) as archive:
+        return path.read_bytes(), archive.read("xl/worksheets/sheet1.xml").decode()
+
+
+@QUICK
+@given(place=st.floats(0, 1), cut=st.integers(0, 40), put=st.text(max_size=8), anywhere=st.booleans())
+def test_a_damaged_workbook_is_read_or_refused(tmp_path, whole_workbook, place, cut, put, anywhere):
+    data, sheet = whole_workbook
+    path = tmp_path / "t.xlsx"
+    if anywhere:
+        start = int(place * len(data))
+        path.write_bytes(data[:start] + put.encode("utf-8", "replace") + data[start + cut :])
+    else:
+        path.write_bytes(data)
+        start = int(place * len(sheet))
+        changed = sheet[:start] + put + sheet[start + cut :]
+        if changed != sheet:
+            alter_sheet(path, lambda _: changed)
+    check(path)
+
+
+CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.dates(), st.text("AZaz019 -/", max_size=8))
+
+
+@QUICK
+@given(rows=st.lists(st.lists(CELLS, max_size=4), max_size=4))
+def test_any_workbook_cells_are_read_or_refused(tmp_path, rows):
+    check(write_workbook(tmp_path / "t.xlsx", [ROWS[0], *rows]))

@@ -1,0 +1,93 @@
+import pytest
+from test_layouts import FOUR, touch
+
+from mttu.data.discovery import discover_any, discover_folder, walk_folders
+from mttu.errors import InputError
+
+
+def brats(folder, name, parts=("flair", "t1ce", "t1", "t2", "seg")):
+    return touch(folder / name, *(f"{name}_{part}.nii.gz" for part in parts))
+
+
+def brats2023(folder, name):
+    return touch(folder / name, *(f"{name}-{part}.nii.gz" for part in ("t2f", "t1c", "t1n", "t2w", "seg")))
+
+
+def test_walking_finds_nested_folders_once_and_skips_hidden_ones_and_predictions(tmp_path):
+    brats(tmp_path / "HGG", "A")
+    brats(tmp_path / "LGG", "B")
+    touch(tmp_path / "LGG" / ".partial-C", "C_flair.nii.gz")
+    touch(tmp_path / "results", "predictions.parquet", "A_seg.nii.gz")
+    touch(tmp_path / "notes", "readme.txt", ".hidden.nii.gz")
+    (tmp_path / "LGG" / "loop").symlink_to(tmp_path)
+    assert [folder.name for folder, files in walk_folders(tmp_path) if files] == ["A", "B"]
+
+
+def test_a_layout_is_recognised_and_all_its_cases_found(tmp_path):
+    for name in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000"):
+        brats2023(tmp_path / "deep" / "down", name)
+    found = discover_folder(tmp_path, None, FOUR)
+    assert [(case.case_id, case.layout) for case in found] == [
+        ("BraTS-GLI-00001-000", "brats2023"),
+        ("BraTS-GLI-00002-000", "brats2023"),
+    ]
+
+
+def test_two_data_sets_in_one_folder_are_refused_with_the_candidates_unless_one_is_named(tmp_path):
+    brats(tmp_path, "A")
+    brats2023(tmp_path, "BraTS-GLI-00001-000")
+    with pytest.raises(InputError) as caught:
+        discover_folder(tmp_path, None, FOUR)
+    (problem,) = caught.value.problems
+    assert "fit brats (BraTS to 2021: 1 cases, e.g. A) or brats2023 (BraTS 2023 and later: 1 cases" in problem
+    assert "pass --layout NAME" in problem
+    found = discover_folder(tmp_path, "brats", FOUR)
+    assert [case.case_id for case in found if not case.problems] == ["A"]
+    assert [case.case_id for case in found if case.problems] == ["BraTS-GLI-00001-000"]
+
+
+def test_an_unknown_layout_names_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match=r"layout 'dicom': unknown; choose one of brats \(BraTS to 2021\), brats2023"):
+        discover_folder(tmp_path, "dicom", FOUR)
+
+
+def test_no_case_says_what_was_expected_and_what_is_there(tmp_path):
+    touch(tmp_path / "P1", "scan_T1.nii.gz", "scan_FLAIR.nii.gz")
+    with pytest.raises(InputError) as caught:
+        discover_folder(tmp_path, None, FOUR)
+    (problem,) = caught.value.problems
+    assert "holds no case; expected <case>/<case>_{flair,t1ce,t1,t2,seg}.nii[.gz] (BraTS to 2021); " in problem
+    assert "for other names give a CSV file of paths; found 2 NIfTI files (P1/scan_FLAIR.nii.gz, " in problem
+
+
+def test_images_that_belong_to_no_case_are_said(tmp_path):
+    brats(tmp_path, "A")
+    touch(tmp_path / "B", "scan.nii.gz")
+    touch(tmp_path / "A" / "extra", "more.nii.gz")  # below a case: its owner's business
+    stranger = discover_folder(tmp_path, None, FOUR)[1]
+    assert stranger.case_id == "B"
+    assert stranger.problems[0].startswith(
+        "case B: the folder holds 1 NIfTI files (scan.nii.gz) but no image that is named after it; expected <case>/"
+    )
+
+
+def test_masks_in_folders_of_their_own_are_no_strangers(tmp_path):
+    name = "UPENN-GBM-00001_11"
+    touch(tmp_path / "images_structural" / name, *(f"{name}_{part}.nii.gz" for part in ("FLAIR", "T1", "T1GD", "T2")))
+    touch(tmp_path / "images_segm", f"{name}_segm.nii.gz")
+    (case,) = discover_folder(tmp_path, None, FOUR)
+    assert case.problems == ()
+
+
+def test_to_predict_every_folder_stands_for_itself(tmp_path):
+    brats(tmp_path, "A")
+    brats2023(tmp_path, "BraTS-GLI-00001-000")
+    touch(tmp_path / "C", "scan.nii.gz")
+    name = "UPENN-GBM-00009_11"
+    touch(tmp_path / name, *(f"{name}_{part}.nii.gz" for part in ("FLAIR", "T1", "T1GD", "T2", "flair", "t1")))
+    found = {case.case_id: case for case in discover_any(tmp_path, FOUR)}
+    assert {name for name, case in found.items() if not case.problems} == {"A", "BraTS-GLI-00001-000"}
+    assert "no image that is named after it" in found["C"].problems[0]
+    assert found[name].problems == (
+        f"case {name}: its file names fit BraTS to 2021 and UPENN-GBM; keep the files of one",
+    )
