@@ -68,7 +68,7 @@ class Grid:
 
 
 class Noise:
-    """A random field of mean 0 and deviation 1 that is smooth over about `sigma_mm`; the same on every grid.
+    """A random field of mean 0 and deviation 1, smooth over about `sigma_mm`; one field looks the same on every grid.
 
     Args:
         generator: Source of randomness; how much is drawn depends on `sigma_mm` alone.

@@ -1,8 +1,8 @@
 """A healthy brain: hemispheres with folded cortex, ventricles, deep nuclei, cerebellum and stem, as tissue shares.
 
 Everything is a distance in millimetres of a life-size head, which is turned into the share of a voxel that a tissue
-fills: so voxels at an edge hold two tissues. Places and sizes are rounded from anatomy; the halves mirror each other until
-they are bent at random.
+fills: so voxels at an edge hold two tissues. Places and sizes are rounded from anatomy; one half mirrors the other
+until both are bent at random.
 """
 
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def draw_head(generator: np.random.Generator, grid: Grid, bulge: Bulge) -> Head:
     brain = (depth + np.float32(0.6) * unrest > 0.3) & ((fluid < 0.75) | (depth > 4))
     nuclei = np.max([ellipsoid(mirrored, centre, radii) for centre, radii in _NUCLEI], axis=0)
     grey = np.maximum(grey, np.minimum(share_above(nuclei, grid.voxel_mm), 1 - fluid))
-    holes = share_above(_ventricles(mirrored, ventricle_width), grid.voxel_mm)
+    holes = share_above(np.minimum(_ventricles(mirrored, ventricle_width), -crowded), grid.voxel_mm)
     fluid, grey = np.maximum(fluid, holes), grey * (1 - holes)
     vessels = share_above(_vessels(points, mirrored, depth), grid.voxel_mm)
     tissues = np.stack([np.maximum(1 - fluid - grey, 0), grey, fluid]) * (1 - vessels)
@@ -142,7 +142,8 @@ def _leaves(mirrored: Field, cerebellum: Field, grid: Grid) -> Field:
     _, y, z = mirrored
     period = max(7.0, 2.5 * grid.voxel_mm)
     wave = np.abs(np.sin(np.float32(np.pi / period) * (z + np.float32(0.3) * y))) * np.float32(period / np.pi)
-    return np.minimum(cerebellum, np.hypot(wave, np.maximum(0, cerebellum - 12)) + np.float32(0.8))
+    clefts = np.hypot(wave, np.maximum(0, cerebellum - 12)) + np.float32(0.8)
+    return np.asarray(np.minimum(cerebellum, clefts), np.float32)
 
 
 def _ventricles(mirrored: Field, width: float) -> Field:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from mttu.data.phantom.fields import Field, Grid, Noise, column, length, share_above
 from mttu.data.phantom.head import FLUID, GREY, Bulge, Head
@@ -83,17 +82,18 @@ def grow_lesion(generator: np.random.Generator, grid: Grid, head: Head, place: P
         place: Where and how large.
         signs: As the image shows them, 0 to 1.
     """
-    outline, inner, patches, ragged = (Noise(generator, sigma).on(grid) for sigma in (11.0, 9.0, 7.0, 4.0))
+    sigmas = (11.0, 9.0, 7.0, max(4.0, 0.6 * grid.voxel_mm))  # finer noise than voxels costs time and shows nothing
+    outline, inner, patches, ragged = (Noise(generator, sigma).on(grid) for sigma in sigmas)
     axes = column(np.exp(generator.uniform(-0.22, 0.22, 3)))
     radius = _radius_mm(place.volume_ml)
     offset = generator.uniform(-0.15, 0.15, 3) * radius
     fluid, grey = head.shares[FLUID], head.shares[GREY]
     across = np.clip(grid.points[0] * -float(np.sign(place.centre[0])), 0, 8)
     barred = 3 * across + np.where(head.brain, np.float32(0), _OUTSIDE)
-    edema = length((grid.points - column(place.centre)) / axes) + radius * np.float32(0.17) * outline
-    edema += np.float32(1.2) * ragged + 9 * grey + 30 * fluid + barred
-    core = length(grid.points - column(place.centre + offset)) + radius * np.float32(0.15) * inner
-    core += 2 * grey + 3 * fluid + barred
+    reach = length((grid.points - column(place.centre)) / axes) + radius * np.float32(0.17) * outline
+    edema = np.asarray(reach + np.float32(1.2) * ragged + 9 * grey + 30 * fluid + barred, np.float32)
+    nearby = length(grid.points - column(place.centre + offset)) + radius * np.float32(0.15) * inner
+    core = np.asarray(nearby + 2 * grey + 3 * fluid + barred, np.float32)
     decay = np.asarray(core + 3 * patches, np.float32)
 
     volume = place.volume_ml * 1000 / grid.voxel_mm**3
@@ -105,9 +105,10 @@ def grow_lesion(generator: np.random.Generator, grid: Grid, head: Head, place: P
     complete = min(max(1.1 * signs.enhancement - 0.1, 0.0), 1.0)
     bright, bright_edge = _lowest(order, living, complete * living.sum())
 
-    margin_mm = max(0.8 + 8 * (1 - signs.sharpness) ** 1.5, 0.7 * grid.voxel_mm)
+    margin_mm = max(0.8 + 11 * (1 - signs.sharpness), 0.7 * grid.voxel_mm)
     soft_mm = max(1.0, 0.8 * grid.voxel_mm)
-    affected = expit((edge - edema) * np.float32(4 / margin_mm)) * head.brain
+    ramp = share_above(edge - edema, 1.6 * margin_mm) * head.brain
+    affected = ramp * ramp * (3 - 2 * ramp)
     affected = np.where(within, np.maximum(affected, np.float32(0.9)), affected)
     core_share = np.minimum(share_above(core_edge - core, 0.6 * margin_mm), affected)
     dead_share = np.minimum(share_above(dead_edge - decay, soft_mm), core_share)

@@ -29,7 +29,7 @@ _LESION = {
     "t2": (1.8, 1.85, 2.7, 1.7),
 }
 """Edema, tumour without enhancement, necrosis and enhancing tumour before any contrast agent's uptake."""
-_MISMATCH = {"flair": -0.75, "t2": 0.75}
+_MISMATCH = {"flair": -0.9, "t2": 0.8}
 """What a full T2-FLAIR mismatch adds to tumour without enhancement."""
 _UPTAKE = 1.1
 """What full enhancement adds on T1ce."""
@@ -86,7 +86,7 @@ def scan(
     """
     lesions, *streams = generator.spawn(1 + len(MODALITIES))
     values = _lesion_values(lesions, signs)
-    texture = 1 + np.float32(0.07) * Noise(lesions, 3.5).on(grid)
+    texture = 1 + np.float32(0.07) * Noise(lesions, max(3.5, 0.6 * grid.voxel_mm)).on(grid)
     shares = lesion.shares.copy()
     shares[EDEMA] *= 1 - np.float32(0.6) * head.shares[FLUID]  # sulci stay visible in edema
     spared = head.shares * (1 - shares.sum(axis=0))

@@ -31,7 +31,7 @@ DEFECT_TABLE = "defects.csv"
 _SIGNS = tuple(field.name for field in fields(Signs))
 _MEANS = tuple(f"mean_{name}" for name in MODALITIES)
 _MOST_DRAWN = 4
-"""Cases drawn at the same time; each holds about 0.1 GB at 64 voxels per axis and 2 GB at 240."""
+"""Cases drawn at the same time; each holds about 1 GB at 240 voxels per axis."""
 _README = """A synthetic glioma cohort (mttu phantom). No patient is in it.
 
 <case>/<case>_{{flair,t1ce,t1,t2,seg}}.nii.gz   images and tumour mask, labels 0 1 2 4 as in BraTS to 2021
