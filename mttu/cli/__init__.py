@@ -16,6 +16,7 @@ from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.evaluate import evaluate
+from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
@@ -60,21 +61,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-@app.command()
-def phantom(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty")],
-    cases: Annotated[int, typer.Option(min=1, help="Number of cases")] = 24,
-    size: Annotated[int, typer.Option(min=24, help="Voxels along each axis (1 mm)")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed")] = 0,
-) -> None:
-    """Write a synthetic glioma cohort in BraTS layout, with clinical.csv."""
-    from mttu.data.phantom import write_phantom
-
-    write_phantom(folder, cases=cases, size=size, seed=seed)
-    console.print(f"{cases} phantom cases in {folder}")
-
-
-for command in (cohort, split, describe, score, select, thresholds, evaluate):
+for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate):
     app.command()(command)
 
 
@@ -226,7 +213,7 @@ def demo(
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
-        phantom(data, cases=cases)
+        phantom(data, cases=cases, difficulty=0.2)  # its signs can be learned from a dozen cases in minutes
     cohort([data], output=manifest, clinical=[data / "clinical.csv"])
     settings = override(
         preset("demo"),
