@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import write_json
+from mttu.atomic import PREFIX, write_json
 from mttu.config import Config, flatten
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError
@@ -68,7 +68,8 @@ def move_aside(folder: Path) -> None:
 
     A kill halfway leaves the rest without its mark, and the next start moves that aside, too.
     """
-    content = [item for item in folder.iterdir() if item.name != ".lock" and not item.name.startswith("replaced-")]
+    stays = (".lock", "replaced-", PREFIX)  # what a kill left half-written belongs to no run
+    content = [item for item in folder.iterdir() if not item.name.startswith(stays)]
     if not content:
         return
     number = 1 + max((int(item.name.split("-")[1]) for item in folder.glob("replaced-[0-9]*")), default=0)
