@@ -77,6 +77,7 @@ def differences(one, two, place=""):
 
 def run_killed_everywhere(config, tmp_path, step):
     folder = config.output.folder / config.output.name
+    folder.parent.mkdir(exist_ok=True)  # else the first run has one boundary more than the others
     with BOUNDARIES.watch(folder):
         run_training(config, launch_locally)
         total = BOUNDARIES.count
