@@ -15,6 +15,7 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.ensemble import ensemble
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
@@ -73,7 +74,7 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-for command in (cohort, split, describe, score, select, thresholds):
+for command in (cohort, split, describe, score, select, thresholds, ensemble):
     app.command()(command)
 
 
@@ -165,7 +166,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
     inputs: Annotated[list[Path], typer.Argument(help="Case folders, folders of cases, manifests")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
     labels: LabelsName = "brats",
