@@ -54,7 +54,9 @@ def test_probabilities_are_the_means_of_the_members(image: Tensor, flips: bool) 
         found.idh_probabilities, torch.stack([one.idh_probabilities for one in alone]).mean(dim=0)
     )
     logits = torch.stack([one.idh_logits for one in alone]).mean(dim=(0, 1))
-    assert not torch.allclose(found.idh_probabilities, logits.softmax(dim=-1), atol=1e-3)  # not of the mean logits
+    assert not torch.allclose(
+        found.idh_probabilities, logits.softmax(dim=-1), atol=1e-4, rtol=0
+    )  # not of the mean logits
 
 
 @pytest.mark.parametrize("tasks", [("seg", "idh"), ("seg",), ("idh",)])

@@ -102,5 +102,5 @@ def test_a_member_that_cannot_be_scored_or_is_not_finite_is_named(write_tiny, ru
     )
     rigid = write_tiny(tmp_path / "rigid" / "best", {"network.dropout.head": 0.0})
     write_ensemble(tmp_path / "with_rigid", [runs[0], rigid])
-    with pytest.raises(InputError, match="member 2 of 2: mc.active_dropout=head: no dropout there"):
+    with pytest.raises(InputError, match=r"member 2 of 2: mc\.active_dropout=head: no dropout there"):
         plan_scoring(tmp_path / "with_rigid", manifest_file, "val", {"mc.active_dropout": "head"})
