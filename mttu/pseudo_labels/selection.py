@@ -107,6 +107,8 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     are 1:1.6 as nearly as can be. If all cases that meet the thresholds are of one class there is nothing to balance
     with, and none is kept.
 
+    The method none selects nothing, and needs neither thresholds nor a ratio.
+
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many
             cases of each class the network learned from.
@@ -115,7 +117,9 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     Raises:
         InputError: Balancing is on and neither settings nor table give a class ratio.
     """
-    balanced = settings.balance if settings.balance is not None else settings.method != "PL"
+    balanced = settings.balance if settings.balance is not None else settings.method in ("CPL", "UPS")
+    if settings.method == "none":
+        balanced = False
     ratio = _find_ratio(table, settings) if balanced else None
     rows = sorted(table.rows, key=lambda row: row.case_id)
     cases = [_judge(row, settings) for row in rows]
@@ -141,8 +145,8 @@ def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
     if figures is None:
         reason = row.error or "confidence or uncertainty is missing or not finite"
         return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
-    reasons = []
-    if settings.method != "PL" and not is_confident(figures.confidence, settings.confidence_threshold):
+    reasons = ["no pseudo-labels: selection.method is none"] if settings.method == "none" else []
+    if settings.method in ("CPL", "UPS") and not is_confident(figures.confidence, settings.confidence_threshold):
         reasons.append(f"confidence {figures.confidence:.4f} < {settings.confidence_threshold:g}")
     if settings.method == "UPS" and not is_certain(figures.uncertainty, settings.uncertainty_threshold):
         reasons.append(f"uncertainty {figures.uncertainty:.4f} > {settings.uncertainty_threshold:g}")
@@ -192,6 +196,8 @@ def _find_notes(
         notes.append(f"{len(unusable)} cases have figures that are missing or not finite: {', '.join(unusable)}")
     if not scored:
         return [*notes, "no case has a score: nothing can be selected"]
+    if settings.method == "none":
+        return [*notes, "selection.method is none: no pseudo-labels"]
     meeting = [case for case in cases if case.meets_thresholds]
     if not meeting:
         best, least = max(one.confidence for one in scored), min(one.uncertainty for one in scored)

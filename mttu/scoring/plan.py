@@ -111,7 +111,7 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
     with (checkpoint / "weights.safetensors").open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    learned = [case.idh for case in cohort.cases if case.split in ("train", "val")]
+    learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
         "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
