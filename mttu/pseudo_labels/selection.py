@@ -117,14 +117,23 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     Raises:
         InputError: Balancing is on and neither settings nor table give a class ratio.
     """
-    balanced = settings.balance if settings.balance is not None else settings.method in ("CPL", "UPS")
     if settings.method == "none":
-        balanced = False
+        return _select_none(table)
+    balanced = settings.balance if settings.balance is not None else settings.method != "PL"
     ratio = _find_ratio(table, settings) if balanced else None
     rows = sorted(table.rows, key=lambda row: row.case_id)
     cases = [_judge(row, settings) for row in rows]
     kept = cases if ratio is None else _balance(cases, ratio)
     return Selection(tuple(kept), balanced, ratio, tuple(_find_notes(rows, cases, kept, settings, ratio)))
+
+
+def _select_none(table: ScoreTable) -> Selection:
+    reason = "selection.method is none"
+    rows = sorted(table.rows, key=lambda row: row.case_id)
+    cases = [
+        SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason) for row in rows
+    ]
+    return Selection(tuple(cases), False, None, (f"{reason}: no pseudo-labels",))
 
 
 def _find_ratio(table: ScoreTable, settings: SelectionSettings) -> float:
@@ -145,8 +154,8 @@ def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
     if figures is None:
         reason = row.error or "confidence or uncertainty is missing or not finite"
         return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
-    reasons = ["no pseudo-labels: selection.method is none"] if settings.method == "none" else []
-    if settings.method in ("CPL", "UPS") and not is_confident(figures.confidence, settings.confidence_threshold):
+    reasons = []
+    if settings.method != "PL" and not is_confident(figures.confidence, settings.confidence_threshold):
         reasons.append(f"confidence {figures.confidence:.4f} < {settings.confidence_threshold:g}")
     if settings.method == "UPS" and not is_certain(figures.uncertainty, settings.uncertainty_threshold):
         reasons.append(f"uncertainty {figures.uncertainty:.4f} > {settings.uncertainty_threshold:g}")
@@ -196,8 +205,6 @@ def _find_notes(
         notes.append(f"{len(unusable)} cases have figures that are missing or not finite: {', '.join(unusable)}")
     if not scored:
         return [*notes, "no case has a score: nothing can be selected"]
-    if settings.method == "none":
-        return [*notes, "selection.method is none: no pseudo-labels"]
     meeting = [case for case in cases if case.meets_thresholds]
     if not meeting:
         best, least = max(one.confidence for one in scored), min(one.uncertainty for one in scored)

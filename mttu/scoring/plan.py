@@ -12,6 +12,7 @@ from mttu.data.cohort import read_manifest
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, raise_if_any
+from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint, read_checkpoint
 from mttu.networks.idh_passes import IdhPasses
 
@@ -60,11 +61,7 @@ def plan_scoring(
     try:
         network, config = read_checkpoint(checkpoint)
         config = _change(config, changes or {})
-        IdhPasses(network, config.mc.active_dropout)
-        if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
-            problems.append(
-                "mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given"
-            )
+        problems += find_scoring_problems(network, config)
     except InputError as error:
         problems += error.problems
     try:
@@ -80,6 +77,18 @@ def plan_scoring(
     folder = find_checkpoint(checkpoint).resolve()
     about = _describe(folder, config, cohort, split)
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
+
+
+def find_scoring_problems(network: MttuNet, config: Config) -> list[str]:
+    """Says why a network cannot be scored with these settings; nothing if it can."""
+    problems = []
+    try:
+        IdhPasses(network, config.mc.active_dropout)
+    except InputError as error:
+        problems += error.problems
+    if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
+        problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
+    return problems
 
 
 def _change(config: Config, changes: Mapping[str, Any]) -> Config:

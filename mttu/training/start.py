@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,17 @@ def identify_start(config: Config) -> str | None:
     return f"weights {digest_weights(start)}{kept}"
 
 
+def _describe(config: Config, with_optimiser: bool) -> dict[str, Any]:
+    """What must be equal, by name: the network and its channels; with the optimiser also what it has a state of."""
+    parts: dict[str, Any] = {
+        "network": config.network.model_dump(mode="json"),
+        "data.modalities": list(config.data.modalities),
+    }
+    if with_optimiser:
+        parts |= {"loss.task_weighting": config.loss.task_weighting, "optim.amsgrad": config.optim.amsgrad}
+    return flatten(parts)
+
+
 def check_start(config: Config) -> list[str]:
     """Says why a training cannot start from where `train.start_from` points; nothing if it can, or is not set."""
     start = config.train.start_from
@@ -42,17 +54,15 @@ def check_start(config: Config) -> list[str]:
     except InputError as error:
         return [f"train.start_from: {problem}" for problem in error.problems]
     problems = []
-    before, now = (
-        flatten({"network": one.network.model_dump(mode="json"), "data.modalities": list(one.data.modalities)})
-        for one in (trained, config)
-    )
+    kept = config.train.start_optimiser == "kept"
+    before, now = (_describe(one, kept) for one in (trained, config))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             problems.append(
                 f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
                 "set it back, or start from other weights"
             )
-    if config.train.start_optimiser == "kept" and not (start / STATE).is_file():
+    if kept and not (start / STATE).is_file():
         problems.append(
             f"train.start_from {start}: has no {STATE}, which train.start_optimiser=kept needs; name a training "
             "checkpoint (train/epoch_...), or set train.start_optimiser=fresh"
