@@ -111,6 +111,8 @@ class TrackingSettings(Settings):
     """Tracking URI; null: a SQLite database `mlflow.db` in `output.folder`."""
     experiment: str = "mttu"
     """MLflow experiment name."""
+    model: str | None = None
+    """MLflow registered model whose versions the weights of self-training become; null: `output.name`."""
     log_patient_images: bool = False
     """Whether pictures of real patients may be logged. Pictures of the synthetic phantom are always logged."""
 
