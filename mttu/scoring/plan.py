@@ -12,10 +12,10 @@ from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import name_member
+from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members
 from mttu.networks.idh_passes import IdhPasses
-from mttu.networks.mttu_net import MttuNet
 
 CHANGEABLE = ("mc.", "inference.", "patch.")
 """Sections of a checkpoint's settings that scoring may change."""
@@ -64,11 +64,8 @@ def plan_scoring(
         networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
         for number, network in enumerate(networks, 1):
-            _check_passes(network, number, len(networks), config)
-        if networks[0].decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
-            problems.append(
-                "mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given"
-            )
+            found = find_scoring_problems(network, config)
+            problems += [name_member(problem, number, len(networks)) for problem in found]
     except InputError as error:
         problems += error.problems
     try:
@@ -86,11 +83,16 @@ def plan_scoring(
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
 
 
-def _check_passes(network: MttuNet, number: int, members: int, config: Config) -> None:
+def find_scoring_problems(network: MttuNet, config: Config) -> list[str]:
+    """Says why a network cannot be scored with these settings; nothing if it can."""
+    problems = []
     try:
         IdhPasses(network, config.mc.active_dropout)
     except InputError as error:
-        raise InputError([name_member(problem, number, members) for problem in error.problems]) from None
+        problems += error.problems
+    if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
+        problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
+    return problems
 
 
 def _change(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -120,7 +122,7 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
-    learned = [case.idh for case in cohort.cases if case.split in ("train", "val")]
+    learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
         **describe_checkpoint(checkpoint),

@@ -100,6 +100,9 @@ def _train_and_log(
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
         with atomic_file(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png", dpi=110)
-        tracker.log_picture(name, figure, shows_case=name != LEARNING_CURVES)
+        if name == LEARNING_CURVES:
+            tracker.log_figure(name, figure)
+        else:
+            tracker.log_picture(name, figure)
     tracker.finish("FINISHED")
     return history

@@ -66,6 +66,22 @@ def test_refusals_exit_with_two_and_one_clear_line_each(capsys, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_phantom_says_how_well_its_idh_can_be_told(capsys, tmp_path):
+    words = ["phantom", tmp_path / "p", "--cases", 6, "--size", 24, "--difficulty", 0.2, "--missing-masks", 0.5]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "IDH AUC, ideal observer of the signs: 1.000 (6 cases, 2 mutant; 1.000 expected)" in out
+    assert "IDH AUC, logistic regression on volume and mean intensities: " in out
+    assert "IDH AUC, age alone: " in out
+    assert len(list((tmp_path / "p").rglob("*_seg.nii.gz"))) == 3
+    code, again, _ = run(capsys, *words)
+    assert code == 0
+    assert again == out[out.index("IDH AUC") :]
+    code, _, err = run(capsys, *words, "--sites", 40)
+    assert code == 2
+    assert "sites: 40; expected 1 to 20" in err
+
+
 def test_cohort_says_what_it_found(capsys, phantom_folder, tmp_path):
     output = tmp_path / "cohort.parquet"
     code, out, _ = run(capsys, "cohort", phantom_folder, "--clinical", phantom_folder / "clinical.csv", "-o", output)

@@ -1,0 +1,154 @@
+"""Does a confidence of 0.9 mean that 90 % of such calls are right? Expected calibration error and reliability.
+
+Top-label, as in the paper's eq. (16) to (18) and in Guo et al. (ICML 2017): the confidence of a case is the probability
+of the class that is called, max(p, 1 - p), and its accuracy whether that call is right. Other tools (e.g. torchmetrics
+for binary tasks) compare the mutant probability with the share of mutants instead, which gives other figures as soon as
+a call is wrong.
+
+The error is biased upwards in small samples: 30 cases of a perfectly calibrated network show about 0.12 in ten bins. So
+it always comes with n, an interval, and what a perfectly calibrated network with the same confidences would show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.data.labels import IDH_MUTANT
+from mttu.metrics.classification import DEFAULT_THRESHOLD, known_cases
+from mttu.metrics.intervals import Interval, bootstrap_over_patients, wilson_interval
+
+Binning = Literal["equal-width", "adaptive"]
+NUM_BINS = 10
+"""L of eq. (16): not stated in the paper; chosen because it is the usual number for small cohorts."""
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """Expected calibration error with what is needed to judge it."""
+
+    ece: float | None
+    """In [0, 1]. None without cases."""
+    interval: Interval
+    """Bootstrap over patients. Resampling adds to the upward bias, so it may lie above the figure."""
+    expected_when_calibrated: float | None
+    """Mean error of a perfectly calibrated network with these confidences and this n."""
+    num_cases: int
+    num_bins: int
+    binning: Binning
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One bar of a reliability diagram; low < confidence <= high."""
+
+    low: float
+    high: float
+    num_cases: int
+    mean_confidence: float | None
+    """None without cases."""
+    accuracy: Interval
+    """Share of right calls with its Wilson interval; no value without cases."""
+
+
+def call_top_label(mutant_probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Confidence of the called class, and whether that is mutant, as it is from a probability of exactly 0.5 on."""
+    return np.maximum(mutant_probabilities, 1 - mutant_probabilities), mutant_probabilities >= DEFAULT_THRESHOLD
+
+
+def measure_calibration_error(
+    mutant_probabilities: Sequence[float],
+    idh: Sequence[int],
+    patients: Sequence[str],
+    num_bins: int = NUM_BINS,
+    binning: Binning = "equal-width",
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> CalibrationError:
+    """Top-label expected calibration error, eq. (16).
+
+    Args:
+        mutant_probabilities: Probability of mutant, one per case.
+        idh: 1 mutant, 0 wild type, -1 unknown: left out.
+        patients: Patient of each case; the bootstrap draws patients.
+        num_bins: Bins over confidences from 0 to 1; those of two classes lie in the upper half.
+        binning: equal-width, as in the paper, or adaptive: bins of about equal numbers of cases. Equal confidences
+            share a bin.
+        level: Coverage of the interval.
+        num_resamples: Resamples of the bootstrap, and draws for `expected_when_calibrated`.
+        seed: Of both.
+
+    Raises:
+        ValueError: See `mttu.metrics.classification.score_classification`; or no bins.
+    """
+    probability, status = known_cases(mutant_probabilities, idh)
+    confidence, called_mutant = call_top_label(probability)
+    right = called_mutant == (status == IDH_MUTANT)
+    known = [patient for patient, own in zip(patients, idh, strict=True) if own >= 0]
+
+    def statistics(rows: NDArray[np.int64]) -> Mapping[str, float | None]:
+        found = _measure(confidence[rows], right[rows][None], num_bins, binning) if len(rows) else [None]
+        return {"ece": None if found[0] is None else float(found[0])}
+
+    interval = bootstrap_over_patients(statistics, known, level, num_resamples, seed)["ece"]
+    expected = None
+    if len(confidence):
+        drawn = np.random.default_rng(seed).random((num_resamples, len(confidence))) < confidence
+        expected = float(_measure(confidence, drawn, num_bins, binning).mean())
+    return CalibrationError(interval.estimate, interval, expected, len(confidence), num_bins, binning)
+
+
+def _measure(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], num_bins: int, binning: Binning
+) -> NDArray[np.float64]:
+    """ECE of each row of outcomes, (R, n) -> (R,)."""
+    bins = _assign(confidence, _edges(confidence, num_bins, binning))
+    members = (np.arange(bins.max() + 1)[:, None] == bins).astype(np.float64)  # (bins, n)
+    gaps = (right - confidence) @ members.T
+    return np.asarray(np.abs(gaps).sum(axis=1) / len(confidence))
+
+
+def _edges(confidence: NDArray[np.float64], num_bins: int, binning: Binning) -> NDArray[np.float64]:
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}; at least 1 is needed")
+    if binning == "equal-width" or not len(confidence):
+        return np.arange(num_bins + 1) / num_bins
+    inner = np.quantile(confidence, np.arange(1, num_bins) / num_bins, method="inverted_cdf")
+    return np.unique(np.concatenate([[0.0], inner[inner < confidence.max()], [1.0]]))
+
+
+def _assign(confidence: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bin of each case; a bin holds its upper edge, not its lower one."""
+    return np.asarray(np.digitize(confidence, edges[1:-1], right=True))
+
+
+def tabulate_reliability(
+    mutant_probabilities: Sequence[float],
+    idh: Sequence[int],
+    num_bins: int = NUM_BINS,
+    binning: Binning = "equal-width",
+    level: float = 0.95,
+) -> list[ReliabilityBin]:
+    """The bins of the calibration error: number of cases, mean confidence, accuracy with its Wilson interval.
+
+    Bins of equal width are all there, without cases too.
+
+    Raises:
+        ValueError: See `measure_calibration_error`.
+    """
+    probability, status = known_cases(mutant_probabilities, idh)
+    confidence, called_mutant = call_top_label(probability)
+    right = called_mutant == (status == IDH_MUTANT)
+    edges = _edges(confidence, num_bins, binning)
+    bins = _assign(confidence, edges)
+    table = []
+    for index in range(len(edges) - 1):
+        inside = bins == index
+        count = int(inside.sum())
+        mean = float(confidence[inside].mean()) if count else None
+        accuracy = wilson_interval(int(right[inside].sum()), count, level)
+        table.append(ReliabilityBin(float(edges[index]), float(edges[index + 1]), count, mean, accuracy))
+    return table
