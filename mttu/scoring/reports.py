@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from mttu.atomic import atomic_file
@@ -152,7 +153,8 @@ def write_selection(
         The pictures: candidates; selected numbers by method; with a truth also the error over both thresholds.
     """
     write_selection_table(folder, table, selection, settings)
-    return draw_selection(folder, table, selection, settings, truth, title)
+    figures = draw_selection(table, selection, settings, truth, title)
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
 
 
 def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
@@ -190,14 +192,13 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
 
 
 def draw_selection(
-    folder: Path,
     table: ScoreTable,
     selection: Selection,
     settings: SelectionSettings,
     truth: Mapping[str, int] | None,
     title: str,
-) -> list[Path]:
-    """Draws the pictures of a selection, see `write_selection`."""
+) -> dict[str, Figure]:
+    """Draws the pictures of a selection by name, see `write_selection`."""
     known = truth or {}
     tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
     scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
@@ -223,7 +224,7 @@ def draw_selection(
         figures["selection_error"] = draw_selection_error(
             {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
         )
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    return figures
 
 
 def write_thresholds(

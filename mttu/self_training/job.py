@@ -1,5 +1,6 @@
 """One self-training: what every phase of every round needs to know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Job:
     callables: Callables
     tracker: Tracker
     """Of the whole; its rounds are runs below it."""
+    truth: Mapping[str, int]
+    """True classes of pool cases, where known; reports may look at it, choices never do."""
     on_step: OnStep
 
     def show(self, number: int, phase: str, done: int, total: int, text: str) -> None:
