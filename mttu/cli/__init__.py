@@ -15,6 +15,7 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.evaluate import evaluate
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
@@ -100,7 +101,7 @@ def phantom(
     console.print(f"{cases} phantom cases in {folder}")
 
 
-for command in (cohort, split, describe, score, select, thresholds):
+for command in (cohort, split, describe, score, select, thresholds, evaluate):
     app.command()(command)
 
 
