@@ -2,8 +2,9 @@ import numpy as np
 from figure_contents import texts
 from matplotlib.colors import to_rgba
 
+from mttu.data.labels import REGIONS
 from mttu.figures.comparison import FILL_ALPHA, draw_comparison
-from mttu.figures.overlay import REGION_STYLES
+from mttu.figures.overlay import PLANES, REGION_STYLES, choose_slices
 
 
 def test_fill_is_prediction_and_line_is_truth_on_phantom_masks(phantom_cases):
@@ -22,7 +23,11 @@ def test_fill_is_prediction_and_line_is_truth_on_phantom_masks(phantom_cases):
         assert expected.any()
         np.testing.assert_array_equal((fill == to_rgba(REGION_STYLES[region][1], FILL_ALPHA)).all(axis=-1), expected)
     assert (np.asarray(panels[1, 0].images[1].get_array()) == 0.0).all()
-    assert all(len(panel.collections) == 3 for panel in panels.ravel())  # lines of three regions
+    slices = choose_slices(case.image, case.classes > 0)
+    for column, plane in enumerate(PLANES):
+        section = np.take(case.classes, slices[plane.axis], plane.axis)
+        present = sum(bool(np.isin(section, members).any()) for members in REGIONS.values())
+        assert [len(panel.collections) for panel in panels[:, column]] == [present, present]  # a line per region
     (outline, *_) = panels[0, 0].collections[0].get_paths()
     rows, columns = np.nonzero((case.classes[:, :, index] > 0).T)
     extents = outline.get_extents()
