@@ -18,6 +18,7 @@ from mttu.cli.cohort import cohort, describe
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
+from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
@@ -61,7 +62,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate):
+for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate, self_train):
     app.command()(command)
 
 

@@ -17,8 +17,8 @@ def read_truth(path: Path) -> dict[str, int]:
     """Case id to 1 mutant or 0 wild type; cases without a known class are not in it.
 
     Args:
-        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or nothing); or a clinical table, see
-            `mttu.data.clinical.read_clinical`.
+        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or
+            nothing); or a clinical table, see `mttu.data.clinical.read_clinical`.
 
     Raises:
         InputError: The file cannot be read, knows no class, or gives one case two.

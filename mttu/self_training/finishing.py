@@ -86,7 +86,7 @@ def _test_round(job: Job, number: int) -> list[CaseRow]:
     cases, folder = job.manifest.split("test"), round_folder(job.folder, number)
 
     def on_case(done: int, row: CaseRow) -> None:
-        job.show(number, "test", done, len(cases), str(row["case_id"]))
+        job.show_case(number, "test", done, len(cases), str(row["case_id"]))
 
     rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
     write_rows(rows, path, about)

@@ -33,9 +33,13 @@ class Job:
     """True classes of pool cases, where known; reports may look at it, choices never do."""
     on_step: OnStep
 
-    def show(self, number: int, phase: str, done: int, total: int, text: str) -> None:
-        """Gives a sign of life."""
-        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, text))
+    def show_case(self, number: int, phase: str, done: int, total: int, case_id: str) -> None:
+        """Tells of a scored case."""
+        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, case_id))
+
+    def show_epoch(self, number: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Tells of a finished epoch."""
+        self.on_step(Step(number, self.config.self_training.rounds, "train", done, total, metrics=metrics))
 
 
 def round_config(config: Config, number: int, place: Path, before: Path | None) -> Config:

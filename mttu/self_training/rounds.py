@@ -95,7 +95,7 @@ def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker
 
     def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         tracker.log_epoch(epoch, metrics)
-        job.show(number, "train", epoch, config.train.epochs, "")
+        job.show_epoch(number, epoch, config.train.epochs, metrics)
 
     start = job.config.self_training.start
     if number == 0 and start is not None:
@@ -124,7 +124,7 @@ def _evaluate(job: Job, number: int, folder: Path) -> dict[str, float]:
     if cases:
 
         def on_case(done: int, row: CaseRow) -> None:
-            job.show(number, "evaluate", done, len(cases), str(row["case_id"]))
+            job.show_case(number, "evaluate", done, len(cases), str(row["case_id"]))
 
         rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
         write_rows(rows, folder / VAL, {"weights_sha256": digest_weights(folder)})
