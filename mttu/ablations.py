@@ -36,6 +36,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "network.bottleneck.position_grid": [4, 4, 4],
         "patch.size": [32, 32, 32],
         "train.epochs": 20,
+        "train.steps_per_epoch": 8,
         "train.validate_every": 5,
         "train.checkpoint_every": 5,
         "train.batch_size": 4,

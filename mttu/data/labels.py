@@ -63,6 +63,18 @@ def knows_parts(convention: str) -> bool:
     return WHOLE_TUMOUR not in find_convention(convention).to_class.values()
 
 
+def find_regions(convention: str) -> tuple[str, ...]:
+    """The regions that masks of a convention define: WT alone where the parts of the tumour are not told apart.
+
+    Raises:
+        InputError: Unknown convention.
+    """
+    classes = set(find_convention(convention).to_class.values())
+    return tuple(
+        region for region, members in REGIONS.items() if WHOLE_TUMOUR not in classes or WHOLE_TUMOUR in members
+    )
+
+
 def _listed(values: NDArray[np.generic]) -> str:
     shown = [f"{value:g}" for value in values[:10].tolist()]
     return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"

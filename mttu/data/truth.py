@@ -1,37 +1,36 @@
-"""True IDH classes by case: from a manifest or from a table of one's own."""
+"""True IDH classes by case: from a manifest, a clinical table, or the phantom's hidden truth."""
 
+import csv
 from pathlib import Path
 
 from mttu.data.clinical import read_clinical
-from mttu.data.clinical_files import read_text_table
-from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest
-from mttu.data.phantom import TRUTH_TABLE
 from mttu.errors import InputError, raise_if_any
+
+TRUE_IDH = "true_idh"
+"""Column of tables that are for evaluation only; `mttu cohort` does not know it, so that it cannot train on it."""
+_CLASSES = {"0": IDH_WILD, "1": IDH_MUTANT}
 
 
 def read_truth(path: Path) -> dict[str, int]:
     """Case id to 1 mutant or 0 wild type; cases without a known class are not in it.
 
     Args:
-        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a clinical table (`.csv`) with an id and `idh`,
-            see `mttu.data.clinical.read_clinical`; or a phantom's `hidden_truth.csv`.
+        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or
+            nothing); or a clinical table, see `mttu.data.clinical.read_clinical`.
 
     Raises:
         InputError: The file cannot be read, knows no class, or gives one case two.
     """
     if path.suffix == ".parquet":
         pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases if not case.pseudo_label]
-    elif path.name == TRUTH_TABLE:
-        pairs = _read_hidden_truth(path)
     else:
-        pairs = [(name, row.idh) for row in read_clinical(path) for name in sorted(row.ids)]
+        pairs = _read_hidden(path) or [(name, row.idh) for row in read_clinical(path) for name in sorted(row.ids)]
     truth: dict[str, int] = {}
     problems = []
     for case_id, idh in pairs:
-        if idh == IDH_UNKNOWN:
-            continue
-        if truth.setdefault(case_id, idh) != idh:
+        if idh != IDH_UNKNOWN and truth.setdefault(case_id, idh) != idh:
             problems.append(f"truth {path}: case {case_id} is mutant in one row and wild type in another; correct it")
     raise_if_any(problems)
     if not truth:
@@ -39,18 +38,21 @@ def read_truth(path: Path) -> dict[str, int]:
     return truth
 
 
-def _read_hidden_truth(path: Path) -> list[tuple[str, int]]:
-    """Its column has a name of its own, so that no clinical table can be mistaken for it, nor it for one."""
-    table = read_text_table(path)
-    if not {"case_id", "true_idh"} <= set(table.header):
-        raise InputError(f"truth {path}: has no columns case_id and true_idh; found {', '.join(table.header)}")
-    columns = [table.header.index(name) for name in ("case_id", "true_idh")]
-    pairs, problems = [], list(table.problems)
-    for line, cells in table.rows:
-        case_id, value = (cells[column] for column in columns)
-        if value not in ("0", "1"):
-            problems.append(f"line {line}: true_idh is {value!r}; expected 0 or 1")
-        else:
-            pairs.append((case_id, int(value)))
-    raise_if_any([f"truth {path}: {problem}" for problem in problems])
-    return pairs
+def _read_hidden(path: Path) -> list[tuple[str, int]]:
+    """Pairs of a table with the columns case_id and true_idh; nothing if it is another table."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            if not {"case_id", TRUE_IDH} <= set(table.fieldnames or []):
+                return []
+            rows = [(row["case_id"], (row[TRUE_IDH] or "").strip(), table.line_num) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []  # `read_clinical` says what is wrong
+    raise_if_any(
+        [
+            f"truth {path}: line {line}: {TRUE_IDH} is {text!r}; expected 1 (mutant), 0 (wild type) or nothing"
+            for _, text, line in rows
+            if text and text not in _CLASSES
+        ]
+    )
+    return [(case_id, _CLASSES.get(text, IDH_UNKNOWN)) for case_id, text, _ in rows]

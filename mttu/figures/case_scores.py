@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mttu.data.labels import REGIONS
-from mttu.figures.estimates import is_defined
+from mttu.figures.estimates import is_defined, to_number
 from mttu.figures.style import (
     BLACK,
     DARK_GREY,
@@ -18,9 +18,9 @@ from mttu.figures.style import (
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
-    say,
     style_of,
 )
 
@@ -45,88 +45,92 @@ class CaseScore:
 def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = None) -> Figure:
     """Boxes (quartiles, whiskers to 1.5 times their distance) and every case as a point, for Dice and HD95.
 
-    Scores that are not defined are counted below the axis. Penalties for a missed or spurious region would squash the
-    axis, so they are counted above it.
+    Scores that are not defined, and penalties for a missed or spurious region, which would squash the axis, are left
+    out; the numbers above the boxes and the note count them.
 
     Args:
         scores: One per case, system and region.
         penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
     """
-    systems = list(dict.fromkeys(score.system for score in scores))
-    figure = new_figure(PAGE_WIDTH_IN, 3.7)
-    left, right = figure.subplots(1, 2)
-    dress(left, "Overlap", "", "Dice")
-    dress(right, "Distance", "", "HD95 (mm)")
     if not scores:
-        say(left, "no cases")
-        say(right, "no cases")
-        return figure
-    _draw_panel(left, scores, systems, [score.dice for score in scores], None)
-    left.set_ylim(-0.03, 1.03)
-    _draw_panel(right, scores, systems, [score.hd95_mm for score in scores], penalty_mm)
-    right.set_ylim(bottom=-0.03 * right.get_ylim()[1])
+        return draw_nothing("no cases")
+    systems = list(dict.fromkeys(score.system for score in scores))
+    figure = new_figure(PAGE_WIDTH_IN, 5.6)
+    upper, lower = figure.subplots(2, 1)
+    dress(upper, "", "", "Dice")
+    dress(lower, "", "region", "HD95 (mm)")
+    notes = [
+        "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case."
+    ]
+    if penalty_mm is not None:
+        notes.append(f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: counted here, not in box and mean.")
+    dices, distances = [score.dice for score in scores], [score.hd95_mm for score in scores]
+    notes += _draw_panel(upper, "Dice", scores, systems, dices, None)
+    upper.set_ylim(-0.03, 1.03)
+    notes += _draw_panel(lower, "HD95", scores, systems, distances, penalty_mm)
+    lower.set_ylim(bottom=-0.03 * lower.get_ylim()[1])
     handles = [
         Patch(facecolor=(style_of(index).colour, 0.35), edgecolor=style_of(index).colour, label=system)
         for index, system in enumerate(systems)
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=LABEL_SIZE)
-    notes = ["Box: quartiles and median; whiskers: to 1.5 times the distance of the quartiles; diamond: mean."]
-    if penalty_mm is not None:
-        notes.append(f"HD95 of an empty mask is {penalty_mm:g} mm: such cases are counted on top, not in box or mean.")
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=LABEL_SIZE)
     add_note(figure, notes)
     return figure
 
 
 def _draw_panel(
     axes: Axes,
+    metric: str,
     scores: Sequence[CaseScore],
     systems: Sequence[str],
     values: Sequence[float | None],
     penalty_mm: float | None,
-) -> None:
+) -> list[str]:
+    """Draws one metric; returns what it leaves out, one sentence per region."""
     width = 0.8 / len(systems)
+    notes = []
     for place, region in enumerate(REGIONS):
+        left_out = []
         for index, system in enumerate(systems):
             members = [
-                value
+                to_number(value)
                 for score, value in zip(scores, values, strict=True)
                 if score.region == region and score.system == system
             ]
-            middle = place + (index - (len(systems) - 1) / 2) * width
-            _draw_box(axes, middle, width, members, style_of(index).colour, penalty_mm)
+            defined = [value for value in members if is_defined(value)]
+            kept = [value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)]
+            _draw_box(axes, place + (index - (len(systems) - 1) / 2) * width, width, kept, style_of(index).colour)
+            counts = {"not defined": len(members) - len(defined), "empty": len(defined) - len(kept)}
+            said = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+            if said:
+                left_out.append(f"{system} {said}")
+        if left_out:
+            notes.append(f"{metric} of {region.upper()} leaves out: {'; '.join(left_out)}.")
     axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=LABEL_SIZE)
-    axes.set_xlim(-0.55, len(REGIONS) - 0.45)
+    axes.set_xlim(-0.5, len(REGIONS) - 0.5)
+    axes.grid(visible=False, axis="x")
+    return notes
 
 
-def _draw_box(
-    axes: Axes, middle: float, width: float, members: Sequence[float | None], colour: str, penalty_mm: float | None
-) -> None:
-    defined = [value for value in members if value is not None and is_defined(value)]
-    kept = np.array([value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)])
-    on_top = axes.get_xaxis_transform()
-    said: dict[str, Any] = {"ha": "center", "fontsize": NOTE_SIZE - 1, "color": DARK_GREY, "transform": on_top}
-    if len(kept):
-        axes.boxplot(
-            kept,
-            positions=[middle],
-            widths=width * 0.8,
-            showfliers=False,
-            showmeans=True,
-            patch_artist=True,
-            manage_ticks=False,
-            boxprops={"facecolor": (colour, 0.35), "edgecolor": colour},
-            medianprops={"color": BLACK, "linewidth": 1.2},
-            meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": BLACK},
-            whiskerprops={"color": colour},
-            capprops={"color": colour},
-        )
-        spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(kept)) * width * _JITTER
-        axes.scatter(middle + spread, kept, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)
-    else:
-        axes.text(middle, 0.5, "none\ndefined" if members else "no\ncases", va="center", **said)
-    lines = [f"n {len(kept)}"]
-    if len(defined) > len(kept):
-        lines.append(f"{len(defined) - len(kept)} empty")
-    if len(members) > len(defined):
-        lines.append(f"{len(members) - len(defined)} n.d.")
-    axes.text(middle, 1.01, "\n".join(reversed(lines)), va="bottom", **said)
+def _draw_box(axes: Axes, middle: float, width: float, kept: Sequence[float], colour: str) -> None:
+    on_top: dict[str, Any] = {"ha": "center", "fontsize": NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
+    axes.text(middle, 1.01, str(len(kept)), va="bottom", color=DARK_GREY, **on_top)
+    if not kept:
+        axes.text(middle, 0.5, "none", va="center", color=DARK_GREY, style="italic", **on_top)
+        return
+    axes.boxplot(
+        kept,
+        positions=[middle],
+        widths=width * 0.8,
+        showfliers=False,
+        showmeans=True,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": (colour, 0.35), "edgecolor": colour},
+        medianprops={"color": BLACK, "linewidth": 1.2},
+        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": BLACK},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+    )
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(kept)) * width * _JITTER
+    axes.scatter(middle + spread, kept, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)

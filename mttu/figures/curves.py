@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mttu.figures.estimates import is_defined, to_number
-from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, dress, new_figure, say, style_of
+from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, draw_nothing, dress, new_figure, say, style_of
 
 PANELS = (
     ("Training loss", "loss (dimensionless)", ("train/loss", "train/loss_segmentation", "train/loss_idh")),
@@ -46,8 +46,10 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         history: One row per epoch with `epoch` and any of the metrics.
     """
     panels = [panel for panel in PANELS if any(name in row for row in history for name in panel[2])]
-    columns = min(3, max(1, len(panels)))
-    rows = max(1, -(-len(panels) // columns))
+    if not panels:
+        return draw_nothing("no metrics")
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(PAGE_WIDTH_IN if columns == 3 else PAGE_WIDTH_IN * columns / 2.5, 2.15 * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     scored = [row for row in history if is_defined(row.get(SCORE))]
@@ -59,8 +61,6 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             axes.set_ylim(-0.03, 1.03)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    if not panels:
-        say(grid[0], "no metrics")
     notes = [] if best is None else [f"Dashed: epoch {best:g}, of the largest validation score."]
     lost = sum(name in row and not is_defined(row[name]) for row in history for panel in panels for name in panel[2])
     add_note(figure, [*notes, *([f"{lost} values are not finite; they leave gaps."] if lost else [])])

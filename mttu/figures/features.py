@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, draw_regions, scale_grey
-from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, new_figure, say
+from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, draw_nothing, new_figure, say
+
+_CONSTANT = 1e-5
+"""A map that varies by less than this share of its level's largest activation is called constant."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class _Map:
     subtitle: str
     values: NDArray[np.float64]
     """(h, w) in the plane's axes."""
+    largest: float
+    """Largest absolute activation of the level."""
 
 
 def draw_feature_maps(
@@ -51,7 +57,8 @@ def draw_feature_maps(
     Args:
         cases: One per row.
         plane_title: Axial, Coronal or Sagittal.
-        channels: Level to the channel that is shown; the mean over channels where a level is not named.
+        channels: Level to the channel that is shown, counted from 0. Where a level is not named, the mean of the
+            channels' absolute values: their plain mean says nothing on F5, which a layer norm centres.
         index: Position of the plane on the image's axis; the largest section of the mask if None.
         modality: Name of the image.
 
@@ -61,14 +68,14 @@ def draw_feature_maps(
     plane = next((known for known in PLANES if known.title == plane_title), None)
     if plane is None:
         raise ValueError(f"plane {plane_title!r} is unknown; choose from {[known.title for known in PLANES]}")
+    if not cases:
+        return draw_nothing("no cases")
     names = list(dict.fromkeys(name for case in cases for name in case.levels))
-    figure = new_figure(PAGE_WIDTH_IN, 1.12 * max(1, len(cases)) + 0.95, dense=True)
-    panels = figure.subplots(max(1, len(cases)), len(names) + 2, squeeze=False)
+    rows = len(cases)
+    figure = new_figure(PAGE_WIDTH_IN, 1.08 * rows + 1.2, dense=True)
+    panels = figure.subplots(rows + 1, len(names) + 2, squeeze=False, height_ratios=[*[1.0] * rows, 0.07])
     for axes in panels.ravel():
         axes.set_axis_off()
-    if not cases:
-        say(panels[0, 0], "no cases")
-        return figure
     places = [_choose_index(case, plane) if index is None else index for case in cases]
     for row, (case, place) in enumerate(zip(cases, places, strict=True)):
         _draw_anatomy(panels[row, 0], panels[row, 1], case, plane, place)
@@ -79,13 +86,18 @@ def draw_feature_maps(
             _cut(case, name, plane, place, (channels or {}).get(name))
             for case, place in zip(cases, places, strict=True)
         ]
-        _draw_level(figure, list(panels[:, column]), cases, maps, plane, places)
+        scale = _draw_level(panels[:, column].tolist(), cases, maps, plane, places)
+        if scale is not None:
+            _draw_scale(figure, panels[-1, column], scale)
     handles = [
         Patch(facecolor=(colour, 0.5), edgecolor=colour, label=title) for title, colour in REGION_STYLES.values()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=NOTE_SIZE)
     note = f"{plane.title} planes, {plane.edges[0]} at the left edge, {plane.edges[2]} at the upper one."
-    add_note(figure, [f"{note} White line: outline of the mask. Activations in arbitrary units, one scale per level."])
+    add_note(
+        figure,
+        [f"{note} White line: outline of the mask. Activations in arbitrary units; means are of absolute values."],
+    )
     return figure
 
 
@@ -120,24 +132,24 @@ def _cut(case: FeatureCase, name: str, plane: Plane, place: int, channel: int | 
     if level.ndim == 4:
         length = level.shape[1 + plane.axis]
         level = np.take(level, int((place + 0.5) * length / case.image.shape[plane.axis]), 1 + plane.axis)
-    values = level.mean(axis=0) if channel is None else level[channel]
-    shown = f"mean of {level.shape[0]}" if channel is None else f"channel {channel} of {level.shape[0]}"
-    return _Map(name, f"{shown}\n{size}", values)
+    values = np.abs(level).mean(axis=0) if channel is None else level[channel]
+    shown = f"mean of {level.shape[0]} ch." if channel is None else f"ch. {channel} of {level.shape[0]}"
+    return _Map(name, f"{shown}\n{size}", values, float(np.abs(level).max(initial=0.0, where=np.isfinite(level))))
 
 
 def _draw_level(
-    figure: Figure,
     column: Sequence[Axes],
     cases: Sequence[FeatureCase],
     maps: Sequence[_Map | None],
     plane: Plane,
     places: Sequence[int],
-) -> None:
+) -> ScalarMappable | None:
+    """Draws one column; returns what its colour bar shows, None where no map varies."""
     values = np.concatenate([found.values.ravel() for found in maps if found is not None])
     values = values[np.isfinite(values)]
     low, high = np.percentile(values, (1.0, 99.0)).tolist() if values.size else (0.0, 0.0)
     scale = None
-    for axes, case, found, place in zip(column, cases, maps, places, strict=True):
+    for axes, case, found, place in zip(column, cases, maps, places, strict=False):
         if found is None:
             say(axes, "not built")
             continue
@@ -153,7 +165,7 @@ def _draw_level(
         )
         if not np.isfinite(found.values).any():
             say(axes, "not a\nnumber")
-        elif low == high:
+        elif high - low <= _CONSTANT * found.largest:
             say(axes, f"constant\n{low:.3g}")
         else:
             scale = picture
@@ -161,8 +173,16 @@ def _draw_level(
             axes.contour(outline.T, levels=[0.5], colors="white", linewidths=0.8)
     title = next(found for found in maps if found is not None)
     column[0].set_title(f"{title.level}\n{title.subtitle}", fontsize=NOTE_SIZE)
-    if scale is not None:
-        bar = figure.colorbar(scale, ax=list(column), location="bottom", fraction=0.06, pad=0.02, aspect=12)
-        bar.ax.tick_params(labelsize=NOTE_SIZE - 1, width=0.5, length=2)
-        bar.ax.locator_params(nbins=3)
-        bar.outline.set_linewidth(0.5)
+    return scale
+
+
+def _draw_scale(figure: Figure, axes: Axes, scale: ScalarMappable) -> None:
+    axes.set_axis_on()
+    bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
+    low, high = scale.get_clim()
+    bar.set_ticks([low, high], labels=[f"{low:.2g}", f"{high:.2g}"])
+    bar.ax.tick_params(labelsize=NOTE_SIZE - 1, width=0.5, length=2)
+    left, right = bar.ax.get_xticklabels()
+    left.set_horizontalalignment("left")
+    right.set_horizontalalignment("right")
+    bar.outline.set_linewidth(0.5)

@@ -95,7 +95,7 @@ def draw_overlay(
     found = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
     slices = choose_slices(image, found > 0)
     grey = scale_grey(image)
-    figure = Figure(figsize=(13.2, 6.4), facecolor="black")
+    figure = Figure(figsize=(13.2, 6.4), dpi=110, facecolor="black")
     columns = [image.shape[0], image.shape[0], image.shape[1]]
     panels = figure.subplots(1, 3, width_ratios=columns)
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.16, top=0.81, wspace=0.16)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mttu.figures.estimates import UNDEFINED, Estimate, is_defined, to_error_bars, to_number
 from mttu.figures.style import (
@@ -17,6 +18,7 @@ from mttu.figures.style import (
     PAGE_WIDTH_IN,
     WILD_COLOUR,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
     say,
@@ -55,14 +57,16 @@ def draw_pseudo_labels(
         num_cases: The same titles to the number of cases that could have been selected.
         interval: What the intervals of the accuracy are, for the small print.
     """
-    columns = max(1, len(tables))
+    if not any(tables.values()):
+        return draw_nothing("no methods")
+    columns = len(tables)
     figure = new_figure(min(PAGE_WIDTH_IN, 3.4 * columns + 0.6), 4.3)
     panels = figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=(1, 1.35))
-    if not tables:
-        say(panels[0, 0], "no selections given")
     for column, (title, rows) in enumerate(tables.items()):
-        dress(panels[0, column], f"{title} (n = {num_cases[title]})", "", "accuracy of selected (%)")
+        dress(panels[0, column], f"{title}, n = {num_cases[title]}", "", "accuracy of selected (%)")
         dress(panels[1, column], "", "", "pseudo-labels selected (cases)")
+        for axes in panels[:, column]:
+            axes.grid(visible=False, axis="x")
         _draw_accuracy(panels[0, column], rows)
         _draw_counts(panels[1, column], rows)
     handles = [
@@ -71,7 +75,8 @@ def draw_pseudo_labels(
         Patch(facecolor="white", edgecolor=BLACK, linewidth=0.5, hatch="/////", label="of these, wrong"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=NOTE_SIZE)
-    add_note(figure, [f"(m/n): right among those called mutant / right among those called wild type. {interval}."])
+    if any(_accuracy_percent(row) is not None for rows in tables.values() for row in rows):
+        add_note(figure, [f"(m/n): right among those called mutant / among those called wild type. {interval}."])
     return figure
 
 
@@ -107,6 +112,7 @@ def _draw_accuracy(axes: Axes, rows: Sequence[MethodSelection]) -> None:
 def _draw_counts(axes: Axes, rows: Sequence[MethodSelection]) -> None:
     tallest = max((max(row.num_mutant, row.num_wild) for row in rows), default=0)
     axes.set_ylim(0, tallest * 1.15 or 1.0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xticks(range(len(rows)), [row.method for row in rows], fontsize=LABEL_SIZE)
     for place, row in enumerate(rows):
         sides = (

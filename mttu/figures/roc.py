@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from mttu.figures.estimates import Estimate, describe, is_defined
-from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, dress, new_figure, say, style_of
+from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, draw_nothing, dress, new_figure, style_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ def draw_roc(
         title: Above the panel.
         interval: Method of the 95% intervals, for the small print.
     """
+    if not curves:
+        return draw_nothing("no curves")
     figure = new_figure(PAGE_WIDTH_IN * 0.56, PAGE_WIDTH_IN * 0.6)
     axes = figure.add_subplot()
     dress(axes, title, "1 - specificity (share of wild types called mutant)", "sensitivity (share of mutants found)")
@@ -60,10 +62,7 @@ def draw_roc(
         )
         if curve.operating_point is not None:
             axes.plot(*curve.operating_point, color=style.colour, marker=style.marker, markersize=5.5, linestyle="none")
-    if curves:
-        axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right", handlelength=2.8)
-    else:
-        say(axes, "no curves")
+    axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right", handlelength=2.8)
     notes = [f"Brackets: 95% interval, {interval}."] if any(is_defined(curve.auc.low) for curve in curves) else []
     if any(curve.operating_point is not None for curve in curves):
         notes.append("Markers: threshold in use.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from mttu.figures.style import (
@@ -14,11 +15,12 @@ from mttu.figures.style import (
     MUTANT_COLOUR,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
+    TITLE_SIZE,
     WILD_COLOUR,
     add_note,
+    draw_nothing,
     dress,
     new_figure,
-    say,
     style_of,
 )
 
@@ -60,32 +62,39 @@ def draw_rounds(
         chosen_rounds: Method to the round that validation chose, ringed.
         title: E.g. the set of cases with its n.
     """
+    if not scores and not selections:
+        return draw_nothing("no rounds")
     metrics = list(dict.fromkeys(row.metric for row in scores))
     methods = list(dict.fromkeys([*(row.method for row in scores), *(row.method for row in selections)]))
     counted = [method for method in methods if any(row.method == method for row in selections)]
-    num_panels = max(1, len(metrics) + len(counted))
+    num_panels = len(metrics) + len(counted)
     columns = min(3, num_panels)
     rows = -(-num_panels // columns)
     figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN / 2, 2.35 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    tallest = max((row.num_mutant + row.num_wild for row in selections), default=0)
+    rounds = {row.round for row in scores} | {row.round for row in selections}
     notes = []
     for axes, metric in zip(panels, metrics, strict=False):
-        dress(axes, metric.split(" (")[0], "round", metric)
+        dress(axes, "", "round", metric)
         notes += _draw_metric(axes, [row for row in scores if row.metric == metric], methods, chosen_rounds or {})
     for axes, method in zip(panels[len(metrics) :], counted, strict=False):
         dress(axes, f"Pseudo-labels, {method}", "round", "selected (cases)")
+        axes.set_ylim(0, tallest * 1.15 or 1.0)
         _draw_selections(axes, [row for row in selections if row.method == method])
     for axes in panels[len(metrics) + len(counted) :]:
         axes.set_axis_off()
     for axes in panels:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not metrics and not counted:
-        panels[0].set_axis_off()
-        say(panels[0], "no rounds")
-    if metrics:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=NOTE_SIZE)
-    figure.suptitle(title, fontsize=9)
+        axes.set_xlim(min(rounds) - 0.45, max(rounds) + 0.45)
+    handles = list(panels[0].get_legend_handles_labels()[0]) if metrics else []
+    if counted:
+        handles.append(Patch(facecolor=MUTANT_COLOUR, edgecolor=BLACK, linewidth=0.5, label="called mutant"))
+        handles.append(Patch(facecolor=WILD_COLOUR, edgecolor=BLACK, linewidth=0.5, label="called wild type"))
+    legend = figure.legend(
+        handles=handles, title=title, loc="outside upper center", ncols=5, frameon=False, fontsize=NOTE_SIZE
+    )
+    legend.get_title().set_fontsize(TITLE_SIZE)
     if any(np.isfinite(row.values).sum() > 1 for row in scores):
         notes.insert(0, "Mean and standard deviation over folds.")
     if chosen_rounds:
@@ -131,13 +140,10 @@ def _draw_metric(
 
 
 def _draw_selections(axes: Axes, rows: Sequence[RoundSelection]) -> None:
-    """Mutants below, wild types on top of them."""
+    """Mutants below, wild types on top of them; their numbers above."""
     for row in rows:
         axes.bar(row.round, row.num_mutant, 0.6, color=MUTANT_COLOUR, edgecolor=BLACK, linewidth=0.5)
         axes.bar(row.round, row.num_wild, 0.6, bottom=row.num_mutant, color=WILD_COLOUR, edgecolor=BLACK, linewidth=0.5)
         total = row.num_mutant + row.num_wild
         label = f"{row.num_mutant}/{row.num_wild}" if total else "none"
         axes.text(row.round, total, label, ha="center", va="bottom", fontsize=NOTE_SIZE)
-    tallest = max(row.num_mutant + row.num_wild for row in rows)
-    axes.set_ylim(0, tallest * 1.15 or 1.0)
-    axes.set_ylabel("selected (mutant/wild type)")

@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from mttu import __version__
 from mttu.atomic import atomic_file
 from mttu.errors import InputError
-
-DPI = 220
-"""Pixels per inch of a PNG; one that is as wide as a page has 1575."""
+from mttu.figures.style import DPI
 
 _METADATA = {
     "png": {"Software": f"mttu {__version__}"},

@@ -5,6 +5,7 @@ Everything is set on the artists, nothing in matplotlib's global settings, which
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,8 +22,14 @@ RIGHT_COLOUR, WRONG_COLOUR = BLUE, VERMILLION
 PAGE_WIDTH_IN, COLUMN_WIDTH_IN = 7.16, 3.5
 """Width of a page, and of one of its two columns, in IEEE Transactions on Medical Imaging."""
 
+DPI = 220
+"""Pixels per inch of a PNG; one that is as wide as a page has 1575."""
+
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
 """Sizes of letters in points, as printed."""
+
+_LETTERS_PER_INCH = 18.0
+"""Of small print, a little less than fits."""
 
 ERROR_BARS: Mapping[str, Any] = {"elinewidth": 0.9, "capsize": 2.0, "capthick": 0.9}
 GUIDE: Mapping[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
@@ -57,11 +64,11 @@ def style_of(index: int) -> SeriesStyle:
 def new_figure(width_in: float, height_in: float, *, dense: bool = False) -> Figure:
     """A white figure that belongs to no window; panels make room for their labels, and lie close if `dense`."""
     engine = (
-        ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+        ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0.0, hspace=0.0)
         if dense
         else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
     )
-    return Figure(figsize=(width_in, height_in), facecolor="white", layout=engine)
+    return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout=engine)
 
 
 def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "", *, grid: bool = True) -> None:
@@ -96,7 +103,18 @@ def say(axes: Axes, sentence: str) -> None:
     )
 
 
+def draw_nothing(sentence: str) -> Figure:
+    """What an empty table gives: a figure that says so."""
+    figure = new_figure(COLUMN_WIDTH_IN, 1.0)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    say(axes, sentence)
+    return figure
+
+
 def add_note(figure: Figure, sentences: Sequence[str]) -> None:
-    """Small print below the panels, one line per sentence."""
-    if sentences:
-        figure.supxlabel("\n".join(sentences), fontsize=NOTE_SIZE, color=DARK_GREY, x=0.01, ha="left")
+    """Small print below the panels; each sentence starts a line."""
+    width = int(figure.get_figwidth() * _LETTERS_PER_INCH)
+    lines = [line for sentence in sentences for line in wrap(sentence, width)]
+    if lines:
+        figure.supxlabel("\n".join(lines), fontsize=NOTE_SIZE, color=DARK_GREY, x=0.01, ha="left")

@@ -15,12 +15,14 @@ from scipy.ndimage import map_coordinates
 
 from mttu.figures.style import (
     BLACK,
+    COLUMN_WIDTH_IN,
     DARK_GREY,
     LABEL_SIZE,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     TITLE_SIZE,
     add_note,
+    draw_nothing,
     new_figure,
     say,
 )
@@ -78,28 +80,32 @@ def draw_surface_distance(
         if shapes:
             raise ValueError(f"{case.title}: truth has shape {case.truth.shape}, but {shapes}")
     view = view or View()
-    columns = max((min(_COLUMNS, len(case.predictions)) for case in cases), default=1) or 1
+    if not cases:
+        return draw_nothing("no cases")
+    columns = max(1, *(min(_COLUMNS, len(case.predictions)) for case in cases))
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
-    figure = new_figure(min(PAGE_WIDTH_IN, 1.75 * columns + 0.3), 1.95 * (sum(heights) or 1) + 0.75, dense=True)
-    panels = figure.subplots(sum(heights) or 1, columns, squeeze=False)
+    width = min(PAGE_WIDTH_IN, max(COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
+    figure = new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
+    panels = figure.subplots(sum(heights), columns, squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()
-    if not cases:
-        say(panels[0, 0], "no cases")
     norm = Normalize(0.0, largest)
     row = 0
     for case, height in zip(cases, heights, strict=True):
         _draw_case(panels[row : row + height].ravel().tolist(), _crop(case), unit, norm, view, pixels)
         row += height
     bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP), ax=panels.ravel().tolist(), location="bottom", extend="max", aspect=45
+        ScalarMappable(norm, COLOUR_MAP),
+        ax=panels.ravel().tolist(),
+        location="bottom",
+        extend="max",
+        aspect=60,
+        shrink=0.7,
     )
     bar.set_label(f"distance of the predicted to the true surface ({_plural(unit)})", fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
     seen = f"Seen from {view.azimuth_deg:g}° left of the front and {view.elevation_deg:g}° above."
-    add_note(
-        figure, [f"{seen} Line: outline of the true mask. Bar: 20 mm. Numbers: over voxels of the predicted surface."]
-    )
+    add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
     return figure
 
 
@@ -182,6 +188,10 @@ def _draw_surface(
 
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
+    """At the lower left, at most half as long as the picture is wide."""
+    axes.autoscale(False)
     rows = axes.get_ylim()[0]
-    length = 20.0 / frame.pixel_mm
+    length_mm = next((length for length in (20, 10, 5, 2) if length <= frame.half_mm[0]), 1)
+    length = length_mm / frame.pixel_mm
     axes.plot([0, length], [rows, rows], color=BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
+    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=NOTE_SIZE - 1)

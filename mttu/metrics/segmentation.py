@@ -1,12 +1,87 @@
-"""Overlap and volume of the tumour regions WT, TC and ET."""
+"""Overlap, volume and surface distance of the tumour regions WT, TC and ET.
 
-from collections.abc import Mapping
+Nothing here decides what an empty mask scores: a score that has no value is None, and the status says why. Conventions
+for empty masks are applied when cases are summarised, see `mttu.metrics.empty_masks`.
+"""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 import torch
-from monai.metrics import compute_dice
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mttu.data.labels import REGIONS
+from mttu.data.labels import CLASSES, REGIONS, WHOLE_TUMOUR
+from mttu.metrics.surface import measure_hausdorff_mm
+
+Status = Literal["normal", "missed", "spurious", "both-empty", "not-defined"]
+"""normal: both masks hold the region. missed: only the true one does. spurious: only the predicted one does.
+not-defined: a whole-tumour mask doesn't say where the region lies."""
+
+_NUM_CLASSES = max(len(CLASSES), WHOLE_TUMOUR + 1)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Voxels of a region by prediction and truth.
+
+    The rest of the volume is all true negatives, so specificity depends on its size: compare it between systems scored
+    on the same grids only.
+    """
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def status(self) -> Status:
+        """Which of the two masks holds the region."""
+        if self.true_positives + self.false_negatives:
+            return "normal" if self.true_positives + self.false_positives else "missed"
+        return "spurious" if self.false_positives else "both-empty"
+
+    @property
+    def dice(self) -> float | None:
+        """2 TP / (2 TP + FP + FN). None if both masks are empty."""
+        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+    @property
+    def sensitivity(self) -> float | None:
+        """TP / (TP + FN). None if the true mask is empty."""
+        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def specificity(self) -> float | None:
+        """TN / (TN + FP) over the whole volume. None if the true mask fills it."""
+        return _ratio(self.true_negatives, self.true_negatives + self.false_positives)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+@dataclass(frozen=True)
+class RegionScores:
+    """Scores of one region of one case; None where the masks define none."""
+
+    status: Status
+    dice: float | None = None
+    """In [0, 1]; 0 if one mask is empty. None if both are."""
+    hd95_mm: float | None = None
+    """See `mttu.metrics.surface`. None unless both masks hold the region."""
+    sensitivity: float | None = None
+    """Share of true voxels that were found. None if there are none."""
+    specificity: float | None = None
+    """Share of the other voxels, of the whole volume, that were left alone."""
+    predicted_ml: float | None = None
+    truth_ml: float | None = None
+    volume_difference_ml: float | None = None
+    """Predicted minus true volume: positive is too much."""
+    relative_volume_difference: float | None = None
+    """The same, divided by the true volume. None if that is 0."""
 
 
 def region_masks(classes: Tensor) -> Tensor:
@@ -19,6 +94,38 @@ def region_masks(classes: Tensor) -> Tensor:
         (3, H, W, D), bool, in the order of `REGIONS`: WT, TC, ET. Regions are nested.
     """
     return torch.stack([torch.isin(classes, classes.new_tensor(members)) for members in REGIONS.values()])
+
+
+def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Mapping[str, Overlap]:
+    """Voxels of each region by prediction and truth.
+
+    Args:
+        predicted: (H, W, D), classes 0 to 3, or `WHOLE_TUMOUR`.
+        truth: Same shape and classes.
+
+    Raises:
+        ValueError: The shapes differ, or a class is none.
+    """
+    _check_shapes(predicted.shape, truth.shape)
+    pairs = np.asarray(predicted, np.uint8) * np.uint8(_NUM_CLASSES) + np.asarray(truth, np.uint8)
+    table = np.bincount(pairs.ravel(), minlength=_NUM_CLASSES**2)
+    if max(predicted.max(initial=0), truth.max(initial=0)) >= _NUM_CLASSES:
+        raise ValueError(f"a mask holds the class {max(predicted.max(), truth.max())}; known are 0 to {WHOLE_TUMOUR}")
+    table = table.reshape(_NUM_CLASSES, _NUM_CLASSES)
+    overlaps = {}
+    for region, members in REGIONS.items():
+        inside = list(members)
+        true_positives = int(table[np.ix_(inside, inside)].sum())
+        false_positives = int(table[inside].sum()) - true_positives
+        false_negatives = int(table[:, inside].sum()) - true_positives
+        rest = int(table.sum()) - true_positives - false_positives - false_negatives
+        overlaps[region] = Overlap(true_positives, false_positives, false_negatives, rest)
+    return overlaps
+
+
+def _check_shapes(predicted: Sequence[int], truth: Sequence[int]) -> None:
+    if tuple(predicted) != tuple(truth):
+        raise ValueError(f"predicted has shape {tuple(predicted)}, truth {tuple(truth)}; they must agree")
 
 
 def score_dice(predicted: Tensor, truth: Tensor) -> Mapping[str, float]:
@@ -36,10 +143,85 @@ def score_dice(predicted: Tensor, truth: Tensor) -> Mapping[str, float]:
     Raises:
         ValueError: The shapes differ.
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"predicted has shape {tuple(predicted.shape)}, truth {tuple(truth.shape)}; they must agree")
-    scores = compute_dice(region_masks(predicted)[None], region_masks(truth)[None], ignore_empty=False)[0]
-    return dict(zip(REGIONS, scores.tolist(), strict=True))
+    overlaps = count_overlaps(predicted.cpu().numpy(), truth.cpu().numpy())
+    return {region: 1.0 if overlap.dice is None else overlap.dice for region, overlap in overlaps.items()}
+
+
+def score_regions(
+    predicted: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    spacing_mm: Sequence[float],
+    regions: Sequence[str] = tuple(REGIONS),
+) -> Mapping[str, RegionScores]:
+    """All scores of each region of a case.
+
+    Args:
+        predicted: (H, W, D), classes 0 to 3, or `WHOLE_TUMOUR`.
+        truth: Same shape and classes.
+        spacing_mm: Of the voxels along H, W, D.
+        regions: Regions that both masks define, see `mttu.data.labels.find_regions`; the others are not-defined, and so
+            are TC and ET wherever a mask holds `WHOLE_TUMOUR`.
+
+    Raises:
+        ValueError: The shapes differ, or a class is none.
+    """
+    _check_shapes(predicted.shape, truth.shape)
+    box = _find_box(predicted, truth)
+    inside = count_overlaps(predicted[box], truth[box])
+    outside = predicted.size - predicted[box].size  # background in both masks
+    defined = set(regions) & _find_defined(predicted[box], truth[box])
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    scores = {}
+    for region, members in REGIONS.items():
+        if region not in defined:
+            scores[region] = RegionScores("not-defined")
+            continue
+        part = inside[region]
+        overlap = Overlap(
+            part.true_positives, part.false_positives, part.false_negatives, part.true_negatives + outside
+        )
+        distance = None
+        if overlap.status == "normal":
+            distance = measure_hausdorff_mm(_select(predicted[box], members), _select(truth[box], members), spacing_mm)
+        scores[region] = _score(overlap, distance, voxel_ml)
+    return scores
+
+
+def _find_box(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> tuple[slice, ...]:
+    """Bounding box of the tumour in either mask, one voxel wider where the volume allows it."""
+    either = np.bitwise_or(predicted, truth) > 0
+    box = []
+    for axis in range(either.ndim):
+        hit = np.flatnonzero(either.any(axis=tuple(other for other in range(either.ndim) if other != axis)))
+        box.append(slice(max(0, int(hit[0]) - 1), int(hit[-1]) + 2) if hit.size else slice(0, 0))
+    return tuple(box)
+
+
+def _find_defined(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> set[str]:
+    whole = bool((predicted == WHOLE_TUMOUR).any() or (truth == WHOLE_TUMOUR).any())
+    return {region for region, members in REGIONS.items() if not whole or WHOLE_TUMOUR in members}
+
+
+def _select(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bool_]:
+    table = np.zeros(_NUM_CLASSES, np.bool_)
+    table[list(members)] = True
+    return np.asarray(table[classes])
+
+
+def _score(overlap: Overlap, hd95_mm: float | None, voxel_ml: float) -> RegionScores:
+    predicted = overlap.true_positives + overlap.false_positives
+    truth = overlap.true_positives + overlap.false_negatives
+    return RegionScores(
+        status=overlap.status,
+        dice=overlap.dice,
+        hd95_mm=hd95_mm,
+        sensitivity=overlap.sensitivity,
+        specificity=overlap.specificity,
+        predicted_ml=predicted * voxel_ml,
+        truth_ml=truth * voxel_ml,
+        volume_difference_ml=(predicted - truth) * voxel_ml,
+        relative_volume_difference=_ratio(predicted - truth, truth),
+    )
 
 
 def measure_volumes_ml(classes: Tensor, voxel_volume_mm3: float) -> Mapping[str, float]:

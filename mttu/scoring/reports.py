@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from mttu.atomic import atomic_file
@@ -18,10 +19,12 @@ from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError
+from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import UNDEFINED, Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
 from mttu.figures.saving import save_figure
-from mttu.figures.selection import Candidate, SelectionRow, draw_candidates, draw_selection_error
+from mttu.figures.selection import SelectionRow, draw_selection_error
+from mttu.figures.uncertainty import draw_ece_by_uncertainty
 from mttu.pseudo_labels import (
     LabelledScore,
     SelectedCase,
@@ -32,8 +35,10 @@ from mttu.pseudo_labels import (
     search_thresholds,
     select,
 )
+from mttu.scoring.uncertainty import measure_by_uncertainty
 
 FORMAT_VERSION = 1
+PICTURES = ("candidates", "pseudo_labels", "selection_error", "uncertainty")
 METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
 
 SELECTION_SCHEMA = pa.schema(
@@ -114,7 +119,7 @@ def check_report(folder: Path, kind: str) -> None:
         own = (pq.read_schema(table).metadata or {}).get(b"kind") == f"mttu {kind}".encode()
     except (OSError, pa.ArrowException):
         own = False
-    names = [f"{kind}.parquet", f"{kind}.csv", "candidates.png", "pseudo_labels.png", "selection_error.png"]
+    names = [f"{kind}.parquet", f"{kind}.csv", *(f"{name}.png" for name in PICTURES)]
     present = [name for name in names if os.path.lexists(folder / name)]
     if present and not own:
         raise InputError(f"output {folder}: holds {', '.join(present)}, not of an earlier {kind} here; give another")
@@ -149,10 +154,12 @@ def write_selection(
         title: Names the set of cases in the pictures.
 
     Returns:
-        The pictures: candidates; selected numbers by method; with a truth also the error over both thresholds.
+        The pictures: candidates; selected numbers by method; with a truth also the error over both
+        thresholds, and the calibration error over uncertainty.
     """
     write_selection_table(folder, table, selection, settings)
-    return draw_selection(folder, table, selection, settings, truth, title)
+    figures = draw_selection(table, selection, settings, truth, title)
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
 
 
 def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
@@ -190,14 +197,13 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
 
 
 def draw_selection(
-    folder: Path,
     table: ScoreTable,
     selection: Selection,
     settings: SelectionSettings,
     truth: Mapping[str, int] | None,
     title: str,
-) -> list[Path]:
-    """Draws the pictures of a selection, see `write_selection`."""
+) -> dict[str, Figure]:
+    """Draws the pictures of a selection by name, see `write_selection`."""
     known = truth or {}
     tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
     scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
@@ -220,10 +226,11 @@ def draw_selection(
         if one.idh != IDH_UNKNOWN
     ]
     if labelled:
+        figures["uncertainty"] = draw_ece_by_uncertainty([measure_by_uncertainty(table, known, title)])
         figures["selection_error"] = draw_selection_error(
             {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
         )
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    return figures
 
 
 def write_thresholds(

@@ -1,7 +1,7 @@
 """What self-training is given from outside: how to train, score and evaluate, and whom to tell."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ class Step:
     done: int
     total: int
     """Epochs or cases."""
-    text: str
-    """About the newest one."""
+    case_id: str = ""
+    """The newest one; empty for an epoch."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the newest epoch; empty for a case."""
 
 
 OnStep = Callable[[Step], None]

@@ -1,58 +1,37 @@
 """After the last round: every round on the test cases, once; the round that validation chose; the summary."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mttu.atomic import atomic_folder, write_json
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.manifest import Manifest, read_manifest
-from mttu.errors import InputError
+from mttu.data.manifest import Manifest
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, read_rows, write_rows
 from mttu.self_training.job import Job
-from mttu.self_training.mixing import read_pseudo_labels
 from mttu.self_training.round_folder import (
-    MANIFEST,
     UNCHANGED,
     RoundRecord,
     count_finished,
     read_record,
     round_folder,
 )
+from mttu.self_training.summary import (
+    FORMAT_VERSION,
+    TEST,
+    read_test,
+    read_versioned,
+    summarise_rounds,
+)
+from mttu.self_training.tracking import log_finish
 from mttu.training.state import BEST
 
-FORMAT_VERSION = 1
 SUMMARY = "summary.json"
-TEST = "test.json"
 TEST_ROWS = "test.parquet"
 _WORKING = "working-test"
-
-
-@dataclass(frozen=True)
-class RoundSummary:
-    """One line of the table at the end."""
-
-    round: int
-    num_pool: int
-    num_mutant: int
-    """Pseudo-labels that the round trained with."""
-    num_wild: int
-    num_known: int
-    """Of these, cases whose true class is known."""
-    num_right: int
-    """Of these, right ones."""
-    metrics: Mapping[str, float]
-    """On validation and, once it is finished, on test."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of right pseudo-labels among those whose truth is known; None without any."""
-        return self.num_right / self.num_known if self.num_known else None
 
 
 def choose_round(records: Sequence[RoundRecord]) -> int:
@@ -83,9 +62,9 @@ def measure_prior(manifest: Manifest, truth: Mapping[str, int]) -> float | None:
 
 def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
     """Metrics of each round on the test cases; they are looked at once, when all rounds are trained."""
-    path = job.folder / TEST
-    if path.exists():
-        return _read_test(path)
+    found = read_test(job.folder)
+    if found is not None:
+        return found
     cases, rounds = job.manifest.split("test"), range(count_finished(job.folder))
     metrics: dict[int, dict[str, float]] = {}
     if cases:
@@ -93,7 +72,7 @@ def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
         write_rows(together, job.folder / TEST_ROWS, {})
         metrics = {number: measure(rows[number], "test", job.config.train.validation_metric) for number in rounds}
-    write_json(path, {"format_version": FORMAT_VERSION, "rounds": metrics})
+    write_json(job.folder / TEST, {"format_version": FORMAT_VERSION, "rounds": metrics})
     return metrics
 
 
@@ -107,43 +86,14 @@ def _test_round(job: Job, number: int) -> list[CaseRow]:
     cases, folder = job.manifest.split("test"), round_folder(job.folder, number)
 
     def on_case(done: int, row: CaseRow) -> None:
-        job.show(number, "test", done, len(cases), str(row["case_id"]))
+        job.show_case(number, "test", done, len(cases), str(row["case_id"]))
 
     rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
     write_rows(rows, path, about)
     return rows
 
 
-def summarise_rounds(folder: Path, manifest: Manifest, truth: Mapping[str, int]) -> list[RoundSummary]:
-    """The finished rounds, one line each.
-
-    Args:
-        folder: Run folder.
-        manifest: The cohort.
-        truth: Case to true class, where known; it changes the counts of right labels and nothing else.
-    """
-    test = _read_test(folder / TEST)
-    rows = []
-    for number in range(count_finished(folder)):
-        place = round_folder(folder, number)
-        record, labels = read_record(place), read_pseudo_labels(read_manifest(place / MANIFEST))
-        known = {case_id: label for case_id, label in labels.items() if case_id in truth}
-        rows.append(
-            RoundSummary(
-                round=number,
-                num_pool=record.num_pool,
-                num_mutant=record.num_mutant,
-                num_wild=record.num_wild,
-                num_known=len(known),
-                num_right=sum(truth[case_id] == label for case_id, label in known.items()),
-                metrics={**record.metrics, **test.get(number, {})},
-                notes=record.notes,
-            )
-        )
-    return rows
-
-
-def finish(job: Job, truth: Mapping[str, int]) -> None:
+def finish(job: Job) -> None:
     """Tests, chooses, and writes `best/` and `summary.json`; the latter marks the whole as finished."""
     evaluate_on_test(job)
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
@@ -152,14 +102,15 @@ def finish(job: Job, truth: Mapping[str, int]) -> None:
         shutil.copytree(round_folder(job.folder, chosen) / BEST, partial, dirs_exist_ok=True)
     if (job.folder / _WORKING).exists():
         shutil.rmtree(job.folder / _WORKING)
-    rounds = summarise_rounds(job.folder, job.manifest, truth)
+    rounds = summarise_rounds(job.folder, job.truth)
+    log_finish(job, rounds, chosen)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "rounds_wanted": job.config.self_training.rounds,
         "stopped_early": (job.folder / UNCHANGED).exists(),
         "chosen_round": chosen,
         "chosen_by": job.config.train.validation_metric,
-        "pool_prior": measure_prior(job.manifest, truth),
+        "pool_prior": measure_prior(job.manifest, job.truth),
         "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
     }
     write_json(job.folder / SUMMARY, content)
@@ -174,19 +125,4 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / SUMMARY
     if not path.exists():
         return None
-    return _read(path)
-
-
-def _read_test(path: Path) -> dict[int, dict[str, float]]:
-    return {int(number): found for number, found in _read(path)["rounds"].items()} if path.exists() else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: damaged; remove it and run the same command again, which writes it anew") from None
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise InputError(f"{path}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
-    return content
+    return read_versioned(path)

@@ -1,5 +1,6 @@
 """One self-training: what every phase of every round needs to know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,17 @@ class Job:
     callables: Callables
     tracker: Tracker
     """Of the whole; its rounds are runs below it."""
+    truth: Mapping[str, int]
+    """True classes of pool cases, where known; reports may look at it, choices never do."""
     on_step: OnStep
 
-    def show(self, number: int, phase: str, done: int, total: int, text: str) -> None:
-        """Gives a sign of life."""
-        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, text))
+    def show_case(self, number: int, phase: str, done: int, total: int, case_id: str) -> None:
+        """Tells of a scored case."""
+        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, case_id))
+
+    def show_epoch(self, number: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Tells of a finished epoch."""
+        self.on_step(Step(number, self.config.self_training.rounds, "train", done, total, metrics=metrics))
 
 
 def round_config(config: Config, number: int, place: Path, before: Path | None) -> Config:

@@ -36,7 +36,7 @@ from mttu.self_training.round_folder import (
     write_record,
 )
 from mttu.self_training.selecting import Selected, select_for_round
-from mttu.self_training.tracking import closing, open_round
+from mttu.self_training.tracking import closing, log_round, open_round
 from mttu.tracking import Tracker
 from mttu.training.run import History
 from mttu.training.run_folder import identify
@@ -67,12 +67,12 @@ def run_round(job: Job, number: int) -> bool:
     mixture = _mix(job, folder, selected)
     config = round_config(job.config, number, folder, round_folder(job.folder, number - 1) if number else None)
     raise_if_any(check_start(config))
-    tracker = open_round(job.tracker, config, folder, number, mixture.manifest)
+    tracker = open_round(job, config, number, folder, mixture.manifest)
     with closing(tracker):
         history = _train(job, number, folder, config, tracker)
         metrics = _evaluate(job, number, folder)
         record = _make_record(job, number, folder, config, mixture, selected, metrics)
-        _track(job, number, folder, tracker, history, record)
+        log_round(job, tracker, folder, record, history, selected)
     write_record(record, folder)
     complete(job.folder, number)
     if job.config.self_training.keep == "best":
@@ -95,7 +95,7 @@ def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker
 
     def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         tracker.log_epoch(epoch, metrics)
-        job.show(number, "train", epoch, config.train.epochs, "")
+        job.show_epoch(number, epoch, config.train.epochs, metrics)
 
     start = job.config.self_training.start
     if number == 0 and start is not None:
@@ -124,7 +124,7 @@ def _evaluate(job: Job, number: int, folder: Path) -> dict[str, float]:
     if cases:
 
         def on_case(done: int, row: CaseRow) -> None:
-            job.show(number, "evaluate", done, len(cases), str(row["case_id"]))
+            job.show_case(number, "evaluate", done, len(cases), str(row["case_id"]))
 
         rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
         write_rows(rows, folder / VAL, {"weights_sha256": digest_weights(folder)})
@@ -163,9 +163,3 @@ def _make_record(
         notes=() if selected is None else selected.selection.notes,
         left_out=mixture.left_out,
     )
-
-
-def _track(job: Job, number: int, folder: Path, tracker: Tracker, history: History, record: RoundRecord) -> None:
-    for row in history:  # what a kill kept from the tracker
-        tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
-    tracker.log_checkpoint(folder / BEST)

@@ -81,7 +81,7 @@ def self_train(
     while number <= config.self_training.rounds and not (folder / UNCHANGED).exists():
         if run_round(job, number):
             number += 1
-    finish(job, checked.truth)
+    finish(job)
     if config.self_training.keep == "best":
         prune(folder, keep_newest=False)
 
@@ -106,6 +106,7 @@ def _make_job(
         folder=folder,
         callables=callables,
         tracker=tracker,
+        truth=checked.truth,
         on_step=show or ignore,
     )
 
@@ -118,8 +119,8 @@ def _check_rounds(config: Config, folder: Path) -> None:
     ways = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
     if summary is not None and summary["rounds_wanted"] != wanted:
         raise InputError(
-            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its rounds "
-            f"were evaluated on the test cases; {ways}"
+            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
+            f"cases have been looked at; {ways}"
         )
     if finished > wanted + 1:
         raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {ways}")

@@ -90,7 +90,7 @@ def _score(job: Job, number: int, checkpoint: Path, split: str, target: Path) ->
         return found
 
     def on_row(done: int, row: ScoreRow) -> None:
-        job.show(number, "score", done, len(plan.cases), row.case_id)
+        job.show_case(number, "score", done, len(plan.cases), row.case_id)
 
     table = job.callables.score(plan, on_row)
     if all(row.error for row in table.rows):

@@ -11,14 +11,17 @@ from mttu.config import Config
 from mttu.config.training import ValidationMetric
 from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
-from mttu.data.labels import REGIONS, knows_parts
+from mttu.data.labels import REGIONS, find_regions
 from mttu.data.loaders import read_volume
 from mttu.errors import RunError
 from mttu.inference import Precision, predict_volume, segment
 from mttu.metrics.classification import score_classification
-from mttu.metrics.segmentation import score_dice
+from mttu.metrics.segmentation import count_overlaps
 from mttu.networks import MttuNet
 from mttu.training.runtime import Runtime
+
+EMPTY = ("both-empty", "missed", "spurious")
+"""Kinds of empty masks that are counted beside each mean Dice."""
 
 
 def score_case(
@@ -27,8 +30,9 @@ def score_case(
     """Scores one prepared case.
 
     Returns:
-        case_id; dice_wt, dice_tc, dice_et, each None without a mask that knows the region; idh; mutant_probability or
-        None without an IDH head.
+        case_id; dice_wt, dice_tc, dice_et or None without a mask that defines the region, with both masks empty as 1;
+        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; idh; mutant_probability or None without
+        an IDH head.
     """
     try:
         prediction = predict_volume(
@@ -37,14 +41,15 @@ def score_case(
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
-    row |= {f"dice_{region}": None for region in REGIONS}
+    row |= {f"{score}_{region}": None for score in ("dice", "status") for region in REGIONS}
     if prediction.idh_probabilities is not None:
         row["mutant_probability"] = float(prediction.idh_probabilities[1])
     if prediction.seg_probabilities is not None and cached.seg is not None:
         classes = segment(prediction.seg_probabilities, config.inference, config.data.prepare.spacing_mm**3).cpu()
-        dice = score_dice(classes, torch.from_numpy(np.array(cached.seg)))
-        known = REGIONS if knows_parts(case.labels) else ("wt",)
-        row |= {f"dice_{region}": dice[region] for region in known}
+        overlaps = count_overlaps(classes.numpy(), np.asarray(cached.seg))
+        for region in find_regions(case.labels):
+            dice = overlaps[region].dice
+            row |= {f"dice_{region}": 1.0 if dice is None else dice, f"status_{region}": overlaps[region].status}
     return row
 
 
@@ -67,12 +72,22 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
         mean = _mean([row[f"dice_{region}"] for row in rows if row[f"dice_{region}"] is not None])
         if mean is not None:
             metrics[f"val/dice_{region}"] = mean
+            for status in EMPTY:
+                count = sum(row[f"status_{region}"] == status for row in rows)
+                metrics[f"val/{status.replace('-', '_')}_{region}"] = float(count)
     dices = [value for name, value in metrics.items() if name.startswith("val/dice_")]
     if dices:
         metrics["val/dice"] = math.fsum(dices) / len(dices)
     classified = [row for row in rows if row["mutant_probability"] is not None]
     idh = score_classification([row["mutant_probability"] for row in classified], [row["idh"] for row in classified])
-    found = {"idh_ce": idh.cross_entropy, "idh_accuracy": idh.accuracy, "idh_auc": idh.auc}
+    found = {
+        "idh_ce": idh.cross_entropy,
+        "idh_accuracy": idh.accuracy,
+        "idh_auc": idh.auc,
+        "idh_sensitivity": idh.sensitivity,
+        "idh_specificity": idh.specificity,
+        "idh_brier": idh.brier,
+    }
     metrics |= {f"val/{name}": value for name, value in found.items() if value is not None}
     score = _score(metrics, metric)
     if score is not None:

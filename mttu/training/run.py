@@ -99,7 +99,7 @@ def _train_and_log(
     val = inputs.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
         with atomic_file(folder / f"{name}.png") as partial:
-            figure.savefig(partial, format="png", dpi=110)
+            figure.savefig(partial, format="png")
         if name == LEARNING_CURVES:
             tracker.log_figure(name, figure)
         else:

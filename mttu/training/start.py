@@ -53,15 +53,14 @@ def check_start(config: Config) -> list[str]:
         _, trained = read_checkpoint(start)
     except InputError as error:
         return [f"train.start_from: {problem}" for problem in error.problems]
-    problems = []
     kept = config.train.start_optimiser == "kept"
     before, now = (_describe(one, kept) for one in (trained, config))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            problems.append(
-                f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
-                "set it back, or start from other weights"
-            )
+    problems = [
+        f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
+        "set it back, or start from other weights"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
     if kept and not (start / STATE).is_file():
         problems.append(
             f"train.start_from {start}: has no {STATE}, which train.start_optimiser=kept needs; name a training "

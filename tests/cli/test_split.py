@@ -23,7 +23,7 @@ def test_split_writes_folds_that_can_be_read_and_says_what_is_in_them(capsys, ma
     code, out, err = run(capsys, "split", manifest, "-o", tmp_path / "folds", "--folds", 3)
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
-    assert rows == [[str(number), "4", "2", "2", "0", "1", "1", "0", "2"] for number in (1, 2, 3)]
+    assert rows == [[str(number), "4", "2", "2", "1", "1", "1", "0", "2"] for number in (1, 2, 3)]
     assert "in each fold: 1 unlabelled, 1 test" in out
     first = read_manifest(tmp_path / "folds" / "fold_1.parquet")
     assert all(path.exists() for case in first.cases for path in (*case.images.values(), case.seg))
@@ -42,7 +42,7 @@ def test_split_can_leave_the_test_cases_out(capsys, manifest, tmp_path):
     [
         (["--folds", "1"], "folds: 1; expected 2 or more"),
         (["--folds", "9"], "3 IDH mutant patients in train and val for 9 folds; take at most 3 folds"),
-        (["--folds", "2", "--group", "site"], "site unknown (6 of 6 in train and val)"),
+        (["--folds", "2", "--group", "site"], "1 separate sites (site_01) for 2 folds; take at most 1 folds"),
         (["--group", "town"], "group 'town': unknown; choose one of patient, site"),
     ],
 )

@@ -17,6 +17,14 @@ def test_truth_of_a_manifest_and_of_a_table(phantom_manifest: Manifest, tmp_path
     assert read_truth(tmp_path / "truth.csv") == {"a": 1, "b": 0}
 
 
+def test_hidden_truth_has_a_column_of_its_own(tmp_path: Path):
+    (tmp_path / "truth.csv").write_text("case_id,split,true_idh,age\na,unlabelled,1,40\nb,train,0,50\nc,test,,\n")
+    assert read_truth(tmp_path / "truth.csv") == {"a": 1, "b": 0}
+    (tmp_path / "truth.csv").write_text("case_id,true_idh\na,yes\n")
+    with pytest.raises(InputError, match="line 2: true_idh is 'yes'; expected 1"):
+        read_truth(tmp_path / "truth.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -3,8 +3,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figure_contents import texts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
@@ -27,14 +27,6 @@ def lesion() -> NDArray[np.uint8]:
     classes[8:12, 10:18, 16:20] = 1
     classes[9:11, 12:16, 17:19] = 3
     return classes
-
-
-def texts(figure: Figure) -> str:
-    found = [text.get_text() for text in figure.texts]
-    found += [text.get_text() for panel in figure.axes for text in panel.texts]
-    found += [panel.get_title() for panel in figure.axes]
-    found += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    return "\n".join(found)
 
 
 def test_slices_go_through_the_largest_cross_section_of_the_lesion() -> None:

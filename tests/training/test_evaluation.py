@@ -1,13 +1,18 @@
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
-from mttu.training.evaluation import summarise
+from mttu.data.cache import open_cached
+from mttu.networks import build_network
+from mttu.training.evaluation import score_case, summarise
 
 
 def row(case_id, dice, idh, probability):
     regions = dict(zip(("dice_wt", "dice_tc", "dice_et"), dice, strict=True))
-    return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions}
+    status = {name.replace("dice", "status"): value and "normal" for name, value in regions.items()}
+    return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions, **status}
 
 
 ROWS = [
@@ -27,6 +32,9 @@ def test_each_label_counts_where_it_is_known():
     assert metrics["val/idh_ce"] == pytest.approx(-(math.log(0.8) + math.log(0.6) + math.log(0.3)) / 3)
     assert metrics["val/idh_accuracy"] == pytest.approx(2 / 3)
     assert metrics["val/idh_auc"] == pytest.approx(0.5)
+    assert metrics["val/idh_sensitivity"] == pytest.approx(1 / 2)
+    assert metrics["val/idh_specificity"] == 1.0
+    assert metrics["val/idh_brier"] == pytest.approx((0.04 + 0.16 + 0.49) / 3)
     assert score == pytest.approx(metrics["val/dice"] - metrics["val/idh_ce"]) == metrics["val/score"]
 
 
@@ -37,7 +45,35 @@ def test_named_scores(metric, expected):
 
 def test_what_is_not_defined_is_absent():
     metrics, score = summarise([row("a", (0.9, 0.8, 0.7), -1, None)], "dice_minus_ce")
-    assert set(metrics) == {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice", "val/score"}
+    counts = {
+        f"val/{status}_{region}" for status in ("both_empty", "missed", "spurious") for region in ("wt", "tc", "et")
+    }
+    assert set(metrics) - counts == {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice", "val/score"}
+    assert {metrics[name] for name in counts} == {0.0}
     assert score == pytest.approx(0.8)
     assert summarise([], "dice_minus_ce") == ({}, None)
     assert summarise([row("a", (0.9, 0.8, 0.7), 1, 0.8)], "idh_auc")[1] is None
+
+
+def test_empty_masks_are_counted_beside_the_mean():
+    rows = [
+        {**row("a", (0.9, 0.8, 1.0), -1, None), "status_et": "both-empty"},
+        {**row("b", (0.9, 0.8, 0.0), -1, None), "status_et": "missed"},
+        {**row("c", (0.9, 0.0, 0.0), -1, None), "status_et": "missed", "status_tc": "spurious"},
+    ]
+    metrics, _ = summarise(rows, "dice")
+    assert (metrics["val/dice_et"], metrics["val/both_empty_et"], metrics["val/missed_et"]) == (
+        pytest.approx(1 / 3),
+        1,
+        2,
+    )
+    assert (metrics["val/spurious_tc"], metrics["val/missed_wt"]) == (1, 0)
+
+
+def test_a_whole_tumour_mask_scores_the_whole_tumour_only(tiny, phantom_manifest, phantom_cache):
+    case = phantom_manifest.cases[0]
+    cached, network = open_cached(phantom_cache, case.case_id), build_network(tiny.network)
+    for labels, defined in (("brats", {"wt", "tc", "et"}), ("whole-tumour", {"wt"})):
+        scores = score_case(network, replace(case, labels=labels), cached, tiny, torch.device("cpu"), "float32")
+        assert {name for name in ("wt", "tc", "et") if scores[f"dice_{name}"] is not None} == defined
+        assert {name for name in ("wt", "tc", "et") if scores[f"status_{name}"] is not None} == defined

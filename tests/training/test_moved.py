@@ -54,7 +54,7 @@ def test_a_moved_folder_is_the_same_data(tiny, place, tmp_path):
         [False] * 4
     )
     assert verify_cache(moved / "cache", manifest).findings == ()
-    candidates, problems = find_candidates([moved / "cohort.parquet"], "brats", manifest.modalities)
+    candidates, problems = find_candidates([moved / "cohort.parquet"], manifest.modalities)
     assert problems == []
     assert all(path.is_file() for candidate in candidates for path in candidate.case.images.values())
     first = str(place).encode()

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from torch import multiprocessing
 from mttu.ablations import preset
 from mttu.config import override
 from mttu.data.augment import Augmentation
+from mttu.data.cache import open_cached
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import Batch
 from mttu.losses import idh_class_weights
+from mttu.metrics.empty_masks import summarise_region
+from mttu.metrics.segmentation import RegionScores
+from mttu.training.evaluation import evaluate
 from mttu.training.loop import fit, task_losses
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
@@ -94,7 +99,31 @@ def configs():
     return {(name, masks): override(common, SETTINGS[name]) for name, masks in COMBINATIONS}
 
 
-def gradients_of_rank(rank, folder):
+SMALL = {
+    "network.widths": [4, 4, 8, 8],
+    "network.bottleneck.width": 16,
+    "network.bottleneck.num_heads": 2,
+    "network.bottleneck.mlp_width": 16,
+    "network.idh_head.hidden": [8],
+    "patch.size": [16, 16, 16],
+    "inference.overlap": 0.0,
+}
+
+
+def scores_of_cases(cases, cache, runtime):
+    """Whole-volume scores, and the summary of a table of regions of which rank 0 has most rows."""
+    config = override(next(iter(configs().values())), SMALL)
+    prepared = [(case, open_cached(cache, case.case_id)) for case in cases]
+    metrics, score = evaluate(create_state(config, runtime.device).network, prepared, config, runtime, "float32")
+    rows = [
+        {"case_id": f"case {index}", "region": "et", **vars(RegionScores(status, *[index / 7] * 8))}
+        for index, status in enumerate(("normal", "missed", "normal", "spurious", "normal", "both-empty", "normal"))
+    ]
+    own = rows if runtime.world_size == 1 else rows[:1] if runtime.rank else rows[1:][::-1]
+    return metrics, score, asdict(summarise_region(runtime.gather(own), "et", "brats2020"))
+
+
+def work_of_rank(rank, folder, cases, cache):
     torch.set_num_threads(1)
     with process_group(rank, 2, folder):
         runtime = LocalRuntime(folder)
@@ -103,12 +132,34 @@ def gradients_of_rank(rank, folder):
             batch = global_batch(2 * rank, 2 * rank + 2, ONLY_WT[masks])
             found[name, masks] = gradients(config, runtime, batch)
         torch.save(found, folder / f"rank{rank}.pt")
+        torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
 
 
-def test_gradients_of_two_ranks_equal_those_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def uneven_cases(phantom_manifest):
+    """Five cases: three for one rank, two for the other."""
+    return phantom_manifest.cases[:5]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory, uneven_cases, phantom_cache):
+    """Folder with what two ranks computed; to start them takes longer than their work."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work_of_rank, (folder, uneven_cases, phantom_cache), nprocs=2)
+    return folder
+
+
+def test_scores_of_two_ranks_equal_those_of_one_bit_by_bit(two_ranks, uneven_cases, phantom_cache):
+    alone = scores_of_cases(uneven_cases, phantom_cache, LocalRuntime(two_ranks))
+    assert {"val/dice_wt", "val/missed_et", "val/idh_auc", "val/idh_brier"} <= set(alone[0])
+    assert alone[2]["counts"] == {"normal": 4, "missed": 1, "spurious": 1, "both-empty": 1, "not-defined": 0}
+    for rank in (0, 1):
+        assert torch.load(two_ranks / f"scores{rank}.pt", weights_only=True) == alone
+
+
+def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path):
     """Frozen batch norm, no dropout, unequal counts of IDH labels and of masks of both kinds; sigmas included."""
-    multiprocessing.spawn(gradients_of_rank, (tmp_path,), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    ranks = [torch.load(two_ranks / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for setting, config in configs().items():
         alone = gradients(config, LocalRuntime(tmp_path), global_batch(0, 4, ONLY_WT[setting[1]]))
         assert set(ranks[0][setting]) == set(alone)

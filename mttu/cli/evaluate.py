@@ -1,0 +1,35 @@
+"""`mttu evaluate`: predictions against the truth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mttu.display import console, show_progress
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder that `mttu predict` wrote")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with the true masks and IDH statuses")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and summary")],
+    split: Annotated[
+        str, typer.Option(help="Split to score; predictions of val fit threshold and calibration")
+    ] = "test",
+    empty: Annotated[str, typer.Option(help="Empty masks: exclude-empty, brats2020 or brats2023")] = "exclude-empty",
+    clinical_baselines: Annotated[bool, typer.Option(help="Fit age, grade and site without images")] = True,
+    compare: Annotated[Path | None, typer.Option(help="Predictions of another system, for paired tests")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
+) -> None:
+    """Score predictions against true masks and IDH statuses, with intervals and tests."""
+    from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
+    from mttu.evaluate.tables import build_tables, describe_cases
+
+    plan = plan_evaluation(predictions, manifest, output, split, empty, clinical_baselines, compare, resamples)
+    with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
+        found = evaluate_cases(plan, advance)
+    write_evaluation(output, found.region_rows, found.idh_rows, found.summary)
+    for line in describe_cases(found.summary):
+        console.print(line, markup=False)
+    for table in build_tables(found.summary):
+        console.print(table, soft_wrap=False)
+    console.print(f"{output}: scored. Research use only.", markup=False)

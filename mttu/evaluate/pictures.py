@@ -1,0 +1,78 @@
+"""Figures of an evaluation, from its tables and its summary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from mttu.data.labels import IDH_MUTANT
+from mttu.figures.case_scores import CaseScore, draw_case_scores
+from mttu.figures.estimates import Estimate
+from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
+from mttu.figures.roc import RocCurve, draw_roc
+from mttu.metrics.delong import estimate_auc
+
+PICTURES = ("roc", "reliability", "segmentation")
+"""Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
+
+
+def draw_pictures(
+    region_rows: Sequence[Mapping[str, Any]], idh_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, Figure]:
+    """Draws what the tables hold.
+
+    Args:
+        region_rows: Columns of `mttu.evaluate.files.REGION_SCHEMA`.
+        idh_rows: Columns of `mttu.evaluate.files.IDH_SCHEMA`.
+        summary: From `mttu.evaluate.run.evaluate_cases`.
+
+    Returns:
+        Name, one of `PICTURES`, to figure.
+    """
+    figures = {}
+    if idh_rows:
+        figures["roc"] = draw_roc([_to_curve(name, rows) for name, rows in _by_system(idh_rows).items()])
+    if summary["idh"] is not None:
+        figures["reliability"] = draw_reliability([_to_reliability(summary["systems"][0]["name"], summary["idh"])])
+    if region_rows:
+        scores = [
+            CaseScore(row["case_id"], row["system"], row["region"], row["dice"], row["hd95_mm"])
+            for row in region_rows
+            if row["status"] != "not-defined"
+        ]
+        figures["segmentation"] = draw_case_scores(scores)
+    return figures
+
+
+def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    systems: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        systems.setdefault(row["system"], []).append(row)
+    return systems
+
+
+def _to_curve(name: str, rows: Sequence[Mapping[str, Any]]) -> RocCurve:
+    probabilities, idh = [row["mutant_probability"] for row in rows], [row["idh"] for row in rows]
+    auc = estimate_auc(probabilities, idh)
+    false_rates: list[float] = []
+    true_rates: list[float] = []
+    if auc.num_mutant and auc.num_wild:
+        found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
+        false_rates, true_rates = found[0].tolist(), found[1].tolist()
+    estimate = Estimate(auc.auc, auc.low, auc.high)
+    return RocCurve(name, false_rates, true_rates, estimate, auc.num_mutant, auc.num_wild)
+
+
+def _to_reliability(name: str, idh: Mapping[str, Any]) -> Reliability:
+    bins = [
+        ReliabilityBin(bar["low"], bar["high"], bar["num_cases"], bar["mean_confidence"], _to_estimate(bar["accuracy"]))
+        for bar in idh["reliability"]
+    ]
+    error = next(one for one in idh["calibration_errors"] if one["binning"] == "equal-width")
+    interval = error["interval"]
+    return Reliability(name, bins, Estimate(error["ece"], interval["low"], interval["high"]))
+
+
+def _to_estimate(interval: Mapping[str, Any]) -> Estimate:
+    return Estimate(interval["estimate"], interval["low"], interval["high"])

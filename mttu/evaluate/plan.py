@@ -1,0 +1,188 @@
+"""What an evaluation needs, checked before any mask is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.manifest import Case, Manifest, read_manifest
+from mttu.errors import InputError, raise_if_any
+from mttu.evaluate.files import check_output
+from mttu.evaluate.predictions import Predictions, read_predictions
+from mttu.metrics.clinical_baselines import Subject, check_grades
+from mttu.metrics.comparisons import align_cases
+from mttu.metrics.empty_masks import find_convention
+
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Everything that `evaluate_cases` needs, checked."""
+
+    manifest: Manifest
+    split: str
+    cases: tuple[Case, ...]
+    """Cases of the split."""
+    systems: tuple[Predictions, ...]
+    """The predictions; and those that they are compared with, if any."""
+    empty: str
+    """Convention for empty masks."""
+    baselines: bool
+    """Whether to fit the baselines without images."""
+    out: Path
+    num_resamples: int
+    """Of each bootstrap."""
+
+    def failed(self, system: Predictions) -> list[str]:
+        """Cases that the system could not predict."""
+        return [case.case_id for case in self.cases if system.rows[case.case_id]["error"]]
+
+    def with_masks(self, system: Predictions) -> list[Case]:
+        """Cases whose true and predicted mask can be compared."""
+        return [case for case in self.cases if case.seg is not None and _has_mask(system, case.case_id)]
+
+    def with_idh(self, system: Predictions) -> list[Case]:
+        """Cases whose IDH status is known and predicted."""
+        return _classified(system, self.cases)
+
+    def validation(self, system: Predictions) -> list[Case]:
+        """Validation cases with known and predicted IDH status, outside of the evaluated split."""
+        cases = () if self.split == "val" else self.manifest.split("val")
+        return _classified(system, cases)
+
+    def training(self) -> list[Subject]:
+        """What baselines are fitted on: train and val, without the evaluated split."""
+        names = [name for name in ("train", "val") if name != self.split]
+        return [describe_subject(case) for name in names for case in self.manifest.split(name)]
+
+
+def describe_subject(case: Case) -> Subject:
+    """The clinical facts of a case."""
+    return Subject(case.case_id, case.idh, case.age, case.grade, case.site)
+
+
+def _has_mask(system: Predictions, case_id: str) -> bool:
+    row = system.rows[case_id]
+    return not row["error"] and row["wt_ml"] is not None
+
+
+def _classified(system: Predictions, cases: Sequence[Case]) -> list[Case]:
+    probabilities = system.probabilities(cases)
+    return [case for case in cases if case.idh != IDH_UNKNOWN and case.case_id in probabilities]
+
+
+def plan_evaluation(
+    predictions: Path,
+    manifest: Path,
+    out: Path,
+    split: str = "test",
+    empty: str = "exclude-empty",
+    baselines: bool = True,
+    compare: Path | None = None,
+    num_resamples: int = 2000,
+) -> EvaluationPlan:
+    """Reads tables and manifest and checks that they belong together.
+
+    Args:
+        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits; those of val serve to choose
+            the threshold and to fit the calibration, unless val itself is evaluated.
+        manifest: Manifest with the true masks and IDH statuses.
+        out: Folder to write; an earlier evaluation there is replaced.
+        split: Split to evaluate.
+        empty: Convention for empty masks, a name in `mttu.metrics.empty_masks.CONVENTIONS`.
+        baselines: Whether to fit the baselines without images.
+        compare: Predictions of another system for the same cases.
+        num_resamples: Of each bootstrap, at least 1.
+
+    Raises:
+        InputError: Lists every problem.
+    """
+    problems: list[str] = []
+    try:
+        find_convention(empty)
+    except InputError as error:
+        problems += error.problems
+    problems += check_output(out)
+    cohort: Manifest | None = None
+    cases: tuple[Case, ...] = ()
+    try:
+        cohort = read_manifest(manifest)
+        cases = cohort.split(split)
+    except InputError as error:
+        problems += error.problems
+    systems = []
+    folders = [predictions] if compare is None else [predictions, compare]
+    alike = len({folder.resolve().name for folder in folders}) < len(folders)
+    for folder in folders:
+        try:
+            systems.append(read_predictions(folder, str(folder) if alike else None))
+        except InputError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    if cohort is None:
+        raise InputError(f"manifest {manifest}: could not be read")
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), empty, baselines, out, num_resamples)
+    raise_if_any(_find_problems(plan, manifest))
+    return plan
+
+
+def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
+    if not plan.cases:
+        return [f"manifest {manifest}: split {plan.split} has no case; choose another one"]
+    problems = []
+    for system in plan.systems:
+        absent = [case.case_id for case in plan.cases if case.case_id not in system.rows]
+        if absent:
+            problems.append(
+                f"predictions {system.folder}: {len(absent)} of the {len(plan.cases)} cases of split {plan.split} are "
+                f"not in the table: {_listed(absent)}; predict all of them"
+            )
+    if problems:
+        return problems
+    for system in plan.systems:
+        lost = [case.case_id for case in plan.with_masks(system) if not system.mask(case.case_id).is_file()]
+        if lost:
+            problems.append(
+                f"predictions {system.folder}: the masks of {_listed(lost)} are gone; predict these cases again"
+            )
+        if not plan.with_masks(system) and not plan.with_idh(system):
+            problems.append(
+                f"predictions {system.folder}: nothing to score: no case of split {plan.split} has a true mask or a "
+                "known IDH status that was predicted"
+            )
+    if plan.baselines:
+        problems += _problems_of_grades(plan)
+    return problems + _find_differences(plan)
+
+
+def _problems_of_grades(plan: EvaluationPlan) -> list[str]:
+    try:
+        check_grades([*plan.training(), *(describe_subject(case) for case in plan.cases)])
+    except InputError as error:
+        return error.problems
+    return []
+
+
+def _find_differences(plan: EvaluationPlan) -> list[str]:
+    """Cases that only one of two systems has scores for."""
+    names = [system.name for system in plan.systems]
+    if len(set(names)) < len(names):
+        return [f"comparison: {names[0]} would be compared with itself; give the folder of another system"]
+    problems = []
+    for what, select in (("masks", plan.with_masks), ("IDH", plan.with_idh)):
+        tables = {f"{system.name} ({what})": dict.fromkeys(_ids(select(system)), 0) for system in plan.systems}
+        try:
+            align_cases(tables)
+        except InputError as error:
+            problems += error.problems
+    return problems
+
+
+def _ids(cases: Sequence[Case]) -> list[str]:
+    return [case.case_id for case in cases]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -1,0 +1,139 @@
+"""Scoring case after case, then the summary."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from mttu import __version__
+from mttu.data.labels import IDH_MUTANT, find_regions, to_classes
+from mttu.data.manifest import Case
+from mttu.data.volumes import differ, read_volume
+from mttu.errors import InputError, raise_if_any
+from mttu.evaluate.baselines import report_baselines
+from mttu.evaluate.comparison import report_comparison
+from mttu.evaluate.idh import report_idh
+from mttu.evaluate.plan import EvaluationPlan
+from mttu.evaluate.predictions import Predictions
+from mttu.evaluate.segmentation import report_segmentation
+from mttu.metrics.reliability import call_top_label
+from mttu.metrics.segmentation import RegionScores, score_regions
+
+OnCase = Callable[[int, str], None]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tables of cases, and what they come to."""
+
+    region_rows: Rows
+    """See `mttu.evaluate.files.REGION_SCHEMA`; sorted by system, case and region."""
+    idh_rows: Rows
+    """See `mttu.evaluate.files.IDH_SCHEMA`."""
+    summary: Mapping[str, Any]
+    """JSON values."""
+
+
+def evaluate_cases(plan: EvaluationPlan, on_case: OnCase | None = None) -> Evaluation:
+    """Scores every case of a plan and summarises.
+
+    Args:
+        plan: See `plan_evaluation`.
+        on_case: Told how many masks are scored, and the newest case.
+
+    Raises:
+        InputError: Masks that cannot be read or lie on other grids; lists all of them.
+    """
+    region_rows: Rows = []
+    problems: list[str] = []
+    done = 0
+    for system in plan.systems:
+        for case in sorted(plan.with_masks(system), key=lambda case: case.case_id):
+            try:
+                scores = score_case(case, system)
+                region_rows += [_region_row(case, system, region, own) for region, own in scores.items()]
+            except InputError as error:
+                problems += error.problems
+            done += 1
+            if on_case is not None:
+                on_case(done, case.case_id)
+    raise_if_any(problems)
+    idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
+    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows))
+
+
+def score_case(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
+    """Scores a predicted mask against the true one, both on the original grid.
+
+    Raises:
+        InputError: A mask cannot be read, holds other labels than its convention, or the grids differ.
+    """
+    case_id = case.case_id
+    if case.seg is None:
+        raise InputError(f"case {case_id}: the manifest has no tumour mask")
+    truth = read_volume(case.seg, case_id)
+    predicted = read_volume(system.mask(case_id), f"{case_id} (prediction)")
+    difference = differ(truth, predicted)
+    if difference:
+        raise InputError(
+            f"case {case_id}: true and predicted mask have different grids: {difference}; predict from the images that "
+            "the true mask belongs to"
+        )
+    defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
+    return score_regions(
+        to_classes(predicted.get_fdata(dtype=np.float32), system.labels, f"{case_id} (prediction)"),
+        to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id),
+        voxel_sizes(truth.affine).tolist(),
+        sorted(defined),
+    )
+
+
+def _region_row(case: Case, system: Predictions, region: str, scores: RegionScores) -> dict[str, Any]:
+    who = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "region": region}
+    return {**who, **vars(scores)}
+
+
+def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
+    rows: Rows = []
+    probabilities = system.probabilities(cases)
+    for case in sorted(cases, key=lambda case: case.case_id):
+        probability = probabilities[case.case_id]
+        confidence, mutant = call_top_label(np.array([probability]))
+        rows.append(
+            {
+                "case_id": case.case_id,
+                "patient_id": case.patient_id,
+                "system": system.name,
+                "idh": case.idh,
+                "mutant_probability": probability,
+                "confidence": float(confidence[0]),
+                "right": bool(mutant[0]) == (case.idh == IDH_MUTANT),
+            }
+        )
+    return rows
+
+
+def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
+    system = plan.systems[0]
+    own = [row for row in region_rows if row["system"] == system.name]
+    return {
+        "mttu_version": __version__,
+        "split": plan.split,
+        "empty_masks": plan.empty,
+        "systems": [{"name": one.name, "checkpoint": one.checkpoint, "labels": one.labels} for one in plan.systems],
+        "synthetic": plan.manifest.synthetic,
+        "cases": {
+            "in_split": len(plan.cases),
+            "failed": {one.name: plan.failed(one) for one in plan.systems},
+            "without_true_mask": sum(case.seg is None for case in plan.cases),
+            "masks_scored": len(plan.with_masks(system)),
+            "idh_scored": len(plan.with_idh(system)),
+        },
+        "segmentation": report_segmentation(own, plan.empty, plan.num_resamples),
+        "idh": report_idh(plan.with_idh(system), plan.validation(system), system, plan.num_resamples),
+        "baselines": report_baselines(plan, system) if plan.baselines else None,
+        "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,
+    }

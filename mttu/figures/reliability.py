@@ -1,0 +1,109 @@
+"""Reliability of the IDH classifier's probabilities (section IV-B, eq. 16-18).
+
+Confidence is that of the predicted class (top label), so it is at least 0.5 with two classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mttu.figures.estimates import UNDEFINED, Estimate, describe, to_error_bars, to_number, to_values
+from mttu.figures.style import (
+    DARK_GREY,
+    ERROR_BARS,
+    GUIDE,
+    NOTE_SIZE,
+    PAGE_WIDTH_IN,
+    add_note,
+    draw_nothing,
+    dress,
+    new_figure,
+    say,
+    style_of,
+)
+
+BIAS_NOTE = "ECE is biased upwards at small n: a perfectly calibrated predictor has about 0.12 at n = 30 with 10 bins."
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Predictions whose confidence lies in one interval."""
+
+    low: float
+    high: float
+    num_cases: int
+    mean_confidence: float | None
+    """None in an empty bin."""
+    accuracy: Estimate
+    """Share of right predictions with its interval, e.g. Wilson's."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Reliability of one predictor on one set of cases; `bins` of equal width or of equal counts."""
+
+    title: str
+    bins: Sequence[ReliabilityBin]
+    ece: Estimate = UNDEFINED
+
+
+def draw_reliability(
+    diagrams: Sequence[Reliability], interval: str = "95% Wilson interval of accuracy, bootstrap interval of ECE"
+) -> Figure:
+    """Accuracy over confidence with n per bin; one column per diagram, e.g. before and after calibration.
+
+    Args:
+        diagrams: One per column.
+        interval: What the intervals are, for the small print.
+    """
+    if not diagrams:
+        return draw_nothing("no reliability table")
+    columns = len(diagrams)
+    figure = new_figure(min(PAGE_WIDTH_IN, 2.9 * columns + 0.4), 3.7)
+    panels = figure.subplots(2, columns, squeeze=False, sharex="col", height_ratios=(3.2, 1))
+    for column, diagram in enumerate(diagrams):
+        _draw_accuracy(panels[0, column], diagram)
+        _draw_counts(panels[1, column], diagram)
+    add_note(figure, [f"Confidence of the predicted class. {interval}.", BIAS_NOTE])
+    return figure
+
+
+def _draw_accuracy(axes: Axes, diagram: Reliability) -> None:
+    num_cases = sum(row.num_cases for row in diagram.bins)
+    dress(axes, f"{diagram.title}, n = {num_cases}\nECE {describe(diagram.ece, 3)}", "", "accuracy (share right)")
+    filled = [row for row in diagram.bins if row.num_cases > 0]
+    start = 0.5 if all(row.high > 0.5 for row in filled) else 0.0
+    axes.set_xlim(start, 1.0)
+    axes.set_ylim(-0.03, 1.03)
+    axes.plot([0, 1], [0, 1], label="perfectly calibrated", **GUIDE)
+    if not filled:
+        say(axes, "no predictions")
+        return
+    estimates = [row.accuracy for row in filled]
+    axes.errorbar(
+        [to_number(row.mean_confidence) for row in filled],
+        to_values(estimates),
+        yerr=to_error_bars(estimates),
+        color=style_of(0).colour,
+        marker="o",
+        markersize=4.5,
+        linewidth=1.2,
+        label="observed",
+        **ERROR_BARS,
+    )
+    axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right")
+
+
+def _draw_counts(axes: Axes, diagram: Reliability) -> None:
+    dress(axes, "", "confidence (probability)", "n")
+    counts = [row.num_cases for row in diagram.bins]
+    widths = [row.high - row.low for row in diagram.bins]
+    middles = [(row.low + row.high) / 2 for row in diagram.bins]
+    axes.bar(middles, counts, widths, color=style_of(0).colour, alpha=0.35, edgecolor=style_of(0).colour, linewidth=0.6)
+    start = axes.get_xlim()[0]
+    for middle, count in zip(middles, counts, strict=True):
+        if middle > start:
+            axes.text(middle, count, f" {count}", ha="center", va="bottom", fontsize=NOTE_SIZE, color=DARK_GREY)
+    axes.set_ylim(0, max(counts, default=0) * 1.4 or 1.0)

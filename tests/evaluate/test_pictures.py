@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from mttu.evaluate.pictures import draw_pictures
+from mttu.metrics.delong import estimate_auc
+
+IDH = [0, 0, 0, 1, 1, 1]
+FIRST, SECOND = [0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
+
+
+def idh_rows(system, probabilities):
+    return [
+        {"case_id": f"c{index}", "system": system, "idh": idh, "mutant_probability": probability}
+        for index, (idh, probability) in enumerate(zip(IDH, probabilities, strict=True))
+    ]
+
+
+def region_row(case_id, region, status, dice, hd95_mm):
+    return {"case_id": case_id, "system": "a", "region": region, "status": status, "dice": dice, "hd95_mm": hd95_mm}
+
+
+def reliability_of(probabilities):
+    bar = {"low": 0.5, "high": 1.0, "num_cases": 6, "mean_confidence": 0.75}
+    return {
+        "reliability": [{**bar, "accuracy": {"estimate": 0.5, "low": 0.2, "high": 0.8}}],
+        "calibration_errors": [
+            {"binning": "adaptive", "ece": 0.9, "interval": {"low": 0.8, "high": 1.0}},
+            {"binning": "equal-width", "ece": 0.25, "interval": {"low": 0.1, "high": 0.4}},
+        ],
+    }
+
+
+def test_curves_have_the_area_that_the_tables_give_and_every_system_is_drawn():
+    rows = [*idh_rows("a", FIRST), *idh_rows("b", SECOND)]
+    figures = draw_pictures([], rows, {"idh": None, "systems": [{"name": "a"}]})
+    assert list(figures) == ["roc"]
+    lines = [line for line in figures["roc"].axes[0].get_lines() if len(line.get_xdata()) > 2]
+    areas = [float(np.trapezoid(line.get_ydata(), line.get_xdata())) for line in lines]
+    assert areas == pytest.approx([8 / 9, 0.0])
+    assert areas == pytest.approx([estimate_auc(FIRST, IDH).auc, estimate_auc(SECOND, IDH).auc])
+
+
+def test_reliability_takes_the_bins_and_the_equal_width_error():
+    figures = draw_pictures([], [], {"idh": reliability_of(FIRST), "systems": [{"name": "a"}]})
+    assert list(figures) == ["reliability"]
+    words = " ".join(text.get_text() for axes in figures["reliability"].axes for text in [axes.title, *axes.texts])
+    assert "ECE 0.250 [0.100, 0.400]" in words
+    assert "0.9" not in words
+
+
+def test_regions_that_are_not_defined_are_not_drawn():
+    rows = [region_row("c0", "wt", "normal", 0.9, 2.0), region_row("c0", "tc", "not-defined", None, None)]
+    figures = draw_pictures(rows, [], {"idh": None, "systems": [{"name": "a"}]})
+    assert list(figures) == ["segmentation"]
+    points = [np.asarray(dots.get_offsets()) for dots in figures["segmentation"].axes[0].collections]
+    assert [y for group in points for _, y in group.tolist()] == [0.9]
