@@ -47,6 +47,9 @@ class SelfTrainingSettings(Settings):
     folds: Annotated[int, Field(ge=0)] = 0
     """0: the manifest's own split; 2 or more: cross-validation, a whole self-training for each fold, and an ensemble of
     the folds at the end. 5 would be the paper's 80 % for training and 20 % for tuning (section V-B)."""
+    fold_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the draw of folds, as that of `mttu split`; apart from `train.seed`, so that trainings of several seeds
+    can share their folds."""
     keep: Literal["best", "all"] = "best"
     """Of a finished round: the best weights, or its training checkpoints (optimiser included) too."""
     start: Path | None = None

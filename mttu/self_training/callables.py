@@ -47,6 +47,9 @@ class Step:
     """The newest one; empty for an epoch."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the newest epoch; empty for a case."""
+    fold: int = 0
+    """Number from 1; 0 without cross-validation."""
+    folds: int = 0
 
 
 OnStep = Callable[[Step], None]

@@ -27,8 +27,12 @@ class Checked:
     """True classes of the pool, where known; for reports only."""
 
 
-def check_self_training(config: Config) -> Checked:
+def check_self_training(config: Config, manifest: Manifest | None = None) -> Checked:
     """Reads manifest, prepared cases of all splits, and truth, and checks that the rounds can be run.
+
+    Args:
+        config: All settings.
+        manifest: In place of what `data.manifest` holds, such as a fold of it.
 
     Raises:
         InputError: Lists every problem.
@@ -36,7 +40,7 @@ def check_self_training(config: Config) -> Checked:
     problems: list[str] = []
     inputs, truth = None, {}
     try:
-        inputs = check_inputs(config, SPLITS)
+        inputs = check_inputs(config, SPLITS, manifest)
         problems += _check_cohort(config, inputs.manifest)
     except InputError as error:
         problems += error.problems

@@ -49,7 +49,7 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
-        _check_rounds(config, folder)
+        check_rounds(config, folder)
         manifest = checked.inputs.manifest
         tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
         with closing(tracker):
@@ -111,7 +111,7 @@ def _make_job(
     )
 
 
-def _check_rounds(config: Config, folder: Path) -> None:
+def check_rounds(config: Config, folder: Path) -> None:
     """Refuses a number of rounds that the folder is beyond: more of them after the test cases were looked at, or less
     than there are.
     """

@@ -34,18 +34,19 @@ class Inputs:
     """SHA-256 over the manifest and the content hashes of all prepared cases of the splits that were checked."""
 
 
-def check_inputs(config: Config, splits: Sequence[str] = ("train", "val")) -> Inputs:
+def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
     """Reads the manifest and checks modalities, labels, prepared cases and the weights to start from.
 
     Args:
         config: All settings.
         splits: Those whose cases have to be prepared.
+        manifest: In place of what `data.manifest` holds, such as a fold of it.
 
     Raises:
         InputError: Lists every problem.
     """
     path, cache_dir = resolve_paths(config)
-    manifest = read_manifest(path)
+    manifest = read_manifest(path) if manifest is None else manifest
     train, val = manifest.split("train"), manifest.split("val")
     problems = [
         *_check_modalities(config, manifest),

@@ -42,7 +42,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def begin_or_continue(
-    folder: Path, config: Config, fingerprint: str, fresh: bool, free: tuple[str, ...] = FREE_TO_CHANGE
+    folder: Path,
+    config: Config,
+    fingerprint: str,
+    fresh: bool,
+    free: tuple[str, ...] = FREE_TO_CHANGE,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Marks a folder with what its run was started with, or checks that it still is the same run.
 
@@ -52,11 +57,13 @@ def begin_or_continue(
         fingerprint: Of manifest and prepared cases.
         fresh: Move an older run in this folder aside, under a name of its own, and start anew.
         free: What settings that may change start with.
+        extra: What else must stay the same, by name; JSON values.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
     """
     mark, identity = folder / MARK, identify(config, fingerprint, free)
+    identity["settings"] |= extra or {}
     if fresh or not mark.exists():
         move_aside(folder)
         write_json(mark, identity)
