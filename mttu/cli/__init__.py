@@ -15,6 +15,7 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
@@ -126,11 +127,18 @@ def train(
     preset_name: PresetName = "paper",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation: train once per fold, make an ensemble")
+    ] = (None),
+    fold_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of folds, as of `mttu split`")] = 0,
 ) -> None:
     """Train on a manifest; the same command goes on after an interruption."""
     settings = resolve(preset_name, config, arguments)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
+        return
+    if folds is not None:
+        cross_validate_shown(settings, folds, fold_seed, fresh)
         return
     folder = train_shown(settings, fresh)
     console.print(f"best checkpoint: {folder / 'best'}")

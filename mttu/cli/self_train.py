@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mttu.ablations import PRESETS
+from mttu.cli.cross_validation import print_folds
 from mttu.config import Config, to_yaml
 from mttu.display import console, summarise_epoch
 
@@ -42,6 +43,8 @@ def self_train(
         typer.echo(to_yaml(settings), nl=False)
         return
     folder = self_train_shown(settings, fresh)
+    if settings.self_training.folds:
+        return
     console.print(f"best on validation: {folder / 'best'}", markup=False)
 
 
@@ -49,12 +52,16 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     """Self-trains with progress and shows the table of rounds; returns the run folder."""
     from mttu.cluster.self_train import callables_on_ray
     from mttu.cluster.session import connect
-    from mttu.self_training import check_self_training, run_self_training
+    from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     check_self_training(settings)  # before Ray starts, which takes seconds
     with connect(settings.workers), show_rounds(settings) as on_step:
-        folder = run_self_training(settings, callables_on_ray(settings.workers), fresh, on_step)
-    print_rounds(settings, folder)
+        run = cross_validate_self_training if settings.self_training.folds else run_self_training
+        folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
+    if settings.self_training.folds:
+        print_folds(folder)
+    else:
+        print_rounds(settings, folder)
     return folder
 
 
@@ -74,7 +81,7 @@ class TrainingLeft:
         if not self.seconds or step.phase == "test":
             return ""
         here = {"score": 0, "train": step.done, "evaluate": self.epochs[step.round]}[step.phase]
-        left = sum(self.epochs[step.round :]) - here
+        left = sum(self.epochs[step.round :]) - here + (step.folds - step.fold) * sum(self.epochs)
         seconds = left * sum(self.seconds) / len(self.seconds)
         shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
         return f"about {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} of training left"
@@ -105,12 +112,12 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console) as progress:
-        bars: dict[tuple[int, str], int] = {}
+        bars: dict[tuple[int, int, str], int] = {}
 
         def move_bar(step: "Step") -> None:
-            key = (step.round, step.phase)
+            key = (step.fold, step.round, step.phase)
             if key not in bars:
-                bars[key] = progress.add_task(f"round {step.round}/{step.rounds} {step.phase}", text="")
+                bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
             text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
             progress.update(bars[key], total=step.total, completed=step.done, text=text)  # type: ignore[arg-type]
 
@@ -118,7 +125,12 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
 
 
 def _name_phase(step: "Step") -> str:
-    return f"round {step.round}/{step.rounds}  {step.phase} {step.done}/{step.total}"
+    return f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
+
+
+def _name_round(step: "Step") -> str:
+    fold = f"fold {step.fold}/{step.folds}  " if step.folds else ""
+    return f"{fold}round {step.round}/{step.rounds}"
 
 
 def print_rounds(settings: Config, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mttu.config import Config
+from mttu.config import Config, override
 from mttu.data.folds import draw_folds
 from mttu.errors import InputError
 from mttu.lock import lock_folder
@@ -64,6 +64,8 @@ def cross_validate_self_training(
                     show(replace(step, fold=number, folds=len(drawn)))
 
             own = fold_settings(config, number, manifest_path, folder, inputs.cache_dir)
+            model = config.tracking.model or config.output.name
+            own = override(own, {"tracking.model": f"{model}-{own.output.name}"})  # each with a best round of its own
             manifest = drawn[number - 1]
             below = open_tracker(
                 own, place, manifest.fingerprint, manifest.synthetic, tracker, own.output.name, {"fold": number}
@@ -75,7 +77,8 @@ def cross_validate_self_training(
         with closing(tracker):
             rows = run_folds(drawn, folder, run_fold)
             steps = {f"round {number}": number for number in range(settings.rounds + 1)}
-            log_folds(tracker, rows, folder, steps)
+            renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
+            log_folds(tracker, renamed, folder, steps)
     return folder
 
 

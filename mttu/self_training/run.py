@@ -15,8 +15,8 @@ from mttu.self_training.inputs import Checked, check_self_training, check_shared
 from mttu.self_training.job import Job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
 from mttu.self_training.rounds import run_round
-from mttu.self_training.tracking import closing
 from mttu.tracking import Tracker, open_tracker
+from mttu.training.run import closing
 from mttu.training.run_folder import begin_or_continue
 
 CHANGES_ROUNDS = ("mc.", "selection.", "self_training.")
@@ -43,6 +43,8 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         InputError: Something is refused; nothing was started.
         RunError: It stopped; the same command goes on from there.
     """
+    if config.self_training.folds:
+        raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
     checked = check_self_training(config)
     folder = (config.output.folder / config.output.name).resolve()
     if fresh or not is_finished(folder, 0):

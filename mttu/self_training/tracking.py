@@ -5,8 +5,7 @@ best weights), `selected/...` and `test/...` are one figure per round; the run o
 rounds. All calls may be repeated, so a resume completes what a kill cut off.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,18 +21,6 @@ from mttu.tracking import Tracker, open_tracker
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run import History
 from mttu.training.state import BEST
-
-
-@contextmanager
-def closing(tracker: Tracker) -> Iterator[None]:
-    """Closes the run at the end of the body, as finished or as what stopped it."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(Exception):  # the first error is the one to tell
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    tracker.finish("FINISHED")
 
 
 def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Manifest) -> Tracker:

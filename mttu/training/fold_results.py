@@ -1,5 +1,6 @@
 """What the folds of a cross-validation come to: mean and deviation over folds of what each fold measured by itself."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mttu.atomic import atomic_file, write_json
+from mttu.errors import InputError
 
 FORMAT_VERSION = 1
 TABLE = "folds.json"
@@ -81,3 +83,21 @@ def write_folds_table(rows: Sequence[FoldsRow], folder: Path) -> None:
     with atomic_file(folder / CSV) as partial:
         pyarrow.csv.write_csv(pa.Table.from_pylist(columns), partial)
     write_json(folder / TABLE, {"format_version": FORMAT_VERSION, "rows": [asdict(row) for row in rows]})
+
+
+def read_folds_table(folder: Path) -> list[FoldsRow]:
+    """Reads the table of a finished cross-validation.
+
+    Raises:
+        InputError: Missing, damaged, or of another format version.
+    """
+    path = folder / TABLE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        rows = [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: missing or damaged; remove it and run the same command again") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
+    return rows

@@ -120,7 +120,8 @@ def _list_manifests(place: Path, folds: int) -> list[Path]:
     wanted = [place / f"fold_{number}.parquet" for number in range(1, folds + 1)]
     if found != wanted:
         raise InputError(
-            f"run {place.parent}: {place.name} holds {len(found)} folds, now {folds}; start anew (--fresh)"
+            f"run {place.parent}: {place.name} does not hold the {folds} folds that it was started with; restore it "
+            "from a copy, or start anew with --fresh (the old run is kept aside)"
         )
     return found
 

@@ -1,19 +1,36 @@
-"""What a cross-validation came to, on the terminal."""
+"""Cross-validation with progress, and what it came to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from mttu.display import console
+from mttu.config import Config
+from mttu.display import console, show_progress, summarise_epoch
 
 if TYPE_CHECKING:
     from mttu.training.fold_results import FoldsRow
 
 _FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
 _PARTS = ("val", "test")
+
+
+def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = False) -> Path:
+    """Trains once per fold with progress and shows the table over folds; returns the run folder."""
+    from mttu.cluster.train import launch_on_ray
+    from mttu.training.cross_validation import cross_validate
+
+    epochs = settings.train.epochs
+
+    def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
+
+    with show_progress("train", folds * epochs) as advance:
+        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)
+    print_folds(folder)
+    return folder
 
 
 def print_folds(folder: Path) -> None:
