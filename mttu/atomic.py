@@ -83,6 +83,12 @@ def _aside(target: Path) -> Path:
     return target.parent / f"{PREFIX}old-{target.name}"
 
 
+def move_into_place(source: Path, target: Path) -> None:
+    """Renames what was built under a working name in the same folder; there is nothing at `target`."""
+    os.rename(source, target)
+    _sync(target.parent)
+
+
 def write_text(target: Path, text: str) -> None:
     """Writes a text file (UTF-8) whole or not at all."""
     with atomic_file(target) as partial:

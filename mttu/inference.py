@@ -40,11 +40,12 @@ class VolumePrediction:
     seg_probabilities: Tensor | None
     """(4, H, W, D), float32, sums to 1 over classes; on the device of the forward pass."""
     idh_logits: Tensor | None
-    """(F, 2), float32, CPU: mean over windows, one row per flip (F = 1 without test-time augmentation)."""
+    """(F, 2), float32, CPU: mean over windows, one row per flip (F = 1 without test-time augmentation), and those of
+    each member of an ensemble."""
 
     @property
     def idh_probabilities(self) -> Tensor | None:
-        """(2,), wild type and mutant: softmax of each flip's mean logits, then the mean over flips."""
+        """(2,), wild type and mutant: softmax of each row's mean logits, then the mean over flips and members."""
         return None if self.idh_logits is None else self.idh_logits.softmax(dim=-1).mean(dim=0)
 
 
@@ -105,6 +106,51 @@ def predict_volume(
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise FloatingPointError(f"the network's {name} are not finite: its weights or this image are damaged")
     return prediction
+
+
+def predict_ensemble(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    patch_size: Sequence[int],
+    settings: InferenceSettings,
+    device: torch.device,
+    precision: Precision = "float32",
+) -> VolumePrediction:
+    """Mean over networks of their class probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
+
+    One network gives the bits of `predict_volume`. Volumes are added up in place: two are held, whatever the number.
+
+    Args:
+        networks: Members, at least one, already on `device`, with heads for the same tasks.
+        image: See `predict_volume`, as for the other arguments.
+        patch_size: Window in voxels.
+        settings: Overlap and flips.
+        device: Where the forward passes run.
+        precision: Arithmetic of the forward passes.
+
+    Raises:
+        FloatingPointError: A network's output is not finite; says which member's.
+    """
+    total: Tensor | None = None
+    logits: list[Tensor] = []
+    with torch.inference_mode():
+        for number, network in enumerate(networks, 1):
+            try:
+                one = predict_volume(network, image, patch_size, settings, device, precision)
+            except FloatingPointError as error:
+                raise FloatingPointError(name_member(str(error), number, len(networks))) from None
+            if one.seg_probabilities is not None:
+                total = one.seg_probabilities if total is None else total.add_(one.seg_probabilities)
+            if one.idh_logits is not None:
+                logits.append(one.idh_logits)
+        if total is not None and len(networks) > 1:
+            total /= len(networks)
+        return VolumePrediction(total, torch.cat(logits) if logits else None)
+
+
+def name_member(message: str, number: int, members: int) -> str:
+    """The message, which says of an ensemble which member it is about."""
+    return message if members == 1 else f"member {number} of {members}: {message}"
 
 
 def _slide(

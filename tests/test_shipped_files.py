@@ -92,7 +92,7 @@ def test_jobs_are_short_and_take_the_arguments_of_their_command(path: Path) -> N
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40
     done = run(sys.executable, path, "--help")
     assert done.returncode == 0, done.stderr
-    command = run(sys.executable, "-m", "mttu", path.stem, "--help")
+    command = run(sys.executable, "-m", "mttu", path.stem.replace("_", "-"), "--help")
     assert done.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]  # the first line names the program
 
 

@@ -15,9 +15,12 @@ from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.cross_validation import cross_validate_shown
+from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
+from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
@@ -61,7 +64,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate):
+for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate, self_train, ensemble):
     app.command()(command)
 
 
@@ -124,11 +127,18 @@ def train(
     preset_name: PresetName = "paper",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation: train once per fold, make an ensemble")
+    ] = (None),
+    fold_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of folds, as of `mttu split`")] = 0,
 ) -> None:
     """Train on a manifest; the same command goes on after an interruption."""
     settings = resolve(preset_name, config, arguments)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
+        return
+    if folds is not None:
+        cross_validate_shown(settings, folds, fold_seed, fresh)
         return
     folder = train_shown(settings, fresh)
     console.print(f"best checkpoint: {folder / 'best'}")
@@ -153,7 +163,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
     inputs: Annotated[list[Path], typer.Argument(help="Case folders, folders of cases, manifests")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
     labels: LabelsName = "brats",

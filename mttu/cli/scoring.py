@@ -16,7 +16,7 @@ Overrides = Annotated[
 
 
 def score(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder or its `best` folder")],
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
     manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")],
     split: Annotated[str, typer.Option(help="train, val, unlabelled or test")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write (.parquet)")],

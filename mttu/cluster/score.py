@@ -37,7 +37,7 @@ def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
     return lambda case_id: asdict(score(case_id))
 
 
-def _check(num_actors: int, threads: int, device: str, gpus_per_actor: float) -> str:
+def choose_device(num_actors: int, threads: int, device: str, gpus_per_actor: float) -> str:
     """The type of device that the actors get, once it is sure that the cluster can hold them.
 
     Raises:
@@ -95,7 +95,7 @@ def score_on_ray(
             on_row(len(done), done[-1])
 
     with connect(WorkerSettings(num_workers=num_actors, threads_per_worker=threads)):
-        device_type = _check(num_actors, threads, device, gpus_per_actor)
+        device_type = choose_device(num_actors, threads, device, gpus_per_actor)
         names = [case.case_id for case in plan.cases]
         gpus = gpus_per_actor if device_type == "cuda" else 0.0
         found = run_pool(names, build_scorer, (plan, threads, device_type), num_actors, threads, gpus, tell)

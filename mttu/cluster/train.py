@@ -113,9 +113,15 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     workers = config.workers
     progress = folder / "progress.jsonl"
     manifest, cache_dir = resolve_paths(config)
+    start = config.train.start_from
     absolute = override(
         config,  # the tracking address may hold a password, and workers have no use for it
-        {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir), "tracking.uri": None},
+        {
+            "data.manifest": str(manifest),
+            "data.cache_dir": str(cache_dir),
+            "tracking.uri": None,
+            "train.start_from": start and str(start.resolve()),
+        },
     )
     trainer = TorchTrainer(
         train_worker,

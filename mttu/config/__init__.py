@@ -17,6 +17,7 @@ from mttu.config.network import (
 )
 from mttu.config.schema import Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
+from mttu.config.self_training import SelfTrainingSettings
 from mttu.config.training import (
     InferenceSettings,
     LossSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "PatchSettings",
     "PrepareSettings",
     "SelectionSettings",
+    "SelfTrainingSettings",
     "TrackingSettings",
     "TrainSettings",
     "TransformerSettings",
@@ -83,6 +85,8 @@ class Config(Settings):
     """Monte Carlo dropout."""
     selection: SelectionSettings = SelectionSettings()
     """Pseudo-labels."""
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
+    """Rounds of self-training."""
     tracking: TrackingSettings = TrackingSettings()
     """MLflow."""
     workers: WorkerSettings = WorkerSettings()

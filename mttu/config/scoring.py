@@ -9,7 +9,7 @@ from mttu.config.schema import Settings
 
 ActiveDropout = Literal["all", "transformer+head", "head"]
 WindowMode = Literal["sliding", "tumour"]
-Method = Literal["PL", "CPL", "UPS"]
+Method = Literal["none", "PL", "CPL", "UPS"]
 
 
 class MonteCarloSettings(Settings):
@@ -36,7 +36,8 @@ class SelectionSettings(Settings):
     """Which predictions become pseudo-labels (section IV-B, eq. 19; section VI)."""
 
     method: Method = "UPS"
-    """PL: every prediction; CPL: those confident enough; UPS: those confident and certain enough (Table VII)."""
+    """none: no prediction, the rows with a dagger of Table VI; PL: every prediction; CPL: those confident enough; UPS:
+    those confident and certain enough (Table VII)."""
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
     """tau_c: least mean probability of the predicted class; for CPL and UPS (section IV-B)."""
     uncertainty_threshold: Annotated[float, Field(ge=0)] = 0.05

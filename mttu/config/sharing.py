@@ -1,6 +1,6 @@
 """Settings fit to leave the machine they were written on, or to change while a run is stopped."""
 
-from mttu.config import Config, override
+from mttu.config import Config, SelfTrainingSettings, override
 
 FREE_TO_CHANGE = (
     "output.",
@@ -13,6 +13,7 @@ FREE_TO_CHANGE = (
     "workers.device",
     "workers.max_failures",
     "workers.threads_per_worker",
+    *(f"self_training.{name}" for name in SelfTrainingSettings.model_fields if name != "class_weights"),
 )
 """Settings that a resumed run may have changed: none of them makes the epochs so far untrue. Another device or another
 number of threads gives other last bits."""
@@ -29,5 +30,9 @@ def without_paths(config: Config) -> Config:
         "data.cache_dir": None,
         "output.folder": config.output.folder.name or ".",
         "tracking.uri": None,
+        "train.start_from": None,
+        "train.start_optimiser": "fresh",
+        "self_training.start": None,
+        "self_training.truth": None,
     }
     return override(config, changes)

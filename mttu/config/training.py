@@ -57,6 +57,11 @@ class TrainSettings(Settings):
     """Patches per worker and step (section V-B.1: 2 per GPU on 2 GPUs)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of initial weights, crops, augmentation and dropout."""
+    start_from: Path | None = None
+    """Checkpoint or run folder whose best weights training starts from; null: random weights."""
+    start_optimiser: Literal["fresh", "kept"] = "fresh"
+    """State of the optimiser and of the task weights at the start: fresh, or kept from `start_from`, which then has to
+    be a training checkpoint (`train/epoch_...` in a run folder)."""
     validate_every: Positive = 10
     """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated."""
     checkpoint_every: Positive = 10
@@ -69,6 +74,12 @@ class TrainSettings(Settings):
     """Arithmetic of the forward pass; auto: bfloat16 autocast on a GPU, float32 on a CPU."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per worker that read patches ahead; 0 reads in the training process."""
+
+    @model_validator(mode="after")
+    def _check_start(self) -> "TrainSettings":
+        if self.start_optimiser == "kept" and self.start_from is None:
+            raise ValueError("start_optimiser is kept but start_from is not set; name the checkpoint to start from")
+        return self
 
 
 class InferenceSettings(Settings):
@@ -100,6 +111,8 @@ class TrackingSettings(Settings):
     """Tracking URI; null: a SQLite database `mlflow.db` in `output.folder`."""
     experiment: str = "mttu"
     """MLflow experiment name."""
+    model: str | None = None
+    """MLflow registered model whose versions the weights of self-training become; null: `output.name`."""
     log_patient_images: bool = False
     """Whether pictures of real patients may be logged. Pictures of the synthetic phantom are always logged."""
 

@@ -16,7 +16,7 @@ from mttu.atomic import atomic_file
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "val", "unlabelled", "test")
 IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"
@@ -49,6 +49,8 @@ class Case:
     """Where the patient was examined, e.g. the site code of a TCGA id."""
     dataset: str | None = None
     """Name of the file layout that the case was found in."""
+    pseudo_label: bool = False
+    """Whether `idh` is a network's guess that self-training selected, and no finding."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def _to_row(case: Case, root: Path) -> dict[str, Any]:
         "labels": case.labels,
         "site": case.site,
         "dataset": case.dataset,
+        "pseudo_label": case.pseudo_label,
     }
 
 
@@ -110,7 +113,8 @@ def _schema(modalities: Sequence[str]) -> Any:
     clinical = [pa.field("grade", pa.string()), pa.field("age", pa.float64()), pa.field("sex", pa.string())]
     idh, labels = pa.field("idh", pa.int8(), nullable=False), pa.field("labels", pa.string(), nullable=False)
     origin = [pa.field("site", pa.string()), pa.field("dataset", pa.string())]
-    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin])
+    pseudo_label = pa.field("pseudo_label", pa.bool_(), nullable=False)
+    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin, pseudo_label])
 
 
 def check_target(path: Path) -> None:
@@ -204,6 +208,11 @@ def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str])
             if row[column] not in values:
                 listed = ", ".join(str(value) for value in values)
                 problems.append(f"case {case_id}: {column} is {row[column]!r}; expected one of {listed}")
+        if row["pseudo_label"] and (row["split"] != "train" or row["idh"] == IDH_UNKNOWN):
+            problems.append(
+                f"case {case_id}: has a pseudo-label, split {row['split']} and idh {row['idh']}; expected split train "
+                "and idh 0 or 1"
+            )
         for column in (*(f"{_IMAGE}{name}" for name in modalities), "seg", "brain_mask"):
             place = PurePosixPath(row[column] or "")
             if place.is_absolute() or ".." in place.parts:
@@ -226,4 +235,5 @@ def _from_row(row: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> 
         labels=row["labels"],
         site=row["site"],
         dataset=row["dataset"],
+        pseudo_label=row["pseudo_label"],
     )

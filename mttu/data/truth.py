@@ -17,14 +17,14 @@ def read_truth(path: Path) -> dict[str, int]:
     """Case id to 1 mutant or 0 wild type; cases without a known class are not in it.
 
     Args:
-        path: A manifest (`.parquet`); a CSV with case_id and true_idh (0, 1 or nothing); or a clinical table, see
-            `mttu.data.clinical.read_clinical`.
+        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or
+            nothing); or a clinical table, see `mttu.data.clinical.read_clinical`.
 
     Raises:
         InputError: The file cannot be read, knows no class, or gives one case two.
     """
     if path.suffix == ".parquet":
-        pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases]
+        pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases if not case.pseudo_label]
     else:
         pairs = _read_hidden(path) or [(name, row.idh) for row in read_clinical(path) for name in sorted(row.ids)]
     truth: dict[str, int] = {}

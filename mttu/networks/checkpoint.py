@@ -16,6 +16,9 @@ from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
 
 FORMAT_VERSION = 1
+FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
+ENSEMBLE = "ensemble.json"
+"""File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
 
 def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
@@ -42,9 +45,10 @@ def fill_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config,
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The folder itself, or the `best` folder inside where that holds the checkpoint."""
-    if not (folder / "checkpoint.json").exists() and (folder / "best" / "checkpoint.json").exists():
-        return folder / "best"
+    """The folder itself, or where it holds no checkpoint, the one inside: `best` of a run, `ensemble` of its folds."""
+    for place in (folder, folder / "best", folder / "ensemble"):
+        if (place / "checkpoint.json").exists() or (place / ENSEMBLE).exists():
+            return place
     return folder
 
 
@@ -58,11 +62,13 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
         The network, on the CPU, and the settings it was trained with.
 
     Raises:
-        InputError: A file is missing or damaged, the format is unknown, or weights and settings disagree.
+        InputError: A file is missing or damaged, the format is unknown, weights and settings disagree, or the folder is
+            an ensemble.
     """
     folder = find_checkpoint(folder)
-    names = ("checkpoint.json", "config.yaml", "weights.safetensors")
-    missing = [name for name in names if not (folder / name).is_file()]
+    if (folder / ENSEMBLE).exists():
+        raise InputError(f"checkpoint {folder}: is an ensemble; one network is needed here: give one of its members")
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(f"checkpoint {folder}: {', '.join(missing)} not found; give a run folder or its `best` folder")
     try:

@@ -38,9 +38,18 @@ def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
     )
 
 
-def name_pass(seed: int, case_id: str, number: int) -> str:
-    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case."""
-    return json.dumps([seed, case_id, number])
+def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
+    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case.
+
+    Args:
+        seed: Of the masks.
+        case_id: Case.
+        number: Pass, from 0.
+        member: Of an ensemble, from 1. Each has masks of its own: members that start from the same initial weights
+            share much of the meaning of their channels, and the same masks would make them err alike. The first has
+            those of a network alone.
+    """
+    return json.dumps([seed, case_id, number] if member == 1 else [seed, case_id, number, member])
 
 
 def mask_seed(key: str, place: str) -> int:

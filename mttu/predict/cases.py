@@ -17,9 +17,10 @@ from mttu.data.preprocess import prepare_case
 from mttu.data.volumes import Geometry, restore_mask, write_mask
 from mttu.errors import InputError
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import predict_volume, segment
+from mttu.inference import predict_ensemble, segment
 from mttu.lock import lock_folder
 from mttu.metrics.segmentation import measure_volumes_ml
+from mttu.networks.ensemble import describe_checkpoint
 from mttu.predict.plan import Candidate, PredictionPlan
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
 
@@ -54,7 +55,7 @@ def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[P
 def _describe(plan: PredictionPlan) -> dict[str, object]:
     return {
         "mttu_version": __version__,
-        "checkpoint": plan.checkpoint.resolve().parent.name + "/" + plan.checkpoint.resolve().name,
+        **describe_checkpoint(plan.checkpoint),
         "labels": plan.labels,
         "modalities": list(plan.config.data.modalities),
         "patch": plan.config.patch.model_dump(mode="json"),
@@ -87,8 +88,8 @@ def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
     settings = plan.config.inference
     prepared = prepare_case(replace(case, seg=None), plan.config.data.modalities, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)
-    prediction = predict_volume(
-        plan.network, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
+    prediction = predict_ensemble(
+        plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
     row = PredictionRow(case.case_id, seconds=0.0)
     classes = None

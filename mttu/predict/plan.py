@@ -17,7 +17,7 @@ from mttu.data.labels import find_convention
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
-from mttu.networks.checkpoint import read_checkpoint
+from mttu.networks.ensemble import read_members
 from mttu.predict.results import check_output, recover_output
 
 CHANGEABLE = ("inference.", "patch.")
@@ -41,7 +41,8 @@ class PredictionPlan:
     """Everything that `predict_cases` needs, checked."""
 
     checkpoint: Path
-    network: MttuNet
+    networks: tuple[MttuNet, ...]
+    """One, or the members of an ensemble."""
     config: Config
     candidates: tuple[Candidate, ...]
     out: Path
@@ -64,7 +65,7 @@ def plan_predictions(
     A case whose files are incomplete is not refused here: it becomes a row with its error, and the others go on.
 
     Args:
-        checkpoint: Checkpoint folder, or a run folder with `best` inside.
+        checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
         inputs: Case folders, folders of case folders, manifests (.parquet), in any mixture.
         out: Output folder of its own; may lie inside an input folder and may hold an earlier prediction of the same
             cases, which is replaced.
@@ -77,13 +78,14 @@ def plan_predictions(
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
     """
     problems: list[str] = []
-    network, config = None, Config()
+    networks: tuple[MttuNet, ...] = ()
+    config = Config()
     try:
         find_convention(labels)
     except InputError as error:
         problems += error.problems
     try:
-        network, config = read_checkpoint(checkpoint)
+        networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
     except InputError as error:
         problems += error.problems
@@ -94,12 +96,12 @@ def plan_predictions(
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
     problems += check_output(out, [candidate.case_id for candidate in candidates], _input_folders(inputs, candidates))
     raise_if_any(problems)
-    if network is None:
+    if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
     chosen = torch.device("cuda" if device == "gpu" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     return PredictionPlan(
         checkpoint=checkpoint,
-        network=network.to(chosen),
+        networks=tuple(network.to(chosen) for network in networks),
         config=config,
         candidates=tuple(candidates),
         out=out,

@@ -3,26 +3,32 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mttu.data.cache import content_hash, open_cached
 from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
 from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
 from mttu.errors import InputError
-from mttu.inference import choose_precision, predict_volume, segment
-from mttu.networks.checkpoint import read_checkpoint
-from mttu.scoring.passes import cut_tumour_window, run_passes
+from mttu.inference import choose_precision, name_member, predict_ensemble, segment
+from mttu.networks.ensemble import read_members
+from mttu.scoring.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.scoring.plan import ScoringPlan
 
 OnRow = Callable[[int, ScoreRow], None]
 
 
 class CaseScorer:
-    """A network that scores one case after the other; its weights are read once.
+    """A network, or an ensemble, that scores one case after the other; its weights are read once.
+
+    Of an ensemble, a pass's probability is the mean over the members, whose masks differ; so is the probability
+    without dropout. Independent masks average out: the deviation over passes shrinks with the number of members, and
+    their disagreement is not part of it, so a threshold found for one network does not hold for an ensemble.
 
     Args:
         plan: See `plan_scoring`.
@@ -33,8 +39,8 @@ class CaseScorer:
     """
 
     def __init__(self, plan: ScoringPlan, device: torch.device) -> None:
-        network, _ = read_checkpoint(plan.checkpoint)
-        self.network = network.to(device)
+        networks, _ = read_members(plan.checkpoint)
+        self.networks = [network.to(device) for network in networks]
         self.config = plan.config
         self.cache_dir = plan.cache_dir
         self.device = device
@@ -66,17 +72,20 @@ class CaseScorer:
                     f"case {case.case_id}: no tumour in the {mc.tumour_mask} mask; choose mc.windows=sliding"
                 )
             image = window
-        logits = run_passes(
-            self.network,
-            torch.from_numpy(np.asarray(image, dtype=np.float32)),
-            case.case_id,
-            config.patch.size,
-            mc,
-            config.inference,
-            self.device,
-            self.precision,
-        )
-        return summarise_passes(case.case_id, logits.mutant_probabilities, logits.deterministic_probability, 0.0)
+        volume = torch.from_numpy(np.asarray(image, dtype=np.float32))
+        answers = [self._run_passes(volume, case.case_id, member) for member in range(1, len(self.networks) + 1)]
+        passes = zip(*(answer.mutant_probabilities for answer in answers), strict=True)
+        without_dropout = fmean(answer.deterministic_probability for answer in answers)
+        return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
+
+    def _run_passes(self, volume: Tensor, case_id: str, member: int) -> PassLogits:
+        config = self.config
+        network, patch_size = self.networks[member - 1], config.patch.size
+        arguments = (config.mc, config.inference, self.device, self.precision, member)
+        try:
+            return run_passes(network, volume, case_id, patch_size, *arguments)
+        except FloatingPointError as error:
+            raise FloatingPointError(name_member(str(error), member, len(self.networks))) from None
 
     def _read(self, case: Case) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
         """The prepared image and mask, from the cache where that is true to the case's files as they are now."""
@@ -96,8 +105,8 @@ class CaseScorer:
         return prepared.image, prepared.seg
 
     def _segment(self, image: NDArray[np.float16]) -> NDArray[np.uint8]:
-        prediction = predict_volume(
-            self.network,
+        prediction = predict_ensemble(
+            self.networks,
             torch.from_numpy(np.asarray(image, dtype=np.float32)),
             self.config.patch.size,
             self.config.inference,

@@ -46,6 +46,7 @@ def run_passes(
     inference: InferenceSettings,
     device: torch.device,
     precision: Precision = "float32",
+    member: int = 1,
 ) -> PassLogits:
     """T stochastic passes over one prepared volume, and one without dropout.
 
@@ -63,13 +64,14 @@ def run_passes(
         inference: Overlap of the windows.
         device: Where the passes run.
         precision: `bfloat16` runs the forward pass under autocast.
+        member: Number of the network in its ensemble, which decides its masks.
 
     Raises:
         InputError: See `IdhPasses`.
         FloatingPointError: Logits are not finite.
     """
     idh_passes = IdhPasses(network, settings.active_dropout)
-    keys = [name_pass(settings.seed, case_id, number) for number in range(settings.passes)]
+    keys = [name_pass(settings.seed, case_id, number, member) for number in range(settings.passes)]
     chunks = [
         keys[start : start + settings.passes_per_forward] for start in range(0, len(keys), settings.passes_per_forward)
     ]

@@ -1,6 +1,5 @@
 """What scoring is made of, checked before the first case: checkpoint, manifest, split, settings."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,10 @@ from mttu.data.cohort import read_manifest
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, raise_if_any
-from mttu.networks.checkpoint import find_checkpoint, read_checkpoint
+from mttu.inference import name_member
+from mttu.networks import MttuNet
+from mttu.networks.checkpoint import find_checkpoint
+from mttu.networks.ensemble import describe_checkpoint, read_members
 from mttu.networks.idh_passes import IdhPasses
 
 CHANGEABLE = ("mc.", "inference.", "patch.")
@@ -24,7 +26,7 @@ class ScoringPlan:
     """Everything that a scorer needs, checked; small enough to travel."""
 
     checkpoint: Path
-    """Folder that holds the weights."""
+    """Checkpoint or ensemble folder."""
     config: Config
     """The checkpoint's settings with the changes."""
     cases: tuple[Case, ...]
@@ -46,7 +48,7 @@ def plan_scoring(
     Whether a case's images can be read is found out when it is scored: one that cannot is a row with its error.
 
     Args:
-        checkpoint: Checkpoint folder, or a run folder with `best` inside.
+        checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
         manifest: Manifest that `mttu cohort` wrote.
         split: train, val, unlabelled or test.
         changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
@@ -56,20 +58,19 @@ def plan_scoring(
         InputError: Lists every problem of checkpoint, manifest, split and settings.
     """
     problems: list[str] = []
-    network, config, cohort = None, Config(), None
+    networks: tuple[MttuNet, ...] = ()
+    config, cohort = Config(), None
     try:
-        network, config = read_checkpoint(checkpoint)
+        networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
-        IdhPasses(network, config.mc.active_dropout)
-        if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
-            problems.append(
-                "mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given"
-            )
+        for number, network in enumerate(networks, 1):
+            found = find_scoring_problems(network, config)
+            problems += [name_member(problem, number, len(networks)) for problem in found]
     except InputError as error:
         problems += error.problems
     try:
         cohort = read_manifest(manifest)
-        problems += _find_misfits(cohort, manifest, split, config, network is not None)
+        problems += _find_misfits(cohort, manifest, split, config, bool(networks))
     except InputError as error:
         problems += error.problems
     if cache_dir is not None and not cache_dir.is_dir():
@@ -80,6 +81,18 @@ def plan_scoring(
     folder = find_checkpoint(checkpoint).resolve()
     about = _describe(folder, config, cohort, split)
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
+
+
+def find_scoring_problems(network: MttuNet, config: Config) -> list[str]:
+    """Says why a network cannot be scored with these settings; nothing if it can."""
+    problems = []
+    try:
+        IdhPasses(network, config.mc.active_dropout)
+    except InputError as error:
+        problems += error.problems
+    if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
+        problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
+    return problems
 
 
 def _change(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -109,13 +122,10 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
-    with (checkpoint / "weights.safetensors").open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    learned = [case.idh for case in cohort.cases if case.split in ("train", "val")]
+    learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
-        "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
-        "weights_sha256": weights,
+        **describe_checkpoint(checkpoint),
         "manifest_fingerprint": cohort.fingerprint,
         "split": split,
         "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},

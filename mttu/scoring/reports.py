@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from mttu.atomic import atomic_file
@@ -26,6 +27,7 @@ from mttu.figures.selection import SelectionRow, draw_selection_error
 from mttu.figures.uncertainty import draw_ece_by_uncertainty
 from mttu.pseudo_labels import (
     LabelledScore,
+    SelectedCase,
     Selection,
     SelectionCounts,
     ThresholdRow,
@@ -155,7 +157,13 @@ def write_selection(
         The pictures: candidates; selected numbers by method; with a truth also the error over both
         thresholds, and the calibration error over uncertainty.
     """
-    known = truth or {}
+    write_selection_table(folder, table, selection, settings)
+    figures = draw_selection(table, selection, settings, truth, title)
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+
+
+def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
+    """Writes `selection.csv` and `selection.parquet`, see `write_selection`."""
     about = {
         "scores_sha256": table.digest,
         "selection": settings.model_dump(mode="json"),
@@ -164,6 +172,39 @@ def write_selection(
         "notes": list(selection.notes),
     }
     write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+
+
+def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
+    """Reads a `selection.parquet` that `write_selection_table` wrote, and how it was made.
+
+    Raises:
+        InputError: Missing, damaged, or of another kind or format version.
+    """
+    try:
+        metadata, table = pq.read_schema(path).metadata or {}, pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"selection {path}: no readable Parquet file ({reason})") from None
+    kind, version = metadata.get(b"kind", b"").decode(), metadata.get(b"format_version", b"").decode()
+    if (kind, version) != ("mttu selection", str(FORMAT_VERSION)) or not table.schema.equals(SELECTION_SCHEMA):
+        raise InputError(
+            f"selection {path}: is {kind or 'no table of mttu'}, format {version}; expected mttu selection, "
+            f"format {FORMAT_VERSION}; select again"
+        )
+    about = json.loads(metadata[b"about"])
+    cases = tuple(SelectedCase(**row) for row in table.to_pylist())
+    return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"])), about
+
+
+def draw_selection(
+    table: ScoreTable,
+    selection: Selection,
+    settings: SelectionSettings,
+    truth: Mapping[str, int] | None,
+    title: str,
+) -> dict[str, Figure]:
+    """Draws the pictures of a selection by name, see `write_selection`."""
+    known = truth or {}
     tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
     scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
     candidates = [
@@ -189,7 +230,7 @@ def write_selection(
         figures["selection_error"] = draw_selection_error(
             {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
         )
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    return figures
 
 
 def write_thresholds(

@@ -1,8 +1,18 @@
-"""Experiment tracking: one MLflow run per training. The only package that imports mlflow."""
+"""Experiment tracking: an MLflow run per training, runs below runs, weights registered. Alone imports mlflow."""
 
 from mttu.tracking.address import resolve_uri, show_command
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.opening import open_tracker
+from mttu.tracking.registry import check_model_name
 from mttu.tracking.tracker import NullTracker, Status, Tracker
 
-__all__ = ["MlflowTracker", "NullTracker", "Status", "Tracker", "open_tracker", "resolve_uri", "show_command"]
+__all__ = [
+    "MlflowTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "check_model_name",
+    "open_tracker",
+    "resolve_uri",
+    "show_command",
+]

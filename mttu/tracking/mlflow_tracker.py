@@ -1,18 +1,17 @@
 """The tracker that writes to MLflow: two strings, so it travels to another process and writes to the same run there."""
 
+import json
 import math
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mttu.config import load_config, to_yaml
 from mttu.config.sharing import without_paths
-from mttu.errors import RunError
-from mttu.tracking.address import database_path
+from mttu.tracking.connection import writing_to
+from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
 
 if TYPE_CHECKING:
@@ -22,11 +21,15 @@ PICTURES_TAG = "mttu.pictures"
 """Tag of a run that says whether pictures are `allowed` or `refused`: the rule travels with the run."""
 EPOCH = "epoch"
 """Metric that marks an epoch as logged; it is written in one transaction with the epoch's metrics."""
+BEST = "best"
+"""Artifact folder of the checkpoint."""
 
 
 @dataclass(frozen=True)
 class MlflowTracker:
-    """Writes to an MLflow run that `open_tracker` made; cheap to build and to pickle.
+    """Writes to an MLflow run that `open_tracker` made; cheap to build and to pickle. See `Tracker`.
+
+    All methods raise `mttu.errors.RunError` where MLflow cannot be written to.
 
     Args:
         uri: Tracking URI in full (`resolve_uri`).
@@ -39,7 +42,8 @@ class MlflowTracker:
     @property
     def allows_pictures(self) -> bool:
         """Whether the run was opened for a synthetic cohort, or with `tracking.log_patient_images`."""
-        return bool(self._client().get_run(self.run_id).data.tags.get(PICTURES_TAG) == "allowed")
+        with writing_to(self.uri) as client:
+            return bool(client.get_run(self.run_id).data.tags.get(PICTURES_TAG) == "allowed")
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Logs an epoch's metrics in one transaction, unless the run already holds that epoch.
@@ -49,53 +53,86 @@ class MlflowTracker:
             metrics: Name to value, e.g. `val/dice_wt`. Values that are not finite are left out: what could not be
                 measured is missing, not a number.
         """
-        client = self._client()
-        if any(row.step == epoch for row in client.get_metric_history(self.run_id, EPOCH)):
-            return
-        from mlflow.entities import Metric
+        with writing_to(self.uri) as client:
+            if not _holds(client, self.run_id, EPOCH, epoch):
+                _write_metrics(client, self.run_id, epoch, {**metrics, EPOCH: epoch})
 
-        values = {name: float(value) for name, value in metrics.items()} | {EPOCH: float(epoch)}
-        now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, epoch) for name, value in values.items() if math.isfinite(value)]
-        client.log_batch(self.run_id, metrics=batch)
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs in one transaction those of the metrics that the run does not hold at that step. See `Tracker`."""
+        with writing_to(self.uri) as client:
+            known = client.get_run(self.run_id).data.metrics
+            new = {
+                name: value
+                for name, value in metrics.items()
+                if name not in known or not _holds(client, self.run_id, name, step)
+            }
+            _write_metrics(client, self.run_id, step, new)
 
-    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
-        """Logs a figure under `pictures/NAME.png`; one that shows a case only if the run allows it. See `Tracker`."""
-        if shows_case and not self.allows_pictures:
+    def log_picture(self, name: str, figure: "Figure") -> bool:
+        """Logs a figure that shows a case under `pictures/NAME.png`, if the run allows it. See `Tracker`."""
+        if not self.allows_pictures:
             return False
-        self._client().log_figure(self.run_id, figure, f"pictures/{name}.png")
+        self.log_figure(name, figure)
         return True
 
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Logs a figure that shows no case under `pictures/NAME.png`."""
+        with writing_to(self.uri) as client:
+            client.log_figure(self.run_id, figure, f"pictures/{name}.png")
+
+    def log_table(self, path: Path) -> None:
+        """Keeps a table under `tables/`. See `Tracker`."""
+        with writing_to(self.uri) as client:
+            client.log_artifact(self.run_id, str(path), "tables")
+
+    def log_dataset(self, name: str, digest: str, context: str) -> None:
+        """Names an input of the run; MLflow itself knows a name and digest that the run has. See `Tracker`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": name}))
+        with writing_to(self.uri) as client:
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+            client.log_inputs(self.run_id, datasets=inputs)
+
     def log_checkpoint(self, folder: Path) -> None:
-        """Keeps a checkpoint folder as the artifact `best`; its `config.yaml` goes without paths."""
-        client = self._client()
-        for file in sorted(folder.iterdir()):
-            if file.name == "config.yaml":
-                client.log_text(self.run_id, to_yaml(without_paths(load_config(file))), "best/config.yaml")
-            else:
-                client.log_artifact(self.run_id, str(file), "best")
+        """Keeps a checkpoint folder as the artifact `best`; every `config.yaml` in it goes without paths."""
+        with writing_to(self.uri) as client:
+            for file in sorted(item for item in folder.rglob("*") if item.is_file()):
+                target = Path(BEST, file.relative_to(folder))
+                if file.name == "config.yaml":
+                    client.log_text(self.run_id, to_yaml(without_paths(load_config(file))), target.as_posix())
+                else:
+                    client.log_artifact(self.run_id, str(file), target.parent.as_posix())
+
+    def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
+        """Makes a checkpoint the run's version of a registered model. See `Tracker`."""
+        check_model_name(model_name)
+        check_safe_files(folder)
+        with writing_to(self.uri) as client:
+            return register_version(client, self.run_id, model_name, folder, tags, BEST, self.log_checkpoint)
+
+    def set_alias(self, model_name: str, version: str, alias: str) -> None:
+        """Points an alias to a version that `register` returned."""
+        check_model_name(model_name)
+        check_alias(alias)
+        with writing_to(self.uri) as client:
+            point_alias(client, model_name, version, alias)
 
     def finish(self, status: Status) -> None:
-        """Closes the run; a resume opens it again."""
-        self._client().set_terminated(self.run_id, status)
-
-    def _client(self) -> Any:
-        database = database_path(self.uri)
-        if database is not None and not database.exists():
-            raise RunError(
-                f"tracking: {database} does not exist on {platform.node()}; on several machines give the address of an "
-                "MLflow server that all of them reach, e.g. tracking.uri=http://SERVER:5000"
-            )
-        return connect(self.uri)
+        """Closes the run; one that is closed like that keeps its time of ending. A resume opens it again."""
+        with writing_to(self.uri) as client:
+            if client.get_run(self.run_id).info.status != status:
+                client.set_terminated(self.run_id, status)
 
 
-def connect(uri: str) -> Any:
-    """An MLflow client; `mttu/__init__.py` has switched telemetry off."""
-    return _cached_client(uri)
+def _holds(client: Any, run_id: str, name: str, step: int) -> bool:
+    return any(row.step == step for row in client.get_metric_history(run_id, name))
 
 
-@lru_cache(maxsize=8)
-def _cached_client(uri: str) -> Any:
-    from mlflow.tracking import MlflowClient  # takes seconds to import, so only where a run is really written
+def _write_metrics(client: Any, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    now = int(time.time() * 1000)
+    batch = [Metric(name, float(value), now, step) for name, value in metrics.items() if math.isfinite(value)]
+    if batch:
+        client.log_batch(run_id, metrics=batch)

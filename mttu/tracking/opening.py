@@ -1,18 +1,19 @@
-"""How a training gets its MLflow run: found by the run folder or made, then described in full."""
+"""How a training gets its MLflow run: found by the run folder, or by its parent and name, or made."""
 
 import json
-import platform
 import uuid
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mttu.atomic import write_json
-from mttu.config import Config, flatten, to_yaml
-from mttu.config.sharing import FREE_TO_CHANGE, without_paths
-from mttu.errors import InputError, raise_if_any
+from mttu.config import Config
+from mttu.errors import InputError
 from mttu.tracking.address import database_path, resolve_uri, without_password
-from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker, connect
+from mttu.tracking.connection import connect, mlflow_errors, reason_of
+from mttu.tracking.description import describe_run
+from mttu.tracking.mlflow_tracker import MlflowTracker
+from mttu.tracking.registry import check_model_name
 from mttu.tracking.tracker import NullTracker, Tracker
 
 RECORD = "tracking.json"
@@ -20,58 +21,79 @@ RECORD = "tracking.json"
 
 _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
-_PACKAGES = ("mttu", "torch", "ray", "monai", "numpy", "scipy", "nibabel")
-_NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
-"""Settings that decide where results go, not what they are; most hold paths."""
+_PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own: its pages show such a run below its parent."""
+_ALL_RUNS = 3
+"""`mlflow.entities.ViewType.ALL`: deleted ones, too."""
 
 
-def open_tracker(config: Config, run_folder: Path, fingerprint: str, synthetic: bool) -> Tracker:
+def open_tracker(
+    config: Config,
+    run_folder: Path,
+    fingerprint: str,
+    synthetic: bool,
+    parent: Tracker | None = None,
+    name: str | None = None,
+    labels: Mapping[str, object] | None = None,
+    note: str = "",
+) -> Tracker:
     """Opens the MLflow run of a training: a new one, or the one that the run folder already belongs to.
 
     Call it in one process before others write: it creates the database, which two processes cannot do at once.
+
+    A child, such as a round of self-training, is known by its parent and its name, whatever becomes of its folder: it
+    is found again where the folder was moved or made anew. A child that is finished stays so.
 
     Args:
         config: Settings of the training; logged as flat parameters and as the artifact `config.yaml`, without paths.
         run_folder: Folder of the training; `tracking.json` in it holds the id of the MLflow run.
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
+        parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
+        name: Of the run, unique among its parent's children; `output.name` if not given. A child needs one.
+        labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
+        note: Description on the run's page, Markdown.
 
     Returns:
-        A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false.
+        A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false or the parent is
+        one.
 
     Raises:
-        InputError: The address is refused or does not work, the recorded run is gone, or a parameter differs from
-            what the run was started with.
+        InputError: The address is refused or does not work, the recorded run is gone, `tracking.model` is no name for
+            a registered model, or a parameter differs from what the run was started with.
     """
-    if not config.tracking.enabled:
+    if not config.tracking.enabled or isinstance(parent, NullTracker):
         return NullTracker()
-    uri = resolve_uri(config.tracking.uri, run_folder)
+    if config.tracking.model is not None:
+        check_model_name(config.tracking.model)  # before anything is trained for it
     run_folder.mkdir(parents=True, exist_ok=True)
-    database = database_path(uri)
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        artifacts = database.parent / "mlflow-artifacts"
-    else:
-        artifacts = run_folder.resolve().parent / "mlflow-artifacts"
+    uri = parent.uri if isinstance(parent, MlflowTracker) else resolve_uri(config.tracking.uri, run_folder)
     try:
         client = connect(uri)
-        # A server decides itself where artifacts go; for a database it is said here.
-        location = None if uri.startswith("http") else artifacts.as_uri()
-        experiment_id = _find_experiment(client, config.tracking.experiment, location)
-        run = _find_run(client, experiment_id, run_folder / RECORD, config.output.name)
-        _describe(client, run, config, fingerprint, synthetic)
-    except _address_errors() as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"tracking.uri {without_password(uri)}: MLflow cannot use it ({reason})") from error
-    return MlflowTracker(uri, run.info.run_id)
+        if isinstance(parent, MlflowTracker):
+            above = client.get_run(parent.run_id)
+            run = _find_child(client, above, run_folder / RECORD, name or config.output.name)
+        else:
+            experiment_id = _find_experiment(client, config.tracking.experiment, _prepare_artifacts(uri, run_folder))
+            run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name)
+        tracker = MlflowTracker(uri, run.info.run_id)
+        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note)
+        if parent is None or run.info.status != "FINISHED":
+            client.update_run(tracker.run_id, status="RUNNING")
+    except mlflow_errors() as error:
+        raise InputError(f"tracking.uri {without_password(uri)}: MLflow cannot use it ({reason_of(error)})") from error
+    return tracker
 
 
-def _address_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises where an address does not work; not all of it arrives wrapped in its own exception."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError  # comes with mlflow
-
-    return MlflowException, SQLAlchemyError, ImportError, OSError
+def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
+    """Where artifacts go, for a database; a server decides that itself. Makes the database's folder."""
+    if uri.startswith("http"):
+        return None
+    database = database_path(uri)
+    if database is None:
+        return (run_folder.resolve().parent / "mlflow-artifacts").as_uri()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return (database.parent / "mlflow-artifacts").as_uri()
 
 
 def _find_experiment(client: Any, name: str, location: str | None) -> str:
@@ -105,6 +127,24 @@ def _find_run(client: Any, experiment_id: str, record_path: Path, name: str) -> 
     return run
 
 
+def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
+    """The child of that name. Its id comes from its parent's and its name, so its folder's record is a note only."""
+    training = uuid.uuid5(uuid.NAMESPACE_URL, f"{parent.info.run_id}/{name}").hex
+    experiment_id = parent.info.experiment_id
+    condition = f"tags.`{_TRAINING_TAG}` = '{training}'"
+    found = client.search_runs([experiment_id], filter_string=condition, run_view_type=_ALL_RUNS)
+    if found and found[0].info.lifecycle_stage != "active":
+        raise InputError(
+            f"{record_path.parent}: its MLflow run {name!r} was deleted; restore it "
+            f"(mlflow runs restore --run-id {found[0].info.run_id})"
+        )
+    tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
+    run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tags)
+    record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
+    write_json(record_path, record)
+    return run
+
+
 def _read_record(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
@@ -116,53 +156,3 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     if not known:
         raise InputError(f"{path}: damaged or of another version; delete it to go on in a new MLflow run")
     return dict(record)
-
-
-def _describe(client: Any, run: Any, config: Config, fingerprint: str, synthetic: bool) -> None:
-    """Writes what the run is. Everything here may be written again, so a kill in between is mended by the resume."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-
-    run_id, earlier = run.info.run_id, run.data.params
-    parameters = _parameters(config) | {"manifest.fingerprint": fingerprint}
-    changed = {name: value for name, value in parameters.items() if earlier.get(name, value) != value}
-    raise_if_any(
-        [
-            f"{name}: the MLflow run of this folder was started with {earlier[name]}, now it is {value}; "
-            "set it back, or train under another output.name"
-            for name, value in changed.items()
-            if not name.startswith(FREE_TO_CHANGE)
-        ]
-    )
-    pictures = synthetic or config.tracking.log_patient_images
-    tags = {PICTURES_TAG: "allowed" if pictures else "refused", **_versions(run.data.tags)}
-    tags |= {f"changed.{name}": value for name, value in changed.items()}
-    rows = [Param(name, value) for name, value in parameters.items() if name not in earlier]
-    for start in range(0, len(rows), 100):  # MLflow takes at most 100 parameters at once
-        client.log_batch(run_id, params=rows[start : start + 100])
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    manifest = config.data.manifest.name if config.data.manifest else "manifest"
-    dataset = Dataset(manifest, fingerprint[:36], "local", json.dumps({"uri": manifest}))
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-    client.log_text(run_id, to_yaml(without_paths(config)), "config.yaml")
-    client.update_run(run_id, status="RUNNING")
-
-
-def _parameters(config: Config) -> dict[str, str]:
-    flat = flatten(without_paths(config).model_dump(mode="json"))
-    kept = {name: value for name, value in flat.items() if not name.startswith(_NOT_PARAMETERS)}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
-
-
-def _versions(earlier: dict[str, str]) -> dict[str, str]:
-    """Versions as tags; a run resumed with another version names both, in order."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # mttu from a source tree without installation
-            found[package] = "unknown"
-    tags = {}
-    for name, now in found.items():
-        past = [text for text in earlier.get(f"version.{name}", "").split(", ") if text]
-        tags[f"version.{name}"] = ", ".join(past if now in past else [*past, now])
-    return tags

@@ -12,7 +12,11 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker(Protocol):
-    """Where a training writes what it wants to be remembered. Trackers can be pickled."""
+    """Where a training writes what it wants to be remembered. Trackers can be pickled.
+
+    Every call may be repeated: what the run already holds is not written twice. So after a kill, wherever it came, the
+    same calls complete the run.
+    """
 
     @property
     def allows_pictures(self) -> bool:
@@ -23,21 +27,80 @@ class Tracker(Protocol):
         """Logs an epoch's metrics once; an epoch that the run already holds is left as it is."""
         ...
 
-    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
-        """Logs a figure under `pictures/NAME.png`; one that shows a case only if the run allows it.
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs figures of a whole training, such as a round's; each name is logged once per step.
+
+        Several calls may add different names to one step, as when the test figures of a round come after the last
+        round. Names that `log_epoch` uses in the same run must not come here: there, a step is an epoch.
+
+        Args:
+            step: Number of the round, MLflow's step.
+            metrics: Name to value, e.g. `selected/mutant`; values that are not finite are left out.
+        """
+        ...
+
+    def log_picture(self, name: str, figure: "Figure") -> bool:
+        """Logs a figure that shows a case under `pictures/NAME.png`, if the run allows it.
 
         Args:
             name: Name of the picture, without ending; slashes make folders.
             figure: What to log.
-            shows_case: False for what shows no case, such as learning curves.
 
         Returns:
             Whether it was logged.
         """
         ...
 
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Logs a figure that shows no case, such as learning curves, under `pictures/NAME.png`."""
+        ...
+
+    def log_table(self, path: Path) -> None:
+        """Keeps a table under `tables/`, in place of an earlier one of its name; CSV is shown in the browser.
+
+        Args:
+            path: File of a table that holds nothing of a patient but the case id.
+        """
+        ...
+
+    def log_dataset(self, name: str, digest: str, context: str) -> None:
+        """Names an input of the run.
+
+        Args:
+            name: What it is, e.g. `cohort.parquet`, without a path. A name and digest have one context in a run.
+            digest: Content hash; MLflow keeps the first 36 characters.
+            context: What it is for, e.g. `training`, `unlabelled`.
+        """
+        ...
+
     def log_checkpoint(self, folder: Path) -> None:
         """Keeps a checkpoint folder as the artifact `best`, in place of an earlier one."""
+        ...
+
+    def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
+        """Makes a checkpoint the run's version of a registered model; the model is made if there is none.
+
+        A run has one version of a model. With other weights than before, that version gets these.
+
+        Args:
+            model_name: Letters, digits, spaces, `.`, `_`, `-`; see `check_model_name`.
+            folder: Checkpoint of safetensors, YAML and JSON files; kept as the artifact `best`, see `log_checkpoint`.
+            tags: Shown with the version, e.g. its round and validation score.
+
+        Returns:
+            The version's number as text; empty where nothing is tracked.
+
+        Raises:
+            InputError: The name is refused, or the folder holds no safetensors or a file of another kind.
+        """
+        ...
+
+    def set_alias(self, model_name: str, version: str, alias: str) -> None:
+        """Points an alias, e.g. `best`, to a version that `register` returned, away from any other version.
+
+        Raises:
+            InputError: The model's name or the alias is refused.
+        """
         ...
 
     def finish(self, status: Status) -> None:
@@ -57,11 +120,30 @@ class NullTracker:
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def log_picture(self, name: str, figure: "Figure", shows_case: bool = True) -> bool:
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def log_picture(self, name: str, figure: "Figure") -> bool:
         """Does nothing; returns False."""
         return False
 
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Does nothing."""
+
+    def log_table(self, path: Path) -> None:
+        """Does nothing."""
+
+    def log_dataset(self, name: str, digest: str, context: str) -> None:
+        """Does nothing."""
+
     def log_checkpoint(self, folder: Path) -> None:
+        """Does nothing."""
+
+    def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
+        """Does nothing; returns an empty text."""
+        return ""
+
+    def set_alias(self, model_name: str, version: str, alias: str) -> None:
         """Does nothing."""
 
     def finish(self, status: Status) -> None:

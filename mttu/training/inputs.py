@@ -9,6 +9,7 @@ from mttu.config import Config
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
+from mttu.training.start import check_start
 
 
 def resolve_paths(config: Config) -> tuple[Path, Path]:
@@ -30,26 +31,32 @@ class Inputs:
     manifest: Manifest
     cache_dir: Path
     fingerprint: str
-    """SHA-256 over the manifest and the content hashes of all prepared train and val cases."""
+    """SHA-256 over the manifest and the content hashes of all prepared cases of the splits that were checked."""
 
 
-def check_inputs(config: Config) -> Inputs:
-    """Reads the manifest and checks modalities, labels and prepared cases.
+def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
+    """Reads the manifest and checks modalities, labels, prepared cases and the weights to start from.
+
+    Args:
+        config: All settings.
+        splits: Those whose cases have to be prepared.
+        manifest: In place of what `data.manifest` holds, such as a fold of it.
 
     Raises:
         InputError: Lists every problem.
     """
     path, cache_dir = resolve_paths(config)
-    manifest = read_manifest(path)
+    manifest = read_manifest(path) if manifest is None else manifest
     train, val = manifest.split("train"), manifest.split("val")
     problems = [
         *_check_modalities(config, manifest),
         *_check_labels(config, train, path),
         *_check_validation(config, val, path),
+        *check_start(config),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
-    for case in (*train, *val):
+    for case in (case for name in splits for case in manifest.split(name)):
         try:
             cached = open_cached(cache_dir, case.case_id)
             if not lacks_modalities:

@@ -29,6 +29,7 @@ from mttu.losses import (
 )
 from mttu.training.evaluation import evaluate
 from mttu.training.runtime import Runtime
+from mttu.training.start import load_start
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 
 
@@ -58,12 +59,14 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     config, train = task.config, task.config.train
     state = create_state(config, runtime.device)
     with runtime.resume() as folder:
-        if folder is not None:
+        if folder is None:
+            load_start(state, config, runtime.device)
+        else:
             read_state(state, folder, runtime.device)
     network = runtime.prepare(state.network)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
-    weights = torch.tensor(idh_class_weights([case.idh for case in task.train]), device=runtime.device)
+    weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     while state.epoch < train.epochs:
         started = time.monotonic()
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))
@@ -87,6 +90,12 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
         shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
         runtime.report(state.epoch, shown, (lambda path: write_state(state, config, path)) if keep else None)
     return state
+
+
+def counted_labels(cases: Sequence[Case], config: Config) -> list[int]:
+    """IDH status of the cases that the class weights count: without pseudo-labels, unless they are to count too."""
+    count_all = config.self_training.class_weights == "true+pseudo"
+    return [case.idh for case in cases if count_all or not case.pseudo_label]
 
 
 def set_learning_rate(state: TrainingState, config: Config) -> None:

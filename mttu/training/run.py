@@ -1,8 +1,8 @@
 """One training from check to finished run folder; how the workers are launched is the caller's choice."""
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mttu.atomic import atomic_file, atomic_folder, write_json
@@ -47,7 +47,25 @@ def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     return state.history
 
 
-def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEpoch | None = None) -> Path:
+@contextmanager
+def closing(tracker: Tracker) -> Iterator[None]:
+    """Closes the run at the end of the body, as finished or as what stopped it."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # the first error is the one to tell
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    tracker.finish("FINISHED")
+
+
+def run_training(
+    config: Config,
+    launch: Launch,
+    fresh: bool = False,
+    show: OnEpoch | None = None,
+    parent: Tracker | None = None,
+) -> Path:
     """Checks everything, then trains or goes on, tracked in MLflow.
 
     Args:
@@ -55,6 +73,7 @@ def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEp
         launch: How workers are launched.
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each finished epoch and its metrics, in order.
+        parent: Of a cross-validation, whose fold this is; None: a training of its own.
 
     Returns:
         The run folder, with `best/` in it.
@@ -69,13 +88,9 @@ def run_training(config: Config, launch: Launch, fresh: bool = False, show: OnEp
         begin_or_continue(folder, config, inputs.fingerprint, fresh)
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
-        try:
+        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, parent)
+        with closing(tracker):
             history = _train_and_log(config, inputs, folder, launch, tracker, show)
-        except BaseException as error:
-            with suppress(Exception):  # the first error is the one to tell
-                tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
         write_json(folder / FINISHED, {"format_version": 1, "history": history})
     return folder
 
@@ -100,6 +115,8 @@ def _train_and_log(
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
         with atomic_file(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
-        tracker.log_picture(name, figure, shows_case=name != LEARNING_CURVES)
-    tracker.finish("FINISHED")
+        if name == LEARNING_CURVES:
+            tracker.log_figure(name, figure)
+        else:
+            tracker.log_picture(name, figure)
     return history

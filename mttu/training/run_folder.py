@@ -9,15 +9,23 @@ from mttu.atomic import PREFIX, write_json
 from mttu.config import Config, flatten
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError
+from mttu.training.start import identify_start
 
 FORMAT_VERSION = 1
 MARK = "run.json"
 
 
-def identify(config: Config, fingerprint: str) -> dict[str, Any]:
-    """What must stay the same for a run to go on: settings and the content of its prepared cases."""
+def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE_TO_CHANGE) -> dict[str, Any]:
+    """What must stay the same for a run to go on: settings, the content of its prepared cases and where it started.
+
+    Args:
+        config: Settings.
+        fingerprint: Of manifest and prepared cases.
+        free: What settings that may change start with.
+    """
     flat = flatten(config.model_dump(mode="json"))
-    settings = {name: value for name, value in flat.items() if not name.startswith(FREE_TO_CHANGE)}
+    settings = {name: value for name, value in flat.items() if not name.startswith(free)}
+    settings["train.start_from"] = identify_start(config)
     return {"format_version": FORMAT_VERSION, "data": fingerprint, "settings": settings}
 
 
@@ -33,7 +41,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [*found, *(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)]
 
 
-def begin_or_continue(folder: Path, config: Config, fingerprint: str, fresh: bool) -> None:
+def begin_or_continue(
+    folder: Path,
+    config: Config,
+    fingerprint: str,
+    fresh: bool,
+    free: tuple[str, ...] = FREE_TO_CHANGE,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Marks a folder with what its run was started with, or checks that it still is the same run.
 
     Args:
@@ -41,11 +56,14 @@ def begin_or_continue(folder: Path, config: Config, fingerprint: str, fresh: boo
         config: Settings of this start.
         fingerprint: Of manifest and prepared cases.
         fresh: Move an older run in this folder aside, under a name of its own, and start anew.
+        free: What settings that may change start with.
+        extra: What else must stay the same, by name; JSON values.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
     """
-    mark, identity = folder / MARK, identify(config, fingerprint)
+    mark, identity = folder / MARK, identify(config, fingerprint, free)
+    identity["settings"] |= extra or {}
     if fresh or not mark.exists():
         move_aside(folder)
         write_json(mark, identity)

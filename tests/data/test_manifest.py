@@ -109,7 +109,7 @@ def test_another_format_is_refused_with_what_mends_it(phantom_manifest, tmp_path
     path = tmp_path / "cohort.parquet"
     write_manifest(phantom_manifest, path)
     rewrite(path, metadata={"format_version": "9"})
-    with pytest.raises(InputError, match="format_version is 9; expected 2; write it again with `mttu cohort`"):
+    with pytest.raises(InputError, match="format_version is 9; expected 3; write it again with `mttu cohort`"):
         read_manifest(path)
 
 

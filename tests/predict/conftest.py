@@ -92,4 +92,4 @@ class Constant(nn.Module):
 @pytest.fixture(scope="session")
 def call_all() -> Callable[[PredictionPlan, int], PredictionPlan]:
     """The same plan with a network that calls every voxel the given class, in no time."""
-    return lambda plan, index: replace(plan, network=Constant(index))  # type: ignore[arg-type]
+    return lambda plan, index: replace(plan, networks=(Constant(index),))  # type: ignore[arg-type]

@@ -27,6 +27,6 @@ here says that the machinery works, and how it compares with the best possible; 
 """
 
 from mttu.data.phantom.learnability import Learnability, Truth, measure_learnability
-from mttu.data.phantom.writing import measure_phantom, write_phantom
+from mttu.data.phantom.writing import TRUTH_TABLE, measure_phantom, write_phantom
 
-__all__ = ["Learnability", "Truth", "measure_learnability", "measure_phantom", "write_phantom"]
+__all__ = ["TRUTH_TABLE", "Learnability", "Truth", "measure_learnability", "measure_phantom", "write_phantom"]

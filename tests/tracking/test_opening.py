@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from mttu.config import Config, flatten, load_config, override, to_yaml
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
-from mttu.tracking import MlflowTracker, NullTracker, Tracker, open_tracker, opening, resolve_uri, show_command
+from mttu.tracking import (
+    MlflowTracker,
+    NullTracker,
+    Tracker,
+    description,
+    open_tracker,
+    opening,
+    resolve_uri,
+    show_command,
+)
 
 FINGERPRINT = "3f" * 32
 
@@ -228,9 +237,9 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
 
 
 def test_a_resume_with_another_version_names_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "version", lambda _: "1.0")
+    monkeypatch.setattr(description, "version", lambda _: "1.0")
     start(folder)
-    monkeypatch.setattr(opening, "version", lambda _: "2.0")
+    monkeypatch.setattr(description, "version", lambda _: "2.0")
     start(folder)
     assert run_of(start(folder)).data.tags["version.torch"] == "1.0, 2.0"
 
@@ -246,7 +255,7 @@ def test_pictures_of_patients_only_if_allowed(runs: Path, synthetic: bool, allow
     assert reopened.log_picture("epoch_0000/case", Figure(figsize=(1, 1))) == expected
     found = artifacts(opened, "pictures/epoch_0000")
     assert found == (["pictures/epoch_0000/case.png"] if expected else [])
-    assert reopened.log_picture("learning_curves", Figure(figsize=(1, 1)), shows_case=False)
+    reopened.log_figure("learning_curves", Figure(figsize=(1, 1)))
     assert "pictures/learning_curves.png" in artifacts(opened, "pictures")
 
 

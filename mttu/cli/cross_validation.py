@@ -1,0 +1,68 @@
+"""Cross-validation with progress, and what it came to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from mttu.config import Config
+from mttu.display import console, show_progress, summarise_epoch
+
+if TYPE_CHECKING:
+    from mttu.training.fold_results import FoldsRow
+
+_FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
+_PARTS = ("val", "test")
+
+
+def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = False) -> Path:
+    """Trains once per fold with progress and shows the table over folds; returns the run folder."""
+    from mttu.cluster.train import launch_on_ray
+    from mttu.training.cross_validation import cross_validate
+
+    epochs = settings.train.epochs
+
+    def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
+
+    with show_progress("train", folds * epochs) as advance:
+        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)
+    print_folds(folder)
+    return folder
+
+
+def print_folds(folder: Path) -> None:
+    """Prints mean and deviation over folds, and where the ensemble is."""
+    from mttu.training.fold_results import CSV, read_folds_table
+    from mttu.training.folds import ENSEMBLE_FOLDER
+
+    console.print(tabulate_folds(read_folds_table(folder)))
+    console.print(f"every figure of every fold: {folder / CSV}", markup=False)
+    console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
+
+
+def tabulate_folds(rows: "Sequence[FoldsRow]") -> Table:
+    """One row per network, mean and standard deviation over folds of what is measured most; what none has is left out.
+
+    Where fewer folds define a figure, their number stands behind it.
+    """
+    known = {(row.network, row.metric): row for row in rows if row.mean is not None}
+    wanted = {f"{part}/{name}": f"{part} {title}" for part in _PARTS for name, title in _FIGURES.items()}
+    shown = {metric: title for metric, title in wanted.items() if any(name == metric for _, name in known)}
+    folds = max((len(row.values) for row in rows), default=0)
+    table = Table(box=box.SIMPLE_HEAD, title=f"mean and standard deviation over {folds} folds", title_justify="left")
+    table.add_column("network", no_wrap=True)
+    for title in shown.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for network in dict.fromkeys(row.network for row in rows):
+        table.add_row(network, *(_show(known.get((network, metric)), folds) for metric in shown))
+    return table
+
+
+def _show(row: "FoldsRow | None", folds: int) -> str:
+    if row is None:
+        return "-"
+    spread = "" if row.std is None else f" ± {row.std:.3f}"
+    return f"{row.mean:.3f}{spread}" + (f" ({row.num_folds})" if row.num_folds < folds else "")

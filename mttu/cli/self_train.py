@@ -1,0 +1,168 @@
+"""`mttu self-train`: rounds of self-training with progress, and a table of the rounds at the end."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mttu.ablations import PRESETS
+from mttu.cli.cross_validation import print_folds
+from mttu.config import Config, to_yaml
+from mttu.display import console, summarise_epoch
+
+if TYPE_CHECKING:
+    from mttu.self_training import OnStep, Step
+    from mttu.self_training.summary import RoundSummary
+
+_SILENCE_SECONDS = 10.0
+"""In a log, scored cases are told at most this often, and when the last one is done."""
+_PARTS = ("val", "test")
+_FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ece": "ECE"}
+
+
+def self_train(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. selection.method=CPL")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")] = None,
+    preset_name: Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")] = "paper",
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+) -> None:
+    """Train in rounds with pseudo-labels (Algorithm 1); the same command goes on after an interruption."""
+    from mttu.cli import resolve
+
+    settings = resolve(preset_name, config, arguments)
+    if print_config:
+        typer.echo(to_yaml(settings), nl=False)
+        return
+    folder = self_train_shown(settings, fresh)
+    if settings.self_training.folds:
+        return
+    console.print(f"best on validation: {folder / 'best'}", markup=False)
+
+
+def self_train_shown(settings: Config, fresh: bool = False) -> Path:
+    """Self-trains with progress and shows the table of rounds; returns the run folder."""
+    from mttu.cluster.self_train import callables_on_ray
+    from mttu.cluster.session import connect
+    from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
+
+    check_self_training(settings)  # before Ray starts, which takes seconds
+    with connect(settings.workers), show_rounds(settings) as on_step:
+        run = cross_validate_self_training if settings.self_training.folds else run_self_training
+        folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
+    if settings.self_training.folds:
+        print_folds(folder)
+    else:
+        print_rounds(settings, folder)
+    return folder
+
+
+class TrainingLeft:
+    """Time that the epochs to come will take, from the mean of those of this start."""
+
+    def __init__(self, settings: Config) -> None:
+        rounds = settings.self_training
+        later = rounds.epochs or settings.train.epochs
+        self.epochs = [settings.train.epochs, *[later] * rounds.rounds]
+        self.seconds: list[float] = []
+
+    def describe(self, step: "Step") -> str:
+        """E.g. `about 3 min of training left`; empty before the first epoch."""
+        if step.phase == "train":
+            self.seconds.append(step.metrics.get("time/epoch_seconds", 0.0))
+        if not self.seconds or step.phase == "test":
+            return ""
+        here = {"score": 0, "train": step.done, "evaluate": self.epochs[step.round]}[step.phase]
+        left = sum(self.epochs[step.round :]) - here + (step.folds - step.fold) * sum(self.epochs)
+        seconds = left * sum(self.seconds) / len(self.seconds)
+        shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        return f"about {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} of training left"
+
+
+@contextmanager
+def show_rounds(settings: Config) -> "Iterator[OnStep]":
+    """Yields what is told each sign of life: a bar per phase on a terminal, lines in a log."""
+    left = TrainingLeft(settings)
+    if not console.is_terminal:
+        told = time.monotonic()
+
+        def write_line(step: "Step") -> None:
+            nonlocal told
+            rest = left.describe(step)
+            if step.phase == "train" or step.done == step.total or time.monotonic() - told > _SILENCE_SECONDS:
+                told = time.monotonic()
+                text = "  ".join(filter(None, (_name_phase(step), step.case_id, summarise_epoch(step.metrics), rest)))
+                console.print(text, markup=False)
+
+        yield write_line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars: dict[tuple[int, int, str], int] = {}
+
+        def move_bar(step: "Step") -> None:
+            key = (step.fold, step.round, step.phase)
+            if key not in bars:
+                bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
+            text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
+            progress.update(bars[key], total=step.total, completed=step.done, text=text)  # type: ignore[arg-type]
+
+        yield move_bar
+
+
+def _name_phase(step: "Step") -> str:
+    return f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
+
+
+def _name_round(step: "Step") -> str:
+    fold = f"fold {step.fold}/{step.folds}  " if step.folds else ""
+    return f"{fold}round {step.round}/{step.rounds}"
+
+
+def print_rounds(settings: Config, folder: Path) -> None:
+    """Prints the table of rounds, and what was chosen and why it ended."""
+    from mttu.data.truth import read_truth
+    from mttu.self_training.finishing import read_summary
+    from mttu.self_training.summary import summarise_rounds
+
+    truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth)
+    summary = read_summary(folder) or {}
+    rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
+    console.print(tabulate(rows, settings.selection.method, chosen))
+    for row in rows:
+        for note in row.notes:
+            console.print(f"round {row.round}: {note}", markup=False)
+    if summary.get("pool_prior") is not None:
+        console.print(f"the commoner class of the pool is that of {summary['pool_prior']:.3f} of its cases")
+    if summary.get("stopped_early"):
+        console.print(f"stopped after round {rows[-1].round}: the next selection was the same")
+    console.print(f"round {chosen} is the best on validation ({summary.get('chosen_by')})")
+
+
+def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> Table:
+    """One row per round: selected cases, how many are right, metrics on validation and test."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"self-training, {method}", title_justify="left")
+    titles = ["round", "pool", "mutant", "wild", "right", *(f"{p} {f}" for p in _PARTS for f in _FIGURES.values())]
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rounds:
+        right = "-" if row.accuracy is None else f"{row.num_right}/{row.num_known} {row.accuracy:.2f}"
+        figures = [row.metrics.get(f"{part}/{name}") for part in _PARTS for name in _FIGURES]
+        shown = ["-" if value is None else f"{value:.3f}" for value in figures]
+        mark = "*" if row.round == chosen else ""
+        table.add_row(f"{mark}{row.round}", str(row.num_pool), str(row.num_mutant), str(row.num_wild), right, *shown)
+    return table

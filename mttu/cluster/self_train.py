@@ -1,0 +1,96 @@
+"""Self-training on Ray: training by Ray Train, scores and evaluation by pools of actors."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mttu.cluster.pool import Work, explain_lost, run_pool
+from mttu.cluster.score import choose_device, score_on_ray
+from mttu.cluster.session import connect
+from mttu.cluster.train import launch_on_ray
+from mttu.config import Config, WorkerSettings
+from mttu.data.manifest import Case
+from mttu.data.score_table import ScoreTable
+from mttu.errors import InputError, RunError
+from mttu.scoring.cases import OnRow
+from mttu.scoring.plan import ScoringPlan
+from mttu.self_training import Callables
+from mttu.self_training.callables import CaseRow, OnCase
+from mttu.self_training.evaluation import CaseEvaluator
+
+GPUS_PER_ACTOR = 1.0
+
+
+def callables_on_ray(workers: WorkerSettings) -> Callables:
+    """How the rounds' work is done on the cluster that is connected, or on a private one for each step.
+
+    Args:
+        workers: As many actors score and evaluate as workers train, with as many threads each.
+    """
+
+    def score(plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+        actors, threads = workers.num_workers, workers.threads_per_worker
+        return score_on_ray(plan, actors, threads, workers.device, GPUS_PER_ACTOR, on_row)
+
+    return Callables(launch_on_ray, score, evaluate_on_ray)
+
+
+def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
+    """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
+
+    Args:
+        checkpoint: Folder with the weights; every node must see it and the cache under the same paths.
+        cases: Prepared cases.
+        config: Where prepared cases lie, windows, workers.
+        on_case: Told how many cases are done, and the newest row.
+
+    Raises:
+        InputError: The cluster is too small, or does not answer.
+        RunError: A case could not be scored; names all of them.
+    """
+    workers, done = config.workers, 0
+
+    def tell(row: Mapping[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        on_case(done, row["scores"] or {"case_id": row["case_id"]})
+
+    with connect(workers):
+        actors, threads = workers.num_workers, workers.threads_per_worker
+        device_type = choose_device(actors, threads, workers.device, GPUS_PER_ACTOR)
+        by_name = {case.case_id: case for case in cases}
+        arguments = (checkpoint, by_name, config, threads, device_type)
+        gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
+        rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
+    problems = [row["error"] for row in rows.values() if row["error"]]
+    problems += [explain_lost(name, "run the same command again") for name in by_name if name not in rows]
+    if problems:
+        raise RunError("evaluation: " + "; ".join(problems))
+    return [rows[name]["scores"] for name in by_name]
+
+
+def build_evaluator(
+    checkpoint: Path, cases: Mapping[str, Case], config: Config, threads: int, device_type: str
+) -> Work:
+    """In an actor: reads the weights once; what fails is every case's error."""
+    torch.set_num_threads(threads)
+    evaluate: Callable[[Case], CaseRow]
+    try:
+        evaluate = CaseEvaluator(checkpoint, config, torch.device(device_type)).evaluate
+    except (InputError, OSError) as failure:
+        reason = f"on node {os.uname().nodename}: {failure}"
+
+        def evaluate(case: Case) -> CaseRow:
+            raise RunError(reason)
+
+    def work(case_id: str) -> Mapping[str, Any]:
+        try:
+            return {"case_id": case_id, "scores": evaluate(cases[case_id]), "error": ""}
+        except Exception as failure:  # the pool must not lose the other cases, and the driver raises
+            text = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+            return {"case_id": case_id, "scores": None, "error": f"case {case_id}: {text}"}
+
+    return work

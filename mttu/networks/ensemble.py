@@ -1,0 +1,185 @@
+"""Several trained networks as one checkpoint: `ensemble.json` and a checkpoint folder for each member.
+
+An ensemble predicts the mean of its members' probabilities (Lakshminarayanan et al., NeurIPS 2017). Everything that
+decides what a member is shown, and what is done with its answer, is the same for all.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mttu.atomic import atomic_folder, write_json
+from mttu.config import Config, flatten
+from mttu.errors import InputError, raise_if_any
+from mttu.networks import MttuNet
+from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint
+
+FORMAT_VERSION = 1
+SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
+"""Settings, or sections of them, that must be the same for all members."""
+
+_DIGESTS = {"weights.safetensors": "weights_sha256", "config.yaml": "config_sha256"}
+_MEND = "restore it from a copy, or write the ensemble again with `mttu ensemble`"
+
+
+def write_ensemble(folder: Path, checkpoints: Sequence[Path]) -> None:
+    """Copies checkpoints into an ensemble folder, all or nothing.
+
+    Args:
+        folder: Target; an older ensemble there is replaced, which may be the home of some of the checkpoints.
+        checkpoints: Members in order: checkpoint folders, or run folders with `best` inside.
+
+    Raises:
+        InputError: See `check_target`; a checkpoint cannot be read, is an ensemble itself or is named twice, or members
+            differ in `SHARED` settings; lists all problems.
+    """
+    check_target(folder)
+    sources = [find_checkpoint(path).resolve() for path in checkpoints]
+    problems = [] if sources else ["ensemble: no member; give at least one checkpoint"]
+    problems += [
+        f"checkpoint {source}: named {sources.count(source)} times; give each member once"
+        for source in dict.fromkeys(sources)
+        if sources.count(source) > 1
+    ]
+    configs: dict[str, Config] = {}
+    for source in sources:
+        try:
+            configs[str(source)] = read_checkpoint(source)[1]
+        except InputError as error:
+            problems += error.problems
+    raise_if_any([*problems, *_find_differences(configs)])
+    with atomic_folder(folder) as partial:
+        members = []
+        for number, source in enumerate(sources, 1):
+            copy = partial / f"member_{number}"
+            copy.mkdir()
+            for name in FILES:
+                shutil.copyfile(source / name, copy / name)
+            origin = f"{source.parent.name}/{source.name}"
+            members.append({"folder": copy.name, "origin": origin, **_digest(copy)})
+        write_json(partial / ENSEMBLE, {"format_version": FORMAT_VERSION, "members": members})
+
+
+def check_target(folder: Path) -> None:
+    """Refuses a folder for an ensemble that holds anything else, for that would be lost.
+
+    Raises:
+        InputError: It is a file, or a folder with something in it and no ensemble.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"ensemble {folder}: is a file; give a folder")
+    if folder.exists() and not (folder / ENSEMBLE).exists() and any(folder.iterdir()):
+        raise InputError(f"ensemble {folder}: holds something else, which would be lost; give a new or an empty folder")
+
+
+def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
+    """Reads any checkpoint, an ensemble or not, into networks in evaluation mode.
+
+    Args:
+        folder: Checkpoint or ensemble folder, or a run folder with either inside.
+
+    Returns:
+        The networks, on the CPU, in the order of the members: one of a plain checkpoint. The settings are the first
+        member's; `SHARED` ones are those of all.
+
+    Raises:
+        InputError: See `read_checkpoint`; `ensemble.json` is damaged or of another format, or a member is missing,
+            changed, or no longer fits the others; lists all problems.
+    """
+    folder = find_checkpoint(folder)
+    if not (folder / ENSEMBLE).exists():
+        network, config = read_checkpoint(folder)
+        return (network,), config
+    networks, configs, problems = [], {}, []
+    for member in _read_mark(folder):
+        place = folder / member["folder"]
+        try:
+            _check_digests(place, member)
+            network, configs[str(place)] = read_checkpoint(place)
+            networks.append(network)
+        except InputError as error:
+            problems += error.problems
+    raise_if_any([*problems, *_find_differences(configs)])
+    return tuple(networks), next(iter(configs.values()))
+
+
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    """What a table says of the checkpoint that it was made with; no folder of this machine.
+
+    Args:
+        folder: Folder that `read_members` can read.
+
+    Returns:
+        checkpoint: last two parts of its path; ensemble: whether it is one; members: number of networks;
+        weights_sha256: of the weights; of an ensemble, over its members' digests, one a line.
+    """
+    folder = find_checkpoint(folder).resolve()
+    ensemble = (folder / ENSEMBLE).exists()
+    places = [folder / member["folder"] for member in _read_mark(folder)] if ensemble else [folder]
+    digests = [_digest(place)["weights_sha256"] for place in places]
+    lines = "".join(f"{digest}\n" for digest in digests)
+    return {
+        "checkpoint": f"{folder.parent.name}/{folder.name}",
+        "ensemble": ensemble,
+        "members": len(places),
+        "weights_sha256": hashlib.sha256(lines.encode()).hexdigest() if ensemble else digests[0],
+    }
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    digests = {}
+    for name, key in _DIGESTS.items():
+        with (folder / name).open("rb") as file:
+            digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _read_mark(folder: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+        found = content["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}") from None
+    if found != FORMAT_VERSION:
+        raise InputError(f"ensemble {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
+    members = content.get("members")
+    known = isinstance(members, list) and all(
+        isinstance(member, dict) and {"folder", *_DIGESTS.values()} <= member.keys() for member in members
+    )
+    if not known or [member["folder"] for member in members] != [f"member_{n}" for n in range(1, len(members) + 1)]:
+        raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}")
+    if not members:
+        raise InputError(f"ensemble {folder}: has no member; {_MEND}")
+    return list(members)
+
+
+def _check_digests(place: Path, member: Mapping[str, Any]) -> None:
+    missing = [name for name in FILES if not (place / name).is_file()]
+    if missing:
+        raise InputError(f"ensemble member {place}: {', '.join(missing)} not found; {_MEND}")
+    found = _digest(place)
+    raise_if_any(
+        [
+            f"ensemble member {place}: {name} is not the file that the ensemble was made of (SHA-256 "
+            f"{found[key][:12]}, expected {str(member[key])[:12]}); {_MEND}"
+            for name, key in _DIGESTS.items()
+            if found[key] != member[key]
+        ]
+    )
+
+
+def _find_differences(configs: Mapping[str, Config]) -> list[str]:
+    """Each shared setting that is not the same for all, with each value and the first member that has it."""
+    flats = {name: flatten(config.model_dump(mode="json")) for name, config in configs.items()}
+    problems = []
+    for setting in dict.fromkeys(setting for flat in flats.values() for setting in flat if setting.startswith(SHARED)):
+        values: dict[str, str] = {}
+        for name, flat in flats.items():
+            values.setdefault(json.dumps(flat.get(setting)), name)
+        if len(values) > 1:
+            shown = "; ".join(f"{value} in {name}" for value, name in values.items())
+            problems.append(f"ensemble: members differ in {setting}: {shown}; give members trained alike")
+    return problems

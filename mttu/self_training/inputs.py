@@ -1,0 +1,132 @@
+"""What a self-training needs, checked before anything starts, for what is found out in round 2 costs days."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mttu.config import Config
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.manifest import SPLITS, Manifest
+from mttu.data.truth import read_truth
+from mttu.errors import InputError, raise_if_any
+from mttu.networks import build_network
+from mttu.scoring.plan import find_scoring_problems
+from mttu.self_training.job import round_config
+from mttu.self_training.mixing import find_strangers
+from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
+from mttu.training.inputs import Inputs, check_inputs
+from mttu.training.run_folder import differences, identify
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Inputs of a self-training."""
+
+    inputs: Inputs
+    truth: dict[str, int]
+    """True classes of the pool, where known; for reports only."""
+
+
+def check_self_training(config: Config, manifest: Manifest | None = None) -> Checked:
+    """Reads manifest, prepared cases of all splits, and truth, and checks that the rounds can be run.
+
+    Args:
+        config: All settings.
+        manifest: In place of what `data.manifest` holds, such as a fold of it.
+
+    Raises:
+        InputError: Lists every problem.
+    """
+    problems: list[str] = []
+    inputs, truth = None, {}
+    try:
+        inputs = check_inputs(config, SPLITS, manifest)
+        problems += _check_cohort(config, inputs.manifest)
+    except InputError as error:
+        problems += error.problems
+    problems += _check_network(config)
+    if config.self_training.truth is not None:
+        try:
+            truth = read_truth(config.self_training.truth)
+        except InputError as error:
+            problems += [f"self_training.truth: {problem}" for problem in error.problems]
+    if inputs is not None and truth and not any(case.case_id in truth for case in inputs.manifest.split("unlabelled")):
+        problems.append(
+            f"self_training.truth {config.self_training.truth}: knows no case of the pool (split unlabelled); give the "
+            "table that does, or leave it out"
+        )
+    raise_if_any(problems)
+    if inputs is None:
+        raise InputError("the manifest could not be read")
+    return Checked(inputs, truth)
+
+
+def _check_network(config: Config) -> list[str]:
+    if "idh" not in config.network.tasks:
+        return [f"network.tasks: {list(config.network.tasks)} has no idh; pseudo-labels are of the IDH status"]
+    if config.selection.method == "none":
+        return []
+    return find_scoring_problems(build_network(config.network), config)
+
+
+def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
+    pool, path = manifest.split("unlabelled"), config.data.manifest
+    problems = []
+    if not pool and config.selection.method != "none" and config.self_training.rounds:
+        problems.append(
+            f"{path}: no case has split unlabelled, so there is nothing to label; add cases without IDH status, or set "
+            "selection.method=none"
+        )
+    pseudo = [case.case_id for case in manifest.cases if case.pseudo_label]
+    if pseudo:
+        problems.append(
+            f"{path}: holds pseudo-labels ({_name(pseudo)}), as the manifest of a round does; give the cohort's own"
+        )
+    strangers = [case.case_id for case in find_strangers(manifest)]
+    if strangers:
+        problems.append(
+            f"{path}: unlabelled cases {_name(strangers)} are of patients who validate or test; training on them would "
+            "give the answer away; take them out, or put them into the split of their patient"
+        )
+    known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
+    if config.self_training.thresholds == "search" and not known:
+        problems.append(
+            f"{path}: no validation case has a known IDH status, which self_training.thresholds=search needs; give "
+            "another split, or set self_training.thresholds=fixed"
+        )
+    return problems
+
+
+def _name(case_ids: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(case_ids) - most} more" if len(case_ids) > most else ""
+    return ", ".join(case_ids[:most]) + more
+
+
+def check_shared_start(config: Config, fingerprint: str) -> list[str]:
+    """Says why `self_training.start` is not the round 0 that would be trained here; nothing if it is, or is not set.
+
+    Args:
+        config: Settings of the whole.
+        fingerprint: Of manifest and prepared cases.
+    """
+    start = config.self_training.start
+    if start is None:
+        return []
+    try:
+        record = read_record(start)
+    except InputError as error:
+        return [f"self_training.start: {problem}" for problem in error.problems]
+    problems = [f"self_training.start {start}: is round {record.round}; give a round_0"] if record.round else []
+    wanted = identify(round_config(config, 0, Path(), None), fingerprint)
+    problems += [
+        f"self_training.start {start}: was made from other settings or data ({item})"
+        for item in differences(record.identity, wanted)
+    ]
+    if not (start / HISTORY).exists():
+        problems.append(f"self_training.start {start}: has no {HISTORY}; give a finished round_0")
+    if config.self_training.optimiser == "kept" and find_training_checkpoint(start) is None:
+        problems.append(
+            f"self_training.start {start}: its training checkpoints were not kept, which self_training.optimiser=kept "
+            "needs; make it with self_training.keep=all"
+        )
+    return problems

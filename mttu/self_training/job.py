@@ -1,0 +1,69 @@
+"""One self-training: what every phase of every round needs to know."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mttu.config import Config, override
+from mttu.data.manifest import Manifest
+from mttu.self_training.callables import Callables, OnStep, Step
+from mttu.self_training.round_folder import MANIFEST, find_training_checkpoint
+from mttu.tracking import Tracker
+from mttu.training.state import derive_seed
+
+
+@dataclass(frozen=True)
+class Job:
+    """Settings, cohort, folder, and how the work is done."""
+
+    config: Config
+    """`data.manifest` and `data.cache_dir` are absolute."""
+    manifest_path: Path
+    manifest: Manifest
+    fingerprint: str
+    """Of manifest and prepared cases."""
+    cache_dir: Path
+    folder: Path
+    """Holds the rounds."""
+    callables: Callables
+    tracker: Tracker
+    """Of the whole; its rounds are runs below it."""
+    truth: Mapping[str, int]
+    """True classes of pool cases, where known; reports may look at it, choices never do."""
+    on_step: OnStep
+
+    def show_case(self, number: int, phase: str, done: int, total: int, case_id: str) -> None:
+        """Tells of a scored case."""
+        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, case_id))
+
+    def show_epoch(self, number: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Tells of a finished epoch."""
+        self.on_step(Step(number, self.config.self_training.rounds, "train", done, total, metrics=metrics))
+
+
+def round_config(config: Config, number: int, place: Path, before: Path | None) -> Config:
+    """Settings of a round's training: its manifest, and from round 1 on where it starts, its epochs and its seed.
+
+    Round 0 is the training that `mttu train` would run.
+
+    Args:
+        config: Settings of the whole.
+        number: Of the round.
+        place: Where its manifest lies.
+        before: Folder of the finished round before; None for round 0.
+    """
+    settings = config.self_training
+    changes: dict[str, Any] = {"data.manifest": str(place / MANIFEST)}
+    if before is None:
+        changes["self_training.class_weights"] = "true"  # there are no others, and round 0 can be shared
+        return override(config, changes)
+    kept = find_training_checkpoint(before) if settings.optimiser == "kept" else None
+    changes |= {
+        "train.start_from": str(kept or before),
+        "train.start_optimiser": settings.optimiser,
+        "train.epochs": settings.epochs or config.train.epochs,
+        "optim.lr": settings.lr or config.optim.lr,
+        "train.seed": derive_seed(config.train.seed, number),  # else every round would see the crops of round 0
+    }
+    return override(config, changes)

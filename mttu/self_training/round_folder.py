@@ -1,0 +1,176 @@
+"""A round on disk: built under a working name, renamed when complete, never touched again but for old checkpoints.
+
+A run folder holds `round_0`, `round_1`, ...; each with
+
+- `round.json`: what the round was made from and what came out, see `RoundRecord`;
+- `manifest.parquet`: what it trained on;
+- `scores.parquet`, `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the pool by the round
+  before, and what was selected; with searched thresholds also `val_scores.parquet`;
+- `best/`, `history.json`: the checkpoint, and the metrics of every epoch;
+- `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mttu.atomic import move_into_place, write_json
+from mttu.errors import InputError
+
+FORMAT_VERSION = 1
+RECORD = "round.json"
+MANIFEST = "manifest.parquet"
+SCORES = "scores.parquet"
+VAL_SCORES = "val_scores.parquet"
+SELECTION = "selection.parquet"
+HISTORY = "history.json"
+METRICS = "metrics.json"
+VAL = "val.parquet"
+TRAIN = "train"
+UNCHANGED = "unchanged"
+"""Scores and selection of the round that was not trained because its selection is that of the round before."""
+_WORKING = "working-"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a finished round was made from, and what came out; nothing in it looked at a hidden truth."""
+
+    round: int
+    identity: Mapping[str, Any]
+    """What its training depends on, see `mttu.training.run_folder.identify`."""
+    manifest_fingerprint: str
+    """Of `manifest.parquet`."""
+    weights_sha256: str
+    """Of `best/`."""
+    started_from: str | None
+    """SHA-256 of the weights that the round went on from, and that scored the pool."""
+    scores_sha256: str | None
+    """Digest of `scores.parquet`."""
+    epochs: int
+    best_epoch: int
+    num_pool: int
+    """Unlabelled cases."""
+    num_mutant: int
+    """Pseudo-labels that it trained with."""
+    num_wild: int
+    confidence_threshold: float | None
+    """As used; None in round 0."""
+    uncertainty_threshold: float | None
+    metrics: Mapping[str, float]
+    """On validation, by name, `val/dice` and so on."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user."""
+    left_out: tuple[str, ...] = field(default=(), repr=False)
+    """Pool cases with neither pseudo-label nor mask."""
+
+
+def round_folder(folder: Path, number: int) -> Path:
+    """Where a finished round lies."""
+    return folder / f"round_{number}"
+
+
+def working_folder(folder: Path, number: int) -> Path:
+    """Where a round is built."""
+    return folder / f"{_WORKING}round_{number}"
+
+
+def is_finished(folder: Path, number: int) -> bool:
+    """Whether a round is there; the rename is what makes it so."""
+    return round_folder(folder, number).is_dir()
+
+
+def count_finished(folder: Path) -> int:
+    """Number of finished rounds, round 0 included."""
+    number = 0
+    while is_finished(folder, number):
+        number += 1
+    return number
+
+
+def complete(folder: Path, number: int) -> None:
+    """Renames a round that has all it needs."""
+    move_into_place(working_folder(folder, number), round_folder(folder, number))
+
+
+def set_aside_unchanged(folder: Path, number: int) -> None:
+    """Keeps what shows that a round would change nothing; it will not be trained."""
+    move_into_place(working_folder(folder, number), folder / UNCHANGED)
+
+
+def prune(folder: Path, keep_newest: bool) -> None:
+    """Removes the training checkpoints of finished rounds; `best/` stays.
+
+    Args:
+        folder: Run folder.
+        keep_newest: Whether the next round still needs those of the newest.
+    """
+    finished = count_finished(folder)
+    for number in range(finished - 1 if keep_newest else finished):
+        place = round_folder(folder, number) / TRAIN
+        if place.exists():
+            shutil.rmtree(place)
+
+
+def find_training_checkpoint(folder: Path) -> Path | None:
+    """The newest training checkpoint of a round, with the optimiser's state; None if it was not kept."""
+    found = sorted((folder / TRAIN).glob("epoch_*"))
+    return found[-1] if found else None
+
+
+def write_record(record: RoundRecord, folder: Path) -> None:
+    """Writes `round.json` whole or not at all."""
+    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(record)})
+
+
+def read_record(folder: Path) -> RoundRecord:
+    """Reads `round.json` of a finished round.
+
+    Raises:
+        InputError: Missing, damaged, or of another format version.
+    """
+    content = _read(folder / RECORD)
+    try:
+        return RoundRecord(**{**content, "notes": tuple(content["notes"]), "left_out": tuple(content["left_out"])})
+    except (KeyError, TypeError):
+        raise InputError(f"{folder / RECORD}: lacks what it should say; {_mend(folder)}") from None
+
+
+def read_history(folder: Path) -> list[dict[str, float]] | None:
+    """Metrics of every epoch of a finished training; None if it is not finished."""
+    path = folder / HISTORY
+    return list(_read(path)["history"]) if path.exists() else None
+
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """Marks a training as finished."""
+    write_json(folder / HISTORY, {"format_version": FORMAT_VERSION, "history": history})
+
+
+def read_metrics(folder: Path) -> dict[str, float] | None:
+    """Validation metrics of a round; None if it is not evaluated yet."""
+    path = folder / METRICS
+    return dict(_read(path)["metrics"]) if path.exists() else None
+
+
+def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
+    """Marks a round as evaluated."""
+    write_json(folder / METRICS, {"format_version": FORMAT_VERSION, "metrics": dict(metrics)})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{path}: missing or damaged; {_mend(path.parent)}") from None
+    version = content.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
+    return content
+
+
+def _mend(folder: Path) -> str:
+    return f"restore it from a copy, or remove {folder.name} and all later rounds and run the same command again"

@@ -1,0 +1,148 @@
+"""Self-training from check to finished run folder (Algorithm 1); how the work is done is the caller's choice."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mttu.config import Config, override
+from mttu.config.sharing import FREE_TO_CHANGE
+from mttu.errors import InputError, RunError, raise_if_any
+from mttu.lock import lock_folder
+from mttu.self_training.callables import Callables, OnStep, Step
+from mttu.self_training.finishing import finish, read_summary
+from mttu.self_training.inputs import Checked, check_self_training, check_shared_start
+from mttu.self_training.job import Job
+from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
+from mttu.self_training.rounds import run_round
+from mttu.tracking import Tracker, open_tracker
+from mttu.training.run import closing
+from mttu.training.run_folder import begin_or_continue
+
+CHANGES_ROUNDS = ("mc.", "selection.", "self_training.")
+FREE = tuple(name for name in FREE_TO_CHANGE if not name.startswith(CHANGES_ROUNDS)) + tuple(
+    f"self_training.{name}" for name in ("rounds", "stop_when_unchanged", "keep", "start", "truth")
+)
+"""Settings that may change while a self-training is stopped: none of them makes the rounds so far untrue."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_self_training(config: Config, callables: Callables, fresh: bool = False, show: OnStep | None = None) -> Path:
+    """Checks everything, then runs all rounds or goes on, tracked in MLflow.
+
+    Args:
+        config: All settings.
+        callables: How to train, score and evaluate.
+        fresh: Start anew; an older run of the same name is kept aside.
+        show: Called with each sign of life.
+
+    Returns:
+        The run folder: the rounds, `best/` of the round that validation chose, `test.json` and `summary.json`.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+        RunError: It stopped; the same command goes on from there.
+    """
+    if config.self_training.folds:
+        raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
+    checked = check_self_training(config)
+    folder = (config.output.folder / config.output.name).resolve()
+    if fresh or not is_finished(folder, 0):
+        raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
+    with lock_folder(folder), naming_full_disk(folder):
+        begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
+        check_rounds(config, folder)
+        manifest = checked.inputs.manifest
+        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
+        with closing(tracker):
+            self_train(config, checked, folder, callables, tracker, show)
+    return folder
+
+
+def self_train(
+    config: Config, checked: Checked, folder: Path, callables: Callables, tracker: Tracker, show: OnStep | None = None
+) -> None:
+    """Runs one whole self-training on one manifest in one folder, or goes on with it; a fold calls it for itself.
+
+    Args:
+        config: All settings; `data.manifest` names the manifest.
+        checked: What `check_self_training` said of these settings.
+        folder: Where the rounds go; the caller holds it, and knows that it is of these settings.
+        callables: How to train, score and evaluate.
+        tracker: Of this self-training; each round is a run below it.
+        show: Called with each sign of life.
+
+    Raises:
+        RunError: It stopped; another call goes on from there.
+    """
+    if read_summary(folder) is not None:
+        return
+    job = _make_job(config, checked, folder, callables, tracker, show)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = count_finished(folder)
+    while number <= config.self_training.rounds and not (folder / UNCHANGED).exists():
+        if run_round(job, number):
+            number += 1
+    finish(job)
+    if config.self_training.keep == "best":
+        prune(folder, keep_newest=False)
+
+
+def _make_job(
+    config: Config, checked: Checked, folder: Path, callables: Callables, tracker: Tracker, show: OnStep | None
+) -> Job:
+    def ignore(step: Step) -> None:
+        pass
+
+    inputs = checked.inputs
+    if config.data.manifest is None:
+        raise InputError("data.manifest: not set")
+    manifest_path = config.data.manifest.resolve()
+    absolute = override(config, {"data.manifest": str(manifest_path), "data.cache_dir": str(inputs.cache_dir)})
+    return Job(
+        config=absolute,
+        manifest_path=manifest_path,
+        manifest=inputs.manifest,
+        fingerprint=inputs.fingerprint,
+        cache_dir=inputs.cache_dir,
+        folder=folder,
+        callables=callables,
+        tracker=tracker,
+        truth=checked.truth,
+        on_step=show or ignore,
+    )
+
+
+def check_rounds(config: Config, folder: Path) -> None:
+    """Refuses a number of rounds that the folder is beyond: more of them after the test cases were looked at, or less
+    than there are.
+    """
+    wanted, finished, summary = config.self_training.rounds, count_finished(folder), read_summary(folder)
+    ways = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
+    if summary is not None and summary["rounds_wanted"] != wanted:
+        raise InputError(
+            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
+            f"cases have been looked at; {ways}"
+        )
+    if finished > wanted + 1:
+        raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {ways}")
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Turns a full disk into a message that says how to go on."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        raise RunError(
+            f"{folder}: the disk is full; nothing that was finished is lost. Make room and run the same command again: "
+            "it goes on from the last finished step (self_training.keep=best needs least room)"
+        ) from error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)

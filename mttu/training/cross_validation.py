@@ -1,0 +1,86 @@
+"""Cross-validation of plain training."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mttu.config import Config
+from mttu.data.folds import draw_folds
+from mttu.lock import lock_folder
+from mttu.networks.checkpoint import find_checkpoint
+from mttu.tracking import Tracker, open_tracker
+from mttu.training.fold_results import CSV, FoldsRow, Results
+from mttu.training.folds import check_each, fold_settings, is_cross_validated, run_folds
+from mttu.training.inputs import check_inputs
+from mttu.training.run import Launch, closing, run_training
+from mttu.training.run_folder import begin_or_continue
+
+NETWORK = "best"
+"""Name of a fold's network in the table."""
+OnFoldEpoch = Callable[[int, int, Mapping[str, float]], None]
+"""Told the fold, its newest epoch and that epoch's metrics."""
+
+
+def cross_validate(
+    config: Config, launch: Launch, folds: int, seed: int = 0, fresh: bool = False, show: OnFoldEpoch | None = None
+) -> Path:
+    """Trains once per fold, tracked in MLflow as runs below one, and makes an ensemble of the folds.
+
+    The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of those, too: they are a little
+    too good, the more so the fewer cases there are.
+
+    Args:
+        config: All settings; train and val cases of the manifest are drawn anew.
+        launch: How workers are launched.
+        folds: Number of folds k.
+        seed: Of the draw, see `mttu.data.folds.draw_folds`; the training has its own.
+        fresh: Start anew; an older run of the same name is kept aside.
+        show: Called with each finished epoch.
+
+    Returns:
+        The run folder, with `ensemble/` and `folds.csv` in it.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+        RunError: Training stopped; the same command goes on from there.
+    """
+    inputs = check_inputs(config)
+    drawn = draw_folds(inputs.manifest, folds, seed)
+    check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
+    folder = (config.output.folder / config.output.name).resolve()
+    with lock_folder(folder):
+        begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
+        if is_cross_validated(folder):
+            return folder
+        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
+
+        def run_fold(number: int, manifest: Path, place: Path) -> Results:
+            def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+                if show is not None:
+                    show(number, epoch, metrics)
+
+            settings = fold_settings(config, number, manifest, folder, inputs.cache_dir)
+            run_training(settings, launch, show=on_epoch, parent=tracker)
+            content = json.loads((find_checkpoint(place) / "checkpoint.json").read_text(encoding="utf-8"))
+            return {NETWORK: content["metrics"]}
+
+        with closing(tracker):
+            log_folds(tracker, run_folds(drawn, folder, run_fold), folder, {NETWORK: 0})
+    return folder
+
+
+def log_folds(tracker: Tracker, rows: list[FoldsRow], folder: Path, steps: Mapping[str, int]) -> None:
+    """Logs means over folds under the metrics' own names, deviations as `NAME_std`, and the table.
+
+    Args:
+        tracker: Of the whole.
+        rows: The table over folds.
+        folder: Where its file is.
+        steps: Networks of the table that are logged, and MLflow's step of each.
+    """
+    for network, step in steps.items():
+        known = [row for row in rows if row.network == network]
+        means = {row.metric: row.mean for row in known if row.mean is not None}
+        deviations = {f"{row.metric}_std": row.std for row in known if row.std is not None}
+        tracker.log_step(step, means | deviations)
+    tracker.log_table(folder / CSV)

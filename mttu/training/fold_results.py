@@ -1,0 +1,103 @@
+"""What the folds of a cross-validation come to: mean and deviation over folds of what each fold measured by itself."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from mttu.atomic import atomic_file, write_json
+from mttu.errors import InputError
+
+FORMAT_VERSION = 1
+TABLE = "folds.json"
+CSV = "folds.csv"
+
+Results = Mapping[str, Mapping[str, float]]
+"""What a fold reports: metrics by name of each of its networks, such as that of each round."""
+
+
+@dataclass(frozen=True)
+class FoldsRow:
+    """One metric of one network over folds.
+
+    An AUC is the mean of the folds' AUCs: probabilities of networks that were trained apart are on scales of their own,
+    so ranking the pooled cases would compare what cannot be compared.
+    """
+
+    network: str
+    """Which of a fold's networks, e.g. `best` or `round 0`."""
+    metric: str
+    mean: float | None
+    """Over the folds that define it; None without any."""
+    std: float | None
+    """Sample standard deviation over those folds (ddof 1); None with fewer than two."""
+    num_folds: int
+    """Folds that define it."""
+    values: tuple[float | None, ...]
+    """Of each fold, in order."""
+
+
+def summarise_folds(results: Sequence[Results]) -> list[FoldsRow]:
+    """Mean and deviation over folds of each metric of each network.
+
+    Args:
+        results: Of each fold, in order; what a fold lacks, or what is not finite, is not defined there.
+    """
+    names = dict.fromkeys(
+        (network, metric) for result in results for network, metrics in result.items() for metric in metrics
+    )
+    rows = []
+    for network, metric in names:
+        values = tuple(_finite(result.get(network, {}).get(metric)) for result in results)
+        known = [value for value in values if value is not None]
+        mean, std = fmean(known) if known else None, stdev(known) if len(known) > 1 else None
+        rows.append(FoldsRow(network, metric, mean, std, len(known), values))
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def keep_finite(results: Results) -> dict[str, dict[str, float]]:
+    """Results as JSON can hold them: what is not finite is left out."""
+    return {
+        network: {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        for network, metrics in results.items()
+    }
+
+
+def write_folds_table(rows: Sequence[FoldsRow], folder: Path) -> None:
+    """Writes `folds.csv`, then `folds.json`, which marks a cross-validation as finished."""
+    content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
+    columns: list[dict[str, Any]] = [
+        line | {f"fold_{number}": value for number, value in enumerate(row.values, 1)}
+        for line, row in zip(content, rows, strict=True)
+    ]
+    with atomic_file(folder / CSV) as partial:
+        pyarrow.csv.write_csv(pa.Table.from_pylist(columns), partial)
+    write_json(folder / TABLE, {"format_version": FORMAT_VERSION, "rows": [asdict(row) for row in rows]})
+
+
+def read_folds_table(folder: Path) -> list[FoldsRow]:
+    """Reads the table of a finished cross-validation.
+
+    Raises:
+        InputError: Missing, damaged, or of another format version.
+    """
+    path = folder / TABLE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        rows = [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: missing or damaged; remove it and run the same command again") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
+    return rows

@@ -1,0 +1,93 @@
+"""Where a training starts that does not start from random weights: those of an earlier one (Algorithm 1, line 6)."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mttu.config import Config, flatten
+from mttu.errors import InputError
+from mttu.networks.checkpoint import find_checkpoint, read_checkpoint
+from mttu.training.state import FORMAT_VERSION, TrainingState
+
+STATE = "state.pt"
+
+
+def digest_weights(folder: Path) -> str:
+    """SHA-256 of the weights file of a checkpoint, or of a run or training checkpoint with `best` inside."""
+    return _digest(find_checkpoint(folder) / "weights.safetensors")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identify_start(config: Config) -> str | None:
+    """What a training started from, by content: digests of the weights, and of the state if that is kept."""
+    start = config.train.start_from
+    if start is None:
+        return None
+    kept = f", state {_digest(start / STATE)}" if config.train.start_optimiser == "kept" else ""
+    return f"weights {digest_weights(start)}{kept}"
+
+
+def _describe(config: Config, with_optimiser: bool) -> dict[str, Any]:
+    """What must be equal, by name: the network and its channels; with the optimiser also what it has a state of."""
+    parts: dict[str, Any] = {
+        "network": config.network.model_dump(mode="json"),
+        "data.modalities": list(config.data.modalities),
+    }
+    if with_optimiser:
+        parts |= {"loss.task_weighting": config.loss.task_weighting, "optim.amsgrad": config.optim.amsgrad}
+    return flatten(parts)
+
+
+def check_start(config: Config) -> list[str]:
+    """Says why a training cannot start from where `train.start_from` points; nothing if it can, or is not set."""
+    start = config.train.start_from
+    if start is None:
+        return []
+    try:
+        _, trained = read_checkpoint(start)
+    except InputError as error:
+        return [f"train.start_from: {problem}" for problem in error.problems]
+    kept = config.train.start_optimiser == "kept"
+    before, now = (_describe(one, kept) for one in (trained, config))
+    problems = [
+        f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
+        "set it back, or start from other weights"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if kept and not (start / STATE).is_file():
+        problems.append(
+            f"train.start_from {start}: has no {STATE}, which train.start_optimiser=kept needs; name a training "
+            "checkpoint (train/epoch_...), or set train.start_optimiser=fresh"
+        )
+    return problems
+
+
+def load_start(state: TrainingState, config: Config, device: torch.device) -> None:
+    """Fills a fresh state with the weights that training starts from, and with optimiser and task weights if kept.
+
+    The epoch stays 0, so that the learning rate starts anew, too.
+
+    Raises:
+        InputError: The checkpoint cannot be read here, or is of another format version.
+    """
+    start = config.train.start_from
+    if start is None:
+        return
+    network, _ = read_checkpoint(start)
+    state.network.load_state_dict(network.state_dict())
+    if config.train.start_optimiser == "kept":
+        content = torch.load(start / STATE, map_location=device, weights_only=True)
+        if content["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"train.start_from {start}: {STATE} has format_version {content['format_version']}; this version of "
+                f"mttu reads {FORMAT_VERSION}; set train.start_optimiser=fresh"
+            )
+        state.weighting.load_state_dict(content["weighting"])
+        state.optimizer.load_state_dict(content["optimizer"])

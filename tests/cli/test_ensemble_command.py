@@ -1,0 +1,36 @@
+import pytest
+
+from mttu.cli import main
+from mttu.data.score_table import read_scores
+
+
+def run(capsys, *words):
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+def test_an_ensemble_is_made_and_scored_with(capsys, write_tiny, manifest_file, tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for number, folder in enumerate(runs):
+        write_tiny(folder / "best", spoil=float(number))
+    code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
+    assert code == 0
+    assert out == f"{tmp_path / 'both'}: ensemble of 2; give it in place of a checkpoint\n"
+    words = ["score", tmp_path / "both", manifest_file, "--split", "test", "-o", tmp_path / "mc.parquet"]
+    code, out, err = run(capsys, *words, "--actors", 0, "--threads", 1, "mc.passes=2")
+    assert (code, err) == (0, "")
+    table = read_scores(tmp_path / "mc.parquet")
+    assert (table.about["ensemble"], table.about["members"]) == (True, 2)
+    assert all(len(row.mutant_probabilities) == 2 for row in table.rows)
+
+
+def test_problems_end_with_code_2(capsys, write_tiny, tmp_path):
+    write_tiny(tmp_path / "one" / "best")
+    write_tiny(tmp_path / "two" / "best", {"patch.size": [24, 16, 16]})
+    code, out, err = run(capsys, "ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ensemble: members differ in patch.size: [16, 16, 16] in ")
+    assert not (tmp_path / "both").exists()

@@ -1,0 +1,79 @@
+"""A self-training that takes a second or two: a cohort with a pool, and callables that run in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mttu.config import Config, PrepareSettings, override
+from mttu.data.cache import cache_case
+from mttu.data.cohort import discover, write_manifest
+from mttu.data.manifest import Manifest
+from mttu.data.phantom import write_phantom
+from mttu.scoring.cases import score_cases
+from mttu.self_training import Callables
+from mttu.self_training.evaluation import evaluate_locally
+from mttu.training.run import launch_locally
+
+CPU = torch.device("cpu")
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen cases of 24^3 voxels, two without a mask: 4 train, 2 val, 6 unlabelled, 2 test. Not to be changed."""
+    folder = tmp_path_factory.mktemp("pool") / "cohort"
+    write_phantom(
+        folder,
+        cases=14,
+        size=24,
+        unlabelled_fraction=6 / 14,
+        test_fraction=2 / 14,
+        mutant_fraction=0.5,
+        unlabelled_mutant_fraction=0.5,
+        missing_masks=2 / 14,
+        difficulty=0.0,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pool_manifest(pool_folder: Path) -> Manifest:
+    """The manifest of `pool_folder`."""
+    return discover(pool_folder, pool_folder / "clinical.csv")
+
+
+@pytest.fixture(scope="session")
+def pool_cache(pool_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared cases of `pool_manifest`. Not to be changed."""
+    folder = tmp_path_factory.mktemp("pool-cache")
+    for case in pool_manifest.cases:
+        cache_case(case, folder, pool_manifest.modalities, PrepareSettings())
+    return folder
+
+
+@pytest.fixture
+def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_path: Path) -> MakeConfig:
+    """Settings of a tiny self-training of two rounds that selects everything it scores: `make_config({...})`."""
+    manifest = tmp_path / "pool.parquet"
+    write_manifest(pool_manifest, manifest)
+    base: dict[str, Any] = {
+        "data.manifest": str(manifest),
+        "data.cache_dir": str(pool_cache),
+        "output.name": "self",
+        "train.epochs": 2,
+        "mc.passes": 2,
+        "selection.method": "PL",
+        "self_training.rounds": 2,
+        "self_training.epochs": 1,
+        "self_training.stop_when_unchanged": False,
+    }
+    return lambda changes=None: override(tiny, {**base, **(changes or {})})
+
+
+@pytest.fixture(scope="session")
+def here() -> Callables:
+    """Everything in this process, without Ray."""
+    return Callables(launch_locally, lambda plan, on_row: score_cases(plan, CPU, on_row), evaluate_locally)

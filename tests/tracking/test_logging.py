@@ -1,0 +1,90 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
+
+from mttu.errors import RunError
+from mttu.tracking import MlflowTracker, NullTracker, Tracker
+
+Begin = Callable[..., MlflowTracker]
+
+
+def history(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
+    return [(row.step, row.value) for row in MlflowClient(tracker.uri).get_metric_history(tracker.run_id, name)]
+
+
+def test_a_figure_of_a_step_is_logged_once_and_others_may_join_it(begin: Begin) -> None:
+    tracker = begin()
+    tracker.log_step(0, {"val/ece": 0.25, "selected/mutant": 0, "selected/accuracy": math.nan})
+    tracker.log_step(1, {"val/ece": 0.125, "selected/mutant": 3})
+    tracker.log_step(1, {"val/ece": 0.5, "selected/mutant": 3, "selected/accuracy": 1.0})
+    tracker.log_step(0, {"test/idh_auc": 0.75})
+    tracker.log_step(2, {})
+    assert history(tracker, "val/ece") == [(0, 0.25), (1, 0.125)]
+    assert history(tracker, "selected/mutant") == [(0, 0.0), (1, 3.0)]
+    assert history(tracker, "selected/accuracy") == [(1, 1.0)]
+    assert history(tracker, "test/idh_auc") == [(0, 0.75)]
+
+
+def test_steps_and_epochs_do_not_know_each_other(begin: Begin) -> None:
+    tracker = begin()
+    tracker.log_step(0, {"best/dice": 0.5})
+    tracker.log_epoch(0, {"val/dice": 0.25})
+    tracker.log_step(0, {"best/idh_auc": 0.75})
+    assert [history(tracker, name) for name in ("best/dice", "val/dice", "best/idh_auc")] == [
+        [(0, 0.5)],
+        [(0, 0.25)],
+        [(0, 0.75)],
+    ]
+
+
+def test_tables_and_figures_replace_those_of_their_name(begin: Begin, tmp_path: Path) -> None:
+    tracker, table = begin(), tmp_path / "rounds.csv"
+    for text in ("round\n0\n", "round\n0\n1\n"):
+        table.write_text(text)
+        tracker.log_table(table)
+        tracker.log_figure("rounds/calibration", Figure(figsize=(1, 1)))
+    client = MlflowClient(tracker.uri)
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "tables")] == ["tables/rounds.csv"]
+    assert Path(client.download_artifacts(tracker.run_id, "tables/rounds.csv")).read_text() == "round\n0\n1\n"
+    found = client.list_artifacts(tracker.run_id, "pictures/rounds")
+    assert [item.path for item in found] == ["pictures/rounds/calibration.png"]
+
+
+def test_inputs_are_named_once_with_their_use(begin: Begin) -> None:
+    tracker = begin()
+    for _ in range(2):
+        tracker.log_dataset("pool.parquet", "ab" * 32, "unlabelled")
+        tracker.log_dataset("labelled.parquet", "cd" * 32, "training")
+    inputs = MlflowClient(tracker.uri).get_run(tracker.run_id).inputs.dataset_inputs
+    found = {item.dataset.name: (item.dataset.digest, item.tags[0].value) for item in inputs}
+    assert found == {
+        "manifest": ("3f" * 18, "training"),
+        "pool.parquet": ("ab" * 18, "unlabelled"),
+        "labelled.parquet": ("cd" * 18, "training"),
+    }
+    assert len(inputs) == 3
+
+
+def test_a_run_that_is_gone_is_told_in_words(begin: Begin, tmp_path: Path) -> None:
+    lost = MlflowTracker(begin().uri, "0" * 32)
+    for call in (lambda: lost.log_step(0, {"a": 1.0}), lambda: lost.finish("FINISHED"), lambda: lost.allows_pictures):
+        with pytest.raises(RunError, match=r"tracking\.uri sqlite:.*MLflow cannot write \(.*0000.* not found\)"):
+            call()
+    with pytest.raises(RunError, match=r"MLflow cannot write \(.*No such file"):
+        begin().log_table(tmp_path / "none.csv")
+
+
+def test_nothing_is_written_where_nothing_is_tracked(tmp_path: Path, checkpoint: Path) -> None:
+    tracker: Tracker = NullTracker()
+    tracker.log_step(0, {"a": 1.0})
+    tracker.log_figure("x", Figure())
+    tracker.log_table(tmp_path / "none.csv")
+    tracker.log_dataset("a", "b", "c")
+    version = tracker.register("model", checkpoint, {})
+    tracker.set_alias("model", version, "best")
+    assert version == ""
+    assert [item.name for item in tmp_path.iterdir()] == ["best"]
