@@ -23,6 +23,8 @@ _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
 _PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show such a run below its parent."""
+_KIND_TAG = "mlflow.experimentKind"
+"""MLflow's own: its pages then show trainings and the model registry, not the tools for language models."""
 _ALL_RUNS = 3
 """`mlflow.entities.ViewType.ALL`: deleted ones, too."""
 
@@ -50,7 +52,8 @@ def open_tracker(
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
         parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
-        name: Of the run, unique among its parent's children; `output.name` if not given. A child needs one.
+        name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
+            shown after its parent's: `demo, fold 1, round 2`.
         labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
         note: Description on the run's page, Markdown.
 
@@ -99,7 +102,9 @@ def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
 def _find_experiment(client: Any, name: str, location: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(
+            client.create_experiment(name, artifact_location=location, tags={_KIND_TAG: "custom_model_development"})
+        )
     if found.lifecycle_stage != "active":
         raise InputError(
             f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
@@ -139,7 +144,8 @@ def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
             f"(mlflow runs restore --run-id {found[0].info.run_id})"
         )
     tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
-    run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tags)
+    full_name = f"{parent.info.run_name}, {name}"  # where runs of several parents are compared, only this is shown
+    run = found[0] if found else client.create_run(experiment_id, run_name=full_name, tags=tags)
     record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
     write_json(record_path, record)
     return run
