@@ -231,6 +231,19 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "workers.device": "cpu",
         "workers.max_failures": 0,
         "workers.threads_per_worker": 7,
+        "self_training.rounds": 5,
+        "self_training.stop_when_unchanged": False,
+        "self_training.epochs": 7,
+        "self_training.lr": 1e-3,
+        "self_training.relabel": False,
+        "self_training.optimiser": "kept",
+        "self_training.thresholds": "search",
+        "self_training.min_coverage": 0.7,
+        "self_training.folds": 2,
+        "self_training.fold_seed": 1,
+        "self_training.keep": "all",
+        "self_training.truth": "/elsewhere/truth.csv",
+        "self_training.start": "/elsewhere/round_0",
     }
     known = flatten(Config().model_dump(mode="json"))
     for free in FREE_TO_CHANGE:
