@@ -36,9 +36,9 @@ from mttu.self_training.round_folder import (
     write_record,
 )
 from mttu.self_training.selecting import Selected, select_for_round
-from mttu.self_training.tracking import closing, log_round, open_round
+from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
-from mttu.training.run import History
+from mttu.training.run import History, closing
 from mttu.training.run_folder import identify
 from mttu.training.start import check_start, digest_weights
 from mttu.training.state import BEST
