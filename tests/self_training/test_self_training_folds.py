@@ -11,23 +11,53 @@ from mttu.networks.ensemble import describe_checkpoint
 from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.training.fold_results import read_folds_table
 
-FOLDS = {"self_training.folds": 2, "self_training.rounds": 1, "self_training.thresholds": "search"}
+FOLDS = {
+    "self_training.folds": 2,
+    "self_training.rounds": 1,
+    "self_training.thresholds": "search",
+    "selection.method": "CPL",
+    "train.epochs": 1,
+}
 
 
 class StoppedError(Exception):
     pass
 
 
-def test_each_fold_is_a_whole_self_training_that_looks_at_its_own_cases_only(make_config, here):
-    steps, scored = [], {}
+def test_each_fold_is_a_whole_self_training_and_a_stopped_one_goes_on(make_config, here):
+    scored, steps = {}, []
 
     def score(plan, on_row):
         scored.setdefault(plan.checkpoint.parent.parent.name, set()).update(case.case_id for case in plan.cases)
         return here.score(plan, on_row)
 
-    folder = cross_validate_self_training(make_config(FOLDS), replace(here, score=score), show=steps.append)
-    assert {(step.fold, step.folds) for step in steps} == {(1, 2), (2, 2)}
-    assert [step.fold for step in steps] == sorted(step.fold for step in steps)
+    def stop(step):
+        steps.append(step)
+        if (step.fold, step.round, step.phase) == (2, 1, "train"):
+            raise StoppedError
+
+    seeing = replace(here, score=score)
+    with pytest.raises(StoppedError):
+        cross_validate_self_training(make_config(FOLDS), seeing, show=stop)
+    for name, value, message in (
+        ("folds", 3, r"self_training\.folds: 2 -> 3"),
+        ("fold_seed", 4, r"self_training\.fold_seed: 0 -> 4"),
+        ("rounds", 2, r"self_training\.rounds: 2, but this run was finished with 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cross_validate_self_training(make_config({**FOLDS, f"self_training.{name}": value}), here)
+    before = len(steps)
+    folder = cross_validate_self_training(make_config(FOLDS), seeing, show=steps.append)
+    assert {(step.fold, step.folds) for step in steps[:before]} == {(1, 2), (2, 2)}
+    assert {(step.fold, step.round) for step in steps[before:] if step.phase == "train"} <= {(2, 1)}
+    assert {step.fold for step in steps[before:]} == {2}
+    check_results(folder, scored)
+    steps.clear()
+    cross_validate_self_training(make_config(FOLDS), here, show=steps.append)
+    assert steps == []
+
+
+def check_results(folder, scored):
     chosen = []
     for number in (1, 2):
         place = folder / f"fold_{number}"
@@ -46,31 +76,6 @@ def test_each_fold_is_a_whole_self_training_that_looks_at_its_own_cases_only(mak
     assert [member["weights_sha256"] for member in members] == [
         describe_checkpoint(folder / f"fold_{number}")["weights_sha256"] for number in (1, 2)
     ]
-    steps.clear()
-    cross_validate_self_training(make_config(FOLDS), here, show=steps.append)
-    assert steps == []
-
-
-def test_it_goes_on_within_a_fold_and_changed_settings_are_refused(make_config, here):
-    small = {**FOLDS, "self_training.thresholds": "fixed", "train.epochs": 1}
-
-    def stop(step):
-        if (step.fold, step.round, step.phase) == (2, 1, "train"):
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        cross_validate_self_training(make_config(small), here, show=stop)
-    with pytest.raises(InputError, match=r"self_training.folds: 2 -> 3"):
-        cross_validate_self_training(make_config({**small, "self_training.folds": 3}), here)
-    with pytest.raises(InputError, match=r"self_training.fold_seed: 0 -> 4"):
-        cross_validate_self_training(make_config({**small, "self_training.fold_seed": 4}), here)
-    with pytest.raises(InputError, match=r"self_training.rounds: 2, but this run was finished with 1"):
-        cross_validate_self_training(make_config({**small, "self_training.rounds": 2}), here)
-    steps = []
-    folder = cross_validate_self_training(make_config(small), here, show=steps.append)
-    assert {step.fold for step in steps} == {2}
-    assert 0 not in {step.round for step in steps if step.phase == "train"}
-    assert (folder / "folds.csv").exists()
 
 
 def test_what_does_not_go_with_folds_is_refused(make_config, here, tmp_path):

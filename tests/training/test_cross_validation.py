@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from mttu.config import override
+from mttu.data.folds import draw_folds, write_folds
+from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
-from mttu.networks.ensemble import read_members
 from mttu.scoring.cases import score_cases
 from mttu.scoring.plan import plan_scoring
 from mttu.training.cross_validation import cross_validate
@@ -20,44 +21,46 @@ class StoppedError(Exception):
     pass
 
 
-def weights(folder):
-    return [load_file(folder / "ensemble" / f"member_{n}" / "weights.safetensors") for n in (1, 2)]
-
-
 @pytest.fixture
 def short(tiny):
     return override(tiny, {"train.epochs": 2, "mc.passes": 2})
 
 
+def read_weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def same(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path):
+    def stop(fold, epoch, metrics):
+        told.append((fold, epoch))
+        if (fold, epoch) == (2, 1):
+            raise StoppedError
+
+    def tell(fold, epoch, metrics):
+        told.append((fold, epoch))
+
     told = []
-    folder = cross_validate(short, launch_locally, 2, show=lambda fold, epoch, metrics: told.append((fold, epoch)))
+    with pytest.raises(StoppedError):
+        cross_validate(short, launch_locally, 2, show=stop)
+    folder = cross_validate(short, launch_locally, 2, show=tell)
+    assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    cross_validate(short, launch_locally, 2, show=tell)
     assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
     rows = {row.metric: row for row in read_folds_table(folder)}
     best = [json.loads((folder / f"fold_{n}" / "best" / "checkpoint.json").read_text())["metrics"] for n in (1, 2)]
     for name in ("val/dice", "val/idh_ce"):
         assert rows[name].values == tuple(metrics[name] for metrics in best)
         assert rows[name].mean == pytest.approx((best[0][name] + best[1][name]) / 2)
-    first, second = weights(folder)
-    assert not all(torch.equal(first[name], second[name]) for name in first)
-
-    def stop(fold, epoch, metrics):
-        if (fold, epoch) == (2, 1):
-            raise StoppedError
-
-    other = override(short, {"output.name": "broken"})
-    with pytest.raises(StoppedError):
-        cross_validate(other, launch_locally, 2, show=stop)
-    told.clear()
-    broken = cross_validate(other, launch_locally, 2, show=lambda fold, epoch, metrics: told.append((fold, epoch)))
-    assert told[0] == (2, 2)  # neither fold 1 nor the epoch that was kept
-    for one, two in zip(weights(folder), weights(broken), strict=True):
-        assert not [name for name in one if not torch.equal(one[name], two[name])]
-    told.clear()
-    cross_validate(other, launch_locally, 2, show=lambda fold, epoch, metrics: told.append((fold, epoch)))
-    assert told == []
-    assert len(read_members(broken)[0]) == 2
-    table = score_cases(plan_scoring(broken, short.data.manifest, "test"), torch.device("cpu"))
+    first, second = (read_weights(folder / "ensemble" / f"member_{number}") for number in (1, 2))
+    assert not same(first, second)
+    write_folds(draw_folds(read_manifest(short.data.manifest), 2), tmp_path / "folds")
+    alone = override(short, {"data.manifest": str(tmp_path / "folds" / "fold_2.parquet"), "output.name": "alone"})
+    assert same(second, read_weights(run_training(alone, launch_locally) / "best"))  # as `mttu split` and `mttu train`
+    table = score_cases(plan_scoring(folder, short.data.manifest, "test"), torch.device("cpu"))
     assert [row.error for row in table.rows] == [""]
     assert table.about["members"] == 2
 

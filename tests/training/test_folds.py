@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from statistics import stdev
 
@@ -27,22 +28,29 @@ def drawn(phantom_manifest):
     return draw_folds(phantom_manifest, 3, seed=1)
 
 
-class Trainer:
-    """Writes a checkpoint of its own for each fold; stops before that of `stop_at`."""
+@pytest.fixture(scope="module")
+def trained(write_tiny, tmp_path_factory):
+    """Three checkpoints of different weights, as training would give. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {number: write_tiny(folder / f"{number}", spoil=float(number)) for number in (1, 2, 3)}
 
-    def __init__(self, write_tiny, stop_at=None):
-        self.write_tiny, self.stop_at, self.called = write_tiny, stop_at, []
+
+class Trainer:
+    """Puts a checkpoint into each fold's folder; stops before that of `stop_at`."""
+
+    def __init__(self, trained, stop_at=None):
+        self.trained, self.stop_at, self.called = trained, stop_at, []
 
     def __call__(self, number, manifest, folder):
         self.called.append((number, [case.case_id for case in read_manifest(manifest).split("val")]))
         if number == self.stop_at:
             raise StoppedError
-        self.write_tiny(folder / "best", spoil=float(number))
+        shutil.copytree(self.trained[number], folder / "best", dirs_exist_ok=True)
         return {"best": {"val/idh_auc": AUC[number], "val/odd": float("nan") if number == 2 else 2.0}, "last": {}}
 
 
-def test_each_fold_is_run_once_and_summarised(drawn, write_tiny, tmp_path):
-    trainer = Trainer(write_tiny)
+def test_each_fold_is_run_once_and_summarised(drawn, trained, tmp_path):
+    trainer = Trainer(trained)
     rows = run_folds(drawn, tmp_path, trainer)
     assert trainer.called == [
         (number, [case.case_id for case in fold.split("val")]) for number, fold in enumerate(drawn, 1)
@@ -71,21 +79,21 @@ def test_each_fold_is_run_once_and_summarised(drawn, write_tiny, tmp_path):
     assert is_cross_validated(tmp_path)
 
 
-def test_a_finished_fold_is_never_run_again(drawn, write_tiny, tmp_path):
+def test_a_finished_fold_is_never_run_again(drawn, trained, tmp_path):
     with pytest.raises(StoppedError):
-        run_folds(drawn, tmp_path / "broken", Trainer(write_tiny, stop_at=2))
+        run_folds(drawn, tmp_path / "broken", Trainer(trained, stop_at=2))
     assert not is_cross_validated(tmp_path / "broken")
     assert not (tmp_path / "broken" / "ensemble").exists()
-    trainer = Trainer(write_tiny)
+    trainer = Trainer(trained)
     rows = run_folds(drawn, tmp_path / "broken", trainer)
     assert [number for number, _ in trainer.called] == [2, 3]
-    assert rows == run_folds(drawn, tmp_path / "unbroken", Trainer(write_tiny))
-    again = Trainer(write_tiny, stop_at=1)
+    assert rows == run_folds(drawn, tmp_path / "unbroken", Trainer(trained))
+    again = Trainer(trained, stop_at=1)
     assert run_folds(drawn, tmp_path / "broken", again) == rows
     assert again.called == []
 
 
-def test_kills_before_every_rename_change_nothing(drawn, write_tiny, tmp_path, monkeypatch):
+def test_kills_before_every_rename_change_nothing(drawn, trained, tmp_path, monkeypatch):
     replaced, replace, kill_at = [], os.replace, None
 
     def count(source, target):
@@ -95,7 +103,7 @@ def test_kills_before_every_rename_change_nothing(drawn, write_tiny, tmp_path, m
         replace(source, target)
 
     monkeypatch.setattr("mttu.atomic.os.replace", count)
-    expected = run_folds(drawn, tmp_path / "unbroken", Trainer(write_tiny))
+    expected = run_folds(drawn, tmp_path / "unbroken", Trainer(trained))
     total = len(replaced)
     assert total > 10
     for boundary in range(1, total + 1):
@@ -103,33 +111,36 @@ def test_kills_before_every_rename_change_nothing(drawn, write_tiny, tmp_path, m
         replaced.clear()
         kill_at = boundary
         with pytest.raises(StoppedError):
-            run_folds(drawn, folder, Trainer(write_tiny))
+            run_folds(drawn, folder, Trainer(trained))
         kill_at = None
-        assert run_folds(drawn, folder, Trainer(write_tiny)) == expected, f"killed before rename {boundary}"
+        assert run_folds(drawn, folder, Trainer(trained)) == expected, f"killed before rename {boundary}"
         assert (folder / "folds.json").read_bytes() == (tmp_path / "unbroken" / "folds.json").read_bytes()
         about, whole = (describe_checkpoint(place / "ensemble") for place in (folder, tmp_path / "unbroken"))
         assert about["weights_sha256"] == whole["weights_sha256"]
         assert not list(folder.rglob(".partial-*"))
 
 
-def test_other_folds_in_the_folder_are_refused(drawn, phantom_manifest, write_tiny, tmp_path):
-    run_folds(drawn, tmp_path, Trainer(write_tiny))
+def test_other_folds_in_the_folder_are_refused(drawn, phantom_manifest, trained, tmp_path):
+    run_folds(drawn, tmp_path, Trainer(trained))
     others = draw_folds(phantom_manifest, 3, seed=2)
     assert [one.fingerprint for one in others] != [one.fingerprint for one in drawn]
     with pytest.raises(InputError, match=r"its folds are not those that are drawn now; another version of scikit-lea"):
-        run_folds(others, tmp_path, Trainer(write_tiny))
+        run_folds(others, tmp_path, Trainer(trained))
     with pytest.raises(InputError, match="manifests does not hold the 2 folds that it was started with"):
-        run_folds(drawn[:2], tmp_path, Trainer(write_tiny))
+        run_folds(drawn[:2], tmp_path, Trainer(trained))
 
 
-def test_a_finished_fold_that_was_changed_is_refused(drawn, write_tiny, tmp_path):
-    run_folds(drawn, tmp_path, Trainer(write_tiny))
-    write_tiny(tmp_path / "fold_2" / "best", spoil=9.0)
+def test_a_finished_fold_that_was_changed_is_refused(drawn, trained, tmp_path):
+    run_folds(drawn, tmp_path, Trainer(trained))
+    shutil.copytree(trained[3], tmp_path / "fold_2" / "best", dirs_exist_ok=True)
     with pytest.raises(InputError, match="fold_2: its weights are not those that the fold was finished with; restore"):
-        run_folds(drawn, tmp_path, Trainer(write_tiny))
+        run_folds(drawn, tmp_path, Trainer(trained))
+    (tmp_path / "fold_2" / "best" / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match="fold_2: its weights are not those"):
+        run_folds(drawn, tmp_path, Trainer(trained))
     (tmp_path / "fold_1.json").write_text("{")
     with pytest.raises(InputError, match=r"fold_1\.json: damaged; restore it from a copy, or remove fold_1\.json and"):
-        run_folds(drawn, tmp_path, Trainer(write_tiny))
+        run_folds(drawn, tmp_path, Trainer(trained))
 
 
 def test_a_fold_without_a_checkpoint_is_not_finished(drawn, tmp_path):
