@@ -1,0 +1,90 @@
+"""Cross-validation of real, tiny trainings in this process."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mttu.config import override
+from mttu.data.folds import draw_folds, write_folds
+from mttu.data.manifest import read_manifest
+from mttu.errors import InputError
+from mttu.scoring.cases import score_cases
+from mttu.scoring.plan import plan_scoring
+from mttu.training.cross_validation import cross_validate
+from mttu.training.fold_results import read_folds_table
+from mttu.training.run import launch_locally, run_training
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def short(tiny):
+    return override(tiny, {"train.epochs": 2, "mc.passes": 2})
+
+
+def read_weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def same(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path):
+    def stop(fold, epoch, metrics):
+        told.append((fold, epoch))
+        if (fold, epoch) == (2, 1):
+            raise StoppedError
+
+    def tell(fold, epoch, metrics):
+        told.append((fold, epoch))
+
+    told = []
+    with pytest.raises(StoppedError):
+        cross_validate(short, launch_locally, 2, show=stop)
+    folder = cross_validate(short, launch_locally, 2, show=tell)
+    assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    cross_validate(short, launch_locally, 2, show=tell)
+    assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    rows = {row.metric: row for row in read_folds_table(folder)}
+    best = [json.loads((folder / f"fold_{n}" / "best" / "checkpoint.json").read_text())["metrics"] for n in (1, 2)]
+    for name in ("val/dice", "val/idh_ce"):
+        assert rows[name].values == tuple(metrics[name] for metrics in best)
+        assert rows[name].mean == pytest.approx((best[0][name] + best[1][name]) / 2)
+    first, second = (read_weights(folder / "ensemble" / f"member_{number}") for number in (1, 2))
+    assert not same(first, second)
+    write_folds(draw_folds(read_manifest(short.data.manifest), 2), tmp_path / "folds")
+    alone = override(short, {"data.manifest": str(tmp_path / "folds" / "fold_2.parquet"), "output.name": "alone"})
+    assert same(second, read_weights(run_training(alone, launch_locally) / "best"))  # as `mttu split` and `mttu train`
+    table = score_cases(plan_scoring(folder, short.data.manifest, "test"), torch.device("cpu"))
+    assert [row.error for row in table.rows] == [""]
+    assert table.about["members"] == 2
+
+
+def test_a_folder_is_of_one_kind_and_of_one_draw(short, tmp_path):
+    run_training(short, launch_locally)
+    with pytest.raises(InputError, match=r"with other settings or data \(fold seed: None -> 0; folds: None -> 2\)"):
+        cross_validate(short, launch_locally, 2)
+    other = override(short, {"output.name": "folds"})
+
+    def stop(fold, epoch, metrics):
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        cross_validate(other, launch_locally, 2, show=stop)
+    with pytest.raises(InputError, match=r"\(fold seed: 0 -> None; folds: 2 -> None\)"):
+        run_training(other, launch_locally)
+    with pytest.raises(InputError, match=r"\(fold seed: 0 -> 1\)"):
+        cross_validate(other, launch_locally, 2, seed=1)
+    with pytest.raises(InputError, match=r"\(optim.lr: .* -> 0.5\)"):
+        cross_validate(override(other, {"optim.lr": 0.5}), launch_locally, 2)
+
+
+def test_problems_are_told_before_anything_is_there(short, tmp_path):
+    with pytest.raises(InputError, match="IDH mutant patients in train and val for 9 folds; take at most"):
+        cross_validate(short, launch_locally, 9)
+    assert not (tmp_path / "runs").exists()
