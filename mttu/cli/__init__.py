@@ -20,7 +20,7 @@ from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
-from mttu.cli.self_train import self_train
+from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
