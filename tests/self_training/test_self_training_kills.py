@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("sketches")
 
 
 def outcome(folder):
-    """What must not depend on kills: selections, weights, histories, case scores, summary, and which files there are."""
+    """What must not depend on kills: selections, weights, histories, case scores, summary, which files there are."""
     rounds = [folder / f"round_{number}" for number in range(count_finished(folder))]
     timeless = [
         [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_history(r)] for r in rounds
