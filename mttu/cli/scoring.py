@@ -79,7 +79,8 @@ def select(
     from mttu.data.truth import read_truth
     from mttu.pseudo_labels import select as select_cases
     from mttu.pseudo_labels.selection import CLASS_NAMES
-    from mttu.scoring.reports import check_report, compare_methods, write_selection
+    from mttu.scoring.report_files import check_report
+    from mttu.scoring.reports import compare_methods, write_selection
 
     settings = _selection_settings(arguments)
     if output is not None:
@@ -129,7 +130,8 @@ def thresholds(
     from mttu.data.truth import read_truth
     from mttu.pseudo_labels import pool_scores, search_thresholds, suggest_thresholds
     from mttu.pseudo_labels.thresholds import CONFIDENCE_GRID, UNCERTAINTY_GRID
-    from mttu.scoring.reports import check_report, write_thresholds
+    from mttu.scoring.report_files import check_report
+    from mttu.scoring.reports import write_thresholds
 
     if output is not None:
         check_report(output, "thresholds")

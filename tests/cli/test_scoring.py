@@ -74,9 +74,10 @@ def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
     assert (folder / "selection.csv").read_text().splitlines()[0].startswith('"case_id","pseudo_label","confidence"')
     pictures = ("candidates.png", "pseudo_labels.png", "selection_error.png", "candidates.pdf")
     assert all((folder / name).stat().st_size > 5000 for name in pictures)
-    assert (
-        run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
-    )  # an earlier selection is replaced
+    assert run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
+    pictures = [f"{name}.{kind}" for name in ("candidates", "pseudo_labels") for kind in ("pdf", "png")]
+    left = sorted(path.name for path in folder.iterdir())  # without a truth there is no error to draw
+    assert left == sorted([*pictures, "selection.csv", "selection.parquet"])
 
 
 def test_selection_says_what_is_special(capsys, scores):
@@ -123,15 +124,28 @@ def test_refusals_exit_with_two(capsys, tmp_path, monkeypatch, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path):
+@pytest.mark.parametrize("name", ["candidates.png", "selection_error.pdf", "thesis.docx", "mc.parquet"])
+def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path, name):
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "candidates.png").write_text("a picture of mine")
+    (mine / name).write_text("mine")
     for words in (["select", scores, "-o", mine], ["thresholds", scores, "--truth", truth, "-o", mine]):
         code, _, err = run(capsys, *words)
         assert code == 2
-        assert "holds candidates.png, not of an earlier" in err
-    assert [path.name for path in mine.iterdir()] == ["candidates.png"]
+        assert f"holds {name}, not of an earlier" in err
+    assert [(path.name, path.read_text()) for path in mine.iterdir()] == [(name, "mine")]
     code, _, err = run(capsys, "select", scores, "-o", truth)
     assert code == 2
     assert "is a file; give a folder" in err
+
+
+def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(capsys, scores, truth, tmp_path):
+    folder = tmp_path / "selection"
+    assert run(capsys, "select", scores, "-o", folder)[0] == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = run(capsys, "thresholds", scores, "--truth", truth, "-o", folder)
+    assert code == 2
+    assert "holds candidates.pdf, candidates.png, pseudo_labels.pdf, not of an earlier thresholds here" in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "notes.txt").write_text("mine")
+    assert "holds notes.txt" in run(capsys, "select", scores, "-o", folder)[2]
