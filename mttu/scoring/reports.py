@@ -31,6 +31,7 @@ from mttu.pseudo_labels import (
     search_thresholds,
     select,
 )
+from mttu.pseudo_labels.selection import read_figures
 from mttu.scoring.report_files import FORMAT_VERSION, write_report, write_table
 from mttu.scoring.uncertainty import measure_by_uncertainty
 
@@ -171,21 +172,24 @@ def draw_selection(
 ) -> dict[str, Figure]:
     """Draws the pictures of a selection by name, see `write_selection`."""
     known = truth or {}
-    tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
-    scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
+    tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None
+    tau_u = settings.uncertainty_threshold if settings.method == "UPS" else None
+    chosen = {case.case_id for case in selection.cases if case.selected}
     candidates = [
         Candidate(
-            case.case_id,
-            float(case.confidence or 0.0),
-            float(case.uncertainty or 0.0),
-            case.pseudo_label,
-            known.get(case.case_id, IDH_UNKNOWN),
+            row.case_id,
+            figures_of_case.confidence,
+            figures_of_case.uncertainty,
+            figures_of_case.predicted_class,
+            known.get(row.case_id, IDH_UNKNOWN),
+            selected=row.case_id in chosen,
         )
-        for case in scored
+        for row in table.rows
+        if (figures_of_case := read_figures(row)) is not None
     ]
-    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title)}
+    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title, selection.balanced)}
     rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
-    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(scored)})
+    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(candidates)})
     labelled = [
         LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted)
         for one in candidates
@@ -194,7 +198,8 @@ def draw_selection(
     if labelled:
         figures["uncertainty"] = draw_ece_by_uncertainty([measure_by_uncertainty(table, known, title)])
         figures["selection_error"] = draw_selection_error(
-            {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
+            {title: to_error_rows(search_thresholds(labelled))},
+            None if tau_c is None or tau_u is None else (tau_c, tau_u),
         )
     return figures
 

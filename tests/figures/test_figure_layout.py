@@ -43,8 +43,11 @@ def selection_error(columns=2):
 
 
 def candidates():
-    rows = [Candidate(str(place), 0.5 + place / 24, place / 50, place % 2, place % 3 - 1) for place in range(12)]
-    return draw_candidates(rows, 0.9, 0.05, "Unlabelled")
+    rows = [
+        Candidate(str(place), 0.5 + place / 24, place / 50, place % 2, place % 3 - 1, selected=place == 10)
+        for place in range(12)
+    ]
+    return draw_candidates(rows, 0.9, 0.3, "Unlabelled", balanced=True)
 
 
 def pseudo_labels():
