@@ -12,6 +12,7 @@ from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.metrics.delong import estimate_auc
+from mttu.metrics.empty_masks import fill_scores, find_convention
 
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
@@ -36,13 +37,18 @@ def draw_pictures(
     if summary["idh"] is not None:
         figures["reliability"] = draw_reliability([_to_reliability(summary["systems"][0]["name"], summary["idh"])])
     if region_rows:
-        scores = [
-            CaseScore(row["case_id"], row["system"], row["region"], row["dice"], row["hd95_mm"])
-            for row in region_rows
-            if row["status"] != "not-defined"
-        ]
-        figures["segmentation"] = draw_case_scores(scores)
+        figures["segmentation"] = _draw_segmentation(region_rows, summary["empty_masks"])
     return figures
+
+
+def _draw_segmentation(rows: Sequence[Mapping[str, Any]], convention: str) -> Figure:
+    """Scores as the convention for empty masks counts them, so that means and n are those of the summary."""
+    scores = []
+    for row in rows:
+        if row["status"] != "not-defined":
+            filled = fill_scores(row, convention)
+            scores.append(CaseScore(row["case_id"], row["system"], row["region"], filled["dice"], filled["hd95_mm"]))
+    return draw_case_scores(scores, find_convention(convention).hd95_one_empty_mm)
 
 
 def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
