@@ -33,6 +33,7 @@ from mttu.pseudo_labels import (
 )
 from mttu.pseudo_labels.selection import read_figures
 from mttu.scoring.report_files import FORMAT_VERSION, write_report, write_table
+from mttu.scoring.uncertainty import INTERVAL as UNCERTAINTY_INTERVAL
 from mttu.scoring.uncertainty import measure_by_uncertainty
 
 METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
@@ -196,7 +197,9 @@ def draw_selection(
         if one.idh != IDH_UNKNOWN
     ]
     if labelled:
-        figures["uncertainty"] = draw_ece_by_uncertainty([measure_by_uncertainty(table, known, title)])
+        figures["uncertainty"] = draw_ece_by_uncertainty(
+            [measure_by_uncertainty(table, known, title)], interval=UNCERTAINTY_INTERVAL
+        )
         figures["selection_error"] = draw_selection_error(
             {title: to_error_rows(search_thresholds(labelled))},
             None if tau_c is None or tau_u is None else (tau_c, tau_u),
