@@ -65,6 +65,7 @@ def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
         "e  wild type  confidence 0.9600  uncertainty 0.0141",
         "UPS: 5 of 6 cases selected",
     ]
+    assert "note: 6 of 6 cases have a true class" in out
     assert "PL      no             2     4      4      6  0.667 [0.300, 0.903]" in out
     assert "UPS     yes            2     3      4      5  0.800 [0.376, 0.964]" in out
     folder = tmp_path / "selection"
@@ -85,6 +86,18 @@ def test_selection_says_what_is_special(capsys, scores):
     assert code == 0
     assert "UPS: 0 of 6 cases selected" in out
     assert "note: nothing is selected: the highest confidence is 0.9800 (threshold 0.99)" in out
+
+
+def test_a_truth_of_other_cases_is_refused(capsys, scores, truth, tmp_path):
+    truth.write_text("case_id,idh\nA,1\nB,0\n")
+    code, out, err = run(capsys, "select", scores, "--truth", truth, "-o", tmp_path / "selection")
+    assert (code, out) == (2, "")
+    assert f"truth {truth}: names A, B and none of the 6 scored cases, such as a, b, c; give the truth" in err
+    assert not (tmp_path / "selection").exists()
+    assert run(capsys, "thresholds", scores, "--truth", truth)[0] == 2
+    truth.write_text("case_id,idh\na,1\nB,0\n")
+    code, out, _ = run(capsys, "select", scores, "--truth", truth)
+    assert (code, "note: 1 of 6 cases have a true class" in out) == (0, True)
 
 
 def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_path):
