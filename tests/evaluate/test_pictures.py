@@ -31,6 +31,7 @@ def reliability_of(probabilities):
             {"binning": "adaptive", "ece": 0.9, "interval": {"low": 0.8, "high": 1.0}},
             {"binning": "equal-width", "ece": 0.25, "interval": {"low": 0.1, "high": 0.4}},
         ],
+        "calibrations": [],
     }
 
 
