@@ -76,16 +76,20 @@ def select(
 ) -> None:
     """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
     from mttu.data.score_table import read_scores
-    from mttu.data.truth import read_truth
+    from mttu.data.truth import match_truth, read_truth
     from mttu.pseudo_labels import select as select_cases
     from mttu.pseudo_labels.selection import CLASS_NAMES
-    from mttu.scoring.reports import check_report, compare_methods, write_selection
+    from mttu.scoring.report_files import check_report
+    from mttu.scoring.reports import compare_methods, write_selection
 
     settings = _selection_settings(arguments)
     if output is not None:
         check_report(output, "selection")
     table = read_scores(scores)
-    known = read_truth(truth) if truth is not None else None
+    known, matched = None, []
+    if truth is not None:
+        known = read_truth(truth)
+        matched = [match_truth(known, [row.case_id for row in table.rows], truth)]
     selection = select_cases(table, settings)
     width = max([len(case.case_id) for case in selection.cases], default=0)
     for case in selection.cases:
@@ -96,7 +100,7 @@ def select(
                 markup=False,
             )
     console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
-    for note in selection.notes:
+    for note in [*selection.notes, *matched]:
         console.print(f"note: {note}", markup=False)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")
     for row in compare_methods(table, settings, known):
@@ -129,7 +133,8 @@ def thresholds(
     from mttu.data.truth import read_truth
     from mttu.pseudo_labels import pool_scores, search_thresholds, suggest_thresholds
     from mttu.pseudo_labels.thresholds import CONFIDENCE_GRID, UNCERTAINTY_GRID
-    from mttu.scoring.reports import check_report, write_thresholds
+    from mttu.scoring.report_files import check_report
+    from mttu.scoring.reports import write_thresholds
 
     if output is not None:
         check_report(output, "thresholds")

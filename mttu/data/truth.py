@@ -1,6 +1,7 @@
 """True IDH classes by case: from a manifest, a clinical table, or the phantom's hidden truth."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mttu.data.clinical import read_clinical
@@ -36,6 +37,26 @@ def read_truth(path: Path) -> dict[str, int]:
     if not truth:
         raise InputError(f"truth {path}: no case has a known IDH class; give the manifest or table that says it")
     return truth
+
+
+def match_truth(truth: Mapping[str, int], case_ids: Sequence[str], path: Path) -> str:
+    """Says how many cases have a true class.
+
+    Args:
+        truth: See `read_truth`.
+        case_ids: Cases that were scored.
+        path: Where the truth is from, for the message.
+
+    Raises:
+        InputError: None of them has one: the truth is of other cases, or their ids are written differently.
+    """
+    known = sum(case_id in truth for case_id in case_ids)
+    if case_ids and not known:
+        raise InputError(
+            f"truth {path}: names {', '.join(sorted(truth)[:3])} and none of the {len(case_ids)} scored cases, such as "
+            f"{', '.join(sorted(case_ids)[:3])}; give the truth of these cases, by the same ids"
+        )
+    return f"{known} of {len(case_ids)} cases have a true class"
 
 
 def _read_hidden(path: Path) -> list[tuple[str, int]]:

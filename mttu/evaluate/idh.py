@@ -54,7 +54,7 @@ def report_idh(
         "several_cases_per_patient": len(set(patients)) < len(patients),
         "at_thresholds": [{"chosen_on": source, **_score(cohort, threshold)} for source, threshold in thresholds],
         "calibration_errors": [_measure_error(cohort, binning) for binning in BINNINGS],
-        "reliability": [asdict(bar) for bar in tabulate_reliability(probabilities, idh)],
+        "reliability": _tabulate(cohort),
         "validation_cases": len(validation),
         "not_fitted": reason,
         "calibrations": [
@@ -117,5 +117,10 @@ def _compare(calibration: Calibration, cohort: _Cohort) -> dict[str, Any]:
         report[name] = {
             **{score: getattr(found, score) for score in ("cross_entropy", "brier", "accuracy")},
             "calibration_error": _measure_error(one, "equal-width"),
+            "reliability": _tabulate(one),
         }
     return report
+
+
+def _tabulate(cohort: _Cohort) -> list[dict[str, Any]]:
+    return [asdict(bar) for bar in tabulate_reliability(cohort.probabilities, cohort.idh)]

@@ -12,6 +12,7 @@ from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.metrics.delong import estimate_auc
+from mttu.metrics.empty_masks import fill_scores, find_convention
 
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
@@ -34,15 +35,20 @@ def draw_pictures(
     if idh_rows:
         figures["roc"] = draw_roc([_to_curve(name, rows) for name, rows in _by_system(idh_rows).items()])
     if summary["idh"] is not None:
-        figures["reliability"] = draw_reliability([_to_reliability(summary["systems"][0]["name"], summary["idh"])])
+        figures["reliability"] = draw_reliability(_to_diagrams(summary["systems"][0]["name"], summary["idh"]))
     if region_rows:
-        scores = [
-            CaseScore(row["case_id"], row["system"], row["region"], row["dice"], row["hd95_mm"])
-            for row in region_rows
-            if row["status"] != "not-defined"
-        ]
-        figures["segmentation"] = draw_case_scores(scores)
+        figures["segmentation"] = _draw_segmentation(region_rows, summary["empty_masks"])
     return figures
+
+
+def _draw_segmentation(rows: Sequence[Mapping[str, Any]], convention: str) -> Figure:
+    """Scores as the convention for empty masks counts them, so that means and n are those of the summary."""
+    scores = []
+    for row in rows:
+        if row["status"] != "not-defined":
+            filled = fill_scores(row, convention)
+            scores.append(CaseScore(row["case_id"], row["system"], row["region"], filled["dice"], filled["hd95_mm"]))
+    return draw_case_scores(scores, find_convention(convention).hd95_one_empty_mm)
 
 
 def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -64,14 +70,22 @@ def _to_curve(name: str, rows: Sequence[Mapping[str, Any]]) -> RocCurve:
     return RocCurve(name, false_rates, true_rates, estimate, auc.num_mutant, auc.num_wild)
 
 
-def _to_reliability(name: str, idh: Mapping[str, Any]) -> Reliability:
+def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
+    """Before calibration, and after each that was fitted."""
+    error = next(one for one in idh["calibration_errors"] if one["binning"] == "equal-width")
+    diagrams = [_to_diagram("before calibration" if idh["calibrations"] else name, idh["reliability"], error)]
+    for fitted in idh["calibrations"]:
+        after = fitted["after"]
+        diagrams.append(_to_diagram(fitted["name"], after["reliability"], after["calibration_error"]))
+    return diagrams
+
+
+def _to_diagram(title: str, bars: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> Reliability:
     bins = [
         ReliabilityBin(bar["low"], bar["high"], bar["num_cases"], bar["mean_confidence"], _to_estimate(bar["accuracy"]))
-        for bar in idh["reliability"]
+        for bar in bars
     ]
-    error = next(one for one in idh["calibration_errors"] if one["binning"] == "equal-width")
-    interval = error["interval"]
-    return Reliability(name, bins, Estimate(error["ece"], interval["low"], interval["high"]))
+    return Reliability(title, bins, Estimate(error["ece"], error["interval"]["low"], error["interval"]["high"]))
 
 
 def _to_estimate(interval: Mapping[str, Any]) -> Estimate:

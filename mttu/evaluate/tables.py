@@ -52,6 +52,8 @@ def describe_cases(summary: Summary) -> list[str]:
         f"split {summary['split']}: {cases['in_split']} cases, {cases['masks_scored']} masks and "
         f"{cases['idh_scored']} IDH probabilities scored, {cases['without_true_mask']} without a true mask"
     ]
+    if summary["synthetic"]:
+        lines.append("the data are synthetic: these scores say nothing about patients")
     for name, failed in cases["failed"].items():
         if failed:
             lines.append(f"{name}: predictions that failed, in no score: {', '.join(failed)}")
@@ -163,6 +165,7 @@ def _baselines(report: Summary) -> Table:
     for grade, auc in report["within_grade"].items():
         count = auc["num_mutant"] + auc["num_wild"]
         table.add_row(f"network, {grade} grade", "", str(count), _with_range(auc["auc"], auc), "", "", "", "")
+    table.caption = _say_untested({f"against {one['name']}": one["against_network"] for one in report["baselines"]})
     return table
 
 
@@ -185,4 +188,12 @@ def _comparison(report: Summary) -> Table:
         title = test.get("name", "paired DeLong")
         difference, p = _number(test["difference"]), show_p(test["p"])
         table.add_row(f"IDH {name.replace('auc', 'AUC')}", title, str(n), "0", difference, p, show_p(test["p_holm"]))
+    table.caption = _say_untested({"IDH AUC": report["idh"]["auc"]} if report["idh"] else {})
     return table
+
+
+def _say_untested(tests: Mapping[str, Summary]) -> str | None:
+    """Why tests by DeLong have no p, if any has none."""
+    return (
+        "; ".join(f"{name}: no p, {test['not_tested']}" for name, test in tests.items() if test["not_tested"]) or None
+    )

@@ -45,8 +45,8 @@ class CaseScore:
 def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = None) -> Figure:
     """Boxes (quartiles, whiskers to 1.5 times their distance) and every case as a point, for Dice and HD95.
 
-    Scores that are not defined, and penalties for a missed or spurious region, which would squash the axis, are left
-    out; the numbers above the boxes and the note count them.
+    Scores that are not defined are left out and counted in the note. A penalty for an empty mask counts in n, box and
+    mean, as in the tables; its points, which would squash the axis, are not drawn but counted in the note.
 
     Args:
         scores: One per case, system and region.
@@ -63,7 +63,9 @@ def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = Non
         "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case."
     ]
     if penalty_mm is not None:
-        notes.append(f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: counted here, not in box and mean.")
+        notes.append(
+            f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: in n, box and mean; its points are not drawn."
+        )
     dices, distances = [score.dice for score in scores], [score.hd95_mm for score in scores]
     notes += _draw_panel(upper, "Dice", scores, systems, dices, None)
     upper.set_ylim(-0.03, 1.03)
@@ -88,9 +90,9 @@ def _draw_panel(
 ) -> list[str]:
     """Draws one metric; returns what it leaves out, one sentence per region."""
     width = 0.8 / len(systems)
-    notes = []
+    notes, heights = [], []
     for place, region in enumerate(REGIONS):
-        left_out = []
+        left_out, penalties = [], []
         for index, system in enumerate(systems):
             members = [
                 to_number(value)
@@ -98,28 +100,37 @@ def _draw_panel(
                 if score.region == region and score.system == system
             ]
             defined = [value for value in members if is_defined(value)]
-            kept = [value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)]
-            _draw_box(axes, place + (index - (len(systems) - 1) / 2) * width, width, kept, style_of(index).colour)
-            counts = {"not defined": len(members) - len(defined), "empty": len(defined) - len(kept)}
-            said = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-            if said:
-                left_out.append(f"{system} {said}")
+            shown = [value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)]
+            _draw_box(
+                axes, place + (index - (len(systems) - 1) / 2) * width, width, defined, shown, style_of(index).colour
+            )
+            heights += [*shown, float(np.mean(defined))] if defined else []
+            if len(defined) < len(members):
+                left_out.append(f"{system} {len(members) - len(defined)} not defined")
+            if len(shown) < len(defined):
+                penalties.append(f"{system} {len(defined) - len(shown)}")
         if left_out:
             notes.append(f"{metric} of {region.upper()} leaves out: {'; '.join(left_out)}.")
+        if penalties:
+            notes.append(f"{metric} of {region.upper()}, points not drawn: {'; '.join(penalties)}.")
+    if penalty_mm is not None and heights:
+        axes.set_ylim(top=1.08 * max(heights) or 1.0)
     axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=LABEL_SIZE)
     axes.set_xlim(-0.5, len(REGIONS) - 0.5)
     axes.grid(visible=False, axis="x")
     return notes
 
 
-def _draw_box(axes: Axes, middle: float, width: float, kept: Sequence[float], colour: str) -> None:
+def _draw_box(
+    axes: Axes, middle: float, width: float, counted: Sequence[float], shown: Sequence[float], colour: str
+) -> None:
     on_top: dict[str, Any] = {"ha": "center", "fontsize": NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
-    axes.text(middle, 1.01, str(len(kept)), va="bottom", color=DARK_GREY, **on_top)
-    if not kept:
+    axes.text(middle, 1.01, str(len(counted)), va="bottom", color=DARK_GREY, **on_top)
+    if not counted:
         axes.text(middle, 0.5, "none", va="center", color=DARK_GREY, style="italic", **on_top)
         return
     axes.boxplot(
-        kept,
+        counted,
         positions=[middle],
         widths=width * 0.8,
         showfliers=False,
@@ -132,5 +143,5 @@ def _draw_box(axes: Axes, middle: float, width: float, kept: Sequence[float], co
         whiskerprops={"color": colour},
         capprops={"color": colour},
     )
-    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(kept)) * width * _JITTER
-    axes.scatter(middle + spread, kept, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(shown)) * width * _JITTER
+    axes.scatter(middle + spread, shown, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)

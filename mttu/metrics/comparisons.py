@@ -12,6 +12,8 @@ from scipy.stats import binomtest, ttest_ind, ttest_rel, wilcoxon
 from mttu.errors import InputError
 
 _MOST_NAMED = 10
+_DECIMALS = 12
+"""Values and differences are rounded to so many, so that rounding makes no two systems differ."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,10 @@ def compare_paired_t(first: Sequence[float], second: Sequence[float]) -> Compari
 def compare_wilcoxon(first: Sequence[float], second: Sequence[float]) -> Comparison:
     """Wilcoxon's signed-rank test of the differences case by case; differences of 0 are left out, ties share ranks.
 
-    Differences are rounded to 12 decimals, so that rounding neither makes nor breaks ties. Exact for small samples, by
+    Differences are rounded, so that rounding neither makes nor breaks ties. Exact for small samples, by
     normal approximation for others (scipy's choice).
     """
-    differences = [round(difference, 12) for difference in _differences(first, second)]
+    differences = _differences(first, second)
     if len(differences) < 2 or not any(differences):
         return _trivial("Wilcoxon signed-rank", differences)
     found = wilcoxon(differences)
@@ -92,6 +94,7 @@ def compare_two_samples_t(first: Sequence[float], second: Sequence[float], equal
     n = len(first) + len(second)
     if len(first) < 2 or len(second) < 2:
         return Comparison(name, n, None, None, None)
+    first, second = ([round(float(value), _DECIMALS) for value in values] for values in (first, second))
     difference = _mean(first) - _mean(second)
     if len(set(first)) == len(set(second)) == 1:
         return (
@@ -128,7 +131,7 @@ def compare_mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [float(one - other) for one, other in zip(first, second, strict=True)]
+    return [round(float(one - other), _DECIMALS) for one, other in zip(first, second, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:

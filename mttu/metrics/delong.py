@@ -44,13 +44,15 @@ class AucComparison:
     """First minus second."""
     z: float | None
     p: float | None
-    """Two-sided. 1 for systems that rank all cases alike; None where it is not defined."""
+    """Two-sided. 1 for systems that place all cases alike; None where it is not defined, see `not_tested`."""
     low: float | None
     """Interval of the difference."""
     high: float | None
     level: float
     num_mutant: int
     num_wild: int
+    not_tested: str = ""
+    """Why there is neither p nor interval; empty if there are."""
 
 
 def measure_auc(scores: Sequence[float] | NDArray[np.float64], idh: Sequence[int] | NDArray[np.int64]) -> float | None:
@@ -96,6 +98,9 @@ def compare_auc(
 ) -> AucComparison:
     """DeLong's test of two systems on the same cases.
 
+    An AUC of exactly 0 or 1, or of scores that are all equal, has a variance of 0 and says nothing about its own
+    uncertainty; a test against it would be too sure, so there is none.
+
     Args:
         first: Scores of one system, one per case.
         second: Of the other, in the same order of cases.
@@ -109,14 +114,22 @@ def compare_auc(
     num_mutant = sum(status == IDH_MUTANT for status in idh)
     num_wild = len(idh) - num_mutant
     if own is None or other is None:
-        return AucComparison(None, None, None, None, None, None, None, level, num_mutant, num_wild)
+        reason = "both classes are needed"
+        return AucComparison(None, None, None, None, None, None, None, level, num_mutant, num_wild, reason)
     aucs = _mean(own[0]), _mean(other[0])
     # the difference of placements case by case has the variance of the difference, covariance included, without
     # cancellation: systems that rank alike give exactly 0
     mutants, wilds = own[0] - other[0], own[1] - other[1]
     difference, variance = _mean(mutants), _variance(mutants, wilds)
-    if variance is None or (variance == 0 and difference != 0):
-        return AucComparison(*aucs, difference, None, None, None, None, level, num_mutant, num_wild)
+    reason = ""
+    if variance is None:
+        reason = "fewer than two cases of a class"
+    elif (variance or difference) and not (_variance(*own) and _variance(*other)):
+        reason = "an AUC's own variance is 0"
+    elif difference and not variance:
+        reason = "the difference has no variance"
+    if variance is None or reason:
+        return AucComparison(*aucs, difference, None, None, None, None, level, num_mutant, num_wild, reason)
     error = math.sqrt(variance)
     z = difference / error if error else 0.0
     p, reach = 2 * float(norm.sf(abs(z))), float(norm.ppf((1 + level) / 2)) * error

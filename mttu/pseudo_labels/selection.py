@@ -43,7 +43,8 @@ class Selection:
     wild_per_mutant: float | None
     """Class ratio that was balanced to; None if balancing was off."""
     notes: tuple[str, ...]
-    """Sentences about what is special: errors, nothing selected, one class only, everything selected, balance."""
+    """Sentences about what is special: first of all that nothing is selected, then errors, one class only, everything
+    selected, balance."""
 
     @property
     def pseudo_labels(self) -> dict[str, int]:
@@ -204,22 +205,26 @@ def _find_notes(
     if unusable:
         notes.append(f"{len(unusable)} cases have figures that are missing or not finite: {', '.join(unusable)}")
     if not scored:
-        return [*notes, "no case has a score: nothing can be selected"]
+        return ["nothing is selected: no case has a score", *notes]
     meeting = [case for case in cases if case.meets_thresholds]
     if not meeting:
         best, least = max(one.confidence for one in scored), min(one.uncertainty for one in scored)
-        notes.append(
-            f"nothing is selected: the highest confidence is {best:.4f} (threshold {settings.confidence_threshold:g}), "
-            f"the lowest uncertainty {least:.4f} (threshold {settings.uncertainty_threshold:g})"
-        )
-        return notes
+        nothing = f"nothing is selected: the highest confidence is {best:.4f} (threshold "
+        nothing += f"{settings.confidence_threshold:g})"
+        if settings.method == "UPS":
+            nothing += f", the lowest uncertainty {least:.4f} (threshold {settings.uncertainty_threshold:g})"
+        return [nothing, *notes]
     if len(meeting) == len(scored) and settings.method != "PL":
         notes.append("every case with a score meets the thresholds: they sort nothing out")
     labels = {case.pseudo_label for case in meeting}
     if len(labels) == 1:
         name = CLASS_NAMES[labels.pop()]
-        ending = "" if ratio is None else "; with balancing on none is kept (selection.balance=false keeps them)"
-        notes.append(f"all {len(meeting)} cases that meet the thresholds are called {name}{ending}")
+        one_class = f"all {len(meeting)} cases that meet the thresholds are called {name}"
+        if ratio is None:
+            notes.append(one_class)
+        else:
+            ending = "with balancing on none is kept (selection.balance=false keeps them)"
+            notes.insert(0, f"nothing is selected: {one_class}; {ending}")
     elif ratio is not None and (lost := len(meeting) - sum(case.selected for case in kept)):
         notes.append(f"balancing to 1:{ratio:.3g} (mutant:wild type) drops {lost} of {len(meeting)} cases")
     return notes

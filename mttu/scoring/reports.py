@@ -1,19 +1,16 @@
 """What a selection and a search of thresholds leave behind: a table as Parquet and CSV, and pictures."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from mttu.atomic import atomic_file
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
@@ -22,7 +19,6 @@ from mttu.errors import InputError
 from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import UNDEFINED, Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
-from mttu.figures.saving import save_figure
 from mttu.figures.selection import SelectionRow, draw_selection_error
 from mttu.figures.uncertainty import draw_ece_by_uncertainty
 from mttu.pseudo_labels import (
@@ -35,10 +31,11 @@ from mttu.pseudo_labels import (
     search_thresholds,
     select,
 )
+from mttu.pseudo_labels.selection import read_figures
+from mttu.scoring.report_files import FORMAT_VERSION, write_report, write_table
+from mttu.scoring.uncertainty import INTERVAL as UNCERTAINTY_INTERVAL
 from mttu.scoring.uncertainty import measure_by_uncertainty
 
-FORMAT_VERSION = 1
-PICTURES = ("candidates", "pseudo_labels", "selection_error", "uncertainty")
 METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
 
 SELECTION_SCHEMA = pa.schema(
@@ -102,39 +99,6 @@ def compare_methods(
     return rows
 
 
-def check_report(folder: Path, kind: str) -> None:
-    """Refuses a folder where files of the same names are not of an earlier report.
-
-    Args:
-        folder: Where the report goes.
-        kind: `selection` or `thresholds`.
-
-    Raises:
-        InputError: It is a file, or holds such files.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output {folder}: is a file; give a folder")
-    table = folder / f"{kind}.parquet"
-    try:
-        own = (pq.read_schema(table).metadata or {}).get(b"kind") == f"mttu {kind}".encode()
-    except (OSError, pa.ArrowException):
-        own = False
-    names = [f"{kind}.parquet", f"{kind}.csv", *(f"{name}.png" for name in PICTURES)]
-    present = [name for name in names if os.path.lexists(folder / name)]
-    if present and not own:
-        raise InputError(f"output {folder}: holds {', '.join(present)}, not of an earlier {kind} here; give another")
-
-
-def write_report(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
-    """Writes rows (dataclasses) as `<kind>.csv` and `<kind>.parquet`, the latter with `about` in its metadata."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
-    with atomic_file(folder / f"{kind}.parquet") as partial:
-        pq.write_table(table.replace_schema_metadata(metadata), partial)
-    with atomic_file(folder / f"{kind}.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
-
-
 def write_selection(
     folder: Path,
     table: ScoreTable,
@@ -143,7 +107,7 @@ def write_selection(
     truth: Mapping[str, int] | None,
     title: str,
 ) -> list[Path]:
-    """Writes table and pictures of a selection.
+    """Writes table and pictures of a selection; an earlier one there is replaced whole.
 
     Args:
         folder: Passed `check_report`.
@@ -157,21 +121,25 @@ def write_selection(
         The pictures: candidates; selected numbers by method; with a truth also the error over both
         thresholds, and the calibration error over uncertainty.
     """
-    write_selection_table(folder, table, selection, settings)
     figures = draw_selection(table, selection, settings, truth, title)
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    about = _describe_selection(table, selection, settings)
+    return write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
 
 
 def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
-    """Writes `selection.csv` and `selection.parquet`, see `write_selection`."""
-    about = {
+    """Writes `selection.csv` and `selection.parquet` alone into a folder of other files."""
+    about = _describe_selection(table, selection, settings)
+    write_table(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+
+
+def _describe_selection(table: ScoreTable, selection: Selection, settings: SelectionSettings) -> dict[str, Any]:
+    return {
         "scores_sha256": table.digest,
         "selection": settings.model_dump(mode="json"),
         "balanced": selection.balanced,
         "wild_per_mutant": selection.wild_per_mutant,
         "notes": list(selection.notes),
     }
-    write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
 
 
 def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
@@ -205,30 +173,36 @@ def draw_selection(
 ) -> dict[str, Figure]:
     """Draws the pictures of a selection by name, see `write_selection`."""
     known = truth or {}
-    tau_c, tau_u = settings.confidence_threshold, settings.uncertainty_threshold
-    scored = [case for case in selection.cases if case.confidence is not None and case.uncertainty is not None]
+    tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None
+    tau_u = settings.uncertainty_threshold if settings.method == "UPS" else None
+    chosen = {case.case_id for case in selection.cases if case.selected}
     candidates = [
         Candidate(
-            case.case_id,
-            float(case.confidence or 0.0),
-            float(case.uncertainty or 0.0),
-            case.pseudo_label,
-            known.get(case.case_id, IDH_UNKNOWN),
+            row.case_id,
+            figures_of_case.confidence,
+            figures_of_case.uncertainty,
+            figures_of_case.predicted_class,
+            known.get(row.case_id, IDH_UNKNOWN),
+            selected=row.case_id in chosen,
         )
-        for case in scored
+        for row in table.rows
+        if (figures_of_case := read_figures(row)) is not None
     ]
-    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title)}
+    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title, selection.balanced)}
     rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
-    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(scored)})
+    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(candidates)})
     labelled = [
         LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted)
         for one in candidates
         if one.idh != IDH_UNKNOWN
     ]
     if labelled:
-        figures["uncertainty"] = draw_ece_by_uncertainty([measure_by_uncertainty(table, known, title)])
+        figures["uncertainty"] = draw_ece_by_uncertainty(
+            [measure_by_uncertainty(table, known, title)], interval=UNCERTAINTY_INTERVAL
+        )
         figures["selection_error"] = draw_selection_error(
-            {title: to_error_rows(search_thresholds(labelled))}, (tau_c, tau_u)
+            {title: to_error_rows(search_thresholds(labelled))},
+            None if tau_c is None or tau_u is None else (tau_c, tau_u),
         )
     return figures
 
@@ -238,9 +212,9 @@ def write_thresholds(
 ) -> list[Path]:
     """Writes table and picture of a search; returns the pictures. `folder` passed `check_report`."""
     content = {**about, "suggested": None if suggested is None else asdict(suggested)}
-    write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content)
     chosen = None if suggested is None else (suggested.confidence_threshold, suggested.uncertainty_threshold)
-    return save_figure(draw_selection_error({title: to_error_rows(rows)}, chosen), folder / "selection_error")
+    figures = {"selection_error": draw_selection_error({title: to_error_rows(rows)}, chosen)}
+    return write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content, figures)
 
 
 def to_error_rows(rows: Sequence[ThresholdRow]) -> list[SelectionRow]:

@@ -15,6 +15,8 @@ from mttu.pseudo_labels.selection import read_figures
 MOST_BINS = 5
 LEAST_CASES = 5
 """Cases per bin; with fewer the error says nothing."""
+INTERVAL = "95% bootstrap interval over cases"
+"""What the intervals are: a table of scores names no patients, so several cases of one count as independent."""
 _LEAST_WIDTH = 1e-6  # equal uncertainties still make a bar
 _RESAMPLES = 500
 

@@ -65,6 +65,7 @@ def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
         "e  wild type  confidence 0.9600  uncertainty 0.0141",
         "UPS: 5 of 6 cases selected",
     ]
+    assert "note: 6 of 6 cases have a true class" in out
     assert "PL      no             2     4      4      6  0.667 [0.300, 0.903]" in out
     assert "UPS     yes            2     3      4      5  0.800 [0.376, 0.964]" in out
     folder = tmp_path / "selection"
@@ -74,9 +75,10 @@ def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
     assert (folder / "selection.csv").read_text().splitlines()[0].startswith('"case_id","pseudo_label","confidence"')
     pictures = ("candidates.png", "pseudo_labels.png", "selection_error.png", "candidates.pdf")
     assert all((folder / name).stat().st_size > 5000 for name in pictures)
-    assert (
-        run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
-    )  # an earlier selection is replaced
+    assert run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
+    pictures = [f"{name}.{kind}" for name in ("candidates", "pseudo_labels") for kind in ("pdf", "png")]
+    left = sorted(path.name for path in folder.iterdir())  # without a truth there is no error to draw
+    assert left == sorted([*pictures, "selection.csv", "selection.parquet"])
 
 
 def test_selection_says_what_is_special(capsys, scores):
@@ -84,6 +86,18 @@ def test_selection_says_what_is_special(capsys, scores):
     assert code == 0
     assert "UPS: 0 of 6 cases selected" in out
     assert "note: nothing is selected: the highest confidence is 0.9800 (threshold 0.99)" in out
+
+
+def test_a_truth_of_other_cases_is_refused(capsys, scores, truth, tmp_path):
+    truth.write_text("case_id,idh\nA,1\nB,0\n")
+    code, out, err = run(capsys, "select", scores, "--truth", truth, "-o", tmp_path / "selection")
+    assert (code, out) == (2, "")
+    assert f"truth {truth}: names A, B and none of the 6 scored cases, such as a, b, c; give the truth" in err
+    assert not (tmp_path / "selection").exists()
+    assert run(capsys, "thresholds", scores, "--truth", truth)[0] == 2
+    truth.write_text("case_id,idh\na,1\nB,0\n")
+    code, out, _ = run(capsys, "select", scores, "--truth", truth)
+    assert (code, "note: 1 of 6 cases have a true class" in out) == (0, True)
 
 
 def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_path):
@@ -123,15 +137,28 @@ def test_refusals_exit_with_two(capsys, tmp_path, monkeypatch, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path):
+@pytest.mark.parametrize("name", ["candidates.png", "selection_error.pdf", "thesis.docx", "mc.parquet"])
+def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path, name):
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "candidates.png").write_text("a picture of mine")
+    (mine / name).write_text("mine")
     for words in (["select", scores, "-o", mine], ["thresholds", scores, "--truth", truth, "-o", mine]):
         code, _, err = run(capsys, *words)
         assert code == 2
-        assert "holds candidates.png, not of an earlier" in err
-    assert [path.name for path in mine.iterdir()] == ["candidates.png"]
+        assert f"holds {name}, not of an earlier" in err
+    assert [(path.name, path.read_text()) for path in mine.iterdir()] == [(name, "mine")]
     code, _, err = run(capsys, "select", scores, "-o", truth)
     assert code == 2
     assert "is a file; give a folder" in err
+
+
+def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(capsys, scores, truth, tmp_path):
+    folder = tmp_path / "selection"
+    assert run(capsys, "select", scores, "-o", folder)[0] == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = run(capsys, "thresholds", scores, "--truth", truth, "-o", folder)
+    assert code == 2
+    assert "holds candidates.pdf, candidates.png, pseudo_labels.pdf, not of an earlier thresholds here" in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "notes.txt").write_text("mine")
+    assert "holds notes.txt" in run(capsys, "select", scores, "-o", folder)[2]

@@ -4,7 +4,7 @@ import pytest
 
 from mttu.data.cohort import write_manifest
 from mttu.data.manifest import Manifest
-from mttu.data.truth import read_truth
+from mttu.data.truth import match_truth, read_truth
 from mttu.errors import InputError
 
 
@@ -38,3 +38,15 @@ def test_refused_truth(tmp_path: Path, text, message):
     (tmp_path / "truth.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_truth(tmp_path / "truth.csv")
+
+
+def test_how_many_cases_the_truth_knows(tmp_path):
+    path = tmp_path / "truth.csv"
+    assert match_truth({"a": 1, "z": 0}, ["a", "b", "c"], path) == "1 of 3 cases have a true class"
+    assert match_truth({"a": 1}, [], path) == "0 of 0 cases have a true class"
+    with pytest.raises(InputError) as caught:
+        match_truth({"A": 1}, ["a", "b"], path)
+    assert caught.value.problems == [
+        f"truth {path}: names A and none of the 2 scored cases, such as a, b; give the truth of these cases, by the "
+        "same ids"
+    ]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.csv
@@ -8,6 +9,7 @@ import pytest
 from mttu.data.cohort import write_manifest
 from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
 from mttu.evaluate.files import OWN_FILES
+from mttu.evaluate.pictures import draw_pictures
 from mttu.evaluate.tables import build_tables, describe_cases
 
 
@@ -74,11 +76,36 @@ def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_pred
     assert idh["auc_delong"]["auc"] == 0.75
     assert [error["num_cases"] for error in idh["calibration_errors"]] == [4, 4]
     assert sum(bar["num_cases"] for bar in idh["reliability"]) == 4
+    for one in idh["calibrations"]:
+        bars, error = one["after"]["reliability"], one["after"]["calibration_error"]
+        assert one["before"]["reliability"] == idh["reliability"] != bars
+        assert sum(bar["num_cases"] for bar in bars) == 4
+        gaps = [
+            bar["num_cases"] / 4 * abs(bar["accuracy"]["estimate"] - bar["mean_confidence"])
+            for bar in bars
+            if bar["num_cases"]
+        ]
+        assert error["ece"] == pytest.approx(sum(gaps))
     names = [fitted["name"] for fitted in idh["calibrations"]]
     assert (names, idh["validation_cases"]) == (["temperature", "temperature + bias"], 2)
     for fitted in idh["calibrations"]:
         assert fitted["before"]["brier"] == default["brier"]
         assert fitted["after"]["brier"] != default["brier"]
+
+
+def test_reliability_is_drawn_before_and_after_each_calibration(write_predictions, manifest, tmp_path):
+    found = run(write_predictions("a"), manifest, tmp_path / "out")
+    figure = draw_pictures([], [], found.summary)["reliability"]
+    titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
+    assert [title for title, _ in titles] == [
+        "before calibration, n = 4",
+        "temperature, n = 4",
+        "temperature + bias, n = 4",
+    ]
+    shown = [float(said.split()[1]) for _, said in titles]
+    idh = found.summary["idh"]
+    wanted = [idh["calibration_errors"][0], *(one["after"]["calibration_error"] for one in idh["calibrations"])]
+    assert shown == pytest.approx([one["ece"] for one in wanted], abs=5e-4)
 
 
 def test_without_validation_cases_the_reason_is_there(write_predictions, manifest, tmp_path, cohort):
@@ -134,6 +161,23 @@ def test_pairs_without_a_score_are_left_out_and_counted(write_predictions, manif
         assert (et["n"], et["pairs_left_out"]) == (4 - left_out, left_out)
 
 
+def test_a_baseline_that_is_perfect_is_not_tested_and_the_reason_is_shown(write_predictions, manifest, tmp_path):
+    summary = run(write_predictions("a"), manifest, tmp_path / "out").summary
+    (table,) = [table for table in build_tables(summary) if "Without images" in str(table.title)]
+    assert "against grade: no p, an AUC's own variance is 0" in str(table.caption)
+    alike = run(write_predictions("b"), manifest, tmp_path / "out", compare=write_predictions("c")).summary
+    assert alike["comparison"]["idh"]["auc"]["p"] == 1.0
+    assert build_tables(alike)[-1].caption is None
+
+
+def test_synthetic_data_are_called_so(write_predictions, cohort, tmp_path):
+    told = "the data are synthetic: these scores say nothing about patients"
+    for synthetic in (True, False):
+        write_manifest(replace(cohort, synthetic=synthetic), tmp_path / "m.parquet")
+        summary = run(write_predictions("a"), tmp_path / "m.parquet", tmp_path / "out").summary
+        assert (told in describe_cases(summary)) == synthetic
+
+
 def test_failed_cases_are_named_and_in_no_score(write_predictions, manifest, tmp_path, cohort):
     broken = cohort.split("test")[0].case_id
     summary = run(write_predictions("a", failed=[broken]), manifest, tmp_path / "out").summary
@@ -165,8 +209,6 @@ def test_a_network_without_an_idh_head(write_predictions, manifest, tmp_path):
 
 
 def test_a_cohort_without_masks(write_predictions, cohort, tmp_path):
-    from dataclasses import replace
-
     bare = replace(cohort, cases=tuple(replace(case, seg=None) for case in cohort.cases))
     write_manifest(bare, tmp_path / "bare.parquet")
     found = run(write_predictions("a"), tmp_path / "bare.parquet", tmp_path / "out")

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
+from mttu.data.labels import REGIONS
 from mttu.evaluate.pictures import draw_pictures
+from mttu.evaluate.segmentation import report_segmentation
 from mttu.metrics.delong import estimate_auc
+from mttu.metrics.empty_masks import CONVENTIONS, METRICS, STATUSES
 
 IDH = [0, 0, 0, 1, 1, 1]
 FIRST, SECOND = [0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
@@ -16,7 +19,8 @@ def idh_rows(system, probabilities):
 
 
 def region_row(case_id, region, status, dice, hd95_mm):
-    return {"case_id": case_id, "system": "a", "region": region, "status": status, "dice": dice, "hd95_mm": hd95_mm}
+    who = {"case_id": case_id, "patient_id": case_id, "system": "a", "region": region, "status": status}
+    return {**dict.fromkeys(METRICS), **who, "dice": dice, "hd95_mm": hd95_mm}
 
 
 def reliability_of(probabilities):
@@ -27,6 +31,7 @@ def reliability_of(probabilities):
             {"binning": "adaptive", "ece": 0.9, "interval": {"low": 0.8, "high": 1.0}},
             {"binning": "equal-width", "ece": 0.25, "interval": {"low": 0.1, "high": 0.4}},
         ],
+        "calibrations": [],
     }
 
 
@@ -50,7 +55,34 @@ def test_reliability_takes_the_bins_and_the_equal_width_error():
 
 def test_regions_that_are_not_defined_are_not_drawn():
     rows = [region_row("c0", "wt", "normal", 0.9, 2.0), region_row("c0", "tc", "not-defined", None, None)]
-    figures = draw_pictures(rows, [], {"idh": None, "systems": [{"name": "a"}]})
+    figures = draw_pictures(rows, [], {"idh": None, "systems": [{"name": "a"}], "empty_masks": "exclude-empty"})
     assert list(figures) == ["segmentation"]
     points = [np.asarray(dots.get_offsets()) for dots in figures["segmentation"].axes[0].collections]
     assert [y for group in points for _, y in group.tolist()] == [0.9]
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_means_and_numbers_are_those_of_the_summary(convention):
+    """Every status in every region; a mean of the raw rows would differ under each convention."""
+    scores = {
+        "normal": (0.8, 2.0),
+        "missed": (0.0, None),
+        "spurious": (None, None),
+        "both-empty": (None, None),
+        "not-defined": (None, None),
+    }
+    rows = [
+        region_row(f"{status}{number}", region, status, *scores[status])
+        for number in range(3)
+        for region in REGIONS
+        for status in STATUSES
+    ]
+    summary = {"idh": None, "systems": [{"name": "a"}], "empty_masks": convention}
+    report = report_segmentation(rows, convention, num_resamples=20)
+    panels = draw_pictures(rows, [], summary)["segmentation"].axes
+    for axes, metric in zip(panels, ("dice", "hd95_mm"), strict=True):
+        wanted = [report[region]["metrics"][metric] for region in REGIONS]
+        assert [text.get_text() for text in axes.texts] == [str(one["n"]) for one in wanted]
+        means = [float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "D"]
+        assert means == pytest.approx([one["mean"] for one in wanted])
+        assert axes.get_ylim()[0] < min(means) <= max(means) < axes.get_ylim()[1]

@@ -59,6 +59,7 @@ def phantom_cases(phantom_manifest: Manifest, phantom_cache: Path) -> Sequence[P
             passes = torch.stack([network(image)["idh_logits"].softmax(dim=1)[0] for _ in range(4)])
         mean, deviation = passes.mean(dim=0), passes.std(dim=0)
         predicted = int(mean.argmax())
-        candidate = Candidate(case.case_id, float(mean[predicted]), float(deviation[predicted]), predicted, case.idh)
+        values = float(mean[predicted]), float(deviation[predicted])
+        candidate = Candidate(case.case_id, *values, predicted, case.idh, selected=False)
         found.append(PhantomCase(case.case_id, case.idh, image[0, 0].numpy(), seg[box], levels, candidate))
     return found

@@ -25,7 +25,7 @@ def reliability():
     bins = [
         ReliabilityBin(low / 10, (low + 1) / 10, 7, low / 10 + 0.05, Estimate(0.9, 0.1, 1.0)) for low in range(5, 10)
     ]
-    return draw_reliability([Reliability("Before temperature scaling", bins, Estimate(0.1, 0.05, 0.2))] * 2)
+    return draw_reliability([Reliability("temperature + bias", bins, Estimate(0.1, 0.05, 0.2))] * 3)
 
 
 def ece_by_uncertainty():
@@ -43,8 +43,11 @@ def selection_error(columns=2):
 
 
 def candidates():
-    rows = [Candidate(str(place), 0.5 + place / 24, place / 50, place % 2, place % 3 - 1) for place in range(12)]
-    return draw_candidates(rows, 0.9, 0.05, "Unlabelled")
+    rows = [
+        Candidate(str(place), 0.5 + place / 24, place / 50, place % 2, place % 3 - 1, selected=place == 10)
+        for place in range(12)
+    ]
+    return draw_candidates(rows, 0.9, 0.3, "Unlabelled", balanced=True)
 
 
 def pseudo_labels():

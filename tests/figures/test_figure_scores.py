@@ -51,24 +51,28 @@ def test_dice_of_phantom_masks_by_region(phantom_cases):
     assert figure.axes[1].get_ylabel() == "HD95 (mm)"
 
 
-def test_undefined_scores_and_penalties_are_counted_not_drawn():
+def test_penalties_count_and_undefined_scores_do_not():
     scores = [
         CaseScore("a", "U-Net", "et", 0.9, 3.0),
+        *(CaseScore(name, "U-Net", "et", 0.9, 3.0) for name in ("a2", "a3", "a4")),
         CaseScore("b", "U-Net", "et", 0.0, 373.12866),
         CaseScore("c", "U-Net", "et", None, None),
         CaseScore("c", "U-Net", "wt", 0.8, float("nan")),
     ]
     figure = draw_case_scores(scores, penalty_mm=373.12866)
     upper, lower = figure.axes
-    assert [len(points.get_offsets()) for points in upper.collections] == [1, 2]
-    assert np.asarray(lower.collections[0].get_offsets())[:, 1].tolist() == [3.0]
-    assert lower.get_ylim()[1] < 10
+    assert [len(points.get_offsets()) for points in upper.collections] == [1, 5]
+    assert np.asarray(lower.collections[0].get_offsets())[:, 1].tolist() == [3.0] * 4
+    (mean,) = [line.get_ydata()[0] for line in lower.lines if line.get_marker() == "D"]
+    assert mean == pytest.approx((4 * 3 + 373.12866) / 5)
+    assert mean < lower.get_ylim()[1] < 100
     said = notes(figure)
     assert "Dice of ET leaves out: U-Net 1 not defined." in said
-    assert "HD95 of ET leaves out: U-Net 1 not defined, 1 empty." in said
+    assert "HD95 of ET leaves out: U-Net 1 not defined." in said
+    assert "HD95 of ET, points not drawn: U-Net 1." in said
     assert "HD95 of WT leaves out: U-Net 1 not defined." in said
     assert "373.12866 mm" in said
-    assert [text.get_text() for text in lower.texts] == ["0", "none", "0", "none", "1"]
+    assert [text.get_text() for text in lower.texts] == ["0", "none", "0", "none", "5"]
     assert "no cases" in texts(draw_case_scores([]))
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from figure_contents import labelled, notes, texts
@@ -58,23 +60,25 @@ def test_a_set_without_cases_has_no_coverage():
 def test_phantom_candidates_lie_where_their_table_says(phantom_cases):
     candidates = [case.candidate for case in phantom_cases]
     uncertainties = sorted(case.uncertainty for case in candidates)
-    figure = draw_candidates(candidates, 0.5, uncertainties[3], "Phantom")
+    selected = [replace(case, selected=case.uncertainty <= uncertainties[3]) for case in candidates]
+    figure = draw_candidates(selected, 0.5, uncertainties[3], "Phantom")
     drawn = np.concatenate([np.asarray(points.get_offsets()) for points in figure.axes[0].collections])
     expected = [(case.uncertainty, case.confidence) for case in candidates]
     np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(expected))
     assert "Phantom, n = 8" in texts(figure)
-    assert "4 cases" in notes(figure)
+    assert notes(figure).count("4 cases") == 2
     known = sum(case.idh >= 0 for case in phantom_cases)
     assert known < len(candidates)
     assert "truth unknown" in texts(figure)
 
 
 CANDIDATES = [
-    Candidate("a", 0.95, 0.02, 1, 1),
-    Candidate("b", 0.90, 0.05, 0, 1),  # on both thresholds: selected, and wrong
-    Candidate("c", 0.80, 0.01, 0, 0),
-    Candidate("d", 0.97, 0.20, 1),
+    Candidate("a", 0.95, 0.02, 1, 1, selected=True),
+    Candidate("b", 0.90, 0.05, 0, 1, selected=True),  # on both thresholds: selected, and wrong
+    Candidate("c", 0.80, 0.01, 0, 0, selected=False),
+    Candidate("d", 0.97, 0.20, 1, selected=False),
 ]
+LOST = Candidate("lost", float("nan"), 0.1, 1, selected=False)
 
 
 def test_right_wrong_and_unknown_are_told_apart():
@@ -87,19 +91,44 @@ def test_right_wrong_and_unknown_are_told_apart():
         "called wild type, right: 1": to_rgba(RIGHT_COLOUR),
         "called wild type, wrong: 1": to_rgba(WRONG_COLOUR),
     }
-    assert "2 cases, 1 right, 1 wrong." in notes(figure)
+    assert (
+        notes(figure) == "Meets thresholds (shaded; confidence ≥ 0.9, uncertainty ≤ 0.05): 2 cases, 1 right, 1 wrong. "
+        "Selected: 2 cases, 1 right, 1 wrong."
+    )
     (region,) = axes.patches
     assert (region.get_x(), region.get_y(), region.get_width()) == (0, 0.9, 0.05)
     assert axes.get_xlabel() == "uncertainty (standard deviation of probability)"
 
 
 def test_nothing_selected_and_values_that_are_not_finite():
-    figure = draw_candidates([*CANDIDATES, Candidate("lost", float("nan"), 0.1, 1)], 0.99, 0.01)
-    assert "nothing." in notes(figure)
+    nothing = [replace(case, selected=False) for case in CANDIDATES]
+    figure = draw_candidates([*nothing, LOST], 0.99, 0.01)
+    assert "uncertainty ≤ 0.01): nothing. Selected: nothing." in notes(figure)
     assert "values are not finite: lost." in notes(figure)
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 4
-    assert "no case has finite values" in texts(draw_candidates([Candidate("lost", float("nan"), 0.1, 1)], 0.9, 0.05))
+    assert "no case has finite values" in texts(draw_candidates([LOST], 0.9, 0.05))
     assert "no cases" in texts(draw_candidates([], 0.9, 0.05))
+
+
+def test_thresholds_that_a_method_lacks_are_not_drawn():
+    everything = [replace(case, selected=True) for case in CANDIDATES]
+    figure = draw_candidates(everything, None, None)
+    assert notes(figure) == "Selected: 4 cases, 2 right, 1 wrong, 1 truth unknown."
+    assert not figure.axes[0].patches
+    assert not figure.axes[0].lines
+    figure = draw_candidates([replace(case, selected=case.confidence >= 0.9) for case in CANDIDATES], 0.9, None)
+    assert "Meets thresholds (shaded; confidence ≥ 0.9): 3 cases" in notes(figure)
+    (region,) = figure.axes[0].patches
+    assert region.get_width() == figure.axes[0].get_xlim()[1]
+    assert "selected: 3" not in texts(figure)  # the shading says it
+
+
+def test_what_balance_drops_is_told_from_what_meets_the_thresholds():
+    dropped = [replace(case, selected=case.case_id == "a") for case in CANDIDATES]
+    figure = draw_candidates(dropped, 0.9, 0.05, balanced=True)
+    assert "0.05): 2 cases, 1 right, 1 wrong. Selected after balance: 1 cases, 1 right." in notes(figure)
+    (ring,) = [points for points in figure.axes[0].collections if points.get_label() == "selected: 1"]
+    assert ring.get_offsets().tolist() == [[0.02, 0.95]]
 
 
 def test_counts_and_accuracy_of_each_method():

@@ -82,6 +82,18 @@ def test_what_has_no_answer_has_none(compare) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compare", [compare_paired_t, compare_wilcoxon, compare_two_samples_t])
+@pytest.mark.parametrize("values", [FIRST, [0.3] * 6])
+def test_systems_that_differ_by_rounding_alone_are_the_same(compare, values) -> None:
+    rounded = [value * 3 / 3 * 0.1 / 0.1 + 1e-16 * place for place, value in enumerate(values)]
+    shifted = [value + (0.1 + 0.2 - 0.3) for value in values]
+    assert shifted != values
+    for other in (rounded, shifted):
+        found = compare(values, other)
+        assert (found.difference, found.statistic, found.p) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.filterwarnings("error")
 def test_one_sample_without_spread_is_no_problem() -> None:
     assert compare_two_samples_t([1.0, 1.0, 1.0], [0.8, 0.9, 0.7]).p == pytest.approx(0.0257, abs=1e-4)
 

@@ -95,7 +95,21 @@ def test_what_is_not_defined_is_none():
     assert (perfect.auc, perfect.variance, perfect.low, perfect.high) == (1.0, 0.0, None, None)
     without_spread = compare_auc([0.9, 0.8, 0.1, 0.2], [0.5] * 4, [1, 1, 0, 0])
     assert (without_spread.difference, without_spread.p) == (0.5, None)
-    assert compare_auc([0.5], [0.5], [1]).p is None
+    assert without_spread.not_tested == "an AUC's own variance is 0"
+    one_class = compare_auc([0.5], [0.5], [1])
+    assert (one_class.p, one_class.not_tested) == (None, "both classes are needed")
+    few = compare_auc([0.5, 0.4, 0.3], [0.1, 0.2, 0.3], [1, 0, 0])
+    assert (few.p, few.not_tested) == (None, "fewer than two cases of a class")
+
+
+def test_a_perfect_system_is_not_tested_against_another():
+    perfect = [float(status) for status in IDH]
+    for found in (compare_auc(perfect, OTHERS, IDH), compare_auc(OTHERS, perfect, IDH)):
+        assert (found.z, found.p, found.low, found.high) == (None, None, None, None)
+        assert found.difference != 0
+        assert found.not_tested == "an AUC's own variance is 0"
+    alike = compare_auc(perfect, [2 * value for value in perfect], IDH)
+    assert (alike.p, alike.not_tested) == (1.0, "")
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,25 @@ def test_nothing_selected_is_told():
     assert count_selected(selection, {"a": 1}).accuracy is None
 
 
+def test_that_nothing_is_selected_comes_first_and_names_what_the_method_asks_for():
+    broken, low = row("x", 1, 0.5, 0.1, error="case x: unreadable"), row("a", 1, 0.8, 0.01)
+    assert select(table(low, broken), SelectionSettings(method="CPL")).notes == (
+        "nothing is selected: the highest confidence is 0.8000 (threshold 0.9)",
+        "1 cases have an error and cannot be selected: x",
+    )
+    one_class = table(row("a", 1, 0.95, 0.01), row("b", 1, 0.96, 0.01), broken)
+    for method in ("PL", "CPL", "UPS"):
+        notes = select(one_class, SelectionSettings(method=method, balance=True)).notes
+        assert notes[0].startswith("nothing is selected: all 2 cases that meet the thresholds are called mutant")
+
+
 @pytest.mark.parametrize(("label", "name"), [(0, "wild type"), (1, "mutant")])
 def test_one_class_only_is_told(label, name):
     scores = table(row("a", label, 0.95, 0.01), row("b", label, 0.96, 0.02), row("c", 1 - label, 0.5, 0.3))
     balanced = select(scores, SelectionSettings())
     assert balanced.pseudo_labels == {}
     assert balanced.notes == (
-        f"all 2 cases that meet the thresholds are called {name}; with balancing on none is kept "
+        f"nothing is selected: all 2 cases that meet the thresholds are called {name}; with balancing on none is kept "
         "(selection.balance=false keeps them)",
     )
     free = select(scores, SelectionSettings(balance=False))
@@ -168,7 +180,7 @@ def test_errors_and_numbers_that_are_none_are_never_selected(method):
 def test_a_table_without_a_score(scores):
     selection = select(scores, SelectionSettings())
     assert selection.pseudo_labels == {}
-    assert selection.notes[-1] == "no case has a score: nothing can be selected"
+    assert selection.notes[0] == "nothing is selected: no case has a score"
 
 
 def test_balance_needs_a_ratio():
