@@ -23,8 +23,6 @@ _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
 _PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show such a run below its parent."""
-_KIND_TAG = "mlflow.experimentKind"
-"""MLflow's own: its pages then show trainings and the model registry, not the tools for language models."""
 _ALL_RUNS = 3
 """`mlflow.entities.ViewType.ALL`: deleted ones, too."""
 
@@ -53,7 +51,7 @@ def open_tracker(
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
         parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
         name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
-            shown after its parent's: `demo, fold 1, round 2`.
+            shown before its parent's: `round 2, fold 1, demo`.
         labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
         note: Description on the run's page, Markdown.
 
@@ -102,9 +100,7 @@ def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
 def _find_experiment(client: Any, name: str, location: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(
-            client.create_experiment(name, artifact_location=location, tags={_KIND_TAG: "custom_model_development"})
-        )
+        return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise InputError(
             f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
@@ -144,7 +140,7 @@ def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
             f"(mlflow runs restore --run-id {found[0].info.run_id})"
         )
     tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
-    full_name = f"{parent.info.run_name}, {name}"  # where runs of several parents are compared, only this is shown
+    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart where they are compared
     run = found[0] if found else client.create_run(experiment_id, run_name=full_name, tags=tags)
     record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
     write_json(record_path, record)

@@ -21,8 +21,8 @@ def children(tracker: MlflowTracker) -> list[str]:
     condition = f"tags.mlflow.parentRunId = '{tracker.run_id}'"
     found = MlflowClient(tracker.uri).search_runs([run_of(tracker).info.experiment_id], filter_string=condition)
     above = run_of(tracker).info.run_name
-    assert all(run.info.run_name.startswith(f"{above}, ") for run in found)
-    return sorted(run.info.run_name.removeprefix(f"{above}, ") for run in found)
+    assert all(run.info.run_name.endswith(f", {above}") for run in found)
+    return sorted(run.info.run_name.removesuffix(f", {above}") for run in found)
 
 
 def test_runs_nest_and_say_what_they_are(begin: Begin, folder: Path) -> None:
@@ -34,7 +34,7 @@ def test_runs_nest_and_say_what_they_are(begin: Begin, folder: Path) -> None:
     assert parent.uri == fold.uri == again.uri
     assert not list(folder.rglob("mlflow.db"))
     run = run_of(again)
-    assert run.info.run_name == f"{folder.name}, fold 1, round 0"
+    assert run.info.run_name == f"round 0, fold 1, {folder.name}"
     assert {name: run.data.params[name] for name in ("fold", "round", "optim.lr")} == {
         "fold": "1",
         "round": "0",

@@ -74,12 +74,6 @@ def test_a_run_says_what_it_is(folder: Path) -> None:
     run = run_of(start(folder, **{"optim.lr": 0.5}))
     assert run.info.status == "RUNNING"
     assert run.info.run_name == folder.name
-    assert (
-        client_of(start(folder, **{"optim.lr": 0.5}))
-        .get_experiment(run.info.experiment_id)
-        .tags["mlflow.experimentKind"]
-        == "custom_model_development"
-    )
     assert run.data.params["optim.lr"] == "0.5"
     assert run.data.params["network.bottleneck.num_layers"] == "4"
     assert run.data.params["patch.size"] == "[128, 128, 128]"

@@ -31,7 +31,7 @@ def test_each_round_is_a_version_of_one_model(begin: Begin, folder: Path, checkp
     assert "no pickle" in model.description
     found = versions(parent, "one model")
     assert [row.tags["round"] for row in found] == ["0", "1"]
-    assert [row.description for row in found] == [f"{folder.name}, round {number}" for number in (0, 1)]
+    assert [row.description for row in found] == [f"round {number}, {folder.name}" for number in (0, 1)]
     assert found[1].run_id == child.run_id
     assert found[1].tags["weights.sha256"] == hashlib.sha256(b"weights 1").hexdigest()
     assert {item.path for item in client.list_artifacts(child.run_id, "best")} == {
