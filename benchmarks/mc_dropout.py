@@ -9,7 +9,6 @@ does one pass more, without dropout, which its table holds; the FLOP bound does 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -194,7 +193,10 @@ def probe_memory(
     image: Tensor,
     arguments: argparse.Namespace,
 ) -> float:
-    """Peak GiB of this process after two passes of one form, interpreter and both networks' weights included."""
+    """Peak GiB of this process after two passes of one form, interpreter and both networks' weights included.
+
+    Not `ru_maxrss`: on Linux a new process inherits the peak of the one that started it.
+    """
     if which == "baseline":
         for _ in range(2):
             baseline_pass(baseline, image, active)
@@ -202,7 +204,8 @@ def probe_memory(
         run(network, image, active, arguments)
     if image.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
 
 
 if __name__ == "__main__":
