@@ -127,6 +127,12 @@ def test_documents_name_commands_options_and_files_that_exist(path: Path) -> Non
         assert link.startswith("https://") or (path.parent / link).exists()
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_has_a_placeholder_left(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if re.fullmatch(r"[A-Z_]{8,}", line.strip())] == []
+
+
 def test_the_readme_names_the_two_commands_and_the_build_server_calls_one() -> None:
     readme = shell_lines(ROOT / "README.md")
     assert {"make demo", "make test"} <= set(readme)

@@ -23,6 +23,8 @@ from mttu.metrics.intervals import Interval, bootstrap_over_patients, wilson_int
 Binning = Literal["equal-width", "adaptive"]
 NUM_BINS = 10
 """L of eq. (16): not stated in the paper; chosen because it is the usual number for small cohorts."""
+CASES_PER_BIN = 5
+"""Least number of cases in an adaptive bin; with fewer its accuracy says nothing, and the error is mostly bias."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def measure_calibration_error(
     mutant_probabilities: Sequence[float],
     idh: Sequence[int],
     patients: Sequence[str],
-    num_bins: int = NUM_BINS,
+    num_bins: int | None = None,
     binning: Binning = "equal-width",
     level: float = 0.95,
     num_resamples: int = 2000,
@@ -74,7 +76,8 @@ def measure_calibration_error(
         mutant_probabilities: Probability of mutant, one per case.
         idh: 1 mutant, 0 wild type, -1 unknown: left out.
         patients: Patient of each case; the bootstrap draws patients.
-        num_bins: Bins over confidences from 0 to 1; those of two classes lie in the upper half.
+        num_bins: Bins over confidences from 0 to 1; those of two classes lie in the upper half. None: `NUM_BINS`, of
+            adaptive ones no more than leave `CASES_PER_BIN` cases in each.
         binning: equal-width, as in the paper, or adaptive: bins of about equal numbers of cases. Equal confidences
             share a bin.
         level: Coverage of the interval.
@@ -87,6 +90,7 @@ def measure_calibration_error(
     probability, status = known_cases(mutant_probabilities, idh)
     confidence, called_mutant = call_top_label(probability)
     right = called_mutant == (status == IDH_MUTANT)
+    num_bins = _choose_num_bins(num_bins, binning, len(confidence))
     known = [patient for patient, own in zip(patients, idh, strict=True) if own >= 0]
 
     def statistics(rows: NDArray[np.int64]) -> Mapping[str, float | None]:
@@ -111,6 +115,12 @@ def _measure(
     return np.asarray(np.abs(gaps).sum(axis=1) / len(confidence))
 
 
+def _choose_num_bins(num_bins: int | None, binning: Binning, num_cases: int) -> int:
+    if num_bins is not None:
+        return num_bins
+    return NUM_BINS if binning == "equal-width" else max(1, min(NUM_BINS, num_cases // CASES_PER_BIN))
+
+
 def _edges(confidence: NDArray[np.float64], num_bins: int, binning: Binning) -> NDArray[np.float64]:
     if num_bins < 1:
         raise ValueError(f"num_bins is {num_bins}; at least 1 is needed")
@@ -128,7 +138,7 @@ def _assign(confidence: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
 def tabulate_reliability(
     mutant_probabilities: Sequence[float],
     idh: Sequence[int],
-    num_bins: int = NUM_BINS,
+    num_bins: int | None = None,
     binning: Binning = "equal-width",
     level: float = 0.95,
 ) -> list[ReliabilityBin]:
@@ -142,6 +152,7 @@ def tabulate_reliability(
     probability, status = known_cases(mutant_probabilities, idh)
     confidence, called_mutant = call_top_label(probability)
     right = called_mutant == (status == IDH_MUTANT)
+    num_bins = _choose_num_bins(num_bins, binning, len(confidence))
     edges = _edges(confidence, num_bins, binning)
     bins = _assign(confidence, edges)
     table = []

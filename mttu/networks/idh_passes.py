@@ -54,6 +54,7 @@ class IdhPasses:
         self._from_stem = self.places[0].startswith("encoder.")
         self._from_tokens = self.places[0].startswith("bottleneck.")
 
+    @torch.inference_mode()  # here too, for a graph that is kept changes last bits
     def share(self, image: Tensor) -> Shared:
         """Computes what lies before the first active dropout.
 

@@ -61,7 +61,7 @@ def mask_seed(key: str, place: str) -> int:
 def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
     """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
 
-    On a GPU, and only there, torch's generators are seeded anew: fork them around it.
+    No gradient is kept in the body. On a GPU, and only there, torch's generators are seeded anew: fork them around it.
 
     Args:
         network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
@@ -69,6 +69,7 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
         keys: One per sample of the batch, see `name_pass`.
     """
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())  # masks are applied in place, which a gradient forbids
         for place in places:
             module = network.get_submodule(place)
             seeds = [mask_seed(key, place) for key in keys]

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
@@ -17,10 +16,11 @@ from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError
 from mttu.figures.candidates import Candidate, draw_candidates
-from mttu.figures.estimates import UNDEFINED, Estimate
+from mttu.figures.estimates import Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
 from mttu.figures.selection import SelectionRow, draw_selection_error
 from mttu.figures.uncertainty import draw_ece_by_uncertainty
+from mttu.metrics.intervals import wilson_interval
 from mttu.pseudo_labels import (
     LabelledScore,
     SelectedCase,
@@ -74,11 +74,8 @@ class MethodCounts:
     def accuracy(self) -> Estimate:
         """Share of right pseudo-labels with its 95% Wilson interval."""
         counts = self.counts
-        if not counts.num_known:
-            return UNDEFINED
-        right = counts.num_right_mutant + counts.num_right_wild
-        interval = binomtest(right, counts.num_known).proportion_ci(0.95, method="wilson")
-        return Estimate(counts.accuracy, float(interval.low), float(interval.high))
+        found = wilson_interval(counts.num_right_mutant + counts.num_right_wild, counts.num_known)
+        return Estimate(found.estimate, found.low, found.high)
 
 
 def compare_methods(

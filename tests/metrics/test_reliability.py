@@ -63,6 +63,17 @@ def test_adaptive_bins_hold_equal_numbers():
     assert (bars[0].low, bars[-1].high) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("num_cases", "num_bins"), [(4, 1), (14, 2), (49, 9), (200, 10)])
+def test_adaptive_bins_have_five_cases_at_least(num_cases, num_bins):
+    probability = [0.5 + 0.4 * index / num_cases for index in range(num_cases)]
+    idh = [index % 2 for index in range(num_cases)]
+    assert measure(probability, idh, binning="adaptive").num_bins == num_bins
+    bars = tabulate_reliability(probability, idh, binning="adaptive")
+    assert len(bars) == num_bins
+    assert min(bar.num_cases for bar in bars) >= min(5, num_cases)
+    assert measure(probability, idh).num_bins == len(tabulate_reliability(probability, idh)) == 10
+
+
 def test_equal_confidences_share_an_adaptive_bin_in_any_order():
     probability, idh = [0.8, 0.8, 0.8, 0.8, 0.9], [1, 0, 1, 1, 1]
     bars = tabulate_reliability(probability, idh, num_bins=3, binning="adaptive")

@@ -204,3 +204,13 @@ def test_what_cannot_vary_is_refused():
         IdhPasses(build(head=0.0), "head")
     with pytest.raises(InputError, match="no IDH head"):
         IdhPasses(build("segnet"), "all")
+
+
+@pytest.mark.parametrize("active", ["all", "transformer+head", "head"])
+def test_passes_need_no_mode_set_by_the_caller(active):
+    passes, window = IdhPasses(build(), active), draw_window()
+    logits = passes.run(passes.share(window), KEYS)
+    assert not logits.requires_grad
+    assert not torch.is_inference_mode_enabled()
+    with torch.inference_mode():
+        assert torch.equal(passes.run(passes.share(window), KEYS), logits)
