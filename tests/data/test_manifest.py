@@ -122,7 +122,7 @@ def test_other_files_are_refused(phantom_manifest, tmp_path):
     path = tmp_path / "cohort.parquet"
     write_manifest(phantom_manifest, path)
     rewrite(path, metadata={"modalities": "flair"})
-    with pytest.raises(InputError, match="are not those of format 2"):
+    with pytest.raises(InputError, match="are not those of format 3"):
         read_manifest(path)
     with pytest.raises(InputError, match="no readable Parquet file"):
         read_manifest(tmp_path)

@@ -19,14 +19,11 @@ pytestmark = pytest.mark.usefixtures("sketches")
 def outcome(folder):
     """What must not depend on kills: selections, weights, histories, case scores, summary, which files there are."""
     rounds = [folder / f"round_{number}" for number in range(count_finished(folder))]
-    timeless = [
-        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_history(r)] for r in rounds
-    ]
     return {
         "records": [vars(read_record(place)) for place in rounds],
         "selections": [read_selection(place / "selection.parquet") for place in rounds[1:]],
         "weights": {place.name: load_file(place / "best" / "weights.safetensors") for place in (*rounds, folder)},
-        "history": timeless,
+        "history": [read_history(place) for place in rounds],
         "validation": [read_rows(place / "val.parquet") for place in rounds],
         "test": read_rows(folder / "test.parquet"),
         "summary": read_summary(folder),
@@ -54,9 +51,9 @@ SHORT = {"train.epochs": 1, "self_training.rounds": 1}
 
 
 def test_kills_at_some_boundaries(make_config, here):
-    total, tried = run_killed_everywhere(make_config(SHORT), here, step=11)
+    total, tried = run_killed_everywhere(make_config(SHORT), here, step=14)
     assert total > 60
-    assert tried >= 6
+    assert tried >= 5
 
 
 @pytest.mark.slow

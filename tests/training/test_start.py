@@ -1,0 +1,83 @@
+"""Training that starts from weights of an earlier one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mttu.config import Config, override
+from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.errors import InputError
+from mttu.training.loop import counted_labels
+from mttu.training.run import launch_locally, run_training
+from mttu.training.start import check_start, digest_weights, identify_start, load_start
+from mttu.training.state import create_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def first(tiny):
+    """The run folder of a training of one epoch."""
+    return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
+
+
+def start(tiny, first, **changes):
+    return override(tiny, {"train.start_from": str(first), **changes})
+
+
+def test_weights_come_over_and_the_rest_is_fresh(tiny, first):
+    state = create_state(tiny, CPU)
+    load_start(state, start(tiny, first), CPU)
+    weights = load_file(first / "best" / "weights.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in state.network.state_dict().items())
+    assert state.optimizer.state_dict()["state"] == {}
+    assert (state.epoch, state.history, state.best) == (0, [], None)
+
+
+def test_the_optimiser_and_task_weights_come_over_if_kept(tiny, first):
+    [checkpoint] = (first / "train").glob("epoch_*")
+    config = start(tiny, checkpoint, **{"train.start_optimiser": "kept"})
+    state = create_state(config, CPU)
+    load_start(state, config, CPU)
+    content = torch.load(checkpoint / "state.pt", weights_only=True)
+    moments = state.optimizer.state_dict()["state"]
+    assert moments.keys() == content["optimizer"]["state"].keys() != set()
+    assert torch.equal(moments[0]["exp_avg"], content["optimizer"]["state"][0]["exp_avg"])
+    for name, value in content["weighting"].items():
+        assert torch.equal(state.weighting.state_dict()[name], value)
+
+
+def test_what_does_not_fit_is_refused_with_each_difference(tiny, first, tmp_path):
+    assert check_start(start(tiny, first)) == []
+    wider = start(tiny, first, **{"network.idh_head.hidden": [4], "network.dropout.stem": 0.5})
+    dropout, hidden = check_start(wider)
+    assert "was trained with network.dropout.stem=0.2, now it is 0.5; set it back, or start from other" in dropout
+    assert "was trained with network.idh_head.hidden=[8], now it is [4]" in hidden
+    with pytest.raises(InputError, match=r"network\.dropout\.stem=0\.2"):
+        run_training(wider, launch_locally)
+    [problem] = check_start(start(tiny, first, **{"train.start_optimiser": "kept"}))
+    assert "has no state.pt, which train.start_optimiser=kept needs; name a training checkpoint" in problem
+    [problem] = check_start(start(tiny, tmp_path / "gone"))
+    assert problem.startswith(f"train.start_from: checkpoint {tmp_path / 'gone'}: checkpoint.json")
+    with pytest.raises(InputError, match="start_optimiser is kept but start_from is not set"):
+        override(Config(), {"train.start_optimiser": "kept"})
+
+
+def test_a_run_is_the_same_wherever_its_start_lies_and_another_from_other_weights(tiny, first):
+    config = start(tiny, first)
+    folder = run_training(config, launch_locally)
+    moved = first.rename(first.with_name("moved"))
+    assert identify_start(start(tiny, moved)) == f"weights {digest_weights(moved)}"
+    assert run_training(start(tiny, moved), launch_locally) == folder
+    with pytest.raises(InputError, match=r"train\.start_from: weights [0-9a-f]{64} -> None"):
+        run_training(tiny, launch_locally)
+
+
+@pytest.mark.parametrize(("setting", "counted"), [("true", [1, 0, -1]), ("true+pseudo", [1, 0, -1, 1, 0])])
+def test_class_weights_count_pseudo_labels_only_if_asked_for(tiny, phantom_manifest, setting, counted):
+    one = phantom_manifest.cases[0]
+    cases = [replace(one, idh=idh) for idh in (IDH_MUTANT, IDH_WILD, -1)]
+    cases += [replace(one, idh=idh, pseudo_label=True) for idh in (IDH_MUTANT, IDH_WILD)]
+    assert counted_labels(cases, override(tiny, {"self_training.class_weights": setting})) == counted
