@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from mttu.atomic import atomic_file
 from mttu.config import Config, PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.cohort import discover, write_manifest
@@ -63,6 +65,7 @@ def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_pat
         "data.manifest": str(manifest),
         "data.cache_dir": str(pool_cache),
         "output.name": "self",
+        "patch.size": [24, 24, 24],  # one window holds a case
         "train.epochs": 2,
         "mc.passes": 2,
         "selection.method": "PL",
@@ -71,6 +74,22 @@ def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_pat
         "self_training.stop_when_unchanged": False,
     }
     return lambda changes=None: override(tiny, {**base, **(changes or {})})
+
+
+@pytest.fixture
+def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty files, written as ever: drawing them is most of the time that a tiny self-training takes."""
+
+    def save(figure: Any, path: Path, formats: Any) -> None:
+        for name in formats:
+            with atomic_file(path.with_name(f"{path.name}.{name}")) as partial:
+                partial.write_bytes(b"")
+
+    module = "mttu.self_training.tracking"
+    monkeypatch.setattr(f"{module}.save_figure", save)
+    monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
+    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: [("candidates", Figure())])
+    monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,63 @@
+import pytest
+import yaml
+
+from mttu.cli import main
+from mttu.cli.self_train import TrainingLeft, tabulate
+from mttu.config import Config, override
+from mttu.display import console
+from mttu.self_training import Step
+from mttu.self_training.summary import RoundSummary
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+def test_settings_are_printed(capsys):
+    code, out, _ = run(capsys, "self-train", "--print-config", "self_training.rounds=5")
+    assert code == 0
+    assert yaml.safe_load(out)["self_training"]["rounds"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "data.manifest: not set"),
+        (["self_training.folds=1"], "folds is 1; give 0 for the manifest's own split, or 2 or more"),
+        (["self_training.rounds=-1"], "self_training.rounds: Input should be greater than or equal to 0"),
+        (["selection.method=best"], "selection.method: Input should be 'none', 'PL', 'CPL' or 'UPS'"),
+    ],
+)
+def test_refusals(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "self-train", *words)
+    assert code == 2
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_rounds():
+    rows = [
+        RoundSummary(0, 6, 0, 0, 0, 0, {"val/dice": 0.5}),
+        RoundSummary(1, 6, 2, 3, 5, 4, {"val/dice": 0.75, "test/idh_auc": 0.875}),
+    ]
+    with console.capture() as capture:
+        console.print(tabulate(rows, "UPS", 1), width=200)
+    lines = capture.get().splitlines()
+    assert lines[0].strip() == "self-training, UPS"
+    assert lines[-3].split() == ["0", "6", "0", "0", "-", "0.500", *["-"] * 7]
+    assert lines[-2].split() == ["*1", "6", "2", "3", "4/5", "0.80", "0.750", *["-"] * 4, "0.875", "-", "-"]
+
+
+def test_the_time_left_is_that_of_the_epochs_to_come():
+    left = TrainingLeft(override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2}))
+    seconds = {"time/epoch_seconds": 5.0}
+    assert left.describe(Step(0, 2, "train", 1, 10, metrics=seconds)) == "about 85 s of training left"
+    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 40 s of training left"
+    assert (
+        left.describe(Step(1, 2, "train", 4, 4, metrics={"time/epoch_seconds": 95.0})) == "about 3 min of training left"
+    )
+    assert left.describe(Step(2, 2, "test", 1, 2, "a")) == ""
