@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mttu.training.fold_results import FoldsRow
 
 _FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
-_PARTS = ("val", "test")
+_PARTS = {"val": "each fold's val cases", "test": "the test cases"}
 
 
 def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = False) -> Path:
@@ -38,31 +38,37 @@ def print_folds(folder: Path) -> None:
     from mttu.training.fold_results import CSV, read_folds_table
     from mttu.training.folds import ENSEMBLE_FOLDER
 
-    console.print(tabulate_folds(read_folds_table(folder)))
+    rows = read_folds_table(folder)
+    for part in _PARTS:
+        if any(row.metric.startswith(f"{part}/") for row in rows):
+            console.print(tabulate_folds(rows, part))
     console.print(f"every figure of every fold: {folder / CSV}", markup=False)
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
 
 
-def tabulate_folds(rows: "Sequence[FoldsRow]") -> Table:
-    """One row per network, mean and standard deviation over folds of what is measured most; what none has is left out.
+def tabulate_folds(rows: "Sequence[FoldsRow]", part: str) -> Table:
+    """One row per network: mean and standard deviation over folds of what is looked at most.
 
     Where fewer folds define a figure, their number stands behind it.
+
+    Args:
+        rows: The table over folds.
+        part: val or test.
     """
-    known = {(row.network, row.metric): row for row in rows if row.mean is not None}
-    wanted = {f"{part}/{name}": f"{part} {title}" for part in _PARTS for name, title in _FIGURES.items()}
-    shown = {metric: title for metric, title in wanted.items() if any(name == metric for _, name in known)}
+    known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)
-    table = Table(box=box.SIMPLE_HEAD, title=f"mean and standard deviation over {folds} folds", title_justify="left")
+    title = f"mean and standard deviation over {folds} folds, on {_PARTS[part]}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("network", no_wrap=True)
-    for title in shown.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    for name in _FIGURES.values():
+        table.add_column(name, justify="right", no_wrap=True)
     for network in dict.fromkeys(row.network for row in rows):
-        table.add_row(network, *(_show(known.get((network, metric)), folds) for metric in shown))
+        table.add_row(network, *(_show(known.get((network, f"{part}/{name}")), folds) for name in _FIGURES))
     return table
 
 
 def _show(row: "FoldsRow | None", folds: int) -> str:
-    if row is None:
+    if row is None or row.mean is None:
         return "-"
     spread = "" if row.std is None else f" ± {row.std:.3f}"
     return f"{row.mean:.3f}{spread}" + (f" ({row.num_folds})" if row.num_folds < folds else "")
