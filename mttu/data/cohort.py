@@ -100,7 +100,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     check_request(request)
     findings: list[Finding] = []
     found = find_cases(request, findings)
-    cases = name_cases(request, [case for _, case in found], findings)
+    cases = name_cases([case for _, case in found], findings)
     checked, fingerprints = check_volumes(cases, request.modalities, on_case)
     findings += checked
     try:

@@ -148,6 +148,39 @@ def test_egd_supervises_the_whole_tumour_and_reads_a_spreadsheet(tmp_path):
     assert [case.idh for case in cohort.manifest.cases] == [1, -1]
 
 
+def test_named_labels_leave_the_documented_ones_of_a_mix_alone(tmp_path):
+    egd(tmp_path / "egd", "EGD-0001")
+    brats2023(tmp_path / "b23", "BraTS-GLI-00001-000")
+    cohort = build(tmp_path / "egd", tmp_path / "b23", labels="brats2023")
+    assert {case.case_id: case.labels for case in cohort.manifest.cases} == {
+        "EGD-0001": "whole-tumour",
+        "BraTS-GLI-00001-000": "brats2023",
+    }
+    (note,) = [finding.text for finding in cohort.findings if finding.severity == "note"]
+    assert note == (
+        "--labels brats2023 is taken for brats2023 (1 case); "
+        "the others keep what their layout documents: egd is whole-tumour (1 case)"
+    )
+    ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
+    with pytest.raises(InputError, match=r"labels brats2013: every layout here documents another .* \(egd is whole-t"):
+        build(tmp_path / "egd", tmp_path / "ucsf", labels="brats2013")
+
+
+def test_labels_of_treated_patients_make_follow_ups_only_of_the_data_set_they_are_for(tmp_path):
+    ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
+    brats2023(tmp_path / "b24", "BraTS-GLI-00001-100")
+    assert ids(build(tmp_path / "ucsf", tmp_path / "b24", labels="brats2024")) == ["UCSF-PDGM-0004"]
+    cohort = build(tmp_path / "ucsf", tmp_path / "b24", labels="brats2024", follow_ups=True)
+    assert [case.labels for case in cohort.manifest.cases] == ["brats2024", "brats"]
+
+
+def test_two_folders_of_one_layout_are_no_mix(tmp_path):
+    for name in ("UCSF-PDGM-0004", "UCSF-PDGM-0005"):
+        ucsf(tmp_path / name, name)
+    cohort = build(tmp_path / "UCSF-PDGM-0004", tmp_path / "UCSF-PDGM-0005", labels="brats2013")
+    assert {case.labels for case in cohort.manifest.cases} == {"brats2013"}
+
+
 def test_two_data_sets_make_one_cohort(tmp_path):
     ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
     brats2023(tmp_path / "brats", "BraTS-GLI-00001-000")
