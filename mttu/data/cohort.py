@@ -18,7 +18,7 @@ from mttu.data.gathering import OnCase, case_from_folder, check_volumes, find_ca
 from mttu.data.joining import join_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.layouts import MODALITIES
-from mttu.data.leakage import CrosswalkRow, find_leaks, link_patients, read_crosswalk
+from mttu.data.leakage import CrosswalkRow, OtherNames, find_leaks, link_patients, read_crosswalk
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
@@ -122,10 +122,10 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     if request.recipe == "paper":
         second = {case.case_id for place, case in found if place == 1}
         training = [case for case, _ in pairs if case.case_id not in second]
-        paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], joined.matched)
+        paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], frozenset(joined.row_of))
         findings += paper.findings
         pairs = paper.cases
-    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), request, findings)
+    pairs = _link(pairs, fingerprints, crosswalk, joined.other_names, request, findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
 
@@ -143,6 +143,7 @@ def _link(
     pairs: Sequence[tuple[Case, str | None]],
     fingerprints: Mapping[str, NDArray[np.float32]],
     crosswalk: Sequence[CrosswalkRow],
+    other_names: Sequence[OtherNames],
     request: CohortRequest,
     findings: list[Finding],
 ) -> list[tuple[Case, str | None]]:
@@ -150,7 +151,7 @@ def _link(
     wanted = [replace(case, split=split or "") for case, split in pairs]
     images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
     try:
-        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk)
+        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return []

@@ -181,6 +181,36 @@ def test_two_folders_of_one_layout_are_no_mix(tmp_path):
     assert {case.labels for case in cohort.manifest.cases} == {"brats2013"}
 
 
+@pytest.mark.parametrize("as_table", [False, True])
+def test_an_examination_without_a_row_is_on_the_side_of_its_patient(tmp_path, as_table):
+    names = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00005-000", "BraTS-GLI-00005-001")
+    for name in names:
+        brats2023(tmp_path / "data", name)
+    table = tmp_path / "t.csv"
+    sides = ("train", "val", "test")
+    rows = [f"{name},P{number},1,{split}\n" for number, (name, split) in enumerate(zip(names, sides, strict=False))]
+    table.write_text("case_id,patient_id,idh,split\n" + "".join(rows))
+    place = tmp_path / "data"
+    if as_table:
+        place = tmp_path / "paths.csv"
+        suffixes = ("t2f", "t1c", "t1n", "t2w", "seg")
+        lines = [
+            ",".join([name, name[:15], *(f"data/{name}/{name}-{part}.nii.gz" for part in suffixes)]) for name in names
+        ]
+        place.write_text("case_id,patient_id,flair,t1ce,t1,t2,seg\n" + "\n".join(lines) + "\n")
+    cohort = build(place, clinical=(table,), labels="brats2023", follow_ups=True)
+    assert ids(cohort) == list(names)
+    assert [(case.patient_id, case.split) for case in cohort.manifest.cases[2:]] == [("P2", "test"), ("P2", "test")]
+    table.write_text(table.read_text() + f"{names[3]},Q,1,train\n")
+    assert (
+        build(place, clinical=(table,), labels="brats2023", follow_ups=True)
+        .errors[0]
+        .startswith(
+            "cases BraTS-GLI-00005-000, BraTS-GLI-00005-001: its files name patient 'BraTS-GLI-00005', who is 'P2'"
+        )
+    )
+
+
 def test_two_data_sets_make_one_cohort(tmp_path):
     ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
     brats2023(tmp_path / "brats", "BraTS-GLI-00001-000")
