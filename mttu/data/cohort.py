@@ -122,7 +122,8 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     if request.recipe == "paper":
         second = {case.case_id for place, case in found if place == 1}
         training = [case for case, _ in pairs if case.case_id not in second]
-        paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], frozenset(joined.row_of))
+        test = [case for case, _ in pairs if case.case_id in second]
+        paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
         findings += paper.findings
         pairs = paper.cases
     pairs = _link(pairs, fingerprints, crosswalk, joined.other_names, request, findings)
