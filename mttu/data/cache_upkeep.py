@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mttu.atomic import PREFIX
 from mttu.data.cache import (
     ABOUT,
+    DAMAGE,
     FILES,
     IMAGE,
     MEND,
@@ -147,7 +148,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
                 problems.append(f"{name} is not as it was written: its checksum differs")
                 continue
             problems += _find_impossible(name, np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             problems.append(f"{name} cannot be read ({error})")
     return [Finding(cached.case_id, problem, anew) for problem in problems]
 
@@ -217,7 +218,7 @@ def _is_entry(folder: Path) -> bool:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         return bool(about["case_id"] == folder.name and about["content_hash"] and about["format_version"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return False
 
 
