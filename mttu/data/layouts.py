@@ -140,8 +140,8 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
         modalities: Those that are needed.
 
     Returns:
-        The case, with a problem for each needed modality that is missing or there twice; None if the folder has none
-        of the layout's images.
+        The case, with a problem for each needed modality that is missing or there twice, and for each name that is no
+        file; None if the folder has none of the layout's images.
     """
     layout = LAYOUTS[name]
     match = re.fullmatch(layout.folder, folder.name)
@@ -158,8 +158,11 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
     problems = []
     wanted = (*modalities, SEG, BRAIN_MASK)
     for role in wanted:
-        paths = found[role]
-        if len(paths) > 1:
+        paths = found[role] = [path for path in found[role] if path.is_file()] or found[role]
+        if paths and not paths[0].is_file():
+            what = "a link to nothing" if paths[0].is_symlink() else "no file"
+            problems.append(f"case {case_id}: {role} {paths[0].name} is {what}; restore it, or take it away")
+        elif len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             problems.append(f"case {case_id}: {role} is there {len(paths)} times ({names}); keep one of them")
         elif not paths and role in modalities:
@@ -173,7 +176,7 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
 
 
 def _find(folder: Path, template: str) -> list[Path]:
-    """Files of a template with any NIfTI ending, hidden ones left out."""
+    """What has the name of a template with any NIfTI ending, links to nothing included, hidden ones left out."""
     place = folder
     *parents, stem = template.split("/")
     while parents and parents[0] == "..":
@@ -190,5 +193,5 @@ def _find(folder: Path, template: str) -> list[Path]:
     found = []
     for inner in folders:
         listed = set(os.listdir(inner))  # by name: some file systems take T1 for t1
-        found += [path for name in wanted if name in listed and (path := inner / name).is_file()]
+        found += [inner / name for name in wanted if name in listed]
     return found
