@@ -68,7 +68,7 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
     """The complete cases as the manifest will name them; an error for each that is not, and for names used twice."""
     findings += to_findings("error", [problem for case in found for problem in case.problems])
     complete = [case for case in found if not case.problems]
-    names = Counter(case.case_id for case in found)
+    names = Counter(case.case_id for case in found if case.images)  # a folder of other volumes is no second case
     problems, cases = [], []
     for case in complete:
         if not is_safe_name(case.case_id):

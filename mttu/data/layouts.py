@@ -38,6 +38,15 @@ class Layout:
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Case id to further templates of its tumour mask."""
 
+    other_folders: tuple[str, ...] = ()
+    """Folders of the data set, beside those of the cases, whose volumes belong to no case."""
+
+    @property
+    def known_folders(self) -> frozenset[str]:
+        """Names of folders whose volumes are no cases: of the data set's other images, and of masks by themselves."""
+        apart = (template.split("/") for template in self.seg if template.startswith("../"))
+        return frozenset((*self.other_folders, *(parts[-2] for parts in apart)))
+
     def templates(self, modalities: Sequence[str], case_id: str) -> dict[str, tuple[str, ...]]:
         """Role to templates, for the modalities asked for, the tumour mask and the brain mask."""
         masks = {SEG: (*self.seg, *self.aliases.get(case_id, ())), BRAIN_MASK: self.brain_mask}
@@ -86,6 +95,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "../../automated_segm/{case}_automated_approx_segm",
         ),
         labels="brats",
+        other_folders=("images_structural_unstripped", "images_DTI", "images_DSC"),
         example="images_structural/UPENN-GBM-00001_11/UPENN-GBM-00001_11_{FLAIR,T1GD,T1,T2}.nii[.gz]",
     ),
     "egd": Layout(

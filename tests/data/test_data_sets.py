@@ -134,6 +134,26 @@ def test_upenn_with_masks_in_folders_of_their_own(tmp_path):
     assert all(case.seg is None or case.seg.is_file() for case in again.cases)
 
 
+def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
+    root = tmp_path / "NIfTI-files"
+    for number in (1, 2):
+        name = f"UPENN-GBM-0000{number}_11"
+        upenn(root, name, f"images_segm/{name}_segm")
+        unstripped = root / "images_structural_unstripped" / name / f"{name}_FLAIR_unstripped.nii.gz"
+        automated = root / "automated_segm" / f"{name}_automated_approx_segm.nii.gz"
+        for path in (unstripped, automated):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(OLD, LPS), path)
+    cohort = build(root)
+    assert ids(cohort) == ["UPENN-GBM-00001_11", "UPENN-GBM-00002_11"]
+    assert {case.seg.parent.name for case in cohort.manifest.cases} == {"images_segm"}
+    stray = root / "copies" / "UPENN-GBM-00001_11" / "scan.nii.gz"
+    stray.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(OLD, LPS), stray)
+    (error,) = build(root).errors
+    assert error.startswith("case UPENN-GBM-00001_11: the folder holds 1 NIfTI files (scan.nii.gz) but no image that")
+
+
 def test_egd_supervises_the_whole_tumour_and_reads_a_spreadsheet(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     for number in (1, 2):
