@@ -184,9 +184,8 @@ def _to_manifest(cases: Sequence[Case], request: CohortRequest, findings: list[F
     folders = [Path(os.path.abspath(place)) for place in request.places if place.is_dir()]
     files = [path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
     root = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
-    names = [case.case_id for case in cases]
     ordered = tuple(sorted(cases, key=lambda case: case.case_id))
-    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(folders, names))
+    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(request.places, cases))
 
 
 def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bool = False) -> Cohort:
@@ -202,17 +201,36 @@ def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bo
     return Cohort(None if refused else manifest, tuple(ordered))
 
 
-def _is_synthetic(folders: Sequence[Path], case_ids: Sequence[str]) -> bool:
-    listed: set[str] = set()
-    for marker in (folder / PHANTOM_MARKER for folder in folders):
-        if not marker.is_file():
-            continue
-        try:
-            content = json.loads(marker.read_text(encoding="utf-8"))
-            listed |= set(content["cases"]) if content["synthetic"] is True else set()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
-    return set(case_ids) <= listed
+def _is_synthetic(places: Sequence[Path], cases: Sequence[Case]) -> bool:
+    """Whether a marker at or above every image, up to the place that was named, lists its case."""
+    tops = [Path(os.path.abspath(place if place.is_dir() else place.parent)) for place in places]
+    listed: dict[Path, set[str]] = {}
+
+    def lists(folder: Path, case_id: str) -> bool:
+        if folder not in listed:
+            listed[folder] = _read_marker(folder / PHANTOM_MARKER)
+        return case_id in listed[folder]
+
+    return all(
+        any(lists(folder, case.case_id) for folder in image.parents if any(folder.is_relative_to(top) for top in tops))
+        for case in cases
+        for image in case.images.values()
+    )
+
+
+def _read_marker(marker: Path) -> set[str]:
+    """Ids of the synthetic cases; none if there is no marker.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not marker.is_file():
+        return set()
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return set(content["cases"]) if content["synthetic"] is True else set()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:

@@ -100,6 +100,21 @@ def test_synthetic_only_if_the_marker_lists_every_case(phantom_folder, tmp_path)
         discover(root)
 
 
+def test_a_phantom_is_synthetic_from_above_and_through_a_table_too(phantom_folder, tmp_path):
+    shutil.copytree(phantom_folder, tmp_path / "deep" / "phantom")
+    assert discover(tmp_path).synthetic
+    name = "phantom_000"
+    rows = {role: f"deep/phantom/{name}/{name}_{role}.nii.gz" for role in (*MODALITIES, "seg")}
+    table = write_table(tmp_path / "paths.csv", {"case_id": name, **rows})
+    assert discover(table, labels="brats").synthetic
+    write_case(tmp_path / "real", name.replace("000", "900"))
+    assert not discover(tmp_path).synthetic
+    shutil.rmtree(tmp_path / "deep" / "phantom" / name)
+    write_case(tmp_path / "real", name)  # a patient who happens to have the name of a synthetic case
+    shutil.rmtree(tmp_path / "real" / "phantom_900")
+    assert not discover(tmp_path).synthetic
+
+
 def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     root = tmp_path / "data"
     for name in ("A", "B", "C", "D"):
