@@ -134,10 +134,10 @@ class FoundCase:
 
 
 def volume_stem(path: Path) -> str | None:
-    """File name without its NIfTI ending; None for another file."""
+    """File name without its NIfTI ending in upper or lower case; None for another file."""
     for ending in ENDINGS:
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
     return None
 
 
@@ -199,9 +199,8 @@ def _find(folder: Path, template: str) -> list[Path]:
             for inner in (sorted(outer.glob(part)) if "*" in part else [outer / part])
             if inner.is_dir()
         ]
-    wanted = [f"{stem}{ending}" for ending in ENDINGS]
     found = []
     for inner in folders:
-        listed = set(os.listdir(inner))  # by name: some file systems take T1 for t1
-        found += [inner / name for name in wanted if name in listed]
+        listed = sorted(os.listdir(inner), key=len, reverse=True)  # by name: some file systems take T1 for t1
+        found += [inner / name for name in listed if volume_stem(Path(name)) == stem]
     return found

@@ -61,6 +61,13 @@ def test_a_doubled_mask_is_named(tmp_path):
     assert found.problems == ("case A: seg is there 2 times (A_seg.nii.gz and A_seg.nii); keep one of them",)
 
 
+def test_endings_may_be_in_upper_case(tmp_path):
+    found = match(touch(tmp_path / "A", "A_flair.NII.GZ", "A_t1.Nii", "A_seg.NII.gz"), ("flair", "t1"))
+    assert found.problems == ()
+    assert names_of(found) == {"flair": "A_flair.NII.GZ", "t1": "A_t1.Nii"}
+    assert found.seg is not None
+
+
 def test_a_link_to_nothing_is_a_problem_and_no_missing_mask(tmp_path):
     folder = touch(tmp_path / "A", "A_flair.nii.gz")
     (folder / "A_seg.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
