@@ -69,10 +69,13 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
     findings += to_findings("error", [problem for case in found for problem in case.problems])
     complete = [case for case in found if not case.problems]
     names = Counter(case.case_id for case in found if case.images)  # a folder of other volumes is no second case
+    spellings: dict[str, set[str]] = {}
+    for name in names:
+        spellings.setdefault(name.casefold(), set()).add(name)
     problems, cases = [], []
     for case in complete:
         if not is_safe_name(case.case_id):
-            problems.append(f"case {case.case_id!r}: {UNSAFE}")
+            findings.append(Finding("error", case.case_id, UNSAFE))  # as it is: it may hold what splits a sentence
         elif not is_safe_name(case.patient_id):
             problems.append(f"case {case.case_id}: patient {case.patient_id!r}: {UNSAFE}")
         elif case.labels is None and case.seg is not None:
@@ -82,6 +85,13 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
     problems += [
         f"case {name}: two folders or rows have this name; rename one" for name, number in names.items() if number > 1
     ]
+    for same in spellings.values():
+        problems += [
+            f"case {name}: {' and '.join(sorted(same - {name}))} differs in upper and lower case only, which some file "
+            "systems do not tell apart; rename one"
+            for name in sorted(same)
+            if len(same) > 1
+        ]
     findings += to_findings("error", problems)
     return cases
 

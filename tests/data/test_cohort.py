@@ -131,7 +131,7 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     found = refusals(root, table)
     expected = [
         "cases A, B: no t2; expected <case>_t2.nii.gz or <case>_t2.nii",
-        "case 'E 1': this id is no safe file name",
+        "case E 1: this id is no safe file name",
         "case D: two folders or rows have this name; rename one",
         "case C: seg has labels {0, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021)",
         "case D: D_t1.nii.gz: is empty (0 bytes)",
@@ -140,6 +140,24 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     assert len(found) == len(expected)
     for problem, start in zip(found, expected, strict=True):
         assert problem.startswith(start)
+
+
+def test_ids_that_differ_in_case_only_are_refused(tmp_path):
+    for name in ("x1", "X1", "y"):
+        write_case(tmp_path / name.lower() / name, name)
+    assert refusals(tmp_path) == [
+        f"case {name}: {other} differs in upper and lower case only, which some file systems do not tell apart; "
+        "rename one"
+        for name, other in (("X1", "x1"), ("x1", "X1"))
+    ]
+
+
+def test_an_unsafe_id_is_itself_in_its_finding(tmp_path):
+    for name in ("a: b", "c"):
+        write_case(tmp_path, name)
+    (error,) = [found for found in build_cohort(CohortRequest((tmp_path,))).findings if found.severity == "error"]
+    assert error.case_id == "a: b"
+    assert error.text.startswith("this id is no safe file name")
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path):
