@@ -183,7 +183,8 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
         remove: Whether to remove what was found; else it is only listed.
 
     Raises:
-        InputError: No such folder, another process works in it, or the manifests name none of its cases.
+        InputError: No such folder, nothing of a cache in it, another process works in it, or the manifests name none of
+            its cases.
     """
     _check_folder(cache_dir)
     kept = {case.case_id for manifest in manifests for case in manifest.cases}
@@ -200,6 +201,8 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
             for item in sorted(cache_dir.iterdir())
             if item.name.startswith(PREFIX) and _holds_case_files_only(item) and not _is_last_copy(item, kept)
         ]
+        if not found and not entries:
+            list_cases(cache_dir)  # damaged cases are no entries, but tell that this is a cache
         if remove:
             for removal in reversed(found):  # leftovers first: a case takes the name of its own on its way out
                 _remove(cache_dir / removal.name)

@@ -148,6 +148,15 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_pruning_refuses_a_folder_that_is_no_cache(cohort, cache, tmp_path):
+    (tmp_path / "images" / "A").mkdir(parents=True)
+    with pytest.raises(InputError, match="images: holds no prepared case; give the folder that `mttu prepare` filled"):
+        prune_cache(tmp_path / "images", [cohort], remove=True)
+    for name in "ABC":
+        (cache / name / "case.json").unlink()
+    assert prune_cache(cache, [cohort], remove=True) == []  # a cache, if damaged
+
+
 def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
     (cache / "notes").mkdir()
     (cache / "notes" / "read.me").write_text("mine")
