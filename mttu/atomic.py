@@ -7,6 +7,7 @@ with `.partial-`, which the next writer of the same target removes. One process 
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,18 @@ def _partial(target: Path) -> Path:
     partial = target.parent / f"{PREFIX}{target.name}"
     _remove(partial)
     return partial
+
+
+def find_obstacle(target: Path) -> str | None:
+    """Why `target` could not be written, tried out in the nearest folder that is there; None if it can."""
+    nearest = next(place for place in target.absolute().parents if place.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file; give another folder"
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=nearest):  # rights alone do not tell, for root has them all
+            return None
+    except OSError:
+        return f"{nearest} is not writable; allow it, or give another folder"
 
 
 @contextmanager

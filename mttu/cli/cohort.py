@@ -57,10 +57,13 @@ def cohort(
 ) -> None:
     """Check folders of cases and write their manifest."""
     from mttu.data.cohort import CohortRequest, build_cohort, check_target, describe_manifest, write_manifest
+    from mttu.data.findings import check_findings_target
 
     if recipe not in (None, "paper"):
         raise InputError(f"--recipe {recipe!r}: unknown; choose paper")
+    report = output.with_name(f"{output.stem}-findings.csv")
     check_target(output)  # before all files are read
+    check_findings_target(report)
     request = CohortRequest(
         tuple(places),
         tuple(clinical or ()),
@@ -84,7 +87,6 @@ def cohort(
             bars[0](done, case_id)
 
         made = build_cohort(request, show)
-    report = output.with_name(f"{output.stem}-findings.csv")
     _report(made.findings, report)
     if made.manifest is None:
         number = sum(finding.severity == "error" for finding in made.findings)
@@ -131,4 +133,4 @@ def _report(findings: Sequence["Finding"], path: Path) -> None:
         for sentence in sentences:
             table.add_row(f"[{style}]{severity}:[/]" if style else f"{severity}:", Text(sentence))
     errors.print(table)
-    console.print(f"{path}: {len(findings)} findings", markup=False)
+    console.print(f"{path}: {len(findings)} {'finding' if len(findings) == 1 else 'findings'}", markup=False)

@@ -1,4 +1,4 @@
-"""Commands on a manifest that is already there: cross-validation folds, and who is in it."""
+"""`mttu split`: cross-validation folds of a manifest that is already there."""
 
 from collections.abc import Sequence
 from pathlib import Path

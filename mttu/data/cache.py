@@ -25,6 +25,8 @@ MEND = "run `mttu prepare` on the manifest again"
 IMAGE, SEG, ABOUT = "image.npy", "seg.npy", "case.json"
 FILES = (IMAGE, SEG, ABOUT)
 """All that lies in the folder of a prepared case."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError)
+"""What reading a damaged prepared case raises: an empty array file EOFError, JSON nested too deeply RecursionError."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format_version"] != FORMAT_VERSION:
             raise InputError(f"{where} has format_version {about['format_version']}, not {FORMAT_VERSION}; {MEND}")
+        if about["case_id"] != case_id:
+            raise ValueError(f"its {ABOUT} is of case {about['case_id']}")
         geometry = Geometry.from_dict(about["geometry"])
         modalities = tuple(about["modalities"])
         image = _map(folder / IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
@@ -205,7 +209,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
         )
     except FileNotFoundError:
         raise InputError(f"case {case_id}: not prepared in {cache_dir}; {MEND}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where} is damaged ({error}); {MEND}") from None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mttu.atomic import PREFIX
 from mttu.data.cache import (
     ABOUT,
+    DAMAGE,
     FILES,
     IMAGE,
     MEND,
@@ -147,7 +148,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
                 problems.append(f"{name} is not as it was written: its checksum differs")
                 continue
             problems += _find_impossible(name, np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             problems.append(f"{name} cannot be read ({error})")
     return [Finding(cached.case_id, problem, anew) for problem in problems]
 
@@ -182,7 +183,8 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
         remove: Whether to remove what was found; else it is only listed.
 
     Raises:
-        InputError: No such folder, another process works in it, or the manifests name none of its cases.
+        InputError: No such folder, nothing of a cache in it, another process works in it, or the manifests name none of
+            its cases.
     """
     _check_folder(cache_dir)
     kept = {case.case_id for manifest in manifests for case in manifest.cases}
@@ -199,6 +201,8 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
             for item in sorted(cache_dir.iterdir())
             if item.name.startswith(PREFIX) and _holds_case_files_only(item) and not _is_last_copy(item, kept)
         ]
+        if not found and not entries:
+            list_cases(cache_dir)  # damaged cases are no entries, but tell that this is a cache
         if remove:
             for removal in reversed(found):  # leftovers first: a case takes the name of its own on its way out
                 _remove(cache_dir / removal.name)
@@ -217,7 +221,7 @@ def _is_entry(folder: Path) -> bool:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         return bool(about["case_id"] == folder.name and about["content_hash"] and about["format_version"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return False
 
 

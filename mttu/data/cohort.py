@@ -18,7 +18,7 @@ from mttu.data.gathering import OnCase, case_from_folder, check_volumes, find_ca
 from mttu.data.joining import join_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.layouts import MODALITIES
-from mttu.data.leakage import CrosswalkRow, find_leaks, link_patients, read_crosswalk
+from mttu.data.leakage import CrosswalkRow, OtherNames, find_leaks, link_patients, read_crosswalk
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
@@ -100,7 +100,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     check_request(request)
     findings: list[Finding] = []
     found = find_cases(request, findings)
-    cases = name_cases(request, [case for _, case in found], findings)
+    cases = name_cases([case for _, case in found], findings)
     checked, fingerprints = check_volumes(cases, request.modalities, on_case)
     findings += checked
     try:
@@ -122,10 +122,11 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     if request.recipe == "paper":
         second = {case.case_id for place, case in found if place == 1}
         training = [case for case, _ in pairs if case.case_id not in second]
-        paper = follow_paper(training, [case for case, _ in pairs if case.case_id in second], joined.matched)
+        test = [case for case, _ in pairs if case.case_id in second]
+        paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
         findings += paper.findings
         pairs = paper.cases
-    pairs = _link(pairs, fingerprints, (*crosswalk, *joined.also_named), request, findings)
+    pairs = _link(pairs, fingerprints, crosswalk, joined.other_names, request, findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
 
@@ -143,6 +144,7 @@ def _link(
     pairs: Sequence[tuple[Case, str | None]],
     fingerprints: Mapping[str, NDArray[np.float32]],
     crosswalk: Sequence[CrosswalkRow],
+    other_names: Sequence[OtherNames],
     request: CohortRequest,
     findings: list[Finding],
 ) -> list[tuple[Case, str | None]]:
@@ -150,7 +152,7 @@ def _link(
     wanted = [replace(case, split=split or "") for case, split in pairs]
     images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
     try:
-        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk)
+        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return []
@@ -182,9 +184,8 @@ def _to_manifest(cases: Sequence[Case], request: CohortRequest, findings: list[F
     folders = [Path(os.path.abspath(place)) for place in request.places if place.is_dir()]
     files = [path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
     root = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
-    names = [case.case_id for case in cases]
     ordered = tuple(sorted(cases, key=lambda case: case.case_id))
-    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(folders, names))
+    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(request.places, cases))
 
 
 def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bool = False) -> Cohort:
@@ -200,17 +201,36 @@ def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bo
     return Cohort(None if refused else manifest, tuple(ordered))
 
 
-def _is_synthetic(folders: Sequence[Path], case_ids: Sequence[str]) -> bool:
-    listed: set[str] = set()
-    for marker in (folder / PHANTOM_MARKER for folder in folders):
-        if not marker.is_file():
-            continue
-        try:
-            content = json.loads(marker.read_text(encoding="utf-8"))
-            listed |= set(content["cases"]) if content["synthetic"] is True else set()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
-    return set(case_ids) <= listed
+def _is_synthetic(places: Sequence[Path], cases: Sequence[Case]) -> bool:
+    """Whether a marker at or above every image, up to the place that was named, lists its case."""
+    tops = [Path(os.path.abspath(place if place.is_dir() else place.parent)) for place in places]
+    listed: dict[Path, set[str]] = {}
+
+    def lists(folder: Path, case_id: str) -> bool:
+        if folder not in listed:
+            listed[folder] = _read_marker(folder / PHANTOM_MARKER)
+        return case_id in listed[folder]
+
+    return all(
+        any(lists(folder, case.case_id) for folder in image.parents if any(folder.is_relative_to(top) for top in tops))
+        for case in cases
+        for image in case.images.values()
+    )
+
+
+def _read_marker(marker: Path) -> set[str]:
+    """Ids of the synthetic cases; none if there is no marker.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not marker.is_file():
+        return set()
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return set(content["cases"]) if content["synthetic"] is True else set()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:

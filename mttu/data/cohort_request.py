@@ -25,7 +25,8 @@ class CohortRequest:
     layout: str | None = None
     """Name in `mttu.data.layouts.LAYOUTS`; None: recognised for each folder."""
     labels: str | None = None
-    """Convention of all tumour masks, a name in `mttu.data.labels.CONVENTIONS`; None: what the layout documents."""
+    """Convention of all tumour masks, a name in `mttu.data.labels.CONVENTIONS`; None: what the layout documents.
+    Of several layouts, those that document one keep theirs, see `mttu.data.label_choice`."""
     modalities: tuple[str, ...] = MODALITIES
     """Channels in order; every case must have them."""
     val_fraction: float = 0.2

@@ -50,7 +50,7 @@ def discover_folder(root: Path, layout: str | None, modalities: Sequence[str]) -
 
     Returns:
         All cases in the order of their folders, then every folder whose volumes belong to no case as a case that has
-        this problem.
+        this problem; folders that the data set is known to have beside its cases are left alone.
 
     Raises:
         InputError: Unknown layout, no case of any layout, or cases of more than one.
@@ -112,12 +112,15 @@ def _describe_found(folders: Sequence[tuple[Path, tuple[Path, ...]]]) -> str:
 def _find_strangers(
     folders: Sequence[tuple[Path, tuple[Path, ...]]], cases: Sequence[FoundCase], layout: str | None
 ) -> Iterator[FoundCase]:
+    root = folders[0][0] if folders else Path()
     known = {case.folder for case in cases}
+    beside = {name for case in cases for name in LAYOUTS[case.layout].known_folders}
     used = {path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path}
     own_masks = {path.parent for path in used}
     for folder, files in folders:
         inside_case = any(place in known for place in (folder, *folder.parents))
-        if files and not inside_case and folder not in own_masks:
+        is_beside = any(place.name in beside for place in (folder, *folder.parents) if place.is_relative_to(root))
+        if files and not inside_case and not is_beside and folder not in own_masks:
             names = ", ".join(file.name for file in files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
             expected = _describe_expected([layout] if layout else list(LAYOUTS))
             problem = (

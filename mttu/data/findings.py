@@ -54,14 +54,33 @@ def merge_findings(findings: Sequence[Finding]) -> list[str]:
     return merged
 
 
+def check_findings_target(path: Path) -> None:
+    """Refuses to write a table of findings over anything else.
+
+    Raises:
+        InputError: A folder or another file has this name, or it cannot be read.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, and the table of findings goes there; move it away")
+    if not path.exists():
+        return
+    head = ",".join(_COLUMNS).encode()
+    try:
+        with path.open("rb") as file:
+            ours = file.read(len(head)) == head
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); allow it, or move it away") from None
+    if not ours:
+        raise InputError(f"{path}: is there and no table of findings; it would be lost; move it away")
+
+
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Writes a CSV with the columns severity, case_id, finding, whole or not at all.
 
     Raises:
-        InputError: Another file has this name.
+        InputError: See `check_findings_target`.
     """
-    if path.exists() and not path.read_bytes().startswith(",".join(_COLUMNS).encode()):
-        raise InputError(f"{path}: is there and no table of findings; it would be lost; move it away")
+    check_findings_target(path)
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)

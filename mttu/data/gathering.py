@@ -15,8 +15,9 @@ from mttu.data.discovery import discover_any, discover_folder
 from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import choose_modality, fingerprint
 from mttu.data.joining import UNSAFE
+from mttu.data.label_choice import choose_labels, note_labels
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
-from mttu.data.layouts import LAYOUTS, FoundCase
+from mttu.data.layouts import FoundCase
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.path_table import read_path_table
 from mttu.data.sources import read_sources
@@ -30,10 +31,13 @@ OnCase = Callable[[int, int, str], None]
 
 
 def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[int, FoundCase]]:
-    """All cases of all places, each with the index of its place; later examinations only if they are asked for.
+    """All cases of all places with their label conventions, each with the index of its place.
+
+    Later examinations are there only if they are asked for.
 
     Raises:
-        InputError: See `discover_folder` and `read_path_table`; or nothing but later examinations is there.
+        InputError: See `discover_folder`, `read_path_table` and `choose_labels`; or nothing but later examinations is
+            there.
     """
     found: list[tuple[int, FoundCase]] = []
     for index, place in enumerate(request.places):
@@ -42,40 +46,52 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
             continue
         cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities)
         found += [(index, case) for case in cases]
-    later = [case.case_id for _, case in found if _is_later(case, request.labels)]
+    chosen = choose_labels([case for _, case in found], request.labels)
+    found = [(index, case) for (index, _), case in zip(found, chosen, strict=True)]
+    later = [case.case_id for _, case in found if _is_later(case)]
     if later and not request.follow_ups:
         listed = ", ".join(later[:5]) + (", ..." if len(later) > 5 else "")
         text = f"{len(later)} follow-up or post-operative examinations are left out ({listed})"
         if len(later) == len(found):
             raise InputError(f"{text}, and there are no others; pass --follow-ups to keep them")
         findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))
-        found = [(index, case) for index, case in found if not _is_later(case, request.labels)]
+        found = [(index, case) for index, case in found if not _is_later(case)]
+    findings += note_labels([case for _, case in found], request.labels)
     return found
 
 
-def _is_later(case: FoundCase, labels: str | None) -> bool:
-    return case.later or (case.labels or labels or "").startswith("brats2024")  # a data set of treated patients
+def _is_later(case: FoundCase) -> bool:
+    return case.later or (case.labels or "").startswith("brats2024")  # a data set of treated patients
 
 
-def name_cases(request: CohortRequest, found: Sequence[FoundCase], findings: list[Finding]) -> list[Case]:
+def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case]:
     """The complete cases as the manifest will name them; an error for each that is not, and for names used twice."""
     findings += to_findings("error", [problem for case in found for problem in case.problems])
     complete = [case for case in found if not case.problems]
-    names = Counter(case.case_id for case in found)
+    names = Counter(case.case_id for case in found if case.images)  # a folder of other volumes is no second case
+    spellings: dict[str, set[str]] = {}
+    for name in names:
+        spellings.setdefault(name.casefold(), set()).add(name)
     problems, cases = [], []
     for case in complete:
-        labels = case.labels or request.labels or (LAYOUTS[case.layout].labels if case.layout in LAYOUTS else None)
         if not is_safe_name(case.case_id):
-            problems.append(f"case {case.case_id!r}: {UNSAFE}")
+            findings.append(Finding("error", case.case_id, UNSAFE))  # as it is: it may hold what splits a sentence
         elif not is_safe_name(case.patient_id):
             problems.append(f"case {case.case_id}: patient {case.patient_id!r}: {UNSAFE}")
-        elif labels is None and case.seg is not None:
+        elif case.labels is None and case.seg is not None:
             problems.append(f"case {case.case_id}: {_no_labels()}")
         else:
-            cases.append(_to_case(case, labels or "brats"))
+            cases.append(_to_case(case, case.labels or "brats"))
     problems += [
         f"case {name}: two folders or rows have this name; rename one" for name, number in names.items() if number > 1
     ]
+    for same in spellings.values():
+        problems += [
+            f"case {name}: {' and '.join(sorted(same - {name}))} differs in upper and lower case only, which some file "
+            "systems do not tell apart; rename one"
+            for name in sorted(same)
+            if len(same) > 1
+        ]
     findings += to_findings("error", problems)
     return cases
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from mttu.data.clinical import ClinicalRow
 from mttu.data.clinical_values import site_of_barcode
 from mttu.data.findings import Finding, to_findings
-from mttu.data.leakage import CrosswalkRow
+from mttu.data.leakage import CrosswalkRow, OtherNames
 from mttu.data.manifest import Case, is_safe_name
+from mttu.data.names import NameIndex
 
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
 
@@ -21,10 +22,10 @@ class Joined:
     cases: tuple[tuple[Case, str | None], ...]
     """Each with the split that its row names, if any."""
     findings: tuple[Finding, ...]
-    matched: frozenset[str]
-    """Ids of the cases that have a row."""
-    also_named: tuple[CrosswalkRow, ...]
-    """Cases with the names that their rows give them in other data sets."""
+    row_of: Mapping[str, int]
+    """Case id to the number of its row among all; of the cases that have one."""
+    other_names: tuple[OtherNames, ...]
+    """What files and tables call each case."""
 
 
 def join_clinical(
@@ -35,7 +36,8 @@ def join_clinical(
 ) -> Joined:
     """Gives every case what its row says.
 
-    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them.
+    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. The patient id
+    of a row holds for all cases that are one patient by their file names.
 
     Args:
         cases: With the patient that the file names tell.
@@ -43,42 +45,35 @@ def join_clinical(
         crosswalk: Patients under several names.
         present: Ids of all cases that were found, those that cannot be used included.
     """
-    by_id: dict[str, list[ClinicalRow]] = {}
-    for row in rows:
-        for name in row.ids:
-            by_id.setdefault(name, []).append(row)
-    synonyms: dict[str, set[str]] = {}
-    for named in crosswalk:
-        for name in named.names:
-            synonyms.setdefault(name, set()).update(named.names)
-    joined: list[tuple[Case, str | None]] = []
+    by_name = NameIndex((name, index) for index, row in enumerate(rows) for name in sorted(row.ids))
+    synonyms = NameIndex((name, named) for named in crosswalk for name in named.names)
     problems: list[str] = []
-    notes: list[str] = []
-    used: set[int] = set()
-    matched: set[str] = set()
-    also_named: list[CrosswalkRow] = []
+    row_of: dict[str, int] = {}
     for case in cases:
-        own = _rows_of(case, by_id, synonyms)
+        own = _rows_of(case, by_name, synonyms)
         if len(own) > 1:
-            lines = ", ".join(str(row.line) for row in own)
-            tables = ", ".join(sorted({row.source for row in own}))
+            lines = ", ".join(str(rows[index].line) for index in own)
+            tables = ", ".join(sorted({rows[index].source for index in own}))
             problems.append(f"case {case.case_id}: clinical table {tables} has several rows (lines {lines}); keep one")
-        for row in own[:1]:
-            used.add(id(row))
-            matched.add(case.case_id)
-            if row.aliases:
-                also_named.append(CrosswalkRow(row.line, (case.case_id, *sorted(row.aliases))))
-            patient_id = row.patient_id or case.patient_id
-            if not is_safe_name(patient_id):
-                problems.append(f"case {case.case_id}: patient {patient_id!r}: {UNSAFE}")
-            site = row.site or case.site or site_of_barcode(patient_id)
-            case = replace(
-                case, patient_id=patient_id, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex, site=site
-            )
-        if not own:
-            case = replace(case, site=case.site or site_of_barcode(case.patient_id))
-        joined.append((case, own[0].split if own else None))
-    unused = [row for row in rows if id(row) not in used and not row.ids & set(present)]
+        row_of.update((case.case_id, index) for index in own[:1])
+    patients, refused = _find_patients(cases, {name: rows[index] for name, index in row_of.items()})
+    problems += refused
+    joined: list[tuple[Case, str | None]] = []
+    notes: list[str] = []
+    other_names: list[OtherNames] = []
+    for case in cases:
+        row = rows[row_of[case.case_id]] if case.case_id in row_of else None
+        other_names.append(_name_others(case, row))
+        patient_id = patients[case.case_id]
+        if patient_id != case.patient_id and not is_safe_name(patient_id):
+            problems.append(f"case {case.case_id}: patient {patient_id!r}: {UNSAFE}")
+        site = (row.site if row else None) or case.site or site_of_barcode(patient_id)
+        case = replace(case, patient_id=patient_id, site=site)
+        if row:
+            case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
+        joined.append((case, row.split if row else None))
+    used = set(row_of.values())
+    unused = [row for index, row in enumerate(rows) if index not in used and not row.ids & set(present)]
     if rows and len(unused) == len(rows):
         first = [name for row in rows[:_MOST_NAMED] for name in sorted(row.ids)][:3]
         problems.append(
@@ -87,28 +82,48 @@ def join_clinical(
             "one id column must hold the folder names"
         )
     elif rows:
-        without = [case.case_id for case in cases if case.case_id not in matched]
+        without = [case.case_id for case in cases if case.case_id not in row_of]
         if unused:
             ids = _name([min(row.ids, default="?") for row in unused])
             notes.append(f"{len(unused)} clinical rows have no case here ({ids})")
         if without:
             notes.append(f"{len(without)} cases have no clinical row: IDH status unknown ({_name(without)})")
     findings = (*to_findings("error", problems), *to_findings("note", notes))
-    return Joined(tuple(joined), findings, frozenset(matched), tuple(also_named))
+    return Joined(tuple(joined), findings, row_of, tuple(other_names))
 
 
-def _rows_of(
-    case: Case, by_id: Mapping[str, Sequence[ClinicalRow]], synonyms: Mapping[str, set[str]]
-) -> list[ClinicalRow]:
-    for names in (
-        {case.case_id},
-        {case.patient_id},
-        synonyms.get(case.case_id, set()) | synonyms.get(case.patient_id, set()),
-    ):
-        own = {id(row): row for name in sorted(names) for row in by_id.get(name, [])}
-        if own:
-            return list(own.values())
-    return []
+def _rows_of(case: Case, by_name: NameIndex[int], synonyms: NameIndex[CrosswalkRow]) -> list[int]:
+    """Numbers of the rows."""
+    for name in (case.case_id, case.patient_id):
+        if own := by_name.find_exact(name):
+            return sorted(own)
+    named = synonyms.find(case.case_id) | synonyms.find(case.patient_id)
+    return sorted({index for row in named for name in row.names for index in by_name.find(name)})
+
+
+def _find_patients(cases: Sequence[Case], row_of: Mapping[str, ClinicalRow]) -> tuple[dict[str, str], list[str]]:
+    """Case id to the patient id that a row of this patient's says, else the file names; and what rows say twice."""
+    told: dict[str, dict[str, str]] = {}  # patient in the file names to patient in the tables to the first such case
+    for case in cases:
+        row = row_of.get(case.case_id)
+        if row is not None and row.patient_id:
+            told.setdefault(case.patient_id, {}).setdefault(row.patient_id, case.case_id)
+    problems = []
+    for case in cases:
+        known = told.get(case.patient_id, {})
+        if len(known) > 1:
+            listed = " and ".join(f"{patient!r} ({name}, {row_of[name].place})" for patient, name in known.items())
+            problems.append(
+                f"case {case.case_id}: its files name patient {case.patient_id!r}, who is {listed} in the clinical "
+                "tables; correct one of the rows"
+            )
+    return {case.case_id: next(iter(told.get(case.patient_id, {})), case.patient_id) for case in cases}, problems
+
+
+def _name_others(case: Case, row: ClinicalRow | None) -> OtherNames:
+    if row is None:
+        return OtherNames(case.case_id, case.patient_id)
+    return OtherNames(case.case_id, case.patient_id, row.ids, row.aliases, row.line)
 
 
 def _name(names: Sequence[str]) -> str:

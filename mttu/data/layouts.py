@@ -38,6 +38,15 @@ class Layout:
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Case id to further templates of its tumour mask."""
 
+    other_folders: tuple[str, ...] = ()
+    """Folders of the data set, beside those of the cases, whose volumes belong to no case."""
+
+    @property
+    def known_folders(self) -> frozenset[str]:
+        """Names of folders whose volumes are no cases: of the data set's other images, and of masks by themselves."""
+        apart = (template.split("/") for template in self.seg if template.startswith("../"))
+        return frozenset((*self.other_folders, *(parts[-2] for parts in apart)))
+
     def templates(self, modalities: Sequence[str], case_id: str) -> dict[str, tuple[str, ...]]:
         """Role to templates, for the modalities asked for, the tumour mask and the brain mask."""
         masks = {SEG: (*self.seg, *self.aliases.get(case_id, ())), BRAIN_MASK: self.brain_mask}
@@ -86,6 +95,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "../../automated_segm/{case}_automated_approx_segm",
         ),
         labels="brats",
+        other_folders=("images_structural_unstripped", "images_DTI", "images_DSC"),
         example="images_structural/UPENN-GBM-00001_11/UPENN-GBM-00001_11_{FLAIR,T1GD,T1,T2}.nii[.gz]",
     ),
     "egd": Layout(
@@ -124,10 +134,10 @@ class FoundCase:
 
 
 def volume_stem(path: Path) -> str | None:
-    """File name without its NIfTI ending; None for another file."""
+    """File name without its NIfTI ending in upper or lower case; None for another file."""
     for ending in ENDINGS:
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
     return None
 
 
@@ -140,8 +150,8 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
         modalities: Those that are needed.
 
     Returns:
-        The case, with a problem for each needed modality that is missing or there twice; None if the folder has none
-        of the layout's images.
+        The case, with a problem for each needed modality that is missing or there twice, and for each name that is no
+        file; None if the folder has none of the layout's images.
     """
     layout = LAYOUTS[name]
     match = re.fullmatch(layout.folder, folder.name)
@@ -158,8 +168,11 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
     problems = []
     wanted = (*modalities, SEG, BRAIN_MASK)
     for role in wanted:
-        paths = found[role]
-        if len(paths) > 1:
+        paths = found[role] = [path for path in found[role] if path.is_file()] or found[role]
+        if paths and not paths[0].is_file():
+            what = "a link to nothing" if paths[0].is_symlink() else "no file"
+            problems.append(f"case {case_id}: {role} {paths[0].name} is {what}; restore it, or take it away")
+        elif len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             problems.append(f"case {case_id}: {role} is there {len(paths)} times ({names}); keep one of them")
         elif not paths and role in modalities:
@@ -173,7 +186,7 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
 
 
 def _find(folder: Path, template: str) -> list[Path]:
-    """Files of a template with any NIfTI ending, hidden ones left out."""
+    """What has the name of a template with any NIfTI ending, links to nothing included, hidden ones left out."""
     place = folder
     *parents, stem = template.split("/")
     while parents and parents[0] == "..":
@@ -186,9 +199,8 @@ def _find(folder: Path, template: str) -> list[Path]:
             for inner in (sorted(outer.glob(part)) if "*" in part else [outer / part])
             if inner.is_dir()
         ]
-    wanted = [f"{stem}{ending}" for ending in ENDINGS]
     found = []
     for inner in folders:
-        listed = set(os.listdir(inner))  # by name: some file systems take T1 for t1
-        found += [path for name in wanted if name in listed and (path := inner / name).is_file()]
+        listed = sorted(os.listdir(inner), key=len, reverse=True)  # by name: some file systems take T1 for t1
+        found += [inner / name for name in listed if volume_stem(Path(name)) == stem]
     return found

@@ -1,13 +1,12 @@
 """One patient under several names: merged into one, and never on two sides of a split.
 
-Names are linked by patient id, by a crosswalk file, and by images that show the same brain
+Names are linked by patient id, by file names, by a crosswalk file, and by images that show the same brain
 (`mttu.data.fingerprints`). Unlabelled cases count as training: both are seen while learning.
 """
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +17,11 @@ from scipy.sparse.csgraph import connected_components
 
 from mttu.data.fingerprints import SameBrain
 from mttu.data.manifest import Case
+from mttu.data.names import NameIndex
 from mttu.errors import InputError, raise_if_any
 
 _NO_NAME = frozenset({"", "-", "na", "n/a", "nan", "none", "unknown"})
 _SIDES = {"train": "training", "unlabelled": "training", "val": "val", "test": "test"}
-_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _MOST_NAMED = 4
 
 
@@ -33,6 +32,21 @@ class CrosswalkRow:
     line: int
     """In the file, the header being line 1."""
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OtherNames:
+    """What a case is called beside its id and its patient's."""
+
+    case_id: str
+    file_patient: str
+    """Patient that the file names tell; a clinical table may give another id."""
+    row_ids: frozenset[str] = frozenset()
+    """Names in its clinical row."""
+    aliases: frozenset[str] = frozenset()
+    """Names of the patient in other data sets, as its clinical row says."""
+    line: int = 0
+    """Of the clinical row."""
 
 
 @dataclass(frozen=True)
@@ -113,31 +127,40 @@ def read_crosswalk(path: Path) -> list[CrosswalkRow]:
 
 
 def link_patients(
-    cases: Sequence[Case], same_brains: Iterable[SameBrain] = (), crosswalk: Sequence[CrosswalkRow] = ()
+    cases: Sequence[Case],
+    same_brains: Iterable[SameBrain] = (),
+    crosswalk: Sequence[CrosswalkRow] = (),
+    other_names: Sequence[OtherNames] = (),
 ) -> LinkedCases:
     """Finds out which cases are of one patient, and gives them one patient id.
 
-    A name in the crosswalk is a case id or a patient id; where none is spelt so, upper and lower case and leading zeros
-    do not count (`UCSF-PDGM-004` is `UCSF-PDGM-0004`).
+    A name in the crosswalk is any name of a case or its patient; where none is spelt so, upper and lower case and
+    leading zeros do not count (`UCSF-PDGM-004` is `UCSF-PDGM-0004`).
 
     Args:
         cases: Splits may still be empty.
         same_brains: From `mttu.data.fingerprints.find_same_brains`; ids of `cases`.
         crosswalk: From `read_crosswalk`.
+        other_names: What files and tables call the cases; of other cases left alone.
 
     Raises:
         InputError: No name in the crosswalk is known, or one fits several patients; lists all.
     """
-    by_patient: dict[str, list[str]] = {}
-    for case in cases:
-        by_patient.setdefault(case.patient_id, []).append(case.case_id)
-    links = [
-        Link(first, second, f"patient id {patient}")
-        for patient, ids in by_patient.items()
-        for first, second in pairwise(ids)
-    ]
-    found, unknown = _link_rows(cases, by_patient, crosswalk)
+    here = {case.case_id for case in cases}
+    others = [names for names in other_names if names.case_id in here]
+    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others)]
+    of_files = [(names.file_patient, names.case_id) for names in others]
+    of_rows = [(name, names.case_id) for names in others for name in names.row_ids]
+    tables = [CrosswalkRow(names.line, (names.case_id, *sorted(names.aliases))) for names in others if names.aliases]
+    found, unknown = _link_rows(_merge(cases, links), of_files, tables, "clinical table")
     links += found
+    if crosswalk:
+        aliases = [(name, names.case_id) for names in others for name in names.aliases]
+        own = [(case.patient_id, case.case_id) for case in cases]
+        names = (*of_files, *of_rows, *aliases, *own)
+        found, missing = _link_rows(_merge(cases, links), names, crosswalk, "crosswalk")
+        links += found
+        unknown += missing
     links += [
         Link(pair.first, pair.second, f"same image (similarity {pair.similarity:.3f})", same_image=True)
         for pair in same_brains
@@ -145,40 +168,67 @@ def link_patients(
     return LinkedCases(_merge(cases, links), links, unknown)
 
 
-def _link_rows(
-    cases: Sequence[Case], by_patient: Mapping[str, list[str]], crosswalk: Sequence[CrosswalkRow]
-) -> tuple[list[Link], int]:
-    """Links between one case of each patient that a row names, and how many names are unknown."""
-    exact: dict[str, set[str]] = {}
-    loose: dict[str, set[str]] = {}
+def _link_patient_ids(cases: Sequence[Case]) -> list[Link]:
+    by_patient: dict[str, list[str]] = {}
     for case in cases:
-        for name in (case.case_id, case.patient_id):
-            exact.setdefault(name, set()).add(case.patient_id)
-            loose.setdefault(_loosen(name), set()).add(case.patient_id)
+        by_patient.setdefault(case.patient_id, []).append(case.case_id)
+    return [
+        Link(first, second, f"patient id {patient}")
+        for patient, ids in by_patient.items()
+        for first, second in pairwise(ids)
+    ]
+
+
+def _link_file_patients(cases: Sequence[Case], others: Sequence[OtherNames]) -> list[Link]:
+    """Where a table gave cases other patient ids than their files have."""
+    patient = {case.case_id: case.patient_id for case in cases}
+    by_file: dict[str, list[str]] = {}
+    for names in others:
+        by_file.setdefault(names.file_patient, []).append(names.case_id)
+    return [
+        Link(first, second, f"same patient in the file names ({name})")
+        for name, ids in by_file.items()
+        if any(patient[case_id] != name for case_id in ids)
+        for first, second in pairwise(ids)
+    ]
+
+
+def _link_rows(
+    cases: Sequence[Case], other_names: Iterable[tuple[str, str]], rows: Sequence[CrosswalkRow], source: str
+) -> tuple[list[Link], int]:
+    """Links between one case of each patient that a row names, and how many names are unknown.
+
+    Args:
+        cases: With one patient id for all that is known to be one patient.
+        other_names: Names beside the cases' ids and patients, each with its case.
+        rows: One patient each.
+        source: What the rows are of.
+    """
+    patient_of = {case.case_id: case.patient_id for case in cases}
+    first_of: dict[str, str] = {}
+    for case in cases:
+        first_of.setdefault(case.patient_id, case.case_id)
+    own = [(name, case.case_id) for case in cases for name in (case.case_id, case.patient_id)]
+    index = NameIndex((name, patient_of[case_id]) for name, case_id in (*own, *other_names))
     links, problems, unknown, known = [], [], 0, 0
-    for row in crosswalk:
+    for row in rows:
         patients: set[str] = set()
         for name in row.names:
-            fitting = exact.get(name) or loose.get(_loosen(name), set())
+            fitting = index.find(name)
             if len(fitting) > 1:
                 listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
-                problems.append(f"crosswalk: line {row.line}: {name!r} may be patient {listed}; write the one you mean")
+                problems.append(f"{source}: line {row.line}: {name!r} may be patient {listed}; write the one you mean")
             patients |= fitting
             known += bool(fitting)
             unknown += not fitting
-        reason = f"crosswalk line {row.line} ({', '.join(row.names)})"
-        ids = [by_patient[patient][0] for patient in sorted(patients)]
-        links += [Link(first, second, reason) for first, second in pairwise(ids)]
-    if crosswalk and not known:
-        given = ", ".join([name for row in crosswalk for name in row.names][:_MOST_NAMED]) or "no name at all"
+        reason = f"{source} line {row.line} ({', '.join(row.names)})"
+        links += [Link(first_of[first], first_of[second], reason) for first, second in pairwise(sorted(patients))]
+    if rows and not known:
+        given = ", ".join([name for row in rows for name in row.names][:_MOST_NAMED]) or "no name at all"
         ours = ", ".join([case.case_id for case in cases][:_MOST_NAMED])
-        problems.append(f"crosswalk: names {given}, ...; none is a case or a patient here ({ours}, ...)")
+        problems.append(f"{source}: names {given}, ...; none is a case or a patient here ({ours}, ...)")
     raise_if_any(problems)
     return links, unknown
-
-
-def _loosen(name: str) -> str:
-    return _LEADING_ZEROS.sub("", name).casefold()
 
 
 def _merge(cases: Sequence[Case], links: Sequence[Link]) -> list[Case]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file
+from mttu.atomic import atomic_file, find_obstacle
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 
@@ -128,11 +128,9 @@ def check_target(path: Path) -> None:
         raise InputError(f"manifest {path}: the name must end in .parquet")
     if path.is_dir():
         raise InputError(f"manifest {path}: is a folder; give a file name")
-    nearest = next(place for place in path.absolute().parents if place.exists())
-    if not nearest.is_dir():
-        raise InputError(f"manifest {path}: {nearest} is a file; give another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"manifest {path}: {nearest} is not writable; allow it, or give another folder")
+    obstacle = find_obstacle(path)
+    if obstacle:
+        raise InputError(f"manifest {path}: {obstacle}")
     if path.exists():
         try:
             metadata = pq.read_schema(path).metadata or {}

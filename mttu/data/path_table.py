@@ -15,6 +15,8 @@ LAYOUT = "paths"
 COLUMNS = ("case_id", *MODALITIES, "seg", "brain_mask", "patient_id", "labels", "site")
 """Only case_id and the modalities in use are needed; other columns are left alone."""
 
+_LONGEST_SHOWN = 60
+
 
 def read_path_table(table: Path, modalities: Sequence[str]) -> list[FoundCase]:
     """Reads a CSV with `case_id`, a column per modality, and any of seg, brain_mask, patient_id, labels, site.
@@ -24,7 +26,8 @@ def read_path_table(table: Path, modalities: Sequence[str]) -> list[FoundCase]:
         modalities: Those that every case needs.
 
     Returns:
-        One case per row; a modality without a path or without a file is a problem of its case.
+        One case per row; a modality without a path, without a file, or with the file of another one is a problem of its
+        case.
 
     Raises:
         InputError: The file cannot be read, a column is missing, or a row does not fit the header.
@@ -64,6 +67,7 @@ def _read_row(cells: Mapping[str, str], line: int, table: Path, folder: Path, mo
     case_id = cells["case_id"] or f"line-{line}"
     problems = [] if cells["case_id"] else [f"case {case_id}: {table} has no case_id in line {line}"]
     paths: dict[str, Path] = {}
+    role_of: dict[Path, str] = {}
     for role in (*modalities, "seg", "brain_mask"):
         text = cells.get(role, "")
         if not text:
@@ -71,12 +75,20 @@ def _read_row(cells: Mapping[str, str], line: int, table: Path, folder: Path, mo
                 problems.append(f"case {case_id}: no {role}; {table} has no path for it in line {line}")
             continue
         path = Path(os.path.abspath(folder / text))
+        try:
+            there, real = path.is_file(), path.resolve()
+        except (OSError, ValueError) as error:  # too long a name, or a character that no name has
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"case {case_id}: {role} {text[:_LONGEST_SHOWN]!r}: is no path ({reason})")
+            continue
         if volume_stem(path) is None:
             problems.append(f"case {case_id}: {role} {text}: expected a file ending in .nii or .nii.gz")
-        elif not path.is_file():
+        elif not there:
             problems.append(f"case {case_id}: {role} {text}: no such file; relative paths start at {folder}")
+        elif real in role_of:
+            problems.append(f"case {case_id}: {role} {text}: is the file of {role_of[real]} too; give each its own")
         else:
-            paths[role] = path
+            paths[role], role_of[real] = path, role
     labels = cells.get("labels") or None
     if labels is not None and labels not in CONVENTIONS:
         problems.append(f"case {case_id}: labels {labels!r}: unknown; choose one of {', '.join(CONVENTIONS)}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from mttu.config import PrepareSettings
@@ -40,7 +41,7 @@ def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSetting
     """
     sources = read_sources(case, modalities)
     if case.brain_mask is None:
-        unstripped = find_unstripped(sources.images, sources.reference.header.get_zooms()[:3])
+        unstripped = find_unstripped(sources.images, voxel_sizes(sources.reference.affine))
         if unstripped is not None:  # z-scores over a whole head would be another image than the network knows
             raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
     affine = sources.reference.affine

@@ -6,6 +6,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from mttu.data.manifest import Case
@@ -46,19 +47,20 @@ def find_unstripped(images: Sequence[NDArray[np.float32]], spacing_mm: Sequence[
 
 
 def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources) -> list[str]:
-    """Warnings on a case that was read without an error: skull, registration, spacing, orientation.
+    """Warnings on a case that was read without an error: skull, registration, one image twice, spacing, orientation.
 
     Args:
         case: The case.
         modalities: Channels in order.
         sources: What its files hold.
     """
-    reference, spacing = sources.reference, [float(value) for value in sources.reference.header.get_zooms()[:3]]
+    reference, spacing = sources.reference, voxel_sizes(sources.reference.affine).tolist()
     found = []
     if case.brain_mask is None:
         unstripped = find_unstripped(sources.images, spacing)
         found += [f"case {case.case_id}: looks not skull-stripped: {unstripped}"] if unstripped else []
     found += _find_shifted(case.case_id, modalities, sources.images)
+    found += _find_copies(case.case_id, modalities, sources.images)
     low, high = COMMON_SPACING_MM
     if min(spacing) < low or max(spacing) > high or max(spacing) > LARGEST_ANISOTROPY * min(spacing):
         listed = " x ".join(f"{value:g}" for value in spacing)
@@ -90,6 +92,14 @@ def _find_shifted(case_id: str, modalities: Sequence[str], images: Sequence[NDAr
                 "register them to one another"
             )
     return found
+
+
+def _find_copies(case_id: str, modalities: Sequence[str], images: Sequence[NDArray[np.float32]]) -> list[str]:
+    return [
+        f"case {case_id}: {first} and {second} have the same voxels; is one of them a copy of the other?"
+        for (first, one), (second, other) in itertools.combinations(zip(modalities, images, strict=True), 2)
+        if np.array_equal(one, other)
+    ]
 
 
 def _says_orientation(image: Any) -> bool:

@@ -64,7 +64,7 @@ def read_volume(path: Path, case_id: str) -> Any:
     _check_grid(affine, where)
     try:
         with np.errstate(all="ignore"):  # what overflows is infinite and refused below
-            if path.name.endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
+            if path.name.lower().endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
                 image = type(image).from_bytes(_unpack(path, image))
             voxels = image.get_fdata(dtype=np.float32)
     except InputError as error:

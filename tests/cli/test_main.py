@@ -91,6 +91,14 @@ def test_cohort_says_what_it_found(capsys, phantom_folder, tmp_path):
     assert read_manifest(output).synthetic
 
 
+def test_cohort_refuses_a_findings_table_that_cannot_be_written_before_it_reads(capsys, phantom_folder, tmp_path):
+    (tmp_path / "cohort-findings.csv").mkdir()
+    code, _, err = run(capsys, "cohort", phantom_folder, "-o", tmp_path / "cohort.parquet")
+    assert code == 2
+    assert "is a folder, and the table of findings goes there" in " ".join(err.split())
+    assert "check 1/" not in err
+
+
 def test_predict_names_failures_and_goes_on(capsys, phantom_folder, tmp_path):
     config = preset("demo")
     write_checkpoint(tmp_path / "best", build_network(config.network).state_dict(), config, {})

@@ -73,6 +73,14 @@ def write_class(folder):
 
 
 DAMAGE = {
+    "an empty image": (lambda folder: (folder / "image.npy").write_bytes(b""), "is damaged (", False),
+    "an empty mask": (lambda folder: (folder / "seg.npy").write_bytes(b""), "is damaged (", False),
+    "JSON without an end": (lambda folder: (folder / "case.json").write_text("[" * 100_000), "is damaged (", False),
+    "of another case": (
+        lambda folder: rewrite_about(folder, case_id="C"),
+        "is damaged (its case.json is of case C)",
+        False,
+    ),
     "a flipped bit": (flip_a_byte, "image.npy is not as it was written", True),
     "not a number": (write_nan, "image.npy has 1 voxels that are NaN or infinite", True),
     "an impossible class": (write_class, "seg.npy has class 7; the largest is 4", True),
@@ -138,6 +146,15 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path):
     with pytest.raises(InputError, match="empty: holds no prepared case"):
         list_cases(tmp_path / "empty")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_pruning_refuses_a_folder_that_is_no_cache(cohort, cache, tmp_path):
+    (tmp_path / "images" / "A").mkdir(parents=True)
+    with pytest.raises(InputError, match="images: holds no prepared case; give the folder that `mttu prepare` filled"):
+        prune_cache(tmp_path / "images", [cohort], remove=True)
+    for name in "ABC":
+        (cache / name / "case.json").unlink()
+    assert prune_cache(cache, [cohort], remove=True) == []  # a cache, if damaged
 
 
 def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):

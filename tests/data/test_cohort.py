@@ -100,6 +100,21 @@ def test_synthetic_only_if_the_marker_lists_every_case(phantom_folder, tmp_path)
         discover(root)
 
 
+def test_a_phantom_is_synthetic_from_above_and_through_a_table_too(phantom_folder, tmp_path):
+    shutil.copytree(phantom_folder, tmp_path / "deep" / "phantom")
+    assert discover(tmp_path).synthetic
+    name = "phantom_000"
+    rows = {role: f"deep/phantom/{name}/{name}_{role}.nii.gz" for role in (*MODALITIES, "seg")}
+    table = write_table(tmp_path / "paths.csv", {"case_id": name, **rows})
+    assert discover(table, labels="brats").synthetic
+    write_case(tmp_path / "real", name.replace("000", "900"))
+    assert not discover(tmp_path).synthetic
+    shutil.rmtree(tmp_path / "deep" / "phantom" / name)
+    write_case(tmp_path / "real", name)  # a patient who happens to have the name of a synthetic case
+    shutil.rmtree(tmp_path / "real" / "phantom_900")
+    assert not discover(tmp_path).synthetic
+
+
 def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     root = tmp_path / "data"
     for name in ("A", "B", "C", "D"):
@@ -116,7 +131,7 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     found = refusals(root, table)
     expected = [
         "cases A, B: no t2; expected <case>_t2.nii.gz or <case>_t2.nii",
-        "case 'E 1': this id is no safe file name",
+        "case E 1: this id is no safe file name",
         "case D: two folders or rows have this name; rename one",
         "case C: seg has labels {0, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021)",
         "case D: D_t1.nii.gz: is empty (0 bytes)",
@@ -125,6 +140,24 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     assert len(found) == len(expected)
     for problem, start in zip(found, expected, strict=True):
         assert problem.startswith(start)
+
+
+def test_ids_that_differ_in_case_only_are_refused(tmp_path):
+    for name in ("x1", "X1", "y"):
+        write_case(tmp_path / name.lower() / name, name)
+    assert refusals(tmp_path) == [
+        f"case {name}: {other} differs in upper and lower case only, which some file systems do not tell apart; "
+        "rename one"
+        for name, other in (("X1", "x1"), ("x1", "X1"))
+    ]
+
+
+def test_an_unsafe_id_is_itself_in_its_finding(tmp_path):
+    for name in ("a: b", "c"):
+        write_case(tmp_path, name)
+    (error,) = [found for found in build_cohort(CohortRequest((tmp_path,))).findings if found.severity == "error"]
+    assert error.case_id == "a: b"
+    assert error.text.startswith("this id is no safe file name")
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path):

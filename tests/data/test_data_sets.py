@@ -134,6 +134,26 @@ def test_upenn_with_masks_in_folders_of_their_own(tmp_path):
     assert all(case.seg is None or case.seg.is_file() for case in again.cases)
 
 
+def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
+    root = tmp_path / "NIfTI-files"
+    for number in (1, 2):
+        name = f"UPENN-GBM-0000{number}_11"
+        upenn(root, name, f"images_segm/{name}_segm")
+        unstripped = root / "images_structural_unstripped" / name / f"{name}_FLAIR_unstripped.nii.gz"
+        automated = root / "automated_segm" / f"{name}_automated_approx_segm.nii.gz"
+        for path in (unstripped, automated):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(OLD, LPS), path)
+    cohort = build(root)
+    assert ids(cohort) == ["UPENN-GBM-00001_11", "UPENN-GBM-00002_11"]
+    assert {case.seg.parent.name for case in cohort.manifest.cases} == {"images_segm"}
+    stray = root / "copies" / "UPENN-GBM-00001_11" / "scan.nii.gz"
+    stray.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(OLD, LPS), stray)
+    (error,) = build(root).errors
+    assert error.startswith("case UPENN-GBM-00001_11: the folder holds 1 NIfTI files (scan.nii.gz) but no image that")
+
+
 def test_egd_supervises_the_whole_tumour_and_reads_a_spreadsheet(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     for number in (1, 2):
@@ -146,6 +166,69 @@ def test_egd_supervises_the_whole_tumour_and_reads_a_spreadsheet(tmp_path):
     assert ids(cohort) == ["EGD-0001", "EGD-0002"]
     assert {case.labels for case in cohort.manifest.cases} == {"whole-tumour"}
     assert [case.idh for case in cohort.manifest.cases] == [1, -1]
+
+
+def test_named_labels_leave_the_documented_ones_of_a_mix_alone(tmp_path):
+    egd(tmp_path / "egd", "EGD-0001")
+    brats2023(tmp_path / "b23", "BraTS-GLI-00001-000")
+    cohort = build(tmp_path / "egd", tmp_path / "b23", labels="brats2023")
+    assert {case.case_id: case.labels for case in cohort.manifest.cases} == {
+        "EGD-0001": "whole-tumour",
+        "BraTS-GLI-00001-000": "brats2023",
+    }
+    (note,) = [finding.text for finding in cohort.findings if finding.severity == "note"]
+    assert note == (
+        "--labels brats2023 is taken for brats2023 (1 case); "
+        "the others keep what their layout documents: egd is whole-tumour (1 case)"
+    )
+    ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
+    with pytest.raises(InputError, match=r"labels brats2013: every layout here documents another .* \(egd is whole-t"):
+        build(tmp_path / "egd", tmp_path / "ucsf", labels="brats2013")
+
+
+def test_labels_of_treated_patients_make_follow_ups_only_of_the_data_set_they_are_for(tmp_path):
+    ucsf(tmp_path / "ucsf", "UCSF-PDGM-0004")
+    brats2023(tmp_path / "b24", "BraTS-GLI-00001-100")
+    assert ids(build(tmp_path / "ucsf", tmp_path / "b24", labels="brats2024")) == ["UCSF-PDGM-0004"]
+    cohort = build(tmp_path / "ucsf", tmp_path / "b24", labels="brats2024", follow_ups=True)
+    assert [case.labels for case in cohort.manifest.cases] == ["brats2024", "brats"]
+
+
+def test_two_folders_of_one_layout_are_no_mix(tmp_path):
+    for name in ("UCSF-PDGM-0004", "UCSF-PDGM-0005"):
+        ucsf(tmp_path / name, name)
+    cohort = build(tmp_path / "UCSF-PDGM-0004", tmp_path / "UCSF-PDGM-0005", labels="brats2013")
+    assert {case.labels for case in cohort.manifest.cases} == {"brats2013"}
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_an_examination_without_a_row_is_on_the_side_of_its_patient(tmp_path, as_table):
+    names = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00005-000", "BraTS-GLI-00005-001")
+    for name in names:
+        brats2023(tmp_path / "data", name)
+    table = tmp_path / "t.csv"
+    sides = ("train", "val", "test")
+    rows = [f"{name},P{number},1,{split}\n" for number, (name, split) in enumerate(zip(names, sides, strict=False))]
+    table.write_text("case_id,patient_id,idh,split\n" + "".join(rows))
+    place = tmp_path / "data"
+    if as_table:
+        place = tmp_path / "paths.csv"
+        suffixes = ("t2f", "t1c", "t1n", "t2w", "seg")
+        lines = [
+            ",".join([name, name[:15], *(f"data/{name}/{name}-{part}.nii.gz" for part in suffixes)]) for name in names
+        ]
+        place.write_text("case_id,patient_id,flair,t1ce,t1,t2,seg\n" + "\n".join(lines) + "\n")
+    cohort = build(place, clinical=(table,), labels="brats2023", follow_ups=True)
+    assert ids(cohort) == list(names)
+    assert [(case.patient_id, case.split) for case in cohort.manifest.cases[2:]] == [("P2", "test"), ("P2", "test")]
+    table.write_text(table.read_text() + f"{names[3]},Q,1,train\n")
+    assert (
+        build(place, clinical=(table,), labels="brats2023", follow_ups=True)
+        .errors[0]
+        .startswith(
+            "cases BraTS-GLI-00005-000, BraTS-GLI-00005-001: its files name patient 'BraTS-GLI-00005', who is 'P2'"
+        )
+    )
 
 
 def test_two_data_sets_make_one_cohort(tmp_path):

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from mttu.data.findings import Finding, merge_findings, to_findings, write_findings
+from mttu.data.findings import Finding, check_findings_target, merge_findings, to_findings, write_findings
 from mttu.errors import InputError
 
 
@@ -41,3 +41,13 @@ def test_an_older_table_is_replaced_and_a_foreign_file_never(tmp_path):
     with pytest.raises(InputError, match="is there and no table of findings; it would be lost"):
         write_findings(path, [])
     assert path.read_text() == "my notes"
+
+
+def test_a_target_that_cannot_take_the_table_is_refused_beforehand(tmp_path):
+    check_findings_target(tmp_path / "findings.csv")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="is a folder, and the table of findings goes there; move it away"):
+        check_findings_target(tmp_path / "folder")
+    (tmp_path / "notes.csv").write_text("sev")
+    with pytest.raises(InputError, match="is there and no table of findings"):
+        check_findings_target(tmp_path / "notes.csv")

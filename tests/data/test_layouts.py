@@ -61,6 +61,32 @@ def test_a_doubled_mask_is_named(tmp_path):
     assert found.problems == ("case A: seg is there 2 times (A_seg.nii.gz and A_seg.nii); keep one of them",)
 
 
+def test_endings_may_be_in_upper_case(tmp_path):
+    found = match(touch(tmp_path / "A", "A_flair.NII.GZ", "A_t1.Nii", "A_seg.NII.gz"), ("flair", "t1"))
+    assert found.problems == ()
+    assert names_of(found) == {"flair": "A_flair.NII.GZ", "t1": "A_t1.Nii"}
+    assert found.seg is not None
+
+
+def test_a_link_to_nothing_is_a_problem_and_no_missing_mask(tmp_path):
+    folder = touch(tmp_path / "A", "A_flair.nii.gz")
+    (folder / "A_seg.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    (folder / "A_t1.nii").mkdir()
+    found = match(folder, ("flair", "t1"))
+    assert found.problems == (
+        "case A: t1 A_t1.nii is no file; restore it, or take it away",
+        "case A: seg A_seg.nii.gz is a link to nothing; restore it, or take it away",
+    )
+    touch(folder, "A_t1.nii.gz")
+    assert match(folder, ("flair", "t1")).images["t1"].name == "A_t1.nii.gz"
+
+
+def test_a_folder_of_links_to_nothing_is_a_case_with_problems(tmp_path):
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "A_flair.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    assert len(match(tmp_path / "A", ("flair",)).problems) == 1
+
+
 def test_a_folder_without_the_images_of_a_layout_is_none_of_its_cases(tmp_path):
     assert match_folder(touch(tmp_path / "A", "A-t1n.nii.gz", "A-t2w.nii.gz"), "brats", FOUR) is None
     assert match_folder(touch(tmp_path / "B", "B_seg.nii.gz"), "brats", FOUR) is None

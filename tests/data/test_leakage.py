@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mttu.data.fingerprints import SameBrain
-from mttu.data.leakage import CrosswalkRow, Link, find_leaks, link_patients, read_crosswalk
+from mttu.data.leakage import CrosswalkRow, Link, OtherNames, find_leaks, link_patients, read_crosswalk
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 
@@ -168,3 +168,27 @@ def test_two_examinations_of_a_patient_on_one_side_are_normal():
     cases = [case("a1", "train", "a"), case("a2", "unlabelled", "a")]
     leaks = find_leaks(cases, link_patients(cases).links)
     assert leaks.problems == leaks.warnings == []
+
+
+def test_cases_of_one_patient_by_their_files_stay_linked_whatever_tables_call_them():
+    cases = [case("B-5-000", "test", "P5"), case("B-5-001", "train", "Q7"), case("B-6-000", "train", "B-6")]
+    others = [OtherNames("B-5-000", "B-5"), OtherNames("B-5-001", "B-5"), OtherNames("B-6-000", "B-6")]
+    linked = link_patients(cases, other_names=others)
+    assert linked.links == [Link("B-5-000", "B-5-001", "same patient in the file names (B-5)")]
+    assert len(find_leaks(linked.cases, linked.links).problems) == 1
+
+
+@pytest.mark.parametrize("name", ["B-5-000", "B-5", "b-05", "P5", "TCGA-1", "UCSF-9"])
+def test_a_crosswalk_may_use_any_name_of_a_case(name):
+    cases = [case("B-5-000", patient_id="P5"), case("X", patient_id="PX")]
+    others = [OtherNames("B-5-000", "B-5", frozenset({"TCGA-1"}), frozenset({"UCSF-9"}), 4), OtherNames("X", "X")]
+    linked = link_patients(cases, crosswalk=[CrosswalkRow(2, (name, "X"))], other_names=others)
+    assert patients(linked) == {"B-5-000": "P5", "X": "P5"}
+
+
+def test_a_name_that_a_table_and_a_case_share_is_not_in_doubt():
+    cases = [case("UCSF-4", patient_id="P4"), case("B-97"), case("TCGA-1")]
+    others = [OtherNames("UCSF-4", "UCSF-4", frozenset({"UCSF-4"}), frozenset({"B-97"}), 3)]
+    linked = link_patients(cases, crosswalk=[CrosswalkRow(2, ("B-97", "TCGA-1"))], other_names=others)
+    assert set(patients(linked).values()) == {"B-97"}
+    assert linked.links[0] == Link("B-97", "UCSF-4", "clinical table line 3 (UCSF-4, B-97)")

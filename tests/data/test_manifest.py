@@ -1,5 +1,5 @@
 import json
-import os
+import tempfile
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -154,6 +154,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, mon
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cohort\.parquet: .*file is a file; give another folder"):
         check_target(tmp_path / "file" / "deeper" / "cohort.parquet")
-    monkeypatch.setattr(os, "access", lambda place, mode: False)  # whoever runs the tests may be allowed everything
+
+    def refuse(*arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)  # whoever runs the tests may be allowed everything
     with pytest.raises(InputError, match="is not writable; allow it, or give another folder"):
         check_target(tmp_path / "new" / "cohort.parquet")

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -172,6 +173,16 @@ def test_the_same_phantom_is_left_and_anything_else_is_not_overwritten(tmp_path)
     with pytest.raises(InputError, match="holds something else"):
         write_phantom(tmp_path / "own")
     assert (tmp_path / "own" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; give another folder"):
+        write_phantom(tmp_path / "file" / "p", cases=1, size=24, show=lambda *_: pytest.fail("drawn"))
+    if Path("/proc/self").exists():  # not writable even for root
+        with pytest.raises(InputError, match="/proc/p: /proc is not writable; allow it, or give another folder"):
+            write_phantom(Path("/proc/p"), cases=1, size=24, show=lambda *_: pytest.fail("drawn"))
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
 def test_arguments_are_checked_all_at_once(tmp_path):

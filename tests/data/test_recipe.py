@@ -1,13 +1,17 @@
 """The paper's cohort from its own tables, on a tree of tiny volumes with the 439 real ids."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from mttu.data.clinical import ClinicalRow
 from mttu.data.cohort import Case, CohortRequest, build_cohort
+from mttu.data.joining import join_clinical
+from mttu.data.leakage import CrosswalkRow, find_leaks, link_patients
 from mttu.data.recipe import follow_paper
 from mttu.errors import InputError
 
@@ -65,7 +69,7 @@ def test_the_recipe_gives_the_papers_counts(tree, tables):
     assert [sum(case.idh == idh for case in test) for idh in (1, 0)] == [32, 38]
     assert len(manifest.split("val")) == pytest.approx(0.2 * 148, abs=1)
     found = notes(cohort)
-    assert "1 cases of the second folder have no clinical row and are left out" in found
+    assert "1 case of the second folder has no clinical row: left out" in found
     assert any(text.startswith("70 of 70 cases of the test have no tumour mask (") for text in found)
 
 
@@ -89,12 +93,54 @@ def test_another_cohort_is_refused_with_the_counts(missing, wrong, advice):
     groups = {"mutant": (57, 1), "wild": (91, 0), "unlabelled": (221, -1)}
     training = [bare_case(f"{name}_{index}", idh) for name, (count, idh) in groups.items() for index in range(count)]
     test = [bare_case(f"test_{index}", int(index < 32)) for index in range(70)]
-    rows = frozenset(case.case_id for case in (*training, *test)) - set(missing)
-    assert not [one for one in follow_paper(training, test, rows | set(missing)).findings if one.severity == "error"]
+    every = {case.case_id: number for number, case in enumerate((*training, *test))}
+    assert not [one for one in follow_paper(training, test, every).findings if one.severity == "error"]
+    rows = {name: number for name, number in every.items() if name not in missing}
     cohort = follow_paper([case for case in training if case.case_id in rows], test, rows)
     (error,) = [finding.text for finding in cohort.findings if finding.severity == "error"]
     assert error.startswith(f"this is not the cohort of the paper ({wrong})")
     assert advice in error
+
+
+def paper_rows():
+    """The rows of the paper's tables: 148 labelled, 221 unlabelled, 70 test."""
+    kinds = [1] * 57 + [0] * 91 + [-1] * 221 + [1] * 32 + [0] * 38
+    names = [f"BraTS20_Training_{number:03d}" for number in range(369)]
+    names += [f"BraTS20_Validation_{number:03d}" for number in range(70)]
+    return [
+        ClinicalRow(line, frozenset({name}), None, idh, None, None, None, None, None, frozenset(), "t.csv")
+        for line, (name, idh) in enumerate(zip(names, kinds, strict=True), start=2)
+    ]
+
+
+def test_brats_2021_with_the_full_mapping_gives_the_paper_without_the_training_patients():
+    rows = paper_rows()
+    old = [min(row.ids) for row in rows]
+    new = [f"BraTS2021_{number:05d}" for number in range(len(old))]
+    crosswalk = [CrosswalkRow(line, names) for line, names in enumerate(zip(old, new, strict=True), start=2)]
+    training = [bare_case(name, -1) for name in old[:369]]
+    second = [bare_case(name, -1) for name in (*new, "BraTS2021_09999")]
+    cases = [*training, *second]
+    joined = join_clinical(cases, rows, crosswalk, [case.case_id for case in cases])
+    found = [case for case, _ in joined.cases]
+    paper = follow_paper(found[:369], found[369:], joined.row_of, with_crosswalk=True)
+    assert [finding for finding in paper.findings if finding.severity == "error"] == []
+    test = [case for case, split in paper.cases if split == "test"]
+    assert [case.case_id for case in test] == new[369:]
+    assert [sum(case.idh == idh for case in test) for idh in (1, 0)] == [32, 38]
+    texts = [finding.text for finding in paper.findings]
+    assert texts[:2] == [
+        "1 case of the second folder has no clinical row: left out",
+        "369 cases of the second folder are in the training folder under another name: left out",
+    ]
+    linked = link_patients([replace(case, split=split or "") for case, split in paper.cases], (), crosswalk)
+    assert find_leaks(linked.cases, linked.links).problems == []
+
+
+def test_a_crosswalk_without_the_names_of_the_second_folder_is_not_asked_for_again():
+    (error, *_) = [finding.text for finding in follow_paper([], [bare_case("X", -1)], {}, True).findings]
+    assert "the crosswalk needs the names of its cases and those of the test table" in error
+    assert "pass --crosswalk" not in error
 
 
 def test_the_recipe_needs_two_folders_and_tables(tmp_path):

@@ -32,6 +32,16 @@ def test_voxels_are_float32_with_the_file_s_scaling(tmp_path):
     np.testing.assert_allclose(voxels, stored)
 
 
+def test_an_ending_in_upper_case_is_read_and_its_checksum_verified(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 999, (16, 16, 16)).astype(np.int16)
+    path = save(tmp_path / "x.nii.gz", voxels).rename(tmp_path / "x.NII.GZ")
+    np.testing.assert_array_equal(read_volume(path, "A").get_fdata(dtype=np.float32), voxels)
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # the checksum
+    path.write_bytes(bytes(content))
+    assert "x.NII.GZ: voxels cannot be read" in refusal(path)
+
+
 def test_missing_empty_and_foreign_files(tmp_path):
     assert "x.nii.gz not found; restore it, or write the manifest again" in refusal(tmp_path / "x.nii.gz")
     (tmp_path / "empty.nii").touch()

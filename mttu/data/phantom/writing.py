@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_folder
+from mttu.atomic import atomic_folder, find_obstacle
 from mttu.data.cohort import PHANTOM_MARKER
 from mttu.data.labels import from_classes
 from mttu.data.phantom.defects import DEFECTS, damage_case
@@ -83,7 +83,7 @@ def write_phantom(
         show: Told how many cases are written and the newest one's id.
 
     Raises:
-        InputError: The folder holds something else, or an argument is out of range.
+        InputError: The folder holds something else or cannot be written, or an argument is out of range.
     """
     recipe = Recipe(
         cases=cases,
@@ -107,6 +107,9 @@ def write_phantom(
         if _read_marker(folder) == marker:
             return
         raise InputError(f"{folder}: holds something else than this phantom; give a new or an empty folder")
+    obstacle = find_obstacle(folder)
+    if obstacle:
+        raise InputError(f"{folder}: {obstacle}")
     with atomic_folder(folder.resolve()) as partial:
         truths = _write_cases(partial, recipe, subjects, show)
         _write_table(partial / "clinical.csv", [_describe(subject) for subject in subjects])

@@ -1,0 +1,53 @@
+from mttu.data.clinical import ClinicalRow
+from mttu.data.joining import join_clinical
+from mttu.data.leakage import CrosswalkRow
+from mttu.data.manifest import Case
+
+
+def case(case_id, patient_id=None):
+    return Case(case_id, patient_id or case_id, "", {}, None, None, -1, None, None, None, "brats")
+
+
+def row(line, name, patient_id=None, split=None):
+    return ClinicalRow(line, frozenset({name}), patient_id, 1, None, None, None, split, None, frozenset(), "t.csv")
+
+
+def join(cases, rows, crosswalk=()):
+    return join_clinical(cases, rows, crosswalk, [case.case_id for case in cases])
+
+
+def patients(joined):
+    return {case.case_id: case.patient_id for case, _ in joined.cases}
+
+
+def test_the_patient_of_a_row_is_that_of_all_examinations_in_the_file_names():
+    cases = [case("B-5-000", "B-5"), case("B-5-001", "B-5"), case("B-6-000", "B-6")]
+    joined = join(cases, [row(2, "B-5-000", "P5", "test"), row(3, "B-6-000")])
+    assert patients(joined) == {"B-5-000": "P5", "B-5-001": "P5", "B-6-000": "B-6"}
+    assert [split for _, split in joined.cases] == ["test", None, None]
+    assert [(names.case_id, names.file_patient) for names in joined.other_names] == [
+        ("B-5-000", "B-5"),
+        ("B-5-001", "B-5"),
+        ("B-6-000", "B-6"),
+    ]
+
+
+def test_rows_that_give_one_patient_of_the_files_two_names_are_refused():
+    joined = join(
+        [case("A", "P"), case("B", "P"), case("C")], [row(2, "A", "P1"), row(3, "B", "P2"), row(4, "C", "P1")]
+    )
+    text = (
+        "its files name patient 'P', who is 'P1' (A, t.csv line 2) and 'P2' (B, t.csv line 3) in the clinical tables; "
+        "correct one of the rows"
+    )
+    assert [(found.severity, found.case_id, found.text) for found in joined.findings] == [
+        ("error", "A", text),
+        ("error", "B", text),
+    ]
+
+
+def test_a_crosswalk_finds_a_row_but_for_case_and_leading_zeros():
+    crosswalk = [CrosswalkRow(2, ("brats2021_0007", "TCGA-1"))]
+    joined = join([case("BraTS2021_00007")], [row(5, "tcga-01")], crosswalk)
+    assert [item.idh for item, _ in joined.cases] == [1]
+    assert joined.row_of == {"BraTS2021_00007": 0}
