@@ -24,6 +24,11 @@ def raise_if_any(problems: list[str]) -> None:
         raise InputError(problems)
 
 
+def say_count(number: int, one: str, several: str) -> str:
+    """A number with the words that go with it: `say_count(1, "case is", "cases are")` is "1 case is"."""
+    return f"{number} {one if number == 1 else several}"
+
+
 class RunError(RuntimeError):
     """A run that stopped itself for a named reason; the command line prints it and exits with code 1.
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mttu.display import console, show_progress
+from mttu.errors import say_count
 
 app = typer.Typer(help="Check and tidy up prepared cases.", no_args_is_help=True)
 
@@ -29,7 +30,7 @@ def verify(
     with show_progress("verify", len(list_cases(cache, cohort))) as advance:
         result = verify_cache(cache, cohort, advance)
     for settings, count in result.settings.most_common():
-        console.print(f"{count} cases: {settings}", markup=False)
+        console.print(f"{say_count(count, 'case', 'cases')}: {settings}", markup=False)
     if result.findings:
         table = Table("case", "problem", "what mends it")
         for finding in result.findings:

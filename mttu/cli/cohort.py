@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mttu.display import Advance, console, errors, show_progress
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 if TYPE_CHECKING:
     from mttu.data.findings import Finding
@@ -91,13 +91,13 @@ def cohort(
     if made.manifest is None:
         number = sum(finding.severity == "error" for finding in made.findings)
         raise InputError(
-            f"{number} {'error' if number == 1 else 'errors'}, listed above and in {report}; nothing else was written"
+            f"{say_count(number, 'error', 'errors')}, listed above and in {report}; nothing else was written"
         )
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
         console.print(line, markup=False)
     console.print(_show_table_one(made.manifest))
-    console.print(f"{output}: {len(made.manifest.cases)} cases", markup=False)
+    console.print(f"{output}: {say_count(len(made.manifest.cases), 'case', 'cases')}", markup=False)
 
 
 def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]) -> None:
@@ -133,4 +133,4 @@ def _report(findings: Sequence["Finding"], path: Path) -> None:
         for sentence in sentences:
             table.add_row(f"[{style}]{severity}:[/]" if style else f"{severity}:", Text(sentence))
     errors.print(table)
-    console.print(f"{path}: {len(findings)} {'finding' if len(findings) == 1 else 'findings'}", markup=False)
+    console.print(f"{path}: {say_count(len(findings), 'finding', 'findings')}", markup=False)

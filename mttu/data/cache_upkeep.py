@@ -29,7 +29,7 @@ from mttu.data.cache import (
 )
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.manifest import Case, Manifest, is_safe_name
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 from mttu.lock import lock_folder
 
 OnCase = Callable[[int, str], None]
@@ -156,7 +156,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
 def _find_impossible(name: str, voxels: NDArray[Any]) -> list[str]:
     if voxels.dtype.kind == "f":
         count = voxels.size - int(np.isfinite(voxels).sum())
-        return [f"{name} has {count} voxels that are NaN or infinite"] if count else []
+        return [f"{name} has {say_count(count, 'voxel that is', 'voxels that are')} NaN or infinite"] if count else []
     largest = int(voxels.max(initial=0))
     return [f"{name} has class {largest}; the largest is {WHOLE_TUMOUR}"] if largest > WHOLE_TUMOUR else []
 

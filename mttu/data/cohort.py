@@ -22,7 +22,7 @@ from mttu.data.leakage import CrosswalkRow, OtherNames, find_leaks, link_patient
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 __all__ = [
     "Case",
@@ -159,7 +159,8 @@ def _link(
     leaks = find_leaks(linked.cases, linked.links)
     findings += [*to_findings("error", leaks.problems), *to_findings("warning", leaks.warnings)]
     if linked.unknown_names:
-        findings.append(Finding("note", "", f"{linked.unknown_names} other names of patients are no case here"))
+        count = say_count(linked.unknown_names, "other name of a patient is", "other names of patients are")
+        findings.append(Finding("note", "", f"{count} no case here"))
     return [] if leaks.problems else [(replace(case, split=""), case.split or None) for case in linked.cases]
 
 
@@ -196,7 +197,13 @@ def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bo
     if manifest is None and not refused:
         ordered.append(Finding("error", "", "no case is left"))
     elif not refused and errors:
-        ordered.append(Finding("note", "", f"{len(_ids_with_errors(errors))} cases with errors are left out"))
+        ordered.append(
+            Finding(
+                "note",
+                "",
+                f"{say_count(len(_ids_with_errors(errors)), 'case with errors is', 'cases with errors are')} left out",
+            )
+        )
     ordered.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return Cohort(None if refused else manifest, tuple(ordered))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mttu.data.layouts import LAYOUTS, FoundCase, match_folder, volume_stem
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 PREDICTIONS = "predictions.parquet"
 """A folder with this file holds results of `mttu predict`, which are no cases."""
@@ -66,7 +66,7 @@ def discover_folder(root: Path, layout: str | None, modalities: Sequence[str]) -
     fitting = [name for name in names if cases[name]]
     if len(fitting) > 1:
         candidates = " or ".join(
-            f"{name} ({LAYOUTS[name].title}: {len(cases[name])} cases, e.g. {cases[name][0].folder.name})"
+            f"{name} ({LAYOUTS[name].title}: {_say_cases(cases[name])}, e.g. {cases[name][0].folder.name})"
             for name in fitting
         )
         raise InputError(
@@ -96,6 +96,14 @@ def discover_any(root: Path, modalities: Sequence[str]) -> list[FoundCase]:
     return [*cases, *_find_strangers(folders, cases, None)]
 
 
+def _say_cases(cases: Sequence[FoundCase]) -> str:
+    return say_count(len(cases), "case", "cases")
+
+
+def _say_files(files: Sequence[Path]) -> str:
+    return say_count(len(files), "NIfTI file", "NIfTI files")
+
+
 def _describe_expected(names: Sequence[str]) -> str:
     examples = "; ".join(f"{LAYOUTS[name].example} ({LAYOUTS[name].title})" for name in names)
     return f"expected {examples}; for other names give a CSV file of paths"
@@ -106,7 +114,7 @@ def _describe_found(folders: Sequence[tuple[Path, tuple[Path, ...]]]) -> str:
     if not volumes:
         return "; found no NIfTI file"
     listed = ", ".join(f"{file.parent.name}/{file.name}" for file in volumes[:_MOST_NAMED])
-    return f"; found {len(volumes)} NIfTI files ({listed}{', ...' if len(volumes) > _MOST_NAMED else ''})"
+    return f"; found {_say_files(volumes)} ({listed}{', ...' if len(volumes) > _MOST_NAMED else ''})"
 
 
 def _find_strangers(
@@ -124,7 +132,7 @@ def _find_strangers(
             names = ", ".join(file.name for file in files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
             expected = _describe_expected([layout] if layout else list(LAYOUTS))
             problem = (
-                f"case {folder.name}: the folder holds {len(files)} NIfTI files ({names}) but no image that is named "
+                f"case {folder.name}: the folder holds {_say_files(files)} ({names}) but no image that is named "
                 f"after it; {expected}"
             )
             yield FoundCase(folder.name, folder.name, layout or "", folder, {}, None, None, False, (problem,))

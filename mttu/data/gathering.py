@@ -22,10 +22,12 @@ from mttu.data.manifest import Case, is_safe_name
 from mttu.data.path_table import read_path_table
 from mttu.data.sources import read_sources
 from mttu.data.suspicions import find_suspicions
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, raise_if_any, say_count
 
 _MOST_READERS = 4
 """Cases checked at the same time; each holds about 0.2 GB."""
+
+_LATER = ("follow-up or post-operative examination is", "follow-up or post-operative examinations are")
 
 OnCase = Callable[[int, int, str], None]
 
@@ -51,7 +53,7 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
     later = [case.case_id for _, case in found if _is_later(case)]
     if later and not request.follow_ups:
         listed = ", ".join(later[:5]) + (", ..." if len(later) > 5 else "")
-        text = f"{len(later)} follow-up or post-operative examinations are left out ({listed})"
+        text = f"{say_count(len(later), *_LATER)} left out ({listed})"
         if len(later) == len(found):
             raise InputError(f"{text}, and there are no others; pass --follow-ups to keep them")
         findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))

@@ -9,6 +9,7 @@ from mttu.data.findings import Finding, to_findings
 from mttu.data.leakage import CrosswalkRow, OtherNames
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.names import NameIndex
+from mttu.errors import say_count
 
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
 
@@ -85,9 +86,10 @@ def join_clinical(
         without = [case.case_id for case in cases if case.case_id not in row_of]
         if unused:
             ids = _name([min(row.ids, default="?") for row in unused])
-            notes.append(f"{len(unused)} clinical rows have no case here ({ids})")
+            notes.append(f"{say_count(len(unused), 'clinical row has', 'clinical rows have')} no case here ({ids})")
         if without:
-            notes.append(f"{len(without)} cases have no clinical row: IDH status unknown ({_name(without)})")
+            count = say_count(len(without), "case has", "cases have")
+            notes.append(f"{count} no clinical row: IDH status unknown ({_name(without)})")
     findings = (*to_findings("error", problems), *to_findings("note", notes))
     return Joined(tuple(joined), findings, row_of, tuple(other_names))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mttu.data.findings import Finding
 from mttu.data.layouts import LAYOUTS, FoundCase
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 
 def choose_labels(found: Sequence[FoundCase], asked: str | None) -> list[FoundCase]:
@@ -57,14 +57,13 @@ def note_labels(found: Sequence[FoundCase], asked: str | None) -> list[Finding]:
 
 def _count(found: Sequence[FoundCase]) -> str:
     counts = Counter(case.layout for case in found)
-    return ", ".join(f"{name} ({_cases(number)})" for name, number in sorted(counts.items()))
+    return ", ".join(f"{name} ({say_count(number, 'case', 'cases')})" for name, number in sorted(counts.items()))
 
 
 def _count_documented(found: Sequence[FoundCase]) -> str:
     counts = Counter(case.layout for case in found if case.layout in LAYOUTS)
-    listed = (f"{name} is {LAYOUTS[name].labels} ({_cases(number)})" for name, number in sorted(counts.items()))
+    listed = (
+        f"{name} is {LAYOUTS[name].labels} ({say_count(number, 'case', 'cases')})"
+        for name, number in sorted(counts.items())
+    )
     return ", ".join(listed)
-
-
-def _cases(number: int) -> str:
-    return f"{number} case{'' if number == 1 else 's'}"

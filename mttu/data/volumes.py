@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
 from mttu.data.geometry import Geometry, restore_mask
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 __all__ = ["Geometry", "differ", "read_volume", "restore_mask", "write_mask"]
 
@@ -74,7 +74,8 @@ def read_volume(path: Path, case_id: str) -> Any:
     finite = np.isfinite(voxels)
     if not finite.all():
         raise InputError(
-            f"{where}: {finite.size - int(finite.sum())} voxels are NaN or infinite; replace them, e.g. by 0"
+            f"{where}: {say_count(finite.size - int(finite.sum()), 'voxel is', 'voxels are')} NaN or infinite; "
+            "put another value there, e.g. 0"
         )
     return image
 

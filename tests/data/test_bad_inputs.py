@@ -141,17 +141,17 @@ ERRORS: list[tuple[str, Break, str]] = [
     (
         "NaN",
         lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", np.nan)),
-        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+        "B_t1ce.nii.gz: 1 voxel is NaN or infinite; put another value there",
     ),
     (
         "infinite",
         lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", -np.inf)),
-        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+        "B_t1ce.nii.gz: 1 voxel is NaN or infinite; put another value there",
     ),
     (
         "overflow",
         lambda f: save(f / "B_t1ce.nii.gz", with_value("t1ce", 1e300, np.float64)),
-        "B_t1ce.nii.gz: 1 voxels are NaN or infinite; replace them",
+        "B_t1ce.nii.gz: 1 voxel is NaN or infinite; put another value there",
     ),
     (
         "constant",
@@ -251,7 +251,7 @@ def test_each_bad_case_is_named_with_its_value_and_can_be_skipped(good_folder, t
     assert skipped.manifest is not None
     assert [case.case_id for case in skipped.manifest.cases] == ["A"]
     assert [finding for finding in skipped.findings if finding.severity == "error"] == errors
-    assert Finding("note", "", "1 cases with errors are left out") in skipped.findings
+    assert Finding("note", "", "1 case with errors is left out") in skipped.findings
 
 
 def test_there_are_at_least_thirty_kinds_of_bad_cases():

@@ -82,7 +82,7 @@ DAMAGE = {
         False,
     ),
     "a flipped bit": (flip_a_byte, "image.npy is not as it was written", True),
-    "not a number": (write_nan, "image.npy has 1 voxels that are NaN or infinite", True),
+    "not a number": (write_nan, "image.npy has 1 voxel that is NaN or infinite", True),
     "an impossible class": (write_class, "seg.npy has class 7; the largest is 4", True),
     "other settings": (
         lambda folder: rewrite_about(folder, settings=PrepareSettings(spacing_mm=2).model_dump()),

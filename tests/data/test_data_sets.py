@@ -106,8 +106,8 @@ def test_ucsf_with_its_table_leaves_follow_ups_out_and_counts_them(tmp_path):
     assert wild.brain_mask is not None
     notes = [finding.text for finding in cohort.findings if finding.severity == "note"]
     assert notes == [
-        "1 follow-up or post-operative examinations are left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them",
-        "1 other names of patients are no case here",
+        "1 follow-up or post-operative examination is left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them",
+        "1 other name of a patient is no case here",
     ]
     both = build(tmp_path / "data", clinical=(table,), follow_ups=True)
     follow_up = both.manifest.cases[2]
@@ -151,7 +151,7 @@ def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
     stray.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(OLD, LPS), stray)
     (error,) = build(root).errors
-    assert error.startswith("case UPENN-GBM-00001_11: the folder holds 1 NIfTI files (scan.nii.gz) but no image that")
+    assert error.startswith("case UPENN-GBM-00001_11: the folder holds 1 NIfTI file (scan.nii.gz) but no image that")
 
 
 def test_egd_supervises_the_whole_tumour_and_reads_a_spreadsheet(tmp_path):

@@ -39,7 +39,7 @@ def test_two_data_sets_in_one_folder_are_refused_with_the_candidates_unless_one_
     with pytest.raises(InputError) as caught:
         discover_folder(tmp_path, None, FOUR)
     (problem,) = caught.value.problems
-    assert "fit brats (BraTS to 2021: 1 cases, e.g. A) or brats2023 (BraTS 2023 and later: 1 cases" in problem
+    assert "fit brats (BraTS to 2021: 1 case, e.g. A) or brats2023 (BraTS 2023 and later: 1 case" in problem
     assert "pass --layout NAME" in problem
     found = discover_folder(tmp_path, "brats", FOUR)
     assert [case.case_id for case in found if not case.problems] == ["A"]
@@ -67,7 +67,7 @@ def test_images_that_belong_to_no_case_are_said(tmp_path):
     stranger = discover_folder(tmp_path, None, FOUR)[1]
     assert stranger.case_id == "B"
     assert stranger.problems[0].startswith(
-        "case B: the folder holds 1 NIfTI files (scan.nii.gz) but no image that is named after it; expected <case>/"
+        "case B: the folder holds 1 NIfTI file (scan.nii.gz) but no image that is named after it; expected <case>/"
     )
 
 

@@ -66,7 +66,7 @@ def test_all_problems_of_a_case_are_named_at_once(make_case):
     case.images["t2"].write_bytes(b"nothing")
     found = refusals(case)
     assert len(found) == 3
-    assert "t1.nii.gz: 1 voxels are NaN" in found[0]
+    assert "t1.nii.gz: 1 voxel is NaN" in found[0]
     assert "A_t2.nii.gz: no readable NIfTI file" in found[1]
     assert "seg has labels {0, 1, 2, 4, 7}" in found[2]
 
