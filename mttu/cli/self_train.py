@@ -142,7 +142,8 @@ def print_rounds(settings: Config, folder: Path) -> None:
     truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth)
     summary = read_summary(folder) or {}
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
-    console.print(tabulate(rows, settings.selection.method, chosen))
+    for table in tabulate(rows, settings.selection.method, chosen):
+        console.print(table)
     for row in rows:
         for note in row.notes:
             console.print(f"round {row.round}: {note}", markup=False)
@@ -153,16 +154,27 @@ def print_rounds(settings: Config, folder: Path) -> None:
     console.print(f"round {chosen} is the best on validation ({summary.get('chosen_by')})")
 
 
-def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> Table:
-    """One row per round: selected cases, how many are right, metrics on validation and test."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"self-training, {method}", title_justify="left")
-    titles = ["round", "pool", "mutant", "wild", "right", *(f"{p} {f}" for p in _PARTS for f in _FIGURES.values())]
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
+def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> list[Table]:
+    """Selected cases of each round and how many are right; then metrics on validation and test. 80 columns hold each."""
+    selected = _new_table(f"pseudo-labels, {method}", ("round", "pool", "mutant", "wild", "right", "accuracy"))
+    figures = [f"{part} {title}" for part in _PARTS for title in _FIGURES.values()]
+    measured = _new_table("best weights of each round", ("round", *figures))
     for row in rounds:
-        right = "-" if row.accuracy is None else f"{row.num_right}/{row.num_known} {row.accuracy:.2f}"
-        figures = [row.metrics.get(f"{part}/{name}") for part in _PARTS for name in _FIGURES]
-        shown = ["-" if value is None else f"{value:.3f}" for value in figures]
-        mark = "*" if row.round == chosen else ""
-        table.add_row(f"{mark}{row.round}", str(row.num_pool), str(row.num_mutant), str(row.num_wild), right, *shown)
+        name = f"{'*' if row.round == chosen else ''}{row.round}"
+        right = f"{row.num_right}/{row.num_known}" if row.num_known else "-"
+        counts = map(str, (row.num_pool, row.num_mutant, row.num_wild))
+        selected.add_row(name, *counts, right, _show(row.accuracy))
+        values = [row.metrics.get(f"{part}/{figure}") for part in _PARTS for figure in _FIGURES]
+        measured.add_row(name, *map(_show, values))
+    return [selected, measured]
+
+
+def _new_table(title: str, columns: "Sequence[str]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 0, 0, 1))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

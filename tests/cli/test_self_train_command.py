@@ -1,10 +1,12 @@
+import io
+
 import pytest
 import yaml
+from rich.console import Console
 
 from mttu.cli import main
 from mttu.cli.self_train import TrainingLeft, tabulate
 from mttu.config import Config, override
-from mttu.display import console
 from mttu.self_training import Step
 from mttu.self_training.summary import RoundSummary
 
@@ -44,12 +46,35 @@ def test_the_table_of_rounds():
         RoundSummary(0, 6, 0, 0, 0, 0, {"val/dice": 0.5}),
         RoundSummary(1, 6, 2, 3, 5, 4, {"val/dice": 0.75, "test/idh_auc": 0.875}),
     ]
-    with console.capture() as capture:
-        console.print(tabulate(rows, "UPS", 1), width=200)
-    lines = capture.get().splitlines()
-    assert lines[0].strip() == "self-training, UPS"
-    assert lines[-3].split() == ["0", "6", "0", "0", "-", "0.500", *["-"] * 7]
-    assert lines[-2].split() == ["*1", "6", "2", "3", "4/5", "0.80", "0.750", *["-"] * 4, "0.875", "-", "-"]
+    narrow = Console(width=80, file=io.StringIO())
+    for table in tabulate(rows, "UPS", 1):
+        narrow.print(table)
+    lines = [line.split() for line in narrow.file.getvalue().splitlines()]
+    assert ["pseudo-labels,", "UPS"] in lines
+    assert ["0", "6", "0", "0", "-", "-"] in lines
+    assert ["*1", "6", "2", "3", "4/5", "0.800"] in lines
+    assert ["0", "0.500", *["-"] * 7] in lines
+    assert ["*1", "0.750", *["-"] * 4, "0.875", "-", "-"] in lines
+    titles = next(line for line in lines if line[:2] == ["round", "val"])
+    assert titles == [
+        "round",
+        "val",
+        "Dice",
+        "val",
+        "AUC",
+        "val",
+        "acc",
+        "val",
+        "ECE",
+        "test",
+        "Dice",
+        "test",
+        "AUC",
+        "test",
+        "acc",
+        "test",
+        "ECE",
+    ]
 
 
 def test_the_time_left_is_that_of_the_epochs_to_come():
