@@ -155,9 +155,9 @@ def print_rounds(settings: Config, folder: Path) -> None:
 
 
 def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> list[Table]:
-    """Selected cases of each round and how many are right; then metrics on validation and test. 80 columns hold each."""
+    """Selected cases of each round and how many are right; then metrics. Each fits 80 columns."""
     selected = _new_table(f"pseudo-labels, {method}", ("round", "pool", "mutant", "wild", "right", "accuracy"))
-    figures = [f"{part} {title}" for part in _PARTS for title in _FIGURES.values()]
+    figures = [f"{part}\n{title}" for part in _PARTS for title in _FIGURES.values()]
     measured = _new_table("best weights of each round", ("round", *figures))
     for row in rounds:
         name = f"{'*' if row.round == chosen else ''}{row.round}"

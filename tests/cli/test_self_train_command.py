@@ -55,26 +55,8 @@ def test_the_table_of_rounds():
     assert ["*1", "6", "2", "3", "4/5", "0.800"] in lines
     assert ["0", "0.500", *["-"] * 7] in lines
     assert ["*1", "0.750", *["-"] * 4, "0.875", "-", "-"] in lines
-    titles = next(line for line in lines if line[:2] == ["round", "val"])
-    assert titles == [
-        "round",
-        "val",
-        "Dice",
-        "val",
-        "AUC",
-        "val",
-        "acc",
-        "val",
-        "ECE",
-        "test",
-        "Dice",
-        "test",
-        "AUC",
-        "test",
-        "acc",
-        "test",
-        "ECE",
-    ]
+    assert ["val"] * 4 + ["test"] * 4 in [line[-8:] for line in lines]
+    assert ["Dice", "AUC", "acc", "ECE"] * 2 in lines
 
 
 def test_the_time_left_is_that_of_the_epochs_to_come():
