@@ -11,7 +11,7 @@ from mttu.cluster.pool import Work, explain_lost, run_pool
 from mttu.cluster.score import choose_device, score_on_ray
 from mttu.cluster.session import connect
 from mttu.cluster.train import launch_on_ray
-from mttu.config import Config, WorkerSettings
+from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
 from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError, RunError
@@ -62,7 +62,8 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
         actors, threads = workers.num_workers, workers.threads_per_worker
         device_type = choose_device(actors, threads, workers.device, GPUS_PER_ACTOR)
         by_name = {case.case_id: case for case in cases}
-        arguments = (checkpoint, by_name, config, threads, device_type)
+        secretless = override(config, {"tracking.uri": None})  # the address may hold a password
+        arguments = (checkpoint, by_name, secretless, threads, device_type)
         gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
         rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
     problems = [row["error"] for row in rows.values() if row["error"]]

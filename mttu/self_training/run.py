@@ -1,6 +1,7 @@
 """Self-training from check to finished run folder (Algorithm 1); how the work is done is the caller's choice."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ FREE = tuple(name for name in FREE_TO_CHANGE if not name.startswith(CHANGES_ROUN
     f"self_training.{name}" for name in ("rounds", "stop_when_unchanged", "keep", "start", "truth")
 )
 """Settings that may change while a self-training is stopped: none of them makes the rounds so far untrue."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LEAST_ROOM = 2**20
+"""Bytes; a checkpoint needs more."""
 
 
 def run_self_training(config: Config, callables: Callables, fresh: bool = False, show: OnStep | None = None) -> Path:
@@ -51,7 +53,13 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
+<<<<<<< HEAD
         check_rounds(config, folder)
+=======
+        _check_rounds(config, folder)
+        if read_summary(folder) is not None:
+            return folder  # finished: its tracked runs stay as they are, too
+>>>>>>> selftrain
         manifest = checked.inputs.manifest
         tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
         with closing(tracker):
@@ -133,8 +141,10 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
     """Turns a full disk into a message that says how to go on."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
-        if not _is_full_disk(error):
+        if not _is_full_disk(error, folder):
             raise
         raise RunError(
             f"{folder}: the disk is full; nothing that was finished is lost. Make room and run the same command again: "
@@ -142,7 +152,9 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _FULL:
+def _is_full_disk(error: Exception, folder: Path) -> bool:
+    """Not every library says so: what fails while there is no room fails for want of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
+    said = any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "disk is full"))
+    return said or shutil.disk_usage(folder).free < _LEAST_ROOM

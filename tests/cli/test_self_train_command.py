@@ -56,7 +56,7 @@ def test_the_table_of_rounds():
     assert ["0", "0.500", *["-"] * 7] in lines
     assert ["*1", "0.750", *["-"] * 4, "0.875", "-", "-"] in lines
     assert ["val"] * 4 + ["test"] * 4 in [line[-8:] for line in lines]
-    assert ["Dice", "AUC", "acc", "ECE"] * 2 in lines
+    assert ["Dice", "AUC", "acc", "ECE"] * 2 in [line[-8:] for line in lines]
 
 
 def test_the_time_left_is_that_of_the_epochs_to_come():

@@ -63,7 +63,8 @@ def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, pha
 
 def outcome(folder):
     rounds = sorted(path for path in folder.glob("round_*") if path.is_dir())
-    weights = {place.name: load_file(place / "best" / "weights.safetensors") for place in (*rounds, folder)}
+    places = {place.name: place for place in rounds} | {"chosen": folder}
+    weights = {name: load_file(place / "best" / "weights.safetensors") for name, place in places.items()}
     selections = [read_selection(place / "selection.parquet") for place in rounds[1:]]
     return weights, selections, (folder / "test.json").read_text()
 

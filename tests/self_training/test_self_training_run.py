@@ -1,6 +1,7 @@
 import errno
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mttu.self_training import Callables, run_self_training
 from mttu.self_training import rounds as rounds_module
 from mttu.self_training.finishing import read_summary
 from mttu.self_training.round_folder import read_record
+from mttu.self_training.run import naming_full_disk
 from mttu.training.run import launch_locally, run_training
 
 pytestmark = pytest.mark.usefixtures("sketches")
@@ -281,6 +283,19 @@ def test_a_full_disk_stops_cleanly_and_goes_on_later(make_config, here, monkeypa
                 run_self_training(config, here)
     folder = run_self_training(config, here)
     assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
+
+
+def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkeypatch):
+    """PyTorch and SQLite have errors of their own for a full disk."""
+    for failure, free, full in (
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 4096, True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 2**40, False),
+        (RuntimeError("database or disk is full"), 2**40, True),
+    ):
+        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
+            raise failure
+        assert isinstance(caught.value, RunError) is full
 
 
 def test_round_0_can_be_shared(make_config, here):
