@@ -53,13 +53,9 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
-<<<<<<< HEAD
         check_rounds(config, folder)
-=======
-        _check_rounds(config, folder)
         if read_summary(folder) is not None:
             return folder  # finished: its tracked runs stay as they are, too
->>>>>>> selftrain
         manifest = checked.inputs.manifest
         tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
         with closing(tracker):
