@@ -13,7 +13,7 @@ def test_every_round_has_its_pictures_and_all_rounds_have_one(make_config, here,
     assert first == {"learning_curves", *overlays}
     assert second >= {"learning_curves", *overlays, "candidates", "pseudo_labels", "selection_error"}
     assert (folder / "rounds.png").stat().st_size > 1000
-    assert check_tracked(folder) == ["round_0", "round_1", "self"]
+    assert check_tracked(folder) == ["round_0, self", "round_1, self", "self"]
 
 
 def check_tracked(folder):
@@ -24,7 +24,7 @@ def check_tracked(folder):
     client = MlflowClient(uri, uri)
     runs = client.search_runs([client.get_experiment_by_name("mttu").experiment_id])
     by_name = {run.info.run_name: run for run in runs}
-    parent, child = by_name["self"], by_name["round_1"]
+    parent, child = by_name["self"], by_name["round_1, self"]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert {run.info.status for run in runs} == {"FINISHED"}
     keys = {"best/dice", "best/idh_ece", "selected/mutant", "selected/wild", "test/dice", "test/idh_auc"}
