@@ -33,6 +33,8 @@ TINY: dict[str, Any] = {
     "train.batch_size": 2,
     "train.validate_every": 2,
     "train.checkpoint_every": 1,
+    "mc.windows": "sliding",
+    "mc.tumour_mask": "predicted",
     "tracking.enabled": False,
     "workers.threads_per_worker": 1,
 }

@@ -45,7 +45,7 @@ def test_changes_are_refused_with_each_difference(tmp_path):
         begin_or_continue(tmp_path, changed, "def", fresh=False)
     message = str(caught.value)
     assert "optim.lr: 0.002 -> 0.5" in message
-    assert "train.epochs: 20 -> 7" in message
+    assert "train.epochs: 30 -> 7" in message
     assert "manifest or prepared cases: abc -> def" in message
     assert "--fresh" in message
 
