@@ -1,6 +1,6 @@
 """The one error a user's mistake raises: every problem at once, each with what was found and what is allowed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -27,6 +27,12 @@ def raise_if_any(problems: list[str]) -> None:
 def say_count(number: int, one: str, several: str) -> str:
     """A number with the words that go with it: `say_count(1, "case is", "cases are")` is "1 case is"."""
     return f"{number} {one if number == 1 else several}"
+
+
+def name_some(names: Sequence[str], most: int = 8) -> str:
+    """The first names of many: `A, B and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class RunError(RuntimeError):

@@ -20,7 +20,7 @@ from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
-from mttu.cli.self_train import self_train
+from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
@@ -216,27 +216,42 @@ def predict_shown(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for cohort, cache and runs")],
-    cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 24,
+    cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 64,
 ) -> None:
-    """Run everything on a phantom cohort: phantom, cohort, prepare, train, predict."""
+    """Run everything on a phantom cohort: phantom, cohort, prepare, self-train, predict."""
+    from mttu.data.phantom import TRUTH_TABLE
     from mttu.tracking import resolve_uri, show_command
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
-        phantom(data, cases=cases, difficulty=0.2)  # its signs can be learned from a dozen cases in minutes
+        # signs that can be learned in minutes, and a pool where always saying "wild type" is right in 0.7 of the cases
+        phantom(
+            data,
+            cases=cases,
+            size=48,
+            difficulty=0.2,
+            unlabelled_fraction=0.4,
+            unlabelled_mutant_fraction=0.3,
+            test_fraction=0.15,
+        )
     cohort([data], output=manifest, clinical=[data / "clinical.csv"])
     settings = override(
         preset("demo"),
-        {"data.manifest": str(manifest), "output.folder": str(folder / "runs"), "output.name": "demo"},
+        {
+            "data.manifest": str(manifest),
+            "output.folder": str(folder / "runs"),
+            "output.name": "demo",
+            "self_training.truth": str(data / TRUTH_TABLE),
+        },
     )
     if prepare_shown(settings, actors=2):
         raise typer.Exit(1)
-    run = train_shown(settings)
+    run = self_train_shown(settings)
     if predict_shown(run, [manifest], output):
         raise typer.Exit(1)
     console.print("")
     console.print(f"checkpoint   {run / 'best'}")
-    console.print(f"curves       {run / 'learning_curves.png'}")
+    console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
 

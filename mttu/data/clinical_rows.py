@@ -7,9 +7,7 @@ from typing import Any
 
 from mttu.data.clinical_values import grade_digit, is_low_grade
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.errors import raise_if_any
-
-_MOST_NAMED = 8
+from mttu.errors import name_some, raise_if_any
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,8 @@ def join_rows(tables: Sequence[Sequence[ClinicalRow]]) -> list[ClinicalRow]:
             continue
         twice = [rows[index] for index in group if counts[table_of[index]] > 1]
         if twice:
-            more = f" and {len(twice) - _MOST_NAMED} more" if len(twice) > _MOST_NAMED else ""
-            places = ", ".join(row.place for row in twice[:_MOST_NAMED])
-            problems.append(f"{_name(twice)}: two rows of one table ({places}{more}); keep one")
+            places = name_some([row.place for row in twice])
+            problems.append(f"{_name(twice)}: two rows of one table ({places}); keep one")
         else:
             problems += _find_contradictions(own)
             joined.append(_merge(own))

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from mttu.atomic import atomic_file
-from mttu.errors import InputError
+from mttu.errors import InputError, name_some
 
 Severity = Literal["error", "warning", "note"]
 
-_MOST_NAMED = 8
 _COLUMNS = ("severity", "case_id", "finding")
 
 
@@ -48,8 +47,7 @@ def merge_findings(findings: Sequence[Finding]) -> list[str]:
     merged = []
     for text, unique in sharing.items():
         names = list(unique)
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        subject = f"{'cases' if len(names) > 1 else 'case'} {', '.join(names[:_MOST_NAMED])}{more}: "
+        subject = f"{'cases' if len(names) > 1 else 'case'} {name_some(names)}: "
         merged.append((subject if names else "") + text)
     return merged
 

@@ -13,11 +13,10 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from mttu.atomic import atomic_folder
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import Case, Manifest, check_target, write_manifest
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, name_some, raise_if_any
 
 GROUPS = ("patient", "site")
 _CLASSES = {IDH_MUTANT: "IDH mutant", IDH_WILD: "IDH wild type"}
-_MOST_NAMED = 8
 
 
 def draw_folds(
@@ -104,13 +103,12 @@ def _group_sites(cases: Sequence[Case]) -> dict[str, int]:
 def _find_site_problems(cases: Sequence[Case], sites: Mapping[str, int], folds: int) -> list[str]:
     without = [case.case_id for case in cases if case.site is None]
     if without:
-        more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
         return [
-            f"cases {', '.join(without[:_MOST_NAMED])}{more}: site unknown ({len(without)} of {len(cases)} in train "
+            f"cases {name_some(without)}: site unknown ({len(without)} of {len(cases)} in train "
             "and val); name it in the clinical table (column site), or group by patient"
         ]
     groups = len(set(sites.values()))
-    names = ", ".join(sorted({case.site for case in cases if case.site})[:_MOST_NAMED])
+    names = name_some(sorted({case.site for case in cases if case.site}))
     if groups < folds:
         return [
             f"{groups} separate sites ({names}) for {folds} folds; take at most {groups} folds, or group by patient"
@@ -187,9 +185,7 @@ def check_folder(folder: Path) -> None:
     problems = []
     others = [item.name for item in items if not (item.name.startswith("fold_") and item.suffix == ".parquet")]
     if others:
-        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
-        listed = ", ".join(others[:_MOST_NAMED]) + more
-        problems.append(f"{folder}: holds what is no fold ({listed}); give a new or an empty folder")
+        problems.append(f"{folder}: holds what is no fold ({name_some(others)}); give a new or an empty folder")
     for item in items:
         try:
             if item.name not in others:

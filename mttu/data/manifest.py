@@ -52,6 +52,11 @@ class Case:
     pseudo_label: bool = False
     """Whether `idh` is a network's guess that self-training selected, and no finding."""
 
+    @property
+    def patient_digest(self) -> str:
+        """Tells a patient from others without naming them: what a checkpoint knows of whom it learned from."""
+        return hashlib.sha256(f"mttu patient {self.patient_id}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, name_some, raise_if_any
 from mttu.evaluate.files import check_output
 from mttu.evaluate.predictions import Predictions, read_predictions
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import align_cases
 from mttu.metrics.empty_masks import find_convention
-
-_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,10 @@ class EvaluationPlan:
         """Validation cases with known and predicted IDH status, outside of the evaluated split."""
         cases = () if self.split == "val" else self.manifest.split("val")
         return _classified(system, cases)
+
+    def learned_from(self, system: Predictions) -> list[str]:
+        """Cases of patients that the system was trained on, as its table says."""
+        return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
 
     def training(self) -> list[Subject]:
         """What baselines are fitted on: train and val, without the evaluated split."""
@@ -136,7 +138,7 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
         if absent:
             problems.append(
                 f"predictions {system.folder}: {len(absent)} of the {len(plan.cases)} cases of split {plan.split} are "
-                f"not in the table: {_listed(absent)}; predict all of them"
+                f"not in the table: {name_some(absent)}; predict all of them"
             )
     if problems:
         return problems
@@ -144,7 +146,7 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
         lost = [case.case_id for case in plan.with_masks(system) if not system.mask(case.case_id).is_file()]
         if lost:
             problems.append(
-                f"predictions {system.folder}: the masks of {_listed(lost)} are gone; predict these cases again"
+                f"predictions {system.folder}: the masks of {name_some(lost)} are gone; predict these cases again"
             )
         if not plan.with_masks(system) and not plan.with_idh(system):
             problems.append(
@@ -181,8 +183,3 @@ def _find_differences(plan: EvaluationPlan) -> list[str]:
 
 def _ids(cases: Sequence[Case]) -> list[str]:
     return [case.case_id for case in cases]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

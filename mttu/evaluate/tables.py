@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mttu.errors import name_some
 from mttu.metrics.empty_masks import STATUSES
 
 Summary = Mapping[str, Any]
@@ -57,6 +58,9 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, failed in cases["failed"].items():
         if failed:
             lines.append(f"{name}: predictions that failed, in no score: {', '.join(failed)}")
+    for name, known in cases["learned_from"].items():
+        if known:
+            lines.append(f"{name}: was trained on the patients of {name_some(known)}: no fair test")
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN
+from mttu.errors import say_count
 from mttu.figures.style import (
     DARK_GREY,
     GREY,
@@ -152,4 +153,4 @@ def _describe(members: Sequence[Candidate]) -> str:
         return "nothing"
     verdicts = [_judge(case) for case in members]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in _VERDICTS if verdict in verdicts]
-    return f"{len(members)} cases, {', '.join(counts)}"
+    return f"{say_count(len(members), 'case', 'cases')}, {', '.join(counts)}"

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, ttest_ind, ttest_rel, wilcoxon
 
-from mttu.errors import InputError
+from mttu.errors import InputError, name_some
 
-_MOST_NAMED = 10
 _DECIMALS = 12
 """Values and differences are rounded to so many, so that rounding makes no two systems differ."""
 
@@ -46,18 +45,12 @@ def align_cases(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if missing:
             others = ", ".join(other for other in tables if not set(missing).isdisjoint(tables[other]))
             problems.append(
-                f"comparison: {name} has no score for {len(missing)} of {len(union)} cases: {_listed(missing)} "
+                f"comparison: {name} has no score for {len(missing)} of {len(union)} cases: {name_some(missing)} "
                 f"(only in {others}); compare systems on the same cases"
             )
     if problems:
         raise InputError(problems)
     return union
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (
-        f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    )
 
 
 def compare_paired_t(first: Sequence[float], second: Sequence[float]) -> Comparison:

@@ -1,7 +1,7 @@
 """A trained network as a folder: weights as safetensors, settings as YAML, metrics as JSON. No pickle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
 
-def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    metrics: Mapping[str, Any],
+    learned_from: Collection[str] = (),
+) -> None:
     """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
 
     Args:
@@ -29,17 +35,24 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config
         weights: State dict of the network, any device.
         config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
+        learned_from: Digests of the patients it was trained on, see `mttu.data.manifest.Case.patient_digest`.
     """
     with atomic_folder(folder) as partial:
-        fill_checkpoint(partial, weights, config, metrics)
+        fill_checkpoint(partial, weights, config, metrics, learned_from)
 
 
-def fill_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
+def fill_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    metrics: Mapping[str, Any],
+    learned_from: Collection[str] = (),
+) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "weights.safetensors")
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
-    content = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
+    content = {"format_version": FORMAT_VERSION, "metrics": dict(metrics), "learned_from": sorted(learned_from)}
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
 
@@ -50,6 +63,16 @@ def find_checkpoint(folder: Path) -> Path:
         if (place / "checkpoint.json").exists() or (place / ENSEMBLE).exists():
             return place
     return folder
+
+
+def read_learned_from(folder: Path) -> frozenset[str]:
+    """Digests of the patients that a checkpoint was trained on; none where it does not say.
+
+    Args:
+        folder: Checkpoint that `read_checkpoint` reads.
+    """
+    content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
+    return frozenset(content.get("learned_from", ()))
 
 
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:

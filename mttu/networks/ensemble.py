@@ -15,7 +15,7 @@ from mttu.atomic import atomic_folder, write_json
 from mttu.config import Config, flatten
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
-from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint
+from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
 
 FORMAT_VERSION = 1
 SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
@@ -104,6 +104,14 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
             problems += error.problems
     raise_if_any([*problems, *_find_differences(configs)])
     return tuple(networks), next(iter(configs.values()))
+
+
+def read_teachers(folder: Path) -> frozenset[str]:
+    """Digests of the patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`."""
+    folder = find_checkpoint(folder)
+    if not (folder / ENSEMBLE).exists():
+        return read_learned_from(folder)
+    return frozenset().union(*(read_learned_from(folder / member["folder"]) for member in _read_mark(folder)))
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:

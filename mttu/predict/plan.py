@@ -17,7 +17,7 @@ from mttu.data.labels import find_convention
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
-from mttu.networks.ensemble import read_members
+from mttu.networks.ensemble import read_members, read_teachers
 from mttu.predict.results import check_output, recover_output
 
 CHANGEABLE = ("inference.", "patch.")
@@ -49,6 +49,8 @@ class PredictionPlan:
     labels: str
     device: torch.device
     precision: Precision
+    teachers: frozenset[str]
+    """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`."""
 
 
 def plan_predictions(
@@ -108,6 +110,7 @@ def plan_predictions(
         labels=labels,
         device=chosen,
         precision=choose_precision(precision, chosen),
+        teachers=read_teachers(checkpoint),
     )
 
 

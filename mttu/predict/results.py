@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mttu.atomic import PREFIX, atomic_file, write_text
 from mttu.data.discovery import PREDICTIONS
+from mttu.errors import name_some
 from mttu.figures.overlay import RESEARCH_USE
 
 FORMAT_VERSION = 1
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("et_ml", pa.float64()),
         pa.field("no_tumour_found", pa.bool_()),
         pa.field("idh_undecided", pa.bool_()),
+        pa.field("learned_from", pa.bool_()),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
         pa.field("intended_use", pa.string(), nullable=False),
@@ -52,6 +54,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   wt_ml, tc_ml, et_ml     millilitres of whole tumour, tumour core, enhancing tumour
   no_tumour_found         no voxel was called tumour
   idh_undecided           the probability lies in the undecided band of the settings
+  learned_from            the network was trained on a scan of this patient: no fair test of it
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
 """
@@ -75,6 +78,8 @@ class PredictionRow:
     """Enhancing tumour."""
     no_tumour_found: bool | None = None
     idh_undecided: bool | None = None
+    learned_from: bool | None = None
+    """Whether the network was trained on a scan of this patient; None if no case could be read."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:
@@ -114,17 +119,13 @@ def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Pat
     else:
         lost = sorted(set(earlier) - set(case_ids))
         if lost:
-            return [f"output {out}: holds predictions of other cases ({_shorten(lost)}); give another folder"]
+            return [f"output {out}: holds predictions of other cases ({name_some(lost, 3)}); give another folder"]
         new = [case_id for case_id in case_ids if case_id not in earlier]
         names = [name for case_id in new for name in (mask_name(case_id), overlay_name(case_id))]
     present = [name for name in names if os.path.lexists(out / name)]
     if present:
-        return [f"output {out}: holds {_shorten(present)}, not of an earlier prediction here; give another folder"]
+        return [f"output {out}: holds {name_some(present, 3)}, not of an earlier prediction here; give another folder"]
     return []
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _read_case_ids(table: Path) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from mttu.config import SelectionSettings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.score_table import ScoreRow, ScoreTable
-from mttu.errors import InputError
+from mttu.errors import InputError, say_count
 
 ROUNDING = 1e-9
 """So that 1.6 x 5 is 8."""
@@ -201,9 +201,11 @@ def _find_notes(
     failed = [row.case_id for row in rows if row.error]
     unusable = [row.case_id for row in rows if not row.error and read_figures(row) is None]
     if failed:
-        notes.append(f"{len(failed)} cases have an error and cannot be selected: {', '.join(failed)}")
+        subject = say_count(len(failed), "case has", "cases have")
+        notes.append(f"{subject} an error and cannot be selected: {', '.join(failed)}")
     if unusable:
-        notes.append(f"{len(unusable)} cases have figures that are missing or not finite: {', '.join(unusable)}")
+        subject = say_count(len(unusable), "case has", "cases have")
+        notes.append(f"{subject} figures that are missing or not finite: {', '.join(unusable)}")
     if not scored:
         return ["nothing is selected: no case has a score", *notes]
     meeting = [case for case in cases if case.meets_thresholds]
@@ -219,7 +221,7 @@ def _find_notes(
     labels = {case.pseudo_label for case in meeting}
     if len(labels) == 1:
         name = CLASS_NAMES[labels.pop()]
-        one_class = f"all {len(meeting)} cases that meet the thresholds are called {name}"
+        one_class = f"every case that meets the thresholds ({len(meeting)}) is called {name}"
         if ratio is None:
             notes.append(one_class)
         else:

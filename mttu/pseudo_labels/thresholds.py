@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.score_table import ScoreTable
-from mttu.errors import raise_if_any
+from mttu.errors import name_some, raise_if_any
 from mttu.pseudo_labels.selection import is_certain, is_confident, read_figures
 
 CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -78,6 +78,12 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
         for name, table in tables.items()
         if table.about.get("split") == "train"
     ]
+    problems += [
+        f"scores {name}: the network learned from the patients of {name_some(known)}; score cases that it does "
+        "not know, such as each fold's `val` by that fold's network"
+        for name, table in tables.items()
+        if table.about.get("split") != "train" and (known := table.about.get("learned_from"))
+    ]
     counts = Counter(row.case_id for table in tables.values() for row in table.rows)
     twice = sorted(case_id for case_id, count in counts.items() if count > 1)
     if twice:
@@ -105,9 +111,9 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
     raise_if_any(problems)
     notes = []
     if failed:
-        notes.append(f"{len(failed)} cases without a score are left out: {', '.join(sorted(failed))}")
+        notes.append(f"without a score and left out: {', '.join(sorted(failed))}")
     if unknown:
-        notes.append(f"{len(unknown)} cases without a true class are left out: {', '.join(sorted(unknown))}")
+        notes.append(f"without a true class and left out: {', '.join(sorted(unknown))}")
     if any(table.about.get("split") == "test" for table in tables.values()):
         notes.append("these are test cases: a result on them is no test of thresholds that were chosen with them")
     return sorted(scores, key=lambda score: score.case_id), notes

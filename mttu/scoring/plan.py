@@ -14,7 +14,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.inference import name_member
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import describe_checkpoint, read_members
+from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
 from mttu.networks.idh_passes import IdhPasses
 
 CHANGEABLE = ("mc.", "inference.", "patch.")
@@ -122,12 +122,14 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
+    teachers = read_teachers(checkpoint)
     learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
         **describe_checkpoint(checkpoint),
         "manifest_fingerprint": cohort.fingerprint,
         "split": split,
+        "learned_from": [case.case_id for case in cohort.split(split) if case.patient_digest in teachers],
         "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},
         "modalities": list(config.data.modalities),
         "mc": config.mc.model_dump(mode="json"),

@@ -1,6 +1,5 @@
 """What a self-training needs, checked before anything starts, for what is found out in round 2 costs days."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Manifest
 from mttu.data.truth import read_truth
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.scoring.plan import find_scoring_problems
 from mttu.self_training.job import round_config
@@ -80,13 +79,13 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     pseudo = [case.case_id for case in manifest.cases if case.pseudo_label]
     if pseudo:
         problems.append(
-            f"{path}: holds pseudo-labels ({_name(pseudo)}), as the manifest of a round does; give the cohort's own"
+            f"{path}: holds pseudo-labels ({name_some(pseudo)}), as the manifest of a round does; give the cohort's own"
         )
     strangers = [case.case_id for case in find_strangers(manifest)]
     if strangers:
         problems.append(
-            f"{path}: unlabelled cases {_name(strangers)} are of patients who validate or test; training on them would "
-            "give the answer away; take them out, or put them into the split of their patient"
+            f"{path}: unlabelled cases {name_some(strangers)} are of patients who validate or test; training on them "
+            "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
     if config.self_training.thresholds == "search" and not known:
@@ -95,11 +94,6 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "another split, or set self_training.thresholds=fixed"
         )
     return problems
-
-
-def _name(case_ids: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(case_ids) - most} more" if len(case_ids) > most else ""
-    return ", ".join(case_ids[:most]) + more
 
 
 def check_shared_start(config: Config, fingerprint: str) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from mttu.config import Config, flatten
 from mttu.errors import InputError
-from mttu.networks.checkpoint import find_checkpoint, read_checkpoint
+from mttu.networks.checkpoint import find_checkpoint, read_checkpoint, read_learned_from
 from mttu.training.state import FORMAT_VERSION, TrainingState
 
 STATE = "state.pt"
@@ -67,6 +67,12 @@ def check_start(config: Config) -> list[str]:
             "checkpoint (train/epoch_...), or set train.start_optimiser=fresh"
         )
     return problems
+
+
+def read_start_teachers(config: Config) -> frozenset[str]:
+    """Digests of the patients that the weights to start from were trained on; none where training starts anew."""
+    start = config.train.start_from
+    return frozenset() if start is None else read_learned_from(start)
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

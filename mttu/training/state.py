@@ -44,6 +44,8 @@ class TrainingState:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: Best | None = None
+    learned_from: frozenset[str] = frozenset()
+    """Digests of the patients that the weights were trained on, now or before; the same at every start."""
 
     def finish_epoch(self, metrics: Mapping[str, float], score: float | None) -> None:
         """Counts an epoch and keeps its weights if its score is the largest so far; the first of equals stays."""
@@ -92,7 +94,8 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
     if state.best is not None:
         content["best"] = {"epoch": state.best.epoch, "score": state.best.score, "metrics": dict(state.best.metrics)}
         (folder / BEST).mkdir()
-        fill_checkpoint(folder / BEST, state.best.weights, config, {"epoch": state.best.epoch, **state.best.metrics})
+        metrics = {"epoch": state.best.epoch, **state.best.metrics}
+        fill_checkpoint(folder / BEST, state.best.weights, config, metrics, state.learned_from)
     torch.save(content, folder / "state.pt")
 
 

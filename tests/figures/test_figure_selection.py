@@ -126,7 +126,7 @@ def test_thresholds_that_a_method_lacks_are_not_drawn():
 def test_what_balance_drops_is_told_from_what_meets_the_thresholds():
     dropped = [replace(case, selected=case.case_id == "a") for case in CANDIDATES]
     figure = draw_candidates(dropped, 0.9, 0.05, balanced=True)
-    assert "0.05): 2 cases, 1 right, 1 wrong. Selected after balance: 1 cases, 1 right." in notes(figure)
+    assert "0.05): 2 cases, 1 right, 1 wrong. Selected after balance: 1 case, 1 right." in notes(figure)
     (ring,) = [points for points in figure.axes[0].collections if points.get_label() == "selected: 1"]
     assert ring.get_offsets().tolist() == [[0.02, 0.95]]
 

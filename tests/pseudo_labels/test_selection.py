@@ -130,12 +130,12 @@ def test_that_nothing_is_selected_comes_first_and_names_what_the_method_asks_for
     broken, low = row("x", 1, 0.5, 0.1, error="case x: unreadable"), row("a", 1, 0.8, 0.01)
     assert select(table(low, broken), SelectionSettings(method="CPL")).notes == (
         "nothing is selected: the highest confidence is 0.8000 (threshold 0.9)",
-        "1 cases have an error and cannot be selected: x",
+        "1 case has an error and cannot be selected: x",
     )
     one_class = table(row("a", 1, 0.95, 0.01), row("b", 1, 0.96, 0.01), broken)
     for method in ("PL", "CPL", "UPS"):
         notes = select(one_class, SelectionSettings(method=method, balance=True)).notes
-        assert notes[0].startswith("nothing is selected: all 2 cases that meet the thresholds are called mutant")
+        assert notes[0].startswith("nothing is selected: every case that meets the thresholds (2) is called mutant")
 
 
 @pytest.mark.parametrize(("label", "name"), [(0, "wild type"), (1, "mutant")])
@@ -144,12 +144,12 @@ def test_one_class_only_is_told(label, name):
     balanced = select(scores, SelectionSettings())
     assert balanced.pseudo_labels == {}
     assert balanced.notes == (
-        f"nothing is selected: all 2 cases that meet the thresholds are called {name}; with balancing on none is kept "
-        "(selection.balance=false keeps them)",
+        f"nothing is selected: every case that meets the thresholds (2) is called {name}; with balancing on none "
+        "is kept (selection.balance=false keeps them)",
     )
     free = select(scores, SelectionSettings(balance=False))
     assert free.pseudo_labels == {"a": label, "b": label}
-    assert free.notes == (f"all 2 cases that meet the thresholds are called {name}",)
+    assert free.notes == (f"every case that meets the thresholds (2) is called {name}",)
 
 
 def test_everything_selected_is_told():
@@ -172,7 +172,7 @@ def test_errors_and_numbers_that_are_none_are_never_selected(method):
     )
     selection = select(scores, SelectionSettings(method=method, balance=False))
     assert selection.pseudo_labels == {"a": 1, "b": 0}
-    assert "1 cases have an error and cannot be selected: f" in selection.notes
+    assert "1 case has an error and cannot be selected: f" in selection.notes
     assert "4 cases have figures that are missing or not finite: c, d, e, g" in selection.notes
 
 

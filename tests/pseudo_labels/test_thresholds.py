@@ -62,7 +62,7 @@ def test_folds_are_pooled_by_case():
     scores, notes = pool_scores({"one": FOLD_1, "two": FOLD_2}, {"a": 1, "b": 1, "c": 1})
     assert [(score.case_id, score.right) for score in scores] == [("a", True), ("b", False), ("c", True)]
     assert scores[1].confidence == pytest.approx(0.8)
-    assert notes == ["1 cases without a score are left out: e", "1 cases without a true class are left out: d"]
+    assert notes == ["without a score and left out: e", "without a true class and left out: d"]
 
 
 def test_test_cases_are_named_as_such():

@@ -65,7 +65,7 @@ def test_labels_of_an_earlier_round_count_as_selected():
     chosen = select(TABLE, settings)
     kept = replace(chosen, cases=tuple(replace(case, selected=case.case_id == "f") for case in chosen.cases))
     said = draw_selection(TABLE, kept, settings, TRUTH, "Val")["candidates"].get_supxlabel().replace("\n", " ")
-    assert said.endswith(": nothing. Selected after balance: 1 cases, 1 wrong.")
+    assert said.endswith(": nothing. Selected after balance: 1 case, 1 wrong.")
 
 
 def test_intervals_over_uncertainty_are_named_for_what_they_are():

@@ -69,6 +69,7 @@ def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_pat
         "train.epochs": 2,
         "mc.passes": 2,
         "selection.method": "PL",
+        "selection.confidence_threshold": 0.9,
         "self_training.rounds": 2,
         "self_training.epochs": 1,
         "self_training.stop_when_unchanged": False,

@@ -44,7 +44,7 @@ def test_one_class_only_keeps_none():
     selection = choose_labels(table(row("a", 0.99), row("b", 0.98)), UPS, {})
     assert selection.pseudo_labels == {}
     assert any(
-        "all 2 cases that meet the thresholds are called mutant; with balancing" in note for note in selection.notes
+        "every case that meets the thresholds (2) is called mutant; with balancing" in note for note in selection.notes
     )
 
 

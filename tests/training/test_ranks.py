@@ -1,5 +1,6 @@
 """Two ranks compute what one does; a resume keeps the bits for any number of ranks."""
 
+import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -41,11 +42,12 @@ DROPOUT_OFF = {
 
 @contextmanager
 def process_group(rank, world_size, folder):
+    """A rank's process, from the first to the last thing it does; an error in between is told by `spawn`."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # threads of torch, now and then, abort an interpreter that takes itself down in order
 
 
 def global_batch(first, stop, only_wt=ONLY_WT["none"]):

@@ -1,0 +1,90 @@
+"""A checkpoint knows whose scans it learned from, and what is made with it says so."""
+
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from mttu.config import override
+from mttu.data.manifest import read_manifest, write_manifest
+from mttu.data.score_table import ScoreTable, summarise_passes
+from mttu.errors import InputError
+from mttu.evaluate import evaluate_cases, plan_evaluation
+from mttu.evaluate.tables import describe_cases
+from mttu.networks.ensemble import read_teachers, write_ensemble
+from mttu.predict import plan_predictions, predict_cases
+from mttu.pseudo_labels import pool_scores
+from mttu.scoring.plan import plan_scoring
+from mttu.training.run import launch_locally, run_training
+
+
+@pytest.fixture
+def run(tiny):
+    """The run folder of a training of one epoch."""
+    return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
+
+
+def turn(path, target):
+    """Writes the manifest with train and val exchanged."""
+    manifest, other = read_manifest(path), {"train": "val", "val": "train"}
+    cases = tuple(replace(case, split=other.get(case.split, case.split)) for case in manifest.cases)
+    write_manifest(replace(manifest, cases=cases), target)
+    return target
+
+
+def digests(path, *splits):
+    return {case.patient_digest for case in read_manifest(path).cases if case.split in splits}
+
+
+def test_patients_are_known_without_their_names_through_later_trainings_and_ensembles(tiny, run, tmp_path):
+    path = tiny.data.manifest
+    content = json.loads((run / "best" / "checkpoint.json").read_text())
+    assert content["learned_from"] == sorted(digests(path, "train"))
+    assert not [case.patient_id for case in read_manifest(path).cases if case.patient_id in json.dumps(content)]
+    changes = {
+        "train.epochs": 1,
+        "train.start_from": str(run),
+        "data.manifest": str(turn(path, tmp_path / "turned.parquet")),
+        "data.cache_dir": str(tiny.data.cache_dir or path.parent / "cache"),
+        "output.name": "second",
+    }
+    second = run_training(override(tiny, changes), launch_locally)
+    assert read_teachers(second) == digests(path, "train", "val")  # those before are not forgotten
+    write_ensemble(tmp_path / "ensemble", [run, second])
+    assert read_teachers(tmp_path / "ensemble") == digests(path, "train", "val")
+
+
+def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers(tiny_checkpoint, tmp_path):
+    content = json.loads((tiny_checkpoint / "checkpoint.json").read_text())
+    del content["learned_from"]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(content))
+    assert read_teachers(tmp_path) == frozenset()
+
+
+def test_scores_of_known_patients_give_no_thresholds(tiny, run):
+    path = tiny.data.manifest
+    known = [case.case_id for case in read_manifest(path).split("train")]
+    about = plan_scoring(run, path, "train").about
+    assert about["learned_from"] == known
+    assert plan_scoring(run, path, "val").about["learned_from"] == []
+    rows = tuple(summarise_passes(case_id, [0.9, 0.8], 0.9, 0.0) for case_id in known)
+    with pytest.raises(InputError, match=f"scores x: the network learned from the patients of {known[0]}, "):
+        pool_scores({"x": ScoreTable(rows, {**about, "split": "val"})}, dict.fromkeys(known, 1))
+
+
+def test_predictions_and_their_evaluation_say_so(tiny, run, tmp_path):
+    path = tiny.data.manifest
+    predict_cases(plan_predictions(run, [path], tmp_path / "predictions"))
+    found = {
+        row["case_id"]: row["learned_from"]
+        for row in pq.read_table(tmp_path / "predictions" / "predictions.parquet").to_pylist()
+    }
+    assert found == {case.case_id: case.split == "train" for case in read_manifest(path).cases}
+    for split, count in (("train", 4), ("val", 0)):
+        plan = plan_evaluation(
+            tmp_path / "predictions", path, tmp_path / split, split, baselines=False, num_resamples=2
+        )
+        said = [line for line in describe_cases(evaluate_cases(plan).summary) if "no fair test" in line]
+        assert len(said) == (count > 0)
+        assert len(plan.learned_from(plan.systems[0])) == count
