@@ -44,7 +44,7 @@ from mttu.training.run import History, OnEpoch, launch_locally
 from mttu.training.start import digest_weights
 
 ARMS = ("none", "PL", "CPL", "UPS", "oracle", "wrong", "labelled")
-SEEDS_AT_MOST = 20
+SEEDS_AT_MOST = 12
 TRAIN, VAL, POOL, TEST = 24, 8, 72, 500
 """Cases: of the first three, for each seed."""
 SIZE = 32

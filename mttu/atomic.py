@@ -7,9 +7,8 @@ with `.partial-`, which the next writer of the same target removes. One process 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,14 @@ def find_obstacle(target: Path) -> str | None:
     nearest = next(place for place in target.absolute().parents if place.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file; give another folder"
+    probe = nearest / f"{PREFIX}probe-{target.name}"  # rights alone do not tell, for root has them all
     try:
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=nearest):  # rights alone do not tell, for root has them all
-            return None
+        probe.mkdir(exist_ok=True)
     except OSError:
         return f"{nearest} is not writable; allow it, or give another folder"
+    with suppress(FileNotFoundError):
+        probe.rmdir()
+    return None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 
 from mttu.cluster.pool import Work, explain_lost, run_pool
 from mttu.cluster.score import choose_device, score_on_ray
-from mttu.cluster.session import connect
+from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
@@ -19,7 +19,7 @@ from mttu.scoring.cases import OnRow
 from mttu.scoring.plan import ScoringPlan
 from mttu.self_training import Callables
 from mttu.self_training.callables import CaseRow, OnCase
-from mttu.self_training.evaluation import CaseEvaluator
+from mttu.self_training.evaluation import CaseEvaluator, evaluate_locally
 
 GPUS_PER_ACTOR = 1.0
 
@@ -35,7 +35,22 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
         actors, threads = workers.num_workers, workers.threads_per_worker
         return score_on_ray(plan, actors, threads, workers.device, GPUS_PER_ACTOR, on_row)
 
-    return Callables(launch_on_ray, score, evaluate_on_ray)
+    alone = workers.num_workers == 1 and is_private()
+    return Callables(launch_on_ray, score, evaluate_alone if alone else evaluate_on_ray)
+
+
+def evaluate_alone(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
+    """An `Evaluate` for one worker: on a CPU in this process, which is there already; else on Ray."""
+    workers = config.workers
+    with connect(workers):
+        if choose_device(1, workers.threads_per_worker, workers.device, GPUS_PER_ACTOR) == "cuda":
+            return evaluate_on_ray(checkpoint, cases, config, on_case)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(workers.threads_per_worker)
+    try:
+        return evaluate_locally(checkpoint, cases, config, on_case)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:

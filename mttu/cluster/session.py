@@ -26,6 +26,11 @@ OBJECT_STORE_BYTES = 300 * 2**20
 """Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
 
 
+def is_private() -> bool:
+    """Whether `connect` starts a cluster of its own, on this machine alone."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
 @contextmanager
 def connect(settings: WorkerSettings) -> Iterator[None]:
     """Runs the body with Ray connected; a private cluster is stopped afterwards, one that was there is left alone.
@@ -42,7 +47,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        if address == "local":
+        if is_private():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
@@ -54,7 +59,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError) as error:
-        if address == "local":
+        if is_private():
             raise RunError(f"Ray did not start on this machine: {error}") from error
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
     try:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mttu.networks.convolution import Conv3d, conv3d
 from mttu.networks.lean_conv import lean_pre_activated_conv
 
 NEGATIVE_SLOPE = 0.01
@@ -27,7 +28,7 @@ class PreActivatedConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm3d(in_channels)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv = Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H, W, D)."""
@@ -55,7 +56,7 @@ class ResidualBlock(nn.Module):
             out: Tensor = self.conv2(self.conv1(x))
         else:  # conv1 and the norm of conv2 are one convolution: a pass over memory less
             activated = F.leaky_relu(self.conv1.norm(x), NEGATIVE_SLOPE, inplace=True)
-            normalised = F.conv3d(activated, *_norm_after_conv(self.conv1.conv, self.conv2.norm), padding=1)
+            normalised = conv3d(activated, *_norm_after_conv(self.conv1.conv, self.conv2.norm), padding=1)
             out = self.conv2.conv(F.leaky_relu(normalised, NEGATIVE_SLOPE, inplace=True))
         return out.add_(x)  # in place: no backward pass needs the convolution's own output
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mttu.networks.blocks import PreActivatedConv, ResidualBlock
+from mttu.networks.convolution import Conv3d, conv3d
 
 NUM_LABELS = 4
 """Background, necrosis, edema, enhancing tumour."""
@@ -26,9 +27,9 @@ class UpStep(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv3d(in_channels, channels, kernel_size=1)
+        self.reduce = Conv3d(in_channels, channels, kernel_size=1)
         self.upsample = nn.ConvTranspose3d(channels, channels, kernel_size=2, stride=2)
-        self.fuse = nn.Conv3d(2 * channels, channels, kernel_size=1)
+        self.fuse = Conv3d(2 * channels, channels, kernel_size=1)
         self.block = ResidualBlock(channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class UpStep(nn.Module):
         from_skip, from_below = self.fuse.weight.chunk(2, dim=1)  # each (channels, channels, 1, 1, 1)
         weight, bias = _fuse_after_upsample(self.upsample, from_below.flatten(1), self.fuse.bias)
         x = F.conv_transpose3d(self.reduce(x), weight, bias, stride=2)
-        x = F.conv3d(skip, from_skip).add_(x)
+        x = conv3d(skip, from_skip, None).add_(x)
         out: Tensor = self.block(x)
         return out
 
@@ -66,7 +67,7 @@ class Decoder(nn.Module):
         self.up3 = UpStep(w4, w3)
         self.up2 = UpStep(w3, w2)
         self.up1 = UpStep(w2, w1)
-        self.segmentation_head = nn.Conv3d(w1, NUM_LABELS, kernel_size=1)
+        self.segmentation_head = Conv3d(w1, NUM_LABELS, kernel_size=1)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, 4, H, W, D) from F1, F2, F3 and F5; softmax is the caller's."""

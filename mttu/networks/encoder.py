@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mttu.networks.blocks import ResidualBlock
+from mttu.networks.convolution import Conv3d
 
 LEVELS = ("F1", "F2", "F3", "F4")
 """Names of the encoder's feature levels; each halves the axes of the one before."""
@@ -22,7 +23,7 @@ class Level(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_blocks: int, *, halves: bool) -> None:
         super().__init__()
-        self.down = nn.Conv3d(in_channels, channels, kernel_size=3, stride=2, padding=1) if halves else nn.Identity()
+        self.down = Conv3d(in_channels, channels, kernel_size=3, stride=2, padding=1) if halves else nn.Identity()
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int], stem_dropout: float) -> None:
         super().__init__()
-        self.stem = nn.Conv3d(in_channels, widths[0], kernel_size=3, padding=1)
+        self.stem = Conv3d(in_channels, widths[0], kernel_size=3, padding=1)
         self.stem_dropout = nn.Dropout3d(stem_dropout)
         above = (widths[0], *widths)
         self.levels = nn.ModuleList(

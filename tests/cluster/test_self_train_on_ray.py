@@ -44,6 +44,24 @@ def test_evaluation_is_the_same_bits_on_actors(config, tiny_checkpoint, phantom_
     assert sorted(name for _, name in told) == sorted(case.case_id for case in cases)
 
 
+def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_checkpoint, phantom_manifest, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
+    monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
+    threads = []
+    monkeypatch.setattr(
+        "mttu.cluster.self_train.evaluate_locally", lambda *arguments: threads.append(torch.get_num_threads())
+    )
+    two = override(config, {"workers.threads_per_worker": 2})
+    before = torch.get_num_threads()
+    callables_on_ray(two.workers).evaluate(tiny_checkpoint, phantom_manifest.split("val"), two, lambda done, row: None)
+    assert threads == [2]
+    assert torch.get_num_threads() == before
+    assert callables_on_ray(override(two, {"workers.num_workers": 2}).workers).evaluate is evaluate_on_ray
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert callables_on_ray(two.workers).evaluate is evaluate_on_ray
+
+
 def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, phantom_manifest, tmp_path, monkeypatch):
     [case] = phantom_manifest.split("test")
     row = build_evaluator(tmp_path / "gone", {case.case_id: case}, config, 1, "cpu")(case.case_id)

@@ -200,7 +200,7 @@ def test_arguments_are_checked_all_at_once(tmp_path):
             defects=2,
         )
     assert caught.value.problems == [
-        "cases: 0; expected 1 to 999",
+        "cases: 0; expected 1 to 9999",
         "size: 8; expected 24 to 256 voxels",
         "sites: 0; expected 1 to 20",
         "defects: 2; expected 0 to 0 (the number of cases)",

@@ -15,7 +15,7 @@ from mttu.data.phantom.signs import draw_age
 from mttu.data.splits import draw_validation
 from mttu.errors import raise_if_any
 
-SMALLEST_SIZE, LARGEST_SIZE, MOST_CASES, MOST_SITES = 24, 256, 999, 20
+SMALLEST_SIZE, LARGEST_SIZE, MOST_CASES, MOST_SITES = 24, 256, 9999, 20
 
 
 class Purpose(IntEnum):
