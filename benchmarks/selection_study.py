@@ -45,9 +45,9 @@ from mttu.training.start import digest_weights
 
 ARMS = ("none", "PL", "CPL", "UPS", "oracle", "wrong", "labelled")
 SEEDS_AT_MOST = 12
-TRAIN, VAL, POOL, TEST = 24, 8, 72, 500
+TRAIN, VAL, POOL, TEST = 16, 8, 80, 500
 """Cases: of the first three, for each seed."""
-SIZE = 32
+SIZE = 24
 SURE = 0.999
 """Probability that an oracle gives to what it says."""
 
@@ -80,6 +80,7 @@ def write_cohort(folder: Path) -> None:
         unlabelled_fraction=SEEDS_AT_MOST * POOL / cases,
         test_fraction=TEST / cases,
         unlabelled_mutant_fraction=0.3,
+        difficulty=0.2,
     )
     manifest = discover(folder / "phantom", folder / "phantom" / "clinical.csv")
     for case in manifest.cases:

@@ -86,10 +86,10 @@ def write_report(
 
 
 def write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
-    """Writes rows (dataclasses) as `<kind>.csv` and `<kind>.parquet`, the latter with `about` in its metadata."""
+    """Writes rows (dataclasses) as `<kind>.csv`, then `<kind>.parquet` with `about` in its metadata."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
-    with atomic_file(folder / f"{kind}.parquet") as partial:
-        pq.write_table(table.replace_schema_metadata(metadata), partial)
     with atomic_file(folder / f"{kind}.csv") as partial:
         pyarrow.csv.write_csv(table, partial)
+    with atomic_file(folder / f"{kind}.parquet") as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial)

@@ -24,12 +24,34 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _digest_kept(path: Path) -> str:
+    """SHA-256 of what is kept of a state, by values: the bytes of its file depend on how its tensors came to be."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in sorted(value.items(), key=lambda pair: str(pair[0])):
+                digest.update(f"{key}:".encode())
+                add(item)
+        elif isinstance(value, list):
+            for item in value:
+                add(item)
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().numpy().tobytes())
+        else:
+            digest.update(f"{value!r};".encode())
+
+    add([content["weighting"], content["optimizer"]])
+    return digest.hexdigest()
+
+
 def identify_start(config: Config) -> str | None:
     """What a training started from, by content: digests of the weights, and of the state if that is kept."""
     start = config.train.start_from
     if start is None:
         return None
-    kept = f", state {_digest(start / STATE)}" if config.train.start_optimiser == "kept" else ""
+    kept = f", state {_digest_kept(start / STATE)}" if config.train.start_optimiser == "kept" else ""
     return f"weights {digest_weights(start)}{kept}"
 
 
