@@ -61,6 +61,8 @@ SETTINGS: dict[str, Any] = {
     "self_training.epochs": 10,
     "self_training.lr": 1e-3,
     "self_training.stop_when_unchanged": False,
+    "selection.confidence_threshold": 0.9,  # the paper's thresholds (section IV-B), not searched
+    "selection.uncertainty_threshold": 0.05,
     "mc.windows": "sliding",
     "inference.overlap": 0.0,
     "workers.threads_per_worker": 1,
