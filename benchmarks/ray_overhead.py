@@ -7,6 +7,7 @@ makes both longer; the two halves of the loop lie before and after the pool.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import mttu.cluster.session  # isort: skip  (before anything imports ray)
 from mttu.cluster.pool import Work, run_pool
 from mttu.config import WorkerSettings
+
+MOST_OVERHEAD = 0.15
 
 
 def build_burner(cpu_seconds: float) -> Work:
@@ -68,6 +71,8 @@ def main() -> None:
             f"overhead {steady:.1%} from the first row on, {whole:.1%} with the pool's start",
             flush=True,
         )
+    if steady > MOST_OVERHEAD:
+        sys.exit(f"more than {MOST_OVERHEAD:.0%} from the first row on")
 
 
 if __name__ == "__main__":
