@@ -40,6 +40,7 @@ from mttu.scoring.plan import ScoringPlan
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.callables import CaseRow, OnCase
 from mttu.self_training.evaluation import evaluate_locally
+from mttu.self_training.summary import read_versioned
 from mttu.training.run import History, OnEpoch, launch_locally
 from mttu.training.start import digest_weights
 
@@ -176,12 +177,12 @@ class Study:
         return self.evaluated[key]
 
 
-def run_seed(folder: Path, seed: int, arms: Sequence[str]) -> float:
+def run_seed(folder: Path, seed: int) -> float:
     """Runs all arms of a seed; returns the seconds that it took this time."""
     torch.set_num_threads(1)
     started = time.monotonic()
     study = Study(folder, seed)
-    for arm in arms:
+    for arm in ARMS:
         study.run(arm)
     return time.monotonic() - started
 
@@ -192,7 +193,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help=f"number of seeds, {SEEDS_AT_MOST} at most")
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first one")
     parser.add_argument("--processes", type=int, default=2, help="seeds that run at the same time")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     if not 0 <= seeds.start < seeds.stop <= SEEDS_AT_MOST:
@@ -205,10 +205,15 @@ def main() -> None:
     print(f"cohort: {time.monotonic() - started:.0f} s", flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, context) as pool:
-        running = {seed: pool.submit(run_seed, folder, seed, arguments.arms) for seed in seeds}
+        running = {seed: pool.submit(run_seed, folder, seed) for seed in seeds}
         for seed, future in running.items():
             print(f"seed {seed}: {future.result():.0f} s", flush=True)
-    write_json(folder / "study.json", {"format_version": 1, "seeds": list(seeds), "settings": SETTINGS})
+    record = folder / "study.json"
+    earlier = read_versioned(record) if record.exists() else {"seeds": [], "settings": SETTINGS}
+    if earlier["settings"] != SETTINGS:
+        sys.exit(f"{record}: earlier seeds had other settings; give another folder")
+    together = sorted({*earlier["seeds"], *seeds})
+    write_json(record, {"format_version": 1, "seeds": together, "settings": SETTINGS})
     print(f"all: {time.monotonic() - started:.0f} s; now: summarise_study.py {folder}")
 
 

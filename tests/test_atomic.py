@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mttu import atomic
-from mttu.atomic import PREFIX, atomic_file, atomic_folder, recover_folder, write_json, write_text
+from mttu.atomic import PREFIX, atomic_file, atomic_folder, find_obstacle, recover_folder, write_json, write_text
 
 
 class Killed(BaseException):
@@ -136,3 +136,10 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
         write_json(target, {"dice": float("nan")})
     assert json.loads(target.read_text()) == {"dice": 0.5}
     assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_the_probe_of_a_killed_process_is_gone_after_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "cohort.parquet"
+    (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # what a kill between its making and its removal leaves
+    assert find_obstacle(target) is None
+    assert list(tmp_path.iterdir()) == []

@@ -56,9 +56,8 @@ def score(
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
-    known = len(table.about["learned_from"])
-    if known:
-        console.print(f"note: the network learned from the patients of {known} of these {len(table.rows)} cases")
+    if known := table.about["learned_from"]:
+        console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:
         raise typer.Exit(1)
 

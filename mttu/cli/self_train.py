@@ -65,32 +65,58 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     return folder
 
 
-class TrainingLeft:
-    """Time that the epochs to come will take, from the mean of those of this start."""
+class TimeLeft:
+    """Time that is still to come, by the pace of this start: of each kind of work, once its pace is known."""
 
     def __init__(self, settings: Config) -> None:
         rounds = settings.self_training
         later = rounds.epochs or settings.train.epochs
         self.epochs = [settings.train.epochs, *[later] * rounds.rounds]
-        self.seconds: list[float] = []
+        self.cases: dict[str, int] = {}
+        """Phase to the number of its cases in a round, once it was seen."""
+        self.paces: dict[str, list[float]] = {}
+        """Phase to seconds of each epoch or case."""
+        self.latest: tuple[tuple[int, int, str], float] | None = None
 
     def describe(self, step: "Step") -> str:
-        """E.g. `about 3 min of training left`; empty before the first epoch."""
+        """E.g. `about 3 min left`; empty before anything is known."""
+        now, place = time.monotonic(), (step.fold, step.round, step.phase)
         if step.phase == "train":
-            self.seconds.append(step.metrics.get("time/epoch_seconds", 0.0))
-        if not self.seconds or step.phase == "test":
+            self.paces.setdefault("train", []).append(step.metrics.get("time/epoch_seconds", 0.0))
+        else:
+            self.cases[step.phase] = step.total
+            if self.latest is not None and self.latest[0] == place:
+                self.paces.setdefault(step.phase, []).append(now - self.latest[1])
+        self.latest = place, now
+        seconds = sum(self._count(phase, step) * sum(pace) / len(pace) for phase, pace in self.paces.items())
+        if not self.paces:
             return ""
-        here = {"score": 0, "train": step.done, "evaluate": self.epochs[step.round]}[step.phase]
-        left = sum(self.epochs[step.round :]) - here + (step.folds - step.fold) * sum(self.epochs)
-        seconds = left * sum(self.seconds) / len(self.seconds)
         shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-        return f"about {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} of training left"
+        return f"about {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} left"
+
+    def _count(self, phase: str, step: "Step") -> int:
+        """Epochs or cases of a phase that are still to come, in this fold and the later ones."""
+        order = ("score", "train", "evaluate", "test")
+        rounds = len(self.epochs)
+        each = [self.epochs[number] if phase == "train" else self.cases.get(phase, 0) for number in range(rounds)]
+        if phase == "score":
+            each[0] = 0
+        whole, testing = sum(each), step.phase == "test"
+        if testing and phase != "test":
+            left = 0
+        elif phase == step.phase:
+            left = step.total - step.done + sum(each[step.round + 1 :])
+        elif phase == "test":
+            left = whole
+        else:
+            left = sum(each[step.round + (order.index(phase) < order.index(step.phase)) :])
+        return left + max(step.folds - step.fold, 0) * whole
 
 
 @contextmanager
 def show_rounds(settings: Config) -> "Iterator[OnStep]":
     """Yields what is told each sign of life: a bar per phase on a terminal, lines in a log."""
-    left = TrainingLeft(settings)
+    left = TimeLeft(settings)
     if not console.is_terminal:
         told = time.monotonic()
 

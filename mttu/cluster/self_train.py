@@ -19,7 +19,7 @@ from mttu.scoring.cases import OnRow
 from mttu.scoring.plan import ScoringPlan
 from mttu.self_training import Callables
 from mttu.self_training.callables import CaseRow, OnCase
-from mttu.self_training.evaluation import CaseEvaluator, evaluate_locally
+from mttu.self_training.evaluation import CaseEvaluator
 
 GPUS_PER_ACTOR = 1.0
 
@@ -45,12 +45,16 @@ def evaluate_alone(checkpoint: Path, cases: Sequence[Case], config: Config, on_c
     with connect(workers):
         if choose_device(1, workers.threads_per_worker, workers.device, GPUS_PER_ACTOR) == "cuda":
             return evaluate_on_ray(checkpoint, cases, config, on_case)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(workers.threads_per_worker)
+    threads, by_name = torch.get_num_threads(), {case.case_id: case for case in cases}
+    rows: dict[str, Mapping[str, Any]] = {}
     try:
-        return evaluate_locally(checkpoint, cases, config, on_case)
+        work = build_evaluator(checkpoint, by_name, config, workers.threads_per_worker, "cpu")
+        for name in by_name:
+            rows[name] = work(name)
+            on_case(len(rows), rows[name]["scores"] or {"case_id": name})
     finally:
         torch.set_num_threads(threads)
+    return _read_scores(rows, list(by_name))
 
 
 def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
@@ -81,11 +85,15 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
         arguments = (checkpoint, by_name, secretless, threads, device_type)
         gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
         rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
+    return _read_scores(rows, list(by_name))
+
+
+def _read_scores(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[CaseRow]:
     problems = [row["error"] for row in rows.values() if row["error"]]
-    problems += [explain_lost(name, "run the same command again") for name in by_name if name not in rows]
+    problems += [explain_lost(name, "run the same command again") for name in names if name not in rows]
     if problems:
         raise RunError("evaluation: " + "; ".join(problems))
-    return [rows[name]["scores"] for name in by_name]
+    return [rows[name]["scores"] for name in names]
 
 
 def build_evaluator(

@@ -54,7 +54,7 @@ class Case:
 
     @property
     def patient_digest(self) -> str:
-        """Tells a patient from others without naming them: what a checkpoint knows of whom it learned from."""
+        """Short hash of the patient's id, by which a checkpoint knows whom it learned from; ids can be tested on it."""
         return hashlib.sha256(f"mttu patient {self.patient_id}".encode()).hexdigest()[:16]
 
 

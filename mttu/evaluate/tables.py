@@ -60,7 +60,7 @@ def describe_cases(summary: Summary) -> list[str]:
             lines.append(f"{name}: predictions that failed, in no score: {', '.join(failed)}")
     for name, known in cases["learned_from"].items():
         if known:
-            lines.append(f"{name}: was trained on the patients of {name_some(known)}: no fair test")
+            lines.append(f"{name}: was trained on patients of the same ids as {name_some(known)}: no fair test")
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")

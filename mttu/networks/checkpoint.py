@@ -65,14 +65,14 @@ def find_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def read_learned_from(folder: Path) -> frozenset[str]:
-    """Digests of the patients that a checkpoint was trained on; none where it does not say.
+def read_learned_from(folder: Path) -> frozenset[str] | None:
+    """Digests of the patients that a checkpoint was trained on; None where it does not say.
 
     Args:
         folder: Checkpoint that `read_checkpoint` reads.
     """
     content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
-    return frozenset(content.get("learned_from", ()))
+    return frozenset(content["learned_from"]) if "learned_from" in content else None
 
 
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:

@@ -106,12 +106,14 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
     return tuple(networks), next(iter(configs.values()))
 
 
-def read_teachers(folder: Path) -> frozenset[str]:
+def read_teachers(folder: Path) -> frozenset[str] | None:
     """Digests of the patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`."""
     folder = find_checkpoint(folder)
     if not (folder / ENSEMBLE).exists():
         return read_learned_from(folder)
-    return frozenset().union(*(read_learned_from(folder / member["folder"]) for member in _read_mark(folder)))
+    found = [read_learned_from(folder / member["folder"]) for member in _read_mark(folder)]
+    known = [digests for digests in found if digests is not None]
+    return frozenset().union(*known) if len(known) == len(found) else None
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
     prediction = predict_ensemble(
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
-    row = PredictionRow(case.case_id, seconds=0.0, learned_from=case.patient_digest in plan.teachers)
+    learned_from = None if plan.teachers is None else case.patient_digest in plan.teachers
+    row = PredictionRow(case.case_id, seconds=0.0, learned_from=learned_from)
     classes = None
     if prediction.seg_probabilities is not None:
         voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))

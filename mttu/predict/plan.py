@@ -49,8 +49,9 @@ class PredictionPlan:
     labels: str
     device: torch.device
     precision: Precision
-    teachers: frozenset[str]
-    """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`."""
+    teachers: frozenset[str] | None
+    """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`; None where
+    it does not say."""
 
 
 def plan_predictions(

@@ -54,7 +54,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   wt_ml, tc_ml, et_ml     millilitres of whole tumour, tumour core, enhancing tumour
   no_tumour_found         no voxel was called tumour
   idh_undecided           the probability lies in the undecided band of the settings
-  learned_from            the network was trained on a scan of this patient: no fair test of it
+  learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
 """
@@ -79,7 +79,8 @@ class PredictionRow:
     no_tumour_found: bool | None = None
     idh_undecided: bool | None = None
     learned_from: bool | None = None
-    """Whether the network was trained on a scan of this patient; None if no case could be read."""
+    """Whether the network was trained on a scan of a patient of this id; None where it does not say, or with an error.
+    """
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:

@@ -153,7 +153,8 @@ def _find_ratio(table: ScoreTable, settings: SelectionSettings) -> float:
 def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
     figures = read_figures(row)
     if figures is None:
-        reason = row.error or "confidence or uncertainty is missing or not finite"
+        # the error itself may name folders, and this table goes to MLflow
+        reason = "has an error, see the scores" if row.error else "confidence or uncertainty is missing or not finite"
         return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
     reasons = []
     if settings.method != "PL" and not is_confident(figures.confidence, settings.confidence_threshold):

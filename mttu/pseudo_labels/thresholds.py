@@ -79,8 +79,9 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
         if table.about.get("split") == "train"
     ]
     problems += [
-        f"scores {name}: the network learned from the patients of {name_some(known)}; score cases that it does "
-        "not know, such as each fold's `val` by that fold's network"
+        f"scores {name}: the network learned from patients of the same ids as those of {name_some(known)}; score "
+        "cases that it does not know, such as each fold's `val` by that fold's network; if they are other people, "
+        "give them other ids in the manifest"
         for name, table in tables.items()
         if table.about.get("split") != "train" and (known := table.about.get("learned_from"))
     ]

@@ -129,7 +129,9 @@ def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) ->
         **describe_checkpoint(checkpoint),
         "manifest_fingerprint": cohort.fingerprint,
         "split": split,
-        "learned_from": [case.case_id for case in cohort.split(split) if case.patient_digest in teachers],
+        "learned_from": None
+        if teachers is None
+        else [case.case_id for case in cohort.split(split) if case.patient_digest in teachers],
         "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},
         "modalities": list(config.data.modalities),
         "mc": config.mc.model_dump(mode="json"),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mttu.atomic import write_json
 from mttu.config import Config, override
 from mttu.data.folds import draw_folds
 from mttu.errors import InputError
@@ -14,8 +15,8 @@ from mttu.self_training.run import FREE, check_rounds, naming_full_disk, self_tr
 from mttu.tracking import open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
-from mttu.training.folds import check_each, fold_settings, is_cross_validated, run_folds
-from mttu.training.run import closing
+from mttu.training.folds import check_each, fold_settings, run_folds
+from mttu.training.run import FINISHED, closing
 from mttu.training.run_folder import begin_or_continue
 
 CHOSEN = "chosen round"
@@ -54,7 +55,7 @@ def cross_validate_self_training(
         begin_or_continue(folder, config, inputs.fingerprint, fresh, FREE)
         for number in range(1, len(drawn) + 1):
             check_rounds(config, folder / f"fold_{number}")
-        if is_cross_validated(folder):
+        if (folder / FINISHED).exists():
             return folder
         tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
 
@@ -79,6 +80,7 @@ def cross_validate_self_training(
             steps = {f"round {number}": number for number in range(settings.rounds + 1)}
             renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
             log_folds(tracker, renamed, folder, steps)
+        write_json(folder / FINISHED, {"format_version": 1})
     return folder
 
 

@@ -94,7 +94,9 @@ def _test_round(job: Job, number: int) -> list[CaseRow]:
 
 
 def finish(job: Job) -> None:
-    """Tests, chooses, and writes `best/` and `summary.json`; the latter marks the whole as finished."""
+    """Tests, chooses, writes `best/`, tells tracking, writes `summary.json`; what is there already is not done again,
+    but for the telling, which may be repeated.
+    """
     evaluate_on_test(job)
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)
@@ -114,6 +116,11 @@ def finish(job: Job) -> None:
         "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
     }
     write_json(job.folder / SUMMARY, content)
+
+
+def is_tested(folder: Path) -> bool:
+    """Whether any round was evaluated on a test case."""
+    return (folder / TEST).exists() or (folder / _WORKING).exists()
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

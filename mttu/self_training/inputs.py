@@ -1,11 +1,12 @@
 """What a self-training needs, checked before anything starts, for what is found out in round 2 costs days."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
-from mttu.data.manifest import SPLITS, Manifest
+from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.data.truth import read_truth
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
@@ -31,7 +32,8 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
 
     Args:
         config: All settings.
-        manifest: In place of what `data.manifest` holds, such as a fold of it.
+        manifest: In place of what `data.manifest` holds, such as a fold of it. Without, of a cross-validation only what
+            does not depend on how its folds are drawn is checked.
 
     Raises:
         InputError: Lists every problem.
@@ -40,7 +42,8 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     inputs, truth = None, {}
     try:
         inputs = check_inputs(config, SPLITS, manifest)
-        problems += _check_cohort(config, inputs.manifest)
+        if manifest is not None or not config.self_training.folds:
+            problems += _check_cohort(config, inputs.manifest)
     except InputError as error:
         problems += error.problems
     problems += _check_network(config)
@@ -88,10 +91,32 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
-    if config.self_training.thresholds == "search" and not known:
+    searches = config.self_training.thresholds == "search"
+    if config.selection.method != "none" and config.self_training.rounds:
+        problems += _check_scorable(config, pool, "unlabelled", path)
+        problems += _check_scorable(config, known, "val", path) if searches else []
+    if searches and not known:
         problems.append(
             f"{path}: no validation case has a known IDH status, which self_training.thresholds=search needs; give "
             "another split, or set self_training.thresholds=fixed"
+        )
+    return problems
+
+
+def _check_scorable(config: Config, cases: Sequence[Case], split: str, path: Path | None) -> list[str]:
+    """Says what scoring would miss after hours of training: masks to centre windows on, files that were there once."""
+    mc, problems = config.mc, []
+    bare = [case.case_id for case in cases if case.seg is None]
+    if mc.windows == "tumour" and mc.tumour_mask == "given" and bare and len(bare) == len(cases):
+        problems.append(
+            f"{path}: no {split} case has a mask, which mc.tumour_mask=given needs; set mc.tumour_mask=predicted, or "
+            "mc.windows=sliding"
+        )
+    gone = [case.case_id for case in cases if not all(image.exists() for image in case.images.values())]
+    if gone:
+        problems.append(
+            f"{path}: image files of {name_some(gone)} ({len(gone)} of {len(cases)} {split} cases) are gone; bring "
+            "them back: scoring compares the prepared cases with them"
         )
     return problems
 

@@ -4,8 +4,8 @@ A run folder holds `round_0`, `round_1`, ...; each with
 
 - `round.json`: what the round was made from and what came out, see `RoundRecord`;
 - `manifest.parquet`: what it trained on;
-- `scores.parquet`, `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the pool by the round
-  before, and what was selected; with searched thresholds also `val_scores.parquet`;
+- `scores.parquet` (not with method none), `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the
+  pool by the round before, and what was selected; with searched thresholds also `val_scores.parquet`;
 - `best/`, `history.json`: the checkpoint, and the metrics of every epoch;
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
 """

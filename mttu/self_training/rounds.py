@@ -12,8 +12,8 @@ from pathlib import Path
 from mttu.atomic import atomic_folder
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.manifest import write_manifest
-from mttu.errors import raise_if_any
+from mttu.data.manifest import read_manifest, write_manifest
+from mttu.errors import InputError, raise_if_any
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, write_rows
 from mttu.self_training.inputs import check_shared_start
@@ -83,8 +83,13 @@ def run_round(job: Job, number: int) -> bool:
 def _mix(job: Job, folder: Path, selected: Selected | None) -> Mixture:
     """The round's manifest; in round 0 it is the cohort's own."""
     mixture = Mixture(job.manifest, ()) if selected is None else mix(job.manifest, selected.selection.pseudo_labels)
-    if not (folder / MANIFEST).exists():
+    if not (folder / TRAIN).exists() and read_history(folder) is None:
         write_manifest(mixture.manifest, folder / MANIFEST)
+    elif read_manifest(folder / MANIFEST).fingerprint != mixture.manifest.fingerprint:
+        raise InputError(
+            f"{folder}: was begun with other pseudo-labels than its scores give now; restore its files from a copy, or "
+            "remove this folder and run the same command again"
+        )
     return mixture
 
 

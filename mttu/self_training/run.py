@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mttu.atomic import write_json
 from mttu.config import Config, override
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.lock import lock_folder
 from mttu.self_training.callables import Callables, OnStep, Step
-from mttu.self_training.finishing import finish, read_summary
+from mttu.self_training.finishing import finish, is_tested, read_summary
 from mttu.self_training.inputs import Checked, check_self_training, check_shared_start
 from mttu.self_training.job import Job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
 from mttu.self_training.rounds import run_round
 from mttu.tracking import Tracker, open_tracker
-from mttu.training.run import closing
+from mttu.training.run import FINISHED, closing
 from mttu.training.run_folder import begin_or_continue
 
 CHANGES_ROUNDS = ("mc.", "selection.", "self_training.")
@@ -54,12 +55,13 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
         check_rounds(config, folder)
-        if read_summary(folder) is not None:
-            return folder  # finished: its tracked runs stay as they are, too
+        if (folder / FINISHED).exists():
+            return folder  # its tracked runs stay as they are, too
         manifest = checked.inputs.manifest
         tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
         with closing(tracker):
             self_train(config, checked, folder, callables, tracker, show)
+        write_json(folder / FINISHED, {"format_version": 1})
     return folder
 
 
@@ -79,8 +81,6 @@ def self_train(
     Raises:
         RunError: It stopped; another call goes on from there.
     """
-    if read_summary(folder) is not None:
-        return
     job = _make_job(config, checked, folder, callables, tracker, show)
     folder.mkdir(parents=True, exist_ok=True)
     number = count_finished(folder)
@@ -121,12 +121,17 @@ def check_rounds(config: Config, folder: Path) -> None:
     """Refuses a number of rounds that the folder is beyond: more of them after the test cases were looked at, or less
     than there are.
     """
-    wanted, finished, summary = config.self_training.rounds, count_finished(folder), read_summary(folder)
+    wanted, finished = config.self_training.rounds, count_finished(folder)
+    summary, is_over = read_summary(folder), (folder / UNCHANGED).exists()
     ways = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
     if summary is not None and summary["rounds_wanted"] != wanted:
         raise InputError(
             f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
             f"cases have been looked at; {ways}"
+        )
+    if is_tested(folder) and finished <= wanted and not is_over:
+        raise InputError(
+            f"self_training.rounds: {wanted}, but the test cases have been looked at after round {finished - 1}; {ways}"
         )
     if finished > wanted + 1:
         raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {ways}")

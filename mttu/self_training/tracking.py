@@ -14,12 +14,12 @@ from mttu.data.manifest import Manifest, read_manifest
 from mttu.figures.saving import save_figure
 from mttu.self_training.job import Job, round_config
 from mttu.self_training.pictures import draw_round, draw_summary
-from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, round_folder
+from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, read_record, round_folder
 from mttu.self_training.selecting import Selected
 from mttu.self_training.summary import RoundSummary
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.pictures import LEARNING_CURVES, draw_results
-from mttu.training.run import History
+from mttu.training.run import History, closing
 from mttu.training.state import BEST
 
 
@@ -88,13 +88,15 @@ def log_finish(job: Job, rounds: Sequence[RoundSummary], chosen: int) -> None:
         before = round_folder(job.folder, row.round - 1) if row.round else None
         config = round_config(job.config, row.round, folder, before)
         tracker = open_round(job, config, row.round, folder, read_manifest(folder / MANIFEST))
-        test = {name: value for name, value in row.metrics.items() if name.startswith("test/")}
-        tracker.log_step(row.round, test)
-        job.tracker.log_step(row.round, test)
-        if row.round == chosen:
-            version = tracker.register(_model_name(job), folder / BEST, {"chosen_on_validation": True})
-            job.tracker.set_alias(_model_name(job), version, "best")
-            job.tracker.log_checkpoint(folder / BEST)
+        figures = {name: value for name, value in row.metrics.items() if name.startswith("test/")}
+        figures |= _figures_of(read_record(folder), job.truth, folder)  # new to a run that was not there in its round
+        with closing(tracker):
+            tracker.log_step(row.round, figures)
+            job.tracker.log_step(row.round, figures)
+            if row.round == chosen:
+                version = tracker.register(_model_name(job), folder / BEST, {"chosen_on_validation": True})
+                job.tracker.set_alias(_model_name(job), version, "best")
+                job.tracker.log_checkpoint(folder / BEST)
     figure = draw_summary(rounds, job.config.selection.method, chosen)
     save_figure(figure, job.folder / "rounds", ("png",))
     job.tracker.log_figure("rounds", figure)

@@ -4,15 +4,16 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mttu.atomic import write_json
 from mttu.config import Config
 from mttu.data.folds import draw_folds
 from mttu.lock import lock_folder
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.fold_results import CSV, FoldsRow, Results
-from mttu.training.folds import check_each, fold_settings, is_cross_validated, run_folds
+from mttu.training.folds import check_each, fold_settings, run_folds
 from mttu.training.inputs import check_inputs
-from mttu.training.run import Launch, closing, run_training
+from mttu.training.run import FINISHED, Launch, closing, run_training
 from mttu.training.run_folder import begin_or_continue
 
 NETWORK = "best"
@@ -50,7 +51,7 @@ def cross_validate(
     folder = (config.output.folder / config.output.name).resolve()
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
-        if is_cross_validated(folder):
+        if (folder / FINISHED).exists():
             return folder
         tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
 
@@ -66,6 +67,7 @@ def cross_validate(
 
         with closing(tracker):
             log_folds(tracker, run_folds(drawn, folder, run_fold), folder, {NETWORK: 0})
+        write_json(folder / FINISHED, {"format_version": 1})
     return folder
 
 

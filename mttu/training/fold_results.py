@@ -74,7 +74,7 @@ def keep_finite(results: Results) -> dict[str, dict[str, float]]:
 
 
 def write_folds_table(rows: Sequence[FoldsRow], folder: Path) -> None:
-    """Writes `folds.csv`, then `folds.json`, which marks a cross-validation as finished."""
+    """Writes `folds.csv`, then `folds.json`."""
     content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
     columns: list[dict[str, Any]] = [
         line | {f"fold_{number}": value for number, value in enumerate(row.values, 1)}

@@ -1,7 +1,8 @@
 """Cross-validation of whatever can be trained: one fold after the other, a table over folds, the folds' ensemble.
 
 A run folder then holds `manifests/fold_1.parquet` and so on, a folder `fold_1` and so on for each fold's training, with
-`fold_1.json` beside it when it is finished, and at the end `ensemble/`, `folds.csv` and `folds.json`.
+`fold_1.json` beside it when it is finished, at the end `ensemble/`, `folds.csv` and `folds.json`, and, when tracking
+knows all of it, `finished.json`.
 """
 
 import json
@@ -15,7 +16,7 @@ from mttu.data.folds import write_folds
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
-from mttu.training.fold_results import TABLE, FoldsRow, Results, keep_finite, summarise_folds, write_folds_table
+from mttu.training.fold_results import FoldsRow, Results, keep_finite, summarise_folds, write_folds_table
 
 FORMAT_VERSION = 1
 MANIFESTS = "manifests"
@@ -64,11 +65,6 @@ def fold_settings(config: Config, number: int, manifest: Path, folder: Path, cac
         "output.name": f"fold_{number}",
     }
     return override(config, changes)
-
-
-def is_cross_validated(folder: Path) -> bool:
-    """Whether all folds are trained, and ensemble and table written."""
-    return (folder / TABLE).exists()
 
 
 def run_folds(folds: Sequence[Manifest], folder: Path, run_fold: RunFold) -> list[FoldsRow]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from mttu.config import Config
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
-from mttu.errors import InputError, raise_if_any
-from mttu.training.start import check_start
+from mttu.errors import InputError, name_some, raise_if_any
+from mttu.training.start import check_start, read_start_teachers
 
 
 def resolve_paths(config: Config) -> tuple[Path, Path]:
@@ -52,7 +52,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *_check_modalities(config, manifest),
         *_check_labels(config, train, path),
         *_check_validation(config, val, path),
-        *check_start(config),
+        *(check_start(config) or _check_teachers(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
@@ -68,6 +68,18 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
     return Inputs(manifest, cache_dir, digest.hexdigest())
+
+
+def _check_teachers(config: Config, manifest: Manifest) -> list[str]:
+    """Says if the weights to start from have seen whom they are to be chosen or tested by."""
+    teachers = read_start_teachers(config)
+    return [
+        f"train.start_from {config.train.start_from}: learned from patients of the same ids as {name_some(known)} of "
+        f"split {split}; start from other weights, or put these cases into train; if they are other people, give them "
+        "other ids"
+        for split in ("val", "test")
+        if (known := [case.case_id for case in manifest.split(split) if case.patient_digest in teachers])
+    ]
 
 
 def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:

@@ -94,7 +94,7 @@ def check_start(config: Config) -> list[str]:
 def read_start_teachers(config: Config) -> frozenset[str]:
     """Digests of the patients that the weights to start from were trained on; none where training starts anew."""
     start = config.train.start_from
-    return frozenset() if start is None else read_learned_from(start)
+    return frozenset() if start is None else read_learned_from(start) or frozenset()
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

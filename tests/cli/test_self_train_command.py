@@ -5,7 +5,7 @@ import yaml
 from rich.console import Console
 
 from mttu.cli import main
-from mttu.cli.self_train import TrainingLeft, tabulate
+from mttu.cli.self_train import TimeLeft, tabulate
 from mttu.config import Config, override
 from mttu.self_training import Step
 from mttu.self_training.summary import RoundSummary
@@ -59,12 +59,12 @@ def test_the_table_of_rounds():
     assert ["Dice", "AUC", "acc", "ECE"] * 2 in [line[-8:] for line in lines]
 
 
-def test_the_time_left_is_that_of_the_epochs_to_come():
-    left = TrainingLeft(override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2}))
-    seconds = {"time/epoch_seconds": 5.0}
-    assert left.describe(Step(0, 2, "train", 1, 10, metrics=seconds)) == "about 85 s of training left"
-    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 40 s of training left"
-    assert (
-        left.describe(Step(1, 2, "train", 4, 4, metrics={"time/epoch_seconds": 95.0})) == "about 3 min of training left"
-    )
-    assert left.describe(Step(2, 2, "test", 1, 2, "a")) == ""
+def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
+    clock = iter([0.0, 100.0, 102.0, 200.0, 203.0])
+    monkeypatch.setattr("mttu.cli.self_train.time.monotonic", lambda: next(clock))
+    left = TimeLeft(override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2}))
+    assert left.describe(Step(0, 2, "train", 1, 10, metrics={"time/epoch_seconds": 5.0})) == "about 85 s left"
+    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 40 s left"  # eight epochs; no pace of scoring yet
+    assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 68 s left"  # and 14 cases of 2 s
+    assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 0 s left"  # of what is known: no pace of tests yet
+    assert left.describe(Step(1, 2, "test", 2, 2, "b")) == "about 6 s left"  # round 2 on two cases

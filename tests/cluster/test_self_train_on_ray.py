@@ -48,15 +48,21 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
     monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
-    threads = []
-    monkeypatch.setattr(
-        "mttu.cluster.self_train.evaluate_locally", lambda *arguments: threads.append(torch.get_num_threads())
-    )
     two = override(config, {"workers.threads_per_worker": 2})
-    before = torch.get_num_threads()
-    callables_on_ray(two.workers).evaluate(tiny_checkpoint, phantom_manifest.split("val"), two, lambda done, row: None)
-    assert threads == [2]
+    before, threads, cases = torch.get_num_threads(), [], phantom_manifest.split("val")
+
+    def tell(done, row):
+        threads.append(torch.get_num_threads())
+
+    rows = callables_on_ray(two.workers).evaluate(tiny_checkpoint, cases, two, tell)
+    assert threads == [2, 2]
     assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    expected = evaluate_locally(tiny_checkpoint, cases, config, lambda done, row: None)
+    torch.set_num_threads(before)
+    assert rows == expected
+    with pytest.raises(RunError, match=f"evaluation: case {cases[0].case_id}: on node"):
+        callables_on_ray(two.workers).evaluate(tiny_checkpoint / "gone", cases, two, lambda done, row: None)
     assert callables_on_ray(override(two, {"workers.num_workers": 2}).workers).evaluate is evaluate_on_ray
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     assert callables_on_ray(two.workers).evaluate is evaluate_on_ray
@@ -121,10 +127,31 @@ def wait_for(process, seen):
         time.sleep(0.02)
 
 
+def tracked(config, name):
+    """What MLflow holds of a self-training: status of each run, and value and step of what does not measure time."""
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{config.output.folder / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    runs = client.search_runs([client.get_experiment_by_name("mttu").experiment_id])
+    return {
+        run.info.run_name.replace(name, ""): (
+            run.info.status,
+            {
+                key: [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+                if not key.startswith("time/")
+            },
+        )
+        for run in runs
+        if run.info.run_name.endswith(name)
+    }
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config, tmp_path):
-    """One driver is killed six times, at different places, and started again each time."""
+    """One driver is killed seven times, at different places, and started again each time."""
     longer = {"train.epochs": 6, "train.steps_per_epoch": 10, "self_training.epochs": 6, "mc.passes": 40}
     unbroken = override(config, {**longer, "output.name": "unbroken", "tracking.enabled": True})
     process = start(unbroken, tmp_path)
@@ -137,6 +164,7 @@ def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config
         lambda: (work[0] / "history.json").exists(),  # between training and evaluation
         lambda: (run / "round_0").exists(),  # between rounds
         lambda: work[1].exists(),  # before or in scoring
+        lambda: "round 1/1  score 1/1" in log.read_text(),  # at the end of scoring
         lambda: (work[1] / "selection.parquet").exists(),  # between selection and training
         lambda: "test 1/1" in log.read_text(),  # in the test
     ]
@@ -153,3 +181,4 @@ def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config
         for name in ("unbroken", "killed")
     ]
     assert histories[0] == histories[1]
+    assert tracked(unbroken, "unbroken") == tracked(killed, "killed")

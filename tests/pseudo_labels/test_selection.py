@@ -91,7 +91,7 @@ def test_every_case_has_its_reason():
         "c": "confidence 0.9000 < 0.9",
         "d": "uncertainty 0.0500 > 0.05",
         "i": "confidence 0.6000 < 0.9; uncertainty 0.2000 > 0.05",
-        "j": "case j: unreadable",
+        "j": "has an error, see the scores",
     }
 
 

@@ -25,9 +25,9 @@ def run(tiny):
     return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
 
 
-def turn(path, target):
-    """Writes the manifest with train and val exchanged."""
-    manifest, other = read_manifest(path), {"train": "val", "val": "train"}
+def turn(path, target, **other):
+    """Writes the manifest with other names of splits."""
+    manifest = read_manifest(path)
     cases = tuple(replace(case, split=other.get(case.split, case.split)) for case in manifest.cases)
     write_manifest(replace(manifest, cases=cases), target)
     return target
@@ -45,12 +45,15 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
     changes = {
         "train.epochs": 1,
         "train.start_from": str(run),
-        "data.manifest": str(turn(path, tmp_path / "turned.parquet")),
+        "data.manifest": str(turn(path, tmp_path / "turned.parquet", train="unlabelled", val="train")),
         "data.cache_dir": str(tiny.data.cache_dir or path.parent / "cache"),
         "output.name": "second",
     }
     second = run_training(override(tiny, changes), launch_locally)
     assert read_teachers(second) == digests(path, "train", "val")  # those before are not forgotten
+    changes["data.manifest"] = str(turn(path, tmp_path / "known.parquet", train="val", val="train"))
+    with pytest.raises(InputError, match=r"learned from patients of the same ids as .* of split val; start from other"):
+        run_training(override(tiny, changes), launch_locally)
     write_ensemble(tmp_path / "ensemble", [run, second])
     assert read_teachers(tmp_path / "ensemble") == digests(path, "train", "val")
 
@@ -59,7 +62,7 @@ def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers(tiny_checkpoint, 
     content = json.loads((tiny_checkpoint / "checkpoint.json").read_text())
     del content["learned_from"]
     (tmp_path / "checkpoint.json").write_text(json.dumps(content))
-    assert read_teachers(tmp_path) == frozenset()
+    assert read_teachers(tmp_path) is None
 
 
 def test_scores_of_known_patients_give_no_thresholds(tiny, run):
@@ -69,7 +72,7 @@ def test_scores_of_known_patients_give_no_thresholds(tiny, run):
     assert about["learned_from"] == known
     assert plan_scoring(run, path, "val").about["learned_from"] == []
     rows = tuple(summarise_passes(case_id, [0.9, 0.8], 0.9, 0.0) for case_id in known)
-    with pytest.raises(InputError, match=f"scores x: the network learned from the patients of {known[0]}, "):
+    with pytest.raises(InputError, match=f"the same ids as those of {known[0]}, "):
         pool_scores({"x": ScoreTable(rows, {**about, "split": "val"})}, dict.fromkeys(known, 1))
 
 

@@ -1,12 +1,25 @@
+import pytest
+
+from mttu.errors import RunError
 from mttu.self_training import run_self_training
 
 
-def test_every_round_has_its_pictures_and_all_rounds_have_one(make_config, here, pool_manifest, tmp_path):
+def stop(*arguments):
+    raise RunError("stopped")
+
+
+def test_every_round_has_its_pictures_and_all_rounds_have_one(make_config, here, pool_manifest, tmp_path, monkeypatch):
+    """Stopped twice near the end, where only tracking is left to do."""
     truth = tmp_path / "truth.csv"
     truth.write_text(
         "case_id,true_idh\n" + "".join(f"{case.case_id},1\n" for case in pool_manifest.split("unlabelled"))
     )
     config = make_config({"self_training.rounds": 1, "self_training.truth": str(truth), "tracking.enabled": True})
+    for last in ("mttu.self_training.finishing.log_finish", "mttu.self_training.run.write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(last, stop)
+            with pytest.raises(RunError, match="stopped"):
+                run_self_training(config, here)
     folder = run_self_training(config, here)
     first, second = ({path.stem for path in (folder / f"round_{n}").glob("*.png")} for n in range(2))
     overlays = {f"val_{case.case_id}" for case in pool_manifest.split("val")}  # a phantom's may be shown

@@ -1,55 +1,20 @@
-import errno
-import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from small_self_training import names, same, scoring, weights
 
 from mttu.config import override
-from mttu.data.manifest import read_manifest, write_manifest
-from mttu.data.score_table import ScoreRow, ScoreTable, read_scores, summarise_passes
+from mttu.data.manifest import read_manifest
+from mttu.data.score_table import read_scores
 from mttu.errors import InputError, RunError
-from mttu.lock import lock_folder
 from mttu.scoring.reports import read_selection
 from mttu.self_training import Callables, run_self_training
-from mttu.self_training import rounds as rounds_module
 from mttu.self_training.finishing import read_summary
 from mttu.self_training.round_folder import read_record
-from mttu.self_training.run import naming_full_disk
 from mttu.training.run import launch_locally, run_training
 
 pytestmark = pytest.mark.usefixtures("sketches")
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-
-
-def weights(folder):
-    return load_file(folder / "best" / "weights.safetensors")
-
-
-def same(one, two):
-    return all(torch.equal(one[name], two[name]) for name in one)
-
-
-def scoring(choose):
-    """A `Score` that says what `choose(case_id)` says: probability of mutant in each pass, or an error."""
-
-    def score(plan, on_row):
-        rows = []
-        for case in plan.cases:
-            said = choose(case.case_id)
-            error = isinstance(said, str)
-            rows.append(
-                ScoreRow(case.case_id, 0.0, said) if error else summarise_passes(case.case_id, said, said[0], 0)
-            )
-            on_row(len(rows), rows[-1])
-        return ScoreTable(tuple(rows), plan.about)
-
-    return score
 
 
 @pytest.fixture
@@ -67,9 +32,8 @@ def test_rounds_from_first_to_last(make_config, here, pool, pool_manifest):
 
     config = make_config({"selection.method": "UPS"})
     folder = run_self_training(config, Callables(here.train, half, evaluate), show=steps.append)
-    assert names(folder) == sorted(
-        ["best", "round_0", "round_1", "round_2", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
-    )
+    files = ["finished.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
+    assert names(folder) == sorted(["best", "round_0", "round_1", "round_2", *files])
     assert not (folder / "round_0" / "train").exists()  # retention: the best weights only
     # the test cases are looked at once per round, after the last round
     working = [(f"working-round_{number}", {"val"}) for number in range(3)]
@@ -195,109 +159,6 @@ def test_the_truth_changes_reports_and_nothing_else(make_config, here, pool, tmp
         assert outcomes[0][1:] == other[1:]
 
 
-def stopping(here, at):
-    """Callables of which one stops the run the n-th time that it is called: train-1, score-0, evaluate-2."""
-    calls = {"train": 0, "score": 0, "evaluate": 0}
-
-    def wrap(name):
-        def call(*arguments):
-            calls[name] += 1
-            if f"{name}-{calls[name] - 1}" == at:
-                raise RunError(f"stopped in {at}")
-            return getattr(here, name)(*arguments)
-
-        return call
-
-    return Callables(wrap("train"), wrap("score"), wrap("evaluate")), calls
-
-
-def test_it_goes_on_after_a_stop_in_each_phase_without_doing_a_phase_twice(make_config, here):
-    unbroken = run_self_training(make_config({"output.name": "unbroken", "self_training.rounds": 1}), here)
-    phases = ["train-0", "evaluate-0", "score-0", "train-1", "evaluate-1", "evaluate-2", "evaluate-3"]
-    config, done = (
-        make_config({"output.name": "stopped", "self_training.rounds": 1}),
-        {"train": 0, "score": 0, "evaluate": 0},
-    )
-    for phase in phases:
-        name, number = phase.split("-")
-        callables, calls = stopping(here, f"{name}-{int(number) - done[name]}")
-        with pytest.raises(RunError, match="stopped in"):
-            run_self_training(config, callables)
-        done = {key: done[key] + calls[key] - (key == name) for key in done}
-        assert done[name] == int(number)  # what was finished before is not called again
-    folder = run_self_training(config, here)
-    assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
-    assert (folder / "test.json").read_text() == (unbroken / "test.json").read_text()
-
-
-def test_a_changed_setting_is_refused_with_the_difference_and_fresh_starts_anew(make_config, here):
-    config = make_config({"self_training.rounds": 1})
-    folder = run_self_training(config, here)
-    changed = override(config, {"selection.confidence_threshold": 0.7, "mc.passes": 3, "self_training.relabel": False})
-    with pytest.raises(InputError) as caught:
-        run_self_training(changed, here)
-    for difference in (
-        "selection.confidence_threshold: 0.9 -> 0.7",
-        "mc.passes: 2 -> 3",
-        "self_training.relabel: True -> False",
-        "--fresh",
-    ):
-        assert difference in str(caught.value)
-    run_self_training(changed, here, fresh=True)
-    assert {"round_0", "round_1", "summary.json"} <= set(names(folder / "replaced-1"))
-    assert read_summary(folder) is not None
-
-
-def test_more_rounds_only_before_the_test_cases_were_looked_at(make_config, here):
-    config = make_config({"self_training.rounds": 1})
-    callables, _ = stopping(here, "evaluate-2")
-    with pytest.raises(RunError):
-        run_self_training(config, callables)
-    folder = run_self_training(override(config, {"self_training.rounds": 2}), here)
-    assert (folder / "round_2").exists()
-    with pytest.raises(InputError, match=r"self_training\.rounds: 3, but this run was finished with 2"):
-        run_self_training(override(config, {"self_training.rounds": 3}), here)
-    (folder / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"self_training\.rounds: 1, but round 2 is there already"):
-        run_self_training(config, here)
-
-
-def test_a_second_driver_is_refused(make_config, here):
-    config = make_config()
-    with lock_folder(config.output.folder / "self"), pytest.raises(InputError, match="another mttu is working"):
-        run_self_training(config, here)
-    assert names(config.output.folder / "self") == []
-
-
-def test_a_full_disk_stops_cleanly_and_goes_on_later(make_config, here, monkeypatch):
-    config = make_config({"self_training.rounds": 1})
-    unbroken = run_self_training(override(config, {"output.name": "unbroken"}), here)
-
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device", "round.json")
-
-    for name in ("write_manifest", "write_history", "write_rows", "write_metrics", "write_record"):
-        with monkeypatch.context() as patch:
-            patch.setattr(rounds_module, name, full)
-            with pytest.raises(RunError, match="the disk is full; nothing that was finished is lost"):
-                run_self_training(config, here)
-    folder = run_self_training(config, here)
-    assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
-
-
-def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkeypatch):
-    """PyTorch and SQLite have errors of their own for a full disk."""
-    for failure, free, full in (
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 4096, True),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 2**40, False),
-        (RuntimeError("database or disk is full"), 2**40, True),
-    ):
-        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
-            raise failure
-        assert isinstance(caught.value, RunError) is full
-
-
 def test_round_0_can_be_shared(make_config, here):
     config = make_config({"self_training.rounds": 1, "self_training.keep": "all"})
     first = run_self_training(config, here)
@@ -327,42 +188,3 @@ def test_round_0_can_be_shared(make_config, here):
     with pytest.raises(InputError, match="is round 1; give a round_0"):
         run_self_training(override(other, {"self_training.start": str(first / "round_1")}), here)
     assert not (config.output.folder / "other").exists()  # refused before anything was written
-
-
-def test_what_cannot_work_is_refused_before_anything_starts(make_config, here, pool_manifest, tmp_path):
-    cases = tuple(replace(case, split="test") if case.split == "unlabelled" else case for case in pool_manifest.cases)
-    write_manifest(replace(pool_manifest, cases=cases), tmp_path / "nopool.parquet")
-    (tmp_path / "truth.csv").write_text("case_id,true_idh\nelsewhere,1\n")
-    changes = {
-        "data.manifest": str(tmp_path / "nopool.parquet"),
-        "self_training.truth": str(tmp_path / "truth.csv"),
-        "network.dropout": dict.fromkeys(("stem", "embedding", "attention", "projection", "branch", "mlp", "head"), 0),
-    }
-    with pytest.raises(InputError) as caught:
-        run_self_training(make_config(changes), here)
-    text = str(caught.value)
-    assert "no case has split unlabelled, so there is nothing to label" in text
-    assert "knows no case of the pool" in text
-    assert "dropout" in text
-    with pytest.raises(InputError, match=r"network\.tasks: \['segmentation'\] has no idh"):
-        run_self_training(make_config({"network.tasks": ["segmentation"]}), here)
-    patient = pool_manifest.split("val")[0].patient_id
-    cases = tuple(replace(one, patient_id=patient) if one.split == "unlabelled" else one for one in pool_manifest.cases)
-    write_manifest(replace(pool_manifest, cases=cases), tmp_path / "leak.parquet")
-    with pytest.raises(
-        InputError, match="are of patients who validate or test; training on them would give the answer"
-    ):
-        run_self_training(make_config({"data.manifest": str(tmp_path / "leak.parquet")}), here)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_damaged_round_is_named(make_config, here):
-    config = make_config({"self_training.rounds": 1})
-    callables, _ = stopping(here, "train-1")
-    with pytest.raises(RunError):
-        run_self_training(config, callables)
-    record = config.output.folder / "self" / "round_0" / "round.json"
-    content = json.loads(record.read_text())
-    record.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(InputError, match=r"round\.json: format_version is 99; this version of mttu reads 1"):
-        run_self_training(config, here)

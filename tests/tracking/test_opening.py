@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from mlflow_runs import FINGERPRINT, artifact, artifacts, client_of, history, run_of, settings, start
 
-from mttu.config import Config, flatten, load_config, override, to_yaml
+from mttu.config import Config, flatten, load_config, to_yaml
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
 from mttu.tracking import (
@@ -19,11 +20,7 @@ from mttu.tracking import (
     description,
     open_tracker,
     opening,
-    resolve_uri,
-    show_command,
 )
-
-FINGERPRINT = "3f" * 32
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(runs: Path, request: pytest.FixtureRequest) -> Path:
     return runs / request.node.name.partition("[")[0]
-
-
-def settings(**changes: Any) -> Config:
-    return override(Config(), {"data.manifest": "/home/someone/cohort.parquet", **changes})
-
-
-def start(folder: Path, synthetic: bool = False, **changes: Any) -> MlflowTracker:
-    config = settings(**{"output.folder": str(folder.parent), "output.name": folder.name} | changes)
-    tracker = open_tracker(config, folder, FINGERPRINT, synthetic)
-    assert isinstance(tracker, MlflowTracker)
-    return tracker
-
-
-def client_of(tracker: MlflowTracker) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracker.uri)
-
-
-def run_of(tracker: MlflowTracker) -> Any:
-    return client_of(tracker).get_run(tracker.run_id)
-
-
-def history(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
-    return [(row.step, row.value) for row in client_of(tracker).get_metric_history(tracker.run_id, name)]
-
-
-def artifact(tracker: MlflowTracker, path: str) -> Path:
-    return Path(client_of(tracker).download_artifacts(tracker.run_id, path))
-
-
-def artifacts(tracker: MlflowTracker, path: str | None = None) -> list[str]:
-    return sorted(item.path for item in client_of(tracker).list_artifacts(tracker.run_id, path))
 
 
 def test_a_run_says_what_it_is(folder: Path) -> None:
@@ -322,37 +286,3 @@ def test_a_deleted_experiment_is_refused(folder: Path) -> None:
     client_of(tracker).delete_experiment(run_of(tracker).info.experiment_id)
     with pytest.raises(InputError, match="'short-lived' was deleted in MLflow; restore it there"):
         start(folder, **{"tracking.experiment": "short-lived"})
-
-
-def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("not a database" * 100)
-    with pytest.raises(InputError, match=r"tracking\.uri sqlite:.*MLflow cannot use it \(.*not a database"):
-        start(tmp_path / "run")
-
-
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite:///", "sqlite://", "ftp://host", ""])
-def test_addresses_that_mlflow_does_not_write_to_are_refused(uri: str) -> None:
-    with pytest.raises(InputError, match="is not an address that MLflow can write to; give a database"):
-        resolve_uri(uri, Path("runs/one"))
-
-
-def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert resolve_uri(None, Path("runs/one")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert resolve_uri("sqlite:///my.db", Path("runs/one")) == f"sqlite:///{tmp_path}/my.db"
-    server = "postgresql+psycopg2://someone:secret@host:1/db"
-    assert resolve_uri(server, Path("runs/one")) == server
-    assert show_command(server) == "mlflow ui --host 127.0.0.1 --backend-store-uri 'postgresql+psycopg2://host:1/db'"
-    assert show_command("https://someone:secret@host/x") == "https://host/x"
-
-
-@pytest.mark.parametrize(
-    ("chosen", "disabled"),
-    [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"), ({"DO_NOT_TRACK": "false"}, "None")],
-)
-def test_telemetry_is_off_unless_the_user_says_otherwise(chosen: dict[str, str], disabled: str) -> None:
-    names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED")
-    environment = {name: value for name, value in os.environ.items() if name not in names} | chosen
-    script = "import mttu, os; print(os.environ.get('MLFLOW_DISABLE_TELEMETRY'), os.environ['RAY_USAGE_STATS_ENABLED'])"
-    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [disabled, "0"]

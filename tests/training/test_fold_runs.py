@@ -14,7 +14,7 @@ from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import describe_checkpoint, read_members
 from mttu.training.fold_results import FoldsRow, read_folds_table, summarise_folds
-from mttu.training.folds import check_each, is_cross_validated, run_folds
+from mttu.training.folds import check_each, run_folds
 
 AUC = {1: 0.5, 2: 0.75, 3: 1.0}
 
@@ -76,13 +76,13 @@ def test_each_fold_is_run_once_and_summarised(drawn, trained, tmp_path):
         describe_checkpoint(tmp_path / f"fold_{number}")["weights_sha256"] for number in (1, 2, 3)
     ]
     assert len(read_members(tmp_path)[0]) == 3
-    assert is_cross_validated(tmp_path)
+    assert (tmp_path / "folds.json").exists()
 
 
 def test_a_finished_fold_is_never_run_again(drawn, trained, tmp_path):
     with pytest.raises(StoppedError):
         run_folds(drawn, tmp_path / "broken", Trainer(trained, stop_at=2))
-    assert not is_cross_validated(tmp_path / "broken")
+    assert not (tmp_path / "broken" / "folds.json").exists()
     assert not (tmp_path / "broken" / "ensemble").exists()
     trainer = Trainer(trained)
     rows = run_folds(drawn, tmp_path / "broken", trainer)

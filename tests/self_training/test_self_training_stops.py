@@ -1,0 +1,121 @@
+"""Self-training that is stopped, changed or damaged."""
+
+import errno
+import json
+from types import SimpleNamespace
+
+import pytest
+from small_self_training import names, same, stopping, weights
+
+from mttu.config import override
+from mttu.errors import InputError, RunError
+from mttu.lock import lock_folder
+from mttu.self_training import rounds as rounds_module
+from mttu.self_training import run_self_training
+from mttu.self_training.finishing import read_summary
+from mttu.self_training.run import naming_full_disk
+
+pytestmark = pytest.mark.usefixtures("sketches")
+
+
+def test_it_goes_on_after_a_stop_in_each_phase_without_doing_a_phase_twice(make_config, here):
+    unbroken = run_self_training(make_config({"output.name": "unbroken", "self_training.rounds": 1}), here)
+    phases = ["train-0", "evaluate-0", "score-0", "train-1", "evaluate-1", "evaluate-2", "evaluate-3"]
+    config, done = (
+        make_config({"output.name": "stopped", "self_training.rounds": 1}),
+        {"train": 0, "score": 0, "evaluate": 0},
+    )
+    for phase in phases:
+        name, number = phase.split("-")
+        callables, calls = stopping(here, f"{name}-{int(number) - done[name]}")
+        with pytest.raises(RunError, match="stopped in"):
+            run_self_training(config, callables)
+        done = {key: done[key] + calls[key] - (key == name) for key in done}
+        assert done[name] == int(number)  # what was finished before is not called again
+    folder = run_self_training(config, here)
+    assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
+    assert (folder / "test.json").read_text() == (unbroken / "test.json").read_text()
+
+
+def test_a_changed_setting_is_refused_with_the_difference_and_fresh_starts_anew(make_config, here):
+    config = make_config({"self_training.rounds": 1})
+    folder = run_self_training(config, here)
+    changed = override(config, {"selection.confidence_threshold": 0.7, "mc.passes": 3, "self_training.relabel": False})
+    with pytest.raises(InputError) as caught:
+        run_self_training(changed, here)
+    for difference in (
+        "selection.confidence_threshold: 0.9 -> 0.7",
+        "mc.passes: 2 -> 3",
+        "self_training.relabel: True -> False",
+        "--fresh",
+    ):
+        assert difference in str(caught.value)
+    run_self_training(changed, here, fresh=True)
+    assert {"round_0", "round_1", "summary.json"} <= set(names(folder / "replaced-1"))
+    assert read_summary(folder) is not None
+
+
+def test_more_rounds_only_before_the_test_cases_were_looked_at(make_config, here):
+    config = make_config({"self_training.rounds": 1})
+    callables, _ = stopping(here, "evaluate-2")
+    with pytest.raises(RunError):
+        run_self_training(config, callables)
+    folder = run_self_training(override(config, {"self_training.rounds": 2}), here)
+    assert (folder / "round_2").exists()
+    with pytest.raises(InputError, match=r"self_training\.rounds: 3, but this run was finished with 2"):
+        run_self_training(override(config, {"self_training.rounds": 3}), here)
+    (folder / "summary.json").unlink()  # as a kill right before it leaves the folder
+    with pytest.raises(
+        InputError, match=r"self_training\.rounds: 3, but the test cases have been looked at after round 2"
+    ):
+        run_self_training(override(config, {"self_training.rounds": 3}), here)
+    with pytest.raises(InputError, match=r"self_training\.rounds: 1, but round 2 is there already"):
+        run_self_training(config, here)
+
+
+def test_a_second_driver_is_refused(make_config, here):
+    config = make_config()
+    with lock_folder(config.output.folder / "self"), pytest.raises(InputError, match="another mttu is working"):
+        run_self_training(config, here)
+    assert names(config.output.folder / "self") == []
+
+
+def test_a_full_disk_stops_cleanly_and_goes_on_later(make_config, here, monkeypatch):
+    config = make_config({"self_training.rounds": 1})
+    unbroken = run_self_training(override(config, {"output.name": "unbroken"}), here)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "round.json")
+
+    for name in ("write_manifest", "write_history", "write_rows", "write_metrics", "write_record"):
+        with monkeypatch.context() as patch:
+            patch.setattr(rounds_module, name, full)
+            with pytest.raises(RunError, match="the disk is full; nothing that was finished is lost"):
+                run_self_training(config, here)
+    folder = run_self_training(config, here)
+    assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
+
+
+def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkeypatch):
+    """PyTorch and SQLite have errors of their own for a full disk."""
+    for failure, free, full in (
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 4096, True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 2**40, False),
+        (RuntimeError("database or disk is full"), 2**40, True),
+    ):
+        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
+            raise failure
+        assert isinstance(caught.value, RunError) is full
+
+
+def test_a_damaged_round_is_named(make_config, here):
+    config = make_config({"self_training.rounds": 1})
+    callables, _ = stopping(here, "train-1")
+    with pytest.raises(RunError):
+        run_self_training(config, callables)
+    record = config.output.folder / "self" / "round_0" / "round.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(InputError, match=r"round\.json: format_version is 99; this version of mttu reads 1"):
+        run_self_training(config, here)

@@ -1,0 +1,49 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow_runs import start
+
+from mttu.errors import InputError
+from mttu.tracking import (
+    resolve_uri,
+    show_command,
+)
+
+FINGERPRINT = "3f" * 32
+
+
+def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database" * 100)
+    with pytest.raises(InputError, match=r"tracking\.uri sqlite:.*MLflow cannot use it \(.*not a database"):
+        start(tmp_path / "run")
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite:///", "sqlite://", "ftp://host", ""])
+def test_addresses_that_mlflow_does_not_write_to_are_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="is not an address that MLflow can write to; give a database"):
+        resolve_uri(uri, Path("runs/one"))
+
+
+def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(None, Path("runs/one")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert resolve_uri("sqlite:///my.db", Path("runs/one")) == f"sqlite:///{tmp_path}/my.db"
+    server = "postgresql+psycopg2://someone:secret@host:1/db"
+    assert resolve_uri(server, Path("runs/one")) == server
+    assert show_command(server) == "mlflow ui --host 127.0.0.1 --backend-store-uri 'postgresql+psycopg2://host:1/db'"
+    assert show_command("https://someone:secret@host/x") == "https://host/x"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "disabled"),
+    [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false"), ({"DO_NOT_TRACK": "false"}, "None")],
+)
+def test_telemetry_is_off_unless_the_user_says_otherwise(chosen: dict[str, str], disabled: str) -> None:
+    names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | chosen
+    script = "import mttu, os; print(os.environ.get('MLFLOW_DISABLE_TELEMETRY'), os.environ['RAY_USAGE_STATS_ENABLED'])"
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [disabled, "0"]
