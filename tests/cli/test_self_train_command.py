@@ -61,7 +61,7 @@ def test_the_table_of_rounds():
 
 def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
     clock = iter([0.0, 100.0, 102.0, 200.0, 203.0])
-    monkeypatch.setattr("mttu.cli.self_train.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     left = TimeLeft(override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2}))
     assert left.describe(Step(0, 2, "train", 1, 10, metrics={"time/epoch_seconds": 5.0})) == "about 85 s left"
     assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 40 s left"  # eight epochs; no pace of scoring yet
