@@ -57,16 +57,22 @@ def test_kills_at_some_boundaries(make_config, here):
 
 
 @pytest.mark.slow
+def test_kills_at_every_boundary(make_config, here):
+    total, tried = run_killed_everywhere(make_config(), here, step=1)
+    assert total == tried > 80
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"self_training.optimiser": "kept", "self_training.relabel": False},
         {"self_training.keep": "all", "self_training.thresholds": "search", "selection.method": "CPL"},
         {"self_training.stop_when_unchanged": True, "selection.confidence_threshold": 1.0, "selection.method": "CPL"},
     ],
-    ids=["plain", "kept", "search", "stopped"],
+    ids=["kept", "search", "stopped"],
 )
-def test_kills_at_every_boundary(make_config, here, changes):
-    total, tried = run_killed_everywhere(override(make_config(), changes), here, step=1)
-    assert total == tried > 80
+def test_kills_at_every_fourth_boundary(make_config, here, changes):
+    total, tried = run_killed_everywhere(override(make_config(), changes), here, step=4)
+    assert total > 80
+    assert tried > 20
