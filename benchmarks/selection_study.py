@@ -9,6 +9,8 @@ seed share round 0 and take the same number of steps after it:
     oracle     the pool's true classes as labels: the most that any selection can win
     wrong      the opposite of the true classes: the study must see that this hurts
     labelled   the labelled cases alone, again
+    corrected  the cases that UPS selected, with their true classes: what its wrong labels cost
+    random     as many of each class, drawn from the pool, with their true classes: what its choice of cases costs
 
     python benchmarks/selection_study.py FOLDER [--seeds 10] [--processes 2]
 
@@ -17,6 +19,7 @@ Everything is written below FOLDER; a second call goes on. `summarise_study.py F
 
 import argparse
 import multiprocessing
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -40,11 +43,12 @@ from mttu.scoring.plan import ScoringPlan
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.callables import CaseRow, OnCase
 from mttu.self_training.evaluation import evaluate_locally
+from mttu.self_training.mixing import read_pseudo_labels
 from mttu.self_training.summary import read_versioned
 from mttu.training.run import History, OnEpoch, launch_locally
 from mttu.training.start import digest_weights
 
-ARMS = ("none", "PL", "CPL", "UPS", "oracle", "wrong", "labelled")
+ARMS = ("none", "PL", "CPL", "UPS", "oracle", "wrong", "labelled", "corrected", "random")
 SEEDS_AT_MOST = 12
 TRAIN, VAL, POOL, TEST = 16, 8, 80, 500
 """Cases: of the first three, for each seed."""
@@ -122,7 +126,8 @@ class Study:
 
     def run(self, arm: str) -> None:
         """Runs an arm's self-training, or goes on; `none` is the first, whose round 0 the others take over."""
-        method = {"oracle": "PL", "wrong": "PL", "labelled": "none"}.get(arm, arm)
+        others = {"oracle": "PL", "wrong": "PL", "labelled": "none", "corrected": "CPL", "random": "CPL"}
+        method = others.get(arm, arm)
         changes: dict[str, Any] = {
             "data.manifest": str(self.manifest),
             "data.cache_dir": str(self.cache),
@@ -134,7 +139,11 @@ class Study:
         }
         if arm != "none":
             changes["self_training.start"] = str(self.folder / "none" / "round_0")
-        score = {"oracle": self.score_truly, "wrong": self.score_wrongly}.get(arm, self.score)
+        if arm in ("corrected", "random"):
+            changes["selection.balance"] = False  # UPS did that
+        ways = {"oracle": self.score_truly, "wrong": self.score_wrongly}
+        ways |= {"corrected": self.score_corrected, "random": self.score_random}
+        score = ways.get(arm, self.score)
         train = self.train_labelled if arm == "labelled" else launch_locally
         config = override(preset("demo"), {**SETTINGS, **changes})
         run_self_training(config, Callables(train, score, self.evaluate))
@@ -151,6 +160,29 @@ class Study:
     def score_wrongly(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
         """Says the other class of each case, and is sure of it."""
         return self.score_by(plan, [abs(SURE - self.truth[case.case_id]) for case in plan.cases])
+
+    def score_corrected(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+        """Is sure of the true classes of what UPS selected in this round, and of nothing else."""
+        return self.score_some(plan, list(self.read_ups(plan)))
+
+    def score_random(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+        """Is sure of the true classes of as many cases of each class as UPS selected in this round."""
+        labels, chosen = list(self.read_ups(plan).values()), []
+        for idh in (0, 1):
+            names = sorted(case.case_id for case in plan.cases if self.truth[case.case_id] == idh)
+            count = min(labels.count(idh), len(names))
+            chosen += random.Random(f"{self.seed} {idh}").sample(names, count)
+        return self.score_some(plan, chosen)
+
+    def read_ups(self, plan: ScoringPlan) -> dict[str, int]:
+        """The pseudo-labels of UPS in the round that is to come."""
+        number = int(plan.checkpoint.parent.name.removeprefix("round_")) + 1
+        return read_pseudo_labels(read_manifest(self.folder / "UPS" / f"round_{number}" / "manifest.parquet"))
+
+    def score_some(self, plan: ScoringPlan, chosen: Sequence[str]) -> ScoreTable:
+        """The true classes of some cases; of the others, nothing."""
+        names = [case.case_id for case in plan.cases]
+        return self.score_by(plan, [abs(1 - SURE - self.truth[name]) if name in chosen else 0.5 for name in names])
 
     @staticmethod
     def score_by(plan: ScoringPlan, mutant: Sequence[float]) -> ScoreTable:

@@ -21,7 +21,14 @@ from mttu.figures.style import ERROR_BARS, GUIDE, LABEL_SIZE, NOTE_SIZE, PAGE_WI
 from mttu.self_training.summary import RoundSummary, read_versioned, summarise_rounds
 
 FIGURES = {"test/idh_auc": "IDH AUC", "test/idh_accuracy": "IDH accuracy", "test/dice_wt": "WT Dice"}
-PAIRS = (*((arm, "none") for arm in ARMS if arm != "none"), ("UPS", "labelled"), ("UPS", "PL"), ("UPS", "CPL"))
+PAIRS = (
+    *((arm, "none") for arm in ARMS if arm != "none"),
+    ("UPS", "labelled"),
+    ("UPS", "PL"),
+    ("UPS", "CPL"),
+    ("corrected", "UPS"),
+    ("random", "UPS"),
+)
 Rounds = Mapping[int, Mapping[str, Sequence[RoundSummary]]]
 """Seed to arm to its rounds."""
 
