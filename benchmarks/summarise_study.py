@@ -45,6 +45,9 @@ def main() -> None:
     rounds = {
         seed: {arm: summarise_rounds(arguments.folder / f"seed_{seed}" / arm, truth) for arm in ARMS} for seed in seeds
     }
+    open_ends = [f"seed {seed}, {arm}" for seed, arms in rounds.items() for arm in ARMS if not has_tests(arms[arm])]
+    if open_ends:
+        sys.exit(f"not finished: {', '.join(open_ends)}; run selection_study.py again")
     print(f"{len(seeds)} seeds, each with {TRAIN} + {VAL} labelled cases and {POOL} in the pool; {TEST} test cases\n")
     print_metrics(rounds)
     print_differences(rounds)
@@ -54,6 +57,10 @@ def main() -> None:
     seen = {arm: interval(differences(rounds, arm, "none", "test/idh_auc")) for arm in ("oracle", "wrong")}
     if not (seen["oracle"][1] > 0 and seen["wrong"][2] < 0):
         sys.exit("the study cannot see whether labels are right: true ones must help, wrong ones must hurt")
+
+
+def has_tests(rounds: Sequence[RoundSummary]) -> bool:
+    return bool(rounds) and FIGURES.keys() <= rounds[-1].metrics.keys()
 
 
 def print_metrics(rounds: Rounds) -> None:
