@@ -10,7 +10,8 @@ seed share round 0 and take the same number of steps after it:
     wrong      the opposite of the true classes: the study must see that this hurts
     labelled   the labelled cases alone, again
     corrected  the cases that UPS selected, with their true classes: what its wrong labels cost
-    random     as many of each class, drawn from the pool, with their true classes: what its choice of cases costs
+    random     as many of each class, drawn from the pool, with their true classes: beside `corrected`, what its choice
+               of cases costs (their classes differ by its wrong labels)
 
     python benchmarks/selection_study.py FOLDER [--seeds 10] [--processes 2]
 
@@ -232,6 +233,10 @@ def main() -> None:
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    record = folder / "study.json"
+    earlier = read_versioned(record) if record.exists() else {"seeds": [], "settings": SETTINGS}
+    if earlier["settings"] != SETTINGS:
+        sys.exit(f"{record}: earlier seeds had other settings; give another folder")
     write_cohort(folder)
     print(*measure_phantom(folder / "phantom").describe(), sep="\n")
     print(f"cohort: {time.monotonic() - started:.0f} s", flush=True)
@@ -240,10 +245,6 @@ def main() -> None:
         running = {seed: pool.submit(run_seed, folder, seed) for seed in seeds}
         for seed, future in running.items():
             print(f"seed {seed}: {future.result():.0f} s", flush=True)
-    record = folder / "study.json"
-    earlier = read_versioned(record) if record.exists() else {"seeds": [], "settings": SETTINGS}
-    if earlier["settings"] != SETTINGS:
-        sys.exit(f"{record}: earlier seeds had other settings; give another folder")
     together = sorted({*earlier["seeds"], *seeds})
     write_json(record, {"format_version": 1, "seeds": together, "settings": SETTINGS})
     print(f"all: {time.monotonic() - started:.0f} s; now: summarise_study.py {folder}")

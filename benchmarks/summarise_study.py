@@ -27,7 +27,7 @@ PAIRS = (
     ("UPS", "PL"),
     ("UPS", "CPL"),
     ("corrected", "UPS"),
-    ("random", "UPS"),
+    ("random", "corrected"),
 )
 Rounds = Mapping[int, Mapping[str, Sequence[RoundSummary]]]
 """Seed to arm to its rounds."""

@@ -42,13 +42,13 @@ def find_obstacle(target: Path) -> str | None:
     nearest = next(place for place in target.absolute().parents if place.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file; give another folder"
-    probe = nearest / f"{PREFIX}probe-{target.name}"  # rights alone do not tell, for root has them all
+    probe = nearest / f"{PREFIX}probe-{target.name}"[:100]  # rights alone do not tell, for root has them all
     try:
         probe.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            probe.rmdir()
     except OSError:
         return f"{nearest} is not writable; allow it, or give another folder"
-    with suppress(FileNotFoundError):
-        probe.rmdir()
     return None
 
 

@@ -84,7 +84,7 @@ class TimeLeft:
         if step.phase == "train":
             self.paces.setdefault("train", []).append(step.metrics.get("time/epoch_seconds", 0.0))
         else:
-            self.cases[step.phase] = step.total
+            self.cases[step.phase] = max(step.total, self.cases.get(step.phase, 0))  # val is scored for thresholds, too
             if self.latest is not None and self.latest[0] == place:
                 self.paces.setdefault(step.phase, []).append(now - self.latest[1])
         self.latest = place, now

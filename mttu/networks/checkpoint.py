@@ -26,7 +26,7 @@ def write_checkpoint(
     weights: Mapping[str, Tensor],
     config: Config,
     metrics: Mapping[str, Any],
-    learned_from: Collection[str] = (),
+    learned_from: Collection[str] | None = None,
 ) -> None:
     """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
 
@@ -35,7 +35,8 @@ def write_checkpoint(
         weights: State dict of the network, any device.
         config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
-        learned_from: Digests of the patients it was trained on, see `mttu.data.manifest.Case.patient_digest`.
+        learned_from: Digests of the patients it was trained on, see `mttu.data.manifest.Case.patient_digest`; None
+            where that is not known.
     """
     with atomic_folder(folder) as partial:
         fill_checkpoint(partial, weights, config, metrics, learned_from)
@@ -46,13 +47,15 @@ def fill_checkpoint(
     weights: Mapping[str, Tensor],
     config: Config,
     metrics: Mapping[str, Any],
-    learned_from: Collection[str] = (),
+    learned_from: Collection[str] | None = None,
 ) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "weights.safetensors")
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
-    content = {"format_version": FORMAT_VERSION, "metrics": dict(metrics), "learned_from": sorted(learned_from)}
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
+    if learned_from is not None:
+        content["learned_from"] = sorted(learned_from)
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
 

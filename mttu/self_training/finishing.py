@@ -94,9 +94,7 @@ def _test_round(job: Job, number: int) -> list[CaseRow]:
 
 
 def finish(job: Job) -> None:
-    """Tests, chooses, writes `best/`, tells tracking, writes `summary.json`; what is there already is not done again,
-    but for the telling, which may be repeated.
-    """
+    """Tests, chooses, writes `best/`, tells tracking, writes `summary.json`; only the test is not done twice."""
     evaluate_on_test(job)
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)
@@ -120,7 +118,7 @@ def finish(job: Job) -> None:
 
 def is_tested(folder: Path) -> bool:
     """Whether any round was evaluated on a test case."""
-    return (folder / TEST).exists() or (folder / _WORKING).exists()
+    return bool(read_test(folder)) or (folder / _WORKING).exists()
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -91,7 +91,7 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
-    searches = config.self_training.thresholds == "search"
+    searches = config.self_training.thresholds == "search" and config.selection.method in ("CPL", "UPS")
     if config.selection.method != "none" and config.self_training.rounds:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches else []

@@ -17,6 +17,7 @@ from mttu.self_training.inputs import Checked, check_self_training, check_shared
 from mttu.self_training.job import Job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
 from mttu.self_training.rounds import run_round
+from mttu.self_training.summary import read_test
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.run import FINISHED, closing
 from mttu.training.run_folder import begin_or_continue
@@ -124,12 +125,19 @@ def check_rounds(config: Config, folder: Path) -> None:
     wanted, finished = config.self_training.rounds, count_finished(folder)
     summary, is_over = read_summary(folder), (folder / UNCHANGED).exists()
     ways = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
+    tested = read_test(folder) or {}
+    is_marked = any((place / FINISHED).exists() for place in (folder, folder.parent))
+    if len(tested) > finished and not is_marked:
+        raise InputError(
+            f"{folder}: round {finished} is missing, and the test cases have been looked at; restore it from a copy, "
+            "or start anew with --fresh (the old run is kept aside)"
+        )
     if summary is not None and summary["rounds_wanted"] != wanted:
         raise InputError(
             f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
             f"cases have been looked at; {ways}"
         )
-    if is_tested(folder) and finished <= wanted and not is_over:
+    if is_tested(folder) and finished <= wanted and not is_over and not is_marked:
         raise InputError(
             f"self_training.rounds: {wanted}, but the test cases have been looked at after round {finished - 1}; {ways}"
         )

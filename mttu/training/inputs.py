@@ -72,7 +72,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
 
 def _check_teachers(config: Config, manifest: Manifest) -> list[str]:
     """Says if the weights to start from have seen whom they are to be chosen or tested by."""
-    teachers = read_start_teachers(config)
+    teachers = read_start_teachers(config) or frozenset()
     return [
         f"train.start_from {config.train.start_from}: learned from patients of the same ids as {name_some(known)} of "
         f"split {split}; start from other weights, or put these cases into train; if they are other people, give them "

@@ -63,7 +63,8 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             load_start(state, config, runtime.device)
         else:
             read_state(state, folder, runtime.device)
-    state.learned_from = read_start_teachers(config) | {case.patient_digest for case in task.train}
+    before = read_start_teachers(config)
+    state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     network = runtime.prepare(state.network)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]

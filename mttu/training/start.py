@@ -91,10 +91,12 @@ def check_start(config: Config) -> list[str]:
     return problems
 
 
-def read_start_teachers(config: Config) -> frozenset[str]:
-    """Digests of the patients that the weights to start from were trained on; none where training starts anew."""
+def read_start_teachers(config: Config) -> frozenset[str] | None:
+    """Digests of the patients that the weights to start from were trained on, none where training starts anew; None
+    where they do not say.
+    """
     start = config.train.start_from
-    return frozenset() if start is None else read_learned_from(start) or frozenset()
+    return frozenset() if start is None else read_learned_from(start)
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

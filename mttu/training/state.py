@@ -44,8 +44,9 @@ class TrainingState:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: Best | None = None
-    learned_from: frozenset[str] = frozenset()
-    """Digests of the patients that the weights were trained on, now or before; the same at every start."""
+    learned_from: frozenset[str] | None = None
+    """Digests of the patients that the weights were trained on, now or before, the same at every start; None where the
+    weights that it started from do not say."""
 
     def finish_epoch(self, metrics: Mapping[str, float], score: float | None) -> None:
         """Counts an epoch and keeps its weights if its score is the largest so far; the first of equals stays."""

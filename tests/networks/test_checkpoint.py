@@ -51,7 +51,7 @@ def test_a_run_folder_stands_for_its_best_checkpoint(folder: Path, network: Mttu
 def test_the_files_are_plain_formats_with_a_version(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.json", "config.yaml", "weights.safetensors"]
     content = json.loads((folder / "checkpoint.json").read_text())
-    assert content == {"format_version": 1, "metrics": {"val/dice_wt": 0.75, "epoch": 4}, "learned_from": []}
+    assert content == {"format_version": 1, "metrics": {"val/dice_wt": 0.75, "epoch": 4}}
     assert yaml.safe_load((folder / "config.yaml").read_text())["patch"]["size"] == [32, 32, 32]
 
 

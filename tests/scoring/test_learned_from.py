@@ -58,11 +58,16 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
     assert read_teachers(tmp_path / "ensemble") == digests(path, "train", "val")
 
 
-def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers(tiny_checkpoint, tmp_path):
-    content = json.loads((tiny_checkpoint / "checkpoint.json").read_text())
-    del content["learned_from"]
-    (tmp_path / "checkpoint.json").write_text(json.dumps(content))
-    assert read_teachers(tmp_path) is None
+def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers_and_so_is_what_starts_from_it(tiny, run):
+    record = run / "best" / "checkpoint.json"
+    content = json.loads(record.read_text())
+    del content["learned_from"]  # as before it is published
+    record.write_text(json.dumps(content))
+    assert read_teachers(run) is None
+    changes = {"train.epochs": 1, "train.start_from": str(run), "output.name": "second"}
+    second = run_training(override(tiny, changes), launch_locally)
+    assert read_teachers(second) is None
+    assert plan_scoring(second, tiny.data.manifest, "train").about["learned_from"] is None
 
 
 def test_scores_of_known_patients_give_no_thresholds(tiny, run):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -64,13 +65,27 @@ def test_more_rounds_only_before_the_test_cases_were_looked_at(make_config, here
     assert (folder / "round_2").exists()
     with pytest.raises(InputError, match=r"self_training\.rounds: 3, but this run was finished with 2"):
         run_self_training(override(config, {"self_training.rounds": 3}), here)
-    (folder / "summary.json").unlink()  # as a kill right before it leaves the folder
+    for name in ("finished.json", "summary.json"):
+        (folder / name).unlink()  # as a kill right before them leaves the folder
     with pytest.raises(
         InputError, match=r"self_training\.rounds: 3, but the test cases have been looked at after round 2"
     ):
         run_self_training(override(config, {"self_training.rounds": 3}), here)
     with pytest.raises(InputError, match=r"self_training\.rounds: 1, but round 2 is there already"):
         run_self_training(config, here)
+    shutil.rmtree(folder / "round_2")
+    with pytest.raises(InputError, match="round 2 is missing, and the test cases have been looked at; restore it"):
+        run_self_training(override(config, {"self_training.rounds": 2}), here)
+
+
+def test_a_finished_run_without_its_rounds_stays_as_it_is(make_config, here):
+    config = make_config({"self_training.rounds": 1})
+    folder = run_self_training(config, here)
+    for number in range(2):
+        shutil.rmtree(folder / f"round_{number}")  # to save room
+    before = names(folder)
+    assert run_self_training(config, here) == folder
+    assert names(folder) == before
 
 
 def test_a_second_driver_is_refused(make_config, here):
