@@ -32,7 +32,7 @@ def _falls_short_of_onednn(x: Tensor) -> bool:
         len(x) == 1
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not torch.is_grad_enabled()  # its backward pass would be PyTorch's choice again
         and not torch.is_autocast_enabled("cpu")
