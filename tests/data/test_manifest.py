@@ -1,6 +1,6 @@
 import json
-import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,6 +158,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, mon
     def refuse(*arguments, **named):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr(Path, "mkdir", refuse)  # whoever runs the tests may be allowed everything
     with pytest.raises(InputError, match="is not writable; allow it, or give another folder"):
         check_target(tmp_path / "new" / "cohort.parquet")

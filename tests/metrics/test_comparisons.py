@@ -27,7 +27,7 @@ def test_different_case_sets_are_refused_with_the_difference() -> None:
 
 
 def test_long_differences_are_cut() -> None:
-    with pytest.raises(InputError, match=r"case 0, .* and 5 more \(only in new\)"):
+    with pytest.raises(InputError, match=r"case 0, .* and 7 more \(only in new\)"):
         align_cases({"new": {f"case {index}": 1 for index in range(15)}, "old": {}})
 
 
