@@ -138,7 +138,7 @@ def tracked(config, name):
         run.info.run_name.replace(name, ""): (
             run.info.status,
             {
-                key: [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, key)]
+                key: sorted((row.step, row.value) for row in client.get_metric_history(run.info.run_id, key))
                 for key in run.data.metrics
                 if not key.startswith("time/")
             },
