@@ -35,30 +35,13 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
         actors, threads = workers.num_workers, workers.threads_per_worker
         return score_on_ray(plan, actors, threads, workers.device, GPUS_PER_ACTOR, on_row)
 
-    alone = workers.num_workers == 1 and is_private()
-    return Callables(launch_on_ray, score, evaluate_alone if alone else evaluate_on_ray)
-
-
-def evaluate_alone(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
-    """An `Evaluate` for one worker: on a CPU in this process, which is there already; else on Ray."""
-    workers = config.workers
-    with connect(workers):
-        if choose_device(1, workers.threads_per_worker, workers.device, GPUS_PER_ACTOR) == "cuda":
-            return evaluate_on_ray(checkpoint, cases, config, on_case)
-    threads, by_name = torch.get_num_threads(), {case.case_id: case for case in cases}
-    rows: dict[str, Mapping[str, Any]] = {}
-    try:
-        work = build_evaluator(checkpoint, by_name, config, workers.threads_per_worker, "cpu")
-        for name in by_name:
-            rows[name] = work(name)
-            on_case(len(rows), rows[name]["scores"] or {"case_id": name})
-    finally:
-        torch.set_num_threads(threads)
-    return _read_scores(rows, list(by_name))
+    return Callables(launch_on_ray, score, evaluate_on_ray)
 
 
 def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
     """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
+
+    One CPU worker of a private cluster is this process, which is there already.
 
     Args:
         checkpoint: Folder with the weights; every node must see it and the cache under the same paths.
@@ -83,17 +66,31 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
         arguments = (checkpoint, by_name, secretless, threads, device_type)
-        gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
-        rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
-    return _read_scores(rows, list(by_name))
-
-
-def _read_scores(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[CaseRow]:
+        if actors == 1 and device_type == "cpu" and is_private():
+            rows = _run_here(list(by_name), arguments, tell)
+        else:
+            gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
+            rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
     problems = [row["error"] for row in rows.values() if row["error"]]
-    problems += [explain_lost(name, "run the same command again") for name in names if name not in rows]
+    problems += [explain_lost(name, "run the same command again") for name in by_name if name not in rows]
     if problems:
         raise RunError("evaluation: " + "; ".join(problems))
-    return [rows[name]["scores"] for name in names]
+    return [rows[name]["scores"] for name in by_name]
+
+
+def _run_here(
+    names: Sequence[str], arguments: Sequence[Any], tell: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Mapping[str, Any]]:
+    rows: dict[str, Mapping[str, Any]] = {}
+    threads = torch.get_num_threads()
+    try:
+        work = build_evaluator(*arguments)  # sets the threads, as in an actor
+        for name in names:
+            rows[name] = work(name)
+            tell(rows[name])
+    finally:
+        torch.set_num_threads(threads)
+    return rows
 
 
 def build_evaluator(

@@ -21,13 +21,7 @@ ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
 
-def write_checkpoint(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    config: Config,
-    metrics: Mapping[str, Any],
-    learned_from: Collection[str] | None = None,
-) -> None:
+def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
     """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
 
     Args:
@@ -35,11 +29,9 @@ def write_checkpoint(
         weights: State dict of the network, any device.
         config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
-        learned_from: Digests of the patients it was trained on, see `mttu.data.manifest.Case.patient_digest`; None
-            where that is not known.
     """
     with atomic_folder(folder) as partial:
-        fill_checkpoint(partial, weights, config, metrics, learned_from)
+        fill_checkpoint(partial, weights, config, metrics)
 
 
 def fill_checkpoint(
@@ -49,7 +41,11 @@ def fill_checkpoint(
     metrics: Mapping[str, Any],
     learned_from: Collection[str] | None = None,
 ) -> None:
-    """Writes the three files into an existing folder whose own rename makes them complete."""
+    """Writes the three files into an existing folder whose own rename makes them complete.
+
+    `learned_from` are digests of the patients it was trained on (`mttu.data.manifest.Case.patient_digest`), None where
+    that is not known; the rest as in `write_checkpoint`.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "weights.safetensors")
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")

@@ -11,7 +11,7 @@ from mttu.lock import lock_folder
 from mttu.self_training.callables import Callables, OnStep, Step
 from mttu.self_training.finishing import read_summary
 from mttu.self_training.inputs import check_self_training
-from mttu.self_training.run import FREE, check_rounds, naming_full_disk, self_train
+from mttu.self_training.run import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
 from mttu.tracking import open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
@@ -54,7 +54,10 @@ def cross_validate_self_training(
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, FREE)
         for number in range(1, len(drawn) + 1):
-            check_rounds(config, folder / f"fold_{number}")
+            place = folder / f"fold_{number}"
+            check_rounds_wanted(config, place)
+            if not place.with_suffix(".json").exists():
+                check_rounds(config, place)
         if (folder / FINISHED).exists():
             return folder
         tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)

@@ -55,9 +55,10 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
-        check_rounds(config, folder)
+        check_rounds_wanted(config, folder)
         if (folder / FINISHED).exists():
             return folder  # its tracked runs stay as they are, too
+        check_rounds(config, folder)
         manifest = checked.inputs.manifest
         tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
         with closing(tracker):
@@ -118,31 +119,34 @@ def _make_job(
     )
 
 
+_WAYS = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
+
+
+def check_rounds_wanted(config: Config, folder: Path) -> None:
+    """Refuses another number of rounds than a finished self-training had: its test cases have been looked at."""
+    wanted, summary = config.self_training.rounds, read_summary(folder)
+    if summary is not None and summary["rounds_wanted"] != wanted:
+        raise InputError(
+            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
+            f"cases have been looked at; {_WAYS}"
+        )
+
+
 def check_rounds(config: Config, folder: Path) -> None:
-    """Refuses a number of rounds that the folder is beyond: more of them after the test cases were looked at, or less
-    than there are.
-    """
+    """Refuses to go on where rounds would be trained after a look at the test cases, or are there beyond the number."""
     wanted, finished = config.self_training.rounds, count_finished(folder)
-    summary, is_over = read_summary(folder), (folder / UNCHANGED).exists()
-    ways = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
-    tested = read_test(folder) or {}
-    is_marked = any((place / FINISHED).exists() for place in (folder, folder.parent))
-    if len(tested) > finished and not is_marked:
+    if len(read_test(folder) or {}) > finished:
         raise InputError(
             f"{folder}: round {finished} is missing, and the test cases have been looked at; restore it from a copy, "
             "or start anew with --fresh (the old run is kept aside)"
         )
-    if summary is not None and summary["rounds_wanted"] != wanted:
+    if is_tested(folder) and finished <= wanted and not (folder / UNCHANGED).exists():
         raise InputError(
-            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
-            f"cases have been looked at; {ways}"
-        )
-    if is_tested(folder) and finished <= wanted and not is_over and not is_marked:
-        raise InputError(
-            f"self_training.rounds: {wanted}, but the test cases have been looked at after round {finished - 1}; {ways}"
+            f"self_training.rounds: {wanted}, but the test cases have been looked at after round {finished - 1}; "
+            f"{_WAYS}"
         )
     if finished > wanted + 1:
-        raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {ways}")
+        raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {_WAYS}")
 
 
 @contextmanager

@@ -63,9 +63,22 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
     assert rows == expected
     with pytest.raises(RunError, match=f"evaluation: case {cases[0].case_id}: on node"):
         callables_on_ray(two.workers).evaluate(tiny_checkpoint / "gone", cases, two, lambda done, row: None)
-    assert callables_on_ray(override(two, {"workers.num_workers": 2}).workers).evaluate is evaluate_on_ray
+    pools = []
+
+    def run_pool(names, *arguments):
+        pools.append(names)
+        return {name: {"scores": {}, "error": ""} for name in names}
+
+    monkeypatch.setattr("mttu.cluster.self_train.run_pool", run_pool)
+    more = override(two, {"workers.num_workers": 2})
+    evaluate_on_ray(tiny_checkpoint, cases, more, tell)
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    assert callables_on_ray(two.workers).evaluate is evaluate_on_ray
+    evaluate_on_ray(tiny_checkpoint, cases, two, tell)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cuda")
+    evaluate_on_ray(tiny_checkpoint, cases, two, tell)
+    assert pools == [[case.case_id for case in cases]] * 3
+    assert len(threads) == 2
 
 
 def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, phantom_manifest, tmp_path, monkeypatch):
@@ -77,6 +90,7 @@ def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, pha
     )
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
     monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
+    config = override(config, {"workers.num_workers": 2})
     monkeypatch.setattr("mttu.cluster.self_train.run_pool", lambda *arguments: {case.case_id: row})
     with pytest.raises(RunError, match=f"evaluation: case {case.case_id}: on node"):
         evaluate_on_ray(tiny_checkpoint, [case], config, lambda done, row: None)

@@ -7,7 +7,7 @@ import pytest
 from mttu.config import SelectionSettings
 from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
 from mttu.pseudo_labels import select
-from mttu.scoring.reports import draw_selection
+from mttu.scoring.reports import draw_selection, write_selection_table
 
 SURE = {"a": 0.97, "b": 0.95, "c": 0.92, "d": 0.03, "e": 0.04}
 ROWS = [summarise_passes(name, [p - 0.01, p + 0.01], p, 1.0) for name, p in SURE.items()]
@@ -72,3 +72,18 @@ def test_intervals_over_uncertainty_are_named_for_what_they_are():
     settings = SelectionSettings()
     figure = draw_selection(TABLE, select(TABLE, settings), settings, TRUTH, "Val")["uncertainty"]
     assert "Vertical bars: 95% bootstrap interval over cases." in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_table_that_stands_for_both_files_is_written_last(tmp_path, monkeypatch):
+    """A self-training that is killed between them goes on where there is no Parquet file."""
+    table = ScoreTable((summarise_passes("a", [0.9, 0.8], 0.9, 0.0),), {"labelled": {"mutant": 1, "wild": 1}})
+    settings = SelectionSettings(method="PL")
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mttu.scoring.report_files.pq.write_table", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_selection_table(tmp_path, table, select(table, settings), settings)
+    assert (tmp_path / "selection.csv").exists()
+    assert not (tmp_path / "selection.parquet").exists()

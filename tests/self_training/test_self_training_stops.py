@@ -3,10 +3,11 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from small_self_training import names, same, stopping, weights
+from small_self_training import names, same, scoring, stopping, weights
 
 from mttu.config import override
 from mttu.errors import InputError, RunError
@@ -36,6 +37,18 @@ def test_it_goes_on_after_a_stop_in_each_phase_without_doing_a_phase_twice(make_
     folder = run_self_training(config, here)
     assert same(weights(unbroken / "round_1"), weights(folder / "round_1"))
     assert (folder / "test.json").read_text() == (unbroken / "test.json").read_text()
+
+
+def test_training_does_not_go_on_with_other_pseudo_labels_than_it_was_begun_with(make_config, here):
+    config = make_config({"self_training.rounds": 1})
+    callables, _ = stopping(here, "evaluate-1")
+    with pytest.raises(RunError):
+        run_self_training(config, replace(callables, score=scoring(lambda name: [0.9, 0.9])))
+    work = config.output.folder / "self" / "working-round_1"
+    for path in (work / "scores.parquet", *work.glob("selection.*")):
+        path.unlink()
+    with pytest.raises(InputError, match="was begun with other pseudo-labels than its scores give now"):
+        run_self_training(config, replace(here, score=scoring(lambda name: [0.1, 0.1])))
 
 
 def test_a_changed_setting_is_refused_with_the_difference_and_fresh_starts_anew(make_config, here):

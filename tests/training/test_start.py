@@ -49,6 +49,17 @@ def test_the_optimiser_and_task_weights_come_over_if_kept(tiny, first):
         assert torch.equal(state.weighting.state_dict()[name], value)
 
 
+def test_what_a_kept_state_holds_identifies_it_and_not_how_it_was_saved(tiny, first, tmp_path):
+    [checkpoint] = (first / "train").glob("epoch_*")
+    config = start(tiny, checkpoint, **{"train.start_optimiser": "kept"})
+    before, content = identify_start(config), torch.load(checkpoint / "state.pt", weights_only=True)
+    torch.save({name: content[name] for name in reversed(content)}, checkpoint / "state.pt")
+    assert identify_start(config) == before
+    content["optimizer"]["state"][0]["exp_avg"].view(-1)[0] += 1
+    torch.save(content, checkpoint / "state.pt")
+    assert identify_start(config) != before
+
+
 def test_what_does_not_fit_is_refused_with_each_difference(tiny, first, tmp_path):
     assert check_start(start(tiny, first)) == []
     wider = start(tiny, first, **{"network.idh_head.hidden": [4], "network.dropout.stem": 0.5})
