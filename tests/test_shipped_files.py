@@ -104,7 +104,7 @@ def test_a_job_refuses_what_its_command_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "mttu").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_is_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
