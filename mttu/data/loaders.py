@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mttu.config import Config
+from mttu.config.network import Task
 from mttu.data.augment import Augmentation, draw_augmentation
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
@@ -175,16 +176,36 @@ def steps_per_epoch(num_cases: int, config: Config, world_size: int) -> int:
     return config.train.steps_per_epoch or -(-num_cases // (config.train.batch_size * world_size))
 
 
+def order_of_steps(num_cases: int, config: Config, epoch: int, world_size: int) -> NDArray[np.int64]:
+    """Case index of each sample of an epoch, (steps, samples of the global batch)."""
+    steps, train = steps_per_epoch(num_cases, config, world_size), config.train
+    return epoch_order(num_cases, steps * train.batch_size * world_size, train.seed, epoch).reshape(steps, -1)
+
+
+def labels_of_steps(dataset: PatchDataset, epoch: int, world_size: int) -> list[frozenset[Task]]:
+    """For each optimiser step of an epoch, the tasks that its global batch has a label for.
+
+    The order alone decides, so that nothing has to be read first, and every rank says the same.
+    """
+    with_label: dict[Task, NDArray[np.bool_]] = {
+        "segmentation": np.array([cached.seg is not None for cached in dataset.cached]),
+        "idh": np.array([case.idh >= 0 for case in dataset.cases]),
+    }
+    return [
+        frozenset(task for task, has_label in with_label.items() if has_label[indices].any())
+        for indices in order_of_steps(len(dataset), dataset.config, epoch, world_size)
+    ]
+
+
 def build_loader(dataset: PatchDataset, epoch: int, rank: int, world_size: int) -> DataLoader[Patch]:
     """Batches of one epoch for one rank; the ranks' batches of a step together are the step's global batch."""
     train = dataset.config.train
-    global_batch = train.batch_size * world_size
-    steps = steps_per_epoch(len(dataset), dataset.config, world_size)
-    order = epoch_order(len(dataset), steps * global_batch, train.seed, epoch)
+    order = order_of_steps(len(dataset), dataset.config, epoch, world_size)
+    steps, global_batch = order.shape
     batches = []
     for step in range(steps):
         first = step * global_batch + rank * train.batch_size
-        batches.append([(epoch, at, int(order[at])) for at in range(first, first + train.batch_size)])
+        batches.append([(epoch, at, int(order.flat[at])) for at in range(first, first + train.batch_size)])
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -5,10 +5,13 @@ Axes are (B, C, H, W, D). With the default settings and a 128^3 patch:
     F4 -> F5 (B, 512, 16^3);  F1, F2, F3, F5 -> seg_logits (B, 4, 128^3);  F4, F5 -> idh_logits (B, 2)
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from mttu.config import NetworkSettings
+from mttu.config.network import Task
 from mttu.errors import raise_if_any
 from mttu.networks.bottleneck import build_bottleneck
 from mttu.networks.decoder import Decoder
@@ -75,6 +78,18 @@ class MttuNet(nn.Module):
         if self.idh_head is not None:
             logits["idh_logits"] = self.idh_head(features)
         return logits
+
+    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
+        """The parameters that the task's logits depend on; none if the network does not have the task."""
+        head = {"segmentation": self.decoder, "idh": self.idh_head}[task]
+        if head is None:
+            return
+        deepest = "F5" if self.idh_head is not head else max(self.idh_head.feature_levels)
+        yield from self.encoder.stem.parameters()
+        yield from self.encoder.levels[: int(deepest[1])].parameters()
+        if self.bottleneck is not None and deepest == "F5":
+            yield from self.bottleneck.parameters()
+        yield from head.parameters()
 
     def _check(self, image: Tensor) -> None:
         found = tuple(image.shape)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mttu.config import Config
+from mttu.config.network import Task as LearningTask
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
-from mttu.data.loaders import Batch, PatchDataset, build_loader
+from mttu.data.loaders import Batch, PatchDataset, build_loader, labels_of_steps
 from mttu.errors import RunError
 from mttu.inference import choose_precision
 from mttu.losses import (
@@ -27,6 +28,7 @@ from mttu.losses import (
     segmentation_sums,
     whole_tumour_sums,
 )
+from mttu.networks import MttuNet
 from mttu.training.evaluation import evaluate
 from mttu.training.runtime import Runtime
 from mttu.training.start import load_start, read_start_teachers
@@ -74,8 +76,9 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))
         set_learning_rate(state, config)
         loader = build_loader(dataset, state.epoch, runtime.rank, runtime.world_size)
+        labels = labels_of_steps(dataset, state.epoch, runtime.world_size)
         with naming_memory_settings(config):
-            metrics = train_epoch(state, network, loader, weights, config, runtime)
+            metrics = train_epoch(state, network, loader, labels, weights, config, runtime)
             share_buffers(state.network)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
@@ -111,11 +114,21 @@ def train_epoch(
     state: TrainingState,
     network: nn.Module,
     batches: Iterable[Batch],
+    labels: Iterable[Collection[LearningTask]],
     class_weights: Tensor,
     config: Config,
     runtime: Runtime,
 ) -> dict[str, float]:
     """One pass over the batches of an epoch.
+
+    Args:
+        state: What is trained.
+        network: The state's network as it is called in training.
+        batches: This rank's batch of each step.
+        labels: Tasks that the global batch of each step has a label for, see `labels_of_steps`.
+        class_weights: (2,) weights of the IDH classes.
+        config: All settings.
+        runtime: Where to train.
 
     Returns:
         Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.
@@ -127,7 +140,7 @@ def train_epoch(
         enabled=choose_precision(config.train.precision, runtime.device) == "bfloat16",
     )
     steps: list[dict[str, float]] = []
-    for batch in (batch.to(runtime.device) for batch in batches):
+    for batch, tasks in zip((batch.to(runtime.device) for batch in batches), labels, strict=True):
         image, seg = augment_batch(batch.image, batch.seg, batch.augmentations)
         with autocast:
             outputs = network(image)
@@ -136,6 +149,7 @@ def train_epoch(
         stop_if_not_finite(loss, image, outputs, batch, runtime, f"epoch {state.epoch + 1}, step {len(steps) + 1}")
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        drop_unlabelled_gradients(state.network, tasks)
         state.optimizer.step()
         state.weighting.clamp()
         taken = {name: value for name, value in losses.items() if labelled[name]}
@@ -144,6 +158,22 @@ def train_epoch(
     for name, log_sigma in state.weighting.log_sigma.items():
         metrics[f"train/sigma_{name}"] = math.exp(log_sigma.item())
     return {**metrics, "train/lr": float(state.optimizer.param_groups[0]["lr"])}
+
+
+def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[LearningTask]) -> None:
+    """Takes the gradient from parameters that no task with a label reaches, so that the optimiser leaves them alone.
+
+    Theirs is zero, but a step with it is none: moments of earlier steps and weight decay would move them, and decay
+    alone shrinks a head without any label to nothing.
+
+    Args:
+        network: After the backward pass.
+        tasks: Those that the step's global batch has a label for.
+    """
+    reached = {parameter for task in tasks for parameter in network.parameters_of(task)}
+    for parameter in network.parameters():
+        if parameter not in reached:
+            parameter.grad = None
 
 
 def task_losses(

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,16 @@ import torch
 
 from mttu.config import override
 from mttu.data.cache import open_cached
-from mttu.data.loaders import PatchDataset, build_loader, crop, draw_start, epoch_order, read_volume, steps_per_epoch
+from mttu.data.loaders import (
+    PatchDataset,
+    build_loader,
+    crop,
+    draw_start,
+    epoch_order,
+    labels_of_steps,
+    read_volume,
+    steps_per_epoch,
+)
 
 
 @pytest.fixture
@@ -91,6 +101,22 @@ def test_the_ranks_batches_together_are_the_global_batch(tiny, train_cases, phan
         assert batch.case_ids == parts[0].case_ids + parts[1].case_ids
         assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
         assert batch.augmentations == parts[0].augmentations + parts[1].augmentations
+
+
+def test_labels_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases, phantom_cache):
+    config = override(tiny, {"train.batch_size": 1, "train.steps_per_epoch": 12})
+    cases = [replace(case, idh=case.idh if index == 0 else -1) for index, case in enumerate(train_cases)]
+    dataset = PatchDataset(cases, phantom_cache, config)
+    dataset.cached = [replace(one, seg=one.seg if index == 1 else None) for index, one in enumerate(dataset.cached)]
+    for epoch in (0, 1):
+        ranks = [list(build_loader(dataset, epoch, rank, 2)) for rank in (0, 1)]
+        expected = []
+        for parts in zip(*ranks, strict=True):
+            found = {"segmentation": torch.cat([part.has_seg for part in parts])}
+            found["idh"] = torch.cat([part.idh for part in parts]) >= 0
+            expected.append({task for task, has_label in found.items() if has_label.any()})
+        assert labels_of_steps(dataset, epoch, 2) == expected
+        assert {frozenset(tasks) for tasks in expected} > {frozenset(), frozenset({"idh"}), frozenset({"segmentation"})}
 
 
 def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):

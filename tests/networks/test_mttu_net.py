@@ -42,6 +42,30 @@ def test_parameter_counts_are_the_releases():
     assert count(network.idh_head) == 672_354
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(pytest.param(settings_of(name), id=name) for name in NAMES),
+        *(
+            pytest.param(shrink({"network.idh_head.levels": levels, "network.tasks": tasks}), id=f"{levels} {tasks}")
+            for levels in (["F1"], ["F1", "F3"], ["F2", "F4"])
+            for tasks in (["idh"], ["segmentation", "idh"])
+        ),
+    ],
+)
+def test_the_parameters_of_a_task_are_those_that_its_logits_depend_on(config):
+    network = build_network(config.network)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    logits = network(torch.randn(2, 4, 16, 16, 16))
+    for task, output in (("segmentation", "seg_logits"), ("idh", "idh_logits")):
+        found = {names[parameter] for parameter in network.parameters_of(task)}
+        if output in logits:
+            slopes = torch.autograd.grad(logits[output].sum(), list(names), retain_graph=True, allow_unused=True)
+            assert found == {one for one, slope in zip(names.values(), slopes, strict=True) if slope is not None}
+        else:
+            assert not found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_has_a_gradient(name):
     config = settings_of(name)

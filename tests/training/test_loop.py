@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,9 @@ def test_learning_rate_decays_to_zero_as_a_polynomial(tiny):
     assert rates == pytest.approx([0.1 * (1 - epoch / 10) ** 0.9 for epoch in range(10)])
 
 
+BOTH = {"segmentation", "idh"}
+
+
 def batch_of(image, idh=(1, 0)):
     seg = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8)
     seg[:, 4:12, 4:12, 4:12] = 1
@@ -129,7 +133,8 @@ def test_one_batch_is_overfitted(tiny, tmp_path):
     for group in state.optimizer.param_groups:
         group["lr"] = 0.01
     runtime = LocalRuntime(tmp_path)
-    metrics = [train_epoch(state, state.network, [batch], torch.tensor([0.5, 0.5]), config, runtime) for _ in range(80)]
+    weights = torch.tensor([0.5, 0.5])
+    metrics = [train_epoch(state, state.network, [batch], [BOTH], weights, config, runtime) for _ in range(80)]
     assert metrics[0]["train/loss_segmentation"] > 0.6
     assert metrics[-1]["train/loss_segmentation"] < 0.1
     assert metrics[-1]["train/loss_idh"] < 0.02
@@ -139,8 +144,9 @@ def test_one_batch_is_overfitted(tiny, tmp_path):
 def stop_message(tiny, tmp_path, image, weights=(0.5, 0.5)):
     state = create_state(tiny, CPU)
     before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
+    runtime, weights = LocalRuntime(tmp_path), torch.tensor(weights)
     with pytest.raises(RunError) as caught:
-        train_epoch(state, state.network, [batch_of(image)], torch.tensor(weights), tiny, LocalRuntime(tmp_path))
+        train_epoch(state, state.network, [batch_of(image)], [BOTH], weights, tiny, runtime)
     assert all(torch.equal(before[name], tensor) for name, tensor in state.network.named_parameters())
     return str(caught.value)
 
@@ -171,7 +177,52 @@ def test_a_batch_without_idh_labels_leaves_its_sigma_untouched(tiny, tmp_path):
     state = create_state(tiny, CPU)
     image = torch.randn(2, 4, 16, 16, 16)
     runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
-    metrics = train_epoch(state, state.network, [batch_of(image, idh=(-1, -1))], weights, tiny, runtime)
+    batch = batch_of(image, idh=(-1, -1))
+    metrics = train_epoch(state, state.network, [batch], [{"segmentation"}], weights, tiny, runtime)
     assert "train/loss_idh" not in metrics
     assert metrics["train/sigma_idh"] == 1.0
     assert metrics["train/sigma_segmentation"] != 1.0
+
+
+@pytest.mark.parametrize(
+    ("labelled", "levels", "still"),
+    [
+        ({"segmentation"}, ["F4", "F5"], ("idh_head.",)),
+        ({"idh"}, ["F4", "F5"], ("decoder.",)),
+        ({"idh"}, ["F1", "F2"], ("decoder.", "bottleneck.", "encoder.levels.2.", "encoder.levels.3.")),
+        (set(), ["F4", "F5"], ("",)),
+    ],
+)
+def test_a_step_without_a_label_moves_nothing_that_only_its_task_reaches(tiny, tmp_path, labelled, levels, still):
+    """After a step with all labels there are moments and decay that would move it."""
+    config = override(tiny, {"optim.weight_decay": 0.1, "network.idh_head.levels": levels})
+    state, runtime, weights = create_state(config, CPU), LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
+    full = batch_of(torch.randn(2, 4, 16, 16, 16))
+    train_epoch(state, state.network, [full], [BOTH], weights, config, runtime)
+
+    def read():
+        slots = state.optimizer.state
+        return {
+            name: [value.clone() for value in (parameter.detach(), *slots[parameter].values())]
+            for name, parameter in state.network.named_parameters()
+        }
+
+    before = read()
+    idh = full.idh if "idh" in labelled else torch.full((2,), -1)
+    batch = replace(full, idh=idh, has_seg=torch.full((2,), "segmentation" in labelled))
+    train_epoch(state, state.network, [batch], [labelled], weights, config, runtime)
+    for name, after in read().items():
+        same = [torch.equal(*pair) for pair in zip(before[name], after, strict=True)]
+        assert all(same) if name.startswith(still) else not any(same[:-1]), name  # the last: AMSGrad's largest moment
+
+
+def test_a_head_that_never_sees_a_label_keeps_its_first_weights(tiny, tmp_path):
+    task = task_of(override(tiny, {"optim.weight_decay": 0.1}))
+    unknown = [tuple(replace(case, idh=-1) for case in cases) for cases in (task.train, task.val)]
+    state = fit(type(task)(task.config, *unknown, task.cache_dir), LocalRuntime(tmp_path))
+    first = create_state(task.config, CPU).network
+    same = {
+        name: torch.equal(tensor, dict(first.named_parameters())[name])
+        for name, tensor in state.network.named_parameters()
+    }
+    assert {name for name, is_same in same.items() if is_same} == {name for name in same if "idh_head" in name}
