@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mttu.networks.batch_norm import BatchNorm3d
 from mttu.networks.convolution import Conv3d, conv3d
 from mttu.networks.lean_conv import lean_pre_activated_conv
 
@@ -27,12 +28,12 @@ class PreActivatedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm3d(in_channels)
+        self.norm = BatchNorm3d(in_channels)
         self.conv = Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H, W, D)."""
-        if trains_on_cpu(x) and isinstance(self.norm, nn.BatchNorm3d):  # not SyncBatchNorm
+        if trains_on_cpu(x):
             return lean_pre_activated_conv(x, self.norm, self.conv, NEGATIVE_SLOPE)
         out: Tensor = self.conv(F.leaky_relu(self.norm(x), NEGATIVE_SLOPE, inplace=True))
         return out

@@ -13,9 +13,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mttu.errors import InputError
+from mttu.networks.batch_norm import (
+    BatchNorm3d,
+    SumOverRanks,
+    measure_batch,
+    per_channel,
+    sum_gradients,
+    trace_statistics,
+)
 
 
-def lean_pre_activated_conv(x: Tensor, norm: nn.BatchNorm3d, conv: nn.Conv3d, negative_slope: float) -> Tensor:
+def lean_pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_slope: float) -> Tensor:
     """`conv(leaky_relu(norm(x)))`, running statistics included; the same values and gradients with less memory.
 
     Args:
@@ -27,17 +35,17 @@ def lean_pre_activated_conv(x: Tensor, norm: nn.BatchNorm3d, conv: nn.Conv3d, ne
     Raises:
         InputError: The batch holds one value per channel, which has no variance to train with.
     """
-    running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    count: Tensor | int | None = None
     if norm.training:
-        if x.numel() == x.shape[1]:
+        if x.numel() == x.shape[1] and norm.sum_over_ranks is None:
             raise InputError(
                 f"batch norm in training: found {tuple(x.shape)}, one value per channel; give a larger patch or batch"
             )
         cast(Tensor, norm.num_batches_tracked).add_(1)
-        momentum = cast(float, norm.momentum)
-        mean, variance = torch.batch_norm_update_stats(x.detach(), running_mean, running_var, momentum)
+        mean, variance, count = measure_batch(x.detach(), norm)
     else:
-        mean, variance = running_mean.clone(), running_var  # cloned: a later training step changes it in place
+        mean = cast(Tensor, norm.running_mean).clone()  # cloned: a later training step changes it in place
+        variance = cast(Tensor, norm.running_var)
     inverse_std = (variance + norm.eps).rsqrt()
     out: Tensor = _LeanPreActivatedConv.apply(  # type: ignore[no-untyped-call]
         x,
@@ -49,7 +57,8 @@ def lean_pre_activated_conv(x: Tensor, norm: nn.BatchNorm3d, conv: nn.Conv3d, ne
         inverse_std,
         conv.padding,
         negative_slope,
-        norm.training,
+        count,
+        norm.sum_over_ranks,
     )
     return out
 
@@ -67,10 +76,11 @@ class _LeanPreActivatedConv(torch.autograd.Function):
         inverse_std: Tensor,
         padding: tuple[int, ...],
         negative_slope: float,
-        batch_statistics: bool,
+        count: Tensor | int | None,
+        sum_over_ranks: SumOverRanks | None,
     ) -> Tensor:
         ctx.save_for_backward(x, gain, offset, weight, mean, inverse_std)
-        ctx.padding, ctx.negative_slope, ctx.batch_statistics = padding, negative_slope, batch_statistics
+        ctx.padding, ctx.negative_slope, ctx.count, ctx.sum_over_ranks = padding, negative_slope, count, sum_over_ranks
         return F.conv3d(_activate(x, gain, offset, mean, inverse_std, negative_slope), weight, bias, padding=padding)
 
     @staticmethod
@@ -84,25 +94,21 @@ class _LeanPreActivatedConv(torch.autograd.Function):
         )
         torch.ops.aten.leaky_relu_backward.grad_input(grad, activated, ctx.negative_slope, True, grad_input=grad)
         del activated
-        _, grad_gain, grad_offset = torch.ops.aten.native_batch_norm_backward(
-            grad, x, gain, None, None, mean, inverse_std, True, 0.0, [False, True, True]
-        )
+        grad_gain, grad_offset = sum_gradients(grad, x, gain, mean, inverse_std)
         scale = gain * inverse_std
-        grad.mul_(_per_channel(scale))
-        if ctx.batch_statistics:  # mean and variance depend on x, too
-            count = x.numel() // x.shape[1]
-            slope = -scale * inverse_std * grad_gain / count
-            grad.addcmul_(x, _per_channel(slope)).sub_(_per_channel(scale * grad_offset / count + slope * mean))
-        return grad, grad_gain, grad_offset, grad_weight, grad_bias, None, None, None, None, None
+        grad.mul_(per_channel(scale))
+        if ctx.count is not None:  # mean and variance depend on x, too
+            sums = torch.stack([grad_gain, grad_offset])
+            if ctx.sum_over_ranks is not None:
+                sums = ctx.sum_over_ranks(sums)
+            slope, shift = trace_statistics(scale, mean, inverse_std, sums, ctx.count)
+            grad.addcmul_(x, per_channel(slope)).sub_(per_channel(shift))
+        return grad, grad_gain, grad_offset, grad_weight, grad_bias, None, None, None, None, None, None
 
 
 def _activate(
     x: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, inverse_std: Tensor, negative_slope: float
 ) -> Tensor:
     scale = gain * inverse_std
-    normalised = torch.addcmul(_per_channel(offset - mean * scale), x, _per_channel(scale))
+    normalised = torch.addcmul(per_channel(offset - mean * scale), x, per_channel(scale))
     return F.leaky_relu_(normalised, negative_slope)
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    return values.view(1, -1, 1, 1, 1)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from mttu.config import Config
 from mttu.config.network import Task as LearningTask
@@ -60,6 +59,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     """
     config, train = task.config, task.config.train
     state = create_state(config, runtime.device)
+    network = runtime.prepare(state.network)  # first: what is loaded takes the memory layout of the parameters
     with runtime.resume() as folder:
         if folder is None:
             load_start(state, config, runtime.device)
@@ -67,7 +67,6 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             read_state(state, folder, runtime.device)
     before = read_start_teachers(config)
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
-    network = runtime.prepare(state.network)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
@@ -79,7 +78,6 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
         labels = labels_of_steps(dataset, state.epoch, runtime.world_size)
         with naming_memory_settings(config):
             metrics = train_epoch(state, network, loader, labels, weights, config, runtime)
-            share_buffers(state.network)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
             score = None
@@ -240,13 +238,6 @@ def naming_memory_settings(config: Config) -> Iterator[None]:
             f"(now {list(config.patch.size)}), or set train.precision=bfloat16 (now {config.train.precision})",
             all_ranks=False,
         ) from None
-
-
-def share_buffers(network: nn.Module) -> None:
-    """Gives every rank the running statistics of rank 0, which are the ones that a checkpoint keeps."""
-    if dist.is_initialized():
-        for buffer in network.buffers():
-            dist.broadcast(buffer, src=0)
 
 
 def mean_over_steps(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

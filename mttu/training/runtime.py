@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mttu.atomic import atomic_folder
+from mttu.networks.batch_norm import synchronise
 
 Row = TypeVar("Row")
 WriteCheckpoint = Callable[[Path], None]
@@ -64,23 +65,25 @@ def epoch_name(epoch: int) -> str:
 
 
 def prepare_for_device(network: nn.Module, device: torch.device, world_size: int) -> nn.Module:
-    """Moves a network, in place; on GPUs channels last, and with batch norm over all ranks if there are several."""
+    """Moves a network, in place; on GPUs channels last; with batch norm over all ranks if there are several."""
     network.to(device)
     if device.type == "cuda":
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        if world_size > 1:
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if world_size > 1:
+        synchronise(network, sum_over_ranks)
     return network
 
 
 def parallel_options(device: torch.device) -> dict[str, Any]:
     """Options of DistributedDataParallel.
 
+    Running statistics of batch norm are not sent: every rank computes those of the global batch, the same bits.
+
     On a CPU bits must not depend on a resume. The reducer re-sorts its buckets after the first step of a process, and
     with three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for
     unused parameters on it never re-sorts.
     """
-    return {"find_unused_parameters": device.type == "cpu"}
+    return {"broadcast_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
 
 @dataclass

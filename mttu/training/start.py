@@ -9,7 +9,7 @@ import torch
 from mttu.config import Config, flatten
 from mttu.errors import InputError
 from mttu.networks.checkpoint import find_checkpoint, read_checkpoint, read_learned_from
-from mttu.training.state import FORMAT_VERSION, TrainingState
+from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
 
@@ -120,4 +120,4 @@ def load_start(state: TrainingState, config: Config, device: torch.device) -> No
                 f"mttu reads {FORMAT_VERSION}; set train.start_optimiser=fresh"
             )
         state.weighting.load_state_dict(content["weighting"])
-        state.optimizer.load_state_dict(content["optimizer"])
+        load_optimizer(state.optimizer, content["optimizer"])

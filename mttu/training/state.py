@@ -100,6 +100,23 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
     torch.save(content, folder / "state.pt")
 
 
+def load_optimizer(optimizer: torch.optim.Adam, content: dict[str, Any]) -> None:
+    """Fills an optimiser from its state dict; each moment is laid out in memory like its parameter.
+
+    A GPU keeps the weights of convolutions channels last, and so their moments. The fused step pairs values by their
+    place in memory: with another layout every weight would move by the moments of another one.
+
+    Args:
+        optimizer: Of parameters in the layout that they are trained in.
+        content: What `state_dict` gave, on the parameters' device, in any layout.
+    """
+    optimizer.load_state_dict(content)
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                slots[name] = torch.empty_like(parameter).copy_(value)
+
+
 def read_state(state: TrainingState, folder: Path, device: torch.device) -> None:
     """Fills a fresh state from a folder that `write_state` filled.
 
@@ -114,7 +131,7 @@ def read_state(state: TrainingState, folder: Path, device: torch.device) -> None
         )
     state.network.load_state_dict(content["network"])
     state.weighting.load_state_dict(content["weighting"])
-    state.optimizer.load_state_dict(content["optimizer"])
+    load_optimizer(state.optimizer, content["optimizer"])
     state.epoch, state.history = content["epoch"], content["history"]
     if "best" in content:
         weights = load_file(folder / BEST / "weights.safetensors")

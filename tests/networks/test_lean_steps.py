@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.networks import build_network, lean_mlp
+from mttu.networks.batch_norm import BatchNorm3d
 from mttu.networks.blocks import PreActivatedConv, ResidualBlock
 from mttu.networks.decoder import UpStep
 from mttu.networks.lean_conv import lean_pre_activated_conv
@@ -34,7 +35,7 @@ def gradients(out, inputs):
 @pytest.mark.parametrize("training", [True, False])
 def test_gradient_of_lean_convolution(training):
     torch.manual_seed(0)
-    norm, conv = randomise(nn.BatchNorm3d(2)).train(training), randomise(nn.Conv3d(2, 3, 3, padding=1))
+    norm, conv = randomise(BatchNorm3d(2)).train(training), randomise(nn.Conv3d(2, 3, 3, padding=1))
     x = torch.randn(1, 2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     parameters = [*norm.parameters(), *conv.parameters()]
     assert gradcheck(lambda *_: lean_pre_activated_conv(x, norm, conv, 0.01), (x, *parameters))
@@ -81,16 +82,6 @@ def test_residual_block_without_gradients_equals_the_one_with():
     with torch.no_grad():
         found = block(x)
     torch.testing.assert_close(found, block(x).detach())
-
-
-def test_synchronised_batch_norm_takes_the_plain_way():
-    torch.manual_seed(0)
-    block = randomise(PreActivatedConv(3, 2)).eval()
-    x = torch.randn(1, 3, 4, 3, 5, dtype=torch.float64)
-    expected = block(x)
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(block)
-    assert isinstance(converted.norm, nn.SyncBatchNorm)
-    torch.testing.assert_close(converted(x), expected)
 
 
 def test_bfloat16_autocast_trains_close_to_float32():
