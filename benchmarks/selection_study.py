@@ -60,7 +60,8 @@ SURE = 0.999
 SETTINGS: dict[str, Any] = {
     "patch.size": [SIZE] * 3,
     "train.epochs": 30,
-    "train.batch_size": 4,
+    "train.global_batch": 4,
+    "train.batch_per_worker": 4,
     "train.checkpoint_every": 30,
     "train.validate_every": 10,
     "self_training.rounds": 2,

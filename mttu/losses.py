@@ -1,14 +1,15 @@
-"""Losses of both tasks and their weighting (section III-B, eq. 13-15 and 20), exact over any number of ranks.
+"""Losses of both tasks and their weighting (section III-B, eq. 13-15 and 20), exact over ranks and micro-batches.
 
 Each loss is a function of sums over samples and voxels. A rank computes its own sums; `combine` replaces their values
-by the sums over all ranks and keeps the rank's own gradient, so that gradients added up over ranks equal those of one
-process on the whole batch. Shapes: B samples of the rank, K segmentation classes, H x W x D voxels.
+by the sums over the global batch and keeps the rank's own gradient, so that gradients added up over ranks equal those
+of one process on the whole batch. The same holds for micro-batches, the parts that a rank takes its share in. Shapes: B
+samples of the rank or of a part, K segmentation classes, H x W x D voxels.
 
 A mask that knows the whole tumour only supervises two classes: background, with the network's probability p0, and whole
 tumour, with the sum of the others. Its samples have a loss of their own, see `whole_tumour_sums` and `mix_losses`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,19 @@ from torch.nn import functional as F
 from mttu.config import LossSettings
 from mttu.data.labels import WHOLE_TUMOUR
 
-SumOverRanks = Callable[[Tensor], Tensor]
 
-
-def combine(sums: Tensor, sum_over_ranks: SumOverRanks, gradient_scale: float = 1.0) -> Tensor:
-    """The value of the sums over all ranks, with the gradient of this rank's own part.
+def combine(sums: Tensor, total: Tensor, gradient_scale: float = 1.0) -> Tensor:
+    """The value of the sums over the global batch, with the gradient of this part of it.
 
     Args:
-        sums: This rank's sums, with gradient.
-        sum_over_ranks: Adds a detached tensor up over ranks.
+        sums: Of this rank, or of one of its micro-batches, with gradient.
+        total: The same sums over all ranks and micro-batches, without gradient.
         gradient_scale: Factor on the gradient; the world size where gradients are averaged over ranks afterwards.
 
     Returns:
         Same shape; the value is bit-equal on every rank.
     """
-    return sum_over_ranks(sums.detach()) + gradient_scale * (sums - sums.detach())
+    return total + gradient_scale * (sums - sums.detach())
 
 
 def _foreground(settings: LossSettings) -> slice:
@@ -178,20 +177,22 @@ class TaskWeighting(nn.Module):
         learned = tasks if settings.task_weighting == "uncertainty" else ()
         self.log_sigma = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in learned})
 
-    def forward(self, losses: Mapping[str, Tensor], labelled: Mapping[str, bool]) -> Tensor:
+    def forward(self, losses: Mapping[str, Tensor], labelled: Mapping[str, bool], learn: bool = True) -> Tensor:
         """The joint loss, a scalar.
 
         Args:
             losses: Task to its loss over the global batch.
             labelled: Task to whether the global batch has any label for it. Without one the whole term, its sigma
                 included, is left out; the loss stays in the graph with a gradient of zero.
+            learn: Whether the sigmas get a gradient. That of the whole global batch comes with each micro-batch, and
+                must count once.
         """
         terms = []
         for task, loss in losses.items():
             if not labelled[task]:
                 terms.append(0.0 * loss)
             elif task in self.log_sigma:
-                log_sigma = self.log_sigma[task]
+                log_sigma = self.log_sigma[task] if learn else self.log_sigma[task].detach()
                 terms.append(0.5 * torch.exp(-2 * log_sigma) * loss + log_sigma)
             else:
                 terms.append(loss)

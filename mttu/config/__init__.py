@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
+from mttu.config.earlier import GONE, complete
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,
@@ -52,6 +53,7 @@ __all__ = [
     "WorkerSettings",
     "flatten",
     "load_config",
+    "load_stored_config",
     "override",
     "parse_overrides",
     "read_yaml",
@@ -153,7 +155,9 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
         section: Any = content
         for part in parents:
             section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or leaf not in section:
+        if name in GONE:
+            problems.append(f"{source}: {name}: {GONE[name]}")
+        elif not isinstance(section, dict) or leaf not in section:
             known = f"; known there: {', '.join(section)}" if isinstance(section, dict) else ""
             problems.append(f"{source}: {name}: no such setting{known}")
         elif leaf == "kind" and section["kind"] != value:
@@ -228,6 +232,15 @@ def load_config(path: Path, start: Config | None = None) -> Config:
         InputError: See `read_yaml` and `override`.
     """
     return override(start or Config(), read_yaml(path), str(path))
+
+
+def load_stored_config(path: Path) -> Config:
+    """Reads all settings of a training from the YAML file that this or an earlier version kept with it.
+
+    Raises:
+        InputError: See `read_yaml` and `override`.
+    """
+    return override(Config(), complete(flatten(read_yaml(path))), str(path))
 
 
 def to_yaml(config: Config) -> str:

@@ -53,8 +53,13 @@ class TrainSettings(Settings):
     """Passes over the training cases (section V-B.1)."""
     steps_per_epoch: Positive | None = None
     """Optimiser steps per epoch; null: as many as it takes to see every training case once."""
-    batch_size: Positive = 2
-    """Patches per worker and step (section V-B.1: 2 per GPU on 2 GPUs)."""
+    global_batch: Positive = 4
+    """Patches of an optimiser step, over all workers together (section V-B.1: 2 per GPU on 2 GPUs). Steps an epoch and
+    the learning rate rest on it, whatever the number of workers, which has to divide it."""
+    batch_per_worker: Positive = 2
+    """The most patches that a worker holds at once (section V-B.1: 2 per GPU). A larger share of the global batch is
+    taken in equal micro-batches: the same losses and gradients, but batch norm sees fewer patches at a time, which is a
+    change of recipe."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of initial weights, crops, augmentation and dropout."""
     start_from: Path | None = None
@@ -121,7 +126,7 @@ class WorkerSettings(Settings):
     """Ray Train workers."""
 
     num_workers: Positive = 1
-    """Training processes; on GPUs, one per GPU."""
+    """Training processes; on GPUs, one per GPU. Divides `train.global_batch`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: GPUs if the Ray cluster has at least `num_workers` of them, else CPU."""
     threads_per_worker: Positive = 2

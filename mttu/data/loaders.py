@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mttu.config import Config
+from mttu.config.batches import share_batch
 from mttu.config.network import Task
 from mttu.data.augment import Augmentation, draw_augmentation
 from mttu.data.cache import CachedCase, open_cached
@@ -25,7 +26,7 @@ Voxel = TypeVar("Voxel", bound=np.generic)
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of one step and one rank, still without augmentation."""
+    """Patches that one rank holds at once, still without augmentation: its share of a step, or a part of it."""
 
     image: Tensor
     """(B, C, H, W, D) float16 as read, z-scores inside the brain, 0 outside."""
@@ -171,18 +172,18 @@ def collate(patches: Sequence[Patch]) -> Batch:
     )
 
 
-def steps_per_epoch(num_cases: int, config: Config, world_size: int) -> int:
+def steps_per_epoch(num_cases: int, config: Config) -> int:
     """Optimiser steps of an epoch: as set, or as many as it takes to see every case once."""
-    return config.train.steps_per_epoch or -(-num_cases // (config.train.batch_size * world_size))
+    return config.train.steps_per_epoch or -(-num_cases // config.train.global_batch)
 
 
-def order_of_steps(num_cases: int, config: Config, epoch: int, world_size: int) -> NDArray[np.int64]:
+def order_of_steps(num_cases: int, config: Config, epoch: int) -> NDArray[np.int64]:
     """Case index of each sample of an epoch, (steps, samples of the global batch)."""
-    steps, train = steps_per_epoch(num_cases, config, world_size), config.train
-    return epoch_order(num_cases, steps * train.batch_size * world_size, train.seed, epoch).reshape(steps, -1)
+    steps, train = steps_per_epoch(num_cases, config), config.train
+    return epoch_order(num_cases, steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
 
 
-def labels_of_steps(dataset: PatchDataset, epoch: int, world_size: int) -> list[frozenset[Task]]:
+def labels_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
     """For each optimiser step of an epoch, the tasks that its global batch has a label for.
 
     The order alone decides, so that nothing has to be read first, and every rank says the same.
@@ -193,19 +194,25 @@ def labels_of_steps(dataset: PatchDataset, epoch: int, world_size: int) -> list[
     }
     return [
         frozenset(task for task, has_label in with_label.items() if has_label[indices].any())
-        for indices in order_of_steps(len(dataset), dataset.config, epoch, world_size)
+        for indices in order_of_steps(len(dataset), dataset.config, epoch)
     ]
 
 
 def build_loader(dataset: PatchDataset, epoch: int, rank: int, world_size: int) -> DataLoader[Patch]:
-    """Batches of one epoch for one rank; the ranks' batches of a step together are the step's global batch."""
+    """Micro-batches of one epoch for one rank; those of a step, of all ranks together, are its global batch.
+
+    Position p of the epoch's order belongs to step p // `train.global_batch`, however many ranks and micro-batches
+    there are.
+    """
     train = dataset.config.train
-    order = order_of_steps(len(dataset), dataset.config, epoch, world_size)
-    steps, global_batch = order.shape
-    batches = []
-    for step in range(steps):
-        first = step * global_batch + rank * train.batch_size
-        batches.append([(epoch, at, int(order.flat[at])) for at in range(first, first + train.batch_size)])
+    shares = share_batch(train, world_size)
+    order = order_of_steps(len(dataset), dataset.config, epoch)
+    starts = [
+        step * train.global_batch + rank * shares.of_worker + part * shares.held
+        for step in range(len(order))
+        for part in range(shares.micro_batches)
+    ]
+    batches = [[(epoch, at, int(order.flat[at])) for at in range(first, first + shares.held)] for first in starts]
     return DataLoader(
         dataset,
         batch_sampler=batches,

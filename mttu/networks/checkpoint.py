@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mttu.atomic import atomic_folder
-from mttu.config import Config, load_config, to_yaml
+from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
@@ -99,7 +99,7 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
         raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
     if found != FORMAT_VERSION:
         raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
-    config = load_config(folder / "config.yaml")
+    config = load_stored_config(folder / "config.yaml")
     network = build_network(config.network)
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mttu.config import load_config, to_yaml
+from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.tracking.connection import writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
@@ -100,7 +100,7 @@ class MlflowTracker:
             for file in sorted(item for item in folder.rglob("*") if item.is_file()):
                 target = Path(BEST, file.relative_to(folder))
                 if file.name == "config.yaml":
-                    client.log_text(self.run_id, to_yaml(without_paths(load_config(file))), target.as_posix())
+                    client.log_text(self.run_id, to_yaml(without_paths(load_stored_config(file))), target.as_posix())
                 else:
                     client.log_artifact(self.run_id, str(file), target.parent.as_posix())
 

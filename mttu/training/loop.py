@@ -3,14 +3,17 @@
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from mttu.config import Config
+from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
@@ -70,13 +73,14 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     dataset = PatchDataset(task.train, task.cache_dir, config)
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
+    held = share_batch(train, runtime.world_size).held
     while state.epoch < train.epochs:
         started = time.monotonic()
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))
         set_learning_rate(state, config)
         loader = build_loader(dataset, state.epoch, runtime.rank, runtime.world_size)
-        labels = labels_of_steps(dataset, state.epoch, runtime.world_size)
-        with naming_memory_settings(config):
+        labels = labels_of_steps(dataset, state.epoch)
+        with naming_memory_settings(config, held):
             metrics = train_epoch(state, network, loader, labels, weights, config, runtime)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
@@ -119,10 +123,13 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over the batches of an epoch.
 
+    A step whose share is taken in micro-batches makes two passes over them: a first one for the sums that the losses of
+    the global batch are functions of, then one for gradients, which so add up to those of one large batch.
+
     Args:
         state: What is trained.
         network: The state's network as it is called in training.
-        batches: This rank's batch of each step.
+        batches: This rank's micro-batches, step by step, see `build_loader`.
         labels: Tasks that the global batch of each step has a label for, see `labels_of_steps`.
         class_weights: (2,) weights of the IDH classes.
         config: All settings.
@@ -132,21 +139,22 @@ def train_epoch(
         Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.
     """
     network.train()
-    autocast = torch.autocast(
-        runtime.device.type,
-        dtype=torch.bfloat16,
-        enabled=choose_precision(config.train.precision, runtime.device) == "bfloat16",
-    )
+    micro_batches = share_batch(config.train, runtime.world_size).micro_batches
     steps: list[dict[str, float]] = []
-    for batch, tasks in zip((batch.to(runtime.device) for batch in batches), labels, strict=True):
-        image, seg = augment_batch(batch.image, batch.seg, batch.augmentations)
-        with autocast:
-            outputs = network(image)
-        losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime)
-        loss = state.weighting(losses, labelled)
-        stop_if_not_finite(loss, image, outputs, batch, runtime, f"epoch {state.epoch + 1}, step {len(steps) + 1}")
+    for parts, tasks in zip(group(batches, micro_batches), labels, strict=True):
+        place = f"epoch {state.epoch + 1}, step {len(steps) + 1}"
+        totals = sum_over_parts(state, parts, class_weights, config, runtime, place) if len(parts) > 1 else None
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else without_sharing(network):
+                batch = part.to(runtime.device)
+                image, seg, outputs = run_network(network, batch, config)
+                losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime, totals)
+                loss = state.weighting(losses, labelled, learn=last)
+                if totals is None and not bool(torch.isfinite(loss)):
+                    stop_training(loss, [find_finite(image, outputs, batch)], runtime, place)
+                loss.backward()
         drop_unlabelled_gradients(state.network, tasks)
         state.optimizer.step()
         state.weighting.clamp()
@@ -174,6 +182,90 @@ def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[LearningTask])
             parameter.grad = None
 
 
+def group(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each step."""
+    batches = iter(batches)
+    while parts := list(islice(batches, size)):
+        yield parts
+
+
+def without_sharing(network: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay on this rank, and add up there, until the last micro-batch shares those of all."""
+    return network.no_sync() if isinstance(network, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def run_network(network: nn.Module, batch: Batch, config: Config) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    """Augmented image and mask of a batch that is on the network's device, and the network's output."""
+    image, seg = augment_batch(batch.image, batch.seg, batch.augmentations)
+    precision = choose_precision(config.train.precision, image.device)
+    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        return image, seg, network(image)
+
+
+def sum_over_parts(
+    state: TrainingState,
+    parts: Sequence[Batch],
+    class_weights: Tensor,
+    config: Config,
+    runtime: Runtime,
+    place: str,
+) -> dict[str, Tensor]:
+    """The first pass over the micro-batches of a step: the sums of `task_sums` over them and over all ranks.
+
+    Leaves no trace: the second pass draws the same dropout masks, and running statistics are as they were. It is not
+    run without gradients, because a CPU then takes other steps with other masks; but no graph outlives its micro-batch.
+
+    Raises:
+        RunError: See `stop_training`.
+    """
+    buffers = [buffer.clone() for buffer in state.network.buffers()]
+    totals: dict[str, Tensor] = {}
+    seen = []
+    with torch.random.fork_rng([runtime.device] if runtime.device.type == "cuda" else []):
+        for part in parts:
+            batch = part.to(runtime.device)
+            image, seg, outputs = run_network(state.network, batch, config)
+            for name, own in task_sums(outputs, batch, seg, class_weights, config).items():
+                totals[name] = totals[name] + own.detach() if name in totals else own.detach()
+            seen.append(find_finite(image, outputs, batch))
+            del image, seg, outputs, own
+    with torch.no_grad():
+        for buffer, before in zip(state.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        totals = {name: runtime.sum(own) for name, own in totals.items()}
+        loss = state.weighting(*losses_of(totals, config))
+    if not bool(torch.isfinite(loss)):
+        stop_training(loss, seen, runtime, place)
+    return totals
+
+
+def task_sums(
+    outputs: Mapping[str, Tensor], batch: Batch, seg: Tensor, class_weights: Tensor, config: Config
+) -> dict[str, Tensor]:
+    """The sums that the losses are functions of, of this batch; they add up over micro-batches and ranks."""
+    sums: dict[str, Tensor] = {}
+    if "seg_logits" in outputs:
+        logits = outputs["seg_logits"]
+        sums["parts"] = segmentation_sums(logits, seg, batch.has_seg & ~batch.only_wt, config.loss)
+        sums["whole tumour"] = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
+    if "idh_logits" in outputs:
+        sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, batch.selected, class_weights, config.loss)
+    return sums
+
+
+def losses_of(sums: Mapping[str, Tensor], config: Config) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    """Losses of the global batch from its sums, and whether a task has any label in it."""
+    losses: dict[str, Tensor] = {}
+    labelled: dict[str, bool] = {}
+    if "parts" in sums:
+        parts, whole = sums["parts"], sums["whole tumour"]
+        losses["segmentation"] = mix_losses(parts, whole, config.loss)
+        labelled["segmentation"] = bool(parts[-1] + whole[-1] > 0)
+    if "idh" in sums:
+        losses["idh"], labelled["idh"] = idh_loss(sums["idh"]), bool(sums["idh"][-1] > 0)
+    return losses, labelled
+
+
 def task_losses(
     outputs: Mapping[str, Tensor],
     batch: Batch,
@@ -181,39 +273,55 @@ def task_losses(
     class_weights: Tensor,
     config: Config,
     runtime: Runtime,
+    totals: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, bool]]:
-    """Losses of the global batch, with this rank's share of their gradient, and whether a task has any label in it."""
-    losses: dict[str, Tensor] = {}
-    labelled: dict[str, bool] = {}
+    """Losses of the global batch, with this batch's share of their gradient, and whether a task has any label in it.
+
+    Args:
+        outputs: Of the network.
+        batch: This rank's, or one of its micro-batches.
+        seg: Its augmented mask.
+        class_weights: (2,) weights of the IDH classes.
+        config: All settings.
+        runtime: Of this rank.
+        totals: Sums over the global batch, see `sum_over_parts`; None: over the ranks' batches.
+    """
     scale = float(runtime.world_size)  # gradients are averaged over ranks; a sum is what is meant
-    if "seg_logits" in outputs:
-        logits = outputs["seg_logits"]
-        full = segmentation_sums(logits, seg, batch.has_seg & ~batch.only_wt, config.loss)
-        whole = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
-        full, whole = (combine(sums, runtime.sum, scale) for sums in (full, whole))
-        losses["segmentation"] = mix_losses(full, whole, config.loss)
-        labelled["segmentation"] = bool(full[-1] + whole[-1] > 0)
-    if "idh_logits" in outputs:
-        sums = idh_sums(outputs["idh_logits"], batch.idh, batch.selected, class_weights, config.loss)
-        sums = combine(sums, runtime.sum, scale)
-        losses["idh"], labelled["idh"] = idh_loss(sums), bool(sums[-1] > 0)
-    return losses, labelled
+    sums = {}
+    for name, own in task_sums(outputs, batch, seg, class_weights, config).items():
+        total = runtime.sum(own.detach()) if totals is None else totals[name]
+        sums[name] = combine(own, total, scale)
+    return losses_of(sums, config)
 
 
-def stop_if_not_finite(
-    loss: Tensor, image: Tensor, outputs: Mapping[str, Tensor], batch: Batch, runtime: Runtime, place: str
-) -> None:
+@dataclass(frozen=True)
+class Finite:
+    """Which samples of a batch have finite values, to name the others."""
+
+    case_ids: tuple[str, ...]
+    image: Tensor
+    """(B,) bool."""
+    output: Tensor
+    """(B,) bool, of the network."""
+
+
+def find_finite(image: Tensor, outputs: Mapping[str, Tensor], batch: Batch) -> Finite:
+    """Looks at each sample of a batch."""
+    output = torch.stack([_finite_samples(tensor) for tensor in outputs.values()]).all(dim=0)
+    return Finite(batch.case_ids, _finite_samples(image), output)
+
+
+def stop_training(loss: Tensor, seen: Sequence[Finite], runtime: Runtime, place: str) -> NoReturn:
     """Stops all ranks before the optimiser steps; the loss is the global one, so that they all see the same.
 
     Raises:
         RunError: Names the place and the cases: those whose image is not finite; else those whose network output is
             not (batch norm spreads one over the batch); else all of the step.
     """
-    if bool(torch.isfinite(loss)):
-        return
-    output = torch.stack([_finite_samples(tensor) for tensor in outputs.values()]).all(dim=0)
-    for finite in (_finite_samples(image), output, torch.zeros(len(image), dtype=torch.bool)):
-        bad = [case_id for case_id, good in zip(batch.case_ids, finite.tolist(), strict=True) if not good]
+    case_ids = [case_id for batch in seen for case_id in batch.case_ids]
+    images, outputs = torch.cat([batch.image for batch in seen]), torch.cat([batch.output for batch in seen])
+    for finite in (images, outputs, torch.zeros(len(case_ids), dtype=torch.bool)):
+        bad = [case_id for case_id, good in zip(case_ids, finite.tolist(), strict=True) if not good]
         named = sorted(set(runtime.gather(bad)))
         if named:
             break
@@ -228,14 +336,14 @@ def _finite_samples(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def naming_memory_settings(config: Config) -> Iterator[None]:
-    """Turns exhausted GPU memory into a message that says which settings to lower."""
+def naming_memory_settings(config: Config, held: int) -> Iterator[None]:
+    """Turns exhausted GPU memory into a message that says which settings to lower; so many patches are held at once."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise RunError(
-            f"GPU memory exhausted; lower train.batch_size (now {config.train.batch_size}), then patch.size "
-            f"(now {list(config.patch.size)}), or set train.precision=bfloat16 (now {config.train.precision})",
+            f"GPU memory exhausted by {held} patches at once; lower train.batch_per_worker (now "
+            f"{config.train.batch_per_worker}), then patch.size (now {list(config.patch.size)}), or set train.precision=bfloat16 (now {config.train.precision})",
             all_ranks=False,
         ) from None
 
