@@ -74,6 +74,22 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 """Rows of the paper's ablation tables as overrides of the defaults."""
 
 
+EARLIER_PRESETS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
+    1: {
+        "paper": {"train.batch_size": 2},  # of a worker: on one it was a global batch of 2
+        "small": {"train.batch_size": 2},
+        "demo": {"train.batch_size": 4},
+    }
+}
+"""What presets said otherwise when a run folder had this format (`mttu.training.run_folder`), under the names of then:
+a run goes on with the preset that it was begun with."""
+
+
+def earlier_preset(name: str, format_version: int) -> Mapping[str, Any]:
+    """What a preset said otherwise at a format version; empty for a newer preset or today's format."""
+    return EARLIER_PRESETS.get(format_version, {}).get(name, {})
+
+
 def preset(name: str) -> Config:
     """The paper's settings with a preset's overrides.
 

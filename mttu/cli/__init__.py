@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mttu import __version__
-from mttu.ablations import PRESETS, preset
+from mttu.ablations import PRESETS
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.cross_validation import cross_validate_shown
@@ -21,8 +21,9 @@ from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
+from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
 from mttu.cli.split import split
-from mttu.config import Config, load_config, override, parse_overrides, to_yaml
+from mttu.config import Config, override, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
 from mttu.errors import InputError, RunError
 
@@ -48,14 +49,6 @@ LabelsName = Annotated[
 ]
 
 
-def resolve(preset_name: str, file: Path | None, arguments: list[str] | None) -> Config:
-    """Settings: the preset, then the file, then the arguments."""
-    config = preset(preset_name)
-    if file is not None:
-        config = load_config(file, config)
-    return override(config, parse_overrides(arguments or []), "argument")
-
-
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Options of every command."""
@@ -78,7 +71,7 @@ def prepare(
     space_check: Annotated[bool, typer.Option(help="Refuse where the cache may fill the disk")] = True,
 ) -> None:
     """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
-    settings = override(resolve("paper", config, arguments), {"data.manifest": str(manifest)})
+    settings = override(resolve("paper", read_given(config, arguments)), {"data.manifest": str(manifest)})
     if cache is not None:
         settings = override(settings, {"data.cache_dir": str(cache)})
     failed = prepare_shown(settings, actors, space_check)
@@ -133,7 +126,7 @@ def train(
     fold_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of folds, as of `mttu split`")] = 0,
 ) -> None:
     """Train on a manifest; the same command goes on after an interruption."""
-    settings = resolve(preset_name, config, arguments)
+    settings = resolve_run(preset_name, read_given(config, arguments), fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
@@ -154,6 +147,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
         advance(epoch, summarise_epoch(metrics))
 
     shown: list[int] = []
+    tell_accumulation(settings)
     with show_progress("train", settings.train.epochs) as advance:
         folder = run_training(settings, launch_on_ray, fresh, show)
     if not shown:
@@ -235,15 +229,13 @@ def demo(
             test_fraction=0.15,
         )
     cohort([data], output=manifest, clinical=[data / "clinical.csv"])
-    settings = override(
-        preset("demo"),
-        {
-            "data.manifest": str(manifest),
-            "output.folder": str(folder / "runs"),
-            "output.name": "demo",
-            "self_training.truth": str(data / TRUTH_TABLE),
-        },
-    )
+    changes = {
+        "data.manifest": str(manifest),
+        "output.folder": str(folder / "runs"),
+        "output.name": "demo",
+        "self_training.truth": str(data / TRUTH_TABLE),
+    }
+    settings = resolve_run("demo", [(changes, "demo")], fresh=False)
     if prepare_shown(settings, actors=2):
         raise typer.Exit(1)
     run = self_train_shown(settings)

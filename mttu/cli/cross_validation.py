@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from mttu.cli.settings import tell_accumulation
 from mttu.config import Config
 from mttu.display import console, show_progress, summarise_epoch
 
@@ -23,6 +24,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
     from mttu.training.cross_validation import cross_validate
 
     epochs = settings.train.epochs
+    tell_accumulation(settings)
 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")

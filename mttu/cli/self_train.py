@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mttu.ablations import PRESETS
 from mttu.cli.cross_validation import print_folds
+from mttu.cli.settings import read_given, resolve_run, tell_accumulation
 from mttu.config import Config, to_yaml
 from mttu.display import console, summarise_epoch
 
@@ -36,9 +37,7 @@ def self_train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
 ) -> None:
     """Train in rounds with pseudo-labels (Algorithm 1); the same command goes on after an interruption."""
-    from mttu.cli import resolve
-
-    settings = resolve(preset_name, config, arguments)
+    settings = resolve_run(preset_name, read_given(config, arguments), fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
@@ -55,6 +54,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     check_self_training(settings)  # before Ray starts, which takes seconds
+    tell_accumulation(settings)
     with connect(settings.workers), show_rounds(settings) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)

@@ -37,10 +37,10 @@ def share_batch(train: TrainSettings, num_workers: int) -> BatchShares:
         reason = "is more than" if num_workers > total else "does not divide"
         near = max(1, round(total / num_workers)) * num_workers
         raise InputError(
-            f"workers.num_workers: {num_workers} {reason} train.global_batch ({total}), whose patches are dealt equally "
-            f"to all workers; set workers.num_workers to {_join(fits)}, or train.global_batch to a multiple of "
-            f"{num_workers}, such as {near}, which is another recipe: other steps an epoch, and a learning rate that was "
-            "chosen for another batch"
+            f"workers.num_workers: {num_workers} {reason} train.global_batch ({total}), whose patches are dealt "
+            f"equally to all workers; set workers.num_workers to {_join(fits)}, or train.global_batch to a multiple of "
+            f"{num_workers}, such as {near}, which is another recipe: other steps an epoch, and a learning rate that "
+            "was chosen for another batch"
         )
     share = total // num_workers
     held = max(size for size in range(1, min(share, train.batch_per_worker) + 1) if share % size == 0)
@@ -62,5 +62,5 @@ def describe_accumulation(train: TrainSettings, num_workers: int) -> str | None:
     return (
         f"a change of recipe: the {total} patches of a step are taken in {shares.micro_batches} micro-batches of "
         f"{shares.held} {each}{why}; losses and gradients are those of all {total}, but batch norm sees "
-        f"{shares.held * num_workers} at a time; train.batch_per_worker={shares.of_worker} avoids it, where memory allows"
+        f"{shares.held * num_workers} at a time; train.batch_per_worker={shares.of_worker} avoids it, if it fits"
     )

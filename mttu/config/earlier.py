@@ -63,12 +63,10 @@ def rename(settings: Mapping[str, Any], num_workers: Any, source: str) -> dict[s
         return dict(settings)
     both = [name for name in (GLOBAL_BATCH, BATCH_PER_WORKER) if name in settings]
     if both:
-        raise InputError(
-            f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; {' and '.join(both)} is given too, so leave it out"
-        )
+        raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; leave it out, for {both[0]} is given too")
     try:
-        batch, workers = int(settings[BATCH_SIZE]), int(num_workers)
-    except (TypeError, ValueError):
+        batch, workers = int(str(settings[BATCH_SIZE])), int(str(num_workers))
+    except ValueError:
         batch = workers = 0
     if batch < 1 or workers < 1:
         raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; found {settings[BATCH_SIZE]!r}")

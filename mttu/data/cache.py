@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mttu.atomic import atomic_folder
 from mttu.config import PrepareSettings
+from mttu.config.earlier import complete_section, drop_unchanged
 from mttu.data.geometry import Geometry
 from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
@@ -21,6 +22,7 @@ from mttu.errors import InputError, raise_if_any
 
 FORMAT_VERSION = 2
 MEND = "run `mttu prepare` on the manifest again"
+PREPARE = "data.prepare."
 
 IMAGE, SEG, ABOUT = "image.npy", "seg.npy", "case.json"
 FILES = (IMAGE, SEG, ABOUT)
@@ -102,7 +104,8 @@ def _advise_planes(volume: Any, first: Sequence[int], stop: Sequence[int]) -> No
 
 def settings_hash(modalities: Sequence[str], settings: PrepareSettings) -> str:
     """SHA-256 over format, modalities and settings: the same for all cases that were prepared alike."""
-    rules = {"format_version": FORMAT_VERSION, "modalities": list(modalities)} | settings.model_dump(mode="json")
+    decisive = drop_unchanged(PREPARE, settings.model_dump(mode="json"))
+    rules = {"format_version": FORMAT_VERSION, "modalities": list(modalities)} | decisive
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
@@ -194,7 +197,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
         modalities = tuple(about["modalities"])
         image = _map(folder / IMAGE, np.dtype("<f2"), (*geometry.crop_shape, len(modalities)))
         seg = _map(folder / SEG, np.dtype("u1"), geometry.crop_shape) if about["has_seg"] else None
-        settings = PrepareSettings.model_validate(about["settings"])
+        settings = PrepareSettings.model_validate(complete_section(PREPARE, about["settings"]))
         return CachedCase(
             case_id=case_id,
             image=np.moveaxis(image, -1, 0),

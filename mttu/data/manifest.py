@@ -21,6 +21,10 @@ SPLITS = ("train", "val", "unlabelled", "test")
 IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"
 
+NEWER_COLUMNS: Mapping[str, Any] = {}
+"""Columns that earlier manifests of this format may lack, with the value that every row had before they were there. A
+row with that value has the fingerprint that it had without the column."""
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _IMAGE = "image_"
 
@@ -72,8 +76,11 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over modalities and rows with relative paths: the same wherever the data set lies."""
-        content = [self.synthetic, self.modalities, [_to_row(case, self.root) for case in self.cases]]
+        """SHA-256 over modalities and rows with relative paths: the same wherever the data set lies, and where columns
+        are new that no row makes use of.
+        """
+        rows = [_drop_unused(_to_row(case, self.root)) for case in self.cases]
+        content = [self.synthetic, self.modalities, rows]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def split(self, name: str) -> tuple[Case, ...]:
@@ -109,6 +116,19 @@ def _to_row(case: Case, root: Path) -> dict[str, Any]:
         "dataset": case.dataset,
         "pseudo_label": case.pseudo_label,
     }
+
+
+def _drop_unused(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in NEWER_COLUMNS or value != NEWER_COLUMNS[name]}
+
+
+def _add_newer(table: Any, modalities: Sequence[str]) -> Any:
+    """A table with the columns that are newer than it, in their places."""
+    for place, field in enumerate(_schema(modalities)):
+        if field.name in NEWER_COLUMNS and field.name not in table.schema.names:
+            values = pa.array([NEWER_COLUMNS[field.name]] * len(table), field.type)
+            table = table.add_column(min(place, table.num_columns), field, values)
+    return table
 
 
 def _schema(modalities: Sequence[str]) -> Any:
@@ -187,6 +207,7 @@ def read_manifest(path: Path) -> Manifest:
     if found != str(FORMAT_VERSION):
         raise InputError(f"manifest {path}: format_version is {found}; expected {FORMAT_VERSION}; {MEND}")
     modalities = tuple(metadata.get("modalities", "").split(","))
+    table = _add_newer(table, modalities)
     if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities)):
         columns = ", ".join(table.schema.names)
         raise InputError(f"manifest {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.config import SelectionSettings
+from mttu.config.earlier import complete_section
+from mttu.data.cache import PREPARE
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import read_manifest
 from mttu.data.score_table import ScoreRow, ScoreTable, read_scores, write_scores
@@ -69,7 +71,7 @@ def _read_true(path: Path, scores: ScoreTable, settings: SelectionSettings) -> S
     if not path.exists():
         return None
     selection, about = read_selection(path)
-    made_of = (about["scores_sha256"], about["selection"])
+    made_of = (about["scores_sha256"], complete_section("selection.", about["selection"]))
     return selection if made_of == (scores.digest, settings.model_dump(mode="json")) else None
 
 
@@ -106,7 +108,13 @@ def _read_true_scores(path: Path, plan: ScoringPlan) -> ScoreTable | None:
         table = read_scores(path)
     except InputError:
         return None  # not of this version, or damaged: it is made again
-    says: Mapping[str, object] = {name: table.about.get(name) for name in plan.about if name != "mttu_version"}
     wanted = {name: value for name, value in plan.about.items() if name != "mttu_version"}
+    says: Mapping[str, object] = {name: _complete(name, table.about.get(name)) for name in wanted}
     same_cases = [row.case_id for row in table.rows] == sorted(case.case_id for case in plan.cases)
     return table if says == wanted and same_cases else None
+
+
+def _complete(name: str, value: object) -> object:
+    """A section of settings that a table names, with what is newer than the table as it was then."""
+    prefix = {"prepare": PREPARE}.get(name, f"{name}.")
+    return complete_section(prefix, value) if isinstance(value, Mapping) else value

@@ -7,10 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mttu.config import Config, flatten, to_yaml
+from mttu.config.batches import describe_accumulation
 from mttu.config.sharing import FREE_TO_CHANGE, without_paths
 from mttu.errors import raise_if_any
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker
 
+ACCUMULATION_TAG = "recipe.accumulation"
+"""Says that a worker's share of a step is taken in micro-batches, and what that changes; runs without have no such
+tag."""
 _PACKAGES = ("mttu", "torch", "ray", "monai", "numpy", "scipy", "nibabel")
 _NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
 """Settings that decide where results go, not what they are; most hold paths."""
@@ -57,6 +61,9 @@ def describe_run(
     )
     pictures = synthetic or config.tracking.log_patient_images
     tags = {PICTURES_TAG: "allowed" if pictures else "refused", **_versions(run.data.tags)}
+    accumulation = describe_accumulation(config.train, config.workers.num_workers)
+    if accumulation is not None:
+        tags[ACCUMULATION_TAG] = accumulation
     tags |= {f"changed.{name}": value for name, value in changed.items()}
     if note:
         tags["mlflow.note.content"] = note

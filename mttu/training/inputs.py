@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.config import Config
+from mttu.config.batches import share_batch
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
@@ -35,7 +36,7 @@ class Inputs:
 
 
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
-    """Reads the manifest and checks modalities, labels, prepared cases and the weights to start from.
+    """Reads the manifest; checks modalities, labels, prepared cases, batches and the weights to start from.
 
     Args:
         config: All settings.
@@ -52,6 +53,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *_check_modalities(config, manifest),
         *_check_labels(config, train, path),
         *_check_validation(config, val, path),
+        *_check_batches(config),
         *(check_start(config) or _check_teachers(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
@@ -68,6 +70,14 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
     return Inputs(manifest, cache_dir, digest.hexdigest())
+
+
+def _check_batches(config: Config) -> list[str]:
+    try:
+        share_batch(config.train, config.workers.num_workers)
+    except InputError as error:
+        return error.problems
+    return []
 
 
 def _check_teachers(config: Config, manifest: Manifest) -> list[str]:

@@ -343,7 +343,8 @@ def naming_memory_settings(config: Config, held: int) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise RunError(
             f"GPU memory exhausted by {held} patches at once; lower train.batch_per_worker (now "
-            f"{config.train.batch_per_worker}), then patch.size (now {list(config.patch.size)}), or set train.precision=bfloat16 (now {config.train.precision})",
+            f"{config.train.batch_per_worker}), then patch.size (now {list(config.patch.size)}), or set "
+            f"train.precision=bfloat16 (now {config.train.precision})",
             all_ranks=False,
         ) from None
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from mttu.atomic import PREFIX, write_json
 from mttu.config import Config, flatten
+from mttu.config.earlier import complete
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError
 from mttu.training.start import identify_start
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
 
 
@@ -30,15 +32,29 @@ def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE_TO_C
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each difference of two identities as `name: old -> new`."""
+    """Each difference of two identities as `name: old -> new`.
+
+    A setting that is newer than the old one counts there as what its version did, see `mttu.config.earlier`.
+    """
     found = []
-    if old.get("format_version") != new["format_version"]:
+    if old.get("format_version") not in range(1, new["format_version"] + 1):
         found.append(f"format_version: {old.get('format_version')} -> {new['format_version']}")
     if old.get("data") != new["data"]:
         found.append(f"manifest or prepared cases: {str(old.get('data'))[:12]} -> {str(new['data'])[:12]}")
-    before, after = old.get("settings", {}), new["settings"]
+    stored, after = old.get("settings", {}), new["settings"]
+    # settings that may change are not compared, and a new one of them is not missing
+    before = {name: value for name, value in complete(stored).items() if name in stored or name in after}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return [*found, *(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)]
+
+
+def read_format(folder: Path) -> int | None:
+    """Format version of the run in a folder; None where there is none, or none that can be read."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8"))["format_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def begin_or_continue(

@@ -16,7 +16,7 @@ from mttu.config import override, to_yaml
 from mttu.errors import InputError, RunError
 from mttu.training.run import run_training
 
-TWO_RANKS = {"workers.num_workers": 2, "train.batch_size": 1}
+TWO_RANKS = {"workers.num_workers": 2}
 
 
 @pytest.mark.ray

@@ -39,10 +39,10 @@ def test_every_case_comes_once_before_any_comes_twice():
     assert order.tolist() != epoch_order(5, 12, seed=1, epoch=3).tolist()
 
 
-@pytest.mark.parametrize(("world_size", "expected"), [(1, 59), (2, 30), (4, 15)])
-def test_an_epoch_sees_every_case(tiny, world_size, expected):
-    config = override(tiny, {"train.steps_per_epoch": None, "train.batch_size": 2})
-    assert steps_per_epoch(118, config, world_size) == expected
+@pytest.mark.parametrize(("global_batch", "expected"), [(1, 118), (2, 59), (4, 30), (8, 15)])
+def test_an_epoch_sees_every_case(tiny, global_batch, expected):
+    config = override(tiny, {"train.steps_per_epoch": None, "train.global_batch": global_batch})
+    assert steps_per_epoch(118, config) == expected
 
 
 def test_crop_cuts_and_pads():
@@ -90,21 +90,27 @@ def test_patches_replay(dataset):
     assert one.augmentation != dataset[(2, 6, 1)].augmentation
 
 
-def test_the_ranks_batches_together_are_the_global_batch(tiny, train_cases, phantom_cache):
-    config = override(tiny, {"train.batch_size": 2, "train.steps_per_epoch": 3})
-    whole = PatchDataset(train_cases, phantom_cache, override(config, {"train.batch_size": 4}))
-    alone = list(build_loader(whole, 0, 0, 1))
-    halves = [list(build_loader(PatchDataset(train_cases, phantom_cache, config), 0, rank, 2)) for rank in (0, 1)]
-    assert len(alone) == 3
+@pytest.mark.parametrize("steps", [3, None])
+@pytest.mark.parametrize(("world_size", "held"), [(1, 2), (1, 1), (2, 2), (2, 1), (4, 4)])
+def test_the_batches_of_a_step_together_are_the_global_batch(tiny, train_cases, phantom_cache, world_size, held, steps):
+    """Whoever holds them: steps an epoch, and the patches of each step in their order, are those of one worker."""
+    cases = [*train_cases, *train_cases[:2]]  # six, so that an epoch is no multiple of the batch
+    config = override(tiny, {"train.global_batch": 4, "train.batch_per_worker": 4, "train.steps_per_epoch": steps})
+    alone = list(build_loader(PatchDataset(cases, phantom_cache, config), 0, 0, 1))
+    dataset = PatchDataset(cases, phantom_cache, override(config, {"train.batch_per_worker": held}))
+    ranks = [list(build_loader(dataset, 0, rank, world_size)) for rank in range(world_size)]
+    count = 4 // world_size // min(held, 4 // world_size)  # micro-batches of a rank in a step
+    assert [len(rank) for rank in ranks] == [count * len(alone)] * world_size
+    assert len(alone) == (steps or 2)
     for step, batch in enumerate(alone):
-        parts = [half[step] for half in halves]
-        assert batch.case_ids == parts[0].case_ids + parts[1].case_ids
+        parts = [part for rank in ranks for part in rank[step * count : (step + 1) * count]]
+        assert batch.case_ids == sum((part.case_ids for part in parts), ())
         assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
-        assert batch.augmentations == parts[0].augmentations + parts[1].augmentations
+        assert batch.augmentations == sum((part.augmentations for part in parts), ())
 
 
 def test_labels_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases, phantom_cache):
-    config = override(tiny, {"train.batch_size": 1, "train.steps_per_epoch": 12})
+    config = override(tiny, {"train.steps_per_epoch": 12})
     cases = [replace(case, idh=case.idh if index == 0 else -1) for index, case in enumerate(train_cases)]
     dataset = PatchDataset(cases, phantom_cache, config)
     dataset.cached = [replace(one, seg=one.seg if index == 1 else None) for index, one in enumerate(dataset.cached)]
@@ -115,7 +121,7 @@ def test_labels_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases
             found = {"segmentation": torch.cat([part.has_seg for part in parts])}
             found["idh"] = torch.cat([part.idh for part in parts]) >= 0
             expected.append({task for task, has_label in found.items() if has_label.any()})
-        assert labels_of_steps(dataset, epoch, 2) == expected
+        assert labels_of_steps(dataset, epoch) == expected
         assert {frozenset(tasks) for tasks in expected} > {frozenset(), frozenset({"idh"}), frozenset({"segmentation"})}
 
 

@@ -169,7 +169,7 @@ def test_exhausted_gpu_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("mttu.training.loop.train_epoch", exhaust)
-    with pytest.raises(RunError, match=r"train\.batch_size \(now 2\), then patch\.size \(now \[16, 16, 16\]\)"):
+    with pytest.raises(RunError, match=r"train\.batch_per_worker \(now 2\), then patch\.size \(now \[16, 16, 16\]\)"):
         fit(task_of(tiny), LocalRuntime(tmp_path))
 
 

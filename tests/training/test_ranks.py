@@ -20,7 +20,7 @@ from mttu.losses import idh_class_weights
 from mttu.metrics.empty_masks import summarise_region
 from mttu.metrics.segmentation import RegionScores
 from mttu.training.evaluation import evaluate
-from mttu.training.loop import fit, task_losses
+from mttu.training.loop import fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
@@ -82,6 +82,30 @@ def gradients(config, runtime, batch):
     return {name: parameter.grad for name, parameter in parameters}
 
 
+def take_step(config, runtime, parts, frozen=True):
+    """The state after one step in micro-batches, its gradient still there, and its metrics."""
+    state = create_state(config, runtime.device)
+    network = runtime.prepare(state.network)
+    for module in network.modules():
+        if frozen and isinstance(module, torch.nn.BatchNorm3d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # stays so, for statistics would differ
+    weights = torch.tensor(idh_class_weights(IDH))
+    return state, train_epoch(state, network, parts, [("segmentation", "idh")], weights, config, runtime)
+
+
+def gradients_of(state):
+    parameters = [*state.network.named_parameters(), *state.weighting.named_parameters()]
+    return {name: parameter.grad for name, parameter in parameters}
+
+
+def assert_close(found, expected):
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        allowed = 1e-5 * gradient.abs().max().item() + 1e-7  # the latter: rounding of gradients that cancel
+        assert (found[name] - gradient).abs().max().item() <= allowed, name
+
+
 SETTINGS = {
     "pooled Dice": {},
     "Dice per sample": {"loss.dice_pool": "sample"},
@@ -112,6 +136,14 @@ SMALL = {
 }
 
 
+IN_PARTS_MASKS = ONLY_WT["second rank"]
+
+
+def in_parts(held):
+    common = {**DROPOUT_OFF, **SMALL, "network.bottleneck.position_grid": [2, 2, 2]}
+    return override(preset("demo"), {**common, "train.global_batch": 4, "train.batch_per_worker": held})
+
+
 def scores_of_cases(cases, cache, runtime):
     """Whole-volume scores, and the summary of a table of regions of which rank 0 has most rows."""
     config = override(next(iter(configs().values())), SMALL)
@@ -134,6 +166,8 @@ def work_of_rank(rank, folder, cases, cache):
             batch = global_batch(2 * rank, 2 * rank + 2, ONLY_WT[masks])
             found[name, masks] = gradients(config, runtime, batch)
         torch.save(found, folder / f"rank{rank}.pt")
+        parts = [global_batch(first, first + 1, IN_PARTS_MASKS) for first in (2 * rank, 2 * rank + 1)]
+        torch.save(gradients_of(take_step(in_parts(1), runtime, parts)[0]), folder / f"parts{rank}.pt")
         torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
 
 
@@ -172,6 +206,14 @@ def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path):
             assert (found - expected).abs().max().item() <= allowed, (setting, name)
 
 
+def test_gradients_of_two_ranks_in_two_micro_batches_each_equal_those_of_one_batch(two_ranks, tmp_path):
+    """Only the second rank's last micro-batch has a mask of the whole tumour alone; labels differ in number, too."""
+    ranks = [torch.load(two_ranks / f"parts{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
+    state, _ = take_step(in_parts(4), LocalRuntime(tmp_path), [global_batch(0, 4, IN_PARTS_MASKS)])
+    assert_close(ranks[0], gradients_of(state))
+
+
 def resume_on_rank(rank, world_size, config, folder):
     torch.set_num_threads(1)
     with process_group(rank, world_size, folder):
@@ -185,7 +227,7 @@ def resume_on_rank(rank, world_size, config, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_a_resume_keeps_the_bits_on_several_ranks(tiny, tmp_path, world_size):
-    config = override(tiny, {"train.steps_per_epoch": 4, "train.batch_size": 1})
+    config = override(tiny, {"train.steps_per_epoch": 4, "train.global_batch": world_size})
     multiprocessing.spawn(resume_on_rank, (world_size, config, tmp_path), nprocs=world_size)
     states = [
         torch.load(tmp_path / name / "epoch_00003" / "state.pt", weights_only=True) for name in ("unbroken", "resumed")

@@ -66,7 +66,7 @@ def test_a_mixed_cohort_trains_with_focal_loss_and_scores_what_each_mask_knows(
     for case in mixed:
         source = whole.data.cache_dir if case.labels == "whole-tumour" else phantom_cache
         (cache / case.case_id).symlink_to(source / case.case_id)
-    config = override(whole, {"loss.segmentation": "focal", "train.batch_size": 4})
+    config = override(whole, {"loss.segmentation": "focal", "train.global_batch": 4, "train.batch_per_worker": 4})
     task = type(task)(config, tuple(mixed[: len(task.train)]), tuple(mixed[len(task.train) :]), cache)
     [row] = fit(task, LocalRuntime(tmp_path / "train")).history
     assert row["train/loss_segmentation"] > 0

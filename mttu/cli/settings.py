@@ -1,0 +1,89 @@
+"""Settings of a command: the preset, then the file, then the arguments; those of a run as it was begun."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mttu.ablations import earlier_preset, preset
+from mttu.config import Config, flatten, override, parse_overrides, read_yaml
+from mttu.config.batches import describe_accumulation
+from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, NUM_WORKERS, rename
+from mttu.display import console, errors
+from mttu.errors import InputError
+
+Given = Sequence[tuple[Mapping[str, Any], str]]
+"""What a user asked for: dotted names to values, and where they come from; later ones count."""
+
+
+def read_given(file: Path | None, arguments: Sequence[str] | None) -> Given:
+    """The file's settings, then those of the command line."""
+    from_file = [(flatten(read_yaml(file)), str(file))] if file is not None else []
+    return [*from_file, (parse_overrides(list(arguments or [])), "argument")]
+
+
+def resolve(preset_name: str, given: Given) -> Config:
+    """A preset with what the user asked for laid over it; a setting of an earlier version is taken, and said.
+
+    Raises:
+        InputError: See `mttu.config.override`.
+    """
+    renamed = _rename(preset(preset_name), given)
+    for (changes, source), (asked, _) in zip(renamed, given, strict=True):
+        if BATCH_SIZE in asked:
+            errors.print(
+                f"{source}: {BATCH_SIZE}={asked[BATCH_SIZE]} is taken as {GLOBAL_BATCH}={changes[GLOBAL_BATCH]}, for "
+                f"all workers together, and {BATCH_PER_WORKER}={changes[BATCH_PER_WORKER]}; please write these two",
+                markup=False,
+            )
+    return _lay_over(preset(preset_name), renamed)
+
+
+def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
+    """As `resolve`; but a run that an earlier version began goes on with what the preset was then, and that is said.
+
+    Raises:
+        InputError: See `mttu.config.override`.
+    """
+    config = resolve(preset_name, given)
+    folder = config.output.folder / config.output.name
+    if fresh or not folder.exists():
+        return config
+    from mttu.training.run_folder import read_format  # takes seconds
+
+    found = read_format(folder)
+    then = {} if found is None else earlier_preset(preset_name, found)
+    if not then:
+        return config
+    start = override(preset(preset_name), rename(then, config.workers.num_workers, f"preset {preset_name}"))
+    as_begun = _lay_over(start, _rename(start, given))
+    now, before = (flatten(each.model_dump(mode="json")) for each in (config, as_begun))
+    changed = [f"{name}={before[name]} (now {now.get(name)})" for name in before if before[name] != now.get(name)]
+    if changed:
+        errors.print(
+            f"{folder}: was begun by an earlier version, whose preset {preset_name} had {', '.join(changed)}; it goes "
+            "on with that",
+            markup=False,
+        )
+    return as_begun
+
+
+def _rename(start: Config, given: Given) -> Given:
+    """Today's names; an earlier batch size was one of each worker, whose number any of the sources may set."""
+    workers = [changes[NUM_WORKERS] for changes, _ in given if NUM_WORKERS in changes]
+    num_workers = workers[-1] if workers else start.workers.num_workers
+    return [(rename(changes, num_workers, source), source) for changes, source in given]
+
+
+def _lay_over(config: Config, given: Given) -> Config:
+    for changes, source in given:
+        config = override(config, changes, source)
+    return config
+
+
+def tell_accumulation(config: Config) -> None:
+    """Says at the start of a training that a step is taken in micro-batches, where it is."""
+    with suppress(InputError):  # told together with every other problem of the training
+        note = describe_accumulation(config.train, config.workers.num_workers)
+        if note is not None:
+            console.print(note, markup=False)

@@ -1,0 +1,92 @@
+"""Gradients of micro-batches add up to those of one large batch; the first pass leaves no trace."""
+
+import math
+
+import pytest
+import torch
+from test_ranks import ONLY_WT, assert_close, global_batch, gradients_of, in_parts, take_step
+
+from mttu.config import override
+from mttu.errors import RunError
+from mttu.training import loop
+from mttu.training.loop import fit
+from mttu.training.run import task_of
+from mttu.training.runtime import LocalRuntime
+
+
+def settings(held, changes=None):
+    return override(in_parts(held), changes or {})
+
+
+def split(batch_of, held):
+    return [batch_of(first, first + held) for first in range(0, 4, held)]
+
+
+@pytest.mark.parametrize("held", [2, 1])
+@pytest.mark.parametrize(
+    ("changes", "masks"),
+    [
+        ({}, "none"),
+        ({}, "second rank"),
+        ({"loss.dice_pool": "sample"}, "both ranks"),
+        ({"loss.segmentation": "focal", "loss.idh": "focal"}, "second rank"),
+        ({"loss.task_weighting": "equal"}, "every mask"),
+    ],
+)
+def test_gradients_of_micro_batches_are_those_of_one_large_batch(tmp_path, held, changes, masks):
+    """Frozen batch norm, no dropout; unequal counts of IDH labels, and of masks of both kinds; sigmas included."""
+
+    def batch_of(first, stop):
+        return global_batch(first, stop, ONLY_WT[masks])
+
+    runtime = LocalRuntime(tmp_path)
+    whole, expected = take_step(settings(4, changes), runtime, [batch_of(0, 4)])
+    found, metrics = take_step(settings(held, changes), runtime, split(batch_of, held))
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert_close(gradients_of(found), gradients_of(whole))
+
+
+def test_the_first_pass_leaves_no_trace(tmp_path, monkeypatch):
+    """Both passes see the same masks of dropout, and running statistics move once for each micro-batch."""
+    seen, task_sums = [], loop.task_sums
+
+    def record(*arguments):
+        sums = task_sums(*arguments)
+        seen.append(torch.cat([part.detach() for part in sums.values()]))
+        return sums
+
+    monkeypatch.setattr(loop, "task_sums", record)
+    torch.manual_seed(3)
+    dropout = {f"network.dropout.{place}": 0.3 for place in ("stem", "embedding", "attention", "branch", "mlp", "head")}
+    state, _ = take_step(settings(2, dropout), LocalRuntime(tmp_path), split(global_batch, 2), frozen=False)
+    first, second = seen[:2], seen[2:]
+    assert len(second) == 2
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    assert not torch.equal(first[0], first[1])
+    counts = {int(value) for name, value in state.network.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counts == {2}
+
+
+def test_the_case_is_named_whichever_micro_batch_it_is_in(tmp_path):
+    parts = split(global_batch, 1)
+    parts[2].image[0, 0, 0, 0, 0] = math.nan
+    with pytest.raises(RunError, match=r"epoch 1, step 1: the loss is nan; stopped before .* Cases: c\. "):
+        take_step(settings(1), LocalRuntime(tmp_path), parts)
+
+
+def test_a_training_in_micro_batches_takes_as_many_steps_and_resumes(tiny, tmp_path):
+    config = override(tiny, {"train.batch_per_worker": 1, "train.epochs": 2, "train.steps_per_epoch": None})
+
+    def kill(epoch, metrics):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    unbroken = fit(task_of(config), LocalRuntime(tmp_path / "unbroken"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(task_of(config), LocalRuntime(tmp_path / "killed", on_report=kill))
+    state = fit(task_of(config), LocalRuntime(tmp_path / "killed"))
+    steps = {int(slots["step"]) for slots in state.optimizer.state_dict()["state"].values()}
+    assert steps == {2 * 2}  # two epochs of four cases, two in a step
+    assert state.history == unbroken.history
+    weights, expected = state.network.state_dict(), unbroken.network.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
