@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mttu.data import manifest as manifest_module
 from mttu.data.manifest import Manifest, check_target, is_safe_name, read_manifest, write_manifest
 from mttu.errors import InputError
 
@@ -66,6 +67,31 @@ def test_manifest_and_data_move_together(phantom_manifest, tmp_path):
     assert found.root == new / "data"
     assert found.cases[0].images["t2"] == new / "data" / "phantom_000" / "phantom_000_t2.nii.gz"
     assert found.fingerprint == moved.fingerprint
+
+
+def test_a_column_that_an_earlier_manifest_lacks_has_the_value_of_then(phantom_manifest, tmp_path, monkeypatch):
+    """As if `sex` were new: nobody's was known then."""
+    monkeypatch.setattr("mttu.data.manifest.NEWER_COLUMNS", {"sex": None})
+    unknown = replace(phantom_manifest, cases=tuple(replace(case, sex=None) for case in phantom_manifest.cases))
+    path = tmp_path / "cohort.parquet"
+    write_manifest(unknown, path)
+    pq.write_table(pq.read_table(path).drop_columns("sex"), path)
+    assert read_manifest(path) == unknown
+    assert read_manifest(path).fingerprint == unknown.fingerprint != phantom_manifest.fingerprint
+    with monkeypatch.context() as patch:  # the fingerprint of then, which knew of no such column
+        to_row = manifest_module._to_row
+        patch.setattr(manifest_module, "NEWER_COLUMNS", {})
+        patch.setattr(
+            manifest_module,
+            "_to_row",
+            lambda case, root: {name: value for name, value in to_row(case, root).items() if name != "sex"},
+        )
+        then = unknown.fingerprint
+    assert unknown.fingerprint == then
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module, "NEWER_COLUMNS", {})
+        with pytest.raises(InputError, match="are not those of format 3"):
+            read_manifest(path)
 
 
 def test_the_fingerprint_changes_with_a_row(phantom_manifest):

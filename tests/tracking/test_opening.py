@@ -37,6 +37,9 @@ def folder(runs: Path, request: pytest.FixtureRequest) -> Path:
 def test_a_run_says_what_it_is(folder: Path) -> None:
     run = run_of(start(folder, **{"optim.lr": 0.5}))
     assert run.info.status == "RUNNING"
+    assert run.data.tags["recipe.accumulation"].startswith(
+        "a change of recipe: the 4 patches of a step are taken in 2 "
+    )
     assert run.info.run_name == folder.name
     assert run.data.params["optim.lr"] == "0.5"
     assert run.data.params["network.bottleneck.num_layers"] == "4"
@@ -50,7 +53,9 @@ def test_a_run_says_what_it_is(folder: Path) -> None:
 
 
 def test_the_settings_are_an_artifact_without_paths(folder: Path) -> None:
-    tracker = start(folder, **{"train.epochs": 7, "data.cache_dir": "/home/someone/cache"})
+    changes = {"train.epochs": 7, "train.batch_per_worker": 4, "data.cache_dir": "/home/someone/cache"}
+    tracker = start(folder, **changes)
+    assert "recipe.accumulation" not in run_of(tracker).data.tags
     config = load_config(artifact(tracker, "config.yaml"))
     assert config.train.epochs == 7
     assert config.data.cache_dir is None

@@ -49,6 +49,14 @@ def test_modalities_that_the_manifest_lacks(tiny):
     assert "data.modalities=[flair,t1ce] network.in_channels=2" in problem
 
 
+def test_workers_that_cannot_share_the_global_batch_are_told_with_the_rest(tiny):
+    rewrite(tiny, lambda case: replace(case, split="val" if case.split == "train" else case.split))
+    no_case, workers = problems_of(override(tiny, {"workers.num_workers": 3}))
+    assert "no case has split train" in no_case
+    assert "workers.num_workers: 3 is more than train.global_batch (2), whose patches are dealt" in workers
+    assert "set workers.num_workers to 1 or 2, or train.global_batch to a multiple of 3, such as 3" in workers
+
+
 def test_training_cases_of_one_class(tiny):
     rewrite(tiny, lambda case: replace(case, idh=1 if case.split == "train" else case.idh))
     [problem] = problems_of(tiny)
