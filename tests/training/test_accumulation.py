@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_ranks import ONLY_WT, assert_close, global_batch, gradients_of, in_parts, take_step
+from test_ranks import ONLY_WT, assert_close, global_batch, in_parts, take_step, trace_of
 
 from mttu.config import override
 from mttu.errors import RunError
@@ -43,7 +43,7 @@ def test_gradients_of_micro_batches_are_those_of_one_large_batch(tmp_path, held,
     whole, expected = take_step(settings(4, changes), runtime, [batch_of(0, 4)])
     found, metrics = take_step(settings(held, changes), runtime, split(batch_of, held))
     assert metrics == pytest.approx(expected, rel=1e-5)
-    assert_close(gradients_of(found), gradients_of(whole))
+    assert_close(trace_of(found), trace_of(whole))
 
 
 def test_the_first_pass_leaves_no_trace(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -94,16 +94,18 @@ def take_step(config, runtime, parts, frozen=True):
     return state, train_epoch(state, network, parts, [("segmentation", "idh")], weights, config, runtime)
 
 
-def gradients_of(state):
+def trace_of(state):
+    """Gradients of the step, and running statistics after it."""
     parameters = [*state.network.named_parameters(), *state.weighting.named_parameters()]
-    return {name: parameter.grad for name, parameter in parameters}
+    return {name: parameter.grad for name, parameter in parameters} | dict(state.network.named_buffers())
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, relative=1e-5, absolute=1e-7):
+    """Within a share of a tensor's largest value, and rounding of what cancels."""
     assert set(found) == set(expected)
-    for name, gradient in expected.items():
-        allowed = 1e-5 * gradient.abs().max().item() + 1e-7  # the latter: rounding of gradients that cancel
-        assert (found[name] - gradient).abs().max().item() <= allowed, name
+    for name, value in expected.items():
+        allowed = relative * value.abs().max().item() + absolute
+        assert (found[name] - value).abs().max().item() <= allowed, name
 
 
 SETTINGS = {
@@ -134,6 +136,12 @@ SMALL = {
     "patch.size": [16, 16, 16],
     "inference.overlap": 0.0,
 }
+
+
+def pick(batch, places):
+    tensors = {name: getattr(batch, name)[places] for name in ("image", "seg", "has_seg", "only_wt", "idh", "selected")}
+    chosen = {name: tuple(getattr(batch, name)[at] for at in places) for name in ("case_ids", "augmentations")}
+    return replace(batch, **tensors, **chosen)
 
 
 IN_PARTS_MASKS = ONLY_WT["second rank"]
@@ -167,7 +175,8 @@ def work_of_rank(rank, folder, cases, cache):
             found[name, masks] = gradients(config, runtime, batch)
         torch.save(found, folder / f"rank{rank}.pt")
         parts = [global_batch(first, first + 1, IN_PARTS_MASKS) for first in (2 * rank, 2 * rank + 1)]
-        torch.save(gradients_of(take_step(in_parts(1), runtime, parts)[0]), folder / f"parts{rank}.pt")
+        for frozen in (True, False):
+            torch.save(trace_of(take_step(in_parts(1), runtime, parts, frozen)[0]), folder / f"{frozen}{rank}.pt")
         torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
 
 
@@ -208,10 +217,19 @@ def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path):
 
 def test_gradients_of_two_ranks_in_two_micro_batches_each_equal_those_of_one_batch(two_ranks, tmp_path):
     """Only the second rank's last micro-batch has a mask of the whole tumour alone; labels differ in number, too."""
-    ranks = [torch.load(two_ranks / f"parts{rank}.pt", weights_only=True) for rank in (0, 1)]
+    ranks = [torch.load(two_ranks / f"True{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
     state, _ = take_step(in_parts(4), LocalRuntime(tmp_path), [global_batch(0, 4, IN_PARTS_MASKS)])
-    assert_close(ranks[0], gradients_of(state))
+    assert_close(ranks[0], trace_of(state))
+
+
+def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_path):
+    """In training: those of one process that takes the same patches together; its running statistics move as often."""
+    ranks = [torch.load(two_ranks / f"False{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
+    together = [pick(global_batch(0, 4, IN_PARTS_MASKS), places) for places in ([0, 2], [1, 3])]
+    state, _ = take_step(in_parts(2), LocalRuntime(tmp_path), together, frozen=False)
+    assert_close(ranks[0], trace_of(state), relative=3e-4, absolute=3e-6)  # each norm amplifies rounding
 
 
 def resume_on_rank(rank, world_size, config, folder):
