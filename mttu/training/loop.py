@@ -128,7 +128,7 @@ def train_epoch(
     )
     steps: list[dict[str, float]] = []
     for batch in (batch.to(runtime.device) for batch in batches):
-        image, seg = augment_batch(batch.image, batch.seg, batch.augmentations)
+        image, seg = augment_batch(batch.image, batch.seg, batch.augmentations, config.patch.size)
         with autocast:
             outputs = network(image)
         losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime)
@@ -136,6 +136,7 @@ def train_epoch(
         stop_if_not_finite(loss, image, outputs, batch, runtime, f"epoch {state.epoch + 1}, step {len(steps) + 1}")
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        clip_gradients(state, config)
         state.optimizer.step()
         state.weighting.clamp()
         taken = {name: value for name, value in losses.items() if labelled[name]}
@@ -144,6 +145,16 @@ def train_epoch(
     for name, log_sigma in state.weighting.log_sigma.items():
         metrics[f"train/sigma_{name}"] = math.exp(log_sigma.item())
     return {**metrics, "train/lr": float(state.optimizer.param_groups[0]["lr"])}
+
+
+def clip_gradients(state: TrainingState, config: Config) -> None:
+    """Scales the gradient of a step down to `optim.clip_norm`, by the norm over all that the step updates, sigmas too.
+
+    After the ranks' gradients are summed they are the same on each, and so is the norm; nothing waits for its value.
+    """
+    if config.optim.clip_norm is not None:
+        parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm, foreach=True)
 
 
 def task_losses(
