@@ -23,7 +23,7 @@ from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
-from mttu.display import console, errors, show_progress, summarise_epoch
+from mttu.display import console, errors, show_progress, summarise_epoch, tell_absences
 from mttu.errors import InputError, RunError
 
 app = typer.Typer(
@@ -152,6 +152,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
     def show(epoch: int, metrics: Mapping[str, float]) -> None:
         shown.append(epoch)
         advance(epoch, summarise_epoch(metrics))
+        tell_absences(metrics, settings)
 
     shown: list[int] = []
     with show_progress("train", settings.train.epochs) as advance:

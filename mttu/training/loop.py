@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mttu.config import Config
+from mttu.data.absent_classes import find_held_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
@@ -67,6 +68,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     network = runtime.prepare(state.network)
     dataset = PatchDataset(task.train, task.cache_dir, config)
+    held = find_held_classes(cached.seg for cached in dataset.cached)
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     while state.epoch < train.epochs:
@@ -84,7 +86,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
                 found, score = evaluate(
                     state.network, validation, config, runtime, choose_precision(config.train.precision, runtime.device)
                 )
-                metrics |= found
+                metrics |= found | note_absences(found, held, state.history, state.epoch + 1)
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: the last epoch is the one to keep
         state.finish_epoch(metrics, score)
