@@ -16,7 +16,7 @@ _SMALL_NETWORK: dict[str, Any] = {
     "network.bottleneck.position_grid": [8, 8, 8],
     "network.idh_head.hidden": [64, 16],
     "loss.segmentation": "dice_ce",  # Dice alone may never predict a rare class
-    "loss.include_background": True,  # without cross entropy, foreground alone got stuck on "tumour everywhere" at these learning rates
+    "loss.include_background": True,  # Dice of the foreground alone got stuck on "tumour everywhere"
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "robust": {
         "loss.segmentation": "dice_ce",  # Dice alone may never predict a rare class
         "augment.foreground_crop_probability": 1 / 3,  # as in nnU-Net
-        "optim.clip_norm": 12.0,  # as in nnU-Net: far above a usual step, it stops one bad batch from ruining the weights
+        "optim.clip_norm": 12.0,  # as in nnU-Net: far above a usual step, it stops one bad batch
     },
     "small": {
         **_SMALL_NETWORK,
@@ -59,8 +59,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "self_training.lr": 1e-3,
     },
 }
-"""`paper`: as published, for GPUs; `robust`: the same network and sizes, for data of one's own; `small`: for real MRI on
-a laptop; `demo`: for the phantom in minutes."""
+"""`paper`: as published, for GPUs; `robust`: the same network and sizes, for data of one's own; `small`: for real MRI
+on a laptop; `demo`: for the phantom in minutes."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II, and none

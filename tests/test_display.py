@@ -18,8 +18,8 @@ METRICS = {
 def test_a_class_that_is_never_predicted_is_told_with_what_to_try():
     [sentence] = describe_absences(METRICS, preset("paper"))
     assert sentence == (
-        "class enhancing is in training masks and, since epoch 20, in no prediction for a validation case (3 validation "
-        "masks hold it); if it stays so, start anew under another output.name with loss.segmentation=dice_ce, or "
+        "class enhancing is in training masks and, since epoch 20, in no prediction for a validation case (3 "
+        "validation masks hold it); if it stays so, start anew under another output.name with loss.segmentation=dice_ce, or "
         "augment.foreground_crop_probability=0.33, or --preset robust (it sets both), or more steps (train.epochs is "
         "1000)"
     )
@@ -87,7 +87,7 @@ def test_training_tells_it_at_every_validation_and_through_a_resume(tiny, never_
     with pytest.raises(KeyboardInterrupt):
         train_shown(tiny)
     out = capsys.readouterr().out
-    sentence = "class enhancing is in training masks and, since epoch 2, in no prediction for a validation case (2 valid"
+    sentence = "class enhancing is in training masks and, since epoch 2, in no prediction for a validation case (2 val"
     assert out.count(sentence) == 2  # epochs 2 and 3
     train_shown(tiny)
     assert capsys.readouterr().out.count(sentence) == 1  # epoch 3 again: the epoch before is remembered

@@ -111,9 +111,8 @@ def test_dice_with_cross_entropy_equals_torch_and_monai(pool, background):
     seg = torch.randint(0, 4, (3, 6, 5, 4), generator=generator)
     settings = LossSettings(segmentation="dice_ce", dice_pool=pool, include_background=background)
     sums = segmentation_sums(logits, seg.to(torch.uint8), torch.ones(3, dtype=torch.bool), settings)
-    dice = DiceLoss(
-        include_background=background, to_onehot_y=True, softmax=True, batch=pool == "batch", smooth_nr=0, smooth_dr=1e-5
-    )
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-5}
+    dice = DiceLoss(background, to_onehot_y=True, softmax=True, batch=pool == "batch", **exact)
     expected = (dice(logits, seg[:, None]) + torch.nn.functional.cross_entropy(logits, seg)) / 2
     assert segmentation_loss(sums, settings).item() == pytest.approx(expected.item(), abs=1e-6)
 

@@ -15,15 +15,15 @@ class LossSettings(Settings):
     """Loss of each task and their weighting (section III-B, eq. 13-15)."""
 
     segmentation: Literal["dice", "dice_ce", "focal"] = "dice"
-    """Segmentation loss: Dice (eq. 13), Dice and voxel-wise cross entropy over all classes (not in the paper; Dice alone
-    can settle on never predicting a rare class), or focal loss (section V-C.4)."""
+    """Segmentation loss: Dice (eq. 13), Dice and voxel-wise cross entropy over all classes (not in the paper; Dice
+    alone can settle on never predicting a rare class), or focal loss (section V-C.4)."""
     idh: Literal["cross_entropy", "focal"] = "cross_entropy"
     """IDH loss: weighted cross entropy (eq. 14) or its focal form (section V-C.4)."""
     dice_weight: Annotated[float, Field(ge=0)] = 0.5
     """Weight of Dice in `dice_ce`. Not in the paper; chosen so that the loss is the mean of both, which keeps its size
     near that of Dice alone."""
     ce_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the cross entropy in `dice_ce`; at least one of both is above 0. Not in the paper; see `dice_weight`."""
+    """Weight of the cross entropy in `dice_ce`; one of both must be above 0. Not in the paper; see `dice_weight`."""
     dice_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Constant of eq. (13). Not stated in the paper; chosen as in the authors' release."""
     dice_pool: Literal["batch", "sample"] = "batch"

@@ -1,6 +1,7 @@
 """Classes that training masks hold and no validation prediction does: a mean Dice hides them.
 
-All of it travels as figures of an epoch, so that ranks, a tracker and the command line say the same, through any resume.
+All of it travels as metrics of an epoch, so that ranks, a tracker and the command line say the same, through any
+resume.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from mttu.data.labels import CLASSES, WHOLE_TUMOUR
 
 NAMES = ("background", "ncr_net", "edema", "enhancing")
-"""Classes in the names of figures, in the order of `CLASSES`."""
+"""Classes in the names of metrics, in the order of `CLASSES`."""
 _PREDICTED, _TRUE, _ABSENT = "val/predicted_", "val/true_", "val/absent_since_"
 
 
@@ -46,7 +47,7 @@ def find_held_classes(masks: Iterable[NDArray[np.uint8] | None]) -> tuple[str, .
 
 def describe_classes(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> dict[str, int]:
     """For each class whether prediction and true mask hold it, 1 or 0: `predicted_enhancing`, `true_enhancing`."""
-    row = {}
+    row: dict[str, int] = {}
     for part, mask in (("predicted", predicted), ("true", truth)):
         held = _name_classes(mask)
         row |= {f"{part}_{name}": int(name in held) for name in NAMES}

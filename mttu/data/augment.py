@@ -95,9 +95,10 @@ def _rotate(image: Tensor, seg: Tensor, angles: Sequence[float], size: Sequence[
     Only the patch's own voxels are sampled, in place out of the larger crop: rotating that would be work thrown away.
     """
     if not any(angles):
-        first = [(extent - side) // 2 for extent, side in zip(seg.shape[1:], size, strict=True)]
-        inside = (..., *(slice(begin, begin + side) for begin, side in zip(first, size, strict=True)))
-        return image[inside], seg[inside]
+        for axis, side in enumerate(size, 1):
+            begin = (seg.shape[axis] - side) // 2
+            image, seg = image.narrow(axis + 1, begin, side), seg.narrow(axis, begin, side)
+        return image, seg
     (height, width, _), (batch, channels, tall, wide, depth) = size, image.shape
     radians = torch.deg2rad(image.new_tensor(list(angles)))
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)

@@ -16,6 +16,7 @@ from mttu.data.absent_classes import find_held_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
+from mttu.data.labels import knows_parts
 from mttu.data.loaders import Batch, PatchDataset, build_loader
 from mttu.errors import RunError
 from mttu.inference import choose_precision
@@ -68,7 +69,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     network = runtime.prepare(state.network)
     dataset = PatchDataset(task.train, task.cache_dir, config)
-    held = find_held_classes(cached.seg for cached in dataset.cached)
+    held = find_held_classes(cached.seg for cached in dataset.cached if knows_parts(cached.labels))
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     while state.epoch < train.epochs:

@@ -66,8 +66,7 @@ def test_a_rotation_turns_the_volume_into_the_patch_and_no_background(size, angl
     margin, start = rotation_margin(size, 10.0), (20, 13, 2)
     volume, seg = smooth_volume((70, 61, 8))
     inside = tuple(
-        slice(begin - beyond, begin + side + beyond)
-        for begin, side, beyond in zip(start, size, margin, strict=True)
+        slice(begin - beyond, begin + side + beyond) for begin, side, beyond in zip(start, size, margin, strict=True)
     )
     turn = Augmentation((False,) * 3, angle, (1.0,), (0.0,))
     patch, labels = augment_batch(volume[(..., *inside)], seg[(..., *inside)], [turn], size)
