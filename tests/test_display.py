@@ -19,7 +19,8 @@ def test_a_class_that_is_never_predicted_is_told_with_what_to_try():
     [sentence] = describe_absences(METRICS, preset("paper"))
     assert sentence == (
         "class enhancing is in training masks and, since epoch 20, in no prediction for a validation case (3 "
-        "validation masks hold it); if it stays so, start anew under another output.name with loss.segmentation=dice_ce, or "
+        "validation masks hold it); if it stays so, start anew under another output.name with "
+        "loss.segmentation=dice_ce, or "
         "augment.foreground_crop_probability=0.33, or --preset robust (it sets both), or more steps (train.epochs is "
         "1000)"
     )
