@@ -147,7 +147,8 @@ class Study:
         ways |= {"corrected": self.score_corrected, "random": self.score_random}
         score = ways.get(arm, self.score)
         train = self.train_labelled if arm == "labelled" else launch_locally
-        config = override(preset("demo"), {**SETTINGS, **changes})
+        # the loss that the preset had when the study began: a folder of then goes on with the same training
+        config = override(preset("demo"), {"loss.segmentation": "dice", **SETTINGS, **changes})
         run_self_training(config, Callables(train, score, self.evaluate))
 
     @staticmethod

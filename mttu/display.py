@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mttu.ablations import preset
+from mttu.config import Config
+
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -54,3 +57,42 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
 def summarise_epoch(metrics: Mapping[str, float]) -> str:
     """The few figures of an epoch that fit on a line."""
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items() if name in metrics)
+
+
+def describe_absences(metrics: Mapping[str, float], settings: Config) -> list[str]:
+    """A sentence for each class that training masks hold and no validation prediction does, with what to try.
+
+    Args:
+        metrics: Of an epoch; without a validation there is nothing to say.
+        settings: Of the training; what they have already is not proposed.
+    """
+    from mttu.data.absent_classes import read_absences  # NumPy, which `--help` can do without
+
+    robust = preset("robust")
+    loss = settings.loss.segmentation == "dice"
+    crops = settings.augment.foreground_crop_probability < robust.augment.foreground_crop_probability
+    cures = [
+        *(["loss.segmentation=dice_ce"] if loss else []),
+        *(["augment.foreground_crop_probability=0.33"] if crops else []),
+        *(["--preset robust (it sets both)"] if loss and crops and settings.network == robust.network else []),
+        f"more steps (train.epochs is {settings.train.epochs})",
+    ]
+    sentences = []
+    for absence in read_absences(metrics) or []:
+        doubt = (
+            f"{absence.in_masks} validation masks hold it"
+            if absence.in_masks
+            else "no validation mask holds it, so validation cannot tell whether that is wrong"
+        )
+        sentences.append(
+            f"class {absence.title} is in training masks and, since epoch {absence.since}, in no prediction for a "
+            f"validation case ({doubt}); if it stays so, start anew under another output.name with "
+            f"{', or '.join(cures)}"
+        )
+    return sentences
+
+
+def tell_absences(metrics: Mapping[str, float], settings: Config, place: str = "") -> None:
+    """Prints what `describe_absences` says, after the place, such as a fold."""
+    for sentence in describe_absences(metrics, settings):
+        console.print(f"{place}{sentence}", markup=False)

@@ -74,10 +74,31 @@ def dice_loss(sums: Tensor, settings: LossSettings) -> Tensor:
     return 1 - 2 * (sums[:count] / (sums[count:-1] + settings.dice_epsilon)).mean()
 
 
+def cross_entropy_sums(logits: Tensor, seg: Tensor, has_seg: Tensor) -> Tensor:
+    """Sums that the voxel-wise cross entropy is a function of; every class counts, and every voxel the same.
+
+    Args:
+        logits: (B, K, H, W, D).
+        seg: Class of each voxel, (B, H, W, D), integer.
+        has_seg: (B,) bool; a sample without a mask contributes nothing.
+
+    Returns:
+        (2,) sum over voxels of -log p of the true class, and the number of voxels, of the samples with a mask.
+    """
+    losses = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR)
+    keep = has_seg.to(losses.dtype)
+    return torch.stack([keep @ losses.sum(dim=(1, 2, 3)), keep.sum() * seg.shape[1:].numel()])
+
+
 def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
-    """Sums of the chosen segmentation loss; the last one is 0 if no sample has a mask. See `dice_sums`."""
+    """Sums of the chosen segmentation loss; the last one is 0 if no sample has a mask. See `dice_sums`.
+
+    Sums of parts of a batch add up to those of the batch, whichever loss is chosen.
+    """
     if settings.segmentation == "dice":
         return dice_sums(logits, seg, has_seg, settings)
+    if settings.segmentation == "dice_ce":
+        return torch.cat([cross_entropy_sums(logits, seg, has_seg), dice_sums(logits, seg, has_seg, settings)])
     log_true = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR).neg()
     focal = -((1 - log_true.exp()) ** settings.focal_gamma) * log_true
     keep = has_seg.to(focal.dtype)
@@ -85,8 +106,16 @@ def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: Lo
 
 
 def segmentation_loss(sums: Tensor, settings: LossSettings) -> Tensor:
-    """The chosen segmentation loss from the sums over all ranks: Dice (eq. 13) or mean focal loss over voxels."""
-    return dice_loss(sums, settings) if settings.segmentation == "dice" else sums[0] / sums[1].clamp(min=1)
+    """The chosen segmentation loss from the sums over all ranks.
+
+    Dice (eq. 13), the mean focal loss over voxels, or the weighted sum of Dice and mean cross entropy over voxels.
+    """
+    if settings.segmentation == "dice":
+        return dice_loss(sums, settings)
+    per_voxel = sums[0] / sums[1].clamp(min=1)
+    if settings.segmentation == "focal":
+        return per_voxel
+    return settings.dice_weight * dice_loss(sums[2:], settings) + settings.ce_weight * per_voxel
 
 
 def whole_tumour_sums(logits: Tensor, seg: Tensor, only_wt: Tensor, settings: LossSettings) -> Tensor:

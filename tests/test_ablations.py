@@ -17,7 +17,7 @@ def test_presets_fit_their_patches(name: str) -> None:
 
 
 def test_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(InputError, match="'tiny': unknown; choose one of paper, small, demo"):
+    with pytest.raises(InputError, match="'tiny': unknown; choose one of paper, robust, small, demo"):
         preset("tiny")
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from monai.losses import DiceLoss
 
 from mttu.config import LossSettings
 from mttu.data.labels import WHOLE_TUMOUR
@@ -59,11 +60,12 @@ def test_dice_per_sample():
     assert float(loss) == pytest.approx((first + second) / 2, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["dice", "dice_ce"])
 @pytest.mark.parametrize("pool", ["batch", "sample"])
-def test_a_sample_without_mask_changes_nothing(pool):
+def test_a_sample_without_mask_changes_nothing(pool, kind):
     logits = logits_of(PROBABILITIES).requires_grad_()
-    loss = seg_loss(logits, SEG, has_seg=[True, False], dice_pool=pool)
-    alone = seg_loss(logits[:1], SEG[:1], dice_pool=pool)
+    loss = seg_loss(logits, SEG, has_seg=[True, False], dice_pool=pool, segmentation=kind)
+    alone = seg_loss(logits[:1], SEG[:1], dice_pool=pool, segmentation=kind)
     assert loss.item() == pytest.approx(alone.item(), abs=1e-6)
     loss.backward()
     assert logits.grad[0].abs().sum() > 0
@@ -88,6 +90,55 @@ def test_focal_segmentation_is_the_mean_over_voxels():
     true = [0.5, 0.6, 0.7, 0.8]
     expected = sum(-((1 - p) ** 2) * math.log(p) for p in true) / 4
     assert float(seg_loss(logits_of(PROBABILITIES), SEG, segmentation="focal")) == pytest.approx(expected, abs=1e-6)
+
+
+TRUE = (0.5, 0.6, 0.7, 0.8)  # probabilities of the true classes of SEG
+DICE = 1 - (0.8 / 2.4 + 0.6 / 2.1)
+CE = -sum(math.log(p) for p in TRUE) / 4
+
+
+@pytest.mark.parametrize(("weights", "expected"), [((0.5, 0.5), (DICE + CE) / 2), ((0.25, 2.0), DICE / 4 + 2 * CE)])
+def test_dice_with_cross_entropy(weights, expected):
+    changes = {"dice_weight": weights[0], "ce_weight": weights[1], "segmentation": "dice_ce"}
+    assert float(seg_loss(logits_of(PROBABILITIES), SEG, **changes)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["batch", "sample"])
+@pytest.mark.parametrize("background", [True, False])
+def test_dice_with_cross_entropy_equals_torch_and_monai(pool, background):
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(3, 4, 6, 5, 4, generator=generator)
+    seg = torch.randint(0, 4, (3, 6, 5, 4), generator=generator)
+    settings = LossSettings(segmentation="dice_ce", dice_pool=pool, include_background=background)
+    sums = segmentation_sums(logits, seg.to(torch.uint8), torch.ones(3, dtype=torch.bool), settings)
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-5}
+    dice = DiceLoss(background, to_onehot_y=True, softmax=True, batch=pool == "batch", **exact)
+    expected = (dice(logits, seg[:, None]) + torch.nn.functional.cross_entropy(logits, seg)) / 2
+    assert segmentation_loss(sums, settings).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dice", "dice_ce", "focal"])
+def test_sums_of_parts_of_a_batch_add_up(kind):
+    generator = torch.Generator().manual_seed(8)
+    logits, has_seg = torch.randn(4, 4, 6, 5, 4, generator=generator), torch.tensor([True, False, True, True])
+    seg, settings = torch.randint(0, 4, (4, 6, 5, 4), generator=generator), LossSettings(segmentation=kind)
+    whole = segmentation_sums(logits, seg, has_seg, settings)
+    parts = [segmentation_sums(logits[part], seg[part], has_seg[part], settings) for part in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
+    assert float(whole[-1]) > 0
+    assert float(segmentation_sums(logits, seg, torch.zeros(4, dtype=torch.bool), settings)[-1]) == 0
+
+
+def test_cross_entropy_teaches_a_crop_without_tumour():
+    logits = torch.zeros(1, 4, 8, 1, 1, requires_grad=True)
+    seg_loss(logits, [[0] * 8], dice_pool="sample", segmentation="dice_ce").backward()
+    assert bool((logits.grad[0, 0] < 0).all())
+    assert bool((logits.grad[0, 1:] > 0).all())
+
+
+def test_one_of_the_weights_must_count():
+    with pytest.raises(ValueError, match="dice_weight and ce_weight are both 0"):
+        LossSettings(dice_weight=0, ce_weight=0)
 
 
 W = WHOLE_TUMOUR
@@ -124,7 +175,19 @@ def test_focal_of_whole_tumour_masks(gamma):
     assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
+def test_dice_with_cross_entropy_of_whole_tumour_masks():
+    dice = 1 - 2 * (0.8 + 0.9) / (0.5 + 0.8 + 0.3 + 0.9 + 2)
+    ce = -sum(math.log(p) for p in (0.5, 0.8, 0.7, 0.9)) / 4
+    loss = mixed_loss(logits_of(PROBABILITIES), [[0, W], [0, W]], [True, True], segmentation="dice_ce")
+    assert float(loss) == pytest.approx((dice + ce) / 2, abs=1e-5)
+
+
 MIXED = [
+    (
+        {"segmentation": "dice_ce"},
+        (1 - 0.6 / 1.8 - (math.log(0.5) + math.log(0.6)) / 2) / 2,
+        (1 - 2 * 0.9 / 2.2 - (math.log(0.7) + math.log(0.9)) / 2) / 2,
+    ),
     ({}, 1 - 0.6 / 1.8, 1 - 2 * 0.9 / 2.2),
     ({"dice_pool": "sample"}, 1 - 0.6 / 1.8, 1 - 2 * 0.9 / 2.2),
     (

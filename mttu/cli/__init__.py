@@ -24,7 +24,7 @@ from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
-from mttu.display import console, errors, show_progress, summarise_epoch
+from mttu.display import console, errors, show_progress, summarise_epoch, tell_absences
 from mttu.errors import InputError, RunError
 
 app = typer.Typer(
@@ -145,6 +145,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
     def show(epoch: int, metrics: Mapping[str, float]) -> None:
         shown.append(epoch)
         advance(epoch, summarise_epoch(metrics))
+        tell_absences(metrics, settings)
 
     shown: list[int] = []
     tell_accumulation(settings)

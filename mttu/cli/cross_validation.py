@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mttu.cli.settings import tell_accumulation
 from mttu.config import Config
-from mttu.display import console, show_progress, summarise_epoch
+from mttu.display import console, show_progress, summarise_epoch, tell_absences
 
 if TYPE_CHECKING:
     from mttu.training.fold_results import FoldsRow
@@ -28,6 +28,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
+        tell_absences(metrics, settings, f"fold {fold}/{folds}: ")
 
     with show_progress("train", folds * epochs) as advance:
         folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)

@@ -15,7 +15,7 @@ from mttu.ablations import PRESETS
 from mttu.cli.cross_validation import print_folds
 from mttu.cli.settings import read_given, resolve_run, tell_accumulation
 from mttu.config import Config, to_yaml
-from mttu.display import console, summarise_epoch
+from mttu.display import console, summarise_epoch, tell_absences
 
 if TYPE_CHECKING:
     from mttu.self_training import OnStep, Step
@@ -127,6 +127,7 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
                 told = time.monotonic()
                 text = "  ".join(filter(None, (_name_phase(step), step.case_id, summarise_epoch(step.metrics), rest)))
                 console.print(text, markup=False)
+                tell_absences(step.metrics, settings, f"{_name_round(step)}: ")
 
         yield write_line
         return
@@ -146,6 +147,7 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
                 bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
             text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
             progress.update(bars[key], total=step.total, completed=step.done, text=text)  # type: ignore[arg-type]
+            tell_absences(step.metrics, settings, f"{_name_round(step)}: ")
 
         yield move_bar
 

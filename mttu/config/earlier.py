@@ -9,7 +9,11 @@ from typing import Any
 
 from mttu.errors import InputError
 
-NEWER: Mapping[str, Any] = {}
+NEWER: Mapping[str, Any] = {
+    "loss.dice_weight": 0.5,
+    "loss.ce_weight": 0.5,
+    "optim.clip_norm": None,
+}
 """Settings that runs of format 1 may lack, by dotted name, with the value that their behaviour had."""
 
 BATCH_SIZE = "train.batch_size"

@@ -14,10 +14,16 @@ ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"
 class LossSettings(Settings):
     """Loss of each task and their weighting (section III-B, eq. 13-15)."""
 
-    segmentation: Literal["dice", "focal"] = "dice"
-    """Segmentation loss: Dice (eq. 13) or focal loss (section V-C.4)."""
+    segmentation: Literal["dice", "dice_ce", "focal"] = "dice"
+    """Segmentation loss: Dice (eq. 13), Dice and voxel-wise cross entropy over all classes (not in the paper; Dice
+    alone can settle on never predicting a rare class), or focal loss (section V-C.4)."""
     idh: Literal["cross_entropy", "focal"] = "cross_entropy"
     """IDH loss: weighted cross entropy (eq. 14) or its focal form (section V-C.4)."""
+    dice_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of Dice in `dice_ce`. Not in the paper; chosen so that the loss is the mean of both, which keeps its size
+    near that of Dice alone."""
+    ce_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the cross entropy in `dice_ce`; one of both must be above 0. Not in the paper; see `dice_weight`."""
     dice_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Constant of eq. (13). Not stated in the paper; chosen as in the authors' release."""
     dice_pool: Literal["batch", "sample"] = "batch"
@@ -32,6 +38,12 @@ class LossSettings(Settings):
     log_sigma_limit: Annotated[float, Field(gt=0)] = 5.0
     """log(sigma) is kept within [-x, x] so that no task can be switched off by a run-away weight."""
 
+    @model_validator(mode="after")
+    def _check_weights(self) -> "LossSettings":
+        if self.dice_weight == self.ce_weight == 0:
+            raise ValueError("dice_weight and ce_weight are both 0; at least one must be above 0")
+        return self
+
 
 class OptimSettings(Settings):
     """Optimiser and its schedule (section V-B.1)."""
@@ -44,6 +56,9 @@ class OptimSettings(Settings):
     """AMSGrad variant of Adam. Not stated in the paper; chosen as in the authors' release."""
     poly_power: Annotated[float, Field(ge=0)] = 0.9
     """Power of the polynomial decay to 0 over all epochs. The paper says "decaying"; 0.9 as in the release."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of a step's gradient over all parameters together; a longer one is scaled down to it. null: none, as
+    in the paper, which does not mention any."""
 
 
 class TrainSettings(Settings):

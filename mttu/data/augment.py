@@ -1,5 +1,6 @@
 """Random augmentation of a batch of patches on its own device (section V-B.1); drawing and applying are apart."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,18 +41,42 @@ def draw_augmentation(settings: AugmentSettings, channels: int, generator: np.ra
     return Augmentation(tuple(flips.tolist()), float(angle), tuple(scale.tolist()), tuple(shift.tolist()))
 
 
-def augment_batch(image: Tensor, seg: Tensor, augmentations: Sequence[Augmentation]) -> tuple[Tensor, Tensor]:
+def rotation_margin(size: Sequence[int], rotation_degrees: float) -> tuple[int, int, int]:
+    """Voxels beyond each side of a patch that a rotation of up to so many degrees can turn into it.
+
+    Args:
+        size: Patch size (H, W, D).
+        rotation_degrees: Largest angle about the axial axis, to either side.
+
+    Returns:
+        Of H, W and D; 0 along D, which is not rotated, and everywhere without rotation.
+    """
+    margins = []
+    for side, other in ((size[0], size[1]), (size[1], size[0])):
+        along, across = (side - 1) / 2, (other - 1) / 2  # from the centre to the last voxel
+        angle = min(math.radians(rotation_degrees), math.atan2(across, along))  # where a corner reaches farthest
+        reach = along * math.cos(angle) + across * math.sin(angle)
+        margins.append(math.ceil(round(reach - along, 6)))
+    return margins[0], margins[1], 0
+
+
+def augment_batch(
+    image: Tensor, seg: Tensor, augmentations: Sequence[Augmentation], size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Rotates, flips and shifts the intensities of a batch.
 
     Args:
-        image: (B, C, H, W, D) float32, 0 outside of the brain.
-        seg: (B, H, W, D) uint8 classes.
+        image: (B, C, H', W', D') float32, 0 outside of the brain: patches, with the same margin on opposite sides for
+            the rotation to turn voxels in from, see `rotation_margin`.
+        seg: (B, H', W', D') uint8 classes.
         augmentations: One per sample.
+        size: Of the patches (H, W, D).
 
     Returns:
-        Augmented image and seg of the same shapes; what a rotation turns in from outside is background.
+        Augmented image (B, C, H, W, D) and seg (B, H, W, D); what a rotation turns in from outside of H' and W' is
+        background.
     """
-    image, seg = _rotate(image, seg, [item.angle_degrees for item in augmentations])
+    image, seg = _rotate(image, seg, [item.angle_degrees for item in augmentations], size)
     scale = image.new_tensor([item.scale for item in augmentations])[:, :, None, None, None]
     shift = image.new_tensor([item.shift for item in augmentations])[:, :, None, None, None]
     brain = (image != 0).any(dim=1, keepdim=True)
@@ -64,20 +89,28 @@ def augment_batch(image: Tensor, seg: Tensor, augmentations: Sequence[Augmentati
     return torch.stack(images), torch.stack(segs)
 
 
-def _rotate(image: Tensor, seg: Tensor, angles: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Rotates about the axial axis: slices along D are channels of a two-dimensional resampling."""
+def _rotate(image: Tensor, seg: Tensor, angles: Sequence[float], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rotates about the axial axis: slices along D are channels of a two-dimensional resampling.
+
+    Only the patch's own voxels are sampled, in place out of the larger crop: rotating that would be work thrown away.
+    """
     if not any(angles):
+        for axis, side in enumerate(size, 1):
+            begin = (seg.shape[axis] - side) // 2
+            image, seg = image.narrow(axis + 1, begin, side), seg.narrow(axis, begin, side)
         return image, seg
-    batch, channels, height, width, depth = image.shape
+    (height, width, _), (batch, channels, tall, wide, depth) = size, image.shape
     radians = torch.deg2rad(image.new_tensor(list(angles)))
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    # normalised coordinates (x along W, y along H); the aspect ratio keeps the rotation rigid on oblong patches
-    rows = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1)
-    theta = rows.view(batch, 2, 3)
+    # Normalised coordinates (x along W, y along H) of the patch to those of the crop around it, both from -1 to 1; the
+    # ratios of their sides keep the rotation rigid and the scale 1.
+    to_x = [cos * (width / wide), -sin * height / wide, zero]
+    to_y = [sin * width / tall, cos * (height / tall), zero]
+    theta = torch.stack(to_x + to_y, dim=1).view(batch, 2, 3)
     grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
-    flat = image.permute(0, 1, 4, 2, 3).reshape(batch, channels * depth, height, width)
+    flat = image.permute(0, 1, 4, 2, 3).reshape(batch, channels * depth, tall, wide)
     turned = F.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     image = turned.view(batch, channels, depth, height, width).permute(0, 1, 3, 4, 2)
-    labels = seg.permute(0, 3, 1, 2).to(image.dtype)  # (B, D, H, W)
+    labels = seg.permute(0, 3, 1, 2).to(image.dtype)  # (B, D, H', W')
     turned_labels = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return image.contiguous(), turned_labels.to(seg.dtype).permute(0, 2, 3, 1).contiguous()

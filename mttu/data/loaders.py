@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.config.network import Task
-from mttu.data.augment import Augmentation, draw_augmentation
+from mttu.data.augment import Augmentation, draw_augmentation, rotation_margin
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
 from mttu.data.labels import knows_parts
@@ -29,9 +29,10 @@ class Batch:
     """Patches that one rank holds at once, still without augmentation: its share of a step, or a part of it."""
 
     image: Tensor
-    """(B, C, H, W, D) float16 as read, z-scores inside the brain, 0 outside."""
+    """(B, C, H', W', D) float16 as read, z-scores inside the brain, 0 outside; around each patch there is what its
+    rotation may turn in, see `mttu.data.augment.rotation_margin`."""
     seg: Tensor
-    """(B, H, W, D) uint8 classes; 0 where there is no mask."""
+    """(B, H', W', D) uint8 classes; 0 where there is no mask."""
     has_seg: Tensor
     """(B,) bool."""
     only_wt: Tensor
@@ -60,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Patch:
-    """One cropped case."""
+    """One cropped case, with the margin that its rotation needs."""
 
     image: NDArray[np.float16]
     seg: NDArray[np.uint8]
@@ -134,12 +135,13 @@ class PatchDataset(Dataset[Patch]):
         self.config = config
         self.cached = [open_cached(cache_dir, case.case_id) for case in cases]
         self.channels = [cached.channels(config.data.modalities) for cached in self.cached]
+        self.margin = rotation_margin(config.patch.size, config.augment.rotation_degrees)
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Patch:
-        """Reads one patch.
+        """Reads one patch and its margin.
 
         Args:
             key: Epoch, position within it, index of the case.
@@ -149,9 +151,11 @@ class PatchDataset(Dataset[Patch]):
         generator = sample_generator(self.config.train.seed, epoch, position)
         size = self.config.patch.size
         start = draw_start(cached, size, settings.foreground_crop_probability, generator)
-        cached.will_need(start, size)
-        image = crop(cached.image, start, size)[self.channels[index]]
-        seg = np.zeros(size, np.uint8) if cached.seg is None else crop(cached.seg, start, size)
+        first = [begin - beyond for begin, beyond in zip(start, self.margin, strict=True)]
+        extent = [side + 2 * beyond for side, beyond in zip(size, self.margin, strict=True)]
+        cached.will_need(first, extent)
+        image = crop(cached.image, first, extent)[self.channels[index]]
+        seg = np.zeros(extent, np.uint8) if cached.seg is None else crop(cached.seg, first, extent)
         augmentation = draw_augmentation(settings, len(image), generator)
         has_seg = cached.seg is not None
         only_wt = has_seg and not knows_parts(case.labels)  # a crop beside the tumour would not tell

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
+from mttu.data.absent_classes import read_absences
 from mttu.tracking.connection import writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 PICTURES_TAG = "mttu.pictures"
 """Tag of a run that says whether pictures are `allowed` or `refused`: the rule travels with the run."""
+ABSENT_TAG = "mttu.absent_classes"
+"""Tag of a run whose newest validation found a class of the training masks in no prediction: which, and since when;
+`none` as soon as there is none."""
 EPOCH = "epoch"
 """Metric that marks an epoch as logged; it is written in one transaction with the epoch's metrics."""
 BEST = "best"
@@ -55,6 +59,10 @@ class MlflowTracker:
         """
         with writing_to(self.uri) as client:
             if not _holds(client, self.run_id, EPOCH, epoch):
+                absences = read_absences(metrics)
+                if absences is not None:  # before the metrics: what a kill keeps from them is logged again, with this
+                    told = ", ".join(f"{absence.title} since epoch {absence.since}" for absence in absences)
+                    client.set_tag(self.run_id, ABSENT_TAG, told or "none")
                 _write_metrics(client, self.run_id, epoch, {**metrics, EPOCH: epoch})
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mttu.atomic import write_json
 from mttu.config import Config
+from mttu.data.absent_classes import without_absences
 from mttu.data.folds import draw_folds
 from mttu.lock import lock_folder
 from mttu.networks.checkpoint import find_checkpoint
@@ -63,7 +64,7 @@ def cross_validate(
             settings = fold_settings(config, number, manifest, folder, inputs.cache_dir)
             run_training(settings, launch, show=on_epoch, parent=tracker)
             content = json.loads((find_checkpoint(place) / "checkpoint.json").read_text(encoding="utf-8"))
-            return {NETWORK: content["metrics"]}
+            return {NETWORK: without_absences(content["metrics"])}
 
         with closing(tracker):
             log_folds(tracker, run_folds(drawn, folder, run_fold), folder, {NETWORK: 0})

@@ -9,6 +9,7 @@ import torch
 
 from mttu.config import Config
 from mttu.config.training import ValidationMetric
+from mttu.data.absent_classes import count_classes, describe_classes
 from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
 from mttu.data.labels import REGIONS, find_regions
@@ -31,8 +32,9 @@ def score_case(
 
     Returns:
         case_id; dice_wt, dice_tc, dice_et or None without a mask that defines the region, with both masks empty as 1;
-        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; idh; mutant_probability or None without
-        an IDH head.
+        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where there is a mask, which classes it
+        and the prediction hold, see `mttu.data.absent_classes.describe_classes`; idh; mutant_probability or None
+        without an IDH head.
     """
     try:
         prediction = predict_volume(
@@ -47,6 +49,7 @@ def score_case(
     if prediction.seg_probabilities is not None and cached.seg is not None:
         classes = segment(prediction.seg_probabilities, config.inference, config.data.prepare.spacing_mm**3).cpu()
         overlaps = count_overlaps(classes.numpy(), np.asarray(cached.seg))
+        row |= describe_classes(classes.numpy(), cached.seg)
         for region in find_regions(case.labels):
             dice = overlaps[region].dice
             row |= {f"dice_{region}": 1.0 if dice is None else dice, f"status_{region}": overlaps[region].status}
@@ -78,6 +81,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
     dices = [value for name, value in metrics.items() if name.startswith("val/dice_")]
     if dices:
         metrics["val/dice"] = math.fsum(dices) / len(dices)
+    metrics |= count_classes(rows)
     classified = [row for row in rows if row["mutant_probability"] is not None]
     idh = score_classification([row["mutant_probability"] for row in classified], [row["idh"] for row in classified])
     found = {

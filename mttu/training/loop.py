@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
+from mttu.data.absent_classes import find_held_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
+from mttu.data.labels import knows_parts
 from mttu.data.loaders import Batch, PatchDataset, build_loader, labels_of_steps
 from mttu.errors import RunError
 from mttu.inference import choose_precision
@@ -71,6 +73,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     before = read_start_teachers(config)
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     dataset = PatchDataset(task.train, task.cache_dir, config)
+    held_classes = find_held_classes(cached.seg for cached in dataset.cached if knows_parts(cached.labels))
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     held = share_batch(train, runtime.world_size).held
@@ -89,7 +92,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
                 found, score = evaluate(
                     state.network, validation, config, runtime, choose_precision(config.train.precision, runtime.device)
                 )
-                metrics |= found
+                metrics |= found | note_absences(found, held_classes, state.history, state.epoch + 1)
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: the last epoch is the one to keep
         state.finish_epoch(metrics, score)
@@ -156,6 +159,7 @@ def train_epoch(
                     stop_training(loss, [find_finite(image, outputs, batch)], runtime, place)
                 loss.backward()
         drop_unlabelled_gradients(state.network, tasks)
+        clip_gradients(state, config)
         state.optimizer.step()
         state.weighting.clamp()
         taken = {name: value for name, value in losses.items() if labelled[name]}
@@ -182,6 +186,16 @@ def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[LearningTask])
             parameter.grad = None
 
 
+def clip_gradients(state: TrainingState, config: Config) -> None:
+    """Scales the gradient of a step down to `optim.clip_norm`, by the norm over all that the step updates, sigmas too.
+
+    After the ranks' gradients are summed they are the same on each, and so is the norm; nothing waits for its value.
+    """
+    if config.optim.clip_norm is not None:
+        parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm, foreach=True)
+
+
 def group(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """The micro-batches of each step."""
     batches = iter(batches)
@@ -196,7 +210,7 @@ def without_sharing(network: nn.Module) -> AbstractContextManager[None]:
 
 def run_network(network: nn.Module, batch: Batch, config: Config) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Augmented image and mask of a batch that is on the network's device, and the network's output."""
-    image, seg = augment_batch(batch.image, batch.seg, batch.augmentations)
+    image, seg = augment_batch(batch.image, batch.seg, batch.augmentations, config.patch.size)
     precision = choose_precision(config.train.precision, image.device)
     with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         return image, seg, network(image)

@@ -90,6 +90,17 @@ def test_patches_replay(dataset):
     assert one.augmentation != dataset[(2, 6, 1)].augmentation
 
 
+def test_a_rotation_changes_no_draw_and_its_margin_lies_around_the_same_crop(tiny, train_cases, phantom_cache):
+    still = PatchDataset(train_cases, phantom_cache, override(tiny, {"augment.rotation_degrees": 0}))
+    turning = PatchDataset(train_cases, phantom_cache, tiny)
+    for position in range(8):
+        plain, wide = still[(0, position, 1)], turning[(0, position, 1)]
+        assert plain.image.shape == (4, 16, 16, 16)
+        assert np.array_equal(wide.image[:, 2:-2, 2:-2], plain.image)
+        assert np.array_equal(wide.seg[2:-2, 2:-2], plain.seg)
+        assert replace(wide.augmentation, angle_degrees=0.0) == plain.augmentation
+
+
 @pytest.mark.parametrize("steps", [3, None])
 @pytest.mark.parametrize(("world_size", "held"), [(1, 2), (1, 1), (2, 2), (2, 1), (4, 4)])
 def test_the_batches_of_a_step_together_are_the_global_batch(tiny, train_cases, phantom_cache, world_size, held, steps):
@@ -129,8 +140,8 @@ def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):
     [batch, *_] = build_loader(dataset, 0, 0, 1)
     assert batch.image.dtype == torch.float16
     assert batch.to(torch.device("cpu")).image.dtype == torch.float32
-    assert batch.image.shape == (2, 4, 16, 16, 16)
-    assert batch.seg.shape == (2, 16, 16, 16)
+    assert batch.image.shape == (2, 4, 20, 20, 16)  # 7.5 (cos 10 + sin 10) - 7.5 = 1.19: two voxels to turn in
+    assert batch.seg.shape == (2, 20, 20, 16)
     known = {case.case_id: case.idh for case in train_cases}
     assert batch.idh.tolist() == [known[case_id] for case_id in batch.case_ids]
     assert batch.has_seg.all()

@@ -29,6 +29,26 @@ def test_a_figure_of_a_step_is_logged_once_and_others_may_join_it(begin: Begin) 
     assert history(tracker, "test/idh_auc") == [(0, 0.75)]
 
 
+def test_a_class_in_no_prediction_is_a_tag_until_one_predicts_it(begin: Begin) -> None:
+    tracker = begin()
+
+    def read_tag() -> object:
+        return MlflowClient(tracker.uri).get_run(tracker.run_id).data.tags.get("mttu.absent_classes")
+
+    counts = {f"val/predicted_{name}": 2.0 for name in ("background", "ncr_net", "edema")}
+    tracker.log_epoch(1, {"train/loss": 1.0})
+    assert read_tag() is None
+    absent = {"val/predicted_enhancing": 0.0, "val/true_enhancing": 1.0, "val/absent_since_enhancing": 2.0}
+    tracker.log_epoch(2, counts | absent)
+    tracker.log_epoch(3, {"train/loss": 1.0})
+    assert read_tag() == "enhancing since epoch 2"
+    tracker.log_epoch(4, counts | {"val/predicted_enhancing": 1.0})
+    assert read_tag() == "none"
+    tracker.log_epoch(2, counts | absent)  # the run holds that epoch
+    assert read_tag() == "none"
+    assert history(tracker, "val/absent_since_enhancing") == [(2, 2.0)]
+
+
 def test_steps_and_epochs_do_not_know_each_other(begin: Begin) -> None:
     tracker = begin()
     tracker.log_step(0, {"best/dice": 0.5})

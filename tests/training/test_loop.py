@@ -10,7 +10,7 @@ from mttu.data.augment import Augmentation
 from mttu.data.loaders import Batch
 from mttu.errors import RunError
 from mttu.networks.checkpoint import read_checkpoint
-from mttu.training.loop import fit, set_learning_rate, train_epoch
+from mttu.training.loop import clip_gradients, fit, set_learning_rate, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
@@ -139,6 +139,47 @@ def test_one_batch_is_overfitted(tiny, tmp_path):
     assert metrics[-1]["train/loss_segmentation"] < 0.1
     assert metrics[-1]["train/loss_idh"] < 0.02
     assert metrics[-1]["train/sigma_segmentation"] < metrics[0]["train/sigma_segmentation"]
+
+
+def test_a_gradient_longer_than_the_limit_is_scaled_down_as_a_whole(tiny):
+    def gradients_after(limit, length):
+        config = override(tiny, {"optim.clip_norm": limit})
+        state = create_state(config, CPU)
+        parameters = [*state.network.parameters(), *state.weighting.parameters()]
+        generator = torch.Generator().manual_seed(4)
+        raw = [torch.randn(parameter.shape, generator=generator) for parameter in parameters]
+        factor = length / torch.cat([tensor.flatten() for tensor in raw]).norm()
+        for parameter, gradient in zip(parameters, raw, strict=True):
+            parameter.grad = gradient * factor
+        parameters[0].grad = None  # a parameter that no task reached in this step
+        before = [parameter.grad for parameter in parameters[1:]]
+        before = [gradient.clone() for gradient in before]
+        clip_gradients(state, config)
+        assert parameters[0].grad is None
+        return before, [parameter.grad for parameter in parameters[1:]]
+
+    before, after = gradients_after(2.0, 50.0)
+    norm = torch.cat([gradient.flatten() for gradient in after]).norm().item()
+    assert norm == pytest.approx(2.0, rel=1e-4)
+    scale = norm / torch.cat([gradient.flatten() for gradient in before]).norm().item()
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old * scale)
+    assert after[-1].ndim == 0  # a sigma
+    for limit, length in ((2.0, 1.9), (None, 50.0)):
+        assert all(torch.equal(old, new) for old, new in zip(*gradients_after(limit, length), strict=True))
+
+
+def test_the_loop_clips_before_it_steps(tiny, tmp_path):
+    image = torch.randn(2, 4, 16, 16, 16, generator=torch.Generator().manual_seed(3))
+    norms = []
+    for limit in (None, 1e-3):
+        config = override(tiny, {"optim.clip_norm": limit})
+        state = create_state(config, CPU)
+        train_epoch(state, state.network, [batch_of(image)], torch.tensor([0.5, 0.5]), config, LocalRuntime(tmp_path))
+        parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+        norms.append(torch.cat([item.grad.flatten() for item in parameters if item.grad is not None]).norm().item())
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
 def stop_message(tiny, tmp_path, image, weights=(0.5, 0.5)):

@@ -20,7 +20,7 @@ from mttu.losses import idh_class_weights
 from mttu.metrics.empty_masks import summarise_region
 from mttu.metrics.segmentation import RegionScores
 from mttu.training.evaluation import evaluate
-from mttu.training.loop import fit, task_losses, train_epoch
+from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
@@ -78,6 +78,7 @@ def gradients(config, runtime, batch):
     weights = torch.tensor(idh_class_weights(IDH))
     losses, labelled = task_losses(network(batch.image), batch, batch.seg, weights, config, runtime)
     state.weighting(losses, labelled).backward()
+    clip_gradients(state, config)
     parameters = [*state.network.named_parameters(), *state.weighting.named_parameters()]
     return {name: parameter.grad for name, parameter in parameters}
 
@@ -108,8 +109,9 @@ def assert_close(found, expected):
 
 
 SETTINGS = {
-    "pooled Dice": {},
-    "Dice per sample": {"loss.dice_pool": "sample"},
+    "pooled Dice": {"loss.segmentation": "dice"},
+    "Dice per sample": {"loss.dice_pool": "sample", "loss.segmentation": "dice"},
+    "Dice and cross entropy, clipped": {"loss.segmentation": "dice_ce", "optim.clip_norm": 0.05},
     "focal losses, equal weights": {"loss.segmentation": "focal", "loss.idh": "focal", "loss.task_weighting": "equal"},
 }
 COMBINATIONS = (
@@ -117,6 +119,7 @@ COMBINATIONS = (
     ("pooled Dice", "second rank"),
     ("pooled Dice", "every mask"),
     ("Dice per sample", "both ranks"),
+    ("Dice and cross entropy, clipped", "both ranks"),
     ("focal losses, equal weights", "second rank"),
 )
 

@@ -1,0 +1,94 @@
+import pytest
+
+from mttu.ablations import preset
+from mttu.cli.cross_validation import cross_validate_shown
+from mttu.cli.self_train import show_rounds
+from mttu.config import override
+from mttu.display import describe_absences
+from mttu.self_training import Step
+
+METRICS = {
+    **{f"val/predicted_{name}": 4.0 for name in ("background", "ncr_net", "edema")},
+    "val/predicted_enhancing": 0.0,
+    "val/true_enhancing": 3.0,
+    "val/absent_since_enhancing": 20.0,
+}
+
+
+def test_a_class_that_is_never_predicted_is_told_with_what_to_try():
+    [sentence] = describe_absences(METRICS, preset("paper"))
+    assert sentence == (
+        "class enhancing is in training masks and, since epoch 20, in no prediction for a validation case (3 "
+        "validation masks hold it); if it stays so, start anew under another output.name with "
+        "loss.segmentation=dice_ce, or "
+        "augment.foreground_crop_probability=0.33, or --preset robust (it sets both), or more steps (train.epochs is "
+        "1000)"
+    )
+    assert describe_absences({"train/loss": 1.0}, preset("paper")) == []
+    assert describe_absences({"val/predicted_background": 4.0}, preset("paper")) == []
+
+
+def test_what_a_training_has_already_is_not_proposed():
+    [sentence] = describe_absences({**METRICS, "val/true_enhancing": 0.0}, preset("small"))
+    assert sentence.endswith(
+        "(no validation mask holds it, so validation cannot tell whether that is wrong); if it stays so, start anew "
+        "under another output.name with more steps (train.epochs is 200)"
+    )
+    dice = override(preset("small"), {"loss.segmentation": "dice"})
+    assert "output.name with loss.segmentation=dice_ce, or more steps" in describe_absences(METRICS, dice)[0]
+
+
+def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mttu.cli.cross_validation.print_folds", lambda folder: None)
+
+    def validate(settings, launch, folds, seed, fresh, show):
+        show(2, 1, METRICS)
+        return tmp_path
+
+    monkeypatch.setattr("mttu.training.cross_validation.cross_validate", validate)
+    cross_validate_shown(tiny, 3, 0)
+    assert "\nfold 2/3: class enhancing is in training masks" in capsys.readouterr().out
+    with show_rounds(tiny) as on_step:
+        on_step(Step(1, 3, "train", 1, 4, metrics=METRICS))
+        on_step(Step(1, 3, "evaluate", 1, 1, case_id="a"))
+    assert capsys.readouterr().out.count("\nround 1/3: class enhancing is in training masks") == 1
+
+
+@pytest.fixture
+def never_enhancing(monkeypatch):
+    """Validation by a network that calls everything NCR/NET that it would call enhancing."""
+    from mttu.training import evaluation
+
+    segment = evaluation.segment
+
+    def relabel(*arguments):
+        classes = segment(*arguments)
+        return classes.masked_fill(classes == 3, 1)
+
+    monkeypatch.setattr("mttu.training.evaluation.segment", relabel)
+
+
+def test_training_tells_it_at_every_validation_and_through_a_resume(tiny, never_enhancing, monkeypatch, capsys):
+    from mttu.cli import train_shown
+    from mttu.training.run import launch_locally
+
+    monkeypatch.setattr("mttu.training.run.draw_results", lambda *arguments: ())  # takes longer than the training
+    stopped = []
+
+    def stop_once(*arguments):
+        history = launch_locally(*arguments)
+        if not stopped:
+            stopped.append(history)
+            newest = sorted((arguments[1] / "train").iterdir())[-1]
+            newest.rename(arguments[1] / "last")
+            raise KeyboardInterrupt
+        return history
+
+    monkeypatch.setattr("mttu.cluster.train.launch_on_ray", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        train_shown(tiny)
+    out = capsys.readouterr().out
+    sentence = "class enhancing is in training masks and, since epoch 2, in no prediction for a validation case (2 val"
+    assert out.count(sentence) == 2  # epochs 2 and 3
+    train_shown(tiny)
+    assert capsys.readouterr().out.count(sentence) == 1  # epoch 3 again: the epoch before is remembered
