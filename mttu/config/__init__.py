@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
+from mttu.config.metrics import MetricSettings
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,
@@ -38,6 +39,7 @@ __all__ = [
     "IdhHeadSettings",
     "InferenceSettings",
     "LossSettings",
+    "MetricSettings",
     "MonteCarloSettings",
     "NetworkSettings",
     "OptimSettings",
@@ -81,6 +83,8 @@ class Config(Settings):
     """Training loop."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
+    metrics: MetricSettings = MetricSettings()
+    """Conventions for empty masks."""
     mc: MonteCarloSettings = MonteCarloSettings()
     """Monte Carlo dropout."""
     selection: SelectionSettings = SelectionSettings()

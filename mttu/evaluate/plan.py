@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mttu.config import MetricSettings
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
@@ -11,7 +12,7 @@ from mttu.evaluate.files import check_output
 from mttu.evaluate.predictions import Predictions, read_predictions
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import align_cases
-from mttu.metrics.empty_masks import find_convention
+from mttu.metrics.empty_masks import choose_conventions, name_conventions
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class EvaluationPlan:
     """Cases of the split."""
     systems: tuple[Predictions, ...]
     """The predictions; and those that they are compared with, if any."""
-    empty: str
-    """Convention for empty masks."""
+    metrics: MetricSettings
+    """Conventions for empty masks."""
     baselines: bool
     """Whether to fit the baselines without images."""
     out: Path
@@ -79,10 +80,12 @@ def plan_evaluation(
     manifest: Path,
     out: Path,
     split: str = "test",
-    empty: str = "exclude-empty",
+    empty: str | None = None,
     baselines: bool = True,
     compare: Path | None = None,
     num_resamples: int = 2000,
+    empty_dice: str | None = None,
+    empty_hd95: str | None = None,
 ) -> EvaluationPlan:
     """Reads tables and manifest and checks that they belong together.
 
@@ -92,17 +95,20 @@ def plan_evaluation(
         manifest: Manifest with the true masks and IDH statuses.
         out: Folder to write; an earlier evaluation there is replaced.
         split: Split to evaluate.
-        empty: Convention for empty masks, a name in `mttu.metrics.empty_masks.CONVENTIONS`.
+        empty: Conventions for empty masks, a name in `mttu.metrics.empty_masks.BOTH`; None: those that the table of
+            predictions names, which are the network's settings `metrics`.
         baselines: Whether to fit the baselines without images.
         compare: Predictions of another system for the same cases.
         num_resamples: Of each bootstrap, at least 1.
+        empty_dice: Convention of Dice alone, a name in `mttu.metrics.empty_masks.DICE`.
+        empty_hd95: Convention of HD95 alone, a name in `mttu.metrics.empty_masks.HD95`.
 
     Raises:
         InputError: Lists every problem.
     """
     problems: list[str] = []
     try:
-        find_convention(empty)
+        choose_conventions(MetricSettings(), empty, empty_dice, empty_hd95)
     except InputError as error:
         problems += error.problems
     problems += check_output(out)
@@ -124,9 +130,21 @@ def plan_evaluation(
     raise_if_any(problems)
     if cohort is None:
         raise InputError(f"manifest {manifest}: could not be read")
-    plan = EvaluationPlan(cohort, split, cases, tuple(systems), empty, baselines, out, num_resamples)
+    conventions = [choose_conventions(system.metrics, empty, empty_dice, empty_hd95) for system in systems]
+    raise_if_any(_find_disagreement(systems, conventions))
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, out, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
     return plan
+
+
+def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:
+    """Says if two systems would be scored by different conventions, each by its own."""
+    if all(found == conventions[0] for found in conventions):
+        return []
+    shown = "; ".join(
+        f"{name_conventions(found)} for {system.name}" for system, found in zip(systems, conventions, strict=True)
+    )
+    return [f"comparison: empty masks would count as {shown}; choose one for both: --empty-dice and --empty-hd95"]
 
 
 def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:

@@ -60,6 +60,7 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
         "modalities": list(plan.config.data.modalities),
         "patch": plan.config.patch.model_dump(mode="json"),
         "inference": plan.config.inference.model_dump(mode="json"),
+        "metrics": plan.config.metrics.model_dump(mode="json"),
         "device": plan.device.type,
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
