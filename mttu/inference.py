@@ -14,6 +14,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
+from mttu.config.training import PrecisionSetting
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -26,8 +27,16 @@ _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
 
 
-def choose_precision(setting: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """Arithmetic of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
+def choose_precision(setting: PrecisionSetting, device: torch.device) -> Precision:
+    """Arithmetic of the forward pass, in training, validation, test, prediction and scoring alike.
+
+    The IDH head, from pooling to logits, is in float32 whatever this says.
+
+    Args:
+        setting: `train.precision` of the settings that the network was trained with, or what a command was told in its
+            place. auto: bfloat16 on a GPU, float32 on a CPU.
+        device: Where the network runs.
+    """
     if setting == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return setting
@@ -82,7 +91,7 @@ def predict_volume(
         patch_size: Window in voxels.
         settings: Overlap and flips.
         device: Where the forward pass runs and the blended volume is kept.
-        precision: `bfloat16` runs the forward pass under autocast; softmax and blending stay float32.
+        precision: `bfloat16` runs the forward pass under autocast; IDH head, softmax and blending stay float32.
 
     Raises:
         FloatingPointError: The network's output is not finite.

@@ -19,7 +19,7 @@ from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
-from mttu.cli.scoring import score, select, thresholds
+from mttu.cli.scoring import PrecisionOption, score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
@@ -173,9 +173,14 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Segment cases and predict their IDH status. Research use only."""
-    named = {"inference.flips": flips, "inference.min_enhancing_mm3": min_enhancing_mm3}
+    named = {
+        "inference.flips": flips,
+        "inference.min_enhancing_mm3": min_enhancing_mm3,
+        "train.precision": precision,
+    }
     changes = {name: value for name, value in named.items() if value is not None}
     if predict_shown(checkpoint, inputs, output, labels, changes, device, threads):
         raise typer.Exit(1)

@@ -14,6 +14,13 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
 ]
 
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", help="float32, bfloat16 or auto (bfloat16 on a GPU); as in training (train.precision) if not given"
+    ),
+]
+
 
 def score(
     checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
@@ -28,6 +35,7 @@ def score(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each actor; on a CPU decides last bits")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     gpus_per_actor: Annotated[float, typer.Option(help="Share of a GPU that an actor takes, e.g. 0.5")] = 1.0,
+    precision: PrecisionOption = None,
 ) -> None:
     """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
     import torch
@@ -38,7 +46,8 @@ def score(
     from mttu.scoring.plan import plan_scoring
 
     check_score_target(output)
-    plan = plan_scoring(checkpoint, manifest, split, parse_overrides(arguments or []), cache)
+    changes = parse_overrides(arguments or []) | ({} if precision is None else {"train.precision": precision})
+    plan = plan_scoring(checkpoint, manifest, split, changes, cache)
     started = time.perf_counter()
 
     def show(done: int, row: ScoreRow) -> None:

@@ -168,7 +168,7 @@ def print_rounds(settings: Config, folder: Path) -> None:
     truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth)
     summary = read_summary(folder) or {}
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
-    for table in tabulate(rows, settings.selection.method, chosen):
+    for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
         console.print(table)
     for row in rows:
         for note in row.notes:
@@ -180,11 +180,13 @@ def print_rounds(settings: Config, folder: Path) -> None:
     console.print(f"round {chosen} is the best on validation ({summary.get('chosen_by')})")
 
 
-def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> list[Table]:
+def tabulate(
+    rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, empty_dice: str = "brats"
+) -> list[Table]:
     """Selected cases of each round and how many are right; then metrics. Each fits 80 columns."""
     selected = _new_table(f"pseudo-labels, {method}", ("round", "pool", "mutant", "wild", "right", "accuracy"))
     figures = [f"{part}\n{title}" for part in _PARTS for title in _FIGURES.values()]
-    measured = _new_table("best weights of each round", ("round", *figures))
+    measured = _new_table(f"best weights of each round, Dice of empty masks: {empty_dice}", ("round", *figures))
     for row in rounds:
         name = f"{'*' if row.round == chosen else ''}{row.round}"
         right = f"{row.num_right}/{row.num_known}" if row.num_known else "-"

@@ -20,8 +20,8 @@ from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.predict.results import check_output, recover_output
 
-CHANGEABLE = ("inference.", "patch.")
-"""Sections of a checkpoint's settings that a prediction may change."""
+CHANGEABLE = ("inference.", "patch.", "train.precision")
+"""Settings of a checkpoint, or sections of them, that a prediction may change."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ def plan_predictions(
     labels: str = "brats",
     changes: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> PredictionPlan:
     """Reads the checkpoint, finds the cases and checks that nothing of the user's would be overwritten.
 
@@ -73,9 +72,8 @@ def plan_predictions(
         out: Output folder of its own; may lie inside an input folder and may hold an earlier prediction of the same
             cases, which is replaced.
         labels: Label convention of the masks that are written.
-        changes: Dotted settings that replace the checkpoint's, from `inference` and `patch`.
+        changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
         device: auto: a GPU if there is one.
-        precision: auto: bfloat16 autocast on a GPU, float32 on a CPU.
 
     Raises:
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
@@ -110,7 +108,7 @@ def plan_predictions(
         out=out,
         labels=labels,
         device=chosen,
-        precision=choose_precision(precision, chosen),
+        precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
     )
 

@@ -44,7 +44,7 @@ class CaseScorer:
         self.config = plan.config
         self.cache_dir = plan.cache_dir
         self.device = device
-        self.precision = choose_precision("auto", device)
+        self.precision = choose_precision(plan.config.train.precision, device)
 
     def score(self, case: Case) -> ScoreRow:
         """The case's row; never raises for a case that cannot be scored."""
@@ -161,6 +161,6 @@ def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = 
 
 def make_table(plan: ScoringPlan, rows: list[ScoreRow], device_type: str, threads: int) -> ScoreTable:
     """The table of a plan's rows, sorted; device and threads decide last bits and are noted."""
-    precision = choose_precision("auto", torch.device(device_type))
+    precision = choose_precision(plan.config.train.precision, torch.device(device_type))
     about = {**plan.about, "device": device_type, "precision": precision, "threads": threads}
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), about)

@@ -17,8 +17,8 @@ from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
 from mttu.networks.idh_passes import IdhPasses
 
-CHANGEABLE = ("mc.", "inference.", "patch.")
-"""Sections of a checkpoint's settings that scoring may change."""
+CHANGEABLE = ("mc.", "inference.", "patch.", "train.precision")
+"""Settings of a checkpoint, or sections of them, that scoring may change."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def cross_validate_self_training(
             return read_results(place)
 
         with closing(tracker):
-            rows = run_folds(drawn, folder, run_fold)
+            rows = run_folds(drawn, folder, run_fold, config.metrics)
             steps = {f"round {number}": number for number in range(settings.rounds + 1)}
             renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
             log_folds(tracker, renamed, folder, steps)

@@ -70,15 +70,16 @@ def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
     if cases:
         rows = {number: _test_round(job, number) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
-        write_rows(together, job.folder / TEST_ROWS, {})
+        write_rows(together, job.folder / TEST_ROWS, {"empty_dice": job.config.metrics.empty_dice})
         metrics = {number: measure(rows[number], "test", job.config.train.validation_metric) for number in rounds}
-    write_json(job.folder / TEST, {"format_version": FORMAT_VERSION, "rounds": metrics})
+    named = {"format_version": FORMAT_VERSION, "empty_dice": job.config.metrics.empty_dice}
+    write_json(job.folder / TEST, {**named, "rounds": metrics})
     return metrics
 
 
 def _test_round(job: Job, number: int) -> list[CaseRow]:
     path, record = job.folder / _WORKING / f"round_{number}.parquet", read_record(round_folder(job.folder, number))
-    about = {"weights_sha256": record.weights_sha256}
+    about = {"weights_sha256": record.weights_sha256, "empty_dice": job.config.metrics.empty_dice}
     if path.exists():
         rows, found = read_rows(path)
         if found == about:
@@ -110,6 +111,7 @@ def finish(job: Job) -> None:
         "stopped_early": (job.folder / UNCHANGED).exists(),
         "chosen_round": chosen,
         "chosen_by": job.config.train.validation_metric,
+        "empty_dice": job.config.metrics.empty_dice,
         "pool_prior": measure_prior(job.manifest, job.truth),
         "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
     }

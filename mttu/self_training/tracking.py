@@ -97,6 +97,6 @@ def log_finish(job: Job, rounds: Sequence[RoundSummary], chosen: int) -> None:
                 version = tracker.register(_model_name(job), folder / BEST, {"chosen_on_validation": True})
                 job.tracker.set_alias(_model_name(job), version, "best")
                 job.tracker.log_checkpoint(folder / BEST)
-    figure = draw_summary(rounds, job.config.selection.method, chosen)
+    figure = draw_summary(rounds, job.config.selection.method, chosen, job.config.metrics)
     save_figure(figure, job.folder / "rounds", ("png",))
     job.tracker.log_figure("rounds", figure)

@@ -66,7 +66,7 @@ def cross_validate(
             return {NETWORK: content["metrics"]}
 
         with closing(tracker):
-            log_folds(tracker, run_folds(drawn, folder, run_fold), folder, {NETWORK: 0})
+            log_folds(tracker, run_folds(drawn, folder, run_fold, config.metrics), folder, {NETWORK: 0})
         write_json(folder / FINISHED, {"format_version": 1})
     return folder
 

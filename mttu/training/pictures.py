@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from mttu.config import Config
+from mttu.config import Config, load_config
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
 from mttu.data.loaders import read_volume
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import predict_volume, segment
+from mttu.inference import choose_precision, predict_volume, segment
+from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import read_checkpoint
@@ -34,17 +35,24 @@ def draw_results(
         cache_dir: Prepared cases.
         with_cases: Whether pictures of cases may be drawn.
     """
-    yield LEARNING_CURVES, draw_curves(history)
+    metrics = load_config(best / "config.yaml").metrics
+    yield LEARNING_CURVES, draw_curves(history, [explain_dice(metrics)] if _shows_dice(history) else [])
     if with_cases:
         network, config = read_checkpoint(best)
         for case in val[:OVERLAYS]:
             yield f"val_{case.case_id}", _draw_case(network, config, case, cache_dir)
 
 
+def _shows_dice(history: Sequence[Mapping[str, float]]) -> bool:
+    return any(name.startswith("val/dice") for row in history for name in row)
+
+
 def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
     cached = open_cached(cache_dir, case.case_id)
     image = read_volume(cached, config)
-    prediction = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
+    device = torch.device("cpu")
+    precision = choose_precision(config.train.precision, device)
+    prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
     probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
     spacing = config.data.prepare.spacing_mm
     classes = None if probabilities is None else segment(probabilities, config.inference, spacing**3)
