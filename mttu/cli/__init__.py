@@ -23,7 +23,7 @@ from mttu.cli.scoring import PrecisionOption, score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
-from mttu.display import console, errors, show_progress, summarise_epoch
+from mttu.display import console, errors, show_progress, summarise_epoch, tell
 from mttu.errors import InputError, RunError
 
 app = typer.Typer(
@@ -155,7 +155,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
 
     shown: list[int] = []
     with show_progress("train", settings.train.epochs) as advance:
-        folder = run_training(settings, launch_on_ray, fresh, show)
+        folder = run_training(settings, launch_on_ray, fresh, show, tell=tell)
     if not shown:
         console.print("every epoch was trained before; --fresh starts anew")
     return folder
@@ -214,6 +214,8 @@ def predict_shown(
     failed = [row for row in rows if row.error]
     for row in failed:
         errors.print(f"{row.case_id}: {row.error}", markup=False)
+    for sentence in plan.notes:
+        tell(sentence)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     return len(failed)
 

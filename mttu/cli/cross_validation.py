@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from mttu.config import Config
-from mttu.display import console, show_progress, summarise_epoch
+from mttu.display import console, show_progress, summarise_epoch, tell
 
 if TYPE_CHECKING:
     from mttu.training.fold_results import FoldsRow
@@ -28,7 +28,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
 
     with show_progress("train", folds * epochs) as advance:
-        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)
+        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
     print_folds(folder)
     return folder
 

@@ -20,9 +20,7 @@ def evaluate(
         typer.Option(help="Empty masks, both at once: exclude-empty, brats2020, brats2023; else as the network's"),
     ] = None,
     empty_dice: Annotated[str | None, typer.Option(help="Empty masks in Dice: brats or exclude")] = None,
-    empty_hd95: Annotated[
-        str | None, typer.Option(help="Empty masks in HD95: exclude, brats2020 or brats2023")
-    ] = None,
+    empty_hd95: Annotated[str | None, typer.Option(help="Empty masks in HD95: exclude, brats2020 or brats2023")] = None,
     clinical_baselines: Annotated[bool, typer.Option(help="Fit age, grade and site without images")] = True,
     compare: Annotated[Path | None, typer.Option(help="Predictions of another system, for paired tests")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mttu.config import Config, SelectionSettings, override, parse_overrides
-from mttu.display import console, errors, show_progress
+from mttu.display import console, errors, show_progress, tell
 from mttu.errors import InputError
 
 Overrides = Annotated[
@@ -17,7 +17,8 @@ Overrides = Annotated[
 PrecisionOption = Annotated[
     str | None,
     typer.Option(
-        "--precision", help="float32, bfloat16 or auto (bfloat16 on a GPU); as in training (train.precision) if not given"
+        "--precision",
+        help="float32, bfloat16 or auto (bfloat16 on a GPU); train.precision if not given",
     ),
 ]
 
@@ -65,6 +66,8 @@ def score(
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
+    for sentence in table.about.get("notes", ()):
+        tell(sentence)
     if known := table.about["learned_from"]:
         console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:

@@ -14,7 +14,7 @@ from rich.table import Table
 from mttu.ablations import PRESETS
 from mttu.cli.cross_validation import print_folds
 from mttu.config import Config, to_yaml
-from mttu.display import console, summarise_epoch
+from mttu.display import console, summarise_epoch, tell
 
 if TYPE_CHECKING:
     from mttu.self_training import OnStep, Step
@@ -54,7 +54,8 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.cluster.session import connect
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
-    check_self_training(settings)  # before Ray starts, which takes seconds
+    for note in check_self_training(settings).inputs.notes:  # before Ray starts, which takes seconds
+        tell(note)
     with connect(settings.workers), show_rounds(settings) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
@@ -173,6 +174,8 @@ def print_rounds(settings: Config, folder: Path) -> None:
     for row in rows:
         for note in row.notes:
             console.print(f"round {row.round}: {note}", markup=False)
+    for reason in summary.get("missing", {}).values():
+        tell(reason)
     if summary.get("pool_prior") is not None:
         console.print(f"the commoner class of the pool is that of {summary['pool_prior']:.3f} of its cases")
     if summary.get("stopped_early"):

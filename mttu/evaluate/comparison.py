@@ -38,8 +38,9 @@ def report_comparison(plan: EvaluationPlan, rows: Sequence[Mapping[str, Any]]) -
         InputError: The systems have scores for different cases.
     """
     first, second = plan.systems
-    tests = [test for region in REGIONS for name in COMPARED for test in _compare_region(rows, plan, region, name)]
-    idh = _compare_idh(plan)
+    regions = tuple(REGIONS) if plan.can_compare("segmentation") else ()
+    tests = [test for region in regions for name in COMPARED for test in _compare_region(rows, plan, region, name)]
+    idh = _compare_idh(plan) if plan.can_compare("idh") else {}
     for kind in dict.fromkeys(test["name"] for test in tests):
         _adjust([test for test in tests if test["name"] == kind])
     _adjust(list(idh.values()))

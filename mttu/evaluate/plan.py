@@ -54,6 +54,10 @@ class EvaluationPlan:
         """Cases of patients that the system was trained on, as its table says."""
         return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
 
+    def can_compare(self, task: str) -> bool:
+        """Whether every system has an answer to a task; what one of them cannot say is not compared."""
+        return not any(task in system.missing for system in self.systems)
+
     def training(self) -> list[Subject]:
         """What baselines are fitted on: train and val, without the evaluated split."""
         names = [name for name in ("train", "val") if name != self.split]
@@ -167,9 +171,10 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
                 f"predictions {system.folder}: the masks of {name_some(lost)} are gone; predict these cases again"
             )
         if not plan.with_masks(system) and not plan.with_idh(system):
+            reasons = "".join(f"; {reason}" for reason in system.missing.values())
             problems.append(
                 f"predictions {system.folder}: nothing to score: no case of split {plan.split} has a true mask or a "
-                "known IDH status that was predicted"
+                f"known IDH status that was predicted{reasons}"
             )
     if plan.baselines:
         problems += _problems_of_grades(plan)
@@ -190,7 +195,9 @@ def _find_differences(plan: EvaluationPlan) -> list[str]:
     if len(set(names)) < len(names):
         return [f"comparison: {names[0]} would be compared with itself; give the folder of another system"]
     problems = []
-    for what, select in (("masks", plan.with_masks), ("IDH", plan.with_idh)):
+    for what, task, select in (("masks", "segmentation", plan.with_masks), ("IDH", "idh", plan.with_idh)):
+        if not plan.can_compare(task):
+            continue
         tables = {f"{system.name} ({what})": dict.fromkeys(_ids(select(system)), 0) for system in plan.systems}
         try:
             align_cases(tables)

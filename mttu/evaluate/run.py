@@ -123,7 +123,7 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
 
 def _describe(system: Predictions) -> dict[str, Any]:
     names = ("name", "checkpoint", "labels", "precision")
-    return {name: getattr(system, name) for name in names}
+    return {**{name: getattr(system, name) for name in names}, "notes": list(system.notes)}
 
 
 def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, known in cases["learned_from"].items():
         if known:
             lines.append(f"{name}: was trained on patients of the same ids as {name_some(known)}: no fair test")
+    lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")

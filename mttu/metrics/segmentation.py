@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mttu.config import MetricSettings
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.labels import CLASSES, REGIONS, WHOLE_TUMOUR
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.surface import measure_hausdorff_mm
@@ -131,7 +131,7 @@ def _check_shapes(predicted: Sequence[int], truth: Sequence[int]) -> None:
 
 
 def score_dice(
-    predicted: Tensor, truth: Tensor, settings: MetricSettings = MetricSettings()
+    predicted: Tensor, truth: Tensor, settings: MetricSettings = RELEASE_METRICS
 ) -> Mapping[str, float | None]:
     """Dice coefficient of each region.
 

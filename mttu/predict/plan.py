@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
+from mttu.networks.learned import TASKS, describe_voters, explain_missing_answers
 from mttu.predict.results import check_output, recover_output
 
 CHANGEABLE = ("inference.", "patch.", "train.precision")
@@ -52,6 +53,10 @@ class PredictionPlan:
     teachers: frozenset[str] | None
     """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`; None where
     it does not say."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that no network can answer, with the reason."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
 
 
 def plan_predictions(
@@ -80,7 +85,7 @@ def plan_predictions(
     """
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
-    config = Config()
+    config, missing = Config(), {}
     try:
         find_convention(labels)
     except InputError as error:
@@ -88,6 +93,9 @@ def plan_predictions(
     try:
         networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
+        missing = explain_missing_answers(networks)
+        if len(missing) == len(TASKS):
+            problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
@@ -110,6 +118,8 @@ def plan_predictions(
         device=chosen,
         precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
+        missing=missing,
+        notes=(*missing.values(), *describe_voters(networks)),
     )
 
 

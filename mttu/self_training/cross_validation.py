@@ -16,7 +16,7 @@ from mttu.tracking import open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
 from mttu.training.folds import check_each, fold_settings, run_folds
-from mttu.training.run import FINISHED, closing
+from mttu.training.run import FINISHED, closing, name_missing
 from mttu.training.run_folder import begin_or_continue
 
 CHOSEN = "chosen round"
@@ -60,7 +60,8 @@ def cross_validate_self_training(
                 check_rounds(config, place)
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tags = name_missing(inputs.missing)
+        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, tags=tags)
 
         def run_fold(number: int, manifest_path: Path, place: Path) -> Results:
             def tell(step: Step) -> None:

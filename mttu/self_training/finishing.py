@@ -9,6 +9,8 @@ from typing import Any
 from mttu.atomic import atomic_folder, write_json
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Manifest
+from mttu.networks.checkpoint import read_learned_tasks
+from mttu.networks.learned import explain_missing
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, read_rows, write_rows
 from mttu.self_training.job import Job
@@ -112,6 +114,7 @@ def finish(job: Job) -> None:
         "chosen_round": chosen,
         "chosen_by": job.config.train.validation_metric,
         "empty_dice": job.config.metrics.empty_dice,
+        "missing": explain_missing(job.config.network.tasks, read_learned_tasks(job.folder / BEST)),
         "pool_prior": measure_prior(job.manifest, job.truth),
         "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
     }

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mttu.atomic import atomic_file, write_json
-from mttu.config import MetricSettings
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.errors import InputError
 
 FORMAT_VERSION = 1
@@ -75,7 +75,7 @@ def keep_finite(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
-def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSettings = MetricSettings()) -> None:
+def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSettings = RELEASE_METRICS) -> None:
     """Writes `folds.csv`, then `folds.json`; both name the convention for empty masks that each Dice was counted by."""
     content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
     if any("/dice" in row.metric for row in rows):

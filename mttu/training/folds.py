@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mttu.atomic import write_json
 from mttu.config import Config, MetricSettings, override
+from mttu.config.metrics import RELEASE_METRICS
 from mttu.data.folds import write_folds
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
@@ -68,7 +69,7 @@ def fold_settings(config: Config, number: int, manifest: Path, folder: Path, cac
 
 
 def run_folds(
-    folds: Sequence[Manifest], folder: Path, run_fold: RunFold, metrics: MetricSettings = MetricSettings()
+    folds: Sequence[Manifest], folder: Path, run_fold: RunFold, metrics: MetricSettings = RELEASE_METRICS
 ) -> list[FoldsRow]:
     """Runs all folds, or goes on with them; a finished one is never run again. Writes the ensemble and the table.
 

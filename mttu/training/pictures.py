@@ -16,7 +16,8 @@ from mttu.inference import choose_precision, predict_volume, segment
 from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet
-from mttu.networks.checkpoint import read_checkpoint
+from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
+from mttu.networks.learned import explain_missing_answers, explain_unlearned
 
 LEARNING_CURVES = "learning_curves"
 OVERLAYS = 3
@@ -35,8 +36,10 @@ def draw_results(
         cache_dir: Prepared cases.
         with_cases: Whether pictures of cases may be drawn.
     """
-    metrics = load_config(best / "config.yaml").metrics
-    yield LEARNING_CURVES, draw_curves(history, [explain_dice(metrics)] if _shows_dice(history) else [])
+    settings = load_config(best / "config.yaml")
+    reasons = explain_unlearned(settings.network.tasks, read_learned_tasks(best))
+    remarks = [explain_dice(settings.metrics)] if _shows_dice(history) else []
+    yield LEARNING_CURVES, draw_curves(history, [*remarks, *(f"{reason}." for reason in reasons.values())])
     if with_cases:
         network, config = read_checkpoint(best)
         for case in val[:OVERLAYS]:
@@ -64,4 +67,5 @@ def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) ->
         spacing,
         None if idh is None else float(idh[1]),
         None if classes is None else measure_volumes_ml(classes, spacing**3),
+        list(explain_missing_answers([network]).values()),
     )

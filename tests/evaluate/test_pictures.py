@@ -55,7 +55,9 @@ def test_reliability_takes_the_bins_and_the_equal_width_error():
 
 def test_regions_that_are_not_defined_are_not_drawn():
     rows = [region_row("c0", "wt", "normal", 0.9, 2.0), region_row("c0", "tc", "not-defined", None, None)]
-    figures = draw_pictures(rows, [], {"idh": None, "systems": [{"name": "a"}], "empty_dice": "exclude", "empty_hd95": "exclude"})
+    figures = draw_pictures(
+        rows, [], {"idh": None, "systems": [{"name": "a"}], "empty_dice": "exclude", "empty_hd95": "exclude"}
+    )
     assert list(figures) == ["segmentation"]
     points = [np.asarray(dots.get_offsets()) for dots in figures["segmentation"].axes[0].collections]
     assert [y for group in points for _, y in group.tolist()] == [0.9]

@@ -80,8 +80,7 @@ def test_members_of_several_precisions_predict_in_float32(
     write_demo_checkpoint: WriteCheckpoint, cases: Path, tmp_path: Path
 ) -> None:
     members = [
-        write_demo_checkpoint(tmp_path / f"run_{name}" / "best", train__precision=name)
-        for name in ("bfloat16", "auto")
+        write_demo_checkpoint(tmp_path / f"run_{name}" / "best", train__precision=name) for name in ("bfloat16", "auto")
     ]
     write_ensemble(tmp_path / "ensemble", members)
     assert plan_predictions(tmp_path / "ensemble", [cases], tmp_path / "out", device="cpu").precision == "float32"
