@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mttu.config import MetricSettings
-from mttu.errors import InputError
+from mttu.errors import raise_if_any
 from mttu.metrics.intervals import Spread, describe
 
 STATUSES = ("normal", "missed", "spurious", "both-empty", "not-defined")
@@ -82,13 +82,20 @@ def choose_conventions(
     Raises:
         InputError: Unknown names; lists the known ones.
     """
-    problems = []
-    for what, name, known in (("masks", both, BOTH), ("masks in Dice", dice, DICE), ("masks in HD95", hd95, HD95)):
-        if name is not None and name not in known:
-            titles = ", ".join(known) if known is BOTH else ", ".join(f"{key} ({known[key].title})" for key in known)
-            problems.append(f"empty {what} {name!r}: unknown convention; choose one of {titles}")
-    if problems:
-        raise InputError(problems)
+    titles = {name: name_conventions(settings) for name, settings in BOTH.items()}
+    choices = (
+        ("masks", both, titles),
+        ("masks in Dice", dice, {name: convention.title for name, convention in DICE.items()}),
+        ("masks in HD95", hd95, {name: convention.title for name, convention in HD95.items()}),
+    )
+    raise_if_any(
+        [
+            f"empty {what} {name!r}: unknown convention; choose one of "
+            + ", ".join(f"{key} ({title})" for key, title in known.items())
+            for what, name, known in choices
+            if name is not None and name not in known
+        ]
+    )
     found = BOTH[both] if both is not None else start
     chosen = {name: value for name, value in (("empty_dice", dice), ("empty_hd95", hd95)) if value is not None}
     return found.model_copy(update=chosen)

@@ -79,8 +79,8 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     if asks and "idh" not in find_learned_tasks(config, manifest.split("train")):
         problems.append(
             f"{path}: no training case has a known IDH status, so no network would know how to label the pool; give "
-            "labelled cases (column idh of the clinical table), start from weights that learned IDH (train.start_from), or "
-            "set selection.method=none"
+            "labelled cases (column idh of the clinical table), start from weights that learned IDH "
+            "(train.start_from), or set selection.method=none"
         )
     if not pool and config.selection.method != "none" and config.self_training.rounds:
         problems.append(

@@ -60,9 +60,9 @@ def cross_validate(
         begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
         if (folder / FINISHED).exists():
             return folder
-        notes = dict.fromkeys(note for one in (inputs, *checked) for note in one.notes)
-        for note in notes if tell is not None else ():
-            tell(note)
+        if tell is not None:
+            for note in dict.fromkeys(note for one in (inputs, *checked) for note in one.notes):
+                tell(note)
         about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
         tracker = open_tracker(config, folder, *about, tags=name_missing(inputs.missing))
 

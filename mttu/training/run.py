@@ -97,8 +97,9 @@ def run_training(
         begin_or_continue(folder, config, inputs.fingerprint, fresh)
         if (folder / FINISHED).exists():
             return folder
-        for note in inputs.notes if tell is not None else ():
-            tell(note)
+        if tell is not None:
+            for note in inputs.notes:
+                tell(note)
         about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
         tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
         with closing(tracker):
