@@ -22,6 +22,11 @@ SHOWN = {
 }
 
 
+def tell(sentence: str) -> None:
+    """A sentence that no progress bar overwrites."""
+    console.print(f"note: {sentence}", markup=False)
+
+
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Advance]:
     """Yields a function that is told how many units are done and what to say about the newest.

@@ -3,7 +3,7 @@
 Axes are (C, H, W, D). A window is a forward pass of its own, so a case's result depends on no other case.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -14,6 +14,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
+from mttu.config.training import PrecisionSetting
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -26,8 +27,16 @@ _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
 
 
-def choose_precision(setting: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
-    """Arithmetic of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
+def choose_precision(setting: PrecisionSetting, device: torch.device) -> Precision:
+    """Arithmetic of the forward pass, in training, validation, test, prediction and scoring alike.
+
+    The IDH head, from pooling to logits, is in float32 whatever this says.
+
+    Args:
+        setting: `train.precision` of the settings that the network was trained with, or what a command was told in its
+            place. auto: bfloat16 on a GPU, float32 on a CPU.
+        device: Where the network runs.
+    """
     if setting == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return setting
@@ -35,7 +44,7 @@ def choose_precision(setting: Literal["auto", "float32", "bfloat16"], device: to
 
 @dataclass(frozen=True)
 class VolumePrediction:
-    """What a network says of one volume; a task that it has no head for is None."""
+    """What a network says of one volume; None for a task that it has no head for, or whose head never saw a label."""
 
     seg_probabilities: Tensor | None
     """(4, H, W, D), float32, sums to 1 over classes; on the device of the forward pass."""
@@ -77,12 +86,13 @@ def predict_volume(
     zeros (the background of prepared images).
 
     Args:
-        network: Network already on `device`; left in the mode it was found in.
+        network: Network already on `device`; left in the mode it was found in. What its `learned_tasks` do not name is
+            not answered; a network without such a list has learned all that it answers.
         image: (C, H, W, D), any float type and device.
         patch_size: Window in voxels.
         settings: Overlap and flips.
         device: Where the forward pass runs and the blended volume is kept.
-        precision: `bfloat16` runs the forward pass under autocast; softmax and blending stay float32.
+        precision: `bfloat16` runs the forward pass under autocast; IDH head, softmax and blending stay float32.
 
     Raises:
         FloatingPointError: The network's output is not finite.
@@ -118,6 +128,8 @@ def predict_ensemble(
 ) -> VolumePrediction:
     """Mean over networks of their class probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
 
+    A member has a say in the tasks that it learned; the mean is over those that have one.
+
     One network gives the bits of `predict_volume`. Volumes are added up in place: two are held, whatever the number.
 
     Args:
@@ -133,6 +145,7 @@ def predict_ensemble(
     """
     total: Tensor | None = None
     logits: list[Tensor] = []
+    voters = 0
     with torch.inference_mode():
         for number, network in enumerate(networks, 1):
             try:
@@ -140,11 +153,12 @@ def predict_ensemble(
             except FloatingPointError as error:
                 raise FloatingPointError(name_member(str(error), number, len(networks))) from None
             if one.seg_probabilities is not None:
+                voters += 1
                 total = one.seg_probabilities if total is None else total.add_(one.seg_probabilities)
             if one.idh_logits is not None:
                 logits.append(one.idh_logits)
-        if total is not None and len(networks) > 1:
-            total /= len(networks)
+        if total is not None and voters > 1:
+            total /= voters
         return VolumePrediction(total, torch.cat(logits) if logits else None)
 
 
@@ -159,14 +173,15 @@ def _slide(
     """Blended class probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
     idh_logits: list[Tensor] = []
     segments = False
+    learned: Collection[str] = getattr(network, "learned_tasks", ("segmentation", "idh"))
 
     def forward(window: Tensor) -> Tensor:
         nonlocal segments
         with torch.autocast(window.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             outputs = network(window)
-        if "idh_logits" in outputs:
+        if "idh_logits" in outputs and "idh" in learned:
             idh_logits.append(outputs["idh_logits"][0].float())
-        if "seg_logits" in outputs:
+        if "seg_logits" in outputs and "segmentation" in learned:
             segments = True
             return torch.softmax(outputs["seg_logits"].float(), dim=1)
         return torch.zeros_like(window[:, :1])  # nothing to blend, but the sliding window wants a volume

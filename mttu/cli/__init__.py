@@ -19,12 +19,12 @@ from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.ensemble import ensemble
 from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
-from mttu.cli.scoring import score, select, thresholds
+from mttu.cli.scoring import PrecisionOption, score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
-from mttu.display import console, errors, show_progress, summarise_epoch, tell_absences
+from mttu.display import console, errors, show_progress, summarise_epoch, tell, tell_absences
 from mttu.errors import InputError, RunError
 
 app = typer.Typer(
@@ -150,7 +150,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
     shown: list[int] = []
     tell_accumulation(settings)
     with show_progress("train", settings.train.epochs) as advance:
-        folder = run_training(settings, launch_on_ray, fresh, show)
+        folder = run_training(settings, launch_on_ray, fresh, show, tell=tell)
     if not shown:
         console.print("every epoch was trained before; --fresh starts anew")
     return folder
@@ -168,9 +168,14 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Segment cases and predict their IDH status. Research use only."""
-    named = {"inference.flips": flips, "inference.min_enhancing_mm3": min_enhancing_mm3}
+    named = {
+        "inference.flips": flips,
+        "inference.min_enhancing_mm3": min_enhancing_mm3,
+        "train.precision": precision,
+    }
     changes = {name: value for name, value in named.items() if value is not None}
     if predict_shown(checkpoint, inputs, output, labels, changes, device, threads):
         raise typer.Exit(1)
@@ -204,6 +209,8 @@ def predict_shown(
     failed = [row for row in rows if row.error]
     for row in failed:
         errors.print(f"{row.case_id}: {row.error}", markup=False)
+    for sentence in plan.notes:
+        tell(sentence)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     return len(failed)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mttu.cli.settings import tell_accumulation
 from mttu.config import Config
-from mttu.display import console, show_progress, summarise_epoch, tell_absences
+from mttu.display import console, show_progress, summarise_epoch, tell, tell_absences
 
 if TYPE_CHECKING:
     from mttu.training.fold_results import FoldsRow
@@ -31,25 +31,25 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
         tell_absences(metrics, settings, f"fold {fold}/{folds}: ")
 
     with show_progress("train", folds * epochs) as advance:
-        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)
+        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
     print_folds(folder)
     return folder
 
 
 def print_folds(folder: Path) -> None:
     """Prints mean and deviation over folds, and where the ensemble is."""
-    from mttu.training.fold_results import CSV, read_folds_table
+    from mttu.training.fold_results import CSV, read_empty_dice, read_folds_table
     from mttu.training.folds import ENSEMBLE_FOLDER
 
-    rows = read_folds_table(folder)
+    rows, empty_dice = read_folds_table(folder), read_empty_dice(folder)
     for part in _PARTS:
         if any(row.metric.startswith(f"{part}/") for row in rows):
-            console.print(tabulate_folds(rows, part))
+            console.print(tabulate_folds(rows, part, empty_dice))
     console.print(f"every figure of every fold: {folder / CSV}", markup=False)
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
 
 
-def tabulate_folds(rows: "Sequence[FoldsRow]", part: str) -> Table:
+def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "brats") -> Table:
     """One row per network: mean and standard deviation over folds of what is looked at most.
 
     Where fewer folds define a figure, their number stands behind it.
@@ -57,11 +57,13 @@ def tabulate_folds(rows: "Sequence[FoldsRow]", part: str) -> Table:
     Args:
         rows: The table over folds.
         part: val or test.
+        empty_dice: Convention for empty masks that Dice was counted by.
     """
     known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)
     title = f"mean and standard deviation over {folds} folds, on {_PARTS[part]}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    caption = f"Dice of empty masks: {empty_dice}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("network", no_wrap=True)
     for name in _FIGURES.values():
         table.add_column(name, justify="right", no_wrap=True)

@@ -15,7 +15,12 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="Split to score; predictions of val fit threshold and calibration")
     ] = "test",
-    empty: Annotated[str, typer.Option(help="Empty masks: exclude-empty, brats2020 or brats2023")] = "exclude-empty",
+    empty: Annotated[
+        str | None,
+        typer.Option(help="Empty masks, both at once: exclude-empty, brats2020, brats2023; else as the network's"),
+    ] = None,
+    empty_dice: Annotated[str | None, typer.Option(help="Empty masks in Dice: brats or exclude")] = None,
+    empty_hd95: Annotated[str | None, typer.Option(help="Empty masks in HD95: exclude, brats2020 or brats2023")] = None,
     clinical_baselines: Annotated[bool, typer.Option(help="Fit age, grade and site without images")] = True,
     compare: Annotated[Path | None, typer.Option(help="Predictions of another system, for paired tests")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
@@ -24,7 +29,10 @@ def evaluate(
     from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
     from mttu.evaluate.tables import build_tables, describe_cases
 
-    plan = plan_evaluation(predictions, manifest, output, split, empty, clinical_baselines, compare, resamples)
+    conventions = (empty_dice, empty_hd95)
+    plan = plan_evaluation(
+        predictions, manifest, output, split, empty, clinical_baselines, compare, resamples, *conventions
+    )
     with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
         found = evaluate_cases(plan, advance)
     write_evaluation(output, found.region_rows, found.idh_rows, found.summary)

@@ -7,11 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from mttu.config import Config, SelectionSettings, override, parse_overrides
-from mttu.display import console, errors, show_progress
+from mttu.display import console, errors, show_progress, tell
 from mttu.errors import InputError
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
+]
+
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="float32, bfloat16 or auto (bfloat16 on a GPU); train.precision if not given",
+    ),
 ]
 
 
@@ -28,6 +36,7 @@ def score(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each actor; on a CPU decides last bits")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
     gpus_per_actor: Annotated[float, typer.Option(help="Share of a GPU that an actor takes, e.g. 0.5")] = 1.0,
+    precision: PrecisionOption = None,
 ) -> None:
     """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
     import torch
@@ -38,7 +47,8 @@ def score(
     from mttu.scoring.plan import plan_scoring
 
     check_score_target(output)
-    plan = plan_scoring(checkpoint, manifest, split, parse_overrides(arguments or []), cache)
+    changes = parse_overrides(arguments or []) | ({} if precision is None else {"train.precision": precision})
+    plan = plan_scoring(checkpoint, manifest, split, changes, cache)
     started = time.perf_counter()
 
     def show(done: int, row: ScoreRow) -> None:
@@ -56,6 +66,8 @@ def score(
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
+    for sentence in table.about.get("notes", ()):
+        tell(sentence)
     if known := table.about["learned_from"]:
         console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:

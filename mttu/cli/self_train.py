@@ -15,7 +15,7 @@ from mttu.ablations import PRESETS
 from mttu.cli.cross_validation import print_folds
 from mttu.cli.settings import read_given, resolve_run, tell_accumulation
 from mttu.config import Config, to_yaml
-from mttu.display import console, summarise_epoch, tell_absences
+from mttu.display import console, summarise_epoch, tell, tell_absences
 
 if TYPE_CHECKING:
     from mttu.self_training import OnStep, Step
@@ -53,7 +53,8 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.cluster.session import connect
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
-    check_self_training(settings)  # before Ray starts, which takes seconds
+    for note in check_self_training(settings).inputs.notes:  # before Ray starts, which takes seconds
+        tell(note)
     tell_accumulation(settings)
     with connect(settings.workers), show_rounds(settings) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
@@ -170,11 +171,13 @@ def print_rounds(settings: Config, folder: Path) -> None:
     truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth)
     summary = read_summary(folder) or {}
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
-    for table in tabulate(rows, settings.selection.method, chosen):
+    for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
         console.print(table)
     for row in rows:
         for note in row.notes:
             console.print(f"round {row.round}: {note}", markup=False)
+    for reason in summary.get("missing", {}).values():
+        tell(reason)
     if summary.get("pool_prior") is not None:
         console.print(f"the commoner class of the pool is that of {summary['pool_prior']:.3f} of its cases")
     if summary.get("stopped_early"):
@@ -182,11 +185,13 @@ def print_rounds(settings: Config, folder: Path) -> None:
     console.print(f"round {chosen} is the best on validation ({summary.get('chosen_by')})")
 
 
-def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None) -> list[Table]:
+def tabulate(
+    rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, empty_dice: str = "brats"
+) -> list[Table]:
     """Selected cases of each round and how many are right; then metrics. Each fits 80 columns."""
     selected = _new_table(f"pseudo-labels, {method}", ("round", "pool", "mutant", "wild", "right", "accuracy"))
     figures = [f"{part}\n{title}" for part in _PARTS for title in _FIGURES.values()]
-    measured = _new_table("best weights of each round", ("round", *figures))
+    measured = _new_table(f"best weights of each round, Dice of empty masks: {empty_dice}", ("round", *figures))
     for row in rounds:
         name = f"{'*' if row.round == chosen else ''}{row.round}"
         right = f"{row.num_right}/{row.num_known}" if row.num_known else "-"

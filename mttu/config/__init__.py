@@ -9,6 +9,7 @@ from pydantic import ValidationError, model_validator
 
 from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
 from mttu.config.earlier import GONE, complete
+from mttu.config.metrics import MetricSettings
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "IdhHeadSettings",
     "InferenceSettings",
     "LossSettings",
+    "MetricSettings",
     "MonteCarloSettings",
     "NetworkSettings",
     "OptimSettings",
@@ -83,6 +85,8 @@ class Config(Settings):
     """Training loop."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
+    metrics: MetricSettings = MetricSettings()
+    """Conventions for empty masks."""
     mc: MonteCarloSettings = MonteCarloSettings()
     """Monte Carlo dropout."""
     selection: SelectionSettings = SelectionSettings()

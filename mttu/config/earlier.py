@@ -13,6 +13,8 @@ NEWER: Mapping[str, Any] = {
     "loss.dice_weight": 0.5,
     "loss.ce_weight": 0.5,
     "optim.clip_norm": None,
+    "metrics.empty_dice": "brats",
+    "metrics.empty_hd95": "exclude",
 }
 """Settings that runs of format 1 may lack, by dotted name, with the value that their behaviour had."""
 

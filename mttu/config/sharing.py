@@ -7,6 +7,7 @@ FREE_TO_CHANGE = (
     "tracking.",
     "mc.",
     "selection.",
+    "metrics.empty_hd95",
     "data.manifest",
     "data.cache_dir",
     "train.loader_workers",

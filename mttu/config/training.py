@@ -9,6 +9,7 @@ from mttu.config.network import Positive
 from mttu.config.schema import Settings
 
 ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"]
+PrecisionSetting = Literal["auto", "float32", "bfloat16"]
 
 
 class LossSettings(Settings):
@@ -90,8 +91,9 @@ class TrainSettings(Settings):
     validation_metric: ValidationMetric = "dice_minus_ce"
     """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; cases without the
     label in question are left out of its mean."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the forward pass; auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    precision: PrecisionSetting = "auto"
+    """Arithmetic of the forward pass, in training and of the trained network in prediction and scoring; auto: bfloat16
+    autocast on a GPU, float32 on a CPU. The IDH head is in float32 always. Not stated in the paper."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per worker that read patches ahead; 0 reads in the training process."""
 

@@ -26,7 +26,7 @@ COMPARED = ("dice", "hd95_mm")
 def report_comparison(plan: EvaluationPlan, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Tests of the first system against the second.
 
-    A pair of cases counts for a score if the convention for empty masks gives both systems one; the others are counted
+    A pair of cases counts for a score if the conventions for empty masks give both systems one; the others are counted
     in `pairs_left_out`. Holm's adjustment is over the tests of one kind: those of all regions and scores; DeLong's and
     McNemar's together.
 
@@ -38,8 +38,9 @@ def report_comparison(plan: EvaluationPlan, rows: Sequence[Mapping[str, Any]]) -
         InputError: The systems have scores for different cases.
     """
     first, second = plan.systems
-    tests = [test for region in REGIONS for name in COMPARED for test in _compare_region(rows, plan, region, name)]
-    idh = _compare_idh(plan)
+    regions = tuple(REGIONS) if plan.can_compare("segmentation") else ()
+    tests = [test for region in regions for name in COMPARED for test in _compare_region(rows, plan, region, name)]
+    idh = _compare_idh(plan) if plan.can_compare("idh") else {}
     for kind in dict.fromkeys(test["name"] for test in tests):
         _adjust([test for test in tests if test["name"] == kind])
     _adjust(list(idh.values()))
@@ -58,7 +59,7 @@ def _compare_region(
     first, second = tables.values()
     pairs, patients = [], []
     for case_id in case_ids:
-        one, other = (fill_scores(table[case_id], plan.empty)[score] for table in (first, second))
+        one, other = (fill_scores(table[case_id], plan.metrics)[score] for table in (first, second))
         if one is not None and other is not None:
             pairs.append((one, other))
             patients.append(first[case_id]["patient_id"])

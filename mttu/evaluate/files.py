@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, atomic_folder, recover_folder, write_json, write_text
+from mttu.config import MetricSettings
 from mttu.evaluate.pictures import PICTURES, draw_pictures
 from mttu.figures.saving import save_figure
 
@@ -38,6 +39,7 @@ REGION_SCHEMA = pa.schema(
         pa.field("region", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in _SCORES),
+        *(pa.field(name, pa.string(), nullable=False) for name in MetricSettings.model_fields),
     ]
 )
 IDH_SCHEMA = pa.schema(
@@ -56,11 +58,15 @@ _README = """Scores that mttu computed from predictions and a manifest. Research
 case_scores.parquet/.csv  one row per case, region (wt, tc, et) and system; an empty value means that there is none:
   status                  normal, missed (only the true mask holds the region), spurious (only the predicted one does),
                           both-empty, not-defined (a whole-tumour mask has no parts)
-  dice                    0 to 1, not yet by any convention for empty masks
-  hd95_mm                 larger of the two directed 95th percentiles between voxel borders
+  dice                    0 to 1; of empty masks as empty_dice says
+  hd95_mm                 larger of the two directed 95th percentiles between voxel borders; of empty masks as
+                          empty_hd95 says
   sensitivity, specificity   of voxels, over the whole volume
   predicted_ml, truth_ml  millilitres
   volume_difference_ml    predicted minus true; relative_volume_difference is the same, divided by the true volume
+  empty_dice              brats: both masks empty 1, only one empty 0; exclude: left out without a true region, missed 0
+  empty_hd95              exclude: left out unless both masks hold the region; brats2020, brats2023: both empty 0, only
+                          one empty 373.12866 or 374 mm
 case_idh.parquet/.csv     one row per case of known IDH status and system:
   idh                     1 mutant, 0 wild type
   mutant_probability, confidence   the latter is that of the called class, at threshold 0.5; right: whether it is true

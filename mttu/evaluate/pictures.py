@@ -6,13 +6,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from mttu.config import MetricSettings
 from mttu.data.labels import IDH_MUTANT
 from mttu.figures.case_scores import CaseScore, draw_case_scores
 from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.metrics.delong import estimate_auc
-from mttu.metrics.empty_masks import fill_scores, find_convention
+from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
 
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
@@ -37,18 +38,20 @@ def draw_pictures(
     if summary["idh"] is not None:
         figures["reliability"] = draw_reliability(_to_diagrams(summary["systems"][0]["name"], summary["idh"]))
     if region_rows:
-        figures["segmentation"] = _draw_segmentation(region_rows, summary["empty_masks"])
+        conventions = MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
+        figures["segmentation"] = _draw_segmentation(region_rows, conventions)
     return figures
 
 
-def _draw_segmentation(rows: Sequence[Mapping[str, Any]], convention: str) -> Figure:
-    """Scores as the convention for empty masks counts them, so that means and n are those of the summary."""
+def _draw_segmentation(rows: Sequence[Mapping[str, Any]], conventions: MetricSettings) -> Figure:
+    """Scores as the conventions for empty masks count them, so that means and n are those of the summary."""
     scores = []
     for row in rows:
         if row["status"] != "not-defined":
-            filled = fill_scores(row, convention)
+            filled = fill_scores(row, conventions)
             scores.append(CaseScore(row["case_id"], row["system"], row["region"], filled["dice"], filled["hd95_mm"]))
-    return draw_case_scores(scores, find_convention(convention).hd95_one_empty_mm)
+    penalty_mm = HD95[conventions.empty_hd95].scores["missed"]
+    return draw_case_scores(scores, penalty_mm, [explain_dice(conventions), explain_hd95(conventions)])
 
 
 def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

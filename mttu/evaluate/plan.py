@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mttu.config import MetricSettings
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
@@ -11,7 +12,7 @@ from mttu.evaluate.files import check_output
 from mttu.evaluate.predictions import Predictions, read_predictions
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import align_cases
-from mttu.metrics.empty_masks import find_convention
+from mttu.metrics.empty_masks import choose_conventions, name_conventions
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class EvaluationPlan:
     """Cases of the split."""
     systems: tuple[Predictions, ...]
     """The predictions; and those that they are compared with, if any."""
-    empty: str
-    """Convention for empty masks."""
+    metrics: MetricSettings
+    """Conventions for empty masks."""
     baselines: bool
     """Whether to fit the baselines without images."""
     out: Path
@@ -53,6 +54,10 @@ class EvaluationPlan:
         """Cases of patients that the system was trained on, as its table says."""
         return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
 
+    def can_compare(self, task: str) -> bool:
+        """Whether every system has an answer to a task; what one of them cannot say is not compared."""
+        return not any(task in system.missing for system in self.systems)
+
     def training(self) -> list[Subject]:
         """What baselines are fitted on: train and val, without the evaluated split."""
         names = [name for name in ("train", "val") if name != self.split]
@@ -79,10 +84,12 @@ def plan_evaluation(
     manifest: Path,
     out: Path,
     split: str = "test",
-    empty: str = "exclude-empty",
+    empty: str | None = None,
     baselines: bool = True,
     compare: Path | None = None,
     num_resamples: int = 2000,
+    empty_dice: str | None = None,
+    empty_hd95: str | None = None,
 ) -> EvaluationPlan:
     """Reads tables and manifest and checks that they belong together.
 
@@ -92,17 +99,20 @@ def plan_evaluation(
         manifest: Manifest with the true masks and IDH statuses.
         out: Folder to write; an earlier evaluation there is replaced.
         split: Split to evaluate.
-        empty: Convention for empty masks, a name in `mttu.metrics.empty_masks.CONVENTIONS`.
+        empty: Conventions for empty masks, a name in `mttu.metrics.empty_masks.BOTH`; None: those that the table of
+            predictions names, which are the network's settings `metrics`.
         baselines: Whether to fit the baselines without images.
         compare: Predictions of another system for the same cases.
         num_resamples: Of each bootstrap, at least 1.
+        empty_dice: Convention of Dice alone, a name in `mttu.metrics.empty_masks.DICE`.
+        empty_hd95: Convention of HD95 alone, a name in `mttu.metrics.empty_masks.HD95`.
 
     Raises:
         InputError: Lists every problem.
     """
     problems: list[str] = []
     try:
-        find_convention(empty)
+        choose_conventions(MetricSettings(), empty, empty_dice, empty_hd95)
     except InputError as error:
         problems += error.problems
     problems += check_output(out)
@@ -124,9 +134,21 @@ def plan_evaluation(
     raise_if_any(problems)
     if cohort is None:
         raise InputError(f"manifest {manifest}: could not be read")
-    plan = EvaluationPlan(cohort, split, cases, tuple(systems), empty, baselines, out, num_resamples)
+    conventions = [choose_conventions(system.metrics, empty, empty_dice, empty_hd95) for system in systems]
+    raise_if_any(_find_disagreement(systems, conventions))
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, out, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
     return plan
+
+
+def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:
+    """Says if two systems would be scored by different conventions, each by its own."""
+    if all(found == conventions[0] for found in conventions):
+        return []
+    shown = "; ".join(
+        f"{name_conventions(found)} for {system.name}" for system, found in zip(systems, conventions, strict=True)
+    )
+    return [f"comparison: empty masks would count as {shown}; choose one for both: --empty-dice and --empty-hd95"]
 
 
 def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
@@ -149,9 +171,10 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
                 f"predictions {system.folder}: the masks of {name_some(lost)} are gone; predict these cases again"
             )
         if not plan.with_masks(system) and not plan.with_idh(system):
+            reasons = "".join(f"; {reason}" for reason in system.missing.values())
             problems.append(
                 f"predictions {system.folder}: nothing to score: no case of split {plan.split} has a true mask or a "
-                "known IDH status that was predicted"
+                f"known IDH status that was predicted{reasons}"
             )
     if plan.baselines:
         problems += _problems_of_grades(plan)
@@ -172,7 +195,9 @@ def _find_differences(plan: EvaluationPlan) -> list[str]:
     if len(set(names)) < len(names):
         return [f"comparison: {names[0]} would be compared with itself; give the folder of another system"]
     problems = []
-    for what, select in (("masks", plan.with_masks), ("IDH", plan.with_idh)):
+    for what, task, select in (("masks", "segmentation", plan.with_masks), ("IDH", "idh", plan.with_idh)):
+        if not plan.can_compare(task):
+            continue
         tables = {f"{system.name} ({what})": dict.fromkeys(_ids(select(system)), 0) for system in plan.systems}
         try:
             align_cases(tables)

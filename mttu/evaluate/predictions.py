@@ -1,13 +1,16 @@
 """The folder that `mttu predict` wrote, read back and checked."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case
 from mttu.errors import InputError, raise_if_any
@@ -30,6 +33,14 @@ class Predictions:
     """Label convention of the masks."""
     checkpoint: str
     """Where they come from, as the table says."""
+    metrics: MetricSettings = RELEASE_METRICS
+    """Conventions for empty masks of the network's settings; the defaults where the table does not say."""
+    precision: str = "unknown"
+    """Arithmetic of the forward passes, as the table says."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that the network has no answer to, with the reason, as the table says."""
+    notes: tuple[str, ...] = ()
+    """Sentences of the table on what it lacks, and on who had a say."""
 
     def mask(self, case_id: str) -> Path:
         """Path of a case's mask."""
@@ -71,7 +82,36 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     raise_if_any([f"predictions {path}: {problem}; {_MEND}" for problem in _find_problems(rows)])
     by_case = {str(row["case_id"]): row for row in rows}
     called = folder.resolve().name if name is None else name
-    return Predictions(called, folder, by_case, metadata["labels"], metadata.get("checkpoint", "unknown"))
+    return Predictions(
+        called,
+        folder,
+        by_case,
+        metadata["labels"],
+        metadata.get("checkpoint", "unknown"),
+        _read_conventions(metadata.get("metrics", "{}"), path),
+        metadata.get("precision", "unknown"),
+        dict(_parse(metadata.get("missing", "{}"), dict, path)),
+        tuple(_parse(metadata.get("notes", "[]"), list, path)),
+    )
+
+
+def _parse(text: str, kind: type, path: Path) -> Any:
+    """A JSON value of the table's metadata."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, kind):
+        raise InputError(f"predictions {path}: damaged description {text[:40]!r}; {_MEND}")
+    return content
+
+
+def _read_conventions(text: str, path: Path) -> MetricSettings:
+    """Conventions that a table names; those of an older table, which names none, are the defaults."""
+    try:
+        return MetricSettings.model_validate(_parse(text, dict, path))
+    except ValidationError:
+        raise InputError(f"predictions {path}: metrics are {text}, which this version does not know; {_MEND}") from None
 
 
 def _find_problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:

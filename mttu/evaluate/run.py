@@ -18,6 +18,7 @@ from mttu.evaluate.idh import report_idh
 from mttu.evaluate.plan import EvaluationPlan
 from mttu.evaluate.predictions import Predictions
 from mttu.evaluate.segmentation import report_segmentation
+from mttu.metrics.empty_masks import fill_scores, name_conventions
 from mttu.metrics.reliability import call_top_label
 from mttu.metrics.segmentation import RegionScores, score_regions
 
@@ -54,7 +55,7 @@ def evaluate_cases(plan: EvaluationPlan, on_case: OnCase | None = None) -> Evalu
         for case in sorted(plan.with_masks(system), key=lambda case: case.case_id):
             try:
                 scores = score_case(case, system)
-                region_rows += [_region_row(case, system, region, own) for region, own in scores.items()]
+                region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
             except InputError as error:
                 problems += error.problems
             done += 1
@@ -91,9 +92,13 @@ def score_case(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
     )
 
 
-def _region_row(case: Case, system: Predictions, region: str, scores: RegionScores) -> dict[str, Any]:
+def _region_row(
+    case: Case, plan: EvaluationPlan, system: Predictions, region: str, scores: RegionScores
+) -> dict[str, Any]:
+    """Scores as the conventions count them, which the row names; its status says what the masks held."""
     who = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "region": region}
-    return {**who, **vars(scores)}
+    row = {**who, **vars(scores)}
+    return {**row, **fill_scores(row, plan.metrics), **plan.metrics.model_dump()}
 
 
 def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
@@ -116,14 +121,20 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
     return rows
 
 
+def _describe(system: Predictions) -> dict[str, Any]:
+    names = ("name", "checkpoint", "labels", "precision")
+    return {**{name: getattr(system, name) for name in names}, "notes": list(system.notes)}
+
+
 def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
     system = plan.systems[0]
     own = [row for row in region_rows if row["system"] == system.name]
     return {
         "mttu_version": __version__,
         "split": plan.split,
-        "empty_masks": plan.empty,
-        "systems": [{"name": one.name, "checkpoint": one.checkpoint, "labels": one.labels} for one in plan.systems],
+        "empty_masks": name_conventions(plan.metrics),
+        **plan.metrics.model_dump(),
+        "systems": [_describe(one) for one in plan.systems],
         "synthetic": plan.manifest.synthetic,
         "cases": {
             "in_split": len(plan.cases),
@@ -133,7 +144,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
             "masks_scored": len(plan.with_masks(system)),
             "idh_scored": len(plan.with_idh(system)),
         },
-        "segmentation": report_segmentation(own, plan.empty, plan.num_resamples),
+        "segmentation": report_segmentation(own, plan.metrics, plan.num_resamples),
         "idh": report_idh(plan.with_idh(system), plan.validation(system), system, plan.num_resamples),
         "baselines": report_baselines(plan, system) if plan.baselines else None,
         "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,

@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
+from mttu.config import MetricSettings
 from mttu.errors import name_some
-from mttu.metrics.empty_masks import STATUSES
+from mttu.metrics.empty_masks import STATUSES, explain_dice, explain_hd95
 
 Summary = Mapping[str, Any]
 
@@ -42,7 +43,7 @@ def build_tables(summary: Summary) -> list[Table]:
     if summary["baselines"]:
         tables.append(_baselines(summary["baselines"]))
     if summary["comparison"]:
-        tables.append(_comparison(summary["comparison"]))
+        tables.append(_comparison(summary["comparison"], summary["empty_masks"]))
     return tables
 
 
@@ -61,6 +62,7 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, known in cases["learned_from"].items():
         if known:
             lines.append(f"{name}: was trained on patients of the same ids as {name_some(known)}: no fair test")
+    lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")
@@ -99,6 +101,8 @@ def _segmentation(summary: Summary) -> Table:
     regions = summary["segmentation"]
     table = Table("", *(region.upper() for region in regions))
     table.title = f"Segmentation, empty masks: {summary['empty_masks']}"
+    conventions = MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
+    table.caption = f"{explain_dice(conventions)} {explain_hd95(conventions)}"
     for name, title in _METRICS.items():
         metrics = [region["metrics"][name] for region in regions.values()]
         table.add_row(f"{title}, mean ± std", *(f"{_number(one['mean'])} ± {_number(one['std'])}" for one in metrics))
@@ -173,9 +177,9 @@ def _baselines(report: Summary) -> Table:
     return table
 
 
-def _comparison(report: Summary) -> Table:
+def _comparison(report: Summary, empty_masks: str) -> Table:
     table = Table("", "test", "n", "left out", "difference", "p", "p (Holm)")
-    table.title = f"{report['first']} minus {report['second']}"
+    table.title = f"{report['first']} minus {report['second']}, empty masks: {empty_masks}"
     for test in report["segmentation"]:
         score = _METRICS[test["score"]]
         table.add_row(

@@ -42,7 +42,9 @@ class CaseScore:
     """None where not defined, e.g. an empty mask."""
 
 
-def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = None) -> Figure:
+def draw_case_scores(
+    scores: Sequence[CaseScore], penalty_mm: float | None = None, remarks: Sequence[str] = ()
+) -> Figure:
     """Boxes (quartiles, whiskers to 1.5 times their distance) and every case as a point, for Dice and HD95.
 
     Scores that are not defined are left out and counted in the note. A penalty for an empty mask counts in n, box and
@@ -51,6 +53,7 @@ def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = Non
     Args:
         scores: One per case, system and region.
         penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
+        remarks: More sentences of the note, e.g. the conventions for empty masks.
     """
     if not scores:
         return draw_nothing("no cases")
@@ -60,7 +63,8 @@ def draw_case_scores(scores: Sequence[CaseScore], penalty_mm: float | None = Non
     dress(upper, "", "", "Dice")
     dress(lower, "", "region", "HD95 (mm)")
     notes = [
-        "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case."
+        "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case.",
+        *remarks,
     ]
     if penalty_mm is not None:
         notes.append(

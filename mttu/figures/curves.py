@@ -36,7 +36,7 @@ _NAMES = {
 }
 
 
-def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+def draw_curves(history: Sequence[Mapping[str, float]], remarks: Sequence[str] = ()) -> Figure:
     """Losses, validation metrics and sigmas over epochs; panels without data are left out.
 
     The epoch of the largest validation score, the one a run keeps, is marked. Values that are not finite leave a gap,
@@ -44,6 +44,7 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 
     Args:
         history: One row per epoch with `epoch` and any of the metrics.
+        remarks: More sentences of the note, e.g. the convention for empty masks.
     """
     panels = [panel for panel in PANELS if any(name in row for row in history for name in panel[2])]
     if not panels:
@@ -63,7 +64,7 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axes.set_axis_off()
     notes = [] if best is None else [f"Dashed: epoch {best:g}, of the largest validation score."]
     lost = sum(name in row and not is_defined(row[name]) for row in history for panel in panels for name in panel[2])
-    add_note(figure, [*notes, *([f"{lost} values are not finite; they leave gaps."] if lost else [])])
+    add_note(figure, [*notes, *remarks, *([f"{lost} values are not finite; they leave gaps."] if lost else [])])
     return figure
 
 

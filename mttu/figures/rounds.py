@@ -53,6 +53,7 @@ def draw_rounds(
     selections: Sequence[RoundSelection] = (),
     chosen_rounds: Mapping[str, int] | None = None,
     title: str = "",
+    remarks: Sequence[str] = (),
 ) -> Figure:
     """Fig. 6: metrics and counts of pseudo-labels per round of self-training, one line per method.
 
@@ -61,6 +62,7 @@ def draw_rounds(
         selections: One more panel per method that has any.
         chosen_rounds: Method to the round that validation chose, ringed.
         title: E.g. the set of cases with its n.
+        remarks: More sentences of the note, e.g. the convention for empty masks.
     """
     if not scores and not selections:
         return draw_nothing("no rounds")
@@ -99,7 +101,7 @@ def draw_rounds(
         notes.insert(0, "Mean and standard deviation over folds.")
     if chosen_rounds:
         notes.insert(0, "Ringed: the round chosen on validation.")
-    add_note(figure, notes)
+    add_note(figure, [*notes, *remarks])
     return figure
 
 

@@ -1,25 +1,32 @@
-"""What a region scores that the true or the predicted mask does not hold: three conventions, none of them silent.
+"""What a region scores that the true or the predicted mask does not hold; Dice's and HD95's are chosen apart.
 
-| | Dice: both empty, spurious, missed | HD95: both empty, one empty |
+| Dice | both empty | spurious | missed |
+| --- | --- | --- | --- |
+| brats | 1 | 0 | 0 |
+| exclude | left out | left out | 0 |
+
+| HD95 | both empty | one empty |
 | --- | --- | --- |
-| exclude-empty | left out, left out, 0 | left out, left out |
-| brats2020 | 1, 0, 0 | 0 mm, 373.12866 mm |
-| brats2023 | 1, 0, 0 | 0 mm, 374 mm |
+| exclude | left out | left out |
+| brats2020 | 0 mm | 373.12866 mm |
+| brats2023 | 0 mm | 374 mm |
 
-exclude-empty is what the paper's tables show: one penalty of 373 mm among 70 cases would force a standard deviation
-above any in them. A distance needs both masks and is left out without; Dice needs a true region, as MONAI has it, so a
-missed region counts 0. By these distances alone a system that misses more may look better: read the counts beside them,
-or compare systems under brats2020. 373.12866 mm is the diagonal of 240 x 240 x 155 mm, and stays that on other grids.
-brats2023 means the two values; the lesion-wise scores of that challenge are another thing.
+The settings are `metrics.empty_dice` and `metrics.empty_hd95`. The defaults are those of the authors' release: Dice as
+in the BraTS challenges, distances without empty masks. One penalty of 373 mm among 70 cases would force a standard
+deviation above any in the paper's tables. By a mean of the distances that are there a system that misses more may look
+better: read the counts beside it, or compare systems under brats2020. 373.12866 mm is the diagonal of
+240 x 240 x 155 mm, and stays that on other grids. brats2023 means the value; the lesion-wise scores of that challenge
+are another thing. Excluding Dice is MONAI's way: a false alarm where there is no region costs nothing.
 
-Sensitivity and relative volume difference need a true region under all conventions.
+Sensitivity and relative volume difference need a true region, whatever is set.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mttu.errors import InputError
+from mttu.config import MetricSettings
+from mttu.errors import raise_if_any
 from mttu.metrics.intervals import Spread, describe
 
 STATUSES = ("normal", "missed", "spurious", "both-empty", "not-defined")
@@ -28,49 +35,103 @@ METRICS = ("dice", "hd95_mm", "sensitivity", "specificity", "volume_difference_m
 
 @dataclass(frozen=True)
 class Convention:
-    """Scores of empty masks; None leaves the case out."""
+    """Score of one metric where a mask is empty; None leaves the case out."""
 
     title: str
-    dice_both_empty: float | None = None
-    dice_spurious: float | None = None
-    hd95_both_empty_mm: float | None = None
-    hd95_one_empty_mm: float | None = None
+    scores: Mapping[str, float | None]
+    """By status; one that is not here keeps the score that the masks give."""
 
 
-CONVENTIONS: Mapping[str, Convention] = {
-    "exclude-empty": Convention("empty masks left out, missed regions have Dice 0"),
-    "brats2020": Convention("BraTS to 2021", 1.0, 0.0, 0.0, 373.12866),
-    "brats2023": Convention("BraTS 2023, values of the penalty", 1.0, 0.0, 0.0, 374.0),
+DICE: Mapping[str, Convention] = {
+    "brats": Convention("both empty 1, only one empty 0", {"both-empty": 1.0, "spurious": 0.0}),
+    "exclude": Convention("left out without a true region, missed 0", {"both-empty": None, "spurious": None}),
 }
+"""Values of `metrics.empty_dice`."""
 
 
-def find_convention(name: str) -> Convention:
-    """The convention of that name.
+def _penalise(both_empty_mm: float | None, one_empty_mm: float | None) -> Mapping[str, float | None]:
+    return {"both-empty": both_empty_mm, "spurious": one_empty_mm, "missed": one_empty_mm}
+
+
+HD95: Mapping[str, Convention] = {
+    "exclude": Convention("left out unless both masks hold the region", _penalise(None, None)),
+    "brats2020": Convention("both empty 0 mm, only one empty 373.12866 mm", _penalise(0.0, 373.12866)),
+    "brats2023": Convention("both empty 0 mm, only one empty 374 mm", _penalise(0.0, 374.0)),
+}
+"""Values of `metrics.empty_hd95`."""
+
+BOTH: Mapping[str, MetricSettings] = {
+    "exclude-empty": MetricSettings(empty_dice="exclude", empty_hd95="exclude"),
+    "brats2020": MetricSettings(empty_dice="brats", empty_hd95="brats2020"),
+    "brats2023": MetricSettings(empty_dice="brats", empty_hd95="brats2023"),
+}
+"""One name for both choices."""
+
+
+def choose_conventions(
+    start: MetricSettings, both: str | None = None, dice: str | None = None, hd95: str | None = None
+) -> MetricSettings:
+    """Conventions by name, laid over those to start from; one metric's own name comes last.
+
+    Args:
+        start: What counts where nothing is named.
+        both: Name in `BOTH`.
+        dice: Name in `DICE`.
+        hd95: Name in `HD95`.
 
     Raises:
-        InputError: Unknown name; lists the known ones.
+        InputError: Unknown names; lists the known ones.
     """
-    if name not in CONVENTIONS:
-        known = ", ".join(f"{key} ({convention.title})" for key, convention in CONVENTIONS.items())
-        raise InputError(f"empty masks {name!r}: unknown convention; choose one of {known}")
-    return CONVENTIONS[name]
+    titles = {name: name_conventions(settings) for name, settings in BOTH.items()}
+    choices = (
+        ("masks", both, titles),
+        ("masks in Dice", dice, {name: convention.title for name, convention in DICE.items()}),
+        ("masks in HD95", hd95, {name: convention.title for name, convention in HD95.items()}),
+    )
+    raise_if_any(
+        [
+            f"empty {what} {name!r}: unknown convention; choose one of "
+            + ", ".join(f"{key} ({title})" for key, title in known.items())
+            for what, name, known in choices
+            if name is not None and name not in known
+        ]
+    )
+    found = BOTH[both] if both is not None else start
+    chosen = {name: value for name, value in (("empty_dice", dice), ("empty_hd95", hd95)) if value is not None}
+    return found.model_copy(update=chosen)
 
 
-def fill_scores(row: Mapping[str, Any], convention: str) -> dict[str, float | None]:
-    """The scores of a case's region as a convention counts them; None where it leaves the case out.
+def name_conventions(settings: MetricSettings) -> str:
+    """Both names, as a table's title has them: `Dice brats, HD95 exclude`."""
+    return f"Dice {settings.empty_dice}, HD95 {settings.empty_hd95}"
+
+
+def explain_dice(settings: MetricSettings) -> str:
+    """One sentence on Dice, for a table or figure without distances."""
+    return f"Dice of empty masks: {DICE[settings.empty_dice].title} ({settings.empty_dice})."
+
+
+def explain_hd95(settings: MetricSettings) -> str:
+    """One sentence on HD95."""
+    return f"HD95 of empty masks: {HD95[settings.empty_hd95].title} ({settings.empty_hd95})."
+
+
+def fill_dice(dice: float | None, status: str, settings: MetricSettings) -> float | None:
+    """A case's Dice as the convention counts it; None leaves the case out."""
+    return DICE[settings.empty_dice].scores.get(status, dice)
+
+
+def fill_scores(row: Mapping[str, Any], settings: MetricSettings) -> dict[str, float | None]:
+    """The scores of a case's region as the conventions count them; None where they leave the case out.
 
     Args:
         row: Has `status` and the `METRICS`, see `mttu.metrics.segmentation.RegionScores`.
-        convention: Name in `CONVENTIONS`.
+        settings: Conventions.
     """
-    rule, status = find_convention(convention), row["status"]
+    status = row["status"]
     scores: dict[str, float | None] = {name: row[name] for name in METRICS}
-    if status == "both-empty":
-        scores |= {"dice": rule.dice_both_empty, "hd95_mm": rule.hd95_both_empty_mm}
-    elif status == "spurious":
-        scores |= {"dice": rule.dice_spurious, "hd95_mm": rule.hd95_one_empty_mm}
-    elif status == "missed":
-        scores |= {"hd95_mm": rule.hd95_one_empty_mm}
+    scores["dice"] = fill_dice(scores["dice"], status, settings)
+    scores["hd95_mm"] = HD95[settings.empty_hd95].scores.get(status, scores["hd95_mm"])
     return scores
 
 
@@ -80,13 +141,14 @@ class RegionSummary:
 
     region: str
     convention: str
+    """Names of both conventions."""
     counts: Mapping[str, int]
     """Status to number of cases, for all of `STATUSES`."""
     metrics: Mapping[str, Spread]
     """Score to mean, spread and `n`, the number of cases that it is taken over."""
 
 
-def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, convention: str) -> RegionSummary:
+def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, settings: MetricSettings) -> RegionSummary:
     """Summary of one region over the table of case scores.
 
     The same bits for any order of rows, so a table gathered over ranks gives what one rank's gives.
@@ -94,10 +156,9 @@ def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, convention:
     Args:
         rows: `case_id`, `region`, `status` and the `METRICS`; rows of other regions are passed over.
         region: Name in `mttu.data.labels.REGIONS`.
-        convention: Name in `CONVENTIONS`.
+        settings: Conventions for empty masks.
 
     Raises:
-        InputError: Unknown convention.
         ValueError: A case has two rows for the region, or an unknown status.
     """
     own = sorted((row for row in rows if row["region"] == region), key=lambda row: str(row["case_id"]))
@@ -105,9 +166,9 @@ def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, convention:
     twice = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
     if twice:
         raise ValueError(f"region {region}: cases {', '.join(twice)} have two rows")
-    filled = [fill_scores(row, convention) for row in own]
+    filled = [fill_scores(row, settings) for row in own]
     counts = {status: sum(row["status"] == status for row in own) for status in STATUSES}
     if sum(counts.values()) != len(own):
         raise ValueError(f"region {region}: a status is none of {', '.join(STATUSES)}")
     spreads = {name: describe([value for scores in filled if (value := scores[name]) is not None]) for name in METRICS}
-    return RegionSummary(region, convention, counts, spreads)
+    return RegionSummary(region, name_conventions(settings), counts, spreads)

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.labels import CLASSES, REGIONS, WHOLE_TUMOUR
+from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.surface import measure_hausdorff_mm
 
 Status = Literal["normal", "missed", "spurious", "both-empty", "not-defined"]
@@ -128,23 +130,24 @@ def _check_shapes(predicted: Sequence[int], truth: Sequence[int]) -> None:
         raise ValueError(f"predicted has shape {tuple(predicted)}, truth {tuple(truth)}; they must agree")
 
 
-def score_dice(predicted: Tensor, truth: Tensor) -> Mapping[str, float]:
+def score_dice(
+    predicted: Tensor, truth: Tensor, settings: MetricSettings = RELEASE_METRICS
+) -> Mapping[str, float | None]:
     """Dice coefficient of each region.
-
-    Empty masks, as in the BraTS challenges up to 2021: both empty scores 1, exactly one empty scores 0.
 
     Args:
         predicted: (H, W, D), classes 0 to 3.
         truth: Same shape, classes 0 to 3.
+        settings: Convention for empty masks.
 
     Returns:
-        Region name to a value in [0, 1].
+        Region name to a value in [0, 1]; None where the convention leaves the case out.
 
     Raises:
         ValueError: The shapes differ.
     """
     overlaps = count_overlaps(predicted.cpu().numpy(), truth.cpu().numpy())
-    return {region: 1.0 if overlap.dice is None else overlap.dice for region, overlap in overlaps.items()}
+    return {region: fill_dice(overlap.dice, overlap.status, settings) for region, overlap in overlaps.items()}
 
 
 def score_regions(

@@ -1,7 +1,7 @@
 """A trained network as a folder: weights as safetensors, settings as YAML, metrics as JSON. No pickle."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mttu.atomic import atomic_folder
 from mttu.config import Config, load_stored_config, to_yaml
+from mttu.config.network import Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
@@ -21,7 +22,13 @@ ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
 
-def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config, metrics: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    metrics: Mapping[str, Any],
+    learned_tasks: Collection[Task] | None = None,
+) -> None:
     """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
 
     Args:
@@ -29,9 +36,10 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Config
         weights: State dict of the network, any device.
         config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
+        learned_tasks: Tasks whose head has seen a label; None counts as all of `network.tasks`.
     """
     with atomic_folder(folder) as partial:
-        fill_checkpoint(partial, weights, config, metrics)
+        fill_checkpoint(partial, weights, config, metrics, learned_tasks=learned_tasks)
 
 
 def fill_checkpoint(
@@ -40,6 +48,7 @@ def fill_checkpoint(
     config: Config,
     metrics: Mapping[str, Any],
     learned_from: Collection[str] | None = None,
+    learned_tasks: Collection[Task] | None = None,
 ) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete.
 
@@ -52,6 +61,8 @@ def fill_checkpoint(
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
     if learned_from is not None:
         content["learned_from"] = sorted(learned_from)
+    if learned_tasks is not None:
+        content["learned_tasks"] = sorted(learned_tasks)
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
 
@@ -74,6 +85,30 @@ def read_learned_from(folder: Path) -> frozenset[str] | None:
     return frozenset(content["learned_from"]) if "learned_from" in content else None
 
 
+def read_learned_tasks(folder: Path) -> frozenset[Task]:
+    """Tasks whose head has seen a label; all of its tasks where a checkpoint does not say, as older ones do not.
+
+    Args:
+        folder: Checkpoint that `read_checkpoint` reads.
+
+    Raises:
+        InputError: See `read_checkpoint`.
+    """
+    folder = find_checkpoint(folder)
+    content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    return _find_learned_tasks(content, load_stored_config(folder / "config.yaml"), folder)
+
+
+def _find_learned_tasks(content: Mapping[str, Any], config: Config, folder: Path) -> frozenset[Task]:
+    found = content.get("learned_tasks", config.network.tasks)
+    if not isinstance(found, Sequence) or not set(found) <= set(config.network.tasks):
+        raise InputError(
+            f"checkpoint {folder}: checkpoint.json names learned_tasks {found!r}; config.yaml has network.tasks "
+            f"{list(config.network.tasks)}; restore them from a copy"
+        )
+    return frozenset(found)
+
+
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
@@ -94,7 +129,8 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     if missing:
         raise InputError(f"checkpoint {folder}: {', '.join(missing)} not found; give a run folder or its `best` folder")
     try:
-        found = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["format_version"]
+        content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        found = content["format_version"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
     if found != FORMAT_VERSION:
@@ -106,4 +142,5 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:400]
         raise InputError(f"checkpoint {folder}: weights.safetensors does not fit config.yaml ({reason})") from None
+    network.learned_tasks = _find_learned_tasks(content, config, folder)
     return network.eval(), config

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mttu.atomic import atomic_folder, write_json
-from mttu.config import Config, flatten
+from mttu.config import Config, MetricSettings, flatten, override
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
@@ -83,7 +83,8 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
 
     Returns:
         The networks, on the CPU, in the order of the members: one of a plain checkpoint. The settings are the first
-        member's; `SHARED` ones are those of all.
+        member's; `SHARED` ones are those of all. Where members were trained in several precisions, `train.precision` is
+        float32; where they name several conventions for empty masks, `metrics` are the defaults.
 
     Raises:
         InputError: See `read_checkpoint`; `ensemble.json` is damaged or of another format, or a member is missing,
@@ -103,7 +104,17 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
         except InputError as error:
             problems += error.problems
     raise_if_any([*problems, *_find_differences(configs)])
-    return tuple(networks), next(iter(configs.values()))
+    return tuple(networks), _unite(list(configs.values()))
+
+
+def _unite(configs: Sequence[Config]) -> Config:
+    """The first member's settings, without what it cannot decide for the others."""
+    first, changes = configs[0], {}
+    if any(config.train.precision != first.train.precision for config in configs):
+        changes["train.precision"] = "float32"
+    if any(config.metrics != first.metrics for config in configs):
+        changes |= {f"metrics.{name}": value for name, value in MetricSettings()}
+    return override(first, changes)
 
 
 def read_teachers(folder: Path) -> frozenset[str] | None:

@@ -16,6 +16,9 @@ _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 class IdhHead(nn.Module):
     """Global average and max pooling of each level, concatenated; dropout; linear layers.
 
+    All of it is computed in float32, under autocast too: a mean over 4096 tokens and a logit that a threshold cuts have
+    no use for eight bits of mantissa, and the arithmetic that this saves is next to nothing.
+
     Args:
         settings: Levels, hidden widths and activation.
         widths: Channels of each level by name; more levels than used are fine.
@@ -39,15 +42,16 @@ class IdhHead(nn.Module):
         return self.classify(self.pool(features))
 
     def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Average and maximum (B, 2C) of each level that the head reads and that is given."""
+        """Average and maximum (B, 2C), float32, of each level that the head reads and that is given."""
         return {
-            name: torch.cat([pool(features[name], dim=(2, 3, 4)) for pool in (torch.mean, torch.amax)], dim=1)
+            name: torch.cat([pool(features[name].float(), dim=(2, 3, 4)) for pool in (torch.mean, torch.amax)], dim=1)
             for name in self.feature_levels
             if name in features
         }
 
     def classify(self, pooled: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, 2) from the pooled levels (B, 2C)."""
+        """Logits (B, 2), float32, from the pooled levels (B, 2C)."""
         joined = torch.cat([pooled[name] for name in self.feature_levels], dim=1)
-        logits: Tensor = self.layers(self.dropout(joined))
+        with torch.autocast(joined.device.type, enabled=False):
+            logits: Tensor = self.layers(self.dropout(joined))
         return logits

@@ -27,7 +27,7 @@ class Shared:
     grid: tuple[int, ...]
     """Tokens per axis."""
     pooled: dict[str, Tensor]
-    """Pooled levels (1, 2C) before the first active dropout."""
+    """Pooled levels (1, 2C), float32, before the first active dropout."""
 
 
 class IdhPasses:

@@ -34,6 +34,10 @@ class MttuNet(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
+        self.tasks = frozenset(settings.tasks)
+        self.learned_tasks = self.tasks
+        """Those whose head has seen a label; whoever trains or reads the weights sets it. The others' logits are there,
+        and mean nothing, see `mttu.networks.learned`."""
         self.in_channels = settings.in_channels
         widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
         segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks

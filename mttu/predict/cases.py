@@ -56,10 +56,13 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
     return {
         "mttu_version": __version__,
         **describe_checkpoint(plan.checkpoint),
+        "missing": dict(plan.missing),
+        "notes": list(plan.notes),
         "labels": plan.labels,
         "modalities": list(plan.config.data.modalities),
         "patch": plan.config.patch.model_dump(mode="json"),
         "inference": plan.config.inference.model_dump(mode="json"),
+        "metrics": plan.config.metrics.model_dump(mode="json"),
         "device": plan.device.type,
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
@@ -92,7 +95,7 @@ def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
     learned_from = None if plan.teachers is None else case.patient_digest in plan.teachers
-    row = PredictionRow(case.case_id, seconds=0.0, learned_from=learned_from)
+    row = PredictionRow(case.case_id, seconds=0.0, learned_from=learned_from, missing="; ".join(plan.missing.values()))
     classes = None
     if prediction.seg_probabilities is not None:
         voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
@@ -150,6 +153,7 @@ def _write_overlay(
         [
             *(["no tumour found"] if row.no_tumour_found else []),
             *([f"undecided ({low:.2f} to {high:.2f})"] if row.idh_undecided else []),
+            *plan.missing.values(),
         ],
     )
     with atomic_file(path) as partial:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
+from mttu.networks.learned import TASKS, describe_voters, explain_missing_answers
 from mttu.predict.results import check_output, recover_output
 
-CHANGEABLE = ("inference.", "patch.")
-"""Sections of a checkpoint's settings that a prediction may change."""
+CHANGEABLE = ("inference.", "patch.", "train.precision")
+"""Settings of a checkpoint, or sections of them, that a prediction may change."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class PredictionPlan:
     teachers: frozenset[str] | None
     """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`; None where
     it does not say."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that no network can answer, with the reason."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
 
 
 def plan_predictions(
@@ -61,7 +66,6 @@ def plan_predictions(
     labels: str = "brats",
     changes: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> PredictionPlan:
     """Reads the checkpoint, finds the cases and checks that nothing of the user's would be overwritten.
 
@@ -73,16 +77,15 @@ def plan_predictions(
         out: Output folder of its own; may lie inside an input folder and may hold an earlier prediction of the same
             cases, which is replaced.
         labels: Label convention of the masks that are written.
-        changes: Dotted settings that replace the checkpoint's, from `inference` and `patch`.
+        changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
         device: auto: a GPU if there is one.
-        precision: auto: bfloat16 autocast on a GPU, float32 on a CPU.
 
     Raises:
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
     """
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
-    config = Config()
+    config, missing = Config(), {}
     try:
         find_convention(labels)
     except InputError as error:
@@ -90,6 +93,9 @@ def plan_predictions(
     try:
         networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
+        missing = explain_missing_answers(networks)
+        if len(missing) == len(TASKS):
+            problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
@@ -110,8 +116,10 @@ def plan_predictions(
         out=out,
         labels=labels,
         device=chosen,
-        precision=choose_precision(precision, chosen),
+        precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
+        missing=missing,
+        notes=(*missing.values(), *describe_voters(networks)),
     )
 
 

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("learned_from", pa.bool_()),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
+        pa.field("missing", pa.string(), nullable=False),
         pa.field("intended_use", pa.string(), nullable=False),
         pa.field("format_version", pa.int32(), nullable=False),
     ]
@@ -57,6 +58,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
+  missing                 why there is no IDH probability, or no segmentation, for any case
 """
 
 
@@ -81,6 +83,8 @@ class PredictionRow:
     learned_from: bool | None = None
     """Whether the network was trained on a scan of a patient of this id; None where it does not say, or with an error.
     """
+    missing: str = ""
+    """Why the network has no answer to a task, for any case; empty if it has."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:
@@ -135,7 +139,8 @@ def _read_case_ids(table: Path) -> list[str] | None:
         found = pq.read_table(table)
     except (OSError, pa.ArrowException):
         return None
-    return [str(value) for value in found["case_id"].to_pylist()] if found.schema.equals(SCHEMA) else None
+    own = {"case_id", "intended_use", "format_version"} <= set(found.schema.names)  # other versions had other columns
+    return [str(value) for value in found["case_id"].to_pylist()] if own else None
 
 
 def open_staging(out: Path) -> Path:

@@ -17,6 +17,7 @@ from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
 from mttu.errors import InputError
 from mttu.inference import choose_precision, name_member, predict_ensemble, segment
 from mttu.networks.ensemble import read_members
+from mttu.networks.learned import find_voters
 from mttu.scoring.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.scoring.plan import ScoringPlan
 
@@ -27,8 +28,9 @@ class CaseScorer:
     """A network, or an ensemble, that scores one case after the other; its weights are read once.
 
     Of an ensemble, a pass's probability is the mean over the members, whose masks differ; so is the probability
-    without dropout. Independent masks average out: the deviation over passes shrinks with the number of members, and
-    their disagreement is not part of it, so a threshold found for one network does not hold for an ensemble.
+    without dropout. Members whose IDH head never saw a label have no say. Independent masks average out: the deviation
+    over passes shrinks with the number of members, and their disagreement is not part of it, so a threshold found for
+    one network does not hold for an ensemble.
 
     Args:
         plan: See `plan_scoring`.
@@ -41,10 +43,11 @@ class CaseScorer:
     def __init__(self, plan: ScoringPlan, device: torch.device) -> None:
         networks, _ = read_members(plan.checkpoint)
         self.networks = [network.to(device) for network in networks]
+        self.voters = find_voters(networks, "idh")
         self.config = plan.config
         self.cache_dir = plan.cache_dir
         self.device = device
-        self.precision = choose_precision("auto", device)
+        self.precision = choose_precision(plan.config.train.precision, device)
 
     def score(self, case: Case) -> ScoreRow:
         """The case's row; never raises for a case that cannot be scored."""
@@ -73,7 +76,7 @@ class CaseScorer:
                 )
             image = window
         volume = torch.from_numpy(np.asarray(image, dtype=np.float32))
-        answers = [self._run_passes(volume, case.case_id, member) for member in range(1, len(self.networks) + 1)]
+        answers = [self._run_passes(volume, case.case_id, member) for member in self.voters]
         passes = zip(*(answer.mutant_probabilities for answer in answers), strict=True)
         without_dropout = fmean(answer.deterministic_probability for answer in answers)
         return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
@@ -161,6 +164,6 @@ def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = 
 
 def make_table(plan: ScoringPlan, rows: list[ScoreRow], device_type: str, threads: int) -> ScoreTable:
     """The table of a plan's rows, sorted; device and threads decide last bits and are noted."""
-    precision = choose_precision("auto", torch.device(device_type))
+    precision = choose_precision(plan.config.train.precision, torch.device(device_type))
     about = {**plan.about, "device": device_type, "precision": precision, "threads": threads}
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), about)

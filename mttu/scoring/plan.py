@@ -16,9 +16,10 @@ from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
 from mttu.networks.idh_passes import IdhPasses
+from mttu.networks.learned import describe_voters, explain_missing, find_voters
 
-CHANGEABLE = ("mc.", "inference.", "patch.")
-"""Sections of a checkpoint's settings that scoring may change."""
+CHANGEABLE = ("mc.", "inference.", "patch.", "train.precision")
+"""Settings of a checkpoint, or sections of them, that scoring may change."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def plan_scoring(
     """
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
-    config, cohort = Config(), None
+    config, cohort, voters = Config(), None, list[int]()
     try:
         networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
-        for number, network in enumerate(networks, 1):
-            found = find_scoring_problems(network, config)
+        voters = find_voters(networks, "idh")
+        segments = bool(find_voters(networks, "segmentation"))
+        for number in voters or range(1, len(networks) + 1):
+            found = find_scoring_problems(networks[number - 1], config, segments)
             problems += [name_member(problem, number, len(networks)) for problem in found]
     except InputError as error:
         problems += error.problems
@@ -80,17 +83,29 @@ def plan_scoring(
         raise InputError(f"manifest {manifest}: could not be read")
     folder = find_checkpoint(checkpoint).resolve()
     about = _describe(folder, config, cohort, split)
+    if len(voters) < len(networks):  # not in other tables, so that those of before stay true
+        about |= {"idh_members": voters, "notes": describe_voters(networks)}
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
 
 
-def find_scoring_problems(network: MttuNet, config: Config) -> list[str]:
-    """Says why a network cannot be scored with these settings; nothing if it can."""
-    problems = []
+def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
+    """Says why a network cannot be scored with these settings; nothing if it can.
+
+    Args:
+        network: Network.
+        config: Settings.
+        segments: Whether the ensemble that it belongs to has a segmentation; None: as the network has.
+    """
+    learned, problems = network.learned_tasks, []
+    if network.idh_head is not None and "idh" not in learned:
+        reason = explain_missing(network.tasks, learned)["idh"]
+        return [f"{reason}; score with a network that was trained on cases of known IDH status"]
     try:
         IdhPasses(network, config.mc.active_dropout)
     except InputError as error:
         problems += error.problems
-    if network.decoder is None and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
+    segments = "segmentation" in learned if segments is None else segments
+    if not segments and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
         problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
     return problems
 

@@ -16,7 +16,7 @@ from mttu.tracking import open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
 from mttu.training.folds import check_each, fold_settings, run_folds
-from mttu.training.run import FINISHED, closing
+from mttu.training.run import FINISHED, closing, name_missing
 from mttu.training.run_folder import begin_or_continue
 
 CHOSEN = "chosen round"
@@ -60,7 +60,8 @@ def cross_validate_self_training(
                 check_rounds(config, place)
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tags = name_missing(inputs.missing)
+        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, tags=tags)
 
         def run_fold(number: int, manifest_path: Path, place: Path) -> Results:
             def tell(step: Step) -> None:
@@ -79,7 +80,7 @@ def cross_validate_self_training(
             return read_results(place)
 
         with closing(tracker):
-            rows = run_folds(drawn, folder, run_fold)
+            rows = run_folds(drawn, folder, run_fold, config.metrics)
             steps = {f"round {number}": number for number in range(settings.rounds + 1)}
             renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
             log_folds(tracker, renamed, folder, steps)

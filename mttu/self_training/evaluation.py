@@ -22,6 +22,8 @@ from mttu.training.evaluation import score_case, summarise
 from mttu.training.inputs import resolve_paths
 
 FORMAT_VERSION = 1
+PRECISION = "precision"
+"""Column of the arithmetic of a case's forward passes."""
 _KIND = "mttu case scores"
 
 
@@ -45,9 +47,10 @@ class CaseEvaluator:
         self.precision = choose_precision(config.train.precision, device)
 
     def evaluate(self, case: Case) -> CaseRow:
-        """The case's row, see `mttu.training.evaluation.score_case`."""
+        """The case's row, see `mttu.training.evaluation.score_case`, and `PRECISION`."""
         cached = open_cached(self.cache_dir, case.case_id)
-        return score_case(self.network, case, cached, self.config, self.device, self.precision)
+        row = score_case(self.network, case, cached, self.config, self.device, self.precision)
+        return {**row, PRECISION: self.precision}
 
 
 def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:

@@ -9,6 +9,8 @@ from typing import Any
 from mttu.atomic import atomic_folder, write_json
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Manifest
+from mttu.networks.checkpoint import read_learned_tasks
+from mttu.networks.learned import explain_missing
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, read_rows, write_rows
 from mttu.self_training.job import Job
@@ -70,15 +72,16 @@ def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
     if cases:
         rows = {number: _test_round(job, number) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
-        write_rows(together, job.folder / TEST_ROWS, {})
+        write_rows(together, job.folder / TEST_ROWS, {"empty_dice": job.config.metrics.empty_dice})
         metrics = {number: measure(rows[number], "test", job.config.train.validation_metric) for number in rounds}
-    write_json(job.folder / TEST, {"format_version": FORMAT_VERSION, "rounds": metrics})
+    named = {"format_version": FORMAT_VERSION, "empty_dice": job.config.metrics.empty_dice}
+    write_json(job.folder / TEST, {**named, "rounds": metrics})
     return metrics
 
 
 def _test_round(job: Job, number: int) -> list[CaseRow]:
     path, record = job.folder / _WORKING / f"round_{number}.parquet", read_record(round_folder(job.folder, number))
-    about = {"weights_sha256": record.weights_sha256}
+    about = {"weights_sha256": record.weights_sha256, "empty_dice": job.config.metrics.empty_dice}
     if path.exists():
         rows, found = read_rows(path)
         if found == about:
@@ -110,6 +113,8 @@ def finish(job: Job) -> None:
         "stopped_early": (job.folder / UNCHANGED).exists(),
         "chosen_round": chosen,
         "chosen_by": job.config.train.validation_metric,
+        "empty_dice": job.config.metrics.empty_dice,
+        "missing": explain_missing(job.config.network.tasks, read_learned_tasks(job.folder / BEST)),
         "pool_prior": measure_prior(job.manifest, job.truth),
         "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
     }

@@ -16,6 +16,7 @@ from mttu.self_training.mixing import find_strangers
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run_folder import differences, identify
+from mttu.training.start import find_learned_tasks
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,13 @@ def _check_network(config: Config) -> list[str]:
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     pool, path = manifest.split("unlabelled"), config.data.manifest
     problems = []
+    asks = config.selection.method != "none" and config.self_training.rounds > 0 and "idh" in config.network.tasks
+    if asks and "idh" not in find_learned_tasks(config, manifest.split("train")):
+        problems.append(
+            f"{path}: no training case has a known IDH status, so no network would know how to label the pool; give "
+            "labelled cases (column idh of the clinical table), start from weights that learned IDH "
+            "(train.start_from), or set selection.method=none"
+        )
     if not pool and config.selection.method != "none" and config.self_training.rounds:
         problems.append(
             f"{path}: no case has split unlabelled, so there is nothing to label; add cases without IDH status, or set "

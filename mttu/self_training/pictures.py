@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from mttu.config import MetricSettings
 from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
+from mttu.metrics.empty_masks import explain_dice
 from mttu.scoring.reports import draw_selection
 from mttu.self_training.selecting import Selected
 from mttu.self_training.summary import RoundSummary
@@ -26,13 +28,14 @@ def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> Ite
         yield from draw_selection(selected.scores, selected.selection, selected.settings, truth, title).items()
 
 
-def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int) -> Figure:
+def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
     """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6).
 
     Args:
         rounds: Finished rounds.
         method: Names what selected.
         chosen: The round that validation chose.
+        metrics: Conventions that Dice was counted by.
     """
     scores = [
         RoundScore(method, row.round, f"{title}, {part}", [row.metrics[f"{part}/{name}"]])
@@ -42,4 +45,4 @@ def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int) -> Fi
         if f"{part}/{name}" in row.metrics
     ]
     selections = [RoundSelection(method, row.round, row.num_mutant, row.num_wild) for row in rounds if row.round]
-    return draw_rounds(scores, selections, {method: chosen})
+    return draw_rounds(scores, selections, {method: chosen}, remarks=[explain_dice(metrics)])

@@ -156,9 +156,10 @@ def read_metrics(folder: Path) -> dict[str, float] | None:
     return dict(_read(path)["metrics"]) if path.exists() else None
 
 
-def write_metrics(metrics: Mapping[str, float], folder: Path) -> None:
-    """Marks a round as evaluated."""
-    write_json(folder / METRICS, {"format_version": FORMAT_VERSION, "metrics": dict(metrics)})
+def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -> None:
+    """Marks a round as evaluated, and names the convention for empty masks that its Dice was counted by."""
+    content = {"format_version": FORMAT_VERSION, "empty_dice": empty_dice, "metrics": dict(metrics)}
+    write_json(folder / METRICS, content)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -132,9 +132,10 @@ def _evaluate(job: Job, number: int, folder: Path) -> dict[str, float]:
             job.show_case(number, "evaluate", done, len(cases), str(row["case_id"]))
 
         rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
-        write_rows(rows, folder / VAL, {"weights_sha256": digest_weights(folder)})
+        about = {"weights_sha256": digest_weights(folder), "empty_dice": job.config.metrics.empty_dice}
+        write_rows(rows, folder / VAL, about)
         metrics = measure(rows, "val", job.config.train.validation_metric)
-    write_metrics(metrics, folder)
+    write_metrics(metrics, folder, job.config.metrics.empty_dice)
     return metrics
 
 

@@ -19,7 +19,7 @@ from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finish
 from mttu.self_training.rounds import run_round
 from mttu.self_training.summary import read_test
 from mttu.tracking import Tracker, open_tracker
-from mttu.training.run import FINISHED, closing
+from mttu.training.run import FINISHED, closing, name_missing
 from mttu.training.run_folder import begin_or_continue
 
 CHANGES_ROUNDS = ("mc.", "selection.", "self_training.")
@@ -60,7 +60,8 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
             return folder  # its tracked runs stay as they are, too
         check_rounds(config, folder)
         manifest = checked.inputs.manifest
-        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic)
+        tags = name_missing(checked.inputs.missing)
+        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, tags=tags)
         with closing(tracker):
             self_train(config, checked, folder, callables, tracker, show)
         write_json(folder / FINISHED, {"format_version": 1})

@@ -12,6 +12,7 @@ from pathlib import Path
 from mttu.config import Config
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.figures.saving import save_figure
+from mttu.networks.learned import explain_unlearned
 from mttu.self_training.job import Job, round_config
 from mttu.self_training.pictures import draw_round, draw_summary
 from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, read_record, round_folder
@@ -19,7 +20,8 @@ from mttu.self_training.selecting import Selected
 from mttu.self_training.summary import RoundSummary
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.pictures import LEARNING_CURVES, draw_results
-from mttu.training.run import History, closing
+from mttu.training.run import History, closing, name_missing
+from mttu.training.start import find_learned_tasks
 from mttu.training.state import BEST
 
 
@@ -27,7 +29,10 @@ def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Ma
     """The tracker of a round: a run below that of the whole, found again on resume."""
     labels = {"round": number, "method": job.config.selection.method}
     name = f"round_{number}"
-    return open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, job.tracker, name, labels)
+    learned = find_learned_tasks(config, manifest.split("train"))
+    tags = name_missing(explain_unlearned(config.network.tasks, learned))
+    about = (manifest.fingerprint, manifest.synthetic)
+    return open_tracker(config, folder, *about, job.tracker, name, labels, tags=tags)
 
 
 def log_round(
@@ -97,6 +102,6 @@ def log_finish(job: Job, rounds: Sequence[RoundSummary], chosen: int) -> None:
                 version = tracker.register(_model_name(job), folder / BEST, {"chosen_on_validation": True})
                 job.tracker.set_alias(_model_name(job), version, "best")
                 job.tracker.log_checkpoint(folder / BEST)
-    figure = draw_summary(rounds, job.config.selection.method, chosen)
+    figure = draw_summary(rounds, job.config.selection.method, chosen, job.config.metrics)
     save_figure(figure, job.folder / "rounds", ("png",))
     job.tracker.log_figure("rounds", figure)

@@ -29,6 +29,7 @@ def describe_run(
     synthetic: bool,
     labels: Mapping[str, object],
     note: str,
+    more_tags: Mapping[str, str],
 ) -> None:
     """Writes what the run is. Everything here may be written again, so a kill in between is mended by the resume.
 
@@ -41,6 +42,7 @@ def describe_run(
         synthetic: Whether every case is a phantom.
         labels: More parameters, by which runs are compared, e.g. `round`.
         note: Description on the run's page; none if empty.
+        more_tags: Written as they are.
 
     Raises:
         InputError: A parameter differs from what the run was started with; names each.
@@ -64,7 +66,7 @@ def describe_run(
     accumulation = describe_accumulation(config.train, config.workers.num_workers)
     if accumulation is not None:
         tags[ACCUMULATION_TAG] = accumulation
-    tags |= {f"changed.{name}": value for name, value in changed.items()}
+    tags |= {f"changed.{name}": value for name, value in changed.items()} | dict(more_tags)
     if note:
         tags["mlflow.note.content"] = note
     rows = [Param(name, value) for name, value in parameters.items() if name not in earlier]

@@ -36,6 +36,7 @@ def open_tracker(
     name: str | None = None,
     labels: Mapping[str, object] | None = None,
     note: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Opens the MLflow run of a training: a new one, or the one that the run folder already belongs to.
 
@@ -54,6 +55,7 @@ def open_tracker(
             shown before its parent's: `round 2, fold 1, demo`.
         labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
         note: Description on the run's page, Markdown.
+        tags: What else the run's page says of it, e.g. why it has no IDH metric.
 
     Returns:
         A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false or the parent is
@@ -78,7 +80,7 @@ def open_tracker(
             experiment_id = _find_experiment(client, config.tracking.experiment, _prepare_artifacts(uri, run_folder))
             run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name)
         tracker = MlflowTracker(uri, run.info.run_id)
-        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note)
+        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:

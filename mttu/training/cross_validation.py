@@ -14,7 +14,7 @@ from mttu.tracking import Tracker, open_tracker
 from mttu.training.fold_results import CSV, FoldsRow, Results
 from mttu.training.folds import check_each, fold_settings, run_folds
 from mttu.training.inputs import check_inputs
-from mttu.training.run import FINISHED, Launch, closing, run_training
+from mttu.training.run import FINISHED, Launch, Tell, closing, name_missing, run_training
 from mttu.training.run_folder import begin_or_continue
 
 NETWORK = "best"
@@ -24,7 +24,13 @@ OnFoldEpoch = Callable[[int, int, Mapping[str, float]], None]
 
 
 def cross_validate(
-    config: Config, launch: Launch, folds: int, seed: int = 0, fresh: bool = False, show: OnFoldEpoch | None = None
+    config: Config,
+    launch: Launch,
+    folds: int,
+    seed: int = 0,
+    fresh: bool = False,
+    show: OnFoldEpoch | None = None,
+    tell: Tell | None = None,
 ) -> Path:
     """Trains once per fold, tracked in MLflow as runs below one, and makes an ensemble of the folds.
 
@@ -38,6 +44,7 @@ def cross_validate(
         seed: Of the draw, see `mttu.data.folds.draw_folds`; the training has its own.
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each finished epoch.
+        tell: Called with what will be missing, before anything is trained.
 
     Returns:
         The run folder, with `ensemble/` and `folds.csv` in it.
@@ -48,13 +55,17 @@ def cross_validate(
     """
     inputs = check_inputs(config)
     drawn = draw_folds(inputs.manifest, folds, seed)
-    check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
+    checked = check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
     folder = (config.output.folder / config.output.name).resolve()
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        if tell is not None:
+            for note in dict.fromkeys(note for one in (inputs, *checked) for note in one.notes):
+                tell(note)
+        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tracker = open_tracker(config, folder, *about, tags=name_missing(inputs.missing))
 
         def run_fold(number: int, manifest: Path, place: Path) -> Results:
             def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -67,7 +78,7 @@ def cross_validate(
             return {NETWORK: without_absences(content["metrics"])}
 
         with closing(tracker):
-            log_folds(tracker, run_folds(drawn, folder, run_fold), folder, {NETWORK: 0})
+            log_folds(tracker, run_folds(drawn, folder, run_fold, config.metrics), folder, {NETWORK: 0})
         write_json(folder / FINISHED, {"format_version": 1})
     return folder
 

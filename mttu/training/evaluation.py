@@ -17,6 +17,7 @@ from mttu.data.loaders import read_volume
 from mttu.errors import RunError
 from mttu.inference import Precision, predict_volume, segment
 from mttu.metrics.classification import score_classification
+from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
 from mttu.networks import MttuNet
 from mttu.training.runtime import Runtime
@@ -31,10 +32,10 @@ def score_case(
     """Scores one prepared case.
 
     Returns:
-        case_id; dice_wt, dice_tc, dice_et or None without a mask that defines the region, with both masks empty as 1;
-        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where there is a mask, which classes it
-        and the prediction hold, see `mttu.data.absent_classes.describe_classes`; idh; mutant_probability or None
-        without an IDH head.
+        case_id; dice_wt, dice_tc, dice_et or None without a mask that defines the region, or where the convention for
+        empty masks leaves the case out; status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where
+        there is a mask, which classes it and the prediction hold, see `mttu.data.absent_classes.describe_classes`; idh;
+        mutant_probability or None without an IDH head that ever saw a label.
     """
     try:
         prediction = predict_volume(
@@ -51,8 +52,9 @@ def score_case(
         overlaps = count_overlaps(classes.numpy(), np.asarray(cached.seg))
         row |= describe_classes(classes.numpy(), cached.seg)
         for region in find_regions(case.labels):
-            dice = overlaps[region].dice
-            row |= {f"dice_{region}": 1.0 if dice is None else dice, f"status_{region}": overlaps[region].status}
+            overlap = overlaps[region]
+            dice = fill_dice(overlap.dice, overlap.status, config.metrics)
+            row |= {f"dice_{region}": dice, f"status_{region}": overlap.status}
     return row
 
 
@@ -75,6 +77,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
         mean = _mean([row[f"dice_{region}"] for row in rows if row[f"dice_{region}"] is not None])
         if mean is not None:
             metrics[f"val/dice_{region}"] = mean
+        if any(row[f"status_{region}"] is not None for row in rows):
             for status in EMPTY:
                 count = sum(row[f"status_{region}"] == status for row in rows)
                 metrics[f"val/{status.replace('-', '_')}_{region}"] = float(count)

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mttu.atomic import atomic_file, write_json
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.errors import InputError
 
 FORMAT_VERSION = 1
 TABLE = "folds.json"
 CSV = "folds.csv"
+_MEND = "remove it and run the same command again"
 
 Results = Mapping[str, Mapping[str, float]]
 """What a fold reports: metrics by name of each of its networks, such as that of each round."""
@@ -73,16 +75,19 @@ def keep_finite(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
-def write_folds_table(rows: Sequence[FoldsRow], folder: Path) -> None:
-    """Writes `folds.csv`, then `folds.json`."""
+def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSettings = RELEASE_METRICS) -> None:
+    """Writes `folds.csv`, then `folds.json`; both name the convention for empty masks that each Dice was counted by."""
     content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
+    if any("/dice" in row.metric for row in rows):
+        content = [{**line, "empty_dice": metrics.empty_dice if "/dice" in line["metric"] else ""} for line in content]
     columns: list[dict[str, Any]] = [
         line | {f"fold_{number}": value for number, value in enumerate(row.values, 1)}
         for line, row in zip(content, rows, strict=True)
     ]
     with atomic_file(folder / CSV) as partial:
         pyarrow.csv.write_csv(pa.Table.from_pylist(columns), partial)
-    write_json(folder / TABLE, {"format_version": FORMAT_VERSION, "rows": [asdict(row) for row in rows]})
+    named = {"format_version": FORMAT_VERSION, "empty_dice": metrics.empty_dice}
+    write_json(folder / TABLE, {**named, "rows": [asdict(row) for row in rows]})
 
 
 def read_folds_table(folder: Path) -> list[FoldsRow]:
@@ -91,13 +96,28 @@ def read_folds_table(folder: Path) -> list[FoldsRow]:
     Raises:
         InputError: Missing, damaged, or of another format version.
     """
-    path = folder / TABLE
+    content = _read(folder / TABLE)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / TABLE}: missing or damaged; {_MEND}") from None
+
+
+def read_empty_dice(folder: Path) -> str:
+    """Convention for empty masks that the table's Dice was counted by; an older table, which names none, has `brats`.
+
+    Raises:
+        InputError: See `read_folds_table`.
+    """
+    return str(_read(folder / TABLE).get("empty_dice", "brats"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
         version = content["format_version"]
-        rows = [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: missing or damaged; remove it and run the same command again") from None
+        raise InputError(f"{path}: missing or damaged; {_MEND}") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
-    return rows
+    return content

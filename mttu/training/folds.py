@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mttu.atomic import write_json
-from mttu.config import Config, override
+from mttu.config import Config, MetricSettings, override
+from mttu.config.metrics import RELEASE_METRICS
 from mttu.data.folds import write_folds
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
@@ -67,13 +68,16 @@ def fold_settings(config: Config, number: int, manifest: Path, folder: Path, cac
     return override(config, changes)
 
 
-def run_folds(folds: Sequence[Manifest], folder: Path, run_fold: RunFold) -> list[FoldsRow]:
+def run_folds(
+    folds: Sequence[Manifest], folder: Path, run_fold: RunFold, metrics: MetricSettings = RELEASE_METRICS
+) -> list[FoldsRow]:
     """Runs all folds, or goes on with them; a finished one is never run again. Writes the ensemble and the table.
 
     Args:
         folds: What `mttu.data.folds.draw_folds` drew.
         folder: Run folder; the caller holds it, and knows that it is of these settings.
         run_fold: Called for one fold after the other.
+        metrics: Conventions that the folds measure by, to be named in the table.
 
     Returns:
         The table over folds.
@@ -93,7 +97,7 @@ def run_folds(folds: Sequence[Manifest], folder: Path, run_fold: RunFold) -> lis
         results.append(_read_record(record, place)["results"])
     write_ensemble(folder / ENSEMBLE_FOLDER, [folder / f"fold_{number}" for number in range(1, len(folds) + 1)])
     rows = summarise_folds(results)
-    write_folds_table(rows, folder)
+    write_folds_table(rows, folder, metrics)
     return rows
 
 

@@ -1,8 +1,8 @@
 """What a training needs of manifest and cache, checked before anything starts."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mttu.config import Config
@@ -10,7 +10,8 @@ from mttu.config.batches import share_batch
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
-from mttu.training.start import check_start, read_start_teachers
+from mttu.networks.learned import explain_unlearned
+from mttu.training.start import check_start, find_labelled_tasks, find_learned_tasks, read_start_teachers
 
 
 def resolve_paths(config: Config) -> tuple[Path, Path]:
@@ -33,6 +34,10 @@ class Inputs:
     cache_dir: Path
     fingerprint: str
     """SHA-256 over the manifest and the content hashes of all prepared cases of the splits that were checked."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tasks of the network that it will not have learned, with the reason."""
+    notes: tuple[str, ...] = ()
+    """Sentences to be told before training starts."""
 
 
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
@@ -49,12 +54,14 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path) if manifest is None else manifest
     train, val = manifest.split("train"), manifest.split("val")
+    start_problems = check_start(config)
+    learned = find_labelled_tasks(config, train) if start_problems else find_learned_tasks(config, train)
     problems = [
         *_check_modalities(config, manifest),
         *_check_labels(config, train, path),
-        *_check_validation(config, val, path),
+        *_check_validation(config, learned, val, path),
         *_check_batches(config),
-        *(check_start(config) or _check_teachers(config, manifest)),
+        *(start_problems or _check_teachers(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
@@ -69,7 +76,33 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         problems += _check_cached(case, cached, config)
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
-    return Inputs(manifest, cache_dir, digest.hexdigest())
+    missing = explain_unlearned(config.network.tasks, learned)
+    return Inputs(manifest, cache_dir, digest.hexdigest(), missing, tuple(_describe_unlabelled(config, train, missing)))
+
+
+_UNLABELLED = {
+    "idh": (
+        "no training case has a known IDH status",
+        "the IDH head will not learn, so there will be no IDH probability in predictions, no IDH metric in validation, "
+        "test and MLflow, and no scores for pseudo-labels; give labels in the clinical table's column idh, or set "
+        "network.tasks=[segmentation]",
+    ),
+    "segmentation": (
+        "no training case has a tumour mask",
+        "the decoder will not learn, so there will be no segmentation in predictions and no Dice; give masks, or set "
+        "network.tasks=[idh]",
+    ),
+}
+
+
+def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping[str, str]) -> list[str]:
+    """What will be missing for want of labels, or is as good as it was before."""
+    labelled = find_labelled_tasks(config, train)
+    return [
+        f"{fact}: {effect if task in missing else 'what train.start_from learned of it is not trained further'}"
+        for task, (fact, effect) in _UNLABELLED.items()
+        if task in config.network.tasks and task not in labelled
+    ]
 
 
 def _check_batches(config: Config) -> list[str]:
@@ -143,11 +176,17 @@ def _check_labels(config: Config, train: Sequence[Case], path: Path) -> list[str
     return problems
 
 
-def _check_validation(config: Config, val: Sequence[Case], path: Path) -> list[str]:
+def _check_validation(config: Config, learned: Collection[str], val: Sequence[Case], path: Path) -> list[str]:
     """Says if the validation cases cannot define the metric that chooses the checkpoint; without any, none does."""
     metric, tasks = config.train.validation_metric, config.network.tasks
     masks = "segmentation" in tasks and any(case.seg for case in val)
-    classes = {case.idh for case in val if case.idh >= 0} if "idh" in tasks else set()
+    learns = "idh" in learned
+    if metric in ("idh_auc", "negative_idh_ce") and not learns:
+        return [
+            f"{path}: train.validation_metric={metric} needs an IDH head that learns, and no training case has a known "
+            "IDH status; set train.validation_metric=dice, or give labels"
+        ]
+    classes = {case.idh for case in val if case.idh >= 0} if "idh" in tasks and learns else set()
     enough = {
         "dice_minus_ce": masks or bool(classes),
         "dice": masks,
@@ -156,8 +195,9 @@ def _check_validation(config: Config, val: Sequence[Case], path: Path) -> list[s
     }
     if not val or enough[metric]:
         return []
+    doubt = "" if learns or "idh" not in tasks else " (IDH is not learned: no training case has a known status)"
     needs = {"dice": "a mask", "idh_auc": "both IDH classes", "negative_idh_ce": "a known IDH status"}
     return [
         f"{path}: train.validation_metric={metric} needs {needs.get(metric, 'a mask or a known IDH status')} among "
-        f"the {len(val)} validation cases; choose another metric or another split"
+        f"the {len(val)} validation cases{doubt}; choose another metric or another split"
     ]

@@ -35,7 +35,7 @@ from mttu.losses import (
 from mttu.networks import MttuNet
 from mttu.training.evaluation import evaluate
 from mttu.training.runtime import Runtime
-from mttu.training.start import load_start, read_start_teachers
+from mttu.training.start import find_learned_tasks, load_start, read_start_teachers
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 
 
@@ -72,6 +72,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             read_state(state, folder, runtime.device)
     before = read_start_teachers(config)
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
+    state.network.learned_tasks = find_learned_tasks(config, task.train)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     held_classes = find_held_classes(cached.seg for cached in dataset.cached if knows_parts(cached.labels))
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]

@@ -6,16 +6,18 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from mttu.config import Config
+from mttu.config import Config, load_stored_config
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
 from mttu.data.loaders import read_volume
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import predict_volume, segment
+from mttu.inference import choose_precision, predict_volume, segment
+from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet
-from mttu.networks.checkpoint import read_checkpoint
+from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
+from mttu.networks.learned import explain_missing_answers, explain_unlearned
 
 LEARNING_CURVES = "learning_curves"
 OVERLAYS = 3
@@ -34,17 +36,26 @@ def draw_results(
         cache_dir: Prepared cases.
         with_cases: Whether pictures of cases may be drawn.
     """
-    yield LEARNING_CURVES, draw_curves(history)
+    settings = load_stored_config(best / "config.yaml")
+    reasons = explain_unlearned(settings.network.tasks, read_learned_tasks(best))
+    remarks = [explain_dice(settings.metrics)] if _shows_dice(history) else []
+    yield LEARNING_CURVES, draw_curves(history, [*remarks, *(f"{reason}." for reason in reasons.values())])
     if with_cases:
         network, config = read_checkpoint(best)
         for case in val[:OVERLAYS]:
             yield f"val_{case.case_id}", _draw_case(network, config, case, cache_dir)
 
 
+def _shows_dice(history: Sequence[Mapping[str, float]]) -> bool:
+    return any(name.startswith("val/dice") for row in history for name in row)
+
+
 def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
     cached = open_cached(cache_dir, case.case_id)
     image = read_volume(cached, config)
-    prediction = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
+    device = torch.device("cpu")
+    precision = choose_precision(config.train.precision, device)
+    prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
     probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
     spacing = config.data.prepare.spacing_mm
     classes = None if probabilities is None else segment(probabilities, config.inference, spacing**3)
@@ -56,4 +67,5 @@ def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) ->
         spacing,
         None if idh is None else float(idh[1]),
         None if classes is None else measure_volumes_ml(classes, spacing**3),
+        list(explain_missing_answers([network]).values()),
     )

@@ -19,6 +19,8 @@ from mttu.training.state import BEST
 
 FINISHED = "finished.json"
 OnEpoch = Callable[[int, Mapping[str, float]], None]
+Tell = Callable[[str], None]
+"""Told a sentence that the user should read before training starts."""
 History = list[dict[str, float]]
 Launch = Callable[[Config, Path, OnEpoch], History]
 """Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
@@ -29,6 +31,11 @@ def task_of(config: Config) -> Task:
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
     return Task(config, manifest.split("train"), manifest.split("val"), cache_dir)
+
+
+def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a run that say why there is no answer to a task, such as `missing.idh`."""
+    return {f"missing.{task}": reason for task, reason in missing.items()}
 
 
 def keep_best(checkpoint: Path, folder: Path) -> None:
@@ -65,6 +72,7 @@ def run_training(
     fresh: bool = False,
     show: OnEpoch | None = None,
     parent: Tracker | None = None,
+    tell: Tell | None = None,
 ) -> Path:
     """Checks everything, then trains or goes on, tracked in MLflow.
 
@@ -74,6 +82,7 @@ def run_training(
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each finished epoch and its metrics, in order.
         parent: Of a cross-validation, whose fold this is; None: a training of its own.
+        tell: Called with what will be missing, before anything is trained.
 
     Returns:
         The run folder, with `best/` in it.
@@ -88,7 +97,11 @@ def run_training(
         begin_or_continue(folder, config, inputs.fingerprint, fresh)
         if (folder / FINISHED).exists():
             return folder
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, parent)
+        if tell is not None:
+            for note in inputs.notes:
+                tell(note)
+        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
         with closing(tracker):
             history = _train_and_log(config, inputs, folder, launch, tracker, show)
         write_json(folder / FINISHED, {"format_version": 1, "history": history})

@@ -1,14 +1,18 @@
 """Where a training starts that does not start from random weights: those of an earlier one (Algorithm 1, line 6)."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mttu.config import Config, flatten
+from mttu.config.network import Task
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.manifest import Case
 from mttu.errors import InputError
-from mttu.networks.checkpoint import find_checkpoint, read_checkpoint, read_learned_from
+from mttu.networks.checkpoint import find_checkpoint, read_checkpoint, read_learned_from, read_learned_tasks
 from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
@@ -97,6 +101,26 @@ def read_start_teachers(config: Config) -> frozenset[str] | None:
     """
     start = config.train.start_from
     return frozenset() if start is None else read_learned_from(start)
+
+
+def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
+    """Tasks that at least one of the training cases has a label of, a pseudo-label counting as one."""
+    has_label = {
+        "segmentation": any(case.seg is not None for case in train),
+        "idh": any(case.idh != IDH_UNKNOWN for case in train),
+    }
+    return frozenset(task for task in config.network.tasks if has_label[task])
+
+
+def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
+    """Tasks whose head has seen a label when training is over: of these cases, or before, see `train.start_from`.
+
+    Raises:
+        InputError: The checkpoint to start from cannot be read.
+    """
+    start = config.train.start_from
+    before: frozenset[Task] = frozenset() if start is None else read_learned_tasks(start)
+    return find_labelled_tasks(config, train) | before
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

@@ -96,7 +96,8 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         content["best"] = {"epoch": state.best.epoch, "score": state.best.score, "metrics": dict(state.best.metrics)}
         (folder / BEST).mkdir()
         metrics = {"epoch": state.best.epoch, **state.best.metrics}
-        fill_checkpoint(folder / BEST, state.best.weights, config, metrics, state.learned_from)
+        learned = (state.learned_from, state.network.learned_tasks)
+        fill_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
     torch.save(content, folder / "state.pt")
 
 

@@ -1,5 +1,8 @@
+import pyarrow.csv
+
 from mttu.cli.cross_validation import print_folds
-from mttu.training.fold_results import summarise_folds, write_folds_table
+from mttu.config import MetricSettings
+from mttu.training.fold_results import read_folds_table, summarise_folds, write_folds_table
 
 
 def test_means_and_deviations_are_printed(capsys, tmp_path):
@@ -12,7 +15,21 @@ def test_means_and_deviations_are_printed(capsys, tmp_path):
     assert val == ["chosen", "round", "0.600", "±", "0.141", "0.250", "(1)", "-", "-"]
     assert test == ["chosen", "round", "0.750", "±", "0.000", "-", "-", "-"]
     assert "mean and standard deviation over 2 folds, on each fold's val cases" in lines[0]
+    assert "Dice of empty masks: brats" in (line.strip() for line in lines)
     assert lines[-1] == f"ensemble of the folds: {tmp_path / 'ensemble'}"
+
+
+def test_every_dice_names_its_convention(capsys, tmp_path):
+    rows = summarise_folds([{"best": {"val/dice": 0.5, "val/idh_auc": 0.5}}])
+    write_folds_table(rows, tmp_path, MetricSettings(empty_dice="exclude"))
+    table = pyarrow.csv.read_csv(tmp_path / "folds.csv")
+    assert dict(zip(table["metric"].to_pylist(), table["empty_dice"].to_pylist(), strict=True)) == {
+        "val/dice": "exclude",
+        "val/idh_auc": "",
+    }
+    assert read_folds_table(tmp_path) == rows
+    print_folds(tmp_path)
+    assert "Dice of empty masks: exclude" in capsys.readouterr().out
 
 
 def test_what_no_fold_tested_is_left_out(capsys, tmp_path):

@@ -7,10 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mttu.data.cohort import write_manifest
+from mttu.errors import InputError
 from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
 from mttu.evaluate.files import OWN_FILES
 from mttu.evaluate.pictures import draw_pictures
 from mttu.evaluate.tables import build_tables, describe_cases
+from mttu.metrics.segmentation import RegionScores
 
 
 def run(predictions, manifest, out, **settings):
@@ -215,3 +217,51 @@ def test_a_cohort_without_masks(write_predictions, cohort, tmp_path):
     assert (found.summary["segmentation"], found.region_rows) == (None, [])
     assert found.summary["cases"]["without_true_mask"] == 4
     assert found.summary["idh"]["at_thresholds"][0]["num_cases"] == 4
+
+
+def test_conventions_come_with_the_predictions_unless_they_are_named(write_predictions, manifest, tmp_path):
+    """No true enhancing tumour and none predicted: what validation counted as 1 is 1 here, too."""
+    about = {"labels": "brats", "checkpoint": "run/best"}
+    kept = {name: write_predictions(name, metadata=about) for name in ("old", "same")}
+    excluding = {**about, "metrics": json.dumps({"empty_dice": "exclude", "empty_hd95": "brats2020"})}
+    kept["other"] = write_predictions("other", metadata=excluding)
+    found = {
+        name: plan_evaluation(folder, manifest, tmp_path / "out").metrics.model_dump() for name, folder in kept.items()
+    }
+    assert found["old"] == {"empty_dice": "brats", "empty_hd95": "exclude"}
+    assert found["other"] == {"empty_dice": "exclude", "empty_hd95": "brats2020"}
+    named = plan_evaluation(kept["other"], manifest, tmp_path / "out", empty="brats2023", empty_dice="exclude").metrics
+    assert (named.empty_dice, named.empty_hd95) == ("exclude", "brats2023")
+    with pytest.raises(InputError) as caught:
+        plan_evaluation(kept["old"], manifest, tmp_path / "out", compare=kept["other"])
+    assert caught.value.problems == [
+        "comparison: empty masks would count as Dice brats, HD95 exclude for old; Dice exclude, HD95 brats2020 for "
+        "other; choose one for both: --empty-dice and --empty-hd95"
+    ]
+    plan_evaluation(kept["old"], manifest, tmp_path / "out", compare=kept["other"], empty="brats2020")
+
+
+def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions, manifest, tmp_path, monkeypatch):
+    def say(case, system):
+        return {"et": RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)}
+
+    monkeypatch.setattr("mttu.evaluate.run.score_case", say)
+    predictions = write_predictions("a")
+    for empty_dice, dice in (("brats", 1.0), ("exclude", None)):
+        found = run(predictions, manifest, tmp_path / "out", empty_dice=empty_dice)
+        assert {(row["status"], row["dice"], row["empty_dice"]) for row in found.region_rows} == {
+            ("both-empty", dice, empty_dice)
+        }
+        assert found.summary["segmentation"]["et"]["metrics"]["dice"]["mean"] == dice
+        assert found.summary["empty_masks"] == f"Dice {empty_dice}, HD95 exclude"
+
+
+def test_a_head_that_never_learned_is_named_and_not_compared(write_predictions, manifest, tmp_path):
+    reason = "no IDH probability: no training case had a known IDH status"
+    about = {"labels": "brats", "checkpoint": "run/best"}
+    about |= {"missing": json.dumps({"idh": reason}), "notes": json.dumps([reason])}
+    silent = write_predictions("silent", probabilities=[None] * 8, metadata=about)
+    found = run(write_predictions("full"), manifest, tmp_path / "out", compare=silent)
+    assert (found.summary["comparison"]["idh"], len(found.summary["comparison"]["segmentation"])) == ({}, 18)
+    assert f"silent: {reason}" in describe_cases(found.summary)
+    assert len(build_tables(found.summary)) == 5

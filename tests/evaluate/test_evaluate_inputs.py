@@ -126,14 +126,15 @@ def test_the_command_prints_tables_and_writes_them(write_predictions, manifest, 
     assert not caught.value.code
     out = capsys.readouterr().out
     for text in (
-        "Segmentation, empty masks: exclude-empty",
+        "Segmentation, empty masks: Dice brats, HD95 exclude",
+        "both empty 1, only one empty 0",
+        "a minus b, empty masks: Dice brats, HD95 exclude",
         "both empty, cases",
         "fewer than 10 cases of an IDH class",
         "IDH, 4 cases, 2 mutant",
         "10 equal-width bins",
         "Without images, fitted on 4 training cases",
         "after surgery",
-        "a minus b",
         "Wilcoxon signed-rank",
         "p (Holm)",
         "Research use only",

@@ -5,7 +5,7 @@ from mttu.data.labels import REGIONS
 from mttu.evaluate.pictures import draw_pictures
 from mttu.evaluate.segmentation import report_segmentation
 from mttu.metrics.delong import estimate_auc
-from mttu.metrics.empty_masks import CONVENTIONS, METRICS, STATUSES
+from mttu.metrics.empty_masks import BOTH, METRICS, STATUSES
 
 IDH = [0, 0, 0, 1, 1, 1]
 FIRST, SECOND = [0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
@@ -55,13 +55,15 @@ def test_reliability_takes_the_bins_and_the_equal_width_error():
 
 def test_regions_that_are_not_defined_are_not_drawn():
     rows = [region_row("c0", "wt", "normal", 0.9, 2.0), region_row("c0", "tc", "not-defined", None, None)]
-    figures = draw_pictures(rows, [], {"idh": None, "systems": [{"name": "a"}], "empty_masks": "exclude-empty"})
+    figures = draw_pictures(
+        rows, [], {"idh": None, "systems": [{"name": "a"}], "empty_dice": "exclude", "empty_hd95": "exclude"}
+    )
     assert list(figures) == ["segmentation"]
     points = [np.asarray(dots.get_offsets()) for dots in figures["segmentation"].axes[0].collections]
     assert [y for group in points for _, y in group.tolist()] == [0.9]
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", BOTH)
 def test_means_and_numbers_are_those_of_the_summary(convention):
     """Every status in every region; a mean of the raw rows would differ under each convention."""
     scores = {
@@ -77,9 +79,12 @@ def test_means_and_numbers_are_those_of_the_summary(convention):
         for region in REGIONS
         for status in STATUSES
     ]
-    summary = {"idh": None, "systems": [{"name": "a"}], "empty_masks": convention}
-    report = report_segmentation(rows, convention, num_resamples=20)
-    panels = draw_pictures(rows, [], summary)["segmentation"].axes
+    summary = {"idh": None, "systems": [{"name": "a"}], **BOTH[convention].model_dump()}
+    report = report_segmentation(rows, BOTH[convention], num_resamples=20)
+    figure = draw_pictures(rows, [], summary)["segmentation"]
+    panels, note = figure.axes, figure.get_supxlabel()
+    assert f"({BOTH[convention].empty_dice})" in note
+    assert f"({BOTH[convention].empty_hd95})" in note
     for axes, metric in zip(panels, ("dice", "hd95_mm"), strict=True):
         wanted = [report[region]["metrics"][metric] for region in REGIONS]
         assert [text.get_text() for text in axes.texts] == [str(one["n"]) for one in wanted]

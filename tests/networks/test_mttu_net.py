@@ -66,6 +66,20 @@ def test_the_parameters_of_a_task_are_those_that_its_logits_depend_on(config):
             assert not found
 
 
+def test_the_idh_head_is_float32_under_autocast():
+    torch.manual_seed(0)
+    network = build_network(shrink({}).network).eval()
+    image = torch.randn(2, 4, 16, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = network.encode(image)
+        outputs = network.decide(features)
+    assert features["F4"].dtype == outputs["seg_logits"].dtype == torch.bfloat16
+    assert outputs["idh_logits"].dtype == torch.float32
+    with torch.no_grad():
+        expected = network.idh_head({name: level.float() for name, level in features.items()})
+    assert torch.equal(outputs["idh_logits"], expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_has_a_gradient(name):
     config = settings_of(name)

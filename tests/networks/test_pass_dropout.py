@@ -108,6 +108,32 @@ def test_shared_form_has_the_masks_and_logits_of_the_naive_one(ablation, active)
     torch.testing.assert_close(passes.finish(shared)[0], network(window)["idh_logits"][0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("ablation", "active"),
+    [
+        ("layers-2", "all"),
+        ("layers-2", "transformer+head"),
+        ("layers-2", "head"),
+        ("conv", "all"),
+        ("levels-2-5", "transformer+head"),
+    ],
+)
+@torch.inference_mode()
+def test_under_bfloat16_too_the_shared_form_is_the_naive_one_bit_by_bit(ablation, active):
+    network, window = build(ablation), draw_window()
+    passes = IdhPasses(network, active)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = naive(network, passes.places, window, KEYS)
+        shared = passes.share(window)
+        one_by_one = torch.cat([passes.run(shared, [key]) for key in KEYS])
+        without, plain = passes.finish(shared), network(window)["idh_logits"]
+    assert {level.dtype for level in shared.pooled.values()} <= {torch.float32}
+    assert expected.dtype == one_by_one.dtype == plain.dtype == torch.float32
+    assert torch.equal(one_by_one, expected)
+    assert torch.equal(without, plain)
+    assert (expected[0] - expected[1]).abs().max() > 1e-4
+
+
 @torch.inference_mode()
 def test_a_pass_has_the_same_masks_in_every_window():
     network = build()

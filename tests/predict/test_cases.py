@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,15 +8,20 @@ from pathlib import Path
 import matplotlib.image
 import nibabel as nib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from mttu.cli import predict_shown
 from mttu.config import PrepareSettings, override
 from mttu.data.cohort import case_from_folder
 from mttu.data.preprocess import prepare_case
+from mttu.errors import InputError
 from mttu.metrics.segmentation import score_dice
+from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.predict import PredictionPlan, plan_predictions, predict_cases, write_segmentation
+from mttu.predict import cases as predicting
 
 REAL = Path(os.environ.get("MTTU_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WriteCase = Callable[..., Path]
@@ -268,3 +274,26 @@ def test_the_mask_of_a_real_patient_comes_home_exactly(case_id: str, tmp_path: P
     truth, written = bring_home(folder, tmp_path)
     assert np.array_equal(np.asarray(written.dataobj), np.asarray(truth.dataobj))
     assert np.array_equal(written.affine, truth.affine)
+
+
+def test_a_head_that_never_saw_a_label_gives_no_probability_and_says_why(
+    checkpoint: Path, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, config = read_checkpoint(checkpoint)
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, learned_tasks=["segmentation"])
+    remarks: list[str] = []
+    draw = predicting.draw_overlay
+    monkeypatch.setattr(predicting, "draw_overlay", lambda *said: (remarks.extend(said[-1]), draw(*said))[1])
+    told: list[str] = []
+    monkeypatch.setattr("mttu.cli.tell", told.append)
+    assert predict_shown(tmp_path / "best", [cases / "a"], tmp_path / "out") == 0
+    reason = "no IDH probability: no training case had a known IDH status"
+    assert (told, remarks[-1]) == ([reason], reason)
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    (row,) = table.to_pylist()
+    assert (row["idh_mutant_probability"], row["idh_undecided"], row["missing"]) == (None, None, reason)
+    assert row["wt_ml"] is not None
+    assert json.loads(table.schema.metadata[b"missing"]) == {"idh": reason}
+    write_checkpoint(tmp_path / "none", network.state_dict(), config, {}, learned_tasks=[])
+    with pytest.raises(InputError, match="nothing to predict: no segmentation: no training case had a tumour mask; no"):
+        plan_predictions(tmp_path / "none", [cases / "a"], tmp_path / "other")

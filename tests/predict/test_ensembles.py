@@ -74,6 +74,18 @@ def test_a_member_whose_output_is_not_finite_is_named(image: Tensor) -> None:
         predict_ensemble([Scaled(1.0), Scaled(float("nan"))], image, PATCH, InferenceSettings(), CPU)
 
 
+def test_only_members_that_learned_a_task_have_a_say(image: Tensor) -> None:
+    members = [Scaled(factor) for factor in (0.5, 1.0, -3.0)]
+    members[1].learned_tasks = frozenset({"segmentation"})
+    members[2].learned_tasks = frozenset({"idh"})
+    found = predict_ensemble(members, image, PATCH, InferenceSettings(), CPU)
+    with_decoder, with_head = ([Scaled(factor) for factor in factors] for factors in ((0.5, 1.0), (0.5, -3.0)))
+    expected = predict_ensemble(with_decoder, image, PATCH, InferenceSettings(), CPU).seg_probabilities
+    assert torch.equal(found.seg_probabilities, expected)
+    expected = predict_ensemble(with_head, image, PATCH, InferenceSettings(), CPU).idh_probabilities
+    assert torch.equal(found.idh_probabilities, expected)
+
+
 def predict(checkpoint: Path, cases: Path, out: Path) -> tuple[float, np.ndarray]:
     (row,) = predict_cases(plan_predictions(checkpoint, [cases / "a"], out))
     assert row.error == ""

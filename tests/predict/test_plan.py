@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from mttu.cli import main
 from mttu.data.cohort import discover, write_manifest
 from mttu.errors import InputError
+from mttu.networks.ensemble import write_ensemble
 from mttu.predict import PredictionPlan, plan_predictions
 
 WriteCase = Callable[..., Path]
+WriteCheckpoint = Callable[..., Path]
 
 
 def found(plan: PredictionPlan) -> list[str]:
@@ -42,12 +45,47 @@ def test_settings_come_from_the_checkpoint_and_some_can_be_changed(
     assert plan.config.patch.size == (32, 32, 32)
 
 
-@pytest.mark.parametrize(("asked", "used"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
-def test_precision_is_float32_on_a_cpu_unless_asked(
-    checkpoint: Path, cases: Path, tmp_path: Path, asked: str, used: str
+@pytest.mark.parametrize(
+    ("trained", "asked", "used"),
+    [
+        ("auto", None, "float32"),
+        ("bfloat16", None, "bfloat16"),
+        ("bfloat16", "float32", "float32"),
+        ("bfloat16", "auto", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+    ],
+)
+def test_precision_is_that_of_training_unless_asked(
+    write_demo_checkpoint: WriteCheckpoint, cases: Path, tmp_path: Path, trained: str, asked: str | None, used: str
 ) -> None:
-    plan = plan_predictions(checkpoint, [cases], tmp_path / "out", device="cpu", precision=asked)  # type: ignore[arg-type]
+    checkpoint = write_demo_checkpoint(tmp_path / "best", train__precision=trained)
+    changes = {} if asked is None else {"train.precision": asked}
+    plan = plan_predictions(checkpoint, [cases], tmp_path / "out", device="cpu", changes=changes)
     assert (plan.device, plan.precision) == (torch.device("cpu"), used)
+
+
+def test_the_command_takes_a_precision(
+    checkpoint: Path, cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(checkpoint), str(cases), "-o", str(tmp_path / "out"), "--precision", "half"]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "predict: train.precision: Input should be 'auto', 'float32' or 'bfloat16', found 'half'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_members_of_several_precisions_predict_in_float32(
+    write_demo_checkpoint: WriteCheckpoint, cases: Path, tmp_path: Path
+) -> None:
+    members = [
+        write_demo_checkpoint(tmp_path / f"run_{name}" / "best", train__precision=name) for name in ("bfloat16", "auto")
+    ]
+    write_ensemble(tmp_path / "ensemble", members)
+    assert plan_predictions(tmp_path / "ensemble", [cases], tmp_path / "out", device="cpu").precision == "float32"
+    write_ensemble(tmp_path / "alike", [members[0]])
+    assert plan_predictions(tmp_path / "alike", [cases], tmp_path / "out", device="cpu").precision == "bfloat16"
 
 
 def test_all_problems_are_named_at_once(cases: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -186,3 +187,12 @@ def test_results_inside_the_input_folder_are_no_cases(checkpoint: Path, cases: P
         assert [(row.case_id, row.error) for row in rows] == [("a", ""), ("b", "")]
     with pytest.raises(InputError, match="no NIfTI file"):
         plan_predictions(checkpoint, [out], cases / "again")
+
+
+def test_a_table_of_an_older_version_is_replaced_like_any_other(tmp_path: Path) -> None:
+    columns = [field for field in SCHEMA if field.name != "missing"]
+    constants = {"intended_use": "", "format_version": 1}
+    row = {"case_id": "a", "seconds": 1.0, "error": "", **constants}
+    pq.write_table(pa.Table.from_pylist([row], schema=pa.schema(columns)), tmp_path / "predictions.parquet")
+    assert check_output(tmp_path, ["a"], ()) == []
+    assert "holds predictions of other cases (a)" in check_output(tmp_path, ["b"], ())[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mttu.errors import InputError
+from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.networks.ensemble import write_ensemble
 from mttu.scoring.cases import CaseScorer, score_cases
 from mttu.scoring.passes import run_passes
@@ -53,6 +54,25 @@ def test_one_member_gives_the_bits_of_the_checkpoint_alone(runs, manifest_file, 
     for changes in ({}, {"mc.windows": "tumour", "mc.tumour_mask": "given"}):
         alone, ensemble = (score(place, manifest_file, **changes) for place in (runs[0], tmp_path / "only"))
         assert ensemble.digest == alone.digest
+
+
+def test_only_members_that_learned_from_idh_labels_have_a_say(runs, manifest_file, tmp_path):
+    network, config = read_checkpoint(runs[1])
+    write_checkpoint(tmp_path / "mute" / "best", network.state_dict(), config, {}, learned_tasks=["segmentation"])
+    write_ensemble(tmp_path / "both", [tmp_path / "mute", runs[0]])
+    write_ensemble(tmp_path / "second", [runs[1], runs[0]])
+    both = plan_scoring(tmp_path / "both", manifest_file, "val")
+    assert both.about["idh_members"] == [2]
+    assert both.about["notes"] == [
+        "IDH probability by 1 of 2 members: no training case of the others had a known IDH status"
+    ]
+    scorer = CaseScorer(plan_scoring(tmp_path / "second", manifest_file, "val"), CPU)
+    scorer.voters = [2]
+    assert replace(CaseScorer(both, CPU).score(both.cases[0]), seconds=0) == replace(
+        scorer.score(both.cases[0]), seconds=0
+    )
+    with pytest.raises(InputError, match="no IDH probability: no training case had a known IDH status; score with a"):
+        plan_scoring(tmp_path / "mute", manifest_file, "val")
 
 
 def test_members_of_equal_weights_have_different_masks(write_tiny, manifest_file, tmp_path):

@@ -35,6 +35,14 @@ def test_a_split_is_scored_row_by_row(tiny_checkpoint: Path, manifest_file: Path
     assert score_cases(other, CPU).digest != table.digest
 
 
+def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file: Path, tmp_path: Path):
+    half = write_tiny(tmp_path / "half" / "best", {"train.precision": "bfloat16", "mc.passes": 2})
+    full = score_cases(plan_scoring(half, manifest_file, "test", {"train.precision": "float32"}), CPU)
+    found = score_cases(plan_scoring(half, manifest_file, "test"), CPU)
+    assert (found.about["precision"], full.about["precision"]) == ("bfloat16", "float32")
+    assert found.digest != full.digest
+
+
 def test_a_case_is_the_same_alone(tiny_checkpoint: Path, manifest_file: Path):
     plan = plan_scoring(tiny_checkpoint, manifest_file, "train")
     together = score_cases(plan, CPU)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mttu.config import override
 from mttu.data.folds import draw_folds
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
@@ -52,6 +53,16 @@ def test_what_would_fail_only_after_hours_is_refused_at_once(make_config, pool_m
     config = make_config({"data.manifest": str(tmp_path / "gone.parquet")})
     with pytest.raises(InputError, match=rf"image files of {lost.case_id} \(1 of 6 unlabelled cases\) are gone"):
         check_self_training(config)
+
+
+def test_a_head_that_never_saw_a_label_is_not_asked_to_label_the_pool(make_config, pool_manifest, tmp_path):
+    cases = tuple(replace(one, idh=-1) if one.split == "train" else one for one in pool_manifest.cases)
+    write_manifest(replace(pool_manifest, cases=cases), tmp_path / "unknown.parquet")
+    config = make_config({"data.manifest": str(tmp_path / "unknown.parquet")})
+    with pytest.raises(InputError, match="no training case has a known IDH status, so no network would know how to"):
+        check_self_training(config)
+    (note,) = check_self_training(override(config, {"selection.method": "none"})).inputs.notes
+    assert "no scores for pseudo-labels" in note
 
 
 def test_a_cross_validation_is_checked_by_its_folds_and_not_by_the_split_that_they_replace(

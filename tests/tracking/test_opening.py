@@ -43,6 +43,7 @@ def test_a_run_says_what_it_is(folder: Path) -> None:
     assert run.info.run_name == folder.name
     assert run.data.params["optim.lr"] == "0.5"
     assert run.data.params["network.bottleneck.num_layers"] == "4"
+    assert run.data.params["metrics.empty_dice"] == "brats"
     assert run.data.params["patch.size"] == "[128, 128, 128]"
     assert run.data.params["data.manifest"] == "cohort.parquet"
     assert run.data.params["manifest.fingerprint"] == FINGERPRINT
@@ -50,6 +51,12 @@ def test_a_run_says_what_it_is(folder: Path) -> None:
     assert run.data.tags["version.python"] == ".".join(str(part) for part in sys.version_info[:3])
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("cohort.parquet", FINGERPRINT[:36])
+
+
+def test_a_run_says_what_it_will_not_measure(folder: Path) -> None:
+    reason = "no IDH probability: no training case had a known IDH status"
+    tracker = open_tracker(settings(), folder, FINGERPRINT, False, tags={"missing.idh": reason})
+    assert run_of(tracker).data.tags["missing.idh"] == reason
 
 
 def test_the_settings_are_an_artifact_without_paths(folder: Path) -> None:
@@ -188,6 +195,7 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "tracking.log_patient_images": True,
         "mc.passes": 20,
         "selection.balance": True,
+        "metrics.empty_hd95": "brats2020",
         "data.manifest": "/elsewhere/moved.parquet",
         "data.cache_dir": "/elsewhere/cache",
         "train.loader_workers": 2,

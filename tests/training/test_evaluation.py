@@ -1,10 +1,13 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from mttu.config import override
 from mttu.data.cache import open_cached
+from mttu.inference import VolumePrediction
 from mttu.networks import build_network
 from mttu.training.evaluation import score_case, summarise
 
@@ -77,3 +80,30 @@ def test_a_whole_tumour_mask_scores_the_whole_tumour_only(tiny, phantom_manifest
         scores = score_case(network, replace(case, labels=labels), cached, tiny, torch.device("cpu"), "float32")
         assert {name for name in ("wt", "tc", "et") if scores[f"dice_{name}"] is not None} == defined
         assert {name for name in ("wt", "tc", "et") if scores[f"status_{name}"] is not None} == defined
+
+
+@pytest.mark.parametrize(
+    ("convention", "dice", "mean"), [("brats", {"both-empty": 1.0, "spurious": 0.0}, 0.5), ("exclude", {}, None)]
+)
+def test_empty_masks_count_as_the_setting_says(
+    tiny, phantom_manifest, phantom_cache, monkeypatch, convention, dice, mean
+):
+    """Two cases without enhancing tumour: one where the network finds none, one where it does."""
+    case = phantom_manifest.cases[0]
+    cached = open_cached(phantom_cache, case.case_id)
+    truth = np.where(np.asarray(cached.seg) == 3, 1, np.asarray(cached.seg))
+    config = override(tiny, {"metrics.empty_dice": convention})
+    rows = []
+    for status, change in (("both-empty", []), ("spurious", [3])):
+        classes = truth.copy()
+        classes.flat[: len(change)] = change
+        probabilities = torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 4).permute(3, 0, 1, 2).float()
+        prediction = VolumePrediction(probabilities, None)
+        monkeypatch.setattr("mttu.training.evaluation.predict_volume", lambda *_, said=prediction: said)
+        monkeypatch.setattr("mttu.training.evaluation.read_volume", lambda *_: None)
+        row = score_case(None, case, replace(cached, seg=truth), config, torch.device("cpu"), "float32")
+        assert (row["status_et"], row["dice_et"]) == (status, dice.get(status))
+        rows.append({**row, "case_id": status})
+    metrics, _ = summarise(rows, "dice")
+    assert metrics.get("val/dice_et") == mean
+    assert (metrics["val/both_empty_et"], metrics["val/spurious_et"]) == (1.0, 1.0)  # the counts are there anyway

@@ -17,7 +17,7 @@ from mttu.data.cache import open_cached
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import Batch
 from mttu.losses import idh_class_weights
-from mttu.metrics.empty_masks import summarise_region
+from mttu.metrics.empty_masks import BOTH, summarise_region
 from mttu.metrics.segmentation import RegionScores
 from mttu.training.evaluation import evaluate
 from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
@@ -164,7 +164,7 @@ def scores_of_cases(cases, cache, runtime):
         for index, status in enumerate(("normal", "missed", "normal", "spurious", "normal", "both-empty", "normal"))
     ]
     own = rows if runtime.world_size == 1 else rows[:1] if runtime.rank else rows[1:][::-1]
-    return metrics, score, asdict(summarise_region(runtime.gather(own), "et", "brats2020"))
+    return metrics, score, asdict(summarise_region(runtime.gather(own), "et", BOTH["brats2020"]))
 
 
 def work_of_rank(rank, folder, cases, cache):
