@@ -14,6 +14,7 @@ import typer
 from mttu import __version__
 from mttu.ablations import PRESETS, preset
 from mttu.cli.cache import app as cache_app
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.ensemble import ensemble
@@ -142,6 +143,7 @@ def train(
         return
     folder = train_shown(settings, fresh)
     console.print(f"best checkpoint: {folder / 'best'}")
+    print_calibration(folder)
 
 
 def train_shown(settings: Config, fresh: bool = False) -> Path:
@@ -154,6 +156,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
         advance(epoch, summarise_epoch(metrics))
 
     shown: list[int] = []
+    print_start(settings)
     with show_progress("train", settings.train.epochs) as advance:
         folder = run_training(settings, launch_on_ray, fresh, show)
     if not shown:
@@ -210,6 +213,11 @@ def predict_shown(
     for row in failed:
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
+    if "idh" in plan.config.network.tasks:
+        console.print(plan.calibration.describe(), markup=False)
+    known = sum(bool(row.learned_from) for row in rows)
+    if known:
+        console.print(f"note: the network learned from the patients of {known} of these {len(rows)} cases")
     return len(failed)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.config import Config
 from mttu.display import console, show_progress, summarise_epoch
 
@@ -27,6 +28,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
 
+    print_start(settings)
     with show_progress("train", folds * epochs) as advance:
         folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show)
     print_folds(folder)
@@ -44,6 +46,7 @@ def print_folds(folder: Path) -> None:
             console.print(tabulate_folds(rows, part))
     console.print(f"every figure of every fold: {folder / CSV}", markup=False)
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
+    print_calibration(folder / ENSEMBLE_FOLDER)
 
 
 def tabulate_folds(rows: "Sequence[FoldsRow]", part: str) -> Table:

@@ -17,3 +17,8 @@ def ensemble(
 
     write_ensemble(output, checkpoints)
     console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint", markup=False)
+    console.print(
+        "IDH, nothing calibrated: members that were picked by hand have no out-of-fold predictions. `mttu evaluate` "
+        "fits threshold and temperature on val cases, where no member learned from them",
+        markup=False,
+    )

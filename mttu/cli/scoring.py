@@ -102,6 +102,9 @@ def select(
                 markup=False,
             )
     console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
+    learned = len(table.about.get("learned_from") or ())
+    if truth is not None and learned:
+        matched.append(f"the network learned from the patients of {learned} of these cases: accuracy is no fair test")
     for note in [*selection.notes, *matched]:
         console.print(f"note: {note}", markup=False)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")

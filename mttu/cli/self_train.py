@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mttu.ablations import PRESETS
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cross_validation import print_folds
 from mttu.config import Config, to_yaml
 from mttu.display import console, summarise_epoch
@@ -46,6 +47,7 @@ def self_train(
     if settings.self_training.folds:
         return
     console.print(f"best on validation: {folder / 'best'}", markup=False)
+    print_calibration(folder)
 
 
 def self_train_shown(settings: Config, fresh: bool = False) -> Path:
@@ -55,6 +57,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     check_self_training(settings)  # before Ray starts, which takes seconds
+    print_start(settings)
     with connect(settings.workers), show_rounds(settings) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)

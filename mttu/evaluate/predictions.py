@@ -1,5 +1,6 @@
 """The folder that `mttu predict` wrote, read back and checked."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case
 from mttu.errors import InputError, raise_if_any
 from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
+from mttu.training.kept_calibration import KeptCalibration, parse_calibration
 
 _MEND = "write it again with `mttu predict`"
 _NEEDED = ("case_id", "idh_mutant_probability", "wt_ml", "error")
@@ -30,6 +32,8 @@ class Predictions:
     """Label convention of the masks."""
     checkpoint: str
     """Where they come from, as the table says."""
+    calibration: KeptCalibration
+    """What the checkpoint had with it."""
 
     def mask(self, case_id: str) -> Path:
         """Path of a case's mask."""
@@ -71,7 +75,13 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     raise_if_any([f"predictions {path}: {problem}; {_MEND}" for problem in _find_problems(rows)])
     by_case = {str(row["case_id"]): row for row in rows}
     called = folder.resolve().name if name is None else name
-    return Predictions(called, folder, by_case, metadata["labels"], metadata.get("checkpoint", "unknown"))
+    kept = KeptCalibration()
+    if "calibration" in metadata:  # an older version wrote none
+        try:
+            kept = parse_calibration(json.loads(metadata["calibration"]))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"predictions {path}: the calibration in its metadata is damaged; {_MEND}") from None
+    return Predictions(called, folder, by_case, metadata["labels"], metadata.get("checkpoint", "unknown"), kept)
 
 
 def _find_problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:

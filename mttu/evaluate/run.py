@@ -93,7 +93,11 @@ def score_case(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
 
 def _region_row(case: Case, system: Predictions, region: str, scores: RegionScores) -> dict[str, Any]:
     who = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "region": region}
-    return {**who, **vars(scores)}
+    return {**who, "learned_from": _learned_from(case, system), **vars(scores)}
+
+
+def _learned_from(case: Case, system: Predictions) -> bool | None:
+    return system.rows[case.case_id].get("learned_from")
 
 
 def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
@@ -107,6 +111,7 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
                 "case_id": case.case_id,
                 "patient_id": case.patient_id,
                 "system": system.name,
+                "learned_from": _learned_from(case, system),
                 "idh": case.idh,
                 "mutant_probability": probability,
                 "confidence": float(confidence[0]),
@@ -134,7 +139,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
             "idh_scored": len(plan.with_idh(system)),
         },
         "segmentation": report_segmentation(own, plan.empty, plan.num_resamples),
-        "idh": report_idh(plan.with_idh(system), plan.validation(system), system, plan.num_resamples),
+        "idh": report_idh(plan.with_idh(system), plan.fit(system), system, plan.num_resamples),
         "baselines": report_baselines(plan, system) if plan.baselines else None,
         "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,
     }

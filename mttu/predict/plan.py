@@ -19,6 +19,7 @@ from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.predict.results import check_output, recover_output
+from mttu.training.kept_calibration import KeptCalibration, hold_for, read_calibration
 
 CHANGEABLE = ("inference.", "patch.")
 """Sections of a checkpoint's settings that a prediction may change."""
@@ -52,6 +53,8 @@ class PredictionPlan:
     teachers: frozenset[str] | None
     """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`; None where
     it does not say."""
+    calibration: KeptCalibration
+    """What is kept with the checkpoint, where it holds for these settings."""
 
 
 def plan_predictions(
@@ -82,7 +85,7 @@ def plan_predictions(
     """
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
-    config = Config()
+    config, calibration = Config(), KeptCalibration()
     try:
         find_convention(labels)
     except InputError as error:
@@ -90,6 +93,7 @@ def plan_predictions(
     try:
         networks, config = read_members(checkpoint)
         config = _change(config, changes or {})
+        calibration = hold_for(read_calibration(checkpoint), config)
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
@@ -112,6 +116,7 @@ def plan_predictions(
         device=chosen,
         precision=choose_precision(precision, chosen),
         teachers=read_teachers(checkpoint),
+        calibration=calibration,
     )
 
 
