@@ -215,6 +215,8 @@ def predict_shown(
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
         console.print(plan.calibration.describe(), markup=False)
+    if plan.teachers is None:
+        console.print("note: the checkpoint does not say whom it learned from")
     known = sum(bool(row.learned_from) for row in rows)
     if known:
         console.print(f"note: the network learned from the patients of {known} of these {len(rows)} cases")

@@ -56,6 +56,8 @@ def score(
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
+    if table.about["learned_from"] is None:
+        console.print("note: the checkpoint does not say whom it learned from")
     if known := table.about["learned_from"]:
         console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:

@@ -76,6 +76,11 @@ class EvaluationPlan:
         """Cases of patients that the system was trained on, as its table says."""
         return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
 
+    def not_said(self, system: Predictions) -> list[str]:
+        """Predicted cases of which the table does not say whether the system was trained on their patients."""
+        rows = [system.rows[case.case_id] for case in self.cases]
+        return [str(row["case_id"]) for row in rows if not row["error"] and row.get("learned_from") is None]
+
     def training(self) -> list[Subject]:
         """What baselines are fitted on: train and val, without the evaluated split."""
         names = [name for name in ("train", "val") if name != self.split]

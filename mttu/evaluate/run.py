@@ -134,6 +134,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
             "in_split": len(plan.cases),
             "failed": {one.name: plan.failed(one) for one in plan.systems},
             "learned_from": {one.name: plan.learned_from(one) for one in plan.systems},
+            "learned_from_not_said": {one.name: plan.not_said(one) for one in plan.systems},
             "without_true_mask": sum(case.seg is None for case in plan.cases),
             "masks_scored": len(plan.with_masks(system)),
             "idh_scored": len(plan.with_idh(system)),

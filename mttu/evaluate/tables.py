@@ -61,6 +61,9 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, known in cases["learned_from"].items():
         if known:
             lines.append(f"{name}: was trained on patients of the same ids as {name_some(known)}: no fair test")
+    for name, silent in cases["learned_from_not_said"].items():
+        if silent:
+            lines.append(f"{name}: does not say whom it was trained on: whether this is a fair test is not known")
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")

@@ -167,7 +167,7 @@ def _write_overlay(
                 if row.idh_calibrated_probability is not None
                 else []
             ),
-            *([f"{row.idh_call} from {plan.calibration.threshold:.2f} on"] if row.idh_call is not None else []),
+            *([f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}"] if row.idh_call is not None else []),
             *([f"undecided ({low:.2f} to {high:.2f})"] if row.idh_undecided else []),
         ],
     )

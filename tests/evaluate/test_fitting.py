@@ -39,6 +39,8 @@ def test_where_it_is_not_known_nothing_is_fitted(write_predictions, manifest, tm
     summary = summarise(write_predictions("a", taught_by=None), manifest, tmp_path / "out")
     assert values(summary) == ([0.5], [])
     assert "of 2 val cases the predictions do not say whether the net" in summary["idh"]["not_fitted"]
+    told = "a: does not say whom it was trained on: whether this is a fair test is not known"
+    assert told in describe_cases(summary)
 
 
 def test_what_is_kept_with_the_predictions_comes_first(write_predictions, manifest, tmp_path):

@@ -68,7 +68,9 @@ def test_folds_are_pooled_by_case():
 def test_a_table_that_does_not_say_whom_its_network_knows_is_named():
     silent = ScoreTable(FOLD_1.rows, {**ABOUT, "learned_from": None})
     _, notes = pool_scores({"one": silent, "two": FOLD_2}, {"a": 1, "b": 1, "c": 1, "d": 0})
-    assert notes[1].startswith("scores one: do not say whom the network learned from; if that were these cases, their e")
+    assert notes[1].startswith(
+        "scores one: do not say whom the network learned from; if that were these cases, their e"
+    )
 
 
 def test_test_cases_are_named_as_such():
