@@ -14,6 +14,7 @@ import typer
 from mttu import __version__
 from mttu.ablations import PRESETS
 from mttu.cli.cache import app as cache_app
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.ensemble import ensemble
@@ -135,6 +136,7 @@ def train(
         return
     folder = train_shown(settings, fresh)
     console.print(f"best checkpoint: {folder / 'best'}")
+    print_calibration(folder)
 
 
 def train_shown(settings: Config, fresh: bool = False) -> Path:
@@ -148,6 +150,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
         tell_absences(metrics, settings)
 
     shown: list[int] = []
+    print_start(settings)
     tell_accumulation(settings)
     with show_progress("train", settings.train.epochs) as advance:
         folder = run_training(settings, launch_on_ray, fresh, show, tell=tell)
@@ -212,6 +215,13 @@ def predict_shown(
     for sentence in plan.notes:
         tell(sentence)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
+    if "idh" in plan.config.network.tasks:
+        console.print(plan.calibration.describe(), markup=False)
+    if plan.teachers is None:
+        console.print("note: the checkpoint does not say whom it learned from")
+    known = sum(bool(row.learned_from) for row in rows)
+    if known:
+        console.print(f"note: the network learned from the patients of {known} of these {len(rows)} cases")
     return len(failed)
 
 

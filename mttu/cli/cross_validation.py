@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.settings import tell_accumulation
 from mttu.config import Config
 from mttu.display import console, show_progress, summarise_epoch, tell, tell_absences
@@ -30,6 +31,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
         tell_absences(metrics, settings, f"fold {fold}/{folds}: ")
 
+    print_start(settings)
     with show_progress("train", folds * epochs) as advance:
         folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
     print_folds(folder)
@@ -47,6 +49,7 @@ def print_folds(folder: Path) -> None:
             console.print(tabulate_folds(rows, part, empty_dice))
     console.print(f"every figure of every fold: {folder / CSV}", markup=False)
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
+    print_calibration(folder / ENSEMBLE_FOLDER)
 
 
 def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "brats") -> Table:

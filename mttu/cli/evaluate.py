@@ -13,7 +13,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(help="Manifest with the true masks and IDH statuses")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and summary")],
     split: Annotated[
-        str, typer.Option(help="Split to score; predictions of val fit threshold and calibration")
+        str, typer.Option(help="Split to score; where no calibration is kept, val cases fit one")
     ] = "test",
     empty: Annotated[
         str | None,

@@ -68,6 +68,8 @@ def score(
     console.print(f"SHA-256 of the scores: {table.digest}")
     for sentence in table.about.get("notes", ()):
         tell(sentence)
+    if table.about["learned_from"] is None:
+        tell("the checkpoint does not say whom it learned from")
     if known := table.about["learned_from"]:
         console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:
@@ -114,6 +116,9 @@ def select(
                 markup=False,
             )
     console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
+    learned = len(table.about.get("learned_from") or ())
+    if truth is not None and learned:
+        matched.append(f"the network learned from the patients of {learned} of these cases: accuracy is no fair test")
     for note in [*selection.notes, *matched]:
         console.print(f"note: {note}", markup=False)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")

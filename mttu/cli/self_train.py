@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mttu.ablations import PRESETS
+from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cross_validation import print_folds
 from mttu.cli.settings import read_given, resolve_run, tell_accumulation
 from mttu.config import Config, to_yaml
@@ -45,6 +46,7 @@ def self_train(
     if settings.self_training.folds:
         return
     console.print(f"best on validation: {folder / 'best'}", markup=False)
+    print_calibration(folder)
 
 
 def self_train_shown(settings: Config, fresh: bool = False) -> Path:
@@ -55,6 +57,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
 
     for note in check_self_training(settings).inputs.notes:  # before Ray starts, which takes seconds
         tell(note)
+    print_start(settings)
     tell_accumulation(settings)
     with connect(settings.workers), show_rounds(settings) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training

@@ -32,11 +32,13 @@ _SCORES = (
 )
 _WHO = [pa.field("case_id", pa.string(), nullable=False), pa.field("patient_id", pa.string(), nullable=False)]
 _SYSTEM = pa.field("system", pa.string(), nullable=False)
+_LEARNED_FROM = pa.field("learned_from", pa.bool_())
 REGION_SCHEMA = pa.schema(
     [
         *_WHO,
         _SYSTEM,
         pa.field("region", pa.string(), nullable=False),
+        _LEARNED_FROM,
         pa.field("status", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in _SCORES),
         *(pa.field(name, pa.string(), nullable=False) for name in MetricSettings.model_fields),
@@ -46,6 +48,7 @@ IDH_SCHEMA = pa.schema(
     [
         *_WHO,
         _SYSTEM,
+        _LEARNED_FROM,
         pa.field("idh", pa.int8(), nullable=False),
         pa.field("mutant_probability", pa.float64(), nullable=False),
         pa.field("confidence", pa.float64(), nullable=False),
@@ -56,6 +59,7 @@ IDH_SCHEMA = pa.schema(
 _README = """Scores that mttu computed from predictions and a manifest. Research use only. Not for diagnosis.
 
 case_scores.parquet/.csv  one row per case, region (wt, tc, et) and system; an empty value means that there is none:
+  learned_from            the network was trained on a scan of a patient of this id: no fair test; empty: not known
   status                  normal, missed (only the true mask holds the region), spurious (only the predicted one does),
                           both-empty, not-defined (a whole-tumour mask has no parts)
   dice                    0 to 1; of empty masks as empty_dice says

@@ -7,28 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.calibration import Calibration, fit_calibration
+from mttu.calibration import Calibration
 from mttu.data.manifest import Case
-from mttu.errors import InputError
 from mttu.evaluate.predictions import Predictions
-from mttu.metrics.classification import DEFAULT_THRESHOLD, choose_threshold, score_classification
+from mttu.metrics.classification import DEFAULT_THRESHOLD, score_classification
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.intervals import bootstrap_over_patients, wilson_interval
 from mttu.metrics.reliability import Binning, measure_calibration_error, tabulate_reliability
+from mttu.training.kept_calibration import KeptCalibration
 
 BINNINGS: tuple[Binning, ...] = ("equal-width", "adaptive")
 SCORES = ("auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1", "brier", "cross_entropy")
 
 
 def report_idh(
-    cases: Sequence[Case], validation: Sequence[Case], system: Predictions, num_resamples: int
+    cases: Sequence[Case], fitted: KeptCalibration, system: Predictions, num_resamples: int
 ) -> dict[str, Any] | None:
     """Everything about the IDH probabilities of one system; None without cases.
 
     Args:
         cases: Cases to score, of known IDH status.
-        validation: Cases to choose the threshold and to fit the calibration on; may be empty or of one class, and then
-            the reason stands in place of the result.
+        fitted: Threshold and calibration, fitted on other cases; or why there are none.
         system: Has a probability for all of them.
         num_resamples: Of each bootstrap.
     """
@@ -37,17 +36,9 @@ def report_idh(
     cases = sorted(cases, key=lambda case: case.case_id)
     probabilities, idh = _read(cases, system)
     patients = [case.patient_id for case in cases]
-    known = _read(validation, system)
-    chosen, calibrations, reason = None, {}, None
-    try:
-        chosen = choose_threshold(*known)
-        calibrations = {
-            "temperature": fit_calibration(*known),
-            "temperature + bias": fit_calibration(*known, with_bias=True),
-        }
-    except InputError as error:
-        reason = "; ".join(error.problems)
-    thresholds = [("default", DEFAULT_THRESHOLD), *([("validation", chosen)] if chosen is not None else [])]
+    thresholds = [("default", DEFAULT_THRESHOLD)]
+    if fitted.threshold is not None:
+        thresholds.append((fitted.fitted_on, fitted.threshold))
     cohort = _Cohort(probabilities, idh, patients, num_resamples)
     return {
         "auc_delong": asdict(estimate_auc(probabilities, idh)),
@@ -55,11 +46,11 @@ def report_idh(
         "at_thresholds": [{"chosen_on": source, **_score(cohort, threshold)} for source, threshold in thresholds],
         "calibration_errors": [_measure_error(cohort, binning) for binning in BINNINGS],
         "reliability": _tabulate(cohort),
-        "validation_cases": len(validation),
-        "not_fitted": reason,
+        "fitted_on": {"cases": fitted.fitted_on, "num_cases": fitted.num_cases, "notes": list(fitted.notes)},
+        "not_fitted": None if fitted.fitted else fitted.reason,
         "calibrations": [
             {"name": name, **asdict(calibration), **_compare(calibration, cohort)}
-            for name, calibration in calibrations.items()
+            for name, calibration in fitted.calibrations.items()
         ],
     }
 

@@ -13,6 +13,7 @@ from mttu.evaluate.predictions import Predictions, read_predictions
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import align_cases
 from mttu.metrics.empty_masks import choose_conventions, name_conventions
+from mttu.training.kept_calibration import KeptCalibration, fit_kept
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,32 @@ class EvaluationPlan:
         """Cases whose IDH status is known and predicted."""
         return _classified(system, self.cases)
 
-    def validation(self, system: Predictions) -> list[Case]:
-        """Validation cases with known and predicted IDH status, outside of the evaluated split."""
-        cases = () if self.split == "val" else self.manifest.split("val")
-        return _classified(system, cases)
+    def fit(self, system: Predictions) -> KeptCalibration:
+        """Threshold and calibration to score with, fitted on neither evaluated cases nor those that taught the network.
+
+        What is kept with the predictions comes first. Else it is fitted on val cases outside of the evaluated split, as
+        far as the table of predictions says that the network did not learn from their patients.
+        """
+        kept, seen = system.calibration, 0
+        if kept.fitted:
+            seen = sum(bool(system.rows[case.case_id].get("calibrated_on")) for case in self.with_idh(system))
+            if not seen:
+                return kept
+        evaluated = {case.patient_id for case in self.cases}
+        val = [case for case in self.manifest.split("val") if case.patient_id not in evaluated]
+        known = _classified(system, val)
+        by_answer: dict[bool | None, list[Case]] = {True: [], False: [], None: []}
+        for case in known:
+            by_answer[system.rows[case.case_id].get("learned_from")].append(case)
+        held_out, taught, unknown = by_answer[False], len(by_answer[True]), len(by_answer[None])
+        told = {
+            f"the kept calibration was fitted on {seen} of the evaluated cases": seen,
+            f"the network learned from {taught} val cases": taught,
+            f"of {unknown} val cases the predictions do not say whether the network learned from them": unknown,
+        }
+        notes = [sentence for sentence, count in told.items() if count]
+        probabilities = system.probabilities(held_out)
+        return fit_kept(list(probabilities.values()), [case.idh for case in held_out], "validation", notes)
 
     def learned_from(self, system: Predictions) -> list[str]:
         """Cases of patients that the system was trained on, as its table says."""
@@ -57,6 +80,11 @@ class EvaluationPlan:
     def can_compare(self, task: str) -> bool:
         """Whether every system has an answer to a task; what one of them cannot say is not compared."""
         return not any(task in system.missing for system in self.systems)
+
+    def not_said(self, system: Predictions) -> list[str]:
+        """Predicted cases of which the table does not say whether the system was trained on their patients."""
+        rows = [system.rows[case.case_id] for case in self.cases]
+        return [str(row["case_id"]) for row in rows if not row["error"] and row.get("learned_from") is None]
 
     def training(self) -> list[Subject]:
         """What baselines are fitted on: train and val, without the evaluated split."""
@@ -94,8 +122,9 @@ def plan_evaluation(
     """Reads tables and manifest and checks that they belong together.
 
     Args:
-        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits; those of val serve to choose
-            the threshold and to fit the calibration, unless val itself is evaluated.
+        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits. Where no calibration is kept
+            with it, those of val that the network did not learn from serve to choose the threshold and to fit the
+            calibration, unless val itself is evaluated.
         manifest: Manifest with the true masks and IDH statuses.
         out: Folder to write; an earlier evaluation there is replaced.
         split: Split to evaluate.

@@ -15,6 +15,7 @@ from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case
 from mttu.errors import InputError, raise_if_any
 from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
+from mttu.training.kept_calibration import KeptCalibration, parse_calibration
 
 _MEND = "write it again with `mttu predict`"
 _NEEDED = ("case_id", "idh_mutant_probability", "wt_ml", "error")
@@ -41,6 +42,8 @@ class Predictions:
     """Tasks that the network has no answer to, with the reason, as the table says."""
     notes: tuple[str, ...] = ()
     """Sentences of the table on what it lacks, and on who had a say."""
+    calibration: KeptCalibration = field(default_factory=KeptCalibration)
+    """What the checkpoint had with it."""
 
     def mask(self, case_id: str) -> Path:
         """Path of a case's mask."""
@@ -82,6 +85,12 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     raise_if_any([f"predictions {path}: {problem}; {_MEND}" for problem in _find_problems(rows)])
     by_case = {str(row["case_id"]): row for row in rows}
     called = folder.resolve().name if name is None else name
+    kept = KeptCalibration()
+    if "calibration" in metadata:  # an older version wrote none
+        try:
+            kept = parse_calibration(_parse(metadata["calibration"], dict, path))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"predictions {path}: the calibration in its metadata is damaged; {_MEND}") from None
     return Predictions(
         called,
         folder,
@@ -92,6 +101,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         metadata.get("precision", "unknown"),
         dict(_parse(metadata.get("missing", "{}"), dict, path)),
         tuple(_parse(metadata.get("notes", "[]"), list, path)),
+        kept,
     )
 
 

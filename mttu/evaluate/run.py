@@ -97,8 +97,12 @@ def _region_row(
 ) -> dict[str, Any]:
     """Scores as the conventions count them, which the row names; its status says what the masks held."""
     who = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "region": region}
-    row = {**who, **vars(scores)}
+    row = {**who, "learned_from": _learned_from(case, system), **vars(scores)}
     return {**row, **fill_scores(row, plan.metrics), **plan.metrics.model_dump()}
+
+
+def _learned_from(case: Case, system: Predictions) -> bool | None:
+    return system.rows[case.case_id].get("learned_from")
 
 
 def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
@@ -112,6 +116,7 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
                 "case_id": case.case_id,
                 "patient_id": case.patient_id,
                 "system": system.name,
+                "learned_from": _learned_from(case, system),
                 "idh": case.idh,
                 "mutant_probability": probability,
                 "confidence": float(confidence[0]),
@@ -140,12 +145,13 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
             "in_split": len(plan.cases),
             "failed": {one.name: plan.failed(one) for one in plan.systems},
             "learned_from": {one.name: plan.learned_from(one) for one in plan.systems},
+            "learned_from_not_said": {one.name: plan.not_said(one) for one in plan.systems},
             "without_true_mask": sum(case.seg is None for case in plan.cases),
             "masks_scored": len(plan.with_masks(system)),
             "idh_scored": len(plan.with_idh(system)),
         },
         "segmentation": report_segmentation(own, plan.metrics, plan.num_resamples),
-        "idh": report_idh(plan.with_idh(system), plan.validation(system), system, plan.num_resamples),
+        "idh": report_idh(plan.with_idh(system), plan.fit(system), system, plan.num_resamples),
         "baselines": report_baselines(plan, system) if plan.baselines else None,
         "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,
     }

@@ -62,12 +62,19 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, known in cases["learned_from"].items():
         if known:
             lines.append(f"{name}: was trained on patients of the same ids as {name_some(known)}: no fair test")
+    for name, silent in cases["learned_from_not_said"].items():
+        if silent:
+            lines.append(f"{name}: does not say whom it was trained on: whether this is a fair test is not known")
     lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     idh = summary["idh"]
     if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")
     if idh and idh["not_fitted"]:
         lines.append(f"threshold 0.5 only, no calibration: {idh['not_fitted']}")
+    if idh and not idh["not_fitted"]:
+        fitted = idh["fitted_on"]
+        lines.append(f"threshold and calibration: fitted on {fitted['num_cases']} {fitted['cases']} cases")
+        lines += [f"left out of that: {note}" for note in fitted["notes"]]
     if idh and idh["several_cases_per_patient"]:
         lines.append(
             "several cases per patient: DeLong and the tests take them as independent; use the bootstrap's intervals"
@@ -139,8 +146,9 @@ def _calibration(idh: Summary) -> Table:
     for fitted in idh["calibrations"]:
         after = fitted["after"]
         bias = f", bias {fitted['bias']:.2f}" if "bias" in fitted["name"] else ""
-        doubt = "" if fitted["determined"] else ", not determined by validation"
-        title = f"after temperature {fitted['temperature']:.2f}{bias} ({fitted['num_cases']} validation cases{doubt})"
+        doubt = "" if fitted["determined"] else ", which do not determine it"
+        cases = f"{fitted['num_cases']} {idh['fitted_on']['cases']} cases"
+        title = f"after temperature {fitted['temperature']:.2f}{bias} ({cases}{doubt})"
         table.add_row(
             title, *_error(after["calibration_error"]), _number(after["cross_entropy"]), _number(after["brier"])
         )

@@ -7,12 +7,12 @@ decides what a member is shown, and what is done with its answer, is the same fo
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mttu.atomic import atomic_folder, write_json
-from mttu.config import Config, MetricSettings, flatten, override
+from mttu.config import Config, MetricSettings, flatten, load_stored_config, override
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
@@ -25,12 +25,13 @@ _DIGESTS = {"weights.safetensors": "weights_sha256", "config.yaml": "config_sha2
 _MEND = "restore it from a copy, or write the ensemble again with `mttu ensemble`"
 
 
-def write_ensemble(folder: Path, checkpoints: Sequence[Path]) -> None:
+def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Path], None] | None = None) -> None:
     """Copies checkpoints into an ensemble folder, all or nothing.
 
     Args:
         folder: Target; an older ensemble there is replaced, which may be the home of some of the checkpoints.
         checkpoints: Members in order: checkpoint folders, or run folders with `best` inside.
+        fill: Called with the complete ensemble under its temporary name, to write more into it.
 
     Raises:
         InputError: See `check_target`; a checkpoint cannot be read, is an ensemble itself or is named twice, or members
@@ -61,6 +62,8 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path]) -> None:
             origin = f"{source.parent.name}/{source.name}"
             members.append({"folder": copy.name, "origin": origin, **_digest(copy)})
         write_json(partial / ENSEMBLE, {"format_version": FORMAT_VERSION, "members": members})
+        if fill is not None:
+            fill(partial)
 
 
 def check_target(folder: Path) -> None:
@@ -115,6 +118,13 @@ def _unite(configs: Sequence[Config]) -> Config:
     if any(config.metrics != first.metrics for config in configs):
         changes |= {f"metrics.{name}": value for name, value in MetricSettings()}
     return override(first, changes)
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of any checkpoint, of an ensemble those of its first member; see `read_members`."""
+    folder = find_checkpoint(folder)
+    place = folder / _read_mark(folder)[0]["folder"] if (folder / ENSEMBLE).exists() else folder
+    return load_stored_config(place / "config.yaml")
 
 
 def read_teachers(folder: Path) -> frozenset[str] | None:

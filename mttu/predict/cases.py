@@ -23,6 +23,7 @@ from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.predict.plan import Candidate, PredictionPlan
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
+from mttu.training.kept_calibration import KeptCalibration
 
 OnCase = Callable[[int, PredictionRow], None]
 
@@ -66,6 +67,7 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
         "device": plan.device.type,
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
+        "calibration": plan.calibration.to_json(),
     }
 
 
@@ -113,8 +115,19 @@ def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
         probability = float(prediction.idh_probabilities[1])
         low, high = settings.undecided_band
         row = replace(row, idh_mutant_probability=probability, idh_undecided=low <= probability <= high)
+        row = _decide(plan.calibration, row, probability, case.patient_digest)
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
+
+
+def _decide(kept: KeptCalibration, row: PredictionRow, probability: float, patient: str) -> PredictionRow:
+    """Adds what the kept calibration makes of the probability; without one, nothing."""
+    return replace(
+        row,
+        idh_calibrated_probability=kept.calibrate(probability),
+        idh_call=kept.call(probability),
+        calibrated_on=patient in kept.patients if kept.fitted else None,
+    )
 
 
 def write_segmentation(
@@ -152,6 +165,12 @@ def _write_overlay(
         row.volumes_ml,
         [
             *(["no tumour found"] if row.no_tumour_found else []),
+            *(
+                [f"calibrated {row.idh_calibrated_probability:.2f}"]
+                if row.idh_calibrated_probability is not None
+                else []
+            ),
+            *([f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}"] if row.idh_call is not None else []),
             *([f"undecided ({low:.2f} to {high:.2f})"] if row.idh_undecided else []),
             *plan.missing.values(),
         ],

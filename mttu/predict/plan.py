@@ -20,6 +20,7 @@ from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.networks.learned import TASKS, describe_voters, explain_missing_answers
 from mttu.predict.results import check_output, recover_output
+from mttu.training.kept_calibration import KeptCalibration, hold_for, read_calibration
 
 CHANGEABLE = ("inference.", "patch.", "train.precision")
 """Settings of a checkpoint, or sections of them, that a prediction may change."""
@@ -57,6 +58,8 @@ class PredictionPlan:
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()
     """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
+    calibration: KeptCalibration = field(default_factory=KeptCalibration)
+    """What is kept with the checkpoint, where it holds for these settings."""
 
 
 def plan_predictions(
@@ -85,7 +88,7 @@ def plan_predictions(
     """
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
-    config, missing = Config(), {}
+    config, missing, calibration = Config(), {}, KeptCalibration()
     try:
         find_convention(labels)
     except InputError as error:
@@ -96,6 +99,7 @@ def plan_predictions(
         missing = explain_missing_answers(networks)
         if len(missing) == len(TASKS):
             problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")
+        calibration = hold_for(read_calibration(checkpoint), config)
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
@@ -120,6 +124,7 @@ def plan_predictions(
         teachers=read_teachers(checkpoint),
         missing=missing,
         notes=(*missing.values(), *describe_voters(networks)),
+        calibration=calibration,
     )
 
 

@@ -37,6 +37,9 @@ SCHEMA = pa.schema(
         pa.field("no_tumour_found", pa.bool_()),
         pa.field("idh_undecided", pa.bool_()),
         pa.field("learned_from", pa.bool_()),
+        pa.field("idh_calibrated_probability", pa.float64()),
+        pa.field("idh_call", pa.string()),
+        pa.field("calibrated_on", pa.bool_()),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
         pa.field("missing", pa.string(), nullable=False),
@@ -56,6 +59,12 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   no_tumour_found         no voxel was called tumour
   idh_undecided           the probability lies in the undecided band of the settings
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
+  idh_calibrated_probability  after the temperature that is kept with the checkpoint; empty where none is, or where the
+                          cases that it was fitted on do not determine it
+  idh_call                mutant or wild type: whether idh_mutant_probability reaches the threshold that is kept with
+                          the checkpoint, inside of the undecided band too; empty where none is kept
+  calibrated_on           threshold and temperature were fitted on a scan of a patient of this id: no fair test of them.
+                          What they were fitted on, and why there are none, is in the metadata of the .parquet file
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
   missing                 why there is no IDH probability, or no segmentation, for any case
@@ -85,6 +94,12 @@ class PredictionRow:
     """
     missing: str = ""
     """Why the network has no answer to a task, for any case; empty if it has."""
+    idh_calibrated_probability: float | None = None
+    """See `mttu.training.kept_calibration.KeptCalibration.calibrate`."""
+    idh_call: str | None = None
+    """`mutant` or `wild type` by the kept threshold on `idh_mutant_probability`; None where none is kept."""
+    calibrated_on: bool | None = None
+    """Whether the kept calibration was fitted on a scan of a patient of this id; None where none was fitted."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:
@@ -134,7 +149,7 @@ def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Pat
 
 
 def _read_case_ids(table: Path) -> list[str] | None:
-    """The cases of an earlier prediction; None if the file is not one."""
+    """The cases of an earlier prediction, which may lack columns that came later; None if the file is not one."""
     try:
         found = pq.read_table(table)
     except (OSError, pa.ArrowException):

@@ -115,6 +115,12 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
         notes.append(f"without a score and left out: {', '.join(sorted(failed))}")
     if unknown:
         notes.append(f"without a true class and left out: {', '.join(sorted(unknown))}")
+    silent = [name for name, table in tables.items() if table.about.get("learned_from") is None]
+    if silent:
+        notes.append(
+            f"scores {', '.join(silent)}: do not say whom the network learned from; if that were these cases, their "
+            "errors are too small"
+        )
     if any(table.about.get("split") == "test" for table in tables.values()):
         notes.append("these are test cases: a result on them is no test of thresholds that were chosen with them")
     return sorted(scores, key=lambda score: score.case_id), notes

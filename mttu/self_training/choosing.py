@@ -51,7 +51,8 @@ def search_settings(
     Args:
         validation: Monte Carlo scores of the validation cases by the network that scored the pool.
         truth: True class of the validation cases.
-        settings: What else is set stays; the thresholds too, where no pair selects enough.
+        settings: What else is set stays; the thresholds too, where no pair selects enough, or where the table does not
+            say that the network did not learn from these cases.
         min_coverage: Least share of the validation cases that a pair has to select.
 
     Returns:
@@ -60,6 +61,11 @@ def search_settings(
     Raises:
         InputError: No validation case has both a score and a class.
     """
+    if validation.about.get("learned_from") is None:
+        note = (
+            "the weights that training started from do not say whom they learned from, so no thresholds were searched"
+        )
+        return settings, [], [f"{note} on the validation cases: as set in `selection`"]
     scores, notes = pool_scores({"of the validation cases": validation}, truth)
     rows = search_thresholds(scores)
     found = suggest_thresholds(rows, min_coverage)

@@ -29,6 +29,7 @@ from mttu.self_training.summary import (
     summarise_rounds,
 )
 from mttu.self_training.tracking import log_finish
+from mttu.training.held_out import copy_held_out
 from mttu.training.state import BEST
 
 SUMMARY = "summary.json"
@@ -103,6 +104,7 @@ def finish(job: Job) -> None:
     chosen = choose_round(records)
     with atomic_folder(job.folder / BEST) as partial:
         shutil.copytree(round_folder(job.folder, chosen) / BEST, partial, dirs_exist_ok=True)
+    copy_held_out(round_folder(job.folder, chosen), job.folder)
     if (job.folder / _WORKING).exists():
         shutil.rmtree(job.folder / _WORKING)
     rounds = summarise_rounds(job.folder, job.truth)

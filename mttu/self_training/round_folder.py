@@ -7,6 +7,7 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `scores.parquet` (not with method none), `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the
   pool by the round before, and what was selected; with searched thresholds also `val_scores.parquet`;
 - `best/`, `history.json`: the checkpoint, and the metrics of every epoch;
+- `held_out.json`: what `best/` says of the validation cases' IDH status, on which its calibration is fitted;
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
 """
 

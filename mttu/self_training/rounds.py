@@ -38,6 +38,7 @@ from mttu.self_training.round_folder import (
 from mttu.self_training.selecting import Selected, select_for_round
 from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
+from mttu.training.held_out import copy_held_out
 from mttu.training.run import History, closing
 from mttu.training.run_folder import identify
 from mttu.training.start import check_start, digest_weights
@@ -117,6 +118,7 @@ def _copy_start(job: Job, start: Path, folder: Path) -> History:
     for name in (BEST, *([TRAIN] if job.config.self_training.optimiser == "kept" else [])):
         with atomic_folder(folder / name) as partial:
             shutil.copytree(start / name, partial, dirs_exist_ok=True)
+    copy_held_out(start, folder)
     return read_history(start) or []
 
 

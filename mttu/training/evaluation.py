@@ -121,9 +121,12 @@ def evaluate(
     config: Config,
     runtime: Runtime,
     precision: Precision,
-) -> tuple[dict[str, float], float | None]:
-    """Scores the ranks' shares of the cases and summarises all of them; the same result on every rank."""
+) -> tuple[dict[str, float], float | None, list[dict[str, Any]]]:
+    """Scores the ranks' shares of the cases and summarises all of them: metrics, score, case scores sorted by case.
+
+    The result is the same on every rank.
+    """
     share = cases[runtime.rank :: runtime.world_size]
     rows = [score_case(network, case, cached, config, runtime.device, precision) for case, cached in share]
     table = sorted(runtime.gather(rows), key=lambda row: str(row["case_id"]))
-    return summarise(table, config.train.validation_metric)
+    return *summarise(table, config.train.validation_metric), table

@@ -1,8 +1,8 @@
 """Cross-validation of whatever can be trained: one fold after the other, a table over folds, the folds' ensemble.
 
 A run folder then holds `manifests/fold_1.parquet` and so on, a folder `fold_1` and so on for each fold's training, with
-`fold_1.json` beside it when it is finished, at the end `ensemble/`, `folds.csv` and `folds.json`, and, when tracking
-knows all of it, `finished.json`.
+`fold_1.json` beside it when it is finished, at the end `ensemble/`, `out_of_fold.csv` and `.parquet`, `folds.csv` and
+`folds.json`, and, when tracking knows all of it, `finished.json`.
 """
 
 import json
@@ -18,6 +18,8 @@ from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
 from mttu.training.fold_results import FoldsRow, Results, keep_finite, summarise_folds, write_folds_table
+from mttu.training.held_out import fill_ensemble, pool_folds, write_out_of_fold
+from mttu.training.kept_calibration import CALIBRATION
 
 FORMAT_VERSION = 1
 MANIFESTS = "manifests"
@@ -26,8 +28,8 @@ ENSEMBLE_FOLDER = "ensemble"
 RunFold = Callable[[int, Path, Path], Results]
 """Trains a fold to the end, or goes on with it: number from 1, manifest file, folder of its own.
 
-It leaves a checkpoint in the folder (`best/`) and returns what it measured. All its choices are made on the manifest's
-val cases: nothing of another fold reaches it.
+It leaves a checkpoint in the folder (`best/`), `held_out.json` beside it, and returns what it measured. All its choices
+are made on the manifest's val cases: nothing of another fold reaches it.
 """
 _Checked = TypeVar("_Checked")
 
@@ -73,6 +75,8 @@ def run_folds(
 ) -> list[FoldsRow]:
     """Runs all folds, or goes on with them; a finished one is never run again. Writes the ensemble and the table.
 
+    The ensemble is calibrated on out-of-fold predictions: of each fold's val cases, by that fold's network alone.
+
     Args:
         folds: What `mttu.data.folds.draw_folds` drew.
         folder: Run folder; the caller holds it, and knows that it is of these settings.
@@ -95,7 +99,11 @@ def run_folds(
             weights = describe_checkpoint(place)["weights_sha256"]
             write_json(record, {"format_version": FORMAT_VERSION, "weights_sha256": weights, "results": found})
         results.append(_read_record(record, place)["results"])
-    write_ensemble(folder / ENSEMBLE_FOLDER, [folder / f"fold_{number}" for number in range(1, len(folds) + 1)])
+    places = [folder / f"fold_{number}" for number in range(1, len(folds) + 1)]
+    pooled = pool_folds(places)
+    write_ensemble(folder / ENSEMBLE_FOLDER, places, lambda partial: fill_ensemble(partial, pooled))
+    if (folder / ENSEMBLE_FOLDER / CALIBRATION).exists():
+        write_out_of_fold(folder, pooled)
     rows = summarise_folds(results)
     write_folds_table(rows, folder, metrics)
     return rows

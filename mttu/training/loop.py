@@ -34,6 +34,7 @@ from mttu.losses import (
 )
 from mttu.networks import MttuNet
 from mttu.training.evaluation import evaluate
+from mttu.training.held_out import HeldOut, select_held_out
 from mttu.training.runtime import Runtime
 from mttu.training.start import find_learned_tasks, load_start, read_start_teachers
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
@@ -88,15 +89,17 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             metrics = train_epoch(state, network, loader, labels, weights, config, runtime)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
-            score = None
+            score: float | None = None
+            held_out: tuple[HeldOut, ...] | None = () if "idh" in config.network.tasks else None
             if due and validation:
-                found, score = evaluate(
+                found, score, rows = evaluate(
                     state.network, validation, config, runtime, choose_precision(config.train.precision, runtime.device)
                 )
                 metrics |= found | note_absences(found, held_classes, state.history, state.epoch + 1)
+                held_out = None if held_out is None else select_held_out(rows, task.val)
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: the last epoch is the one to keep
-        state.finish_epoch(metrics, score)
+        state.finish_epoch(metrics, score, held_out)
         keep = due or state.epoch % train.checkpoint_every == 0
         shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
         runtime.report(state.epoch, shown, (lambda path: write_state(state, config, path)) if keep else None)

@@ -10,6 +10,7 @@ from mttu.config import Config
 from mttu.data.cohort import read_manifest
 from mttu.lock import lock_folder
 from mttu.tracking import Tracker, open_tracker
+from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
 from mttu.training.inputs import Inputs, check_inputs, resolve_paths
 from mttu.training.loop import Task, fit
 from mttu.training.pictures import LEARNING_CURVES, draw_results
@@ -39,9 +40,16 @@ def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
 
 
 def keep_best(checkpoint: Path, folder: Path) -> None:
-    """Copies the best weights out of a training checkpoint into the run folder, whole or not at all."""
+    """Copies the best weights out of a training checkpoint into the run folder, whole or not at all.
+
+    With them goes a calibration that is fitted on what they say of the val cases; `held_out.json` has that itself.
+    """
+    held_out = read_held_out(checkpoint)
     with atomic_folder(folder / BEST) as partial:
         shutil.copytree(checkpoint / BEST, partial, dirs_exist_ok=True)
+        if held_out is not None:
+            calibrate_training(partial, held_out)
+    copy_held_out(checkpoint, folder)
 
 
 def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch) -> History:

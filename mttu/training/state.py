@@ -19,6 +19,7 @@ from mttu.errors import InputError
 from mttu.losses import TaskWeighting
 from mttu.networks import MttuNet, build_network
 from mttu.networks.checkpoint import fill_checkpoint
+from mttu.training.held_out import HeldOut, read_held_out, write_held_out
 
 FORMAT_VERSION = 1
 BEST = "best"
@@ -32,6 +33,9 @@ class Best:
     score: float
     metrics: Mapping[str, float]
     weights: Mapping[str, Tensor]
+    held_out: tuple[HeldOut, ...] | None = None
+    """What these weights say of the validation cases of known IDH status; None without an IDH head,
+    and where an older version kept nothing."""
 
 
 @dataclass
@@ -48,13 +52,15 @@ class TrainingState:
     """Digests of the patients that the weights were trained on, now or before, the same at every start; None where the
     weights that it started from do not say."""
 
-    def finish_epoch(self, metrics: Mapping[str, float], score: float | None) -> None:
+    def finish_epoch(
+        self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None
+    ) -> None:
         """Counts an epoch and keeps its weights if its score is the largest so far; the first of equals stays."""
         self.epoch += 1
         self.history.append({"epoch": self.epoch, **metrics})
         if score is not None and (self.best is None or score > self.best.score):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
-            self.best = Best(self.epoch, score, dict(metrics), weights)
+            self.best = Best(self.epoch, score, dict(metrics), weights, held_out)
 
 
 def derive_seed(*numbers: int) -> int:
@@ -98,6 +104,8 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         metrics = {"epoch": state.best.epoch, **state.best.metrics}
         learned = (state.learned_from, state.network.learned_tasks)
         fill_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
+        if state.best.held_out is not None:
+            write_held_out(folder, state.best.held_out)
     torch.save(content, folder / "state.pt")
 
 
@@ -136,4 +144,4 @@ def read_state(state: TrainingState, folder: Path, device: torch.device) -> None
     state.epoch, state.history = content["epoch"], content["history"]
     if "best" in content:
         weights = load_file(folder / BEST / "weights.safetensors")
-        state.best = Best(weights=weights, **content["best"])
+        state.best = Best(weights=weights, held_out=read_held_out(folder), **content["best"])

@@ -18,7 +18,10 @@ def test_an_ensemble_is_made_and_scored_with(capsys, write_tiny, manifest_file, 
         write_tiny(folder / "best", spoil=float(number))
     code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
     assert code == 0
-    assert out == f"{tmp_path / 'both'}: ensemble of 2; give it in place of a checkpoint\n"
+    first, *rest = out.splitlines()
+    assert first == f"{tmp_path / 'both'}: ensemble of 2; give it in place of a checkpoint"
+    assert " ".join(rest).startswith("IDH, nothing calibrated: members that were picked by hand have no out-of")
+    assert not (tmp_path / "both" / "calibration.json").exists()
     words = ["score", tmp_path / "both", manifest_file, "--split", "test", "-o", tmp_path / "mc.parquet"]
     code, out, err = run(capsys, *words, "--actors", 0, "--threads", 1, "mc.passes=2")
     assert (code, err) == (0, "")

@@ -38,7 +38,10 @@ def manifest(cohort: Manifest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
-    """Writes a prediction folder: each true mask shifted, the probabilities as given, some cases failed."""
+    """Writes a prediction folder: each true mask shifted, the probabilities as given, some cases failed.
+
+    `taught_by` are splits that the network learned from, None where it does not say.
+    """
 
     def write(
         name: str,
@@ -47,7 +50,9 @@ def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
         failed: Sequence[str] = (),
         cases: Sequence[Case] = cohort.cases,
         change: Callable[[np.ndarray], np.ndarray] = lambda seg: seg,
-        metadata: Mapping[str, str] = {"labels": "brats", "checkpoint": "run/best"},
+        metadata: Mapping[str, object] = {"labels": "brats", "checkpoint": "run/best"},
+        taught_by: Sequence[str] | None = ("train",),
+        calibrated_on: Sequence[str] = (),
     ) -> Path:
         out = tmp_path / name
         staging = open_staging(out)
@@ -60,7 +65,9 @@ def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
             seg = change(np.roll(np.asarray(image.dataobj), shift, axis=0))
             nib.save(nib.Nifti1Image(seg.astype(np.uint8), image.affine), staging / mask_name(case.case_id))
             (staging / overlay_name(case.case_id)).write_bytes(b"")
-            rows.append(PredictionRow(case.case_id, 1.0, "", probability, 1.0, 1.0, 1.0, False, False))
+            row = PredictionRow(case.case_id, 1.0, "", probability, 1.0, 1.0, 1.0, False, False)
+            learned_from = None if taught_by is None else case.split in taught_by
+            rows.append(replace(row, learned_from=learned_from, calibrated_on=case.split in calibrated_on))
         write_tables(staging, rows, dict(metadata))
         publish(out)
         return out

@@ -89,7 +89,8 @@ def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_pred
         ]
         assert error["ece"] == pytest.approx(sum(gaps))
     names = [fitted["name"] for fitted in idh["calibrations"]]
-    assert (names, idh["validation_cases"]) == (["temperature", "temperature + bias"], 2)
+    assert names == ["temperature", "temperature + bias"]
+    assert idh["fitted_on"] == {"cases": "validation", "num_cases": 2, "notes": []}
     for fitted in idh["calibrations"]:
         assert fitted["before"]["brier"] == default["brier"]
         assert fitted["after"]["brier"] != default["brier"]
@@ -122,7 +123,7 @@ def test_without_validation_cases_the_reason_is_there(write_predictions, manifes
 def test_validation_cases_are_not_scored_with_what_was_fitted_on_them(write_predictions, manifest, tmp_path):
     summary = run(write_predictions("a"), manifest, tmp_path / "out", split="val").summary
     assert [one["chosen_on"] for one in summary["idh"]["at_thresholds"]] == ["default"]
-    assert (summary["idh"]["validation_cases"], summary["idh"]["calibrations"]) == (0, [])
+    assert (summary["idh"]["fitted_on"]["num_cases"], summary["idh"]["calibrations"]) == (0, [])
     assert summary["baselines"]["fitted_on"] == 2
 
 

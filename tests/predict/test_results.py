@@ -105,6 +105,16 @@ def test_more_cases_may_join_but_none_may_be_lost(tmp_path: Path) -> None:
     assert "d_seg.nii.gz" in problem
 
 
+def test_a_prediction_of_an_older_version_is_replaced(tmp_path: Path) -> None:
+    fill_staging(tmp_path, "run-1")
+    publish(tmp_path)
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    pq.write_table(table.drop_columns(["idh_calibrated_probability", "idh_call"]), tmp_path / "predictions.parquet")
+    assert check_output(tmp_path, ["a", "b", "c"], set()) == []
+    pq.write_table(table.drop_columns(["case_id"]), tmp_path / "predictions.parquet")
+    assert "not of an earlier prediction" in check_output(tmp_path, ["a", "b", "c"], set())[0]
+
+
 def test_a_long_list_of_files_is_shortened(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}_seg.nii.gz").write_text("mine")

@@ -46,7 +46,7 @@ def test_a_suggestion_selects_enough():
     assert suggest_thresholds(search_thresholds(SCORES, [0.9], [0.05]), 0.9) is None
 
 
-ABOUT = {"split": "val", "mc": {"windows": "sliding", "seed": 0, "passes": 2}}
+ABOUT = {"split": "val", "learned_from": [], "mc": {"windows": "sliding", "seed": 0, "passes": 2}}
 FOLD_1 = ScoreTable((summarise_passes("a", [0.9, 0.8], 0.9, 0), summarise_passes("b", [0.3, 0.1], 0.1, 0)), ABOUT)
 FOLD_2 = ScoreTable(
     (
@@ -63,6 +63,14 @@ def test_folds_are_pooled_by_case():
     assert [(score.case_id, score.right) for score in scores] == [("a", True), ("b", False), ("c", True)]
     assert scores[1].confidence == pytest.approx(0.8)
     assert notes == ["without a score and left out: e", "without a true class and left out: d"]
+
+
+def test_a_table_that_does_not_say_whom_its_network_knows_is_named():
+    silent = ScoreTable(FOLD_1.rows, {**ABOUT, "learned_from": None})
+    _, notes = pool_scores({"one": silent, "two": FOLD_2}, {"a": 1, "b": 1, "c": 1, "d": 0})
+    assert notes[1].startswith(
+        "scores one: do not say whom the network learned from; if that were these cases, their e"
+    )
 
 
 def test_test_cases_are_named_as_such():

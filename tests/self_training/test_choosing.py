@@ -16,7 +16,7 @@ def row(case_id, mean, uncertainty=0.01):
 
 
 def table(*rows, split="unlabelled"):
-    return ScoreTable(rows, {"split": split})
+    return ScoreTable(rows, {"split": split, "learned_from": []})
 
 
 def test_labels_are_chosen_anew():
@@ -63,6 +63,13 @@ def test_where_no_pair_selects_enough_the_thresholds_stay():
     found, _, notes = search_settings(validation, {"a": 1, "b": 0}, UPS, 0.5)
     assert found == UPS
     assert notes == ["no pair of thresholds selects 50% of the validation cases: as set in `selection`"]
+
+
+def test_no_thresholds_are_searched_on_cases_that_the_network_may_know():
+    validation = ScoreTable((row("a", 0.9), row("b", 0.1)), {"split": "val", "learned_from": None})
+    found, rows, notes = search_settings(validation, {"a": 1, "b": 0}, UPS, 0.5)
+    assert (found, rows) == (UPS, [])
+    assert notes[0].startswith("the weights that training started from do not say whom they learned from, so no thresh")
 
 
 @pytest.mark.parametrize(

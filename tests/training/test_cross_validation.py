@@ -1,15 +1,22 @@
 """Cross-validation of real, tiny trainings in this process."""
 
 import json
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from mttu.calibration import fit_calibration
 from mttu.config import override
 from mttu.data.folds import draw_folds, write_folds
-from mttu.data.manifest import read_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError
+from mttu.evaluate import evaluate_cases, plan_evaluation
+from mttu.metrics.classification import choose_threshold
+from mttu.predict import plan_predictions, predict_cases
 from mttu.scoring.cases import score_cases
 from mttu.scoring.plan import plan_scoring
 from mttu.training.cross_validation import cross_validate
@@ -34,7 +41,7 @@ def same(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path):
+def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatch):
     def stop(fold, epoch, metrics):
         told.append((fold, epoch))
         if (fold, epoch) == (2, 1):
@@ -60,9 +67,37 @@ def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path):
     write_folds(draw_folds(read_manifest(short.data.manifest), 2), tmp_path / "folds")
     alone = override(short, {"data.manifest": str(tmp_path / "folds" / "fold_2.parquet"), "output.name": "alone"})
     assert same(second, read_weights(run_training(alone, launch_locally) / "best"))  # as `mttu split` and `mttu train`
+    check_calibration(folder, short.data.manifest, tmp_path, monkeypatch)
     table = score_cases(plan_scoring(folder, short.data.manifest, "test"), torch.device("cpu"))
     assert [row.error for row in table.rows] == [""]
     assert table.about["members"] == 2
+
+
+def check_calibration(folder, manifest, tmp_path, monkeypatch):
+    """What each fold's network says of its own val cases, as `mttu predict` computes it, calibrates the ensemble."""
+    monkeypatch.setattr("mttu.predict.cases.draw_overlay", lambda *arguments: Figure())
+    rows = pq.read_table(folder / "ensemble" / "out_of_fold.parquet").to_pylist()
+    for number in (1, 2):
+        fold = read_manifest(folder / "manifests" / f"fold_{number}.parquet")
+        write_manifest(replace(fold, cases=fold.split("val")), tmp_path / "val.parquet")
+        plan = plan_predictions(folder / f"fold_{number}", [tmp_path / "val.parquet"], tmp_path / f"val_{number}")
+        found = {row.case_id: row.idh_mutant_probability for row in predict_cases(plan)}
+        assert {row["case_id"]: row["mutant_probability"] for row in rows if row["fold"] == number} == found
+    known = [row["mutant_probability"] for row in rows], [row["idh"] for row in rows]
+    threshold, temperature = choose_threshold(*known), fit_calibration(*known).temperature
+    predict_cases(plan_predictions(folder, [manifest], tmp_path / "all"))
+    table = pq.read_table(tmp_path / "all" / "predictions.parquet").to_pylist()
+    taught = {case.case_id: case.split in ("train", "val") for case in read_manifest(manifest).cases}
+    assert {row["case_id"]: row["learned_from"] for row in table} == taught
+    assert {row["case_id"]: row["calibrated_on"] for row in table} == taught
+    for row in table:
+        assert row["idh_call"] == ("mutant" if row["idh_mutant_probability"] >= threshold else "wild type")
+    idh = evaluate_cases(
+        plan_evaluation(tmp_path / "all", manifest, tmp_path / "out", num_resamples=2, baselines=False)
+    ).summary["idh"]
+    assert idh["fitted_on"] == {"cases": "out-of-fold", "num_cases": 6, "notes": []}
+    assert idh["at_thresholds"][1]["threshold"] == threshold
+    assert idh["calibrations"][0]["temperature"] == temperature
 
 
 def test_a_folder_is_of_one_kind_and_of_one_draw(short, tmp_path):

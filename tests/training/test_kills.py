@@ -21,6 +21,7 @@ def outcome(folder):
         "best": load_file(folder / "best" / "weights.safetensors"),
         "state": state,
         "history": history,
+        "calibration": [(folder / name).read_bytes() for name in ("held_out.json", "best/calibration.json")],
         "files": sorted(path.name for path in folder.iterdir() if path.name != ".lock"),
     }
 

@@ -158,7 +158,7 @@ def scores_of_cases(cases, cache, runtime):
     """Whole-volume scores, and the summary of a table of regions of which rank 0 has most rows."""
     config = override(next(iter(configs().values())), SMALL)
     prepared = [(case, open_cached(cache, case.case_id)) for case in cases]
-    metrics, score = evaluate(create_state(config, runtime.device).network, prepared, config, runtime, "float32")
+    metrics, score, rows = evaluate(create_state(config, runtime.device).network, prepared, config, runtime, "float32")
     rows = [
         {"case_id": f"case {index}", "region": "et", **vars(RegionScores(status, *[index / 7] * 8))}
         for index, status in enumerate(("normal", "missed", "normal", "spurious", "normal", "both-empty", "normal"))

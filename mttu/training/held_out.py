@@ -1,0 +1,200 @@
+"""IDH probabilities of cases that a network did not learn from, and the calibration that is fitted on them.
+
+A training leaves those of its val cases, by the weights of the best epoch, as `held_out.json` beside `best/`; the folds
+of a cross-validation pool theirs as `out_of_fold.parquet` and `.csv`. Whether a network learned from a patient is asked
+of its own digests each time, whatever the manifest says.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from mttu.atomic import atomic_file, write_json
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.manifest import Case
+from mttu.errors import InputError
+from mttu.networks.checkpoint import find_checkpoint, read_learned_from
+from mttu.networks.ensemble import read_config
+from mttu.training.kept_calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
+
+FORMAT_VERSION = 1
+HELD_OUT = "held_out.json"
+OUT_OF_FOLD = "out_of_fold"
+"""Name of the table over folds, without ending."""
+
+_KIND = "mttu out-of-fold predictions"
+_SCHEMA = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("idh", pa.int8(), nullable=False),
+        pa.field("mutant_probability", pa.float64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a network says of a case of known IDH status that it was only validated on."""
+
+    case_id: str
+    patient: str
+    """See `mttu.data.manifest.Case.patient_digest`."""
+    idh: int
+    """1 mutant, 0 wild type."""
+    mutant_probability: float
+    """Of the whole volume, as `mttu predict` computes it."""
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The pooled predictions of the folds of a cross-validation."""
+
+    rows: tuple[tuple[int, HeldOut], ...]
+    """Fold, from 1, and prediction; sorted by case."""
+    notes: tuple[str, ...]
+    """What is not among them, and why."""
+
+
+def select_held_out(rows: Sequence[Mapping[str, Any]], val: Sequence[Case]) -> tuple[HeldOut, ...]:
+    """The case scores that have a probability and a known status, sorted by case.
+
+    Args:
+        rows: See `mttu.training.evaluation.score_case`.
+        val: The scored cases.
+    """
+    known = {case.case_id: case for case in val if case.idh != IDH_UNKNOWN and not case.pseudo_label}
+    found = [
+        HeldOut(case_id, known[case_id].patient_digest, known[case_id].idh, float(row["mutant_probability"]))
+        for row in rows
+        if (case_id := str(row["case_id"])) in known and row["mutant_probability"] is not None
+    ]
+    return tuple(sorted(found, key=lambda one: one.case_id))
+
+
+def write_held_out(folder: Path, predictions: Sequence[HeldOut]) -> None:
+    """Writes `held_out.json`, whole or not at all."""
+    content = {"format_version": FORMAT_VERSION, "predictions": [asdict(one) for one in predictions]}
+    write_json(folder / HELD_OUT, content)
+
+
+def read_held_out(folder: Path) -> tuple[HeldOut, ...] | None:
+    """The predictions beside the best weights of a training; None where an older version of mttu kept none.
+
+    Raises:
+        InputError: Damaged, or of another format version.
+    """
+    path = folder / HELD_OUT
+    if not path.exists():
+        return None
+    mend = "restore it from a copy, or remove it: then these predictions calibrate nothing"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+        predictions = tuple(HeldOut(**row) for row in content["predictions"]) if version == FORMAT_VERSION else ()
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged; {mend}") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {mend}")
+    return predictions
+
+
+def copy_held_out(source: Path, target: Path) -> None:
+    """Puts the predictions of the best weights in `source` beside the copy of these weights in `target`."""
+    found = read_held_out(source)
+    if found is None:
+        (target / HELD_OUT).unlink(missing_ok=True)
+    else:
+        write_held_out(target, found)
+
+
+def calibrate_training(best: Path, predictions: Sequence[HeldOut]) -> None:
+    """Writes `calibration.json` into the checkpoint of a training.
+
+    The val cases have chosen the epoch, so what is fitted on them is a little too good, as is every figure on them.
+
+    Args:
+        best: Checkpoint folder.
+        predictions: By these weights.
+    """
+    config = read_config(best)
+    rows, notes = _without_known(predictions, best, "validation")
+    write_calibration(best, _fit(rows, "validation", notes, describe_windows(config)))
+
+
+def pool_folds(places: Sequence[Path]) -> OutOfFold:
+    """Puts the folds' held-out predictions together: each by the one network that was not trained on the case's fold.
+
+    Args:
+        places: Folder of each fold, in order, with `held_out.json` and the weights that it is of.
+
+    Raises:
+        InputError: A `held_out.json` is damaged.
+    """
+    notes: list[str] = []
+    rows: list[tuple[int, HeldOut]] = []
+    for number, place in enumerate(places, 1):
+        found = read_held_out(place)
+        if found is None:
+            notes.append(f"fold {number}: an older version of mttu trained it and kept no predictions of its val cases")
+            continue
+        kept, told = _without_known(found, place, f"fold {number}")
+        rows += [(number, one) for one in kept]
+        notes += told
+    folds_of: dict[str, set[int]] = {}
+    for number, one in rows:
+        folds_of.setdefault(one.patient, set()).add(number)
+    alone = [(number, one) for number, one in rows if len(folds_of[one.patient]) == 1]
+    if len(alone) < len(rows):
+        notes.append(f"{len(rows) - len(alone)} cases of patients who validate in several folds were left out")
+    return OutOfFold(tuple(sorted(alone, key=lambda row: row[1].case_id)), tuple(notes))
+
+
+def fill_ensemble(folder: Path, pooled: OutOfFold) -> None:
+    """Writes table and calibration into an ensemble of the folds whose own rename makes it complete.
+
+    There is neither for networks without an IDH head.
+    """
+    config = read_config(folder)
+    if "idh" not in config.network.tasks:
+        return
+    write_out_of_fold(folder, pooled)
+    rows = [one for _, one in pooled.rows]
+    write_calibration(folder, _fit(rows, "out-of-fold", pooled.notes, describe_windows(config)))
+
+
+def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
+    """Writes `out_of_fold.csv`, then `out_of_fold.parquet`: one row per case."""
+    rows = [{**asdict(one), "fold": number} for number, one in pooled.rows]
+    metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "notes": json.dumps(pooled.notes)}
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+    with atomic_file(folder / f"{OUT_OF_FOLD}.csv") as partial:
+        pyarrow.csv.write_csv(table, partial)
+    with atomic_file(folder / f"{OUT_OF_FOLD}.parquet") as partial:
+        pq.write_table(table, partial)
+
+
+def _fit(rows: Sequence[HeldOut], fitted_on: Any, notes: Sequence[str], settings: Mapping[str, Any]) -> KeptCalibration:
+    probabilities, idh = [one.mutant_probability for one in rows], [one.idh for one in rows]
+    patients = [one.patient for one in rows]
+    return fit_kept(probabilities, idh, fitted_on, notes, settings, patients)
+
+
+def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tuple[list[HeldOut], list[str]]:
+    """Predictions of patients that the network in `place` did not learn from, and what became of the others.
+
+    The sentences go into a checkpoint, so they name no case.
+    """
+    learned = read_learned_from(find_checkpoint(place))
+    if learned is None:
+        return [], [f"{name}: the checkpoint does not say whom it learned from, as what it started from does not"]
+    kept = [one for one in predictions if one.patient not in learned]
+    left_out = len(predictions) - len(kept)
+    notes = [f"{name}: {left_out} cases of patients that the network learned from were left out"] if left_out else []
+    return kept, notes
