@@ -12,7 +12,7 @@ from mttu.self_training.callables import Callables, OnStep, Step
 from mttu.self_training.finishing import read_summary
 from mttu.self_training.inputs import check_self_training
 from mttu.self_training.run import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
-from mttu.tracking import open_tracker
+from mttu.tracking import follow_moved_folder, open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
 from mttu.training.folds import check_each, fold_settings, run_folds
@@ -59,6 +59,7 @@ def cross_validate_self_training(
             if not place.with_suffix(".json").exists():
                 check_rounds(config, place)
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder
         tags = name_missing(inputs.missing)
         tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, tags=tags)

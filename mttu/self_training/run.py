@@ -18,7 +18,7 @@ from mttu.self_training.job import Job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
 from mttu.self_training.rounds import run_round
 from mttu.self_training.summary import read_test
-from mttu.tracking import Tracker, open_tracker
+from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.run import FINISHED, closing, name_missing
 from mttu.training.run_folder import begin_or_continue
 
@@ -57,6 +57,7 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
         check_rounds_wanted(config, folder)
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder  # its tracked runs stay as they are, too
         check_rounds(config, folder)
         manifest = checked.inputs.manifest
