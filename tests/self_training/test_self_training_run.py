@@ -154,7 +154,8 @@ def test_direct_is_one_training_on_the_labelled_cases_and_the_masks_of_the_pool(
         "pool; self_training.rounds has no effect"
     ]
     run_self_training(override(config, {"self_training.rounds": 5}), here)  # of no effect afterwards, either
-    shared = make_config({"output.name": "ups", "self_training.start": str(folder / "round_0")})
+    start = str(folder / "round_0")
+    shared = make_config({"train.epochs": 1, "output.name": "ups", "self_training.start": start})
     with pytest.raises(InputError, match=r"was trained on other cases; the round_0 of selection\.method=direct"):
         run_self_training(shared, here)
 
