@@ -3,7 +3,7 @@
 Every seed has labelled cases, a pool and first weights of its own; the test cases are the same for all. The arms of a
 seed share round 0 and take the same number of steps after it:
 
-    none       the pool's masks teach the decoder, nobody's prediction becomes a label (Table VI, rows with a dagger)
+    none       the pool's masks teach the decoder, nobody's prediction becomes a label, in the same rounds
     PL         every prediction becomes a label
     CPL, UPS   those confident enough; those confident and certain enough (eq. 19)
     oracle     the pool's true classes as labels: the most that any selection can win

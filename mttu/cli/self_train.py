@@ -73,9 +73,10 @@ class TimeLeft:
     """Time that is still to come, by the pace of this start: of each kind of work, once its pace is known."""
 
     def __init__(self, settings: Config) -> None:
-        rounds = settings.self_training
-        later = rounds.epochs or settings.train.epochs
-        self.epochs = [settings.train.epochs, *[later] * rounds.rounds]
+        from mttu.self_training.job import last_round
+
+        later = settings.self_training.epochs or settings.train.epochs
+        self.epochs = [settings.train.epochs, *[later] * last_round(settings)]
         self.cases: dict[str, int] = {}
         """Phase to the number of its cases in a round, once it was seen."""
         self.paces: dict[str, list[float]] = {}

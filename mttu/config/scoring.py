@@ -9,7 +9,7 @@ from mttu.config.schema import Settings
 
 ActiveDropout = Literal["all", "transformer+head", "head"]
 WindowMode = Literal["sliding", "tumour"]
-Method = Literal["none", "PL", "CPL", "UPS"]
+Method = Literal["none", "direct", "PL", "CPL", "UPS"]
 
 
 class MonteCarloSettings(Settings):
@@ -36,8 +36,10 @@ class SelectionSettings(Settings):
     """Which predictions become pseudo-labels (section IV-B, eq. 19; section VI)."""
 
     method: Method = "UPS"
-    """none: no prediction, the rows with a dagger of Table VI; PL: every prediction; CPL: those confident enough; UPS:
-    those confident and certain enough (Table VII)."""
+    """PL: every prediction; CPL: those confident enough; UPS: those confident and certain enough (Table VII). Without
+    predictions: direct, one training from random weights on the labelled cases and the masks of the pool (section V-E,
+    the rows with a dagger of Table VI), which has no rounds; none, the rounds of the other methods on those masks, each
+    from the weights of the round before: what pseudo-labels are compared with on equal terms."""
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
     """tau_c: least mean probability of the predicted class; for CPL and UPS (section IV-B)."""
     uncertainty_threshold: Annotated[float, Field(ge=0)] = 0.05

@@ -17,7 +17,8 @@ class SelfTrainingSettings(Settings):
 
     rounds: Annotated[int, Field(ge=0)] = 3
     """Rounds after round 0, which trains on true labels alone (Algorithm 1). 3, because the paper sees performance
-    "tend to be stable gradually after three pseudo-labeling iterations" (section VI)."""
+    "tend to be stable gradually after three pseudo-labeling iterations" (section VI). No effect with
+    `selection.method=direct`, which is one training."""
     stop_when_unchanged: bool = True
     """Stop before a round (the second or a later one) whose pseudo-labels are those of the round before. Not stated in
     the paper. `selection.method=none` trains every round all the same: it is what the other methods are compared

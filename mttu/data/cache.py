@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_folder
+from mttu.atomic import atomic_file, atomic_folder
 from mttu.config import PrepareSettings
 from mttu.config.earlier import complete_section, drop_unchanged
 from mttu.data.geometry import Geometry
 from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
-from mttu.errors import InputError, raise_if_any
+from mttu.data.source_records import SourceRecords, from_json, list_sources, record_sources, to_json
+from mttu.errors import InputError
 
 FORMAT_VERSION = 2
 MEND = "run `mttu prepare` on the manifest again"
@@ -52,6 +53,8 @@ class CachedCase:
     """See `content_hash`."""
     checksums: Mapping[str, str]
     """SHA-256 of each file of voxels as it was written."""
+    sources: SourceRecords | None = None
+    """What its source files were; None in a case that a version without such a record prepared."""
 
     def channels(self, modalities: Sequence[str]) -> list[int]:
         """Index of each modality among the channels.
@@ -117,24 +120,20 @@ def content_hash(case: Case, modalities: Sequence[str], settings: PrepareSetting
     Raises:
         InputError: Lists the source files that cannot be read.
     """
+    return _hash_content(case, modalities, settings, record_sources(case, modalities))
+
+
+def _hash_content(case: Case, modalities: Sequence[str], settings: PrepareSettings, sources: SourceRecords) -> str:
     digest = hashlib.sha256(f"{settings_hash(modalities, settings)}\nlabels:{case.labels}".encode())
-    problems = [f"case {case.case_id}: the manifest has no {name}" for name in modalities if name not in case.images]
-    images = [(name, case.images[name]) for name in modalities if name in case.images]
-    for role, path in (*images, ("seg", case.seg), ("brain mask", case.brain_mask)):
+    for role, _ in list_sources(case, modalities):
         digest.update(f"\n{role}:".encode())
-        if path is None:
-            continue
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            problems.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}); restore it")
-    raise_if_any(problems)
+        if role in sources:
+            digest.update(bytes.fromhex(sources[role].sha256))
     return digest.hexdigest()
 
 
 def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings) -> bool:
-    """Prepares a case into the cache unless it is there and still true.
+    """Prepares a case into the cache unless it is there and still true; then only the record of its sources is renewed.
 
     A process that is killed leaves the case as it was, or absent; the next call writes it.
 
@@ -144,9 +143,13 @@ def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings:
     Raises:
         InputError: See `content_hash` and `mttu.data.preprocess.prepare_case`.
     """
-    wanted = content_hash(case, modalities, settings)
+    sources = record_sources(case, modalities)
+    wanted = _hash_content(case, modalities, settings, sources)
     try:
-        if open_cached(cache_dir, case.case_id).content_hash == wanted:
+        found = open_cached(cache_dir, case.case_id)
+        if found.content_hash == wanted:
+            if found.sources != sources:
+                _renew_record(cache_dir / case.case_id / ABOUT, sources)
             return False
     except InputError:
         pass  # absent, older or damaged: it is written anew
@@ -169,8 +172,19 @@ def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings:
         if prepared.seg is not None:
             np.save(partial / SEG, prepared.seg, allow_pickle=False)
         about["checksums"] = {file.name: checksum(file) for file in sorted(partial.iterdir())}
-        (partial / ABOUT).write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (partial / ABOUT).write_text(_to_text(about | {"sources": to_json(sources)}), encoding="utf-8")
     return True
+
+
+def _renew_record(path: Path, sources: SourceRecords) -> None:
+    """The same content as ever, in files of another time, or prepared when no record was kept."""
+    about = json.loads(path.read_text(encoding="utf-8")) | {"sources": to_json(sources)}
+    with atomic_file(path) as partial:
+        partial.write_text(_to_text(about), encoding="utf-8")
+
+
+def _to_text(about: Mapping[str, Any]) -> str:
+    return json.dumps(about, indent=1, allow_nan=False) + "\n"
 
 
 def checksum(path: Path) -> str:
@@ -209,6 +223,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
             settings_hash=str(about["settings_hash"]),
             content_hash=str(about["content_hash"]),
             checksums=dict(about["checksums"]),
+            sources=from_json(about["sources"]) if "sources" in about else None,
         )
     except FileNotFoundError:
         raise InputError(f"case {case_id}: not prepared in {cache_dir}; {MEND}") from None

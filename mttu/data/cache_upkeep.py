@@ -29,6 +29,7 @@ from mttu.data.cache import (
 )
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.manifest import Case, Manifest, is_safe_name
+from mttu.data.source_records import find_changes
 from mttu.errors import InputError, say_count
 from mttu.lock import lock_folder
 
@@ -168,7 +169,11 @@ def _check_sources(case: Case, cached: CachedCase) -> list[Finding]:
     except InputError as error:
         problems = _without(error.problems, case.case_id)
         return [Finding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems]
-    return [Finding(case.case_id, "its sources or labels are not those that it was prepared from", MEND)]
+    changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)
+    if case.seg is not None and cached.labels != case.labels:
+        changes.append(f"its mask was prepared with labels {cached.labels}, the manifest says {case.labels}")
+    unnamed = "its sources or labels are not those that it was prepared from"
+    return [Finding(case.case_id, change, MEND) for change in changes or [unnamed]]
 
 
 def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) -> list[Removal]:
@@ -212,7 +217,8 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
 def _holds_case_files_only(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
-    return all(item.name in FILES and item.is_file() and not item.is_symlink() for item in folder.iterdir())
+    ours = {*FILES, f"{PREFIX}{ABOUT}"}  # the last is what a kill leaves of a description that was to be renewed
+    return all(item.name in ours and item.is_file() and not item.is_symlink() for item in folder.iterdir())
 
 
 def _is_entry(folder: Path) -> bool:

@@ -108,7 +108,7 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     are 1:1.6 as nearly as can be. If all cases that meet the thresholds are of one class there is nothing to balance
     with, and none is kept.
 
-    The method none selects nothing, and needs neither thresholds nor a ratio.
+    The methods none and direct select nothing, and need neither thresholds nor a ratio.
 
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many
@@ -118,8 +118,8 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     Raises:
         InputError: Balancing is on and neither settings nor table give a class ratio.
     """
-    if settings.method == "none":
-        return _select_none(table)
+    if settings.method in ("none", "direct"):
+        return _select_none(table, settings.method)
     balanced = settings.balance if settings.balance is not None else settings.method != "PL"
     ratio = _find_ratio(table, settings) if balanced else None
     rows = sorted(table.rows, key=lambda row: row.case_id)
@@ -128,8 +128,8 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     return Selection(tuple(kept), balanced, ratio, tuple(_find_notes(rows, cases, kept, settings, ratio)))
 
 
-def _select_none(table: ScoreTable) -> Selection:
-    reason = "selection.method is none"
+def _select_none(table: ScoreTable, method: str) -> Selection:
+    reason = f"selection.method is {method}"
     rows = sorted(table.rows, key=lambda row: row.case_id)
     cases = [
         SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason) for row in rows

@@ -11,8 +11,9 @@ from mttu.lock import lock_folder
 from mttu.self_training.callables import Callables, OnStep, Step
 from mttu.self_training.finishing import read_summary
 from mttu.self_training.inputs import check_self_training
+from mttu.self_training.job import last_round
 from mttu.self_training.run import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
-from mttu.tracking import open_tracker
+from mttu.tracking import follow_moved_folder, open_tracker
 from mttu.training.cross_validation import log_folds
 from mttu.training.fold_results import Results
 from mttu.training.folds import check_each, fold_settings, run_folds
@@ -59,6 +60,7 @@ def cross_validate_self_training(
             if not place.with_suffix(".json").exists():
                 check_rounds(config, place)
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder
         tags = name_missing(inputs.missing)
         tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, tags=tags)
@@ -81,7 +83,7 @@ def cross_validate_self_training(
 
         with closing(tracker):
             rows = run_folds(drawn, folder, run_fold, config.metrics)
-            steps = {f"round {number}": number for number in range(settings.rounds + 1)}
+            steps = {f"round {number}": number for number in range(last_round(config) + 1)}
             renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
             log_folds(tracker, renamed, folder, steps)
         write_json(folder / FINISHED, {"format_version": 1})

@@ -13,7 +13,7 @@ from mttu.networks.checkpoint import read_learned_tasks
 from mttu.networks.learned import explain_missing
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, read_rows, write_rows
-from mttu.self_training.job import Job
+from mttu.self_training.job import Job, last_round
 from mttu.self_training.round_folder import (
     UNCHANGED,
     RoundRecord,
@@ -111,7 +111,7 @@ def finish(job: Job) -> None:
     log_finish(job, rounds, chosen)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "rounds_wanted": job.config.self_training.rounds,
+        "rounds_wanted": last_round(job.config),
         "stopped_early": (job.folder / UNCHANGED).exists(),
         "chosen_round": chosen,
         "chosen_by": job.config.train.validation_metric,

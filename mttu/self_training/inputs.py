@@ -12,7 +12,7 @@ from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.scoring.plan import find_scoring_problems
 from mttu.self_training.job import round_config
-from mttu.self_training.mixing import find_strangers
+from mttu.self_training.mixing import find_strangers, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run_folder import differences, identify
@@ -65,9 +65,13 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
 
 
 def _check_network(config: Config) -> list[str]:
-    if "idh" not in config.network.tasks:
+    tasks, method = config.network.tasks, config.selection.method
+    if method == "direct":
+        lacks = f"network.tasks: {list(tasks)} has no segmentation, and selection.method=direct learns from masks"
+        return [] if "segmentation" in tasks else [lacks]
+    if "idh" not in tasks:
         return [f"network.tasks: {list(config.network.tasks)} has no idh; pseudo-labels are of the IDH status"]
-    if config.selection.method == "none":
+    if method == "none":
         return []
     return find_scoring_problems(build_network(config.network), config)
 
@@ -75,14 +79,20 @@ def _check_network(config: Config) -> list[str]:
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     pool, path = manifest.split("unlabelled"), config.data.manifest
     problems = []
-    asks = config.selection.method != "none" and config.self_training.rounds > 0 and "idh" in config.network.tasks
+    scores_pool = config.selection.method not in ("none", "direct") and config.self_training.rounds > 0
+    asks = scores_pool and "idh" in config.network.tasks
     if asks and "idh" not in find_learned_tasks(config, manifest.split("train")):
         problems.append(
             f"{path}: no training case has a known IDH status, so no network would know how to label the pool; give "
             "labelled cases (column idh of the clinical table), start from weights that learned IDH "
             "(train.start_from), or set selection.method=none"
         )
-    if not pool and config.selection.method != "none" and config.self_training.rounds:
+    if config.selection.method == "direct" and not any(case.seg for case in pool):
+        problems.append(
+            f"{path}: no case of split unlabelled has a mask ({len(pool)} cases), which selection.method=direct learns "
+            "from; add some, or run `mttu train`, which uses the labelled cases alone"
+        )
+    if not pool and scores_pool:
         problems.append(
             f"{path}: no case has split unlabelled, so there is nothing to label; add cases without IDH status, or set "
             "selection.method=none"
@@ -100,7 +110,7 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
     searches = config.self_training.thresholds == "search" and config.selection.method in ("CPL", "UPS")
-    if config.selection.method != "none" and config.self_training.rounds:
+    if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches else []
     if searches and not known:
@@ -129,12 +139,13 @@ def _check_scorable(config: Config, cases: Sequence[Case], split: str, path: Pat
     return problems
 
 
-def check_shared_start(config: Config, fingerprint: str) -> list[str]:
+def check_shared_start(config: Config, fingerprint: str, manifest: Manifest) -> list[str]:
     """Says why `self_training.start` is not the round 0 that would be trained here; nothing if it is, or is not set.
 
     Args:
         config: Settings of the whole.
         fingerprint: Of manifest and prepared cases.
+        manifest: The cohort.
     """
     start = config.self_training.start
     if start is None:
@@ -149,6 +160,12 @@ def check_shared_start(config: Config, fingerprint: str) -> list[str]:
         f"self_training.start {start}: was made from other settings or data ({item})"
         for item in differences(record.identity, wanted)
     ]
+    trained_on = first_mixture(manifest, config.selection.method).manifest
+    if not problems and record.manifest_fingerprint != trained_on.fingerprint:
+        problems.append(
+            f"self_training.start {start}: was trained on other cases; the round_0 of selection.method=direct learned "
+            "from the pool, too, and that of any other method did not"
+        )
     if not (start / HISTORY).exists():
         problems.append(f"self_training.start {start}: has no {HISTORY}; give a finished round_0")
     if config.self_training.optimiser == "kept" and find_training_checkpoint(start) is None:

@@ -35,17 +35,22 @@ class Job:
 
     def show_case(self, number: int, phase: str, done: int, total: int, case_id: str) -> None:
         """Tells of a scored case."""
-        self.on_step(Step(number, self.config.self_training.rounds, phase, done, total, case_id))
+        self.on_step(Step(number, last_round(self.config), phase, done, total, case_id))
 
     def show_epoch(self, number: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """Tells of a finished epoch."""
-        self.on_step(Step(number, self.config.self_training.rounds, "train", done, total, metrics=metrics))
+        self.on_step(Step(number, last_round(self.config), "train", done, total, metrics=metrics))
+
+
+def last_round(config: Config) -> int:
+    """Number of the last round that is to come; the direct training on the mixed data is a round 0 alone."""
+    return 0 if config.selection.method == "direct" else config.self_training.rounds
 
 
 def round_config(config: Config, number: int, place: Path, before: Path | None) -> Config:
     """Settings of a round's training: its manifest, and from round 1 on where it starts, its epochs and its seed.
 
-    Round 0 is the training that `mttu train` would run.
+    Round 0 is the training that `mttu train` would run on that manifest.
 
     Args:
         config: Settings of the whole.

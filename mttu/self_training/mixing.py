@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest
 
@@ -37,6 +38,16 @@ def mix(manifest: Manifest, pseudo_labels: Mapping[str, int]) -> Mixture:
         else:
             left_out.append(case.case_id)
     return Mixture(replace(manifest, cases=tuple(mixed)), tuple(left_out))
+
+
+def first_mixture(manifest: Manifest, method: Method) -> Mixture:
+    """What round 0 trains on: the labelled cases, and in the direct training (section V-E) the masks of the pool, too.
+
+    Args:
+        manifest: The cohort.
+        method: Of the selection.
+    """
+    return mix(manifest, {}) if method == "direct" else Mixture(manifest, ())
 
 
 def read_pseudo_labels(manifest: Manifest) -> dict[str, int]:

@@ -13,12 +13,12 @@ from mttu.atomic import atomic_folder
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, raise_if_any, say_count
 from mttu.self_training.callables import CaseRow
 from mttu.self_training.evaluation import measure, write_rows
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, round_config
-from mttu.self_training.mixing import Mixture, mix, read_pseudo_labels
+from mttu.self_training.mixing import Mixture, first_mixture, mix, read_pseudo_labels
 from mttu.self_training.round_folder import (
     MANIFEST,
     TRAIN,
@@ -82,8 +82,11 @@ def run_round(job: Job, number: int) -> bool:
 
 
 def _mix(job: Job, folder: Path, selected: Selected | None) -> Mixture:
-    """The round's manifest; in round 0 it is the cohort's own."""
-    mixture = Mixture(job.manifest, ()) if selected is None else mix(job.manifest, selected.selection.pseudo_labels)
+    """The round's manifest; in round 0 it is the cohort's own, unless the training is direct."""
+    if selected is None:
+        mixture = first_mixture(job.manifest, job.config.selection.method)
+    else:
+        mixture = mix(job.manifest, selected.selection.pseudo_labels)
     if not (folder / TRAIN).exists() and read_history(folder) is None:
         write_manifest(mixture.manifest, folder / MANIFEST)
     elif read_manifest(folder / MANIFEST).fingerprint != mixture.manifest.fingerprint:
@@ -114,7 +117,7 @@ def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker
 
 def _copy_start(job: Job, start: Path, folder: Path) -> History:
     """Takes the training of another self-training's round 0 over, once it is sure that it is the same."""
-    raise_if_any(check_shared_start(job.config, job.fingerprint))
+    raise_if_any(check_shared_start(job.config, job.fingerprint, job.manifest))
     for name in (BEST, *([TRAIN] if job.config.self_training.optimiser == "kept" else [])):
         with atomic_folder(folder / name) as partial:
             shutil.copytree(start / name, partial, dirs_exist_ok=True)
@@ -168,6 +171,18 @@ def _make_record(
         confidence_threshold=None if selected is None else selected.settings.confidence_threshold,
         uncertainty_threshold=None if selected is None else selected.settings.uncertainty_threshold,
         metrics=metrics,
-        notes=() if selected is None else selected.selection.notes,
+        notes=_describe(job, mixture) if selected is None else selected.selection.notes,
         left_out=mixture.left_out,
+    )
+
+
+def _describe(job: Job, mixture: Mixture) -> tuple[str, ...]:
+    if job.config.selection.method != "direct":
+        return ()
+    left_out = len(mixture.left_out)
+    masked = say_count(len(job.manifest.split("unlabelled")) - left_out, "case", "cases")
+    bare = f"; {say_count(left_out, 'case', 'cases')} without a mask left out" if left_out else ""
+    return (
+        f"selection.method is direct: one training on the labelled cases and the masks of {masked} of the pool{bare}; "
+        "self_training.rounds has no effect",
     )

@@ -14,11 +14,11 @@ from mttu.lock import lock_folder
 from mttu.self_training.callables import Callables, OnStep, Step
 from mttu.self_training.finishing import finish, is_tested, read_summary
 from mttu.self_training.inputs import Checked, check_self_training, check_shared_start
-from mttu.self_training.job import Job
+from mttu.self_training.job import Job, last_round
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished, prune
 from mttu.self_training.rounds import run_round
 from mttu.self_training.summary import read_test
-from mttu.tracking import Tracker, open_tracker
+from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.run import FINISHED, closing, name_missing
 from mttu.training.run_folder import begin_or_continue
 
@@ -52,11 +52,12 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
     checked = check_self_training(config)
     folder = (config.output.folder / config.output.name).resolve()
     if fresh or not is_finished(folder, 0):
-        raise_if_any(check_shared_start(config, checked.inputs.fingerprint))
+        raise_if_any(check_shared_start(config, checked.inputs.fingerprint, checked.inputs.manifest))
     with lock_folder(folder), naming_full_disk(folder):
         begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
         check_rounds_wanted(config, folder)
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder  # its tracked runs stay as they are, too
         check_rounds(config, folder)
         manifest = checked.inputs.manifest
@@ -87,7 +88,7 @@ def self_train(
     job = _make_job(config, checked, folder, callables, tracker, show)
     folder.mkdir(parents=True, exist_ok=True)
     number = count_finished(folder)
-    while number <= config.self_training.rounds and not (folder / UNCHANGED).exists():
+    while number <= last_round(config) and not (folder / UNCHANGED).exists():
         if run_round(job, number):
             number += 1
     finish(job)
@@ -125,7 +126,7 @@ _WAYS = "set it back, set another output.name, or start anew with --fresh (the o
 
 def check_rounds_wanted(config: Config, folder: Path) -> None:
     """Refuses another number of rounds than a finished self-training had: its test cases have been looked at."""
-    wanted, summary = config.self_training.rounds, read_summary(folder)
+    wanted, summary = last_round(config), read_summary(folder)
     if summary is not None and summary["rounds_wanted"] != wanted:
         raise InputError(
             f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
@@ -135,7 +136,7 @@ def check_rounds_wanted(config: Config, folder: Path) -> None:
 
 def check_rounds(config: Config, folder: Path) -> None:
     """Refuses to go on where rounds would be trained after a look at the test cases, or are there beyond the number."""
-    wanted, finished = config.self_training.rounds, count_finished(folder)
+    wanted, finished = last_round(config), count_finished(folder)
     if len(read_test(folder) or {}) > finished:
         raise InputError(
             f"{folder}: round {finished} is missing, and the test cases have been looked at; restore it from a copy, "

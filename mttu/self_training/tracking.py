@@ -63,6 +63,7 @@ def log_round(
         tracker.log_figure(name, figure)
     if selected is not None:
         tracker.log_table((folder / SELECTION).with_suffix(".csv"))
+    if selected is not None or job.config.selection.method == "direct":
         pool = replace(job.manifest, cases=job.manifest.split("unlabelled"))
         tracker.log_dataset("unlabelled", pool.fingerprint, "unlabelled")
     figures_of_round = _figures_of(record, job.truth, folder)

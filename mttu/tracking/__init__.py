@@ -2,7 +2,7 @@
 
 from mttu.tracking.address import resolve_uri, show_command
 from mttu.tracking.mlflow_tracker import MlflowTracker
-from mttu.tracking.opening import open_tracker
+from mttu.tracking.opening import follow_moved_folder, open_tracker
 from mttu.tracking.registry import check_model_name
 from mttu.tracking.tracker import NullTracker, Status, Tracker
 
@@ -12,6 +12,7 @@ __all__ = [
     "Status",
     "Tracker",
     "check_model_name",
+    "follow_moved_folder",
     "open_tracker",
     "resolve_uri",
     "show_command",

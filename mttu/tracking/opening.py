@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mttu.tracking.address import database_path, resolve_uri, without_password
 from mttu.tracking.connection import connect, mlflow_errors, reason_of
 from mttu.tracking.description import describe_run
 from mttu.tracking.mlflow_tracker import MlflowTracker
+from mttu.tracking.moved import ARTIFACTS, check_location, follow_database
 from mttu.tracking.registry import check_model_name
 from mttu.tracking.tracker import NullTracker, Tracker
 
@@ -62,8 +64,9 @@ def open_tracker(
         one.
 
     Raises:
-        InputError: The address is refused or does not work, the recorded run is gone, `tracking.model` is no name for
-            a registered model, or a parameter differs from what the run was started with.
+        InputError: The address is refused or does not work, the recorded run or the folder of artifacts is gone,
+            `tracking.model` is no name for a registered model, or a parameter differs from what the run was started
+            with.
     """
     if not config.tracking.enabled or isinstance(parent, NullTracker):
         return NullTracker()
@@ -77,7 +80,8 @@ def open_tracker(
             above = client.get_run(parent.run_id)
             run = _find_child(client, above, run_folder / RECORD, name or config.output.name)
         else:
-            experiment_id = _find_experiment(client, config.tracking.experiment, _prepare_artifacts(uri, run_folder))
+            location, shared = _prepare_artifacts(uri, run_folder), database_path(uri) is None
+            experiment_id = _find_experiment(client, config.tracking.experiment, location, shared)
             run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name)
         tracker = MlflowTracker(uri, run.info.run_id)
         describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
@@ -89,17 +93,34 @@ def open_tracker(
 
 
 def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
-    """Where artifacts go, for a database; a server decides that itself. Makes the database's folder."""
+    """Where artifacts go, for a database; a server decides that itself. Makes the folder of a database that is a file,
+    and has its paths follow it.
+    """
     if uri.startswith("http"):
         return None
     database = database_path(uri)
     if database is None:
-        return (run_folder.resolve().parent / "mlflow-artifacts").as_uri()
+        return (run_folder.resolve().parent / ARTIFACTS).as_uri()
     database.parent.mkdir(parents=True, exist_ok=True)
-    return (database.parent / "mlflow-artifacts").as_uri()
+    follow_database(database)
+    return (database.parent / ARTIFACTS).as_uri()
 
 
-def _find_experiment(client: Any, name: str, location: str | None) -> str:
+def follow_moved_folder(config: Config, run_folder: Path) -> None:
+    """Makes MLflow show the artifacts of a finished run where its folder lies now, if they came along.
+
+    Args:
+        config: Settings of the training.
+        run_folder: Folder of the training; one that is not finished is `open_tracker`'s.
+    """
+    database = database_path(resolve_uri(config.tracking.uri, run_folder)) if config.tracking.enabled else None
+    if database is not None:
+        with suppress(InputError):  # nothing is to be written, so nothing has to be refused
+            follow_database(database)
+
+
+def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
+    """The experiment's id; `shared` where its database is a server's, whose rows nobody but the server changes."""
     found = client.get_experiment_by_name(name)
     if found is None:
         return str(client.create_experiment(name, artifact_location=location))
@@ -108,6 +129,8 @@ def _find_experiment(client: Any, name: str, location: str | None) -> str:
             f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
         )
+    if shared:
+        check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)
 
 

@@ -10,7 +10,7 @@ from mttu.data.absent_classes import without_absences
 from mttu.data.folds import draw_folds
 from mttu.lock import lock_folder
 from mttu.networks.checkpoint import find_checkpoint
-from mttu.tracking import Tracker, open_tracker
+from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.fold_results import CSV, FoldsRow, Results
 from mttu.training.folds import check_each, fold_settings, run_folds
 from mttu.training.inputs import check_inputs
@@ -60,6 +60,7 @@ def cross_validate(
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder
         if tell is not None:
             for note in dict.fromkeys(note for one in (inputs, *checked) for note in one.notes):

@@ -9,7 +9,8 @@ from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
-from mttu.errors import InputError, name_some, raise_if_any
+from mttu.data.source_records import find_changes, have_other_times
+from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.networks.learned import explain_unlearned
 from mttu.training.start import check_start, find_labelled_tasks, find_learned_tasks, read_start_teachers
 
@@ -41,7 +42,7 @@ class Inputs:
 
 
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
-    """Reads the manifest; checks modalities, labels, prepared cases, batches and the weights to start from.
+    """Reads the manifest; checks modalities, labels, prepared cases and their sources, batches and the weights to start from.
 
     Args:
         config: All settings.
@@ -64,6 +65,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *(start_problems or _check_teachers(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
+    unrecorded, read_again = [], []
     lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
     for case in (case for name in splits for case in manifest.split(name)):
         try:
@@ -73,11 +75,16 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         except InputError as error:
             problems += error.problems
             continue
-        problems += _check_cached(case, cached, config)
+        problems += _check_cached(case, cached, config) or _check_sources(case, cached)
+        if cached.sources is None:
+            unrecorded.append(case.case_id)
+        elif have_other_times(case, cached.modalities, cached.sources):
+            read_again.append(case.case_id)
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
-    return Inputs(manifest, cache_dir, digest.hexdigest(), missing, tuple(_describe_unlabelled(config, train, missing)))
+    notes = (*_describe_unlabelled(config, train, missing), *_describe_sources(unrecorded, read_again))
+    return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes)
 
 
 _UNLABELLED = {
@@ -144,6 +151,33 @@ def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
             f"{MEND}"
         )
     return problems
+
+
+def _check_sources(case: Case, cached: CachedCase) -> list[str]:
+    """Says where a file was changed since the case was prepared from it, for training would go on with what it was."""
+    if cached.sources is None:
+        return []
+    changes = find_changes(case, cached.modalities, cached.sources)
+    return [
+        f"case {case.case_id}: {change}; {MEND} (to go on with a run that has begun, restore the files as they were)"
+        for change in changes
+    ]
+
+
+def _describe_sources(unrecorded: Sequence[str], read_again: Sequence[str]) -> list[str]:
+    notes = []
+    if unrecorded:
+        notes.append(
+            f"{say_count(len(unrecorded), 'case', 'cases')} ({name_some(unrecorded)}): prepared by a version that did "
+            "not record the source files, so a later edit of them cannot be noticed; `mttu prepare` adds the record"
+        )
+    if read_again:
+        notes.append(
+            f"{say_count(len(read_again), 'case', 'cases')} ({name_some(read_again)}): the source files have another "
+            "time than when they were prepared and the same content; they are read at each start to know that, until "
+            "`mttu prepare` records their time"
+        )
+    return notes
 
 
 def _check_modalities(config: Config, manifest: Manifest) -> list[str]:

@@ -9,7 +9,7 @@ from mttu.atomic import atomic_file, atomic_folder, write_json
 from mttu.config import Config
 from mttu.data.cohort import read_manifest
 from mttu.lock import lock_folder
-from mttu.tracking import Tracker, open_tracker
+from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
 from mttu.training.inputs import Inputs, check_inputs, resolve_paths
 from mttu.training.loop import Task, fit
@@ -104,6 +104,7 @@ def run_training(
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh)
         if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
             return folder
         if tell is not None:
             for note in inputs.notes:

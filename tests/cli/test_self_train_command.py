@@ -30,7 +30,7 @@ def test_settings_are_printed(capsys):
         ([], "data.manifest: not set"),
         (["self_training.folds=1"], "folds is 1; give 0 for the manifest's own split, or 2 or more"),
         (["self_training.rounds=-1"], "self_training.rounds: Input should be greater than or equal to 0"),
-        (["selection.method=best"], "selection.method: Input should be 'none', 'PL', 'CPL' or 'UPS'"),
+        (["selection.method=best"], "selection.method: Input should be 'none', 'direct', 'PL', 'CPL' or 'UPS'"),
     ],
 )
 def test_refusals(capsys, tmp_path, monkeypatch, words, message):

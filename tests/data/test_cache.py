@@ -57,6 +57,26 @@ def test_a_second_time_nothing_is_written(make_case, tmp_path):
     assert {item: item.stat().st_mtime_ns for item in (tmp_path / "cache").rglob("*")} == before
 
 
+def test_the_record_of_the_sources_is_renewed_without_the_voxels(make_case, tmp_path):
+    case, cache = make_case("A"), tmp_path / "cache"
+    cache_case(case, cache, MODALITIES, SETTINGS)
+    whole, voxels = snapshot(cache), (cache / "A" / "image.npy").stat().st_mtime_ns
+    about = json.loads((cache / "A" / "case.json").read_text())
+    status = case.seg.stat()
+    assert about["sources"]["seg"]["size_bytes"] == status.st_size
+    assert about["sources"]["seg"]["modified_ns"] == status.st_mtime_ns
+    assert set(about.pop("sources")) == {*MODALITIES, "seg"}
+    (cache / "A" / "case.json").write_text(json.dumps(about))  # as a version without such a record left it
+    assert open_cached(cache, "A").sources is None
+    assert cache_case(case, cache, MODALITIES, SETTINGS) is False
+    assert snapshot(cache) == whole
+    assert (cache / "A" / "image.npy").stat().st_mtime_ns == voxels
+    for damaged in ([], {"seg": 1}, {"seg": {"size_bytes": "1", "modified_ns": 1, "sha256": ""}}):
+        (cache / "A" / "case.json").write_text(json.dumps({**about, "sources": damaged}))
+        with pytest.raises(InputError, match=r"case A: .* is damaged"):
+            open_cached(cache, "A")
+
+
 def test_the_hash_follows_content_and_settings_but_not_the_place(make_case, tmp_path):
     case = make_case("A")
     first = content_hash(case, MODALITIES, SETTINGS)

@@ -119,19 +119,34 @@ def test_damage_is_found_and_mended_as_told(cohort, cache, name):
 
 
 def test_with_a_manifest_sources_count_too(cohort, cache):
-    cohort.cases[0].images["t1"].write_bytes(cohort.cases[1].images["t1"].read_bytes())
+    then = cohort.cases[0].images["t1"].stat().st_size
+    cohort.cases[0].images["t1"].write_bytes(cohort.cases[1].images["t1"].read_bytes() + b"0")
+    now = cohort.cases[0].images["t1"].stat().st_size
     cohort.cases[1].images["t2"].unlink()
     shutil.rmtree(cache / "C")
     changed, gone, missing = verify_cache(cache, cohort).findings
     again = "run `mttu prepare` on the manifest again"
-    assert changed == Finding("A", "its sources or labels are not those that it was prepared from", again)
+    difference = f"({then:,} bytes then, {now:,} now)"
+    problem = f"t1 {cohort.cases[0].images['t1']} is not the file that was prepared {difference}"
+    assert changed == Finding("A", problem, again)
     assert gone.case_id == "B"
     assert gone.problem.startswith(f"{cohort.cases[1].images['t2']} cannot be read")
     assert missing == Finding("C", f"not prepared in {cache}", again)
     assert verify_cache(cache).findings == ()
     relabelled = replace(cohort, cases=(replace(cohort.cases[2], labels="brats2013"),))
     cache_case(cohort.cases[2], cache, MODALITIES, SETTINGS)
-    assert [finding.case_id for finding in verify_cache(cache, relabelled).findings] == ["C"]
+    said = "its mask was prepared with labels brats, the manifest says brats2013"
+    assert verify_cache(cache, relabelled).findings == (Finding("C", said, again),)
+
+
+def test_a_cache_without_a_record_of_its_sources_is_still_compared(cohort, cache):
+    about = json.loads((cache / "A" / "case.json").read_text())
+    del about["sources"]
+    (cache / "A" / "case.json").write_text(json.dumps(about))
+    assert verify_cache(cache, cohort).findings == ()
+    cohort.cases[0].images["t1"].write_bytes(cohort.cases[1].images["t1"].read_bytes())
+    [changed] = verify_cache(cache, cohort).findings
+    assert changed.problem == "its sources or labels are not those that it was prepared from"
 
 
 def test_cases_prepared_otherwise_are_told_apart(cohort, cache):
@@ -193,6 +208,7 @@ def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
 
 def test_a_case_and_its_own_leftover_go_together(cohort, cache):
     shutil.copytree(cache / "C", cache / ".partial-C")
+    (cache / "C" / ".partial-case.json").write_text("{")  # a kill while the record of its sources was renewed
     removed = prune_cache(cache, [replace(cohort, cases=cohort.cases[:2])], remove=True)
     assert sorted(removal.name for removal in removed) == [".partial-C", "C"]
     assert sorted(item.name for item in cache.iterdir() if item.name != ".lock") == ["A", "B"]

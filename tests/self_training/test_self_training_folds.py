@@ -57,6 +57,14 @@ def test_each_fold_is_a_whole_self_training_and_a_stopped_one_goes_on(make_confi
     assert steps == []
 
 
+@pytest.mark.slow
+def test_the_direct_training_has_folds_too(make_config, here):
+    folder = cross_validate_self_training(make_config({**FOLDS, "selection.method": "direct"}), here)
+    assert sorted(path.parent.name for path in folder.glob("fold_*/round_*")) == ["fold_1", "fold_2"]
+    assert {row.network for row in read_folds_table(folder)} == {"chosen round", "round 0"}
+    assert len(json.loads((folder / "ensemble" / "ensemble.json").read_text())["members"]) == 2
+
+
 def check_results(folder, scored):
     chosen = []
     for number in (1, 2):

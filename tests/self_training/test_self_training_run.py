@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_self_training import names, same, scoring, weights
+from small_self_training import names, same, scoring, stopping, weights
 
 from mttu.config import override
-from mttu.data.manifest import read_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 from mttu.data.score_table import read_scores
 from mttu.errors import InputError, RunError
 from mttu.scoring.reports import read_selection
@@ -121,6 +121,43 @@ def test_none_trains_every_round_on_masks_alone_and_scores_nothing(make_config, 
     assert added
     assert all(case.seg for case in added)
     assert read_record(folder / "round_2").num_mutant == 0
+
+
+def test_direct_is_one_training_on_the_labelled_cases_and_the_masks_of_the_pool(
+    make_config, here, pool_manifest, tmp_path
+):
+    """The rows with a dagger of Table VI: from random weights, without scores, selection or rounds."""
+    config = make_config({"selection.method": "direct", "train.epochs": 1})
+    callables, calls = stopping(here, "evaluate-0")
+    with pytest.raises(RunError, match="stopped in evaluate-0"):
+        run_self_training(config, callables)
+    steps = []
+    folder = run_self_training(config, callables, show=steps.append)
+    assert calls == {"train": 1, "score": 0, "evaluate": 3}  # it went on; then validation and test
+    assert {(step.round, step.rounds, step.phase) for step in steps} == {(0, 0, "evaluate"), (0, 0, "test")}
+    files = ["finished.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
+    assert names(folder) == sorted(["best", "round_0", *files])
+    mixed = read_manifest(folder / "round_0" / "manifest.parquet")
+    pool = {case.case_id: case for case in pool_manifest.split("unlabelled")}
+    added = [case for case in mixed.split("train") if case.case_id in pool]
+    assert {case.case_id for case in added} == {name for name, case in pool.items() if case.seg}
+    assert {case.idh for case in added} == {-1}
+    write_manifest(mixed, tmp_path / "mixed.parquet")
+    plain = {"output.name": "plain", "data.manifest": str(tmp_path / "mixed.parquet")}
+    assert same(weights(folder), weights(run_training(override(config, plain), launch_locally)))
+    summary = read_summary(folder)
+    assert (summary["rounds_wanted"], summary["chosen_round"], summary["stopped_early"]) == (0, 0, False)
+    [row] = summary["rounds"]
+    assert {"val/dice", "test/dice", "test/idh_ce"} <= set(row["metrics"])
+    assert row["notes"] == [
+        f"selection.method is direct: one training on the labelled cases and the masks of {len(added)} cases of the "
+        "pool; self_training.rounds has no effect"
+    ]
+    run_self_training(override(config, {"self_training.rounds": 5}), here)  # of no effect afterwards, either
+    start = str(folder / "round_0")
+    shared = make_config({"train.epochs": 1, "output.name": "ups", "self_training.start": start})
+    with pytest.raises(InputError, match=r"was trained on other cases; the round_0 of selection\.method=direct"):
+        run_self_training(shared, here)
 
 
 @pytest.mark.parametrize("said", [[0.6, 0.6], [0.99, 0.99]], ids=["nothing selected", "one class only"])
