@@ -209,6 +209,9 @@ def predict_shown(
     failed = [row for row in rows if row.error]
     for row in failed:
         errors.print(f"{row.case_id}: {row.error}", markup=False)
+    for row in rows:
+        if row.warnings:
+            errors.print(f"{row.case_id}: warning: {row.warnings}", markup=False)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     return len(failed)
 

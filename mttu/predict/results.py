@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("learned_from", pa.bool_()),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
+        pa.field("warnings", pa.string()),
         pa.field("intended_use", pa.string(), nullable=False),
         pa.field("format_version", pa.int32(), nullable=False),
     ]
@@ -57,6 +58,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
+  warnings                what looks wrong with the case's files but may be right: look at it before you use the result
 """
 
 
@@ -81,6 +83,9 @@ class PredictionRow:
     learned_from: bool | None = None
     """Whether the network was trained on a scan of a patient of this id; None where it does not say, or with an error.
     """
+
+    warnings: str | None = None
+    """What looks wrong with a case that was predicted, see `mttu.data.suspicions`."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:
@@ -130,12 +135,14 @@ def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Pat
 
 
 def _read_case_ids(table: Path) -> list[str] | None:
-    """The cases of an earlier prediction; None if the file is not one."""
+    """The cases of an earlier prediction, which may lack columns that came later; None if the file is not one."""
     try:
         found = pq.read_table(table)
     except (OSError, pa.ArrowException):
         return None
-    return [str(value) for value in found["case_id"].to_pylist()] if found.schema.equals(SCHEMA) else None
+    ours = {field.name for field in SCHEMA if not field.nullable} <= set(found.column_names)
+    ours = ours and all(field.name in SCHEMA.names and SCHEMA.field(field.name).equals(field) for field in found.schema)
+    return [str(value) for value in found["case_id"].to_pylist()] if ours else None
 
 
 def open_staging(out: Path) -> Path:
