@@ -6,8 +6,8 @@ A phantom cohort is written into a temporary folder and timed as it is: checking
 Ray. With --against, another checkout of this project does the same, in turns, so that a busy machine slows both; the
 ratio is that of the medians of CPU seconds (user and system), which are steadier than those of a clock. Then the faults
 are planted, each into a case of its own or two, `mttu cohort --skip-bad` and the preparation of what is left are run,
-and one row per fault says whether the list of findings names it. Ends with 1 if one is missed, if a case without a fault
-is found to have one, if a case that is left cannot be prepared, or if the ratio is above its limit.
+and one row per fault says whether the list of findings names it. Ends with 1 if one is missed, if a case without a
+fault is found to have one, if a case that is left cannot be prepared, or if the ratio is above its limit.
 
 A new fault is an entry of `FAULTS`.
 """

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
@@ -88,7 +89,7 @@ def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
     sform = header.get_sform()
     try:
         qform = header.get_qform()
-    except ValueError:  # no rotation: the quaternion is longer than 1
+    except (ValueError, HeaderDataError):  # a quaternion longer than 1 is no rotation; or a negative spacing
         qform = np.full((4, 4), np.nan)
     corners = np.array([[*np.multiply(corner, np.array(shape) - 1), 1] for corner in np.ndindex(2, 2, 2)])  # (8, 4)
     gap = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())

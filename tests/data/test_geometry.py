@@ -146,8 +146,8 @@ def test_two_placements_in_one_header(qform, found):
         assert compare_forms(forms(LPS, qform, *codes), (240, 240, 155)) is None  # only one counts
 
 
-@pytest.mark.parametrize("value", [2.0, np.nan])
-def test_a_quaternion_that_is_no_rotation(value):
+@pytest.mark.parametrize(("field", "value"), [("quatern_b", 2.0), ("quatern_b", np.nan), ("pixdim", [1, -1, 1, 1] * 2)])
+def test_a_qform_that_is_no_placement(field, value):
     header = forms(LPS, LPS)
-    header["quatern_b"] = value
+    header[field] = value
     assert "disagree: the qform is no placement in space" in compare_forms(header, (240, 240, 155))
