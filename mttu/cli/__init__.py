@@ -214,6 +214,9 @@ def predict_shown(
         errors.print(f"{row.case_id}: {row.error}", markup=False)
     for sentence in plan.notes:
         tell(sentence)
+    for row in rows:
+        if row.warnings:
+            errors.print(f"{row.case_id}: warning: {row.warnings}", markup=False)
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
         console.print(plan.calibration.describe(), markup=False)

@@ -1,20 +1,17 @@
 """From folders of cases and clinical tables to a checked manifest; every finding on every case is named at once."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mttu.data.clinical import read_clinical
 from mttu.data.cohort_request import CohortRequest, check_request
+from mttu.data.copies import find_copies, find_twins
 from mttu.data.findings import Finding, merge_findings, to_findings
-from mttu.data.fingerprints import find_same_brains
-from mttu.data.gathering import OnCase, case_from_folder, check_volumes, find_cases, name_cases
+from mttu.data.fingerprints import choose_modality, find_same_brains
+from mttu.data.gathering import CheckedVolumes, OnCase, case_from_folder, check_volumes, find_cases, name_cases
 from mttu.data.joining import join_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.layouts import MODALITIES
@@ -22,6 +19,7 @@ from mttu.data.leakage import CrosswalkRow, OtherNames, find_leaks, link_patient
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
+from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, say_count
 
 __all__ = [
@@ -37,9 +35,6 @@ __all__ = [
     "read_manifest",
     "write_manifest",
 ]
-
-PHANTOM_MARKER = "phantom.json"
-"""Lists the synthetic cases of a folder; a cohort is synthetic if all of its cases are."""
 
 _SEVERITIES = ("error", "warning", "note")
 
@@ -101,8 +96,9 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     findings: list[Finding] = []
     found = find_cases(request, findings)
     cases = name_cases([case for _, case in found], findings)
-    checked, fingerprints = check_volumes(cases, request.modalities, on_case)
-    findings += checked
+    synthetic = SyntheticCases(request.places)
+    checked = check_volumes(cases, request.modalities, synthetic, on_case)
+    findings += checked.findings
     try:
         rows = read_clinical(request.clinical, request.clinical_format) if request.clinical else []
         crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk)
@@ -126,9 +122,9 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
         findings += paper.findings
         pairs = paper.cases
-    pairs = _link(pairs, fingerprints, crosswalk, joined.other_names, request, findings)
+    pairs = _link(pairs, checked, crosswalk, joined.other_names, request, findings)
     assigned = _assign(pairs, request, findings)
-    return _answer(_to_manifest(assigned, request, findings), findings, request.skip_bad)
+    return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad)
 
 
 def _ids_with_errors(findings: Sequence[Finding]) -> set[str]:
@@ -142,26 +138,38 @@ def _without_errors(cases: Sequence[Case], findings: Sequence[Finding]) -> list[
 
 def _link(
     pairs: Sequence[tuple[Case, str | None]],
-    fingerprints: Mapping[str, NDArray[np.float32]],
+    checked: CheckedVolumes,
     crosswalk: Sequence[CrosswalkRow],
     other_names: Sequence[OtherNames],
     request: CohortRequest,
     findings: list[Finding],
 ) -> list[tuple[Case, str | None]]:
-    """Gives all cases of a patient one patient id; nothing is left where a patient is wanted on two sides."""
+    """Gives all cases of a patient one patient id, and looks for volumes that are there twice.
+
+    Nothing is left where a patient is wanted on two sides; or all but such cases, where bad cases are skipped.
+    """
     wanted = [replace(case, split=split or "") for case, split in pairs]
-    images = {case.case_id: fingerprints[case.case_id] for case in wanted if case.case_id in fingerprints}
+    images = {case.case_id: checked.fingerprints[case.case_id] for case in wanted if case.case_id in checked.digests}
     try:
+        named = link_patients(wanted, (), crosswalk, other_names)
         linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return []
+    told = _ids_with_errors(findings)
+    digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
+    findings += find_copies(linked.cases, named.cases, digests, choose_modality(request.modalities))
+    findings += find_twins(linked.cases, digests) if request.same_brain > 1 else []
     leaks = find_leaks(linked.cases, linked.links)
-    findings += [*to_findings("error", leaks.problems), *to_findings("warning", leaks.warnings)]
+    findings += to_findings("error", leaks.of_cases if request.skip_bad else leaks.problems)
+    findings += to_findings("warning", leaks.warnings)
     if linked.unknown_names:
         count = say_count(linked.unknown_names, "other name of a patient is", "other names of patients are")
         findings.append(Finding("note", "", f"{count} no case here"))
-    return [] if leaks.problems else [(replace(case, split=""), case.split or None) for case in linked.cases]
+    if leaks.problems and not request.skip_bad:
+        return []
+    kept = _without_errors(linked.cases, findings) if request.skip_bad else linked.cases
+    return [(replace(case, split=""), case.split or None) for case in kept]
 
 
 def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, findings: list[Finding]) -> list[Case]:
@@ -179,14 +187,14 @@ def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, fi
     return []
 
 
-def _to_manifest(cases: Sequence[Case], request: CohortRequest, findings: list[Finding]) -> Manifest | None:
+def _to_manifest(cases: Sequence[Case], request: CohortRequest, synthetic: SyntheticCases) -> Manifest | None:
     if not cases:
         return None
     folders = [Path(os.path.abspath(place)) for place in request.places if place.is_dir()]
     files = [path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
     root = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
     ordered = tuple(sorted(cases, key=lambda case: case.case_id))
-    return Manifest(root, ordered, tuple(request.modalities), _is_synthetic(request.places, cases))
+    return Manifest(root, ordered, tuple(request.modalities), all(case in synthetic for case in cases))
 
 
 def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bool = False) -> Cohort:
@@ -206,38 +214,6 @@ def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bo
         )
     ordered.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return Cohort(None if refused else manifest, tuple(ordered))
-
-
-def _is_synthetic(places: Sequence[Path], cases: Sequence[Case]) -> bool:
-    """Whether a marker at or above every image, up to the place that was named, lists its case."""
-    tops = [Path(os.path.abspath(place if place.is_dir() else place.parent)) for place in places]
-    listed: dict[Path, set[str]] = {}
-
-    def lists(folder: Path, case_id: str) -> bool:
-        if folder not in listed:
-            listed[folder] = _read_marker(folder / PHANTOM_MARKER)
-        return case_id in listed[folder]
-
-    return all(
-        any(lists(folder, case.case_id) for folder in image.parents if any(folder.is_relative_to(top) for top in tops))
-        for case in cases
-        for image in case.images.values()
-    )
-
-
-def _read_marker(marker: Path) -> set[str]:
-    """Ids of the synthetic cases; none if there is no marker.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    if not marker.is_file():
-        return set()
-    try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        return set(content["cases"]) if content["synthetic"] is True else set()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:

@@ -2,15 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mttu.data.cohort_request import CohortRequest, check_request
+from mttu.data.copies import find_shared_files
 from mttu.data.discovery import discover_any, discover_folder
 from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import choose_modality, fingerprint
@@ -22,6 +23,7 @@ from mttu.data.manifest import Case, is_safe_name
 from mttu.data.path_table import read_path_table
 from mttu.data.sources import read_sources
 from mttu.data.suspicions import find_suspicions
+from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, raise_if_any, say_count
 
 _MOST_READERS = 4
@@ -30,6 +32,18 @@ _MOST_READERS = 4
 _LATER = ("follow-up or post-operative examination is", "follow-up or post-operative examinations are")
 
 OnCase = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class CheckedVolumes:
+    """What reading every case found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    """Errors, and warnings on cases that can be read."""
+    fingerprints: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """By case id, of those that can be read."""
+    digests: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Likewise; see `mttu.data.sources.Sources.digests`."""
 
 
 def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[int, FoundCase]]:
@@ -94,6 +108,7 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
             for name in sorted(same)
             if len(same) > 1
         ]
+    problems += find_shared_files(cases)
     findings += to_findings("error", problems)
     return cases
 
@@ -122,42 +137,46 @@ def _to_case(found: FoundCase, labels: str) -> Case:
 
 
 def check_volumes(
-    cases: Sequence[Case], modalities: Sequence[str], on_case: OnCase | None
-) -> tuple[list[Finding], dict[str, NDArray[np.float32]]]:
+    cases: Sequence[Case], modalities: Sequence[str], synthetic: SyntheticCases, on_case: OnCase | None
+) -> CheckedVolumes:
     """Reads every case.
 
     Args:
         cases: Complete cases.
         modalities: Channels in order.
+        synthetic: Those that are no patient's.
         on_case: Told how many cases have been read, of how many, and the newest.
 
-    Returns:
-        Errors, and warnings for those that can be read; and their fingerprints by case id.
+    Raises:
+        InputError: A marker of synthetic cases is damaged.
     """
     compared = choose_modality(modalities)
 
-    def read(case: Case) -> tuple[list[Finding], NDArray[np.float32] | None]:
+    def read(case: Case) -> CheckedVolumes:
         try:
             sources = read_sources(case, modalities)
         except InputError as error:
-            return to_findings("error", error.problems), None
+            return CheckedVolumes(to_findings("error", error.problems))
         errors = []
         if sources.seg is not None and not sources.seg.any():
             errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
         voxels = sources.images[modalities.index(compared)]
-        findings = [*to_findings("error", errors), *to_findings("warning", find_suspicions(case, modalities, sources))]
-        return findings, fingerprint(voxels, sources.reference.affine, sources.brain)
+        suspicions = find_suspicions(case, modalities, sources, case in synthetic)
+        return CheckedVolumes(
+            [*to_findings("error", errors), *to_findings("warning", suspicions)],
+            {case.case_id: fingerprint(voxels, sources.reference.affine, sources.brain)},
+            {case.case_id: sources.digests},
+        )
 
-    findings: list[Finding] = []
-    fingerprints: dict[str, NDArray[np.float32]] = {}
+    checked = CheckedVolumes()
     with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:  # unpacking frees the interpreter lock
-        for done, (case, (found, image)) in enumerate(zip(cases, pool.map(read, cases), strict=True), start=1):
-            findings += found
-            if image is not None:
-                fingerprints[case.case_id] = image
+        for done, (case, one) in enumerate(zip(cases, pool.map(read, cases), strict=True), start=1):
+            checked.findings.extend(one.findings)
+            checked.fingerprints.update(one.fingerprints)
+            checked.digests.update(one.digests)
             if on_case is not None:
                 on_case(done, len(cases), case.case_id)
-    return findings, fingerprints
+    return checked
 
 
 def to_predict(found: FoundCase) -> Case:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
@@ -14,6 +15,8 @@ Shape = tuple[int, int, int]
 
 SPACING_TOLERANCE_MM = 1e-3
 """A grid this close to the spacing wanted is not resampled."""
+FORMS_DIFFER_MM = 1.0
+"""sform and qform that put a corner of the grid further apart than this disagree; rounding alone stays far below."""
 
 _HEADER_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units", "pixdim"),
@@ -69,6 +72,33 @@ def to_lps(voxels: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
 
 def _lps_transform(affine: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(ornt_transform(io_orientation(affine), axcodes2ornt("LPS")))
+
+
+def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
+    """How the sform of a NIfTI header differs from its qform, both being coded; None if it does not, or one counts.
+
+    Args:
+        header: Of a nibabel image.
+        shape: Voxels of the image.
+    """
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    if sform_code <= 0 or qform_code <= 0:
+        return None
+    codes = f"sform (code {sform_code}) and qform (code {qform_code})"
+    used = "the sform is used, other programs may use the qform; mend the header"
+    sform = header.get_sform()
+    try:
+        qform = header.get_qform()
+    except (ValueError, HeaderDataError):  # a quaternion longer than 1 is no rotation; or a negative spacing
+        qform = np.full((4, 4), np.nan)
+    corners = np.array([[*np.multiply(corner, np.array(shape) - 1), 1] for corner in np.ndindex(2, 2, 2)])  # (8, 4)
+    gap = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())
+    if not np.isfinite(gap):
+        return f"{codes} disagree: the qform is no placement in space; {used}"
+    if gap <= FORMS_DIFFER_MM:
+        return None
+    mirrored = " and left and right are opposite" if sform[0, :3] @ qform[0, :3] < 0 else ""
+    return f"{codes} disagree by {gap:.3g} mm at a corner of the grid{mirrored}; {used}"
 
 
 def start_geometry(image: Any, spacing_mm: float) -> Geometry:

@@ -78,6 +78,8 @@ class Leaks:
 
     problems: list[str]
     """One patient on two sides: the test is not fair; to be refused."""
+    of_cases: list[str]
+    """The same, for each of the two cases."""
     warnings: list[str]
     """One image twice on one side: it only counts twice."""
 
@@ -254,7 +256,7 @@ def find_leaks(cases: Sequence[Case], links: Iterable[Link]) -> Leaks:
     for link in links:
         first, second = sorted((link.first, link.second))
         reasons.setdefault((first, second), []).append(link)
-    leaks = Leaks([], [])
+    leaks = Leaks([], [], [])
     for (first, second), found in reasons.items():
         why = "; ".join(link.reason for link in found)
         places = {_SIDES[split[name]] for name in (first, second) if split[name]}
@@ -263,6 +265,11 @@ def find_leaks(cases: Sequence[Case], links: Iterable[Link]) -> Leaks:
             counts = " (unlabelled counts as training)" if "unlabelled" in (split[first], split[second]) else ""
             leaks.problems.append(
                 f"cases {named}: are one patient on two sides{counts}: {why}; put both into one split, or leave one out"
+            )
+            leaks.of_cases.extend(
+                f"case {one}: is one patient with {other} on two sides ({split[one]}, {split[other]}){counts}: {why}; "
+                "put both into one split, or leave one out"
+                for one, other in ((first, second), (second, first))
             )
         elif any(link.same_image for link in found):
             leaks.warnings.append(f"cases {named}: show one brain under two names: {why}; it counts twice; drop one")

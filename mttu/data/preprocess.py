@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from mttu.config import PrepareSettings
+from mttu.data.brain_checks import find_unstripped
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
 from mttu.data.manifest import Case
-from mttu.data.sources import read_sources
-from mttu.data.suspicions import find_unstripped
+from mttu.data.sources import Sources, read_sources
 from mttu.errors import InputError
 
 
@@ -36,12 +35,26 @@ def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSetting
         settings: Spacing and field of view.
 
     Raises:
-        InputError: See `mttu.data.sources.read_sources`; or the skull is still there and no brain mask given, or the
-            mask has tumour outside of the field of view.
+        InputError: See `mttu.data.sources.read_sources` and `prepare_sources`.
     """
-    sources = read_sources(case, modalities)
+    return prepare_sources(case, read_sources(case, modalities), settings)
+
+
+def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> PreparedCase:
+    """Prepares one case that was read; see `prepare_case`.
+
+    Args:
+        case: The case.
+        sources: What its files hold.
+        settings: Spacing and field of view.
+
+    Raises:
+        InputError: The skull is still there and no brain mask given, a modality has no contrast, or the mask has tumour
+            outside of the field of view.
+    """
+    modalities = sources.modalities
     if case.brain_mask is None:
-        unstripped = find_unstripped(sources.images, voxel_sizes(sources.reference.affine))
+        unstripped = find_unstripped(sources.images, sources.spacing_mm)
         if unstripped is not None:  # z-scores over a whole head would be another image than the network knows
             raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
     affine = sources.reference.affine

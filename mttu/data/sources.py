@@ -1,14 +1,20 @@
 """A case's files read and checked together: what `mttu cohort` looks for and preparation builds on."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from mttu.data.brain_checks import check_brain
+from mttu.data.geometry import compare_forms
 from mttu.data.labels import to_classes
+from mttu.data.layouts import BRAIN_MASK, SEG
 from mttu.data.manifest import Case
 from mttu.data.volumes import differ, read_volume
 from mttu.errors import InputError, raise_if_any
@@ -26,6 +32,25 @@ class Sources:
     """Classes 0 to 3."""
     brain: NDArray[np.bool_]
     """Brain: the given mask above one half, else where any modality is not 0."""
+    modalities: tuple[str, ...]
+    """Of the images."""
+    has_mask: bool
+    """Whether the brain was given."""
+    warnings: tuple[str, ...]
+    """On brain, tumour and headers; each names the case."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size on each axis."""
+        return tuple(voxel_sizes(self.reference.affine).tolist())
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Role to a hash of all voxels as they count, whatever file they came in; no role of a mask without a voxel."""
+        volumes: dict[str, NDArray[Any]] = dict(zip(self.modalities, self.images, strict=True))
+        volumes |= {} if self.seg is None or not self.seg.any() else {SEG: self.seg}
+        volumes |= {BRAIN_MASK: self.brain} if self.has_mask else {}
+        return {role: _hash(voxels) for role, voxels in volumes.items()}
 
 
 def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
@@ -37,10 +62,10 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
 
     Raises:
         InputError: Lists all problems: files that cannot be read, are not finite or lie on different grids, labels
-            outside of the convention, no brain, a modality without contrast.
+            outside of the convention, no brain, a modality without contrast, and what `check_brain` is sure of.
     """
     paths: dict[str, Path] = {name: case.images[name] for name in modalities if name in case.images}
-    paths |= {role: path for role, path in {"seg": case.seg, "brain mask": case.brain_mask}.items() if path}
+    paths |= {role: path for role, path in {SEG: case.seg, BRAIN_MASK: case.brain_mask}.items() if path}
     volumes: dict[str, Any] = {}
     problems = [f"case {case.case_id}: the manifest has no {name}" for name in modalities if name not in case.images]
     for role, path in paths.items():
@@ -50,16 +75,31 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
             problems += error.problems
     problems += _find_misfits(case.case_id, volumes)
     seg = None
-    if "seg" in volumes:
+    if SEG in volumes:
         try:
-            seg = to_classes(_voxels(volumes["seg"]), case.labels, case.case_id)
+            seg = to_classes(_voxels(volumes[SEG]), case.labels, case.case_id)
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)
     images = tuple(_voxels(volumes[name]) for name in modalities)
-    brain = _find_brain(images, volumes.get("brain mask"))
-    raise_if_any(_find_empty(case, modalities, images, brain))
-    return Sources(volumes[modalities[0]], images, seg, brain)
+    brain = _find_brain(images, volumes.get(BRAIN_MASK))
+    if not brain.any():
+        source = "the brain mask has no voxel above 0.5" if case.brain_mask else "all modalities are 0 everywhere"
+        raise InputError(f"case {case.case_id}: no brain: {source}; replace the files")
+    spacing = voxel_sizes(volumes[modalities[0]].affine).tolist()
+    found = check_brain(images, brain, case.brain_mask is not None, seg, spacing)
+    raise_if_any([f"case {case.case_id}: {finding.text}" for finding in found if finding.severity == "error"])
+    raise_if_any(_find_flat(case.case_id, modalities, images, brain))
+    texts = [finding.text for finding in found]
+    forms = {paths[role].name: compare_forms(volume.header, volume.shape) for role, volume in volumes.items()}
+    texts += [f"{name}: {text}" for name, text in forms.items() if text]
+    warnings = tuple(f"case {case.case_id}: {text}" for text in texts)
+    return Sources(volumes[modalities[0]], images, seg, brain, tuple(modalities), case.brain_mask is not None, warnings)
+
+
+def _hash(voxels: NDArray[Any]) -> str:
+    content: Any = np.asfortranarray(voxels).T  # as nibabel has them: no copy
+    return hashlib.sha1(memoryview(content), usedforsecurity=False).hexdigest()
 
 
 def _voxels(image: Any) -> NDArray[np.float32]:
@@ -89,16 +129,13 @@ def _find_brain(images: Sequence[NDArray[np.float32]], mask: Any | None) -> NDAr
     return brain
 
 
-def _find_empty(
-    case: Case, modalities: Sequence[str], images: Sequence[NDArray[np.float32]], brain: NDArray[np.bool_]
+def _find_flat(
+    case_id: str, modalities: Sequence[str], images: Sequence[NDArray[np.float32]], brain: NDArray[np.bool_]
 ) -> list[str]:
-    if not brain.any():
-        source = "the brain mask has no voxel above 0.5" if case.brain_mask else "all modalities are 0 everywhere"
-        return [f"case {case.case_id}: no brain: {source}; replace the files"]
     problems = []
     for name, image in zip(modalities, images, strict=True):
         inside = image[brain]
         low, high = float(inside.min()), float(inside.max())
         if low == high:
-            problems.append(f"case {case.case_id}: {name} is {low:g} everywhere in the brain; replace the file")
+            problems.append(f"case {case_id}: {name} is {low:g} everywhere in the brain; replace the file")
     return problems

@@ -13,7 +13,9 @@ from mttu import __version__
 from mttu.atomic import atomic_file
 from mttu.data.cohort import Case
 from mttu.data.labels import from_classes
-from mttu.data.preprocess import prepare_case
+from mttu.data.preprocess import prepare_sources
+from mttu.data.sources import read_sources
+from mttu.data.suspicions import find_suspicions
 from mttu.data.volumes import Geometry, restore_mask, write_mask
 from mttu.errors import InputError
 from mttu.figures.overlay import draw_overlay
@@ -76,7 +78,7 @@ def _predict_or_explain(plan: PredictionPlan, candidate: Candidate, staging: Pat
     error = candidate.error
     if candidate.case is not None:
         try:
-            row = _predict(plan, candidate.case, staging)
+            row = _predict(plan, candidate.case, candidate.is_synthetic, staging)
             return replace(row, seconds=time.perf_counter() - started)
         except InputError as refusal:
             error = "; ".join(refusal.problems)
@@ -88,16 +90,26 @@ def _predict_or_explain(plan: PredictionPlan, candidate: Candidate, staging: Pat
     return PredictionRow(candidate.case_id, time.perf_counter() - started, error)
 
 
-def _predict(plan: PredictionPlan, case: Case, staging: Path) -> PredictionRow:
+def _predict(plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path) -> PredictionRow:
     """Reads, predicts, writes mask and overlay. The case's own mask is not read: it is not needed, and may be odd."""
-    settings = plan.config.inference
-    prepared = prepare_case(replace(case, seg=None), plan.config.data.modalities, plan.config.data.prepare)
+    settings, modalities = plan.config.inference, plan.config.data.modalities
+    case = replace(case, seg=None)
+    sources = read_sources(case, modalities)
+    suspicions = find_suspicions(case, modalities, sources, is_synthetic)
+    prepared = prepare_sources(case, sources, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)
     prediction = predict_ensemble(
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
     learned_from = None if plan.teachers is None else case.patient_digest in plan.teachers
-    row = PredictionRow(case.case_id, seconds=0.0, learned_from=learned_from, missing="; ".join(plan.missing.values()))
+    warnings = "; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions)
+    row = PredictionRow(
+        case.case_id,
+        seconds=0.0,
+        learned_from=learned_from,
+        missing="; ".join(plan.missing.values()),
+        warnings=warnings or None,
+    )
     classes = None
     if prediction.seg_probabilities is not None:
         voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))

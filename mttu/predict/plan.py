@@ -14,6 +14,7 @@ from mttu.data.cohort import Case, read_manifest
 from mttu.data.discovery import discover_any
 from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention
+from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
@@ -36,6 +37,8 @@ class Candidate:
     case: Case | None
     error: str = ""
     """Why there is no `case`."""
+    is_synthetic: bool = False
+    """Whether it is known to be no patient's."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +187,22 @@ def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[
 
 def _read_folder(root: Path, modalities: Sequence[str]) -> list[Candidate]:
     candidates = []
-    for found in discover_any(Path(os.path.abspath(root)), modalities):
+    place = Path(os.path.abspath(root))
+    synthetic = SyntheticCases([place.parent])  # one case of a phantom has the marker beside it
+    for found in discover_any(place, modalities):
         try:
-            candidates.append(Candidate(found.case_id, found.folder, to_predict(found)))
+            case = to_predict(found)
+            candidates.append(Candidate(found.case_id, found.folder, case, is_synthetic=_is_listed(case, synthetic)))
         except InputError as error:
             candidates.append(Candidate(found.case_id, found.folder, None, "; ".join(error.problems)))
     return candidates
+
+
+def _is_listed(case: Case, synthetic: SyntheticCases) -> bool:
+    try:
+        return case in synthetic
+    except InputError:  # a damaged marker costs a warning too many, not the prediction
+        return False
 
 
 def _read_manifest(path: Path, modalities: Sequence[str]) -> list[Candidate]:
@@ -199,4 +212,4 @@ def _read_manifest(path: Path, modalities: Sequence[str]) -> list[Candidate]:
         raise InputError(
             f"manifest {path}: has no {', '.join(missing)}; the checkpoint was trained on {', '.join(modalities)}"
         )
-    return [Candidate(case.case_id, path, case) for case in manifest.cases]
+    return [Candidate(case.case_id, path, case, is_synthetic=manifest.synthetic) for case in manifest.cases]

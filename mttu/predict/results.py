@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
         pa.field("missing", pa.string(), nullable=False),
+        pa.field("warnings", pa.string()),
         pa.field("intended_use", pa.string(), nullable=False),
         pa.field("format_version", pa.int32(), nullable=False),
     ]
@@ -68,6 +69,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   seconds                 time that the case took
   error                   why the case has no result; empty if it has
   missing                 why there is no IDH probability, or no segmentation, for any case
+  warnings                what looks wrong with the case's files but may be right: look at it before you use the result
 """
 
 
@@ -100,6 +102,9 @@ class PredictionRow:
     """`mutant` or `wild type` by the kept threshold on `idh_mutant_probability`; None where none is kept."""
     calibrated_on: bool | None = None
     """Whether the kept calibration was fitted on a scan of a patient of this id; None where none was fitted."""
+
+    warnings: str | None = None
+    """What looks wrong with a case that was predicted, see `mttu.data.suspicions`."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:

@@ -32,13 +32,21 @@ def draw_lesion(shape: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def draw_volumes(shape: Sequence[int] = SHAPE, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Four int16 modalities, above 0 in the brain and 0 outside, and a mask."""
+    """Four int16 modalities, above 0 in the brain and 0 outside, and a mask; seed 0 draws the lesion as it is."""
     generator = np.random.default_rng(seed)
     brain = draw_brain(shape)
     volumes: dict[str, NDArray[Any]] = {
         name: np.where(brain, generator.integers(1, 1000, shape), 0).astype(np.int16) for name in MODALITIES
     }
-    return {**volumes, "seg": draw_lesion(shape)}
+    return {**volumes, "seg": sign(draw_lesion(shape), seed, 1)}
+
+
+def sign(seg: NDArray[np.uint8], seed: int, label: int) -> NDArray[np.uint8]:
+    """A mask of its own for each seed, since no two patients have the same: that label in some of 32 tumour voxels."""
+    bits = (seed >> np.arange(32)) & 1 == 1
+    signed = seg.copy()
+    signed.flat[np.flatnonzero(seg)[-32:][bits]] = label
+    return signed
 
 
 def write_case(

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from small_cases import LPS, SHAPE, draw_volumes, write_case
+from small_cases import LPS, SHAPE, draw_brain, draw_volumes, write_case
 
 from mttu.data.cohort import CohortRequest, build_cohort
 from mttu.data.findings import Finding
@@ -169,6 +169,31 @@ ERRORS: list[tuple[str, Break, str]] = [
         "no brain: the brain mask has no voxel above 0.5; replace the files",
     ),
     (
+        "brain mask of ones",
+        lambda f: save(f / "B_brainmask.nii.gz", np.ones(SHAPE, np.uint8)),
+        "100% of the voxels on the grid's faces lie in the brain mask; expected at most 5%; is it the brain mask of",
+    ),
+    (
+        "inverted brain mask",
+        lambda f: save(f / "B_brainmask.nii.gz", (~draw_brain(SHAPE)).astype(np.uint8)),
+        "100% of the voxels on the grid's faces lie in the brain mask; expected at most 5%; is it the brain mask of",
+    ),
+    (
+        "tumour as brain mask",
+        lambda f: save(f / "B_brainmask.nii.gz", voxels("seg")),
+        "brain mask and skull-stripped images overlap with a Dice of 0.15 (100% of the mask lie on what they show)",
+    ),
+    (
+        "brain as tumour mask",
+        lambda f: save(f / "B_seg.nii.gz", draw_brain(SHAPE).astype(np.uint8)),
+        "the tumour mask has 100% of the brain's voxels; expected at most 40%; is one mask given as the other?",
+    ),
+    (
+        "tumour beside the brain",
+        lambda f: save(f / "B_seg.nii.gz", np.roll(voxels("seg"), 10, axis=0)),
+        "64% of the 210 tumour voxels lie outside of the brain, where no image is other than 0; expected at most 2%; ",
+    ),
+    (
         "spacing in metres",
         lambda f: save(f / "B_flair.nii.gz", voxels(), np.diag([0.001, 0.001, 0.001, 1])),
         "B_flair.nii.gz: has voxel spacing [0.001, 0.001, 0.001] mm; expected 0.1 to 20",
@@ -252,6 +277,60 @@ def test_each_bad_case_is_named_with_its_value_and_can_be_skipped(good_folder, t
     assert [case.case_id for case in skipped.manifest.cases] == ["A"]
     assert [finding for finding in skipped.findings if finding.severity == "error"] == errors
     assert Finding("note", "", "1 case with errors is left out") in skipped.findings
+
+
+SHIFTED = np.array([[-1.0, 0, 0, 9], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
+MIRRORED = np.array([[1.0, 0, 0, -19], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def save_two_forms(path: Path, qform: Any) -> None:
+    image = nib.load(path)
+    image.set_qform(qform, 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+
+
+WARNINGS: list[tuple[str, Break, str]] = [
+    (
+        "shifted brain mask",
+        lambda f: save(f / "B_brainmask.nii.gz", np.roll(draw_brain(SHAPE), 1, axis=0).astype(np.uint8)),
+        "brain mask and skull-stripped images overlap with a Dice of 0.91 (91% of the mask lie on what they show); "
+        "expected at least 0.95; is it the brain mask of this case, on its grid and not inverted?",
+    ),
+    (
+        "some tumour beside the brain",
+        lambda f: save(f / "B_seg.nii.gz", np.roll(voxels("seg"), 5, axis=0)),
+        "3.3% of the 210 tumour voxels lie outside of the brain, where no image is other than 0; expected at most 2%; "
+        "is the mask of this case, and not shifted or mirrored?",
+    ),
+    (
+        "two placements of an image",
+        lambda f: save_two_forms(f / "B_t2.nii.gz", SHIFTED),
+        "B_t2.nii.gz: sform (code 2) and qform (code 1) disagree by 9 mm at a corner of the grid; the sform is used, "
+        "other programs may use the qform; mend the header",
+    ),
+    (
+        "two placements of a mask",
+        lambda f: save_two_forms(f / "B_seg.nii.gz", MIRRORED),
+        "B_seg.nii.gz: sform (code 2) and qform (code 1) disagree by 19 mm at a corner of the grid and left and right "
+        "are opposite; the sform is used, other programs may use the qform; mend the header",
+    ),
+    (
+        "a small brain",
+        lambda f: None,
+        "the brain has 0.0026 litres; expected at least 0.7 l but for infants and parts of a brain; check voxel "
+        "spacing and brain mask",
+    ),
+]
+
+
+@pytest.mark.parametrize(("break_it", "expected"), [kind[1:] for kind in WARNINGS], ids=[kind[0] for kind in WARNINGS])
+def test_what_may_be_right_is_a_warning_that_stops_nothing(good_folder, tmp_path, break_it, expected):
+    root = tmp_path / "data"
+    shutil.copytree(good_folder, root)
+    break_it(root / "B")
+    cohort = build_cohort(CohortRequest((root,)))
+    assert cohort.manifest is not None, cohort.errors
+    assert Finding("warning", "B", expected) in cohort.findings
 
 
 def test_there_are_at_least_thirty_kinds_of_bad_cases():

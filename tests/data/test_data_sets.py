@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from small_cases import LPS, draw_volumes
+from small_cases import LPS, draw_volumes, sign
 
 from mttu.data.cohort import Cohort, CohortRequest, build_cohort, read_manifest, write_manifest
 from mttu.errors import InputError
@@ -18,9 +18,10 @@ WHOLE = (OLD > 0).astype(np.uint8)
 
 def put(root: Path, names: dict[str, str], seg=None, brain=None) -> None:
     """Writes a case: role to path without ending."""
-    images = draw_volumes(seed=zlib.crc32(names["flair"].encode()))  # one brain under two names would be found
+    seed = zlib.crc32(names["flair"].encode())  # one brain or mask under two names would be found
+    images = draw_volumes(seed=seed)
     for role, name in names.items():
-        voxels = {**images, "seg": seg, "brain": brain}[role]
+        voxels = {**images, "seg": None if seg is None else sign(seg, seed, 0), "brain": brain}[role]
         path = root / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(voxels, LPS), path)

@@ -6,7 +6,7 @@ import pytest
 from small_cases import LPS, MODALITIES, draw_lesion
 
 from mttu.config import PrepareSettings
-from mttu.data.geometry import Geometry, resample, restore_mask, start_geometry, to_lps
+from mttu.data.geometry import Geometry, compare_forms, resample, restore_mask, start_geometry, to_lps
 from mttu.data.labels import from_classes
 from mttu.data.preprocess import prepare_case
 from mttu.data.volumes import write_mask
@@ -111,3 +111,43 @@ def test_resampling_keeps_places_and_smooths_what_it_shrinks():
     stripes = np.broadcast_to(np.arange(32, dtype=np.float32)[:, None, None] % 2, (32, 4, 4))
     assert np.ptp(resample(stripes, (8, 4, 4), order=1)[2:-2]) < 0.1
     assert resample(ramp, (8, 4, 4), order=1) is ramp
+
+
+def forms(sform, qform, sform_code=2, qform_code=1):
+    header = nib.Nifti1Header()
+    header.set_data_shape((240, 240, 155))
+    header.set_sform(sform, sform_code)
+    header.set_qform(qform, qform_code)
+    return header
+
+
+@pytest.mark.parametrize(
+    ("qform", "found"),
+    [
+        (LPS, None),
+        (nib.affines.from_matvec(LPS[:3, :3], LPS[:3, 3] + [0.5, 0.5, 0.5]), None),  # 0.87 mm
+        (nib.affines.from_matvec(LPS[:3, :3], LPS[:3, 3] + [0, 37, 0]), "disagree by 37 mm at a corner of the grid; "),
+        (np.diag([1.0, -1, 1, 1]) @ LPS, "disagree by 432 mm at a corner of the grid; "),
+        (
+            np.diag([-1.0, 1, 1, 1]) @ LPS,
+            "disagree by 478 mm at a corner of the grid and left and right are opposite; ",
+        ),
+        (nib.affines.from_matvec(1.01 * LPS[:3, :3], LPS[:3, 3]), "disagree by 3.71 mm at a corner of the grid; "),
+    ],
+    ids=["same", "rounding", "shifted", "front is back", "left is right", "spacing"],
+)
+def test_two_placements_in_one_header(qform, found):
+    text = compare_forms(forms(LPS, qform), (240, 240, 155))
+    if found is None:
+        assert text is None
+    else:
+        assert text.startswith(f"sform (code 2) and qform (code 1) {found}the sform is used")
+    for codes in ((0, 1), (2, 0), (0, 0)):
+        assert compare_forms(forms(LPS, qform, *codes), (240, 240, 155)) is None  # only one counts
+
+
+@pytest.mark.parametrize(("field", "value"), [("quatern_b", 2.0), ("quatern_b", np.nan), ("pixdim", [1, -1, 1, 1] * 2)])
+def test_a_qform_that_is_no_placement(field, value):
+    header = forms(LPS, LPS)
+    header[field] = value
+    assert "disagree: the qform is no placement in space" in compare_forms(header, (240, 240, 155))

@@ -21,7 +21,7 @@ MODALITIES = ("flair", "t1ce", "t1", "t2")
 
 
 def write_tree(root: Path, names: list[str], with_masks: bool, first: int) -> None:
-    """A folder per case; every image has voxels of its own, since one brain under two names is refused."""
+    """A folder per case; every volume has voxels of its own, since one under two names is refused."""
     generator = np.random.default_rng(first)
     for name in names:
         (root / name).mkdir(parents=True)
@@ -31,7 +31,7 @@ def write_tree(root: Path, names: list[str], with_masks: bool, first: int) -> No
             nib.save(nib.Nifti1Image(voxels, AFFINE), root / name / f"{name}_{modality}.nii")
         if with_masks:
             seg = np.zeros(SHAPE, np.uint8)
-            seg[2, 2, 2] = 4
+            seg[2:5, 2:5, 2:5] = 4 * generator.integers(0, 2, (3, 3, 3))
             nib.save(nib.Nifti1Image(seg, AFFINE), root / name / f"{name}_seg.nii")
 
 

@@ -10,7 +10,7 @@ from mttu.data.suspicions import find_suspicions
 
 
 def suspicions(case):
-    return find_suspicions(case, MODALITIES, read_sources(case, MODALITIES))
+    return find_suspicions(case, MODALITIES, read_sources(case, MODALITIES), is_synthetic=True)
 
 
 def test_one_image_under_two_modalities_is_worth_a_warning(make_case):

@@ -81,6 +81,34 @@ def test_one_bad_case_does_not_stop_the_others(
     assert [path.name for path in sorted(out.glob("*_*"))] == ["b_overlay.png", "b_seg.nii.gz"]
 
 
+def test_a_given_brain_mask_is_checked_and_what_looks_odd_is_in_the_table(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    for name, shift in (("a", None), ("b", 2)):
+        image = nib.load(cases / name / f"{name}_flair.nii.gz")
+        brain = np.asarray(image.dataobj) != 0
+        mask = ~brain if shift is None else np.roll(brain, shift, axis=0)
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), image.affine), cases / name / f"{name}_brainmask.nii.gz")
+    inverted, shifted = predict_cases(plan_predictions(checkpoint, [cases], tmp_path / "out"))
+    assert inverted.error.startswith(
+        "case a: 100% of the voxels on the grid's faces lie in the brain mask; expected at"
+    )
+    assert inverted.warnings is None
+    assert shifted.error == ""
+    assert shifted.idh_mutant_probability is not None
+    assert shifted.warnings is not None
+    assert shifted.warnings.startswith("the brain has 0.015 litres; expected at least 0.7 l")
+    assert "brain mask and skull-stripped images overlap with a Dice of 0.9" in shifted.warnings
+    (_, row) = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert row["warnings"] == shifted.warnings
+
+
+def test_a_phantom_has_no_warning_for_being_small(checkpoint: Path, phantom_folder: Path, tmp_path: Path) -> None:
+    inputs = [phantom_folder / "phantom_000"]
+    (row,) = predict_cases(plan_predictions(checkpoint, inputs, tmp_path / "out"))
+    assert (row.error, row.warnings) == ("", None)
+
+
 def test_an_unforeseen_failure_is_told_with_its_kind_and_leaves_no_file(
     checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll, monkeypatch: pytest.MonkeyPatch
 ) -> None:

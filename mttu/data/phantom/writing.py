@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.atomic import atomic_folder, find_obstacle
-from mttu.data.cohort import PHANTOM_MARKER
 from mttu.data.labels import from_classes
 from mttu.data.phantom.defects import DEFECTS, damage_case
 from mttu.data.phantom.drawing import draw_case
@@ -22,6 +21,7 @@ from mttu.data.phantom.learnability import Learnability, Truth, measure_learnabi
 from mttu.data.phantom.scanner import MODALITIES
 from mttu.data.phantom.signs import Signs
 from mttu.data.phantom.subjects import Recipe, Subject, check_recipe, plan_subjects
+from mttu.data.synthetic import PHANTOM_MARKER
 from mttu.errors import InputError
 
 FORMAT_VERSION = 2

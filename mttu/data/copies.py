@@ -1,0 +1,118 @@
+"""One file, or the same voxels, under the names of two cases: one of the two is wrong, or the case is there twice.
+
+Every volume counts, unlike in `mttu.data.fingerprints`, which finds one brain in two images of one modality. Cases
+whose images are all the same are one examination under two names: `mttu.data.leakage` tells of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mttu.data.findings import Finding
+from mttu.data.layouts import BRAIN_MASK, SEG
+from mttu.data.manifest import Case
+from mttu.errors import name_some
+
+Digests = Mapping[str, Mapping[str, str]]
+"""Case id to role to a hash of the voxels."""
+_MOST_NAMED = 3
+
+
+def find_shared_files(cases: Sequence[Case]) -> list[str]:
+    """A sentence for each case that names a file which it, or another case, names in another place too.
+
+    Links count as what they lead to. Files that are not there are left to whatever reads them.
+    """
+    users: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    own: list[tuple[str, str, Path, tuple[int, int]]] = []
+    for case in cases:
+        for role, path in _files(case).items():
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            file = (status.st_dev, status.st_ino)
+            users.setdefault(file, []).append((case.case_id, role))
+            own.append((case.case_id, role, path, file))
+    problems = []
+    for case_id, role, path, file in own:
+        others = [
+            other_role if other == case_id else f"{other_role} of case {other}"
+            for other, other_role in users[file]
+            if (other, other_role) != (case_id, role)
+        ]
+        if others:
+            problems.append(
+                f"case {case_id}: {role} {path.name}: is the file of {name_some(others, _MOST_NAMED)} too; "
+                "give each its own"
+            )
+    return problems
+
+
+def _files(case: Case) -> dict[str, Path]:
+    return {
+        **case.images,
+        **{role: path for role, path in {SEG: case.seg, BRAIN_MASK: case.brain_mask}.items() if path},
+    }
+
+
+def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, compared: str) -> list[Finding]:
+    """Volumes that have the same voxels in several cases, although the cases' images are not all the same.
+
+    An image or tumour mask of another patient is an error, in both cases: which of them it belongs to is not known.
+    Between examinations of one patient it is a warning, and so is a brain mask, which may be an atlas's. Cases that
+    only an image makes one patient are two if that image is all that they share.
+
+    Args:
+        cases: With one patient id for all that is known to be one patient, images included.
+        named: The same cases with the patient ids that names alone tell, in the same order.
+        digests: Of the cases that could be read.
+        compared: Modality that images are compared by.
+    """
+    patient = {case.case_id: case.patient_id for case in cases}
+    named_patient = {case.case_id: case.patient_id for case in named}
+    read = [case for case in cases if case.case_id in digests]
+    images = {case.case_id: {name: digests[case.case_id][name] for name in case.images} for case in read}
+    holders: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for case in read:
+        for role, digest in digests[case.case_id].items():
+            kind = role if role in (SEG, BRAIN_MASK) else "image"
+            holders.setdefault((kind, digest), []).append((case.case_id, role))
+
+    def is_one_patient(first: str, second: str) -> bool:
+        if named_patient[first] == named_patient[second]:
+            return True
+        shared = set(images[first].values()) & set(images[second].values())
+        return patient[first] == patient[second] and shared != {images[first].get(compared)}
+
+    found = []
+    for case in read:
+        for role, digest in digests[case.case_id].items():
+            kind = role if role in (SEG, BRAIN_MASK) else "image"
+            others = [
+                (other, other_role)
+                for other, other_role in holders[kind, digest]
+                if other != case.case_id and images[other] != images[case.case_id]
+            ]
+            if not others:
+                continue
+            same = kind == BRAIN_MASK or all(is_one_patient(case.case_id, other) for other, _ in others)
+            path = _files(case)[role]
+            listed = name_some([f"{other_role} of case {other}" for other, other_role in others], _MOST_NAMED)
+            advice = "restore the right file, or leave one of the cases out" if not same else "check that it is right"
+            text = f"{role} ({path.name}) has the same voxels as {listed}, while other images differ; {advice}"
+            found.append(Finding("warning" if same else "error", case.case_id, text))
+    return found
+
+
+def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
+    """Warnings on cases whose images are all the same: for when nobody compares brains."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for case in cases:
+        if case.case_id in digests:
+            images = tuple((name, digests[case.case_id][name]) for name in sorted(case.images))
+            groups.setdefault(images, []).append(case.case_id)
+    return [
+        Finding("warning", name, f"all images have the same voxels as those of case {group[0]}; it counts twice")
+        for group in groups.values()
+        for name in group[1:]
+    ]
