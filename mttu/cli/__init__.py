@@ -45,7 +45,10 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Setting
 PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
 LabelsName = Annotated[
     str,
-    typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)"),
+    typer.Option(
+        "--labels",
+        help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), msd (1 is edema), whole-tumour (0 1)",
+    ),
 ]
 
 

@@ -15,6 +15,7 @@ from mttu.data.discovery import discover_any, discover_folder
 from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import choose_modality, fingerprint
 from mttu.data.joining import UNSAFE
+from mttu.data.label_anatomy import MaskLook, find_label_suspicions, look_at_mask
 from mttu.data.label_choice import choose_labels, note_labels
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
 from mttu.data.layouts import FoundCase
@@ -132,9 +133,10 @@ def check_volumes(
         on_case: Told how many cases have been read, of how many, and the newest.
 
     Returns:
-        Errors, and warnings for those that can be read; and their fingerprints by case id.
+        Errors, and warnings for those that can be read, and for their masks together; and fingerprints by case id.
     """
     compared = choose_modality(modalities)
+    looks: dict[str, MaskLook] = {}
 
     def read(case: Case) -> tuple[list[Finding], NDArray[np.float32] | None]:
         try:
@@ -144,6 +146,8 @@ def check_volumes(
         errors = []
         if sources.seg is not None and not sources.seg.any():
             errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
+        elif sources.seg is not None:
+            looks[case.case_id] = look_at_mask(sources.seg)
         voxels = sources.images[modalities.index(compared)]
         findings = [*to_findings("error", errors), *to_findings("warning", find_suspicions(case, modalities, sources))]
         return findings, fingerprint(voxels, sources.reference.affine, sources.brain)
@@ -157,7 +161,7 @@ def check_volumes(
                 fingerprints[case.case_id] = image
             if on_case is not None:
                 on_case(done, len(cases), case.case_id)
-    return findings, fingerprints
+    return [*findings, *find_label_suspicions(cases, looks)], fingerprints
 
 
 def to_predict(found: FoundCase) -> Case:

@@ -66,7 +66,8 @@ def test_brats_2023_needs_its_labels_named(tmp_path):
         "cases BraTS-GLI-00001-000, BraTS-GLI-00002-000: file names do not tell what the labels of its mask mean; pass "
         "--labels with one of brats (BraTS to 2021), brats2013 (BraTS 2013), brats2023 (BraTS 2023), "
         "brats2024 (BraTS 2024, resection cavity 4 becomes background), "
-        "brats2024-no-cavity (BraTS 2024, resection cavity 4 refused), whole-tumour (whole tumour without parts)"
+        "brats2024-no-cavity (BraTS 2024, resection cavity 4 refused), "
+        "msd (Medical Segmentation Decathlon and nnU-Net: 1 is edema), whole-tumour (whole tumour without parts)"
     ]
     cohort = build(tmp_path, labels="brats2023")
     assert ids(cohort) == ["BraTS-GLI-00001-000", "BraTS-GLI-00002-000"]
