@@ -45,7 +45,7 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
     found: list[tuple[int, FoundCase]] = []
     for index, place in enumerate(request.places):
         if not place.is_dir():
-            found += [(index, case) for case in read_path_table(place, request.modalities)]
+            found += [(index, case) for case in read_path_table(place, request.modalities, findings)]
             continue
         cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities)
         found += [(index, case) for case in cases]

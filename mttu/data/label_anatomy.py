@@ -47,7 +47,7 @@ def look_at_mask(seg: NDArray[np.uint8]) -> MaskLook:
         box.append(slice(filled[0], filled[-1] + 1))
     classes = np.pad(seg[tuple(box)], 1)
     volumes = np.bincount(classes.ravel(), minlength=WHOLE_TUMOUR + 1)
-    found = frozenset(np.flatnonzero(volumes[1:]) + 1)
+    found = frozenset(int(part) for part in np.flatnonzero(volumes[1:]) + 1)
     if min(volumes[_CORE], volumes[_EDEMA]) < LEAST_VOXELS:
         return MaskLook(found, None)
     width = WHOLE_TUMOUR + 1
@@ -65,15 +65,15 @@ def look_at_mask(seg: NDArray[np.uint8]) -> MaskLook:
 def find_label_suspicions(cases: Sequence[Case], looks: Mapping[str, MaskLook]) -> list[Finding]:
     """Warnings on conventions that the masks contradict, with the likely one; notes on classes that no mask has.
 
-    Masks of one data set and convention are looked at together, and, if nothing is wrong with all of them, those of each
-    folder of cases: two sources may lie side by side.
+    Masks of one data set and convention are looked at together, and, if nothing is wrong with all of them, those of
+    each folder of cases: two sources may lie side by side.
 
     Args:
         cases: Of the cohort.
         looks: Case id to what its mask says; cases without a mask are not in it.
     """
     findings: list[Finding] = []
-    sets: dict[tuple[str, str], dict[str, list[str]]] = {}
+    sets: dict[tuple[str | None, str], dict[str, list[str]]] = {}
     for case in cases:
         if case.case_id in looks and knows_parts(case.labels):
             place = str(next(iter(case.images.values())).parent.parent)

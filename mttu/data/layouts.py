@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mttu.data.clinical_rows import ClinicalRow
+
 ENDINGS = (".nii.gz", ".nii")
 SEG, BRAIN_MASK = "seg", "brain mask"
 """Roles beside the modalities."""
@@ -131,6 +133,8 @@ class FoundCase:
     labels: str | None = None
     """Label convention that a table of paths names for this case."""
     site: str | None = None
+    told: ClinicalRow | None = None
+    """What a table of paths says of this case beside its files."""
 
 
 def volume_stem(path: Path) -> str | None:

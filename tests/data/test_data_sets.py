@@ -108,6 +108,7 @@ def test_ucsf_with_its_table_leaves_follow_ups_out_and_counts_them(tmp_path):
     notes = [finding.text for finding in cohort.findings if finding.severity == "note"]
     assert notes == [
         "1 follow-up or post-operative examination is left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them",
+        f"clinical table {table}: 1 column is not used: Final pathologic diagnosis (WHO 2021)",
         "1 other name of a patient is no case here",
     ]
     both = build(tmp_path / "data", clinical=(table,), follow_ups=True)
