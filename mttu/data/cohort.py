@@ -107,7 +107,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         tables = ClinicalTables([], [])
         if request.clinical:
             tables = read_clinical_tables(request.clinical, request.clinical_format, request.skip_bad)
-        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk)
+        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk, findings)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return _answer(None, findings)

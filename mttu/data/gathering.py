@@ -47,7 +47,7 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
         if not place.is_dir():
             found += [(index, case) for case in read_path_table(place, request.modalities, findings)]
             continue
-        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities)
+        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities, findings)
         found += [(index, case) for case in cases]
     chosen = choose_labels([case for _, case in found], request.labels)
     found = [(index, case) for (index, _), case in zip(found, chosen, strict=True)]

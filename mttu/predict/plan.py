@@ -12,6 +12,7 @@ import torch
 from mttu.config import Config, override
 from mttu.data.cohort import Case, read_manifest
 from mttu.data.discovery import discover_any
+from mttu.data.findings import Finding
 from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention
 from mttu.errors import InputError, raise_if_any
@@ -56,7 +57,8 @@ class PredictionPlan:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
+    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have,
+    and folders and files of the inputs that are left out."""
 
 
 def plan_predictions(
@@ -99,7 +101,8 @@ def plan_predictions(
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
-    candidates, refused = find_candidates(inputs, config.data.modalities)
+    left_out: list[Finding] = []
+    candidates, refused = find_candidates(inputs, config.data.modalities, left_out)
     problems += refused
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
@@ -119,7 +122,7 @@ def plan_predictions(
         precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
         missing=missing,
-        notes=(*missing.values(), *describe_voters(networks)),
+        notes=(*missing.values(), *describe_voters(networks), *(finding.text for finding in left_out)),
     )
 
 
@@ -145,10 +148,17 @@ def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> s
     return folders
 
 
-def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[list[Candidate], list[str]]:
+def find_candidates(
+    inputs: Sequence[Path], modalities: Sequence[str], findings: list[Finding] | None = None
+) -> tuple[list[Candidate], list[str]]:
     """Finds the cases of all inputs.
 
     Folders that hold an earlier prediction are passed over: their masks are no MRI.
+
+    Args:
+        inputs: Folders and manifests.
+        modalities: That the network needs.
+        findings: What is left out is added.
 
     Returns:
         Candidates in the order of the inputs, and the problems that refuse the whole prediction.
@@ -157,7 +167,7 @@ def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
     for path in inputs:
         if path.is_dir():
-            found = _read_folder(path, modalities)
+            found = _read_folder(path, modalities, findings)
             if not found:
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
             candidates += found
@@ -177,9 +187,9 @@ def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[
     return candidates, problems
 
 
-def _read_folder(root: Path, modalities: Sequence[str]) -> list[Candidate]:
+def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] | None) -> list[Candidate]:
     candidates = []
-    for found in discover_any(Path(os.path.abspath(root)), modalities):
+    for found in discover_any(Path(os.path.abspath(root)), modalities, findings):
         try:
             candidates.append(Candidate(found.case_id, found.folder, to_predict(found)))
         except InputError as error:
