@@ -46,7 +46,10 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Setting
 PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
 LabelsName = Annotated[
     str,
-    typer.Option("--labels", help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), whole-tumour (0 1)"),
+    typer.Option(
+        "--labels",
+        help="Labels of written masks: brats (0 1 2 4), brats2023 (0 1 2 3), msd (1 is edema), whole-tumour (0 1)",
+    ),
 ]
 
 
@@ -203,6 +206,8 @@ def predict_shown(
     if threads is not None:
         torch.set_num_threads(threads)
     plan = plan_predictions(checkpoint, inputs, output, labels, changes, device)  # type: ignore[arg-type]
+    for note in plan.notes:
+        errors.print(f"note: {note}", markup=False)
 
     def show(done: int, row: PredictionRow) -> None:
         advance(done, row.case_id)

@@ -37,8 +37,8 @@ def cohort(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="What the masks' labels mean: brats, brats2013, brats2023, brats2024, brats2024-no-cavity or "
-            "whole-tumour; what the layout documents if not given"
+            help="What the masks' labels mean: brats, brats2013, brats2023, brats2024, brats2024-no-cavity, msd "
+            "(nnU-Net too) or whole-tumour; what the layout documents if not given"
         ),
     ] = None,
     modalities: Annotated[str, typer.Option(help="Comma-separated, in channel order")] = "flair,t1ce,t1,t2",

@@ -102,10 +102,11 @@ def select(
     if output is not None:
         check_report(output, "selection")
     table = read_scores(scores)
-    known, matched = None, []
+    known = None
+    matched: list[str] = []
     if truth is not None:
-        known = read_truth(truth)
-        matched = [match_truth(known, [row.case_id for row in table.rows], truth)]
+        known = read_truth(truth, matched)
+        matched.append(match_truth(known, [row.case_id for row in table.rows], truth))
     selection = select_cases(table, settings)
     width = max([len(case.case_id) for case in selection.cases], default=0)
     for case in selection.cases:
@@ -162,13 +163,14 @@ def thresholds(
         _read_grid("--uncertainty", uncertainty, UNCERTAINTY_GRID),
     )
     tables = {str(path): read_scores(path) for path in scores}
-    labelled, notes = pool_scores(tables, read_truth(truth))
+    told: list[str] = []
+    labelled, notes = pool_scores(tables, read_truth(truth, told))
     rows = search_thresholds(labelled, *grids)
     suggested = suggest_thresholds(rows, min_coverage)
     console.print(f"{'tau_c':>6}{'tau_u':>7}{'selected':>10}{'coverage':>10}{'wrong':>7}  error [95% Wilson]")
     for row in rows:
         console.print(_describe(row), markup=False)
-    for note in notes:
+    for note in (*told, *notes):
         console.print(f"note: {note}", markup=False)
     if suggested is None:
         console.print(f"no pair selects {min_coverage:.0%} of the {len(labelled)} cases; lower --min-coverage")

@@ -172,11 +172,14 @@ def print_rounds(settings: Config, folder: Path) -> None:
     from mttu.self_training.finishing import read_summary
     from mttu.self_training.summary import summarise_rounds
 
-    truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth)
+    notes: list[str] = []
+    truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth, notes)
     summary = read_summary(folder) or {}
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
     for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
         console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     for row in rows:
         for note in row.notes:
             console.print(f"round {row.round}: {note}", markup=False)

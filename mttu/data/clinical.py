@@ -1,39 +1,70 @@
 """The clinical tables: one row per case, from one or several files of known data sets or of one's own making."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from mttu.data.clinical_files import read_text_table
+from mttu.data.clinical_files import TextTable, read_text_table
+from mttu.data.clinical_lines import LineReader
 from mttu.data.clinical_rows import ClinicalRow, join_rows
 from mttu.data.clinical_tables import (
     CLINICAL_TABLES,
-    ROLES,
+    LOOKS,
     ClinicalTable,
+    describe_unused,
     find_column_problems,
     find_table,
     normalise_column,
 )
-from mttu.data.clinical_values import FIELDS, is_low_grade, known_id, site_of_barcode
-from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.clinical_values import is_low_grade, site_of_barcode
+from mttu.data.findings import Finding
 from mttu.errors import InputError, raise_if_any
 
-__all__ = ["CLINICAL_TABLES", "ClinicalRow", "ClinicalTable", "is_low_grade", "read_clinical"]
+__all__ = [
+    "CLINICAL_TABLES",
+    "ClinicalRow",
+    "ClinicalTable",
+    "ClinicalTables",
+    "is_low_grade",
+    "read_clinical",
+    "read_clinical_tables",
+    "site_of_row",
+]
 
-_LONGEST_SHOWN = 60
+
+@dataclass(frozen=True)
+class ClinicalTables:
+    """All tables of a cohort."""
+
+    rows: list[ClinicalRow]
+    findings: list[Finding]
+    """Columns, sheets and rows that are not what they seem, or not used."""
 
 
 def read_clinical(paths: Path | Sequence[Path], table: str | None = None) -> list[ClinicalRow]:
+    """The rows of `read_clinical_tables`, which must all be right.
+
+    Raises:
+        InputError: See there.
+    """
+    return read_clinical_tables(paths, table).rows
+
+
+def read_clinical_tables(
+    paths: Path | Sequence[Path], table: str | None = None, keep_bad: bool = False
+) -> ClinicalTables:
     """Reads clinical tables and joins rows of different files that share an id.
 
     Each file is recognised by its columns (`mttu.data.clinical_tables.CLINICAL_TABLES`). Column names count without
-    regard to case. Any table may have an id (`case_id`), and any of patient_id, idh or IDH_status, grade, age, sex or
-    gender, site, split. Other columns are left alone. What cells may say stands in `mttu.data.clinical_values`.
+    regard to case. Any table may have an id (`case_id`), and any of patient_id, grade, age, sex or gender, site, split,
+    and columns of IDH, which are read together: mutant if any is. Other columns are named in a note. What cells may say
+    stands in `mttu.data.clinical_values`.
 
     Args:
         paths: Files as `mttu.data.clinical_files` reads them.
         table: Name in `CLINICAL_TABLES`, for all files; None recognises each.
+        keep_bad: Keep what is wrong with a row in `ClinicalRow.problems`; rows that name no case become warnings.
 
     Raises:
         InputError: Lists every refused cell with its file, line, column, value and what is allowed, or, once every cell
@@ -43,21 +74,25 @@ def read_clinical(paths: Path | Sequence[Path], table: str | None = None) -> lis
     files = [paths] if isinstance(paths, Path) else list(paths)
     if table is not None:
         find_table((), table)
-    tables, problems = [], []
+    tables, findings, problems = [], [], []
     for path in files:
         try:
-            tables.append(_read_file(path, table, alone=len(files) == 1))
+            rows, found = _read_file(path, table, alone=len(files) == 1, keep_bad=keep_bad)
+            tables.append(rows)
+            findings += found
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)
-    return [replace(row, site=row.site or _site_of(row)) for row in join_rows(tables)]
+    joined = join_rows(tables, keep_bad)
+    return ClinicalTables([replace(row, site=row.site or site_of_row(row)) for row in joined], findings)
 
 
-def _site_of(row: ClinicalRow) -> str | None:
+def site_of_row(row: ClinicalRow) -> str | None:
+    """Site code of the TCGA barcode that a row has among its names."""
     return next(filter(None, map(site_of_barcode, (row.patient_id, *sorted(row.ids)))), None)
 
 
-def _read_file(path: Path, chosen: str | None, alone: bool) -> list[ClinicalRow]:
+def _read_file(path: Path, chosen: str | None, alone: bool, keep_bad: bool) -> tuple[list[ClinicalRow], list[Finding]]:
     text = read_text_table(path)
     names = [normalise_column(name) for name in text.header]
     try:
@@ -65,50 +100,44 @@ def _read_file(path: Path, chosen: str | None, alone: bool) -> list[ClinicalRow]
         raise_if_any(find_column_problems(names, table, alone))
     except InputError as error:
         raise InputError([f"clinical table {path}: {problem}" for problem in error.problems]) from None
-    spelled = dict(zip(names, text.header, strict=True))
-    columns = {role: [name for name in table.columns(role) if name in spelled] for role in ROLES}
-    rows, problems = [], list(text.problems)
+    reader = LineReader(text, table, path)
+    rows, problems, findings = [], [], describe_table(text, reader.used, f"clinical table {path}")
     for line, cells in text.rows:
-        row, refused = _parse(dict(zip(names, cells, strict=True)), table, columns, spelled)
-        problems += [f"line {line}: {problem}" for problem in refused]
-        rows.append(replace(row, line=line, source=str(path)))
-    raise_if_any([f"clinical table {path}: {problem}" for problem in problems])
-    return rows
+        row, refused = reader.read(line, cells)
+        problems += [f"clinical table {path}: line {line} {problem}" for problem in refused if _is_of_line(problem)]
+        problems += [
+            f"clinical table {path}: line {line}: {problem}" for problem in refused if not _is_of_line(problem)
+        ]
+        if row.ids:
+            rows.append(replace(row, problems=tuple(f"{path} line {line}: {problem}" for problem in refused)))
+        else:
+            findings += [Finding("warning", "", f"clinical table {path}: line {line}: {text}") for text in refused]
+    if not keep_bad:
+        raise_if_any(problems)
+    return rows, findings
 
 
-def _parse(
-    cells: Mapping[str, str], table: ClinicalTable, columns: Mapping[str, Sequence[str]], spelled: Mapping[str, str]
-) -> tuple[ClinicalRow, list[str]]:
-    problems: list[str] = []
+def _is_of_line(problem: str) -> bool:
+    return problem.startswith("has not ")
 
-    def read(role: str) -> Any:
-        for column in columns[role]:
-            try:
-                return FIELDS[role].parse(cells[column])
-            except ValueError as error:
-                reason = f" ({error})" if str(error) else ""
-                value = cells[column][:_LONGEST_SHOWN]
-                problems.append(f"{spelled[column]} is {value!r}; expected {FIELDS[role].allowed}{reason}")
-        return None
 
-    def names(role: str) -> list[str]:
-        return [name for column in columns[role] if (name := known_id(cells[column]))]
+def describe_table(
+    text: TextTable, used: Mapping[str, str], where: str, looks: Mapping[str, re.Pattern[str]] = LOOKS
+) -> list[Finding]:
+    """Columns that are not used, or used though they are hidden, and what its workbook hides.
 
-    ids, idh = names("ids"), read("idh")
-    if not ids:
-        problems.append("names no case; fill in an id or take the line out")
-    derived = [name for own in ids if (name := table.patient_of(own))]
-    row = ClinicalRow(
-        line=0,
-        ids=frozenset(name for own in ids for name in table.spell(own)),
-        patient_id=next(iter([*names("patient"), *derived]), None),
-        idh=IDH_UNKNOWN if idh is None else idh,
-        grade=read("grade"),
-        age=read("age"),
-        sex=read("sex"),
-        split=read("split"),
-        site=read("site"),
-        aliases=frozenset(names("aliases")),
-        source="",
-    )
-    return row, problems
+    Args:
+        text: The table.
+        used: Normalised names of the columns that are, with what each says.
+        where: File, for messages.
+        looks: See `mttu.data.clinical_tables.describe_unused`.
+    """
+    hidden = [
+        name for index, name in enumerate(text.header) if normalise_column(name) in used and text.is_hidden(index)
+    ]
+    notes = [*text.notes, *describe_unused(text.header, used, looks)]
+    notes += [f"column {name} is hidden and counts like the others" for name in hidden]
+    return [
+        *(Finding("warning", "", f"{where}: {warning}") for warning in text.warnings),
+        *(Finding("note", "", f"{where}: {note}") for note in notes),
+    ]

@@ -1,4 +1,4 @@
-"""The cells of a clinical table as text: .csv with comma, semicolon or tab, .tsv, .xlsx. `NA` stays `NA`."""
+"""The cells of a table as text: .csv with comma, semicolon or tab, .tsv, .xlsx. `NA` stays `NA`."""
 
 import csv
 import io
@@ -6,13 +6,11 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import openpyxl
-
-from mttu.errors import InputError
+from mttu.data.workbooks import Sheet, describe_sheet, open_sheet
+from mttu.errors import InputError, raise_if_any
 
 LARGEST_BYTES = 32 * 2**20
 MOST_CELLS = 2_000_000
@@ -30,40 +28,60 @@ class TextTable:
     """As spelled in the file, trimmed."""
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     """Line in the file, counted from 1, and trimmed cells; empty rows are left out."""
-    problems: tuple[str, ...]
-    """Rows that don't fit the header, by line."""
+    crooked: frozenset[int] = frozenset()
+    """Lines that have more or fewer values than the header."""
+    sheet: Sheet | None = None
+    """Of a workbook."""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def find_flaw(self, line: int, index: int) -> str | None:
+        """Why the value of a cell is not in the file, None if it is; columns are counted from 0 here."""
+        return None if self.sheet is None else self.sheet.flaws.get((line, index + 1))
+
+    def name_cell(self, line: int, index: int) -> str:
+        """`; cell IDH!B7` of a workbook, for messages; nothing of a text."""
+        return "" if self.sheet is None else f"; cell {self.sheet.name_cell(line, index + 1)}"
+
+    def is_hidden(self, index: int) -> bool:
+        """Whether a column is hidden in the workbook."""
+        return self.sheet is not None and index + 1 in self.sheet.hidden_columns
 
 
-def read_text_table(path: Path) -> TextTable:
-    """Reads a table whose first row that isn't empty names the columns; of a workbook the first sheet.
+def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
+    """Reads a table whose first row that isn't empty names the columns; of a workbook the first sheet that is shown.
 
     Text must be UTF-8, or UTF-16 with its mark. Latin-1 is refused: any bytes at all can be read as Latin-1, so that a
     wrong guess would change ids without a word.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
 
     Raises:
         InputError: No such file, too large, damaged, of another kind or encoding.
     """
     ending = path.suffix.lower()
     if ending in _FOREIGN:
-        raise InputError(f"clinical table {path}: {ending} cannot be read; save it as .csv (UTF-8) or .xlsx")
+        raise InputError(f"{what} {path}: {ending} cannot be read; save it as .csv (UTF-8) or .xlsx")
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"clinical table {path}: cannot be read (no file); give a .csv, .tsv or .xlsx file")
+            raise InputError(f"{what} {path}: cannot be read (no file); give a .csv, .tsv or .xlsx file")
         if path.stat().st_size > LARGEST_BYTES:
-            raise InputError(f"clinical table {path}: larger than {LARGEST_BYTES >> 20} MiB; give a clinical table")
+            raise InputError(f"{what} {path}: larger than {LARGEST_BYTES >> 20} MiB; give a {what}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"clinical table {path}: cannot be read ({error}); give a .csv, .tsv or .xlsx file") from None
+        raise InputError(f"{what} {path}: cannot be read ({error}); give a .csv, .tsv or .xlsx file") from None
     try:
         if ending not in _WORKBOOKS:
             return _to_table(_read_text(data, tabs=ending == ".tsv"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and validation rules, which are not read here
-            return _to_table(_read_workbook(data), pad=True)
+            return _read_workbook(data)
     except InputError as error:
-        raise InputError([f"clinical table {path}: {problem}" for problem in error.problems]) from None
+        raise InputError([f"{what} {path}: {problem}" for problem in error.problems]) from None
 
 
 def _read_text(data: bytes, tabs: bool) -> Iterator[tuple[int, Sequence[str]]]:
@@ -85,34 +103,35 @@ def _read_text(data: bytes, tabs: bool) -> Iterator[tuple[int, Sequence[str]]]:
         raise InputError(f"line {reader.line_num}: cannot be read ({error}); mend the quotes in this line") from None
 
 
-def _read_workbook(data: bytes) -> Iterator[tuple[int, Sequence[str]]]:
+def _read_workbook(data: bytes) -> TextTable:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > LARGEST_BYTES:
             raise InputError(f"unpacks to more than {LARGEST_BYTES >> 20} MiB; give a clinical table")
-        workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        sheet = workbook.worksheets[0]
-        sheet.reset_dimensions()  # what the file claims to hold: each row would be filled up to it
-        for line, values in enumerate(sheet.iter_rows(values_only=True), start=1):
-            yield line, [_to_text(value) for value in values]
+        sheet, lines = open_sheet(io.BytesIO(data))
+        table = _to_table(lines, pad=True)
+        there = {line for line, _ in table.rows}
+        raise_if_any(
+            [
+                f"cell {sheet.name_cell(line, column)} holds {flaw}"
+                for (line, column), flaw in sheet.flaws.items()
+                if line not in there and flaw.startswith("a formula")  # of the header, or of a row of nothing else
+            ]
+        )
     except InputError:
         raise
     except Exception as error:  # a damaged part may raise anything: openpyxl promises no kind of error
         reason = type(error).__name__ if isinstance(error, KeyError | IndexError) else error
         raise InputError(f"cannot be read as .xlsx ({reason}); save it again, or as .csv (UTF-8)") from None
-
-
-def _to_text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    return "" if value is None else str(value)
+    found, notes = describe_sheet(sheet, [line for line, _ in table.rows])
+    return replace(table, sheet=sheet, warnings=tuple(found), notes=tuple(notes))
 
 
 def _to_table(lines: Iterator[tuple[int, Sequence[str]]], pad: bool = False) -> TextTable:
     """Checks that rows are as wide as the header; `pad` fills short ones, for workbooks leave out empty cells."""
     header: tuple[str, ...] = ()
-    rows, problems, cells_read = [], [], 0
+    rows, crooked, cells_read = [], set(), 0
     for line, written in lines:
         cells_read += len(written) + 1
         if cells_read > MOST_CELLS:
@@ -121,8 +140,8 @@ def _to_table(lines: Iterator[tuple[int, Sequence[str]]], pad: bool = False) -> 
         filled = max((index for index, cell in enumerate(cells, start=1) if cell), default=0)
         if not header:
             header = cells[:filled]  # spreadsheets like to add empty columns at the end, and empty rows
-        elif filled > len(header) or (filled > 0 and len(cells) < len(header) and not pad):
-            problems.append(f"line {line} has not {len(header)} values as the header")
         elif filled:
             rows.append((line, (*cells, *[""] * len(header))[: len(header)]))
-    return TextTable(header, tuple(rows), tuple(problems))
+            if filled > len(header) or (len(cells) < len(header) and not pad):
+                crooked.add(line)
+    return TextTable(header, tuple(rows), frozenset(crooked))

@@ -33,6 +33,10 @@ class ClinicalRow:
     """Names of the same patient in other data sets."""
     source: str
     """The file; of a row that several files make up, file and line are those of the first."""
+    problems: tuple[str, ...] = ()
+    """Why the row cannot be used, with its place; kept only where cases with errors are left out."""
+    warnings: tuple[str, ...] = ()
+    """What was decided where its cells could be read in two ways, with its place."""
 
     @property
     def place(self) -> str:
@@ -40,11 +44,15 @@ class ClinicalRow:
         return f"{self.source} line {self.line}"
 
 
-def join_rows(tables: Sequence[Sequence[ClinicalRow]]) -> list[ClinicalRow]:
+def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool = False) -> list[ClinicalRow]:
     """Makes one row of the rows of different tables that share an id, directly or through others.
 
     A row that no other table knows stays as it is, so that two rows of one table can still name one case. LGG agrees
     with the grades I to III and HGG with IV; else what two tables say must be equal.
+
+    Args:
+        tables: Rows of each.
+        keep_bad: Keep what is wrong as a problem of its row.
 
     Raises:
         InputError: What two tables say differently, with both places, and two rows of one table that tell of a case of
@@ -63,11 +71,14 @@ def join_rows(tables: Sequence[Sequence[ClinicalRow]]) -> list[ClinicalRow]:
         twice = [rows[index] for index in group if counts[table_of[index]] > 1]
         if twice:
             places = name_some([row.place for row in twice])
-            problems.append(f"{_name(twice)}: two rows of one table ({places}); keep one")
+            found = [f"two rows of one table ({places}); keep one"]
         else:
-            problems += _find_contradictions(own)
-            joined.append(_merge(own))
-    raise_if_any(problems)
+            found = find_contradictions(own)
+        problems += [f"{_name(twice or own)}: {problem}" for problem in found]
+        whole = merge_rows(own)
+        joined.append(replace(whole, problems=(*whole.problems, *found)))
+    if not keep_bad:
+        raise_if_any(problems)
     return joined
 
 
@@ -107,7 +118,8 @@ _COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Has
 """What is compared, how it is shown, and by what it is compared; None says nothing."""
 
 
-def _find_contradictions(group: Sequence[ClinicalRow]) -> list[str]:
+def find_contradictions(group: Sequence[ClinicalRow]) -> list[str]:
+    """What rows of one case say differently, each with its values and places."""
     problems = []
     for what, said, key in _COMPARED:
         first: dict[Hashable, ClinicalRow] = {}
@@ -116,11 +128,13 @@ def _find_contradictions(group: Sequence[ClinicalRow]) -> list[str]:
                 first.setdefault(key(said(row)), row)
         if len(first) > 1:
             listed = " and ".join(f"{said(row)!r} ({row.place})" for row in first.values())
-            problems.append(f"{_name(group)}: {what} is {listed}; correct one of the tables")
+            problems.append(f"{what} is {listed}; correct one of the tables")
     return list(dict.fromkeys(problems))
 
 
-def _merge(group: Sequence[ClinicalRow]) -> ClinicalRow:
+def merge_rows(group: Sequence[ClinicalRow]) -> ClinicalRow:
+    """One row of several that don't contradict each other; the first that says a thing counts."""
+
     def first(said: Callable[[ClinicalRow], Any]) -> Any:
         return next((said(row) for row in group if said(row) is not None), None)
 
@@ -135,4 +149,6 @@ def _merge(group: Sequence[ClinicalRow]) -> ClinicalRow:
         split=first(lambda row: row.split),
         site=first(lambda row: row.site),
         aliases=frozenset().union(*(row.aliases for row in group)),
+        problems=tuple(problem for row in group for problem in row.problems),
+        warnings=tuple(warning for row in group for warning in row.warnings),
     )

@@ -3,12 +3,13 @@
 Only the columns named here are ever read. The WHO 2021 diagnosis is not among them: it holds the IDH status in words.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mttu.data.clinical_values import FIELDS
-from mttu.errors import InputError
+from mttu.errors import InputError, name_some, say_count
 
 ROLES = ("ids", "patient", "aliases", *FIELDS)
 """What a column can be for."""
@@ -18,9 +19,22 @@ _UPENN = re.compile(r"(UPENN-GBM-\d{5})_\d{2}")
 _EGD = re.compile(r"(?:MR_)?(EGD-\d{4})")
 
 
+LOOKS: Mapping[str, re.Pattern[str]] = {
+    "idh": re.compile(r"(^|_)idh"),
+    "age": re.compile(r"(^|_)age(_|$)"),
+    "grade": re.compile(r"(^|_)grade"),
+    "sex": re.compile(r"(^|_)(sex|gender)(_|$)"),
+    "split": re.compile(r"(^|_)(split|fold|subset|partition|set)(_|$)"),
+    "patient_id": re.compile(r"(^|_)(patient|subject|participant)(_|$)"),
+    "site": re.compile(r"(^|_)(site|hospital|institution|centre|center)(_|$)"),
+}
+"""What the names of columns that are not known make think of."""
+_MOST_NAMED = 30
+
+
 def normalise_column(name: str) -> str:
-    """Column names count without regard to case; spaces and underscores are the same."""
-    return re.sub(r"[\s_]+", "_", name.strip().lower())
+    """Column names count without regard to case; spaces, underscores, dots and dashes are the same."""
+    return re.sub(r"[\s_.\-]+", "_", name.strip().lower())
 
 
 def _as_written(name: str) -> tuple[str, ...]:
@@ -81,17 +95,32 @@ class ClinicalTable:
         return tuple(dict.fromkeys(normalise_column(name) for name in (*EVERYWHERE.get(role, ()), *own)))
 
 
+_IDH_COLUMNS = tuple(
+    gene + ending
+    for gene, ending in itertools.product(
+        ("idh", "idh1/2", "idh1_2", "idh1", "idh2", "idh_1", "idh_2", "paper_idh"),
+        ("", "_status", "_mutation", "_mutation_status", "_mutated", "_mutant", "_genotype", "_type"),
+    )
+)
+
 EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "ids": ("case_id",),
-    "patient": ("patient_id",),
-    "idh": ("idh", "idh_status"),
+    "patient": ("patient_id", "patient"),
+    "idh": _IDH_COLUMNS,
     "grade": ("grade",),
     "age": ("age",),
     "sex": ("sex", "gender"),
     "site": ("site",),
     "split": ("split",),
 }
-"""Columns that any table may have or be given."""
+"""Columns that any table may have or be given. `paper_IDH.status` is a column of TCGA's tables."""
+
+
+def gene_of(column: str) -> str:
+    """`IDH1` or `IDH2` for a column of one gene, `IDH` for any other, by its normalised name."""
+    found = re.match(r"(?:paper_)?idh_?([12])(?![/\d]|_[12])", column)
+    return f"IDH{found[1]}" if found else "IDH"
+
 
 _TCGA_IDS = ("tcia_subject_id", "tcga_tcia_subject_id")
 GENERIC = ClinicalTable(
@@ -183,10 +212,13 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
     said = {role: [name for name in table.columns(role) if name in names] for role in FIELDS}
     problems += [
         f"columns {' and '.join(columns)} say the same; keep one of them"
-        for columns in said.values()
-        if len(columns) > 1
+        for role, columns in said.items()
+        if len(columns) > 1 and role != "idh"  # these are read together
     ]
-    if alone and table is GENERIC and not said["idh"] and not said["split"]:
+    genes = {gene_of(name) for name in said["idh"]}
+    own = {normalise_column(name) for name in table.fields.get("idh", ())}
+    decided = "IDH" in genes or genes == {"IDH1", "IDH2"} or bool(own & set(said["idh"]))
+    if alone and table is GENERIC and not decided and not said["split"]:
         problems.append(f"no column idh (or IDH_status) and no column split; found {listed}")
     elif not any(said.values()):
         wanted = ", ".join(table.columns(role)[0] for role in FIELDS)
@@ -197,4 +229,32 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
             for name in names
             if re.search(r"(^|_)idh", name)
         ]
+    if said["idh"] and not decided:
+        problems.append(
+            f"column {said['idh'][0]} is of one gene alone; call it idh if its wild type is that of IDH, "
+            "or add the column of the other gene"
+        )
     return problems
+
+
+def describe_unused(
+    header: Sequence[str], used: Mapping[str, str], looks: Mapping[str, re.Pattern[str]] = LOOKS
+) -> list[str]:
+    """Names the columns that are not used, and for each that looks like a known one, which.
+
+    Args:
+        header: As spelled in the file.
+        used: Normalised names of the columns that are, with what each says.
+        looks: What a name may make think of; not of what a column says already, but for IDH.
+    """
+    roles = set(used.values())
+    unused = [name for name in header if name and normalise_column(name) not in used]
+    if not unused:
+        return []
+    count = say_count(len(unused), "column is", "columns are")
+    notes = [f"{count} not used: {name_some(unused, _MOST_NAMED)}"]
+    for name in unused:
+        alike = [role for role, pattern in looks.items() if pattern.search(normalise_column(name))]
+        told = [role for role in alike if role == "idh" or not {role, role.removesuffix("_id")} & roles]
+        notes += [f"column {name} looks like {role} but is not used; call it {role} if it is that" for role in told]
+    return notes

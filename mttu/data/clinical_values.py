@@ -37,6 +37,9 @@ _GRADE = re.compile(r"(?:who )?(?:cns )?(?:grade ?)?(?:g(?=[1-4]))?(lgg|hgg|i{1,
 _DIGITS = {"I": "1", "II": "2", "III": "3", "IV": "4"}
 _LOW, _HIGH = ("LGG", "I", "II", "III", "1", "2", "3"), ("HGG", "IV", "4")
 _AGE = re.compile(r"(?:>|>=|\u2265)? ?([0-9]{1,3}(?:[.,][0-9]+)?) ?\+?")
+_THOUSANDS = re.compile(r"[0-9]{1,3}[.,][0-9]{3}")
+_YOUNGEST_WITH_THREE_DIGITS = 18
+""""60.463" is an age as BraTS writes it; "1.050" years may be 1050 of something."""
 _SEX = {"f": "female", "female": "female", "m": "male", "male": "male", "other": "other"}
 _SPLIT = {
     **{name: name for name in ("train", "val", "unlabelled", "test")},
@@ -124,7 +127,11 @@ def grade_digit(grade: str | None) -> str | None:
 
 
 def parse_age(text: str) -> float | None:
-    """Age in years, 0 to `OLDEST_YEARS`; of the ages that are hidden on purpose, `>89` and `90+`, the number."""
+    """Age in years, 0 to `OLDEST_YEARS`; of the ages that are hidden on purpose, `>89` and `90+`, the number.
+
+    Raises:
+        ValueError: Any other text; a young age whose three decimals may be thousands, such as `1.050`.
+    """
     plain = _plain(text)
     if plain.lower() in UNKNOWN:
         return None
@@ -132,6 +139,8 @@ def parse_age(text: str) -> float | None:
     age = float(found.group(1).replace(",", ".")) if found else -1
     if not 0 <= age <= OLDEST_YEARS:
         raise ValueError
+    if age < _YOUNGEST_WITH_THREE_DIGITS and _THOUSANDS.fullmatch(plain):
+        raise ValueError("the mark before three digits may separate thousands; write it without, or fewer digits")
     return age
 
 

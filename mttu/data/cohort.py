@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mttu.data.clinical import read_clinical
+from mttu.data.clinical import ClinicalTables, read_clinical_tables
 from mttu.data.cohort_request import CohortRequest, check_request
 from mttu.data.copies import find_copies, find_twins
 from mttu.data.findings import Finding, merge_findings, to_findings
@@ -100,22 +100,28 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     checked = check_volumes(cases, request.modalities, synthetic, on_case)
     findings += checked.findings
     try:
-        rows = read_clinical(request.clinical, request.clinical_format) if request.clinical else []
-        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk)
+        tables = ClinicalTables([], [])
+        if request.clinical:
+            tables = read_clinical_tables(request.clinical, request.clinical_format, request.skip_bad)
+        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk, findings)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return _answer(None, findings)
+    findings += tables.findings
     counts = Counter(case.case_id for case in cases)
     cases = [case for case in cases if counts[case.case_id] == 1]
     if request.skip_bad:
         cases = _without_errors(cases, findings)
-    joined = join_clinical(cases, rows, crosswalk, {case.case_id for _, case in found})
+    told = {case.case_id: case.told for _, case in found if case.told}
+    joined = join_clinical(cases, tables.rows, crosswalk, {case.case_id for _, case in found}, told)
     findings += joined.findings
     pairs: Sequence[tuple[Case, str | None]] = joined.cases
     if request.skip_bad:
         bad = _ids_with_errors(findings)
         pairs = [pair for pair in pairs if pair[0].case_id not in bad]
     if request.recipe == "paper":
+        if any(split for _, split in pairs):
+            findings.append(Finding("note", "", "splits that tables name do not count with --recipe paper"))
         second = {case.case_id for place, case in found if place == 1}
         training = [case for case, _ in pairs if case.case_id not in second]
         test = [case for case, _ in pairs if case.case_id in second]

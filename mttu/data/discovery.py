@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mttu.data.findings import Finding
 from mttu.data.layouts import LAYOUTS, FoundCase, match_folder, volume_stem
+from mttu.data.left_out import OTHER_VOLUMES, LeftOut, describe_left_out, describe_skipped, is_left_out
 from mttu.errors import InputError, say_count
 
 PREDICTIONS = "predictions.parquet"
@@ -14,12 +16,17 @@ PREDICTIONS = "predictions.parquet"
 _MOST_NAMED = 3
 
 
-def walk_folders(root: Path) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     """Folders at or below `root` in order, each with the NIfTI files directly in it.
 
-    Hidden files and folders and folders of predictions are left out; links to folders are followed, each real folder
-    once.
+    Hidden files and folders, bins and folders of predictions are left out; links to folders are followed, each real
+    folder once.
+
+    Args:
+        root: Where to begin.
+        left_out: What is left out is added to it.
     """
+    left = LeftOut() if left_out is None else left_out
     pending, seen = [root], set()
     while pending:
         folder = pending.pop()
@@ -29,24 +36,34 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, tuple[Path, ...]]]:
         seen.add(real)
         try:
             with os.scandir(folder) as entries:
-                visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-                folders = [folder / entry.name for entry in visible if entry.is_dir()]
-                files = [folder / entry.name for entry in visible if entry.is_file()]
+                there = sorted(entries, key=lambda entry: entry.name)
+                folders = [folder / entry.name for entry in there if entry.is_dir()]
+                files = [folder / entry.name for entry in there if entry.is_file()]
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror}); allow it, or move it away") from None
         if any(file.name == PREDICTIONS for file in files):
+            left.predictions.append(folder)
             continue
-        yield folder, tuple(file for file in files if volume_stem(file) is not None)
-        pending.extend(reversed(folders))
+        shown = [file for file in files if not file.name.startswith(".")]
+        volumes = tuple(file for file in shown if volume_stem(file) is not None)
+        left.hidden += [file for file in files if file not in shown and volume_stem(file) is not None]
+        left.volumes += [file for file in shown if file not in volumes and file.name.lower().endswith(OTHER_VOLUMES)]
+        yield folder, volumes
+        bins = [inner for inner in folders if is_left_out(inner.name)]
+        left.folders += bins
+        pending.extend(inner for inner in reversed(folders) if inner not in bins)
 
 
-def discover_folder(root: Path, layout: str | None, modalities: Sequence[str]) -> list[FoundCase]:
+def discover_folder(
+    root: Path, layout: str | None, modalities: Sequence[str], findings: list[Finding] | None = None
+) -> list[FoundCase]:
     """Finds the cases of one data set at or below a folder.
 
     Args:
         root: Absolute folder.
         layout: Name in `LAYOUTS`; None: the one layout that any folder fits.
         modalities: Those that every case needs.
+        findings: What is there and not used is added.
 
     Returns:
         All cases in the order of their folders, then every folder whose volumes belong to no case as a case that has
@@ -58,41 +75,67 @@ def discover_folder(root: Path, layout: str | None, modalities: Sequence[str]) -
     if layout is not None and layout not in LAYOUTS:
         known = ", ".join(f"{name} ({one.title})" for name, one in LAYOUTS.items())
         raise InputError(f"layout {layout!r}: unknown; choose one of {known}")
-    folders = list(walk_folders(root))
+    left_out = LeftOut()
+    folders = list(walk_folders(root, left_out))
     names = list(LAYOUTS) if layout is None else [layout]
-    cases = {
-        name: [case for folder, _ in folders if (case := match_folder(folder, name, modalities))] for name in names
-    }
-    fitting = [name for name in names if cases[name]]
+    fitting = _match(folders, names, modalities, exact=True)
+    if len(fitting) != 1:
+        fitting = fitting or _match(folders, names, modalities, exact=False)
+    else:  # of this data set, what is spelled otherwise too
+        fitting = _match(folders, list(fitting), modalities, exact=False)
     if len(fitting) > 1:
         candidates = " or ".join(
-            f"{name} ({LAYOUTS[name].title}: {_say_cases(cases[name])}, e.g. {cases[name][0].folder.name})"
-            for name in fitting
+            f"{name} ({LAYOUTS[name].title}: {_say_cases(cases)}, e.g. {cases[0].folder.name})"
+            for name, cases in fitting.items()
         )
         raise InputError(
             f"{root}: its names fit {candidates}; pass --layout NAME, or give the data sets as separate folders"
         )
     if not fitting:
         raise InputError(f"{root}: holds no case; {_describe_expected(names)}{_describe_found(folders)}")
-    found = cases[fitting[0]]
-    return [*found, *_find_strangers(folders, found, fitting[0])]
+    ((name, found),) = fitting.items()
+    if findings is not None:
+        findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
+    return [*found, *_find_strangers(folders, found, name)]
 
 
-def discover_any(root: Path, modalities: Sequence[str]) -> list[FoundCase]:
+def _match(
+    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str], exact: bool
+) -> dict[str, list[FoundCase]]:
+    """Cases by layout, of the layouts that have any."""
+    cases = {
+        name: [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
+        for name in names
+    }
+    return {name: found for name, found in cases.items() if found}
+
+
+def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
     """Finds all that could be a case at or below a folder, each by itself, whatever its layout.
+
+    Args:
+        root: Absolute folder.
+        modalities: Those that every case needs.
+        findings: What is left out is added.
 
     Returns:
         Complete cases, and with their problems those that are not or that fit several layouts.
     """
-    folders = list(walk_folders(root))
+    left_out = LeftOut()
+    folders = list(walk_folders(root, left_out))
     cases = []
     for folder, _ in folders:
-        fitting = [case for name in LAYOUTS if (case := match_folder(folder, name, modalities))]
+        for exact in (True, False):
+            fitting = [case for name in LAYOUTS if (case := match_folder(folder, name, modalities, exact))]
+            if fitting:
+                break
         if len(fitting) > 1:
             titles = " and ".join(LAYOUTS[case.layout].title for case in fitting)
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
             fitting = [replace(fitting[0], case_id=folder.name, problems=(problem,))]
         cases += fitting
+    if findings is not None:
+        findings += describe_skipped(root, left_out)
     return [*cases, *_find_strangers(folders, cases, None)]
 
 

@@ -16,6 +16,7 @@ from mttu.data.discovery import discover_any, discover_folder
 from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import choose_modality, fingerprint
 from mttu.data.joining import UNSAFE
+from mttu.data.label_anatomy import MaskLook, find_label_suspicions, look_at_mask
 from mttu.data.label_choice import choose_labels, note_labels
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
 from mttu.data.layouts import FoundCase
@@ -58,9 +59,9 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
     found: list[tuple[int, FoundCase]] = []
     for index, place in enumerate(request.places):
         if not place.is_dir():
-            found += [(index, case) for case in read_path_table(place, request.modalities)]
+            found += [(index, case) for case in read_path_table(place, request.modalities, findings)]
             continue
-        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities)
+        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities, findings)
         found += [(index, case) for case in cases]
     chosen = choose_labels([case for _, case in found], request.labels)
     found = [(index, case) for (index, _), case in zip(found, chosen, strict=True)]
@@ -147,10 +148,14 @@ def check_volumes(
         synthetic: Those that are no patient's.
         on_case: Told how many cases have been read, of how many, and the newest.
 
+    Returns:
+        Errors, and warnings for those that can be read, and for their masks together; and what is compared.
+
     Raises:
         InputError: A marker of synthetic cases is damaged.
     """
     compared = choose_modality(modalities)
+    looks: dict[str, MaskLook] = {}
 
     def read(case: Case) -> CheckedVolumes:
         try:
@@ -160,6 +165,8 @@ def check_volumes(
         errors = []
         if sources.seg is not None and not sources.seg.any():
             errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
+        elif sources.seg is not None:
+            looks[case.case_id] = look_at_mask(sources.seg)
         voxels = sources.images[modalities.index(compared)]
         suspicions = find_suspicions(case, modalities, sources, case in synthetic)
         return CheckedVolumes(
@@ -176,6 +183,7 @@ def check_volumes(
             checked.digests.update(one.digests)
             if on_case is not None:
                 on_case(done, len(cases), case.case_id)
+    checked.findings.extend(find_label_suspicions(cases, looks))
     return checked
 
 

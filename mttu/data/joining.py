@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mttu.data.clinical import ClinicalRow
+from mttu.data.clinical import ClinicalRow, site_of_row
+from mttu.data.clinical_rows import find_contradictions, merge_rows
 from mttu.data.clinical_values import site_of_barcode
 from mttu.data.findings import Finding, to_findings
+from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.leakage import CrosswalkRow, OtherNames
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.names import NameIndex
@@ -34,6 +36,7 @@ def join_clinical(
     rows: Sequence[ClinicalRow],
     crosswalk: Sequence[CrosswalkRow],
     present: Collection[str],
+    told: Mapping[str, ClinicalRow] | None = None,
 ) -> Joined:
     """Gives every case what its row says.
 
@@ -45,7 +48,9 @@ def join_clinical(
         rows: Of all clinical tables.
         crosswalk: Patients under several names.
         present: Ids of all cases that were found, those that cannot be used included.
+        told: Case id to what its line in a table of paths says, which a clinical row may add to but not contradict.
     """
+    told = told or {}
     by_name = NameIndex((name, index) for index, row in enumerate(rows) for name in sorted(row.ids))
     synonyms = NameIndex((name, named) for named in crosswalk for name in named.names)
     problems: list[str] = []
@@ -61,9 +66,17 @@ def join_clinical(
     problems += refused
     joined: list[tuple[Case, str | None]] = []
     notes: list[str] = []
+    warnings: list[str] = []
     other_names: list[OtherNames] = []
     for case in cases:
         row = rows[row_of[case.case_id]] if case.case_id in row_of else None
+        if row:
+            problems += [f"case {case.case_id}: {problem}" for problem in row.problems]
+        if case.case_id in told:
+            row, contradictions = _add_told(told[case.case_id], row)
+            problems += [f"case {case.case_id}: {problem}" for problem in contradictions]
+        if row:
+            warnings += [f"case {case.case_id}: {warning}" for warning in row.warnings]
         other_names.append(_name_others(case, row))
         patient_id = patients[case.case_id]
         if patient_id != case.patient_id and not is_safe_name(patient_id):
@@ -84,14 +97,26 @@ def join_clinical(
         )
     elif rows:
         without = [case.case_id for case in cases if case.case_id not in row_of]
+        without = [name for name in without if name not in told or told[name].idh == IDH_UNKNOWN]
+        warnings += [f"clinical table {problem} (no case here)" for row in unused for problem in row.problems]
         if unused:
             ids = _name([min(row.ids, default="?") for row in unused])
             notes.append(f"{say_count(len(unused), 'clinical row has', 'clinical rows have')} no case here ({ids})")
         if without:
             count = say_count(len(without), "case has", "cases have")
             notes.append(f"{count} no clinical row: IDH status unknown ({_name(without)})")
-    findings = (*to_findings("error", problems), *to_findings("note", notes))
+    findings = (*to_findings("error", problems), *to_findings("warning", warnings), *to_findings("note", notes))
     return Joined(tuple(joined), findings, row_of, tuple(other_names))
+
+
+def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, list[str]]:
+    """What a line of a table of paths and a clinical row say together, and where they contradict each other."""
+    if row is None:
+        return told, []
+    written = replace(row, site=None) if row.site == site_of_row(row) else row  # a barcode's site is a guess
+    contradictions = find_contradictions([told, replace(written, patient_id=None)])
+    whole = merge_rows([told, row])
+    return replace(whole, ids=row.ids, patient_id=row.patient_id, line=row.line, source=row.source), contradictions
 
 
 def _rows_of(case: Case, by_name: NameIndex[int], synonyms: NameIndex[CrosswalkRow]) -> list[int]:

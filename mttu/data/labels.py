@@ -37,9 +37,12 @@ CONVENTIONS: Mapping[str, Convention] = {
     "brats2023": Convention("BraTS 2023", {0: 0, 1: 1, 2: 2, 3: 3}),
     "brats2024": Convention("BraTS 2024, resection cavity 4 becomes background", {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}),
     "brats2024-no-cavity": Convention("BraTS 2024, resection cavity 4 refused", {0: 0, 1: 1, 2: 2, 3: 3}),
+    "msd": Convention("Medical Segmentation Decathlon and nnU-Net: 1 is edema", {0: 0, 1: 2, 2: 1, 3: 3}),
     "whole-tumour": Convention("whole tumour without parts", {0: 0, 1: WHOLE_TUMOUR}),
 }
-"""Known conventions. In BraTS 2013, 1 is necrosis and 3 non-enhancing tumour; together they are NCR/NET."""
+"""Known conventions. In BraTS 2013, 1 is necrosis and 3 non-enhancing tumour; together they are NCR/NET. `msd` is the
+order of Task01_BrainTumour (dataset.json: 1 edema, 2 non-enhancing tumor, 3 enhancing tumour; Antonelli et al. 2022,
+doi:10.1038/s41467-022-30695-9), to which nnU-Net converts BraTS masks (2, 1, 4 become 1, 2, 3)."""
 
 
 def find_convention(name: str) -> Convention:

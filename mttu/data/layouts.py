@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mttu.data.clinical_rows import ClinicalRow
+
 ENDINGS = (".nii.gz", ".nii")
 SEG, BRAIN_MASK = "seg", "brain mask"
 """Roles beside the modalities."""
@@ -131,6 +133,8 @@ class FoundCase:
     labels: str | None = None
     """Label convention that a table of paths names for this case."""
     site: str | None = None
+    told: ClinicalRow | None = None
+    """What a table of paths says of this case beside its files."""
 
 
 def volume_stem(path: Path) -> str | None:
@@ -141,29 +145,33 @@ def volume_stem(path: Path) -> str | None:
     return None
 
 
-def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCase | None:
-    """Reads a folder as a case of one layout.
+def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool = True) -> FoundCase | None:
+    """Reads a folder as a case of one layout; files of a case match whatever the case of their letters.
 
     Args:
         folder: Folder that may be a case.
         name: Of the layout.
         modalities: Those that are needed.
+        exact: Whether at least one image must be spelled as the layout spells it: some layouts differ by that alone.
 
     Returns:
         The case, with a problem for each needed modality that is missing or there twice, and for each name that is no
         file; None if the folder has none of the layout's images.
     """
     layout = LAYOUTS[name]
-    match = re.fullmatch(layout.folder, folder.name)
+    match = re.fullmatch(layout.folder, folder.name, 0 if exact else re.IGNORECASE)
     if match is None:
         return None
     case_id = match["case"]
     groups = match.groupdict()
     found: dict[str, list[Path]] = {}
+    spelled_so = False
     for role, templates in layout.templates(tuple(layout.images), case_id).items():
-        alternatives = (_find(folder, template.replace("{case}", case_id)) for template in templates)
-        found[role] = next(filter(None, alternatives), [])
-    if not any(found[modality] for modality in layout.images):
+        stems = [template.replace("{case}", case_id) for template in templates]
+        found[role], own = next(((paths, stem) for stem in stems if (paths := _find(folder, stem))), ([], ""))
+        if role in layout.images:
+            spelled_so |= any(volume_stem(path) == own.rpartition("/")[2] for path in found[role])
+    if not any(found[modality] for modality in layout.images) or (exact and not spelled_so):
         return None
     problems = []
     wanted = (*modalities, SEG, BRAIN_MASK)
@@ -186,7 +194,9 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str]) -> FoundCas
 
 
 def _find(folder: Path, template: str) -> list[Path]:
-    """What has the name of a template with any NIfTI ending, links to nothing included, hidden ones left out."""
+    """What has the name of a template with any NIfTI ending, whatever the case of its letters, links to nothing
+    included, hidden ones left out.
+    """
     place = folder
     *parents, stem = template.split("/")
     while parents and parents[0] == "..":
@@ -202,5 +212,10 @@ def _find(folder: Path, template: str) -> list[Path]:
     found = []
     for inner in folders:
         listed = sorted(os.listdir(inner), key=len, reverse=True)  # by name: some file systems take T1 for t1
-        found += [inner / name for name in listed if volume_stem(Path(name)) == stem]
+        found += [inner / name for name in listed if _is_called(name, stem)]
     return found
+
+
+def _is_called(name: str, stem: str) -> bool:
+    own = volume_stem(Path(name))
+    return own is not None and own.casefold() == stem.casefold()

@@ -15,10 +15,14 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mttu.data.clinical_tables import EVERYWHERE, normalise_column
+from mttu.data.clinical_values import FIELDS
+from mttu.data.findings import Finding
 from mttu.data.fingerprints import SameBrain
 from mttu.data.manifest import Case
 from mttu.data.names import NameIndex
-from mttu.errors import InputError, raise_if_any
+from mttu.data.synonyms import known_patients
+from mttu.errors import InputError, raise_if_any, say_count
 
 _NO_NAME = frozenset({"", "-", "na", "n/a", "nan", "none", "unknown"})
 _SIDES = {"train": "training", "unlabelled": "training", "val": "val", "test": "test"}
@@ -84,11 +88,15 @@ class Leaks:
     """One image twice on one side: it only counts twice."""
 
 
-def read_crosswalk(path: Path) -> list[CrosswalkRow]:
+def read_crosswalk(path: Path, findings: list[Finding] | None = None) -> list[CrosswalkRow]:
     """Reads a table in which each row is one patient and each column another naming, e.g. BraTS 2021 and UCSF ids.
 
-    The columns' titles are free; nothing, `NA`, `unknown` and the like stand for no name. Comma, semicolon or tab
-    separate.
+    The columns' titles are free, but those that a clinical table has for other things than names (grade, age, split and
+    so on) are not used; nothing, `NA`, `unknown` and the like stand for no name. Comma, semicolon or tab separate.
+
+    Args:
+        path: CSV in UTF-8.
+        findings: A note on columns that are not used is added.
 
     Raises:
         InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
@@ -101,6 +109,14 @@ def read_crosswalk(path: Path) -> list[CrosswalkRow]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"crosswalk {path}: cannot be read ({error}); give a CSV file in UTF-8") from None
     titles = records[0][1] if records else []
+    facts = {name for role in FIELDS for name in EVERYWHERE[role]}
+    ids = {column for column, title in enumerate(titles) if normalise_column(title) not in facts}
+    if len(ids) < 2:  # refused below, by what is in it
+        ids = set(range(len(titles)))
+    others = [title for column, title in enumerate(titles) if column not in ids]
+    if others and findings is not None:
+        count = say_count(len(others), "column holds no names and is", "columns hold no names and are")
+        findings.append(Finding("note", "", f"crosswalk {path}: {count} not used: {', '.join(others)}"))
     if len(titles) < 2:
         found = ", ".join(titles) or "nothing"
         raise InputError(f"crosswalk {path}: has the columns {found}; expected a header and two or more columns of ids")
@@ -111,7 +127,7 @@ def read_crosswalk(path: Path) -> list[CrosswalkRow]:
         if len(cells) != len(titles):
             problems.append(f"line {line} has {len(cells)} values; expected {len(titles)} as in the header")
             continue
-        named = {column: cell for column, cell in enumerate(cells) if cell.lower() not in _NO_NAME}
+        named = {column: cell for column, cell in enumerate(cells) if column in ids and cell.lower() not in _NO_NAME}
         for name in named.values():
             for column, (other, before) in known.setdefault(name, {}).items():
                 if named.get(column, other) != other and name not in refused:
@@ -150,7 +166,7 @@ def link_patients(
     """
     here = {case.case_id for case in cases}
     others = [names for names in other_names if names.case_id in here]
-    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others)]
+    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others), *_link_known(cases, others)]
     of_files = [(names.file_patient, names.case_id) for names in others]
     of_rows = [(name, names.case_id) for names in others for name in names.row_ids]
     tables = [CrosswalkRow(names.line, (names.case_id, *sorted(names.aliases))) for names in others if names.aliases]
@@ -192,6 +208,23 @@ def _link_file_patients(cases: Sequence[Case], others: Sequence[OtherNames]) -> 
         for name, ids in by_file.items()
         if any(patient[case_id] != name for case_id in ids)
         for first, second in pairwise(ids)
+    ]
+
+
+def _link_known(cases: Sequence[Case], others: Sequence[OtherNames]) -> list[Link]:
+    """Cases whose names are known to be of one patient (`mttu.data.synonyms`)."""
+    beside = {names.case_id: (names.file_patient, *sorted(names.row_ids | names.aliases)) for names in others}
+    patient_of = {case.case_id: case.patient_id for case in cases}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for case in cases:
+        names = (case.case_id, case.patient_id, *beside.get(case.case_id, ()))
+        for patient, reason in known_patients(names).items():
+            found.setdefault(patient, []).append((case.case_id, reason))
+    return [
+        Link(first, second, reason)
+        for same in found.values()
+        for (first, reason), (second, _) in pairwise(same)
+        if patient_of[first] != patient_of[second]
     ]
 
 

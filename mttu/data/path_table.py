@@ -1,107 +1,126 @@
-"""A CSV of paths: cases of any names and folders, one row per case."""
+"""A table of paths: cases of any names and folders, one row per case, with what is known of them."""
 
-import csv
-import io
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mttu.data.clinical import describe_table
+from mttu.data.clinical_files import read_text_table
+from mttu.data.clinical_lines import LineReader
+from mttu.data.clinical_tables import LOOKS, ClinicalTable, normalise_column
+from mttu.data.clinical_values import FIELDS
+from mttu.data.findings import Finding
 from mttu.data.labels import CONVENTIONS
-from mttu.data.layouts import MODALITIES, FoundCase, volume_stem
-from mttu.errors import InputError, raise_if_any
+from mttu.data.layouts import FoundCase, volume_stem
+from mttu.errors import raise_if_any
 
 LAYOUT = "paths"
 """What stands for the layout of such cases."""
-COLUMNS = ("case_id", *MODALITIES, "seg", "brain_mask", "patient_id", "labels", "site")
-"""Only case_id and the modalities in use are needed; other columns are left alone."""
-
+_TABLE = ClinicalTable("table of paths", (), ids=())
+_LOOKS = {**LOOKS, "seg": re.compile(r"(^|_)(mask|seg|segmentation|label)(_|$)")}
 _LONGEST_SHOWN = 60
 
 
-def read_path_table(table: Path, modalities: Sequence[str]) -> list[FoundCase]:
-    """Reads a CSV with `case_id`, a column per modality, and any of seg, brain_mask, patient_id, labels, site.
+def read_path_table(table: Path, modalities: Sequence[str], findings: list[Finding]) -> list[FoundCase]:
+    """Reads a table with `case_id`, a column per modality, and any of seg, brain_mask, patient_id, labels, site.
+
+    What a clinical table may say may stand here too: idh, grade, age, sex, split, in any of the spellings there.
 
     Args:
         table: Comma, semicolon or tab separated, UTF-8. Relative paths start at its folder.
         modalities: Those that every case needs.
+        findings: Columns that are not used are added.
 
     Returns:
-        One case per row; a modality without a path, without a file, or with the file of another one is a problem of its
-        case.
+        One case per row; a modality without a path, without a file, or with the file of another one, a refused cell and
+        a row that does not fit the header are problems of the case.
 
     Raises:
-        InputError: The file cannot be read, a column is missing, or a row does not fit the header.
+        InputError: The file cannot be read, or a column is missing or there twice.
     """
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"table of paths {table}: cannot be read ({error}); give a CSV file in UTF-8") from None
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    try:
-        names = [name.strip().lower() for name in reader.fieldnames or []]
-        reader.fieldnames = names
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise InputError(f"table of paths {table}: is no CSV ({error})") from None
+    what = f"table of paths {table}"
+    text = read_text_table(table, "table of paths")
+    names = [normalise_column(name) for name in text.header]
     missing = [name for name in ("case_id", *modalities) if name not in names]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [f"table of paths {table}: no column {name}; found {', '.join(names)}" for name in missing]
-    problems += [f"table of paths {table}: column {name} is there twice" for name in twice]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    problems = [f"{what}: no column {name}; found {', '.join(names)}" for name in missing]
+    problems += [f"{what}: column {name} is there twice" for name in twice]
+    reader = LineReader(text, _TABLE, table)
     problems += [
-        f"table of paths {table}: line {line} has not {len(names)} values as the header"
-        for line, row in rows
-        if None in row or None in row.values()
+        f"{what}: columns {' and '.join(columns)} say the same; keep one of them"
+        for role in reader.roles - {"idh"}
+        if len(columns := [name for name, own in reader.used.items() if own == role]) > 1
     ]
-    if not rows:
-        problems.append(f"table of paths {table}: has no row")
+    if not text.rows:
+        problems.append(f"{what}: has no row")
     raise_if_any(problems)
-    folder = Path(os.path.abspath(table)).parent
-    return [
-        _read_row({name: value.strip() for name, value in row.items()}, line, table, folder, modalities)
-        for line, row in rows
-    ]
+    own = ("case_id", *modalities, "seg", "brain_mask", "labels")
+    findings += describe_table(text, {**reader.used, **{name: name for name in own if name in names}}, what, _LOOKS)
+    lines = _Lines(table, Path(os.path.abspath(table)).parent, names, reader, tuple(modalities))
+    return [lines.read(line, cells) for line, cells in text.rows]
 
 
-def _read_row(cells: Mapping[str, str], line: int, table: Path, folder: Path, modalities: Sequence[str]) -> FoundCase:
-    case_id = cells["case_id"] or f"line-{line}"
-    problems = [] if cells["case_id"] else [f"case {case_id}: {table} has no case_id in line {line}"]
-    paths: dict[str, Path] = {}
-    role_of: dict[Path, str] = {}
-    for role in (*modalities, "seg", "brain_mask"):
-        text = cells.get(role, "")
-        if not text:
-            if role in modalities:
-                problems.append(f"case {case_id}: no {role}; {table} has no path for it in line {line}")
-            continue
-        path = Path(os.path.abspath(folder / text))
-        try:
-            there, real = path.is_file(), path.resolve()
-        except (OSError, ValueError) as error:  # too long a name, or a character that no name has
-            reason = getattr(error, "strerror", None) or error
-            problems.append(f"case {case_id}: {role} {text[:_LONGEST_SHOWN]!r}: is no path ({reason})")
-            continue
-        if volume_stem(path) is None:
-            problems.append(f"case {case_id}: {role} {text}: expected a file ending in .nii or .nii.gz")
-        elif not there:
-            problems.append(f"case {case_id}: {role} {text}: no such file; relative paths start at {folder}")
-        elif real in role_of:
-            problems.append(f"case {case_id}: {role} {text}: is the file of {role_of[real]} too; give each its own")
+@dataclass(frozen=True)
+class _Lines:
+    table: Path
+    folder: Path
+    names: Sequence[str]
+    """Normalised."""
+    reader: LineReader
+    modalities: tuple[str, ...]
+
+    def read(self, line: int, written: Sequence[str]) -> FoundCase:
+        cells = dict(zip(self.names, written, strict=True))
+        case_id = cells["case_id"] or f"line-{line}"
+        row, refused = self.reader.read(line, written)
+        if not cells["case_id"]:
+            refused = [f"{self.table} has no case_id in line {line}"]
         else:
-            paths[role], role_of[real] = path, role
-    labels = cells.get("labels") or None
-    if labels is not None and labels not in CONVENTIONS:
-        problems.append(f"case {case_id}: labels {labels!r}: unknown; choose one of {', '.join(CONVENTIONS)}")
-    return FoundCase(
-        case_id=case_id,
-        patient_id=cells.get("patient_id") or case_id,
-        layout=LAYOUT,
-        folder=folder,
-        images={name: paths[name] for name in modalities if name in paths},
-        seg=paths.get("seg"),
-        brain_mask=paths.get("brain_mask"),
-        later=False,
-        problems=tuple(problems),
-        labels=labels,
-        site=cells.get("site") or None,
-    )
+            refused = [f"{self.table} line {line}: {problem}" for problem in refused]
+        paths, problems = self._read_paths(line, cells)
+        labels = cells.get("labels") or None
+        if labels is not None and labels not in CONVENTIONS:
+            problems.append(f"labels {labels!r}: unknown; choose one of {', '.join(CONVENTIONS)}")
+        return FoundCase(
+            case_id=case_id,
+            patient_id=row.patient_id or case_id,
+            layout=LAYOUT,
+            folder=self.folder,
+            images={name: paths[name] for name in self.modalities if name in paths},
+            seg=paths.get("seg"),
+            brain_mask=paths.get("brain_mask"),
+            later=False,
+            problems=tuple(f"case {case_id}: {problem}" for problem in (*refused, *problems)),
+            labels=labels,
+            site=row.site,
+            told=replace(row, patient_id=None) if self.reader.roles & set(FIELDS) else None,
+        )
+
+    def _read_paths(self, line: int, cells: Mapping[str, str]) -> tuple[dict[str, Path], list[str]]:
+        problems = []
+        paths: dict[str, Path] = {}
+        role_of: dict[Path, str] = {}
+        for role in (*self.modalities, "seg", "brain_mask"):
+            text = cells.get(role, "")
+            if not text:
+                if role in self.modalities:
+                    problems.append(f"no {role}; {self.table} has no path for it in line {line}")
+                continue
+            path = Path(os.path.abspath(self.folder / text))
+            try:
+                there, real = path.is_file(), path.resolve()
+            except (OSError, ValueError) as error:  # too long a name, or a character that no name has
+                reason = getattr(error, "strerror", None) or error
+                problems.append(f"{role} {text[:_LONGEST_SHOWN]!r}: is no path ({reason})")
+                continue
+            if volume_stem(path) is None:
+                problems.append(f"{role} {text}: expected a file ending in .nii or .nii.gz")
+            elif not there:
+                problems.append(f"{role} {text}: no such file; relative paths start at {self.folder}")
+            elif real in role_of:
+                problems.append(f"{role} {text}: is the file of {role_of[real]} too; give each its own")
+            else:
+                paths[role], role_of[real] = path, role
+        return paths, problems

@@ -4,7 +4,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mttu.data.clinical import read_clinical
+from mttu.data.clinical import read_clinical_tables
+from mttu.data.clinical_tables import describe_unused
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError, raise_if_any
@@ -14,12 +15,13 @@ TRUE_IDH = "true_idh"
 _CLASSES = {"0": IDH_WILD, "1": IDH_MUTANT}
 
 
-def read_truth(path: Path) -> dict[str, int]:
+def read_truth(path: Path, notes: list[str] | None = None) -> dict[str, int]:
     """Case id to 1 mutant or 0 wild type; cases without a known class are not in it.
 
     Args:
         path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or
-            nothing); or a clinical table, see `mttu.data.clinical.read_clinical`.
+            nothing); or a clinical table, see `mttu.data.clinical.read_clinical_tables`.
+        notes: What is not used of the table, or was decided about it, is added.
 
     Raises:
         InputError: The file cannot be read, knows no class, or gives one case two.
@@ -27,7 +29,8 @@ def read_truth(path: Path) -> dict[str, int]:
     if path.suffix == ".parquet":
         pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases if not case.pseudo_label]
     else:
-        pairs = _read_hidden(path) or [(name, row.idh) for row in read_clinical(path) for name in sorted(row.ids)]
+        told: list[str] = [] if notes is None else notes
+        pairs = _read_hidden(path, told) or _read_table(path, told)
     truth: dict[str, int] = {}
     problems = []
     for case_id, idh in pairs:
@@ -59,13 +62,22 @@ def match_truth(truth: Mapping[str, int], case_ids: Sequence[str], path: Path) -
     return f"{known} of {len(case_ids)} cases have a true class"
 
 
-def _read_hidden(path: Path) -> list[tuple[str, int]]:
+def _read_table(path: Path, notes: list[str]) -> list[tuple[str, int]]:
+    tables = read_clinical_tables(path)
+    notes += [finding.text for finding in tables.findings]
+    notes += [f"clinical table {warning}" for row in tables.rows for warning in row.warnings]
+    return [(name, row.idh) for row in tables.rows for name in sorted(row.ids)]
+
+
+def _read_hidden(path: Path, notes: list[str]) -> list[tuple[str, int]]:
     """Pairs of a table with the columns case_id and true_idh; nothing if it is another table."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
             if not {"case_id", TRUE_IDH} <= set(table.fieldnames or []):
                 return []
+            used = {"case_id": "ids", TRUE_IDH: "idh"}
+            notes += [f"truth {path}: {note}" for note in describe_unused(table.fieldnames or [], used, looks={})]
             rows = [(row["case_id"], (row[TRUE_IDH] or "").strip(), table.line_num) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []  # `read_clinical` says what is wrong

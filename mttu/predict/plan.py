@@ -12,6 +12,7 @@ import torch
 from mttu.config import Config, override
 from mttu.data.cohort import Case, read_manifest
 from mttu.data.discovery import discover_any
+from mttu.data.findings import Finding
 from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention
 from mttu.data.synthetic import SyntheticCases
@@ -60,7 +61,8 @@ class PredictionPlan:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
+    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have,
+    and folders and files of the inputs that are left out."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """What is kept with the checkpoint, where it holds for these settings."""
 
@@ -106,7 +108,8 @@ def plan_predictions(
     except InputError as error:
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
-    candidates, refused = find_candidates(inputs, config.data.modalities)
+    left_out: list[Finding] = []
+    candidates, refused = find_candidates(inputs, config.data.modalities, left_out)
     problems += refused
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
@@ -126,7 +129,7 @@ def plan_predictions(
         precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
         missing=missing,
-        notes=(*missing.values(), *describe_voters(networks)),
+        notes=(*missing.values(), *describe_voters(networks), *(finding.text for finding in left_out)),
         calibration=calibration,
     )
 
@@ -153,10 +156,17 @@ def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> s
     return folders
 
 
-def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[list[Candidate], list[str]]:
+def find_candidates(
+    inputs: Sequence[Path], modalities: Sequence[str], findings: list[Finding] | None = None
+) -> tuple[list[Candidate], list[str]]:
     """Finds the cases of all inputs.
 
     Folders that hold an earlier prediction are passed over: their masks are no MRI.
+
+    Args:
+        inputs: Folders and manifests.
+        modalities: That the network needs.
+        findings: What is left out is added.
 
     Returns:
         Candidates in the order of the inputs, and the problems that refuse the whole prediction.
@@ -165,7 +175,7 @@ def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
     for path in inputs:
         if path.is_dir():
-            found = _read_folder(path, modalities)
+            found = _read_folder(path, modalities, findings)
             if not found:
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
             candidates += found
@@ -185,11 +195,11 @@ def find_candidates(inputs: Sequence[Path], modalities: Sequence[str]) -> tuple[
     return candidates, problems
 
 
-def _read_folder(root: Path, modalities: Sequence[str]) -> list[Candidate]:
+def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] | None) -> list[Candidate]:
     candidates = []
     place = Path(os.path.abspath(root))
     synthetic = SyntheticCases([place.parent])  # one case of a phantom has the marker beside it
-    for found in discover_any(place, modalities):
+    for found in discover_any(place, modalities, findings):
         try:
             case = to_predict(found)
             candidates.append(Candidate(found.case_id, found.folder, case, is_synthetic=_is_listed(case, synthetic)))

@@ -42,7 +42,7 @@ class Inputs:
 
 
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
-    """Reads the manifest; checks modalities, labels, prepared cases and their sources, batches and the weights to start from.
+    """Reads the manifest; checks modalities, labels, prepared cases, their sources, batches and weights to start from.
 
     Args:
         config: All settings.

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,10 +340,38 @@ def test_there_are_at_least_thirty_kinds_of_bad_cases():
 
 def test_what_cannot_be_skipped_refuses_even_so(good_folder, tmp_path):
     table = tmp_path / "t.csv"
-    table.write_text("case_id,idh\nA,perhaps\n")
+    table.write_text("name,idh\nA,perhaps\n")
     cohort = build_cohort(CohortRequest((good_folder,), (table,), skip_bad=True))
     assert cohort.manifest is None
-    assert cohort.errors[0].startswith(f"clinical table {table}: line 2: idh is 'perhaps'")
+    assert cohort.errors[0].startswith(f"clinical table {table}: no column with ids")
+
+
+def test_a_refused_row_is_an_error_of_its_case(good_folder, tmp_path):
+    table, other = tmp_path / "t.csv", tmp_path / "u.csv"
+    table.write_text("case_id,idh,age\nA,perhaps,30\nB,1,30\n,1,30\nC,0,1.050\n")
+    request = CohortRequest((good_folder,), (table,))
+    assert [problem.partition(": ")[2][:7] for problem in build_cohort(request).errors] == [
+        "line 2:",
+        "line 4:",
+        "line 5:",
+    ]
+    cohort = build_cohort(replace(request, skip_bad=True))
+    assert [case.case_id for case in cohort.manifest.cases] == ["B"]
+    (error,) = cohort.errors
+    assert error.startswith(f"case A: {table} line 2: idh is 'perhaps'; expected Mutant")
+    warnings = [finding.text for finding in cohort.findings if finding.severity == "warning"]
+    assert warnings[0] == f"clinical table {table}: line 4: names no case; fill in an id or take the line out"
+    assert warnings[1].startswith(f"clinical table {table} line 5: age is '1.050'; expected years")
+    assert warnings[1].endswith("(no case here)")
+    other.write_text("case_id,split\nA,test\nB,test\n")
+    table.write_text("case_id,idh,split\nA,1\nB,1,train\n")
+    cohort = build_cohort(replace(request, clinical=(table, other), skip_bad=True))
+    assert cohort.manifest is None
+    assert cohort.errors == [
+        f"case A: {table} line 2: has not 3 values as the header",
+        f"case B: split is 'train' ({table} line 3) and 'test' ({other} line 3); correct one of the tables",
+        "no case is left",
+    ]
 
 
 def test_if_every_case_is_bad_nothing_is_left(good_folder, tmp_path):

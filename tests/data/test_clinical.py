@@ -13,7 +13,7 @@ from clinical_examples import (
     write_workbook,
 )
 
-from mttu.data.clinical import CLINICAL_TABLES, is_low_grade, read_clinical
+from mttu.data.clinical import CLINICAL_TABLES, is_low_grade, read_clinical, read_clinical_tables
 from mttu.data.clinical_tables import ROLES
 from mttu.errors import InputError
 
@@ -183,7 +183,16 @@ def test_a_grade_of_unknown_making_is_neither_low_nor_high():
 
 @pytest.mark.parametrize(
     ("age", "years"),
-    [(">89", 89.0), ("89+", 89.0), (">= 90", 90.0), ("53,5", 53.5), ("0", 0.0), ("120", 120.0), ("NA", None)],
+    [
+        (">89", 89.0),
+        ("89+", 89.0),
+        (">= 90", 90.0),
+        ("53,5", 53.5),
+        ("60.463", 60.463),
+        ("0", 0.0),
+        ("120", 120.0),
+        ("NA", None),
+    ],
 )
 def test_ages(read, age, years):
     (row,) = read(f"case_id;idh;age\nA;;{age}\n")
@@ -222,6 +231,8 @@ def test_all_refused_values_are_named_with_line_and_value(read):
         ("age", "121", "expected years, 0 to 120"),
         ("age", "<18", "expected years, 0 to 120"),
         ("age", "066Y", "expected years, 0 to 120"),
+        ("age", "1.050", "the mark before three digits may separate thousands; write it without, or fewer digits"),
+        ("age", "17.520", "the mark before three digits may separate thousands"),
     ],
 )
 def test_what_cannot_be_told_is_refused(read, column, value, reason):
@@ -247,12 +258,86 @@ def test_a_refused_cell_is_named_by_its_column_as_written_and_cut_short(read):
         ("case_id,idh\nA,1,0\n", "line 2 has not 2 values as the header"),
         ("case_id,idh\nA\n", "line 2 has not 2 values as the header"),
         ("", "no column with ids; expected one of case_id"),
-        ("case_id,split,IDH mutated\nA,train,1\n", "column idh_mutated is not known, but its name tells of IDH"),
+        ("case_id,split,IDH ratio\nA,train,1\n", "column idh_ratio is not known, but its name tells of IDH"),
         ("case_id,idh,age\n,1,30\n", "line 2: names no case; fill in an id or take the line out"),
     ],
 )
 def test_a_table_of_another_shape_is_refused(read, text, problem):
     assert any(problem in found for found in refusals(read, text))
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "idh"),
+    [
+        ("idh,IDH2", "WT,R172K", 1),
+        ("IDH1,IDH2", "WT,Mutant", 1),
+        ("IDH1 status,IDH2 status", "WT,WT", 0),
+        ("idh,IDH1,IDH2", ",WT,NA", 0),
+        ("idh,IDH2 mutation", ",WT", -1),
+        ("idh,IDH1,IDH2", "Mutant,NA,WT", 1),
+        ("IDH status,IDH mutation status", "WT,wildtype", 0),
+        ("paper_IDH.status", "Mutant", 1),
+        ("IDH mutated", "1", 1),
+    ],
+)
+def test_all_columns_of_idh_are_read_together(read, header, cells, idh):
+    (row,) = read(f"case_id,{header}\nA,{cells}\n")
+    assert row.idh == idh
+
+
+def test_a_mutation_beside_a_wild_type_is_said(read):
+    (row,) = read("case_id,IDH,IDH2\nA,WT,R172K\n")
+    (warning,) = row.warnings
+    assert warning.endswith(
+        "clinical.csv line 2: IDH 'WT' and IDH2 'R172K': taken as IDH mutant, for any mutation counts; check the row"
+    )
+
+
+def test_the_second_gene_of_upenn_counts(read):
+    head, first, *_ = UPENN.splitlines()
+    (row,) = read(f"{head},IDH2\n{first},Mutated\n")
+    assert row.idh == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "problem"),
+    [
+        (
+            "idh,IDH status",
+            "1,WT",
+            "line 2: columns idh and IDH status say the same thing differently: idh '1' and IDH status 'WT'; correct",
+        ),
+        (
+            "IDH1,IDH1 mutation,IDH2",
+            "WT,R132H,",
+            "line 2: columns IDH1 and IDH1 mutation say the same thing differently: IDH1 'WT' and IDH1 mutation "
+            "'R132H'; correct one",
+        ),
+        (
+            "idh,IDH1,IDH2",
+            "Mutant,WT,WT",
+            "line 2: idh 'Mutant' and IDH1 'WT' and IDH2 'WT': mutant, but both genes are wild type; correct one",
+        ),
+        ("split,IDH2", "train,WT", "column idh2 is of one gene alone; call it idh if its wild type is that of IDH"),
+    ],
+)
+def test_columns_of_idh_that_contradict_each_other_or_do_not_suffice_are_refused(read, header, cells, problem):
+    (found,) = refusals(read, f"case_id,{header}\nA,{cells}\n")
+    assert found.startswith(problem)
+
+
+def test_columns_that_are_not_used_are_named_and_those_that_look_like_known_ones_twice(tmp_path):
+    path = write_text(tmp_path / "t.csv", "case_id,idh,IDH_vaf,Age (years),MGMT,fold\nA,1,0.4,53,unknown,test\n")
+    tables = read_clinical_tables(path)
+    assert [(found.severity, found.text) for found in tables.findings] == [
+        ("note", f"clinical table {path}: 4 columns are not used: IDH_vaf, Age (years), MGMT, fold"),
+        ("note", f"clinical table {path}: column IDH_vaf looks like idh but is not used; call it idh if it is that"),
+        (
+            "note",
+            f"clinical table {path}: column Age (years) looks like age but is not used; call it age if it is that",
+        ),
+        ("note", f"clinical table {path}: column fold looks like split but is not used; call it split if it is that"),
+    ]
 
 
 @pytest.mark.real

@@ -1,12 +1,14 @@
+import datetime
 import zipfile
 
+import openpyxl
 import pytest
 from clinical_examples import write_rows, write_text, write_workbook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mttu.data import clinical_files
-from mttu.data.clinical import read_clinical
+from mttu.data.clinical import read_clinical, read_clinical_tables
 from mttu.data.clinical_files import read_text_table
 from mttu.errors import InputError
 
@@ -107,11 +109,98 @@ def test_a_workbook_is_as_large_as_its_cells_not_as_it_claims(tmp_path, monkeypa
     assert refusal(path) == "more than 1000 cells; give a clinical table with one row per case"
 
 
-def alter_sheet(path, change):
+def write_odd_workbook(path, change):
+    """Three columns, two cases, and what `change` does to the workbook."""
+    book = openpyxl.Workbook()
+    for row in ROWS:
+        book.active.append(row)
+    book.active.title = "IDH"
+    change(book)
+    book.save(path)
+    return path
+
+
+def put(cell, value, number_format="General"):
+    def change(book):
+        book.active[cell] = value
+        book.active[cell].number_format = number_format
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            put("B3", "=1+0"),
+            "line 3: idh holds a formula whose value is not in the file; open it and save it again; cell IDH!B3",
+        ),
+        (
+            put("A2", '="A"'),
+            "line 2: case_id holds a formula whose value is not in the file; open it and save it again; cell IDH!A2",
+        ),
+        (put("B1", '="idh"'), "cell IDH!B1 holds a formula whose value is not in the file"),
+        (put("B2", "#REF!"), "line 2: idh holds the error #REF!; mend it; cell IDH!B2"),
+        (put("C2", 0.53, "0%"), "line 2: age is '53%'; expected years"),
+        (put("C2", datetime.datetime(1968, 3, 1), "yyyy-mm-dd"), "line 2: age is '1968-03-01'; expected years"),
+        (put("C2", 1050, "#,##0"), "line 2: age is '1050'; expected years"),
+        (put("C2", "1.050"), "line 2: age is '1.050'; expected years"),
+        (
+            lambda book: book.active.merge_cells("B2:B3"),
+            "line 3: idh holds nothing of its own: it is merged with others (B2:B3); unmerge them; cell IDH!B3",
+        ),
+    ],
+)
+def test_a_cell_that_does_not_hold_what_it_shows_is_refused_by_its_name(tmp_path, change, problem):
+    with pytest.raises(InputError) as caught:
+        read_clinical(write_odd_workbook(tmp_path / "t.xlsx", change))
+    found = [one.partition("t.xlsx: ")[2] for one in caught.value.problems]
+    assert found[0].startswith(problem)
+    if problem.startswith("line"):
+        assert f"; cell IDH!{'ABC'[['case_id', 'idh', 'age'].index(problem.split()[2])]}{problem[5]}" in found[0]
+
+
+def test_what_a_workbook_hides_is_said(tmp_path):
+    def hide(book):
+        book.active.row_dimensions[3].hidden = True
+        book.active.column_dimensions["B"].hidden = True
+        book.create_sheet("old", 0).append(["case_id"])
+        book["old"].sheet_state = "hidden"
+        book.create_sheet("EGD").append(["case_id"])
+        book.create_sheet("empty")
+
+    path = write_odd_workbook(tmp_path / "t.xlsx", hide)
+    tables = read_clinical_tables(path)
+    assert [row.line for row in tables.rows] == [2, 3]
+    assert [(found.severity, found.text.removeprefix(f"clinical table {path}: ")) for found in tables.findings] == [
+        ("warning", "1 row is hidden and counts like the others: 3; delete what should not count"),
+        ("note", "only sheet IDH is read, not old (hidden), EGD"),
+        ("note", "column idh is hidden and counts like the others"),
+    ]
+
+
+def test_a_workbook_of_hidden_sheets_is_refused(tmp_path):
+    path = write_workbook(tmp_path / "t.xlsx", ROWS)
+    alter_sheet(path, lambda text: text.replace('state="visible"', 'state="hidden"'), "xl/workbook.xml")
+    assert refusal(path) == "all its sheets are hidden; unhide the one that counts"
+
+
+def test_leading_zeros_that_a_format_shows_are_part_of_an_id(tmp_path):
+    path = write_odd_workbook(tmp_path / "t.xlsx", put("A2", 7, "00000"))
+    assert read_text_table(path).rows[0][1][0] == "00007"
+
+
+def test_a_formula_in_a_column_that_is_not_used_does_no_harm(tmp_path):
+    def add(book):
+        book.active["D1"], book.active["D2"] = "days", "=C2*365"
+
+    assert len(read_clinical(write_odd_workbook(tmp_path / "u.xlsx", add))) == 2
+
+
+def alter_sheet(path, change, sheet="xl/worksheets/sheet1.xml"):
     """Rewrites the XML of the first sheet, so that checksums stay right."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    sheet = "xl/worksheets/sheet1.xml"
     before = members[sheet].decode()
     members[sheet] = change(before).encode("utf-8", "replace")
     assert members[sheet] != before.encode()

@@ -67,7 +67,8 @@ def test_brats_2023_needs_its_labels_named(tmp_path):
         "cases BraTS-GLI-00001-000, BraTS-GLI-00002-000: file names do not tell what the labels of its mask mean; pass "
         "--labels with one of brats (BraTS to 2021), brats2013 (BraTS 2013), brats2023 (BraTS 2023), "
         "brats2024 (BraTS 2024, resection cavity 4 becomes background), "
-        "brats2024-no-cavity (BraTS 2024, resection cavity 4 refused), whole-tumour (whole tumour without parts)"
+        "brats2024-no-cavity (BraTS 2024, resection cavity 4 refused), "
+        "msd (Medical Segmentation Decathlon and nnU-Net: 1 is edema), whole-tumour (whole tumour without parts)"
     ]
     cohort = build(tmp_path, labels="brats2023")
     assert ids(cohort) == ["BraTS-GLI-00001-000", "BraTS-GLI-00002-000"]
@@ -108,6 +109,7 @@ def test_ucsf_with_its_table_leaves_follow_ups_out_and_counts_them(tmp_path):
     notes = [finding.text for finding in cohort.findings if finding.severity == "note"]
     assert notes == [
         "1 follow-up or post-operative examination is left out (UCSF-PDGM-0005_FU003d); --follow-ups keeps them",
+        f"clinical table {table}: 1 column is not used: Final pathologic diagnosis (WHO 2021)",
         "1 other name of a patient is no case here",
     ]
     both = build(tmp_path / "data", clinical=(table,), follow_ups=True)
@@ -148,6 +150,9 @@ def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
     cohort = build(root)
     assert ids(cohort) == ["UPENN-GBM-00001_11", "UPENN-GBM-00002_11"]
     assert {case.seg.parent.name for case in cohort.manifest.cases} == {"images_segm"}
+    assert [finding.text for finding in cohort.findings] == [
+        f"{root}: folders of other images are not used: images_structural_unstripped"
+    ]
     stray = root / "copies" / "UPENN-GBM-00001_11" / "scan.nii.gz"
     stray.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(OLD, LPS), stray)

@@ -53,6 +53,7 @@ def test_regions_are_nested():
     ("convention", "labels", "classes", "written"),
     [
         ("brats2023", [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]),
+        ("msd", [0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3]),
         ("brats2024", [0, 1, 2, 3, 4], [0, 1, 2, 3, 0], [0, 1, 2, 3, 0]),
         ("whole-tumour", [0, 1], [0, WHOLE_TUMOUR], [0, 1]),
     ],

@@ -63,6 +63,15 @@ def test_refused_crosswalks(tmp_path, text, problems):
         assert expected in found
 
 
+def test_columns_of_a_crosswalk_that_hold_no_names_are_said_and_not_taken_for_names(tmp_path):
+    findings = []
+    path = write(tmp_path, "Grade,a,b,Age\nHGG,x,y,61.5\nHGG,z,w,61.5\n")
+    assert [row.names for row in read_crosswalk(path, findings)] == [("x", "y"), ("z", "w")]
+    assert [finding.text for finding in findings] == [
+        f"crosswalk {path}: 2 columns hold no names and are not used: Grade, Age"
+    ]
+
+
 def test_a_crosswalk_that_is_no_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
     for path in (tmp_path / "binary.csv", tmp_path / "absent.csv"):

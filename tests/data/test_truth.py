@@ -15,11 +15,21 @@ def test_truth_of_a_manifest_and_of_a_table(phantom_manifest: Manifest, tmp_path
     assert len(known) == 7
     (tmp_path / "truth.csv").write_text("case_id,idh\na,mutant\nb,0\nc,NA\na,1\n")
     assert read_truth(tmp_path / "truth.csv") == {"a": 1, "b": 0}
+    (tmp_path / "truth.csv").write_text("case_id,idh,IDH2,kps\na,WT,R172K,80\n")
+    notes = []
+    assert read_truth(tmp_path / "truth.csv", notes) == {"a": 1}
+    assert [note.partition(".csv")[2] for note in notes] == [
+        ": 1 column is not used: kps",
+        " line 2: idh 'WT' and IDH2 'R172K': taken as IDH mutant, for any mutation counts; check the row",
+    ]
 
 
 def test_hidden_truth_has_a_column_of_its_own(tmp_path: Path):
     (tmp_path / "truth.csv").write_text("case_id,split,true_idh,age\na,unlabelled,1,40\nb,train,0,50\nc,test,,\n")
     assert read_truth(tmp_path / "truth.csv") == {"a": 1, "b": 0}
+    notes = []
+    read_truth(tmp_path / "truth.csv", notes)
+    assert notes == [f"truth {tmp_path / 'truth.csv'}: 2 columns are not used: split, age"]
     (tmp_path / "truth.csv").write_text("case_id,true_idh\na,yes\n")
     with pytest.raises(InputError, match="line 2: true_idh is 'yes'; expected 1"):
         read_truth(tmp_path / "truth.csv")

@@ -1,0 +1,138 @@
+"""What lies in the folders of a cohort and is not used: bins, other formats, volumes beside those of a case."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mttu.data.findings import Finding
+from mttu.data.layouts import LAYOUTS, MODALITIES, FoundCase, volume_stem
+from mttu.errors import name_some, say_count
+
+OTHER_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".img.gz", ".hdr", ".dcm", ".nii.zip")
+"""Endings of images that are not read, in lower case."""
+
+_BINS = frozenset(
+    {
+        *("#recycle", "$recycle.bin", "recycler", "@recycle", "@eadir", "#snapshot", "~snapshot", "@recently-snapshot"),
+        *("lost+found", "__macosx", "system volume information"),
+    }
+)
+"""Of Synology, Windows, QNAP, NetApp, Linux and macOS; those whose names begin with a dot are hidden anyway."""
+_LIKE_A_MASK = re.compile(r"seg|mask|label|tumou?r|lesion|roi(?![a-z])|annot|gtv|truth", re.IGNORECASE)
+_OF_THE_BRAIN = re.compile(r"brain|skull|parenchyma|tissue", re.IGNORECASE)
+_MOST_NAMED = 24
+
+
+@dataclass
+class LeftOut:
+    """What a walk through folders passed by."""
+
+    folders: list[Path] = field(default_factory=list)
+    """Hidden ones and bins, whatever is in them."""
+    predictions: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    """Hidden NIfTI files."""
+    volumes: list[Path] = field(default_factory=list)
+    """Images in other formats."""
+
+
+def is_left_out(name: str) -> bool:
+    """Whether no case is looked for in a folder of this name: hidden ones, bins, snapshots."""
+    return name.startswith(".") or name.casefold() in _BINS
+
+
+def describe_skipped(root: Path, left_out: LeftOut) -> list[Finding]:
+    """Notes on folders and files in which nobody looked for cases.
+
+    Args:
+        root: Where the walk began.
+        left_out: What it passed by.
+    """
+    notes = []
+    for paths, one, several in (
+        (left_out.folders, "hidden folder or bin is", "hidden folders and bins are"),
+        (left_out.predictions, "folder of predictions is", "folders of predictions are"),
+        (left_out.hidden, "hidden NIfTI file is", "hidden NIfTI files are"),
+    ):
+        if paths:
+            names = name_some([str(path.relative_to(root)) for path in paths])
+            notes.append(f"{root}: {say_count(len(paths), one, several)} left out ({names})")
+    return [Finding("note", "", note) for note in notes]
+
+
+def describe_left_out(
+    root: Path, left_out: LeftOut, volumes: Sequence[Path], cases: Sequence[FoundCase]
+) -> list[Finding]:
+    """All of `describe_skipped`, then warnings on possible masks and other formats, and a note on volumes not used.
+
+    Args:
+        root: Where the walk began.
+        left_out: What it passed by.
+        volumes: All NIfTI files that it found.
+        cases: Of one layout.
+    """
+    findings = describe_skipped(root, left_out)
+    case_of = {case.folder: case for case in cases}
+    known = {case.case_id: _known_names(case) for case in cases}
+    unused: dict[str, list[str]] = {}
+    elsewhere: list[Path] = []
+    candidates: dict[str, list[str]] = {}
+    for path in (*volumes, *left_out.volumes):
+        case = next((case_of[place] for place in path.parents if place in case_of), None)
+        if case is None:
+            elsewhere += [] if volume_stem(path) is not None else [path]
+        elif (volume_stem(path) or path.name).casefold() not in known[case.case_id]:
+            name = _name_kind(path, case)
+            unused.setdefault(name, []).append(case.case_id)
+            if case.seg is None and _LIKE_A_MASK.search(name) and not _OF_THE_BRAIN.search(name):
+                candidates.setdefault(case.case_id, []).append(name)
+    for case in cases:
+        if case.case_id in candidates and not any("seg" in problem for problem in case.problems):
+            names = ", ".join(dict.fromkeys(candidates[case.case_id]))
+            wanted = LAYOUTS[case.layout].seg[0].replace("{case}", "<case>")
+            text = f"has no tumour mask, but {names} lies there; if it is the mask, make it {wanted}.nii.gz"
+            findings.append(Finding("warning", case.case_id, text))
+    if unused:
+        listed = name_some([f"{name} ({_count(ids)})" for name, ids in unused.items()], _MOST_NAMED)
+        findings.append(Finding("note", "", f"{root}: volumes beside those of the cases are not used: {listed}"))
+    beside = {name for case in cases for name in LAYOUTS[case.layout].other_folders}
+    skipped = sorted(beside & {place.name for path in volumes for place in path.parents if place.is_relative_to(root)})
+    if skipped:
+        findings.append(Finding("note", "", f"{root}: folders of other images are not used: {', '.join(skipped)}"))
+    findings += _describe_elsewhere(root, elsewhere)
+    return findings
+
+
+def _describe_elsewhere(root: Path, paths: Sequence[Path]) -> Iterator[Finding]:
+    folders = list(dict.fromkeys(str(path.parent.relative_to(root)) for path in paths))
+    if folders:
+        text = (
+            f"{root}: {say_count(len(folders), 'folder holds', 'folders hold')} images in formats that are not read, "
+            f"and no case ({name_some(folders)}; e.g. {paths[0].name}); convert them to .nii.gz"
+        )
+        yield Finding("warning", "", text)
+
+
+def _known_names(case: FoundCase) -> set[str]:
+    templates = LAYOUTS[case.layout].templates(MODALITIES, case.case_id)
+    names = [name.rpartition("/")[2] for own in templates.values() for name in own]
+    used = [path for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
+    return {
+        *(name.replace("{case}", case.case_id).casefold() for name in names),
+        *((volume_stem(path) or path.name).casefold() for path in used),
+    }
+
+
+def _name_kind(path: Path, case: FoundCase) -> str:
+    """Path in the folder of its case, the id replaced, so that cases can share it; all slices of a folder are one."""
+    name = path.relative_to(case.folder).as_posix()
+    if name.lower().endswith(".dcm"):
+        name = f"{name.rpartition('/')[0]}/*.dcm".lstrip("/")
+    own = rf"(?<![a-z0-9]){re.escape(case.case_id)}(?![a-z0-9])"
+    return re.sub(own, "<case>", name, flags=re.IGNORECASE)
+
+
+def _count(ids: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(ids))
+    return f"case {unique[0]}" if len(unique) == 1 else f"{len(unique)} cases"

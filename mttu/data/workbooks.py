@@ -1,0 +1,148 @@
+"""The first sheet of a workbook that is shown, as text, and what a person cannot see of it or it does not hold."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+from xml.etree.ElementTree import iterparse
+
+import openpyxl
+from openpyxl.utils import get_column_letter, range_boundaries
+
+from mttu.errors import InputError, name_some, say_count
+
+_ROWS_LOOKED_AT = 100
+"""Of the other sheets, to tell whether they hold anything."""
+_ERROR_TEXTS = re.compile(r"#(?:REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!)")
+
+
+@dataclass
+class Sheet:
+    """A sheet; lines and columns are counted from 1."""
+
+    title: str
+    flaws: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Line and column of cells whose value is not in the file, and why."""
+    hidden_lines: list[int] = field(default_factory=list)
+    hidden_columns: set[int] = field(default_factory=set)
+    others: list[str] = field(default_factory=list)
+    """Sheets that are not read although they hold something."""
+
+    def name_cell(self, line: int, column: int) -> str:
+        """As a spreadsheet program names it: `IDH!B7`."""
+        return f"{self.title}!{get_column_letter(column)}{line}"
+
+
+def open_sheet(data: Any) -> tuple[Sheet, Iterator[tuple[int, Sequence[str]]]]:
+    """The first sheet that is not hidden, and its rows by line.
+
+    Cells are text as the file holds them: whole numbers without a point, with the leading zeros that their format
+    gives them; shares with a percent sign; dates as 2024-01-31.
+
+    Args:
+        data: The file, open for reading bytes.
+
+    Raises:
+        InputError: All sheets are hidden. A damaged file may raise anything.
+    """
+    workbook = openpyxl.load_workbook(data, read_only=True, data_only=True, keep_links=False)
+    shown = [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"]
+    if not shown:
+        raise InputError("all its sheets are hidden; unhide the one that counts")
+    first = shown[0]
+    found = Sheet(str(first.title))
+    with first._get_source() as source:
+        _look_beneath(source, found)
+    for other in workbook.worksheets:
+        if other is not first and _holds_anything(other):
+            hidden = "" if other.sheet_state == "visible" else " (hidden)"
+            found.others.append(f"{other.title}{hidden}")
+    first.reset_dimensions()  # what the file claims to hold: each row would be filled up to it
+    return found, _read_rows(first, found)
+
+
+def describe_sheet(sheet: Sheet, lines: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Warnings on hidden rows among the lines that hold data, and notes on sheets that are not read."""
+    hidden = [str(line) for line in sheet.hidden_lines if line in set(lines)]
+    count = say_count(len(hidden), "row is hidden and counts", "rows are hidden and count")
+    warnings = [f"{count} like the others: {name_some(hidden)}; delete what should not count"] if hidden else []
+    others = ", ".join(sheet.others)
+    return warnings, [f"only sheet {sheet.title} is read, not {others}"] if sheet.others else []
+
+
+def _read_rows(sheet: Any, found: Sheet) -> Iterator[tuple[int, Sequence[str]]]:
+    for line, cells in enumerate(sheet.iter_rows(), start=1):
+        found.flaws.update(
+            {
+                (line, column): f"the error {cell.value}; mend it"
+                for column, cell in enumerate(cells, start=1)
+                if cell.data_type == "e" and _ERROR_TEXTS.fullmatch(str(cell.value))
+            }
+        )
+        yield line, [_to_text(cell) for cell in cells]
+
+
+def _to_text(cell: Any) -> str:
+    value = cell.value
+    if value is None:
+        return ""
+    if isinstance(value, datetime) and value.time() == datetime.min.time():
+        value = value.date()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    written = cell.number_format or ""
+    if "%" in written:
+        return f"{value * 100:g}%"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, int) and re.fullmatch("0{2,}", written):
+        return str(value).zfill(len(written))
+    return str(value)
+
+
+def _holds_anything(sheet: Any) -> bool:
+    rows = itertools.islice(sheet.iter_rows(values_only=True), _ROWS_LOOKED_AT)
+    return any(value is not None for row in rows for value in row)
+
+
+def _look_beneath(source: Any, found: Sheet) -> None:
+    """What openpyxl does not say when it reads rows one by one: formulas without value, hidden and merged cells."""
+    line = column = 0
+    for event, element in iterparse(source, events=("start", "end")):
+        name = element.tag.rpartition("}")[2]
+        if event == "start" and name == "row":
+            line, column = int(element.get("r", line + 1)), 0
+            if _is_on(element.attrib, "hidden"):
+                found.hidden_lines.append(line)
+        elif event == "start" and name == "col" and _is_on(element.attrib, "hidden"):
+            first, last = int(element.get("min", 1)), int(element.get("max", 1))
+            found.hidden_columns.update(range(first, min(last, first + 16384) + 1))
+        elif event == "end" and name == "c":
+            column = range_boundaries(element.get("r"))[0] if element.get("r") else column + 1
+            if _lacks_value(element):
+                found.flaws[line, column] = "a formula whose value is not in the file; open it and save it again"
+            element.clear()
+        elif event == "end" and name == "mergeCell":
+            left, top, right, bottom = range_boundaries(element.get("ref", "A1"))
+            if (bottom - top + 1) * (right - left + 1) <= 100_000:
+                for place in itertools.product(range(top, bottom + 1), range(left, right + 1)):
+                    if place != (top, left):  # the value of all is there
+                        why = f"nothing of its own: it is merged with others ({element.get('ref')}); unmerge them"
+                        found.flaws.setdefault(place, why)
+        elif event == "end" and name == "row":
+            element.clear()
+
+
+def _lacks_value(cell: Any) -> bool:
+    """An empty text is a value."""
+    parts = {part.tag.rpartition("}")[2]: part for part in cell}
+    value = parts.get("v")
+    return "f" in parts and (value is None or (not value.text and cell.get("t") != "str"))
+
+
+def _is_on(attributes: Mapping[str, str], name: str) -> bool:
+    return attributes.get(name) in ("1", "true")
