@@ -206,7 +206,7 @@ def predict_shown(
     if threads is not None:
         torch.set_num_threads(threads)
     plan = plan_predictions(checkpoint, inputs, output, labels, changes, device)  # type: ignore[arg-type]
-    for note in plan.notes:
+    for note in plan.left_out:
         errors.print(f"note: {note}", markup=False)
 
     def show(done: int, row: PredictionRow) -> None:

@@ -61,8 +61,9 @@ class PredictionPlan:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have,
-    and folders and files of the inputs that are left out."""
+    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
+    left_out: tuple[str, ...] = ()
+    """Sentences on folders and files of the inputs in which nobody looked for cases."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """What is kept with the checkpoint, where it holds for these settings."""
 
@@ -129,7 +130,8 @@ def plan_predictions(
         precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
         missing=missing,
-        notes=(*missing.values(), *describe_voters(networks), *(finding.text for finding in left_out)),
+        notes=(*missing.values(), *describe_voters(networks)),
+        left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
     )
 

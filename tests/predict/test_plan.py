@@ -36,6 +36,18 @@ def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(
     assert not out.exists()
 
 
+def test_folders_in_which_nobody_looked_are_said_and_not_kept_with_the_results(
+    checkpoint: Path, cases: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(cases / "a", root / "a")
+    shutil.copytree(cases / "b", root / "#recycle" / "b")
+    plan = plan_predictions(checkpoint, [root], tmp_path / "out")
+    assert found(plan) == ["a"]
+    assert plan.left_out == (f"{root}: 1 hidden folder or bin is left out (#recycle)",)
+    assert not any("recycle" in note for note in plan.notes)
+
+
 def test_settings_come_from_the_checkpoint_and_some_can_be_changed(
     checkpoint: Path, cases: Path, tmp_path: Path
 ) -> None:
