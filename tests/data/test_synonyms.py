@@ -14,6 +14,10 @@ from mttu.data.synonyms import known_patients
         ("Brats18_CBICA_AAB_1", "BraTS19_CBICA_AAB_1", True),
         ("Brats17_2013_1_1", "BraTS19_2013_10_1", False),
         ("BraTS20_Training_001", "BraTS21_Training_001", False),
+        ("UCSF-PDGM-0315", "UCSF-PDGM-0433", True),
+        ("UCSF-PDGM-0315", "UCSF-PDGM-0433_FU007d", True),
+        ("UCSF-PDGM-289", "UCSF-PDGM-0391", True),
+        ("UCSF-PDGM-0031", "UCSF-PDGM-0315", False),
         ("A", "B", False),
     ],
 )
