@@ -49,7 +49,8 @@ def print_folds(folder: Path) -> None:
             console.print(tabulate_folds(rows, part, empty_dice))
     console.print(f"every figure of every fold: {folder / CSV}", markup=False)
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
-    print_calibration(folder / ENSEMBLE_FOLDER)
+    if (folder / ENSEMBLE_FOLDER).is_dir():  # else it was taken away after the end
+        print_calibration(folder / ENSEMBLE_FOLDER)
 
 
 def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "brats") -> Table:

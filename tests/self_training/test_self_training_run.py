@@ -32,7 +32,7 @@ def test_rounds_from_first_to_last(make_config, here, pool, pool_manifest):
 
     config = make_config({"selection.method": "UPS"})
     folder = run_self_training(config, Callables(here.train, half, evaluate), show=steps.append)
-    files = ["finished.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
+    files = ["finished.json", "held_out.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
     assert names(folder) == sorted(["best", "round_0", "round_1", "round_2", *files])
     assert not (folder / "round_0" / "train").exists()  # retention: the best weights only
     # the test cases are looked at once per round, after the last round
