@@ -173,8 +173,8 @@ def _describe_sources(unrecorded: Sequence[str], read_again: Sequence[str]) -> l
         )
     if read_again:
         notes.append(
-            f"{_name(read_again)}: the source files have another time than when they were prepared and the same content; "
-            "they are read at each start to know that, until `mttu prepare` records their time"
+            f"{_name(read_again)}: the source files have another time than when they were prepared and the same "
+            "content; they are read at each start to know that, until `mttu prepare` records their time"
         )
     return notes
 
