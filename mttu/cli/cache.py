@@ -32,7 +32,9 @@ def verify(
     for settings, count in result.settings.most_common():
         console.print(f"{say_count(count, 'case', 'cases')}: {settings}", markup=False)
     if result.findings:
-        table = Table("case", "problem", "what mends it")
+        table = Table()
+        for name in ("case", "problem", "what mends it"):
+            table.add_column(name, overflow="fold")  # else a long path ends in dots
         for finding in result.findings:
             table.add_row(*(escape(text) for text in (finding.case_id, finding.problem, finding.mend)))
         console.print(table, soft_wrap=False)

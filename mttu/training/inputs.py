@@ -168,16 +168,19 @@ def _describe_sources(unrecorded: Sequence[str], read_again: Sequence[str]) -> l
     notes = []
     if unrecorded:
         notes.append(
-            f"{say_count(len(unrecorded), 'case', 'cases')} ({name_some(unrecorded)}): prepared by a version that did "
-            "not record the source files, so a later edit of them cannot be noticed; `mttu prepare` adds the record"
+            f"{_name(unrecorded)}: prepared by a version that did not record the source files, so a later edit of them "
+            "cannot be noticed; `mttu prepare` adds the record"
         )
     if read_again:
         notes.append(
-            f"{say_count(len(read_again), 'case', 'cases')} ({name_some(read_again)}): the source files have another "
-            "time than when they were prepared and the same content; they are read at each start to know that, until "
-            "`mttu prepare` records their time"
+            f"{_name(read_again)}: the source files have another time than when they were prepared and the same "
+            "content; they are read at each start to know that, until `mttu prepare` records their time"
         )
     return notes
+
+
+def _name(case_ids: Sequence[str]) -> str:
+    return f"{say_count(len(case_ids), 'case', 'cases')} ({name_some(sorted(case_ids))})"
 
 
 def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
