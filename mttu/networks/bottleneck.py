@@ -126,8 +126,10 @@ class TransformerBottleneck(nn.Module):
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
-        f5: Tensor = tokens.transpose(1, 2).view(len(tokens), -1, *grid)
-        return f5
+        f5: Tensor = tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
+        return (
+            f5  # so made, one sample has the strides of many; with others the gradient of batch norm is wrong on a CPU
+        )
 
 
 class ConvolutionBottleneck(nn.Module):

@@ -83,7 +83,7 @@ def parallel_options(device: torch.device) -> dict[str, Any]:
     with three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for
     unused parameters on it never re-sorts.
     """
-    return {"broadcast_buffers": False, "find_unused_parameters": device.type == "cpu"}
+    return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
 
 @dataclass

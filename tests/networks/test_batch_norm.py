@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mttu.config import Config, override
 from mttu.networks import blocks
 from mttu.networks.batch_norm import BatchNorm3d, synchronise
 from mttu.networks.blocks import PreActivatedConv
+from mttu.networks.bottleneck import TransformerBottleneck
 
 PARTS = (1, 4)
 """Samples of each rank."""
@@ -151,3 +153,21 @@ def test_alone_it_is_torch_s_to_the_bit():
         ):
             assert torch.equal(one, two)
         own.eval(), torch_s.eval()
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_one_sample_s_tokens_give_the_gradients_of_any_layout(samples, monkeypatch):
+    """A kernel of torch's misreads a gradient beside the strides that transposed tokens of one sample have."""
+    settings = override(Config(), {"network.bottleneck.width": 16, "network.bottleneck.num_heads": 2}).network
+    torch.manual_seed(0)
+    bottleneck = TransformerBottleneck(settings.bottleneck, 8, settings.dropout).double().eval()
+    block = PreActivatedConv(16, 3).double()
+    tokens = torch.randn(samples, 8, 16, dtype=torch.float64)
+    for lean in (True, False):
+        monkeypatch.setattr(blocks, "trains_on_cpu", lambda x, lean=lean: lean)
+        found = []
+        for lay_out in (lambda f5: f5, torch.Tensor.contiguous):
+            block.zero_grad()
+            block(lay_out(bottleneck.transform(tokens, (2, 2, 2)))).square().sum().backward()
+            found.append([parameter.grad.clone() for parameter in block.parameters()])
+        torch.testing.assert_close(*found)
