@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
 from mttu.config.training import PrecisionSetting
+from mttu.data.labels import WHOLE_TUMOUR
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -193,7 +194,9 @@ def _slide(
     return blended[0] if segments else None, mean_logits
 
 
-def segment(probabilities: Tensor, settings: InferenceSettings, voxel_volume_mm3: float) -> Tensor:
+def segment(
+    probabilities: Tensor, settings: InferenceSettings, voxel_volume_mm3: float, tells_parts: bool = True
+) -> Tensor:
     """Most probable class per voxel; too little enhancing tumour becomes NCR/NET.
 
     A handful of enhancing voxels is more often a false alarm than a finding, and costs a whole Dice score where the
@@ -203,11 +206,14 @@ def segment(probabilities: Tensor, settings: InferenceSettings, voxel_volume_mm3
         probabilities: (4, H, W, D).
         settings: `min_enhancing_mm3`; 0 leaves the classes as they are.
         voxel_volume_mm3: Volume of a voxel of this grid.
+        tells_parts: False for a network that learned the whole tumour only, see `MttuNet.learned_parts`.
 
     Returns:
-        (H, W, D), uint8 classes 0 to 3, on the device of `probabilities`.
+        (H, W, D), uint8 classes 0 to 3, or 0 and `WHOLE_TUMOUR`, on the device of `probabilities`.
     """
     classes = probabilities.argmax(dim=0).to(torch.uint8)
+    if not tells_parts:
+        return (classes > 0).to(torch.uint8) * WHOLE_TUMOUR
     enhancing = classes == ENHANCING
     if float(enhancing.sum()) * voxel_volume_mm3 < settings.min_enhancing_mm3:
         classes = torch.where(enhancing, torch.tensor(NECROSIS, dtype=torch.uint8, device=classes.device), classes)

@@ -28,6 +28,7 @@ def write_checkpoint(
     config: Config,
     metrics: Mapping[str, Any],
     learned_tasks: Collection[Task] | None = None,
+    learned_parts: bool = True,
 ) -> None:
     """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
 
@@ -37,9 +38,10 @@ def write_checkpoint(
         config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
         metrics: Figures worth keeping beside the weights; JSON values without NaN.
         learned_tasks: Tasks whose head has seen a label; None counts as all of `network.tasks`.
+        learned_parts: Whether it has seen masks that tell the parts of a tumour.
     """
     with atomic_folder(folder) as partial:
-        fill_checkpoint(partial, weights, config, metrics, learned_tasks=learned_tasks)
+        fill_checkpoint(partial, weights, config, metrics, None, learned_tasks, learned_parts)
 
 
 def fill_checkpoint(
@@ -49,6 +51,7 @@ def fill_checkpoint(
     metrics: Mapping[str, Any],
     learned_from: Collection[str] | None = None,
     learned_tasks: Collection[Task] | None = None,
+    learned_parts: bool = True,
 ) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete.
 
@@ -63,6 +66,8 @@ def fill_checkpoint(
         content["learned_from"] = sorted(learned_from)
     if learned_tasks is not None:
         content["learned_tasks"] = sorted(learned_tasks)
+    if not learned_parts:
+        content["learned_parts"] = False
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     (folder / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
 
@@ -83,6 +88,16 @@ def read_learned_from(folder: Path) -> frozenset[str] | None:
     """
     content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
     return frozenset(content["learned_from"]) if "learned_from" in content else None
+
+
+def read_learned_parts(folder: Path) -> bool:
+    """Whether a checkpoint has seen masks that tell the parts of a tumour; True where it does not say.
+
+    Args:
+        folder: Checkpoint that `read_checkpoint` reads.
+    """
+    content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
+    return content.get("learned_parts", True) is not False
 
 
 def read_learned_tasks(folder: Path) -> frozenset[Task]:
@@ -143,4 +158,5 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
         reason = " ".join(str(error).split())[:400]
         raise InputError(f"checkpoint {folder}: weights.safetensors does not fit config.yaml ({reason})") from None
     network.learned_tasks = _find_learned_tasks(content, config, folder)
+    network.learned_parts = content.get("learned_parts", True) is not False
     return network.eval(), config

@@ -47,6 +47,15 @@ def explain_missing_answers(networks: Sequence[MttuNet]) -> dict[str, str]:
     return explain_missing(tasks, {task for network in networks for task in network.learned_tasks})
 
 
+def tell_parts(networks: Sequence[MttuNet]) -> bool:
+    """Whether all members that have a say in the segmentation learned the parts of a tumour from masks."""
+    voters = find_voters(networks, "segmentation")
+    return all(networks[number - 1].learned_parts for number in voters)
+
+
+PARTS_UNKNOWN = "the network learned from masks of the whole tumour, so it tells no core and no enhancing tumour"
+
+
 def describe_voters(networks: Sequence[MttuNet]) -> list[str]:
     """A sentence for each task that only some members learned."""
     sentences = []

@@ -38,6 +38,8 @@ class MttuNet(nn.Module):
         self.learned_tasks = self.tasks
         """Those whose head has seen a label; whoever trains or reads the weights sets it. The others' logits are there,
         and mean nothing, see `mttu.networks.learned`."""
+        self.learned_parts = True
+        """Whether it has seen masks that tell the parts of a tumour; else only its whole tumour means something."""
         self.in_channels = settings.in_channels
         widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
         segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks

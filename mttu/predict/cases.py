@@ -113,14 +113,14 @@ def _predict(plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path
     classes = None
     if prediction.seg_probabilities is not None:
         voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
-        classes = segment(prediction.seg_probabilities, settings, voxel_mm3).cpu().numpy()
+        classes = segment(prediction.seg_probabilities, settings, voxel_mm3, plan.tells_parts).cpu().numpy()
         restored = write_segmentation(staging / mask_name(case.case_id), classes, prepared.geometry, plan.labels)
         volumes = measure_volumes_ml(torch.from_numpy(restored), prepared.geometry.voxel_ml * 1000.0)
         row = replace(
             row,
             wt_ml=volumes["wt"],
-            tc_ml=volumes["tc"],
-            et_ml=volumes["et"],
+            tc_ml=volumes["tc"] if plan.tells_parts else None,
+            et_ml=volumes["et"] if plan.tells_parts else None,
             no_tumour_found=volumes["wt"] == 0.0,
         )
     if prediction.idh_probabilities is not None:

@@ -14,13 +14,13 @@ from mttu.data.cohort import Case, read_manifest
 from mttu.data.discovery import discover_any
 from mttu.data.findings import Finding
 from mttu.data.gathering import to_predict
-from mttu.data.labels import find_convention
+from mttu.data.labels import find_convention, knows_parts
 from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
-from mttu.networks.learned import TASKS, describe_voters, explain_missing_answers
+from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
 from mttu.predict.results import check_output, recover_output
 from mttu.training.kept_calibration import KeptCalibration, hold_for, read_calibration
 
@@ -64,6 +64,8 @@ class PredictionPlan:
     """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
     left_out: tuple[str, ...] = ()
     """Sentences on folders and files of the inputs in which nobody looked for cases."""
+    tells_parts: bool = True
+    """Whether the parts of a tumour are told, or only the whole of it."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """What is kept with the checkpoint, where it holds for these settings."""
 
@@ -105,6 +107,11 @@ def plan_predictions(
         missing = explain_missing_answers(networks)
         if len(missing) == len(TASKS):
             problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")
+        if not tell_parts(networks) and knows_parts(labels):
+            problems.append(
+                f"checkpoint {checkpoint}: {PARTS_UNKNOWN}, and masks of --labels {labels} would name them; pass "
+                "--labels whole-tumour"
+            )
         calibration = hold_for(read_calibration(checkpoint), config)
     except InputError as error:
         problems += error.problems
@@ -130,6 +137,7 @@ def plan_predictions(
         precision=choose_precision(config.train.precision, chosen),
         teachers=read_teachers(checkpoint),
         missing=missing,
+        tells_parts=tell_parts(networks),
         notes=(*missing.values(), *describe_voters(networks)),
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,

@@ -48,10 +48,11 @@ def score_case(
     if prediction.idh_probabilities is not None:
         row["mutant_probability"] = float(prediction.idh_probabilities[1])
     if prediction.seg_probabilities is not None and cached.seg is not None:
-        classes = segment(prediction.seg_probabilities, config.inference, config.data.prepare.spacing_mm**3).cpu()
+        voxel_mm3 = config.data.prepare.spacing_mm**3
+        classes = segment(prediction.seg_probabilities, config.inference, voxel_mm3, network.learned_parts).cpu()
         overlaps = count_overlaps(classes.numpy(), np.asarray(cached.seg))
         row |= describe_classes(classes.numpy(), cached.seg)
-        for region in find_regions(case.labels):
+        for region in find_regions(case.labels if network.learned_parts else "whole-tumour"):
             overlap = overlaps[region]
             dice = fill_dice(overlap.dice, overlap.status, config.metrics)
             row |= {f"dice_{region}": dice, f"status_{region}": overlap.status}

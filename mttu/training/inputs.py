@@ -12,7 +12,13 @@ from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.data.source_records import find_changes, have_other_times
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.networks.learned import explain_unlearned
-from mttu.training.start import check_start, find_labelled_tasks, find_learned_tasks, read_start_teachers
+from mttu.training.start import (
+    check_start,
+    find_labelled_tasks,
+    find_learned_parts,
+    find_learned_tasks,
+    read_start_teachers,
+)
 
 
 def resolve_paths(config: Config) -> tuple[Path, Path]:
@@ -105,11 +111,17 @@ _UNLABELLED = {
 def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping[str, str]) -> list[str]:
     """What will be missing for want of labels, or is as good as it was before."""
     labelled = find_labelled_tasks(config, train)
-    return [
+    notes = [
         f"{fact}: {effect if task in missing else 'what train.start_from learned of it is not trained further'}"
         for task, (fact, effect) in _UNLABELLED.items()
         if task in config.network.tasks and task not in labelled
     ]
+    if "segmentation" in labelled and not find_learned_parts(config, train):
+        notes.append(
+            "no training mask tells the parts of a tumour: there will be no tumour core and no enhancing tumour in "
+            "predictions and metrics"
+        )
+    return notes
 
 
 def _check_batches(config: Config) -> list[str]:

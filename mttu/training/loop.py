@@ -36,7 +36,7 @@ from mttu.networks import MttuNet
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, select_held_out
 from mttu.training.runtime import Runtime
-from mttu.training.start import find_learned_tasks, load_start, read_start_teachers
+from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_teachers
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 
 
@@ -74,6 +74,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     before = read_start_teachers(config)
     state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     state.network.learned_tasks = find_learned_tasks(config, task.train)
+    state.network.learned_parts = find_learned_parts(config, task.train)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     held_classes = find_held_classes(cached.seg for cached in dataset.cached if knows_parts(cached.labels))
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]

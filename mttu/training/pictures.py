@@ -58,7 +58,9 @@ def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) ->
     prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
     probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
     spacing = config.data.prepare.spacing_mm
-    classes = None if probabilities is None else segment(probabilities, config.inference, spacing**3)
+    classes = None
+    if probabilities is not None:
+        classes = segment(probabilities, config.inference, spacing**3, network.learned_parts)
     return draw_overlay(
         image[0].numpy(),
         None if classes is None else classes.numpy(),

@@ -9,10 +9,16 @@ import torch
 
 from mttu.config import Config, flatten
 from mttu.config.network import Task
-from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.manifest import Case
 from mttu.errors import InputError
-from mttu.networks.checkpoint import find_checkpoint, read_checkpoint, read_learned_from, read_learned_tasks
+from mttu.networks.checkpoint import (
+    find_checkpoint,
+    read_checkpoint,
+    read_learned_from,
+    read_learned_parts,
+    read_learned_tasks,
+)
 from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
@@ -121,6 +127,17 @@ def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]
     start = config.train.start_from
     before: frozenset[Task] = frozenset() if start is None else read_learned_tasks(start)
     return find_labelled_tasks(config, train) | before
+
+
+def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
+    """Whether some mask of these cases, or of those that `train.start_from` learned from, tells the parts of a tumour.
+
+    True without any mask at all: then there is no segmentation whose parts could mislead.
+    """
+    masks = [case for case in train if case.seg is not None]
+    start = config.train.start_from
+    before = start is not None and "segmentation" in read_learned_tasks(start) and read_learned_parts(start)
+    return before or not masks or any(knows_parts(case.labels) for case in masks)
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

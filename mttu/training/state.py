@@ -102,7 +102,7 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         content["best"] = {"epoch": state.best.epoch, "score": state.best.score, "metrics": dict(state.best.metrics)}
         (folder / BEST).mkdir()
         metrics = {"epoch": state.best.epoch, **state.best.metrics}
-        learned = (state.learned_from, state.network.learned_tasks)
+        learned = (state.learned_from, state.network.learned_tasks, state.network.learned_parts)
         fill_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
         if state.best.held_out is not None:
             write_held_out(folder, state.best.held_out)

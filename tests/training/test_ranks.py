@@ -248,7 +248,14 @@ def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_p
     assert_close(*({name: found[name] for name in running} for found in (ranks[0], expected)))
     gradients = [name for name, _ in (*state.network.named_parameters(), *state.weighting.named_parameters())]
     found, wanted = (torch.cat([one[name].flatten() for name in gradients]) for one in (ranks[0], expected))
-    print("XX", float((found - wanted).norm() / wanted.norm()), max(((ranks[0][n]-expected[n]).abs().max()/expected[n].abs().max().clamp(min=1e-6)).item() for n in gradients))
+    print(
+        "XX",
+        float((found - wanted).norm() / wanted.norm()),
+        max(
+            ((ranks[0][n] - expected[n]).abs().max() / expected[n].abs().max().clamp(min=1e-6)).item()
+            for n in gradients
+        ),
+    )
     assert (found - wanted).norm() < 1e-3 * wanted.norm()  # each norm amplifies rounding
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,12 +15,16 @@ from mttu.data.cache import cache_case, open_cached
 from mttu.data.cohort import Manifest, read_manifest, write_manifest
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import PatchDataset, collate
+from mttu.errors import InputError
 from mttu.inference import VolumePrediction
+from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
+from mttu.predict import plan_predictions, predict_cases
 from mttu.training.evaluation import score_case, summarise
 from mttu.training.inputs import check_inputs
 from mttu.training.loop import fit, task_losses
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
+from mttu.training.start import find_learned_parts
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,12 @@ def whole(tiny, whole_cohort):
 
 
 def test_an_epoch_trains_and_scores_the_whole_tumour_only(whole, tmp_path):
-    check_inputs(whole)
-    [row] = fit(task_of(whole), LocalRuntime(tmp_path / "train")).history
+    (note,) = check_inputs(whole).notes
+    assert note.startswith("no training mask tells the parts of a tumour")
+    runtime = LocalRuntime(tmp_path / "train")
+    [row] = fit(task_of(whole), runtime).history
+    with runtime.resume() as folder:
+        assert read_checkpoint(folder)[0].learned_parts is False
     assert 0 < row["train/loss_segmentation"] < 1
     assert {name for name in row if "dice" in name} == {"val/dice_wt", "val/dice"}
     assert row["val/dice"] == row["val/dice_wt"]
@@ -130,9 +139,30 @@ def test_dice_of_the_whole_tumour_by_hand(whole, monkeypatch):
         probabilities[part, where[:, 0], where[:, 1], where[:, 2]] = 0.9
     prediction = VolumePrediction(probabilities, None)
     monkeypatch.setattr("mttu.training.evaluation.predict_volume", lambda *arguments: prediction)
-    row = score_case(None, case, cached, whole, torch.device("cpu"), "float32")
+    row = score_case(SimpleNamespace(learned_parts=True), case, cached, whole, torch.device("cpu"), "float32")
     assert row["dice_wt"] == pytest.approx(2 * len(found) / (len(found) + len(voxels)))
     assert (row["dice_tc"], row["dice_et"]) == (None, None)
     metrics = summarise([row], "dice")[0]
     assert {"val/dice_wt", "val/dice", "val/score"} <= set(metrics)
     assert not [name for name in metrics if name.endswith(("_tc", "_et"))]
+
+
+def test_a_network_that_learned_no_parts_tells_none(whole, tiny_checkpoint, phantom_manifest, phantom_cache, tmp_path):
+    network, config = read_checkpoint(tiny_checkpoint)
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, learned_parts=False)
+    network, _ = read_checkpoint(tmp_path / "best")
+    [*_, case] = phantom_manifest.split("val")  # whose own mask tells the parts
+    row = score_case(network, case, open_cached(phantom_cache, case.case_id), whole, torch.device("cpu"), "float32")
+    assert row["dice_wt"] is not None
+    assert (row["dice_tc"], row["dice_et"]) == (None, None)
+    started = override(whole, {"train.start_from": str(tmp_path / "best")})
+    assert not find_learned_parts(started, read_manifest(whole.data.manifest).split("train"))
+    assert find_learned_parts(started, [case])
+    folder = case.images["flair"].parent
+    with pytest.raises(InputError, match=r"learned from masks of the whole tumour, .* pass --labels whole-tumour"):
+        plan_predictions(tmp_path / "best", [folder], tmp_path / "out")
+    [predicted] = predict_cases(plan_predictions(tmp_path / "best", [folder], tmp_path / "out", "whole-tumour"))
+    assert predicted.wt_ml > 0
+    assert (predicted.tc_ml, predicted.et_ml) == (None, None)
+    mask = np.asarray(nib.load(tmp_path / "out" / f"{case.case_id}_seg.nii.gz").dataobj)
+    assert np.unique(mask).tolist() == [0, 1]
