@@ -135,7 +135,7 @@ def test_direct_is_one_training_on_the_labelled_cases_and_the_masks_of_the_pool(
     folder = run_self_training(config, callables, show=steps.append)
     assert calls == {"train": 1, "score": 0, "evaluate": 3}  # it went on; then validation and test
     assert {(step.round, step.rounds, step.phase) for step in steps} == {(0, 0, "evaluate"), (0, 0, "test")}
-    files = ["finished.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
+    files = ["finished.json", "held_out.json", "rounds.png", "run.json", "summary.json", "test.json", "test.parquet"]
     assert names(folder) == sorted(["best", "round_0", *files])
     mixed = read_manifest(folder / "round_0" / "manifest.parquet")
     pool = {case.case_id: case for case in pool_manifest.split("unlabelled")}
