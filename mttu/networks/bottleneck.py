@@ -126,10 +126,9 @@ class TransformerBottleneck(nn.Module):
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
+        # Not transposed and viewed: one sample's strides would be such that torch's batch norm misreads its gradient.
         f5: Tensor = tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
-        return (
-            f5  # so made, one sample has the strides of many; with others the gradient of batch norm is wrong on a CPU
-        )
+        return f5
 
 
 class ConvolutionBottleneck(nn.Module):

@@ -75,6 +75,7 @@ def gradients(config, runtime, batch, norm="training"):
     image = batch.image
     if norm == "training":  # over the few voxels of the deepest level, which multiply what single precision rounds
         state.network.double()
+        state.network.idh_head.float()  # as it is in any precision
         image = image.double()
     network = runtime.prepare(state.network)
     for module in network.modules():
@@ -248,15 +249,7 @@ def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_p
     assert_close(*({name: found[name] for name in running} for found in (ranks[0], expected)))
     gradients = [name for name, _ in (*state.network.named_parameters(), *state.weighting.named_parameters())]
     found, wanted = (torch.cat([one[name].flatten() for name in gradients]) for one in (ranks[0], expected))
-    print(
-        "XX",
-        float((found - wanted).norm() / wanted.norm()),
-        max(
-            ((ranks[0][n] - expected[n]).abs().max() / expected[n].abs().max().clamp(min=1e-6)).item()
-            for n in gradients
-        ),
-    )
-    assert (found - wanted).norm() < 1e-3 * wanted.norm()  # each norm amplifies rounding
+    assert (found - wanted).norm() < 2e-4 * wanted.norm()  # each norm amplifies rounding
 
 
 def resume_on_rank(rank, world_size, config, folder):
