@@ -11,6 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from mttu.cluster.process_group import describe_group
 from mttu.cluster.runtime import ProgressFile, train_worker
 from mttu.cluster.session import connect
 from mttu.config import Config, override
@@ -126,6 +127,7 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=absolute.model_dump(mode="json"),
+        torch_config=describe_group(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=choose_device(config),
