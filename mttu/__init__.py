@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 # when they are imported, and MONAI imports MLflow.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & set(os.environ):
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").lower() not in ("false", "0", "no", "off"):
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # MLflow takes no other word, neither here nor for DO_NOT_TRACK
 
 # Without RAY_ADDRESS a command starts a Ray of its own: on the loopback interface only, with a token that never touches
 # the disk, so that other users of the machine cannot run code in it. Ray reads these when it is imported.

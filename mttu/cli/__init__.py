@@ -5,6 +5,7 @@ Imports that take seconds happen inside the commands, so that `--help` is quick.
 
 import itertools
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.split import split
 from mttu.config import Config, load_config, override, parse_overrides, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, mask_secrets
 
 app = typer.Typer(
     name="mttu",
@@ -275,4 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print(
             f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}", markup=False
         )
+        sys.exit(1)
+    except Exception:  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
+        sys.stderr.write(mask_secrets(traceback.format_exc()))
         sys.exit(1)
