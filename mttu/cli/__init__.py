@@ -3,6 +3,7 @@
 Imports that take seconds happen inside the commands, so that `--help` is quick.
 """
 
+import io
 import itertools
 import sys
 import traceback
@@ -263,6 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after the program's name; those of this process if not given.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot write a sign shows `?`, and the work counts
     try:
         app(arguments, prog_name="mttu", standalone_mode=True)
     except InputError as error:

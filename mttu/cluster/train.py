@@ -1,6 +1,7 @@
 """Training by Ray Train, the driver's side: start or go on, follow the progress, keep the best checkpoint."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths
 from mttu.training.run import History, OnEpoch, keep_best
 from mttu.training.runtime import CHECKPOINTS_KEPT
+
+POLL_SECONDS = "0.2"
+"""How often Ray's controller looks at its workers. It takes one report at a time, so an epoch lasts at least as long."""
 
 
 @contextmanager
@@ -141,6 +145,7 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
             callbacks=[ProgressFile(progress)],
         ),
     )
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
     with follow(progress, on_epoch):
         try:
             result = trainer.fit()
