@@ -1,14 +1,25 @@
 """mttu: glioma segmentation and IDH genotyping from MRI, supervised and self-trained (MTTU-Net)."""
 
 import os
+import secrets
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 # Telemetry of Ray and MLflow is off unless the user's environment says otherwise. It is said here, because both read it
 # when they are imported, and MONAI imports MLflow.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & set(os.environ):
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").lower() not in ("false", "0", "no", "off"):
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # MLflow takes no other word, neither here nor for DO_NOT_TRACK
+
+# Without RAY_ADDRESS a command starts a Ray of its own: on the loopback interface only, with a token that never touches
+# the disk, so that other users of the machine cannot run code in it. Ray reads these when it is imported.
+GUARDS_RAY = os.environ.get("RAY_ADDRESS", "local") == "local" and "ray" not in sys.modules
+if GUARDS_RAY:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's switch for "loopback only", on any system
 
 try:
     __version__ = version("mttu")

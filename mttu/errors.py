@@ -1,6 +1,27 @@
 """The one error a user's mistake raises: every problem at once, each with what was found and what is allowed."""
 
+import re
 from collections.abc import Iterable, Sequence
+
+_SECRET_NAMES = (
+    r"pass(?:word|wd|phrase)?|pwd|(?:access[_-]?)?token|secret(?:[_-]?key)?|(?:api|access)[_-]?key|"
+    r"sig(?:nature)?|credentials?"
+)
+_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*:/{2,3})[^\s'\"<>]*@")
+_NAMED = re.compile(
+    rf"(?i)((?:\b|_|%26|%3F)(?:{_SECRET_NAMES})(?:=|%3D|\s+=\s*))(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>)]+)"
+)
+_HEADER = re.compile(r"(?i)\b(authorization:?\s*(?:basic|bearer)|bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+
+
+def mask_secrets(text: str) -> str:
+    """A text as it may be shown or kept: without what stands before the `@` of an address, and without named secrets.
+
+    Whatever a database or a server says of its address goes through here before a person or a file sees it.
+    """
+    text = _USER_INFO.sub(r"\1", text)
+    text = _NAMED.sub(r"\1***", text)
+    return _HEADER.sub(r"\1 ***", text)
 
 
 class InputError(ValueError):
@@ -11,7 +32,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [mask_secrets(problem) for problem in given]
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
@@ -44,7 +66,7 @@ class RunError(RuntimeError):
     """
 
     def __init__(self, message: str, all_ranks: bool = True) -> None:
-        super().__init__(message)
+        super().__init__(mask_secrets(message))
         self.all_ranks = all_ranks
 
     def __reduce__(self) -> tuple[type["RunError"], tuple[str, bool]]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import mttu.cluster.session  # noqa: F401  (before anything imports ray)
 from mttu.ablations import preset
 from mttu.config import Config, PrepareSettings, WorkerSettings, override
 from mttu.data.cache import cache_case

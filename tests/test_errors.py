@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from mttu.errors import InputError, RunError, raise_if_any
+from mttu.errors import InputError, RunError, mask_secrets, raise_if_any
 
 
 def test_input_error_shows_every_problem() -> None:
@@ -20,3 +20,48 @@ def test_errors_survive_the_way_to_another_process() -> None:
     assert refused.problems == ["one", "two"]
     stopped = pickle.loads(pickle.dumps(RunError("loss is nan in case A", all_ranks=False)))
     assert (str(stopped), stopped.all_ranks) == ("loss is nan in case A", False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:s3cret@host:5000/x",
+        "postgresql+psycopg2://user:s3cret@host/db",
+        "mysql://user:pa/s3cret@host/db",
+        "http://user:p@s3cret@host",
+        "http://user:s3cret#x@host/",
+        "http://[user:s3cret@::1]:5000",
+        "https://s3cret@host/x",
+        "jdbc:postgresql://user:s3cret@host",
+        "could not connect to postgresql://user:s3cret@host:5432/db: refused",
+        "http://host/x?password=s3cret",
+        "http://host/x?a=1&token=s3cret&b=2",
+        "postgresql://host/db?user=a&password=s3cret",
+        "http%3A//host/%3Fpassword%3Ds3cret",
+        "http://host/?api_key=s3cret",
+        "http://host/?sig=s3cret",
+        "host=h password='s3 s3cret' dbname=x",
+        'password="s3 s3cret"',
+        "PASSWORD = s3cret",
+        "MLFLOW_TRACKING_PASSWORD=s3cret",
+        "AWS_SECRET_ACCESS_KEY=s3cret",
+        "Authorization: Bearer s3cretabcdef",
+        "Authorization: Basic s3cretABC==",
+    ],
+)
+def test_no_error_tells_a_secret(text: str) -> None:
+    for error in (InputError(text), InputError(["fine", f"tracking.uri {text}: no"]), RunError(f"stopped: {text}")):
+        assert "s3cret" not in str(error)
+        assert "s3cret" not in repr(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tracking.uri: 'mlruns' is no address; give http://127.0.0.1:5000 or sqlite:///mlflow.db",
+        "case A: seg has labels {0, 5}; pass --labels NAME",
+        "token authentication is off; pass: 3 of 10; write to someone@example.org",
+    ],
+)
+def test_what_is_no_secret_is_told(text: str) -> None:
+    assert mask_secrets(text) == text

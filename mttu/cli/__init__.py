@@ -3,8 +3,10 @@
 Imports that take seconds happen inside the commands, so that `--help` is quick.
 """
 
+import io
 import itertools
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +28,7 @@ from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulatio
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
 from mttu.display import console, errors, show_progress, summarise_epoch, tell, tell_absences
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, mask_secrets
 
 app = typer.Typer(
     name="mttu",
@@ -280,6 +282,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after the program's name; those of this process if not given.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot write a sign shows `?`, and the work counts
     try:
         app(arguments, prog_name="mttu", standalone_mode=True)
     except InputError as error:
@@ -293,4 +298,9 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print(
             f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}", markup=False
         )
+        sys.exit(1)
+    except (
+        Exception
+    ):  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
+        sys.stderr.write(mask_secrets(traceback.format_exc()))
         sys.exit(1)

@@ -1,24 +1,17 @@
 """Connecting to Ray: the cluster that RAY_ADDRESS names, or a private one on this machine.
 
-Ray reads these variables once, when it is imported; so they are set here, and this module is imported before ray.
-A private cluster listens on the loopback interface only and has a token
-of its own, never written to disk, so that other users of the machine cannot run code in it. For a cluster that is
-already there the user's own token counts; where a program imported ray before mttu, Ray's own defaults do.
+A private cluster listens on the loopback interface only and has a token of its own, never written to disk, so that
+other users of the machine cannot run code in it; `mttu/__init__.py` says so to Ray before anything imports it. For a
+cluster that is already there the user's own token counts.
 """
 
 import os
-import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for "loopback only", on any system
-
 import ray
 
+from mttu import GUARDS_RAY
 from mttu.config import WorkerSettings
 from mttu.errors import InputError, RunError
 
@@ -45,6 +38,11 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if is_private() and not GUARDS_RAY:
+        raise InputError(
+            "Ray: was imported before mttu, or RAY_ADDRESS was set then and is not now; a cluster started so would be "
+            "open to the network; import mttu first, or connect to a cluster (ray.init) before"
+        )
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
         if is_private():

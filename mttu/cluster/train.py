@@ -1,6 +1,7 @@
 """Training by Ray Train, the driver's side: start or go on, follow the progress, keep the best checkpoint."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from mttu.cluster.process_group import describe_group
 from mttu.cluster.runtime import ProgressFile, train_worker
 from mttu.cluster.session import connect
 from mttu.config import Config, override
@@ -18,6 +20,9 @@ from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths
 from mttu.training.run import History, OnEpoch, keep_best
 from mttu.training.runtime import CHECKPOINTS_KEPT
+
+POLL_SECONDS = "0.2"
+"""How often Ray's controller looks at its workers. It takes one report at a time: an epoch lasts at least as long."""
 
 
 @contextmanager
@@ -126,6 +131,7 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=absolute.model_dump(mode="json"),
+        torch_config=describe_group(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=choose_device(config),
@@ -139,6 +145,7 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
             callbacks=[ProgressFile(progress)],
         ),
     )
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
     with follow(progress, on_epoch):
         try:
             result = trainer.fit()

@@ -1,9 +1,8 @@
 """Where MLflow writes: tracking addresses, in full and without passwords."""
 
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-from mttu.errors import InputError
+from mttu.errors import InputError, mask_secrets
 
 SQLITE = "sqlite:///"
 _SERVERS = {"http", "https", "postgresql", "mysql", "mssql"}
@@ -21,7 +20,7 @@ def resolve_uri(uri: str | None, run_folder: Path) -> str:
     is_server = bool(separator) and scheme.partition("+")[0] in _SERVERS
     if not is_server and not (uri.startswith(SQLITE) and uri != SQLITE):
         raise InputError(
-            f"tracking.uri: {without_password(uri)!r} is not an address that MLflow can write to; give a database "
+            f"tracking.uri: {uri!r} is not an address that MLflow can write to; give a database "
             "(sqlite:///mlflow.db), an MLflow server (http://127.0.0.1:5000), or leave the setting out"
         )
     database = database_path(uri)
@@ -33,16 +32,9 @@ def database_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
-def without_password(uri: str) -> str:
-    """The address as it may be shown: what stands before `@` is left out."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def show_command(uri: str) -> str:
     """The command that opens the runs in a browser on this machine; for a server, its address."""
     if uri.startswith("http"):
-        return without_password(uri)
-    return f"mlflow ui --host 127.0.0.1 --backend-store-uri '{without_password(uri)}'"
+        return mask_secrets(uri)
+    switches = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+    return f"{switches} mlflow ui --host 127.0.0.1 --backend-store-uri '{mask_secrets(uri)}'"

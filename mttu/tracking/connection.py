@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from mttu.errors import RunError
-from mttu.tracking.address import database_path, without_password
+from mttu.tracking.address import database_path
 
 
 def connect(uri: str) -> Any:
@@ -52,6 +52,6 @@ def writing_to(uri: str) -> Iterator[Any]:
         yield connect(uri)
     except mlflow_errors() as error:
         raise RunError(
-            f"tracking.uri {without_password(uri)}: MLflow cannot write ({reason_of(error)}); mend it and give the "
+            f"tracking.uri {uri}: MLflow cannot write ({reason_of(error)}); mend it and give the "
             "same command again, it goes on from here, or go on untracked with tracking.enabled=false"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from mttu.atomic import write_json
 from mttu.config import Config
 from mttu.errors import InputError
-from mttu.tracking.address import database_path, resolve_uri, without_password
+from mttu.tracking.address import database_path, resolve_uri
 from mttu.tracking.connection import connect, mlflow_errors, reason_of
 from mttu.tracking.description import describe_run
 from mttu.tracking.mlflow_tracker import MlflowTracker
@@ -88,7 +88,7 @@ def open_tracker(
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:
-        raise InputError(f"tracking.uri {without_password(uri)}: MLflow cannot use it ({reason_of(error)})") from error
+        raise InputError(f"tracking.uri {uri}: MLflow cannot use it ({reason_of(error)})") from error
     return tracker
 
 

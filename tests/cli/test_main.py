@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -138,3 +139,13 @@ def test_help_needs_none_of_the_slow_imports():
     script = "import sys, mttu.cli; print({'torch', 'ray', 'monai', 'mlflow'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_a_terminal_that_knows_ascii_only_gets_its_results(tmp_path):
+    script = (
+        "from mttu.display import console; import mttu.cli as cli; "
+        "cli.app = lambda *a, **o: console.print('49.6 ± 1'); cli.main([])"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "49.6 ? 1\n", "")
