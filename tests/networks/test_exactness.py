@@ -6,6 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from mttu.networks.batch_norm import BatchNorm3d
 from mttu.networks.dropout_attention import dropout_attention
 from mttu.networks.dropout_masks import MaskStream
 from mttu.networks.lean_conv import lean_pre_activated_conv
@@ -14,7 +15,7 @@ from mttu.networks.lean_conv import lean_pre_activated_conv
 @pytest.mark.parametrize("training", [True, False])
 def test_lean_convolution_equals_three_modules(training):
     torch.manual_seed(0)
-    norms = [nn.BatchNorm3d(3).double() for _ in range(2)]
+    norms = [nn.BatchNorm3d(3).double(), BatchNorm3d(3).double()]
     for norm in norms:
         norm.load_state_dict({**norm.state_dict(), "weight": torch.tensor([1.2, 0.7, -0.4]).double()})
         norm.running_mean.fill_(0.3)

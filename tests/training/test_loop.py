@@ -175,7 +175,8 @@ def test_the_loop_clips_before_it_steps(tiny, tmp_path):
     for limit in (None, 1e-3):
         config = override(tiny, {"optim.clip_norm": limit})
         state = create_state(config, CPU)
-        train_epoch(state, state.network, [batch_of(image)], torch.tensor([0.5, 0.5]), config, LocalRuntime(tmp_path))
+        runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
+        train_epoch(state, state.network, [batch_of(image)], [BOTH], weights, config, runtime)
         parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
         norms.append(torch.cat([item.grad.flatten() for item in parameters if item.grad is not None]).norm().item())
     assert norms[0] > 0.1
