@@ -37,12 +37,12 @@ MOST_SLOWER = 1.2
 
 
 class Victim:
-    """A case to spoil, and another one that some faults take something from.
+    """A case to spoil, and another one for the faults that take something from it.
 
     Args:
         data: Folder of the cohort.
         name: The case.
-        other: The other one.
+        other: The other one; empty for a fault of one case.
     """
 
     def __init__(self, data: Path, name: str, other: str) -> None:
@@ -84,14 +84,30 @@ class Victim:
         self.path(role).unlink()
         how(self.path(role, self.other), self.path(role))
 
+    def rename(self, role: str, new: str) -> None:
+        """Gives a volume of the case another name."""
+        self.path(role).rename(self.path(new))
+
+    def add(self, role: str, new: str) -> None:
+        """Puts a copy of a volume of the case beside it."""
+        shutil.copy(self.path(role), self.path(new))
+
+    def throw_away(self) -> None:
+        """Puts a copy of the case into the bin of a network drive."""
+        shutil.copytree(self.data / self.name, self.data / "#recycle" / self.name)
+
+    def set_cells(self, **values: str) -> None:
+        """Changes several cells of the clinical row of the case; `_` stands for a space in the name of a new column."""
+        for column, value in values.items():
+            self.set_cell(column.replace("_", " "), value)
+
     def set_cell(self, column: str, value: str, name: str = "") -> None:
-        """Changes the clinical row of the case, or of another."""
+        """Changes the clinical row of the case, or of another; a new column is empty for all others."""
         table = self.data / "clinical.csv"
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
-            if row["case_id"] == (name or self.name):
-                row[column] = value
+            row[column] = value if row["case_id"] == (name or self.name) else row.get(column, "")
         with table.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -105,9 +121,11 @@ class Fault:
     name: str
     plant: Callable[[Victim], object]
     says: str
-    """What a finding on the case must contain."""
+    """What a finding on the case must contain; `{case}` is the case."""
     both: bool = False
-    """Whether the other case is spoilt by it too, and must be named."""
+    """Whether it takes another case, which is spoilt by it too and must be named."""
+    of_cohort: bool = False
+    """Whether it is a matter of the whole cohort, such as a column, so that a finding without a case names it."""
 
 
 def _roll_out(victim: Victim, share: float) -> None:
@@ -160,9 +178,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault("NaN", lambda v: v.save("t1ce", _put(v.read("t1ce"), np.nan)), "is NaN or infinite"),
     Fault("another grid", lambda v: v.save("t2", v.read("t2")[..., :-1]), "have different grids"),
     Fault("no T1", lambda v: v.path("t1").unlink(), "no t1; expected"),
+    Fault("IDH wild type, IDH2 mutant", lambda v: v.set_cells(idh="WT", idh2="R172K"), "any mutation counts"),
+    Fault("two columns of IDH disagree", lambda v: v.set_cells(idh="1", IDH_status="WT"), "say the same thing diff"),
+    Fault("age with thousands", lambda v: v.set_cells(age="1.050"), "age is '1.050'"),
+    Fault("columns not used", lambda v: v.set_cells(kps="90", fold="3"), "not used: kps, fold", of_cohort=True),
+    Fault("mask called tumor", lambda v: v.rename("seg", "tumor"), "no tumour mask, but <case>_tumor.nii.gz lies"),
+    Fault("old mask beside", lambda v: v.add("seg", "seg_old"), "<case>_seg_old.nii.gz (case {case})", of_cohort=True),
+    Fault("masks seg and Seg", lambda v: v.add("seg", "Seg"), "seg is there 2 times"),
+    Fault("copy in a bin", lambda v: v.throw_away(), "bin is left out (#recycle)", of_cohort=True),
     Fault("not packed", lambda v: v.path("t1").write_bytes(gzip.decompress(v.path("t1").read_bytes())), "no readable"),
 )
 """Each with a case, or two, of its own."""
+_CASES = sum(1 + fault.both for fault in FAULTS)
 
 _TIMED = """
 import json, resource, sys, time
@@ -260,7 +287,7 @@ def find_faults(clean: Path, folder: Path) -> bool:
     with (folder / "cohort-findings.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     missed = report(victims, rows)
-    spoilt = {name for fault, victim in victims for name in (victim.name, *([victim.other] if fault.both else []))}
+    spoilt = {name for _, victim in victims for name in (victim.name, victim.other) if name}
     wronged = [row for row in rows if row["severity"] != "note" and row["case_id"] not in spoilt]
     for row in wronged:
         print(f"without a fault, but {row['severity']} {row['case_id']}: {row['finding']}")
@@ -271,13 +298,13 @@ def find_faults(clean: Path, folder: Path) -> bool:
 
 
 def plant(data: Path) -> list[tuple[Fault, Victim]]:
-    """Gives each fault a case of its own, and another."""
+    """Gives each fault a case of its own, and another if it takes one."""
     names = sorted(path.name for path in data.iterdir() if (path / f"{path.name}_seg.nii.gz").is_file())
-    if len(names) < 2 * len(FAULTS):
-        raise SystemExit(f"{len(names)} cases with a mask; {2 * len(FAULTS)} are needed; raise --cases")
-    victims = []
-    for number, fault in enumerate(FAULTS):
-        victim = Victim(data, names[2 * number], names[2 * number + 1])
+    if len(names) < _CASES:
+        raise SystemExit(f"{len(names)} cases with a mask; {_CASES} are needed; raise --cases")
+    free, victims = iter(names), []
+    for fault in FAULTS:
+        victim = Victim(data, next(free), next(free) if fault.both else "")
         fault.plant(victim)
         victims.append((fault, victim))
     return victims
@@ -289,8 +316,10 @@ def report(victims: Sequence[tuple[Fault, Victim]], rows: Sequence[dict[str, str
     print(f"{'fault':30} {'case':12} {'named':5} {'':7} sentence")
     for fault, victim in victims:
         named = []
-        for name in (victim.name, victim.other) if fault.both else (victim.name,):
-            found = [row for row in rows if row["case_id"] == name and fault.says in row["finding"]]
+        for name in filter(None, (victim.name, victim.other)):
+            places = (name, "") if fault.of_cohort else (name,)
+            says = fault.says.replace("{case}", name)
+            found = [row for row in rows if row["case_id"] in places and says in row["finding"]]
             named.append(bool(found))
             severity, sentence = (found[0]["severity"], found[0]["finding"]) if found else ("", "")
             print(f"{fault.name:30} {name:12} {'yes' if found else 'NO':5} {severity:7} {sentence}")
