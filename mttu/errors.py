@@ -3,15 +3,18 @@
 import re
 from collections.abc import Iterable, Sequence
 
-_SECRET_NAMES = (
-    r"pass(?:word|wd|phrase)?|pwd|(?:access[_-]?)?token|secret(?:[_-]?key)?|(?:api|access)[_-]?key|"
-    r"sig(?:nature)?|credentials?"
+_USER_INFO = re.compile(
+    r"(?i)\b((?!sqlite:|file:)[a-z][a-z0-9+.-]*:/{2,3})(?:[^\s/:@'\"<>]*@|[^\s/:@'\"<>]*:[^\s'\"<>]*@)"
 )
-_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*:/{2,3})[^\s'\"<>]*@")
+"""An address with what stands before its `@`: a user, or a user and a password, which may hold `@` and `/`."""
+_PLAIN = r"pass(?:word|wd|phrase)|pwd|(?:access[_-]?)?token|secret(?:[_-]?(?:access[_-]?)?key)?|(?:api|access)[_-]?key"
 _NAMED = re.compile(
-    rf"(?i)((?:\b|_|%26|%3F)(?:{_SECRET_NAMES})(?:=|%3D|\s+=\s*))(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>)]+)"
+    rf"(?i)((?:(?:{_PLAIN}|pass|sig(?:nature)?|credentials?)['\"]?(?:=|%3D|\s+=\s*)|(?:{_PLAIN})['\"]?\s*:\s*))"
+    r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>)}]+)"
 )
-_HEADER = re.compile(r"(?i)\b(authorization:?\s*(?:basic|bearer)|bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_HEADER = re.compile(
+    r"(?i)\b(authorization['\"]?\s*[:=]?\s*['\"]?(?:basic|bearer)|bearer(?=\s+\S{16}))\s+[A-Za-z0-9._~+/=-]{6,}"
+)
 
 
 def mask_secrets(text: str) -> str:

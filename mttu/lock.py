@@ -58,6 +58,8 @@ def _acquire(folder: Path) -> BaseFileLock:
             f"{folder}: another mttu is working in this folder{_read_owner(folder)}; wait for it, or use another{stale}"
         ) from None
     except PermissionError:
+        if not path.exists():
+            raise InputError(f"{folder}: cannot be written by {_user()}; allow it, or use another folder") from None
         raise InputError(
             f"{folder}: {path.name} belongs to {_owner_of(path)} and cannot be opened by {_user()}; let its owner "
             f"run `chmod a+rw {path}`, or use another folder"

@@ -45,7 +45,12 @@ def test_errors_survive_the_way_to_another_process() -> None:
         "PASSWORD = s3cret",
         "MLFLOW_TRACKING_PASSWORD=s3cret",
         "AWS_SECRET_ACCESS_KEY=s3cret",
+        '{"password": "s3cret", "host": "h"}',
+        "{'password': 's3cret'}",
+        "api_key: s3cret",
+        "PGPASSWORD=s3cret",
         "Authorization: Bearer s3cretabcdef",
+        "bearer s3cretabcdefghijkl",
         "Authorization: Basic s3cretABC==",
     ],
 )
@@ -60,7 +65,8 @@ def test_no_error_tells_a_secret(text: str) -> None:
     [
         "tracking.uri: 'mlruns' is no address; give http://127.0.0.1:5000 or sqlite:///mlflow.db",
         "case A: seg has labels {0, 5}; pass --labels NAME",
-        "token authentication is off; pass: 3 of 10; write to someone@example.org",
+        "token authentication is off; pass: 3 of 10; write to someone@example.org; basic information",
+        "sqlite:////home/jane@uni.de/runs/mlflow.db and file:///data/a@b/x and s3://bucket/key@v1/f",
     ],
 )
 def test_what_is_no_secret_is_told(text: str) -> None:

@@ -59,10 +59,12 @@ class _LocalBackend(_RayBackend):  # type: ignore[misc]
             worker_group.execute(_join, str(Path(self.folder) / "store"), backend_config.timeout_s)
 
     def on_shutdown(self, worker_group: Any, backend_config: WorkerGroup) -> None:
-        super().on_shutdown(worker_group, backend_config)
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder = None
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:  # a worker that died makes it fail
+            if self.folder is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder = None
 
 
 def _join(store: str, timeout_s: float) -> None:

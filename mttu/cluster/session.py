@@ -2,7 +2,7 @@
 
 A private cluster listens on the loopback interface only and has a token of its own, never written to disk, so that
 other users of the machine cannot run code in it; `mttu/__init__.py` says so to Ray before anything imports it. For a
-cluster that is already there the user's own token counts.
+cluster that is already there the user's own token counts; RAY_ADDRESS has to name it before mttu is imported.
 """
 
 import os
@@ -19,9 +19,12 @@ OBJECT_STORE_BYTES = 300 * 2**20
 """Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
 
 
+_started = False
+
+
 def is_private() -> bool:
-    """Whether `connect` starts a cluster of its own, on this machine alone."""
-    return os.environ.get("RAY_ADDRESS", "local") == "local"
+    """Whether the cluster that is connected is one that `connect` started, on this machine alone."""
+    return _started
 
 
 @contextmanager
@@ -35,17 +38,19 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     Raises:
         InputError: No cluster answers at RAY_ADDRESS.
     """
+    global _started
     if ray.is_initialized():
         yield
         return
-    if is_private() and not GUARDS_RAY:
+    starts = os.environ.get("RAY_ADDRESS", "local") == "local"
+    if starts and not GUARDS_RAY:
         raise InputError(
             "Ray: was imported before mttu, or RAY_ADDRESS was set then and is not now; a cluster started so would be "
             "open to the network; import mttu first, or connect to a cluster (ray.init) before"
         )
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        if is_private():
+        if starts:
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
@@ -57,10 +62,12 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError) as error:
-        if is_private():
+        if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+    _started = starts
     try:
         yield
     finally:
+        _started = False
         ray.shutdown()

@@ -45,7 +45,7 @@ def test_evaluation_is_the_same_bits_on_actors(config, tiny_checkpoint, phantom_
 
 
 def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_checkpoint, phantom_manifest, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
     monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
     two = override(config, {"workers.threads_per_worker": 2})
@@ -72,9 +72,9 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
     monkeypatch.setattr("mttu.cluster.self_train.run_pool", run_pool)
     more = override(two, {"workers.num_workers": 2})
     evaluate_on_ray(tiny_checkpoint, cases, more, tell)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: False)
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
-    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
     monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cuda")
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
     assert pools == [[case.case_id for case in cases]] * 3
