@@ -41,7 +41,7 @@ def test_what_a_training_has_already_is_not_proposed():
 def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.cli.cross_validation.print_folds", lambda folder: None)
 
-    def validate(settings, launch, folds, seed, fresh, show):
+    def validate(settings, launch, folds, seed, fresh, show, tell):
         show(2, 1, METRICS)
         return tmp_path
 

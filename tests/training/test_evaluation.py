@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_empty_masks_count_as_the_setting_says(
         prediction = VolumePrediction(probabilities, None)
         monkeypatch.setattr("mttu.training.evaluation.predict_volume", lambda *_, said=prediction: said)
         monkeypatch.setattr("mttu.training.evaluation.read_volume", lambda *_: None)
-        row = score_case(None, case, replace(cached, seg=truth), config, torch.device("cpu"), "float32")
+        row = score_case(SimpleNamespace(learned_parts=True), case, replace(cached, seg=truth), config, torch.device("cpu"), "float32")
         assert (row["status_et"], row["dice_et"]) == (status, dice.get(status))
         rows.append({**row, "case_id": status})
     metrics, _ = summarise(rows, "dice")
