@@ -69,6 +69,11 @@ def count_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return counts
 
 
+def lacks_classes(metrics: Mapping[str, float]) -> bool:
+    """Whether no prediction of a validation holds some class, so that it matters what training masks hold."""
+    return any(metrics.get(f"{_PREDICTED}{name}") == 0 for name in NAMES)
+
+
 def note_absences(
     metrics: Mapping[str, float], held: Sequence[str], history: Sequence[Mapping[str, float]], epoch: int
 ) -> dict[str, float]:

@@ -65,7 +65,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
     learned = find_labelled_tasks(config, train) if start_problems else find_learned_tasks(config, train)
     problems = [
         *_check_modalities(config, manifest),
-        *_check_labels(config, train, path),
+        *_check_labels(config, learned, train, path),
         *_check_validation(config, learned, val, path),
         *_check_batches(config),
         *(start_problems or _check_teachers(config, manifest)),
@@ -207,13 +207,13 @@ def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
     ]
 
 
-def _check_labels(config: Config, train: Sequence[Case], path: Path) -> list[str]:
+def _check_labels(config: Config, learned: Collection[str], train: Sequence[Case], path: Path) -> list[str]:
     """A class weight is the other class's share (eq. 14): one class alone would have no loss at all."""
     if not train:
         return [f"{path}: no case has split train; give some in the clinical table's column split"]
     problems = []
     tasks = config.network.tasks
-    if "segmentation" in tasks and not any(case.seg for case in train):
+    if "segmentation" in tasks and "segmentation" not in learned:
         problems.append(f"{path}: no training case has a mask; set network.tasks=[idh] to train without segmentation")
     known = {case.idh for case in train if case.idh >= 0}
     if "idh" in tasks and (len(known) == 1 or (not known and "segmentation" not in tasks)):

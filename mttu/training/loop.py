@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
-from mttu.data.absent_classes import find_held_classes, note_absences
+from mttu.data.absent_classes import find_held_classes, lacks_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import open_cached
 from mttu.data.cohort import Case
@@ -76,7 +76,7 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
     state.network.learned_tasks = find_learned_tasks(config, task.train)
     state.network.learned_parts = find_learned_parts(config, task.train)
     dataset = PatchDataset(task.train, task.cache_dir, config)
-    held_classes = find_held_classes(cached.seg for cached in dataset.cached if knows_parts(cached.labels))
+    held_classes: tuple[str, ...] | None = None  # of the training masks; read when a class is in no prediction
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     held = share_batch(train, runtime.world_size).held
@@ -96,7 +96,9 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
                 found, score, rows = evaluate(
                     state.network, validation, config, runtime, choose_precision(config.train.precision, runtime.device)
                 )
-                metrics |= found | note_absences(found, held_classes, state.history, state.epoch + 1)
+                if held_classes is None and lacks_classes(found):
+                    held_classes = find_held_classes(one.seg for one in dataset.cached if knows_parts(one.labels))
+                metrics |= found | note_absences(found, held_classes or (), state.history, state.epoch + 1)
                 held_out = None if held_out is None else select_held_out(rows, task.val)
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: the last epoch is the one to keep

@@ -134,10 +134,11 @@ def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
 
     True without any mask at all: then there is no segmentation whose parts could mislead.
     """
-    masks = [case for case in train if case.seg is not None]
+    conventions = {case.labels for case in train if case.seg is not None}
     start = config.train.start_from
-    before = start is not None and "segmentation" in read_learned_tasks(start) and read_learned_parts(start)
-    return before or not masks or any(knows_parts(case.labels) for case in masks)
+    if start is not None and "segmentation" in read_learned_tasks(start):
+        return read_learned_parts(start) or any(knows_parts(one) for one in conventions)
+    return not conventions or any(knows_parts(one) for one in conventions)
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:

@@ -102,7 +102,14 @@ def test_empty_masks_count_as_the_setting_says(
         prediction = VolumePrediction(probabilities, None)
         monkeypatch.setattr("mttu.training.evaluation.predict_volume", lambda *_, said=prediction: said)
         monkeypatch.setattr("mttu.training.evaluation.read_volume", lambda *_: None)
-        row = score_case(SimpleNamespace(learned_parts=True), case, replace(cached, seg=truth), config, torch.device("cpu"), "float32")
+        row = score_case(
+            SimpleNamespace(learned_parts=True),
+            case,
+            replace(cached, seg=truth),
+            config,
+            torch.device("cpu"),
+            "float32",
+        )
         assert (row["status_et"], row["dice_et"]) == (status, dice.get(status))
         rows.append({**row, "case_id": status})
     metrics, _ = summarise(rows, "dice")

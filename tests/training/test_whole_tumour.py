@@ -157,6 +157,7 @@ def test_a_network_that_learned_no_parts_tells_none(whole, tiny_checkpoint, phan
     assert (row["dice_tc"], row["dice_et"]) == (None, None)
     started = override(whole, {"train.start_from": str(tmp_path / "best")})
     assert not find_learned_parts(started, read_manifest(whole.data.manifest).split("train"))
+    assert not find_learned_parts(started, [replace(case, seg=None)])
     assert find_learned_parts(started, [case])
     folder = case.images["flair"].parent
     with pytest.raises(InputError, match=r"learned from masks of the whole tumour, .* pass --labels whole-tumour"):
