@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mttu.errors import InputError
@@ -31,7 +30,7 @@ def follow_database(database: Path) -> None:
     """Makes all paths of artifacts that lie beside a SQLite database say so; does nothing where they do.
 
     A copy of a folder is treated like one that was moved: it uses its own artifacts. Artifacts of an experiment that
-    somebody gave another place in MLflow stay there.
+    somebody gave another place in MLflow stay there, whether its disk is mounted or not.
 
     Args:
         database: May be missing, or not MLflow's.
@@ -55,7 +54,7 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; of databases that are no file of ours.
+    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; of any but the one beside the database.
 
     Args:
         location: Of the experiment's artifacts.
@@ -70,7 +69,7 @@ def check_location(location: str, has_runs: bool, experiment: str) -> None:
         return
     raise InputError(
         f"tracking.experiment {experiment!r}: MLflow keeps its artifacts in {place}, which is not there any more; "
-        f"bring it back, make a link to where it is now (ln -s NEW/{ARTIFACTS} {place}), or give tracking.experiment "
+        f"bring it back or mount its disk, make a link to where it is now (ln -s NEW/{ARTIFACTS} {place}), or give tracking.experiment "
         "another name"
     )
 
@@ -102,29 +101,30 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
     """Whether artifacts that should lie in `place` are `here` now."""
     if place == here or (place.is_dir() and here.is_dir() and os.path.samefile(place, here)):
         return False
-    if not place.is_dir() and here.is_dir():
-        return True
-    runs = [_read_run(uri, place) for (uri,) in connection.execute("SELECT artifact_uri FROM runs").fetchall()]
-    written = [run for run in runs if run is not None]
+    uris = [str(uri) for (uri,) in connection.execute("SELECT artifact_uri FROM runs").fetchall()]
+    written = [run for uri in uris if (run := _read_run(uri, place)) is not None]
+    came_along = here.is_dir() and any((here / run).exists() for run in written)
     if not place.is_dir():
-        if written:
-            raise InputError(
-                f"tracking: the artifacts of {database} are neither beside it nor in {place}, where they were; bring "
-                f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
-            )
-        return True
+        if not written:
+            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # with runs in ours, it is one that somebody chose
+        if here.is_dir():  # of other runs only: the place is one that somebody chose, on a disk that is not mounted
+            return came_along or not any(here.iterdir())
+        raise InputError(
+            f"tracking: the artifacts of {database} are neither beside it nor in {place}, where they were; bring "
+            f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
+        )
     if here.is_dir():
-        return any((here / run).exists() for run in written)  # else it is a place that somebody chose
+        return came_along  # else it is a place that somebody chose
     raise InputError(
         f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
         f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
     )
 
 
-def _read_run(uri: Any, place: Path) -> str | None:
+def _read_run(uri: str, place: Path) -> str | None:
     """The run that a place of artifacts is of; None if it does not lie below `place`."""
     prefix = f"{place.as_uri()}/"
-    return str(uri).removeprefix(prefix).partition("/")[0] if str(uri).startswith(prefix) else None
+    return uri.removeprefix(prefix).partition("/")[0] if uri.startswith(prefix) else None
 
 
 def _rebase(connection: sqlite3.Connection, old: str, new: str) -> None:

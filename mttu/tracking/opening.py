@@ -120,7 +120,14 @@ def follow_moved_folder(config: Config, run_folder: Path) -> None:
 
 
 def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
-    """The experiment's id; `shared` where its database is a server's, whose rows nobody but the server changes."""
+    """The experiment's id.
+
+    Args:
+        client: Of MLflow.
+        name: Of the experiment.
+        location: Where its artifacts go if it is new.
+        shared: Whether its database is a server's, whose rows nobody but the server changes.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         return str(client.create_experiment(name, artifact_location=location))
@@ -129,7 +136,7 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
             f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
         )
-    if shared:
+    if shared or found.artifact_location != location:  # ours beside a database that is a file may be made anew
         check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)
 

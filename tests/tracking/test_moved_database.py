@@ -146,6 +146,31 @@ def test_a_place_that_somebody_chose_in_mlflow_stays(first, begin, folder, tmp_p
     assert list(chosen["elsewhere"].rglob("config.yaml"))
 
 
+def test_a_chosen_place_whose_disk_is_not_mounted_stays_and_is_asked_for_when_it_is_used(
+    first, begin, folder, tmp_path
+):
+    tracker = begin(place=first / folder.name)
+    big = tmp_path / "big" / "mlflow-artifacts"
+    big.mkdir(parents=True)
+    spare = tmp_path / "spare" / "mlflow-artifacts"  # nothing was ever written there
+    for name, place in (("elsewhere", big), ("spare", spare)):
+        client_of(tracker).create_experiment(name, artifact_location=place.as_uri())
+    begin(place=first / "other", **{"tracking.experiment": "elsewhere"})
+    before = texts(first)
+    big.parent.rename(tmp_path / "unmounted")
+    begin(place=first / folder.name)  # of another experiment: goes on
+    assert texts(first) == before
+    with pytest.raises(InputError) as caught:
+        begin(place=first / "other", **{"tracking.experiment": "elsewhere"})
+    assert str(caught.value) == (
+        f"tracking.experiment 'elsewhere': MLflow keeps its artifacts in {big}, which is not there any more; bring it "
+        f"back or mount its disk, make a link to where it is now (ln -s NEW/mlflow-artifacts {big}), or give "
+        "tracking.experiment another name"
+    )
+    assert not big.exists()
+    assert texts(first) == before
+
+
 def test_what_is_no_database_of_mlflow_is_left_or_refused(tmp_path):
     follow_database(tmp_path / "mlflow.db")
     assert list(tmp_path.iterdir()) == []
