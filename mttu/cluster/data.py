@@ -9,7 +9,7 @@ from mttu.cluster.pool import Work, explain_lost, run_pool
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
-from mttu.errors import InputError
+from mttu.errors import InputError, mask_secrets
 
 
 class PreparedRow(TypedDict):
@@ -34,7 +34,7 @@ def _build_preparer(
         except InputError as problem:
             error = "; ".join(problem.problems)
         except Exception as problem:  # a full disk or a defect of ours in one case is no reason to lose the others
-            error = f"case {case_id}: {type(problem).__name__}: {problem}"
+            error = f"case {case_id}: {type(problem).__name__}: {mask_secrets(str(problem))}"
         seconds = time.perf_counter() - start
         return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
 

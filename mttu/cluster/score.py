@@ -12,7 +12,7 @@ from mttu.cluster.pool import Work, explain_lost, run_pool
 from mttu.cluster.session import connect
 from mttu.config import WorkerSettings
 from mttu.data.score_table import ScoreRow, ScoreTable
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, mask_secrets, raise_if_any
 from mttu.scoring.cases import CaseScorer, OnRow, make_table
 from mttu.scoring.plan import ScoringPlan
 
@@ -29,7 +29,7 @@ def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
             return scorer.score(cases[case_id])
 
     except (InputError, OSError) as error:
-        reason = f"on node {os.uname().nodename}: {error}"
+        reason = mask_secrets(f"on node {os.uname().nodename}: {error}")
 
         def score(case_id: str) -> ScoreRow:
             return ScoreRow(case_id, 0.0, reason)

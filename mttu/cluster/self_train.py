@@ -14,7 +14,7 @@ from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
 from mttu.data.score_table import ScoreTable
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, mask_secrets
 from mttu.scoring.cases import OnRow
 from mttu.scoring.plan import ScoringPlan
 from mttu.self_training import Callables
@@ -111,7 +111,7 @@ def build_evaluator(
         try:
             return {"case_id": case_id, "scores": evaluate(cases[case_id]), "error": ""}
         except Exception as failure:  # the pool must not lose the other cases, and the driver raises
-            text = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+            text = mask_secrets((str(failure).strip().splitlines() or [type(failure).__name__])[0])
             return {"case_id": case_id, "scores": None, "error": f"case {case_id}: {text}"}
 
     return work

@@ -106,13 +106,32 @@ def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, 
 
 def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
     """Warnings on cases whose images are all the same: for when nobody compares brains."""
+    return [
+        Finding("warning", name, f"all images have the same voxels as those of case {group[0]}; it counts twice")
+        for group in _group_by_images(cases, digests)
+        for name in group[1:]
+    ]
+
+
+def find_same_images(cases: Iterable[Case], digests: Digests) -> list[Finding]:
+    """Warnings on every case whose images are all another's, for when each case is looked at by itself."""
+    return [
+        Finding(
+            "warning",
+            name,
+            f"all images have the same voxels as those of {name_some(others, _MOST_NAMED)}; check whose they are",
+        )
+        for group in _group_by_images(cases, digests)
+        for name in group
+        if (others := [f"case {other}" for other in group if other != name])
+    ]
+
+
+def _group_by_images(cases: Iterable[Case], digests: Digests) -> Iterable[list[str]]:
+    """Case ids, those together whose images are all the same."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for case in cases:
         if case.case_id in digests:
             images = tuple((name, digests[case.case_id][name]) for name in sorted(case.images))
             groups.setdefault(images, []).append(case.case_id)
-    return [
-        Finding("warning", name, f"all images have the same voxels as those of case {group[0]}; it counts twice")
-        for group in groups.values()
-        for name in group[1:]
-    ]
+    return groups.values()

@@ -1,7 +1,7 @@
 """Predicting case after case; one that fails becomes a row with its reason."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from mttu import __version__
 from mttu.atomic import atomic_file
 from mttu.data.cohort import Case
+from mttu.data.copies import find_copies, find_same_images
+from mttu.data.fingerprints import choose_modality
 from mttu.data.labels import from_classes
 from mttu.data.preprocess import prepare_sources
 from mttu.data.sources import read_sources
 from mttu.data.suspicions import find_suspicions
 from mttu.data.volumes import Geometry, restore_mask, write_mask
-from mttu.errors import InputError
+from mttu.errors import InputError, mask_secrets
 from mttu.figures.overlay import draw_overlay
 from mttu.inference import predict_ensemble, segment
 from mttu.lock import lock_folder
@@ -38,21 +40,46 @@ def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[P
         on_case: Told how many cases are done, and the newest row.
 
     Returns:
-        One row per case, in the order of the plan; `error` is empty where all went well.
+        One row per case, in the order of the plan; `error` is empty where all went well. Warnings of cases that share
+        voxels are added when all have been read, so the rows that `on_case` was told lack them.
 
     Raises:
         InputError: Another process predicts into the same folder.
     """
     rows: list[PredictionRow] = []
+    digests: dict[str, Mapping[str, str]] = {}
     with lock_folder(plan.out):
         staging = open_staging(plan.out)
         for candidate in plan.candidates:
-            rows.append(_predict_or_explain(plan, candidate, staging))
+            rows.append(_predict_or_explain(plan, candidate, staging, digests))
             if on_case is not None:
                 on_case(len(rows), rows[-1])
+        rows = _warn_of_copies(plan, rows, digests)
         write_tables(staging, rows, _describe(plan))
         publish(plan.out)
     return rows
+
+
+def _warn_of_copies(
+    plan: PredictionPlan, rows: list[PredictionRow], digests: Mapping[str, Mapping[str, str]]
+) -> list[PredictionRow]:
+    """Adds what only all cases together show: a volume of one that is a copy of another's, in the rows of both."""
+    modalities = plan.config.data.modalities
+    cases = [
+        replace(one.case, seg=None, images={name: one.case.images[name] for name in modalities})
+        for one in plan.candidates
+        if one.case is not None and one.case_id in digests
+    ]
+    added: dict[str, list[str]] = {}
+    found = [*find_copies(cases, cases, digests, choose_modality(modalities)), *find_same_images(cases, digests)]
+    for finding in found:
+        added.setdefault(finding.case_id, []).append(finding.text)
+    return [
+        replace(row, warnings="; ".join([*([row.warnings] if row.warnings else []), *added[row.case_id]]))
+        if row.case_id in added
+        else row
+        for row in rows
+    ]
 
 
 def _describe(plan: PredictionPlan) -> dict[str, object]:
@@ -73,28 +100,36 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
     }
 
 
-def _predict_or_explain(plan: PredictionPlan, candidate: Candidate, staging: Path) -> PredictionRow:
+def _predict_or_explain(
+    plan: PredictionPlan, candidate: Candidate, staging: Path, digests: dict[str, Mapping[str, str]]
+) -> PredictionRow:
     started = time.perf_counter()
     error = candidate.error
     if candidate.case is not None:
         try:
-            row = _predict(plan, candidate.case, candidate.is_synthetic, staging)
+            row = _predict(plan, candidate.case, candidate.is_synthetic, staging, digests)
             return replace(row, seconds=time.perf_counter() - started)
         except InputError as refusal:
             error = "; ".join(refusal.problems)
         except Exception as failure:  # whatever it is, the other cases still count
-            first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+            first_line = mask_secrets((str(failure).strip().splitlines() or ["no message"])[0])
             error = f"case {candidate.case_id}: {type(failure).__name__}: {first_line}"
     for name in (mask_name(candidate.case_id), overlay_name(candidate.case_id)):
         (staging / name).unlink(missing_ok=True)
     return PredictionRow(candidate.case_id, time.perf_counter() - started, error)
 
 
-def _predict(plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path) -> PredictionRow:
-    """Reads, predicts, writes mask and overlay. The case's own mask is not read: it is not needed, and may be odd."""
+def _predict(
+    plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path, digests: dict[str, Mapping[str, str]]
+) -> PredictionRow:
+    """Reads, predicts, writes mask and overlay; adds to `digests` what the case's volumes are.
+
+    The case's own mask is not read: it is not needed, and may be odd.
+    """
     settings, modalities = plan.config.inference, plan.config.data.modalities
     case = replace(case, seg=None)
     sources = read_sources(case, modalities)
+    digests[case.case_id] = sources.digests
     suspicions = find_suspicions(case, modalities, sources, is_synthetic)
     prepared = prepare_sources(case, sources, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)

@@ -14,7 +14,7 @@ from mttu.data.cache import content_hash, open_cached
 from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
 from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
-from mttu.errors import InputError
+from mttu.errors import InputError, mask_secrets
 from mttu.inference import choose_precision, name_member, predict_ensemble, segment
 from mttu.networks.ensemble import read_members
 from mttu.networks.learned import find_voters
@@ -58,7 +58,7 @@ class CaseScorer:
         except InputError as refusal:
             error = "; ".join(refusal.problems)
         except Exception as failure:  # whatever it is, the other cases still count
-            first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+            first_line = mask_secrets((str(failure).strip().splitlines() or ["no message"])[0])
             error = f"case {case.case_id}: {type(failure).__name__}: {first_line}"
         return ScoreRow(case.case_id, time.perf_counter() - started, error)
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,16 +110,41 @@ def test_a_phantom_has_no_warning_for_being_small(checkpoint: Path, phantom_fold
     assert (row.error, row.warnings) == ("", None)
 
 
+def test_a_volume_that_is_a_copy_of_another_case_s_is_told_in_the_rows_of_both(
+    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase, call_all: CallAll
+) -> None:
+    write_case(cases, "c")
+    for name in ("flair", "t1ce", "t1", "t2"):  # all of a, under another name
+        (cases / "d").mkdir(exist_ok=True)
+        shutil.copy(cases / "a" / f"a_{name}.nii.gz", cases / "d" / f"d_{name}.nii.gz")
+    shutil.copy(cases / "b" / "b_t2.nii.gz", cases / "c" / "c_t2.nii.gz")
+    rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], tmp_path / "out"), 2))
+    said = [str(row.warnings) for row in rows]
+    both = "while other images differ; restore the right file, or leave one of the cases out"
+    expected = [
+        "all images have the same voxels as those of case d; check whose they are",
+        f"t2 (b_t2.nii.gz) has the same voxels as t2 of case c, {both}",
+        f"t2 (c_t2.nii.gz) has the same voxels as t2 of case b, {both}",
+        "all images have the same voxels as those of case a; check whose they are",
+    ]
+    assert [text.endswith(sentence) for text, sentence in zip(said, expected, strict=True)] == [True] * 4, said
+    assert [row.error for row in rows] == [""] * 4
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert [row["warnings"] for row in table] == [row.warnings for row in rows]
+
+
 def test_an_unforeseen_failure_is_told_with_its_kind_and_leaves_no_file(
     checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_for_a(*arguments: object, **named: object) -> None:
-        raise MemoryError("no room\nsecond line")
+        raise MemoryError("no room at s3://me:hidden@host/x\nsecond line")
 
     monkeypatch.setattr("mttu.predict.cases.draw_overlay", fail_for_a)  # after the mask is written
     out = tmp_path / "out"
     rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 2))
-    assert [row.error for row in rows] == ["case a: MemoryError: no room", "case b: MemoryError: no room"]
+    assert [row.error for row in rows] == [
+        f"case {name}: MemoryError: no room at s3://host/x" for name in ("a", "b")
+    ]
     assert not list(out.glob("*_seg.nii.gz"))
 
 
