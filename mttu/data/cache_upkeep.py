@@ -169,7 +169,7 @@ def _check_sources(case: Case, cached: CachedCase) -> list[Finding]:
     except InputError as error:
         problems = _without(error.problems, case.case_id)
         return [Finding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems]
-    changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)
+    changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)[0]
     if case.seg is not None and cached.labels != case.labels:
         changes.append(f"its mask was prepared with labels {cached.labels}, the manifest says {case.labels}")
     unnamed = "its sources or labels are not those that it was prepared from"

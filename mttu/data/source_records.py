@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mttu.data.layouts import BRAIN_MASK, SEG
 from mttu.data.manifest import Case
 from mttu.errors import raise_if_any
 
@@ -24,30 +25,29 @@ class SourceRecord:
     """Time of its last change, nanoseconds since 1970."""
     sha256: str
 
-    def has_other_time(self, path: Path) -> bool:
-        """Whether the file that lies there now has another time, so that its content has to be compared."""
-        try:
-            return path.stat().st_mtime_ns != self.modified_ns
-        except OSError:
-            return False
-
-    def find_difference(self, path: Path, always_read: bool = False) -> str | None:
-        """How the file that lies there now differs; None if it does not, or if there is none to compare with.
+    def find_difference(self, path: Path, always_read: bool = False) -> tuple[str | None, bool]:
+        """How the file that lies there now differs.
 
         Args:
             path: Read only where size and time leave a doubt.
             always_read: Read it even so: somebody may have given it its old time again.
+
+        Returns:
+            The difference, None if there is none or nothing to compare with; and whether the file has another time, so
+            that its content had to be compared.
         """
+        has_other_time = False
         try:
             now = path.stat()
+            has_other_time = now.st_mtime_ns != self.modified_ns
             if now.st_size != self.size_bytes:
-                return f"{self.size_bytes:,} bytes then, {now.st_size:,} now"
-            if now.st_mtime_ns == self.modified_ns and not always_read:
-                return None
+                return f"{self.size_bytes:,} bytes then, {now.st_size:,} now", has_other_time
+            if not has_other_time and not always_read:
+                return None, False
             same = _hash(path, now.st_size, now.st_mtime_ns) == self.sha256
         except OSError:
-            return None  # archived scans
-        return None if same else f"{self.size_bytes:,} bytes as then, but others"
+            return None, has_other_time  # archived scans
+        return None if same else f"{self.size_bytes:,} bytes as then, but others", has_other_time
 
 
 SourceRecords = Mapping[str, SourceRecord]
@@ -66,8 +66,8 @@ def list_sources(case: Case, modalities: Sequence[str]) -> Iterator[tuple[str, P
     for name in modalities:
         if name in case.images:
             yield name, case.images[name]
-    yield "seg", case.seg
-    yield "brain mask", case.brain_mask
+    yield SEG, case.seg
+    yield BRAIN_MASK, case.brain_mask
 
 
 def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRecord]:
@@ -93,7 +93,9 @@ def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRec
     return records
 
 
-def find_changes(case: Case, modalities: Sequence[str], records: SourceRecords, always_read: bool = False) -> list[str]:
+def find_changes(
+    case: Case, modalities: Sequence[str], records: SourceRecords, always_read: bool = False
+) -> tuple[list[str], bool]:
     """How the files of a case differ from those that it was prepared from; a file that is gone is no difference.
 
     Args:
@@ -101,8 +103,11 @@ def find_changes(case: Case, modalities: Sequence[str], records: SourceRecords, 
         modalities: Channels that it was prepared with.
         records: What was recorded then.
         always_read: See `SourceRecord.find_difference`.
+
+    Returns:
+        A sentence for each difference, and whether any file has another time than then.
     """
-    changes = []
+    changes, have_other_times = [], False
     for role, path in list_sources(case, modalities):
         record = records.get(role)
         if path is None or record is None:
@@ -110,15 +115,12 @@ def find_changes(case: Case, modalities: Sequence[str], records: SourceRecords, 
                 changes.append(f"was prepared without a {role}, and the manifest has one")
             elif record is not None:
                 changes.append(f"was prepared with a {role}, and the manifest has none")
-        elif difference := record.find_difference(path, always_read):
-            changes.append(f"{role} {path} is not the file that was prepared ({difference})")
-    return changes
-
-
-def have_other_times(case: Case, modalities: Sequence[str], records: SourceRecords) -> bool:
-    """Whether any file of a case has another time than then, so that `find_changes` has to read it."""
-    sources = list_sources(case, modalities)
-    return any(path and role in records and records[role].has_other_time(path) for role, path in sources)
+        else:
+            difference, has_other_time = record.find_difference(path, always_read)
+            have_other_times |= has_other_time
+            if difference:
+                changes.append(f"{role} {path} is not the file that was prepared ({difference})")
+    return changes, have_other_times
 
 
 def to_json(records: SourceRecords) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
-from mttu.data.source_records import find_changes, have_other_times
+from mttu.data.source_records import find_changes
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.networks.learned import explain_unlearned
 from mttu.training.start import (
@@ -81,11 +81,14 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         except InputError as error:
             problems += error.problems
             continue
-        problems += _check_cached(case, cached, config) or _check_sources(case, cached)
+        stale = _check_cached(case, cached, config)
+        problems += stale
         if cached.sources is None:
             unrecorded.append(case.case_id)
-        elif have_other_times(case, cached.modalities, cached.sources):
-            read_again.append(case.case_id)
+        elif not stale:
+            changes, have_other_times = find_changes(case, cached.modalities, cached.sources)
+            problems += _describe_changes(case, changes)
+            read_again += [case.case_id] if have_other_times else []
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
@@ -165,11 +168,8 @@ def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
     return problems
 
 
-def _check_sources(case: Case, cached: CachedCase) -> list[str]:
+def _describe_changes(case: Case, changes: Sequence[str]) -> list[str]:
     """Says where a file was changed since the case was prepared from it, for training would go on with what it was."""
-    if cached.sources is None:
-        return []
-    changes = find_changes(case, cached.modalities, cached.sources)
     return [
         f"case {case.case_id}: {change}; {MEND} (to go on with a run that has begun, restore the files as they were)"
         for change in changes

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -93,6 +94,13 @@ def test_other_times_of_the_same_content_are_no_change_and_prepare_records_them(
     assert cache_case(case, place / "cache", manifest.modalities, PrepareSettings()) is False
     assert check_inputs(config).notes == ()
     assert (place / "cache" / case.case_id / "image.npy").stat().st_mtime_ns == voxels
+
+
+def test_a_start_looks_at_every_source_file_once(config, case, monkeypatch):
+    looked, stat = [], Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: (looked.append(path), stat(path, **how))[1])
+    check_inputs(config)
+    assert [looked.count(path) for path in (*case.images.values(), case.seg)] == [1] * (len(case.images) + 1)
 
 
 def test_archived_scans_and_caches_without_a_record_are_fine(config, place):
