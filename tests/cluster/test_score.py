@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from ray import cloudpickle
 
 from mttu.cluster import score as cluster_score
+from mttu.cluster.data import _build_preparer
 from mttu.cluster.pool import RETRIES, Work, run_pool
 from mttu.cluster.score import build_scorer, score_on_ray
+from mttu.cluster.self_train import build_evaluator
 from mttu.errors import InputError
 from mttu.scoring.cases import score_cases
 from mttu.scoring.plan import ScoringPlan, plan_scoring
@@ -98,6 +101,27 @@ def test_a_checkpoint_that_a_node_does_not_see_is_every_cases_error(tiny_checkpo
     work = build_scorer(plan, 1, "cpu")
     row = work(plan.cases[0].case_id)
     assert row["error"].startswith(f"on node {os.uname().nodename}: checkpoint {tmp_path / 'elsewhere'}")
+
+
+def test_what_a_failing_case_says_is_kept_without_secrets(tiny_checkpoint, manifest_file, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("lost s3://me:hidden@host/x")
+
+    plan = plan_scoring(tiny_checkpoint, manifest_file, "val")
+    case = plan.cases[0]
+    monkeypatch.setattr("mttu.scoring.cases.CaseScorer._score", fail)
+    monkeypatch.setattr("mttu.cluster.data.cache_case", fail)
+    monkeypatch.setattr("mttu.cluster.self_train.CaseEvaluator", lambda *arguments: SimpleNamespace(evaluate=fail))
+    works = (
+        build_scorer(plan, 1, "cpu"),
+        build_evaluator(tiny_checkpoint, {case.case_id: case}, plan.config, 1, "cpu"),
+        _build_preparer({case.case_id: case}, tmp_path, (), plan.config.data.prepare),
+    )
+    assert [work(case.case_id)["error"].removeprefix(f"case {case.case_id}: ") for work in works] == [
+        "RuntimeError: lost s3://host/x",
+        "lost s3://host/x",
+        "RuntimeError: lost s3://host/x",
+    ]
 
 
 @pytest.mark.ray

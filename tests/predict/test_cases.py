@@ -142,9 +142,7 @@ def test_an_unforeseen_failure_is_told_with_its_kind_and_leaves_no_file(
     monkeypatch.setattr("mttu.predict.cases.draw_overlay", fail_for_a)  # after the mask is written
     out = tmp_path / "out"
     rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 2))
-    assert [row.error for row in rows] == [
-        f"case {name}: MemoryError: no room at s3://host/x" for name in ("a", "b")
-    ]
+    assert [row.error for row in rows] == [f"case {name}: MemoryError: no room at s3://host/x" for name in ("a", "b")]
     assert not list(out.glob("*_seg.nii.gz"))
 
 
