@@ -151,6 +151,11 @@ def _part_twins(victim: Victim) -> None:
     victim.set_cell("split", "test", victim.other)
 
 
+def _take_from_refused(victim: Victim) -> None:
+    victim.copy("seg")
+    victim.set_cell("age", "1.050", victim.other)
+
+
 _SHIFT = np.array([[1.0, 0, 0, 0], [0, 1, 0, 37], [0, 0, 1, 0], [0, 0, 0, 1]])
 _MIRROR = np.diag([-1.0, 1, 1, 1])
 
@@ -167,6 +172,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("foreign label", lambda v: v.save("seg", _put(v.read("seg"), 3)), "seg has labels {"),
     Fault("T2 of another patient", lambda v: v.copy("t2"), "has the same voxels as t2 of case", both=True),
     Fault("tumour mask of another", lambda v: v.copy("seg"), "has the same voxels as seg of case", both=True),
+    Fault("mask of a refused case", _take_from_refused, "has the same voxels as seg of case", both=True),
     Fault("T2 linked to another's", lambda v: v.link("t2", lambda a, b: b.symlink_to(a)), "is the file of", both=True),
     Fault("mask hard-linked to another's", lambda v: v.link("seg", os.link), "is the file of", both=True),
     Fault("one patient in train and test", _part_twins, "is one patient with", both=True),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mttu.data.clinical import ClinicalTables, read_clinical_tables
 from mttu.data.cohort_request import CohortRequest, check_request
-from mttu.data.copies import find_copies, find_twins
+from mttu.data.copies import find_copies, find_twins, share_volumes
 from mttu.data.findings import Finding, merge_findings, to_findings
 from mttu.data.fingerprints import choose_modality, find_same_brains
 from mttu.data.gathering import CheckedVolumes, OnCase, case_from_folder, check_volumes, find_cases, name_cases
@@ -95,9 +95,9 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     check_request(request)
     findings: list[Finding] = []
     found = find_cases(request, findings)
-    cases = name_cases([case for _, case in found], findings)
+    cases, refused = name_cases([case for _, case in found], findings)
     synthetic = SyntheticCases(request.places)
-    checked = check_volumes(cases, request.modalities, synthetic, on_case)
+    checked = check_volumes(cases, refused, request.modalities, synthetic, on_case)
     findings += checked.findings
     try:
         tables = ClinicalTables([], [])
@@ -108,13 +108,18 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         findings += to_findings("error", error.problems)
         return _answer(None, findings)
     findings += tables.findings
+    everyone = {case.case_id: case for case in (*cases, *refused)}
     counts = Counter(case.case_id for case in cases)
     cases = [case for case in cases if counts[case.case_id] == 1]
     if request.skip_bad:
         cases = _without_errors(cases, findings)
     told = {case.case_id: case.told for _, case in found if case.told}
-    joined = join_clinical(cases, tables.rows, crosswalk, {case.case_id for _, case in found}, told)
+    present = {case.case_id for _, case in found}
+    joined = join_clinical(cases, tables.rows, crosswalk, present, told)
     findings += joined.findings
+    usable = {case.case_id for case in cases}
+    refused = [case for name, case in everyone.items() if name not in usable]
+    beside = join_clinical(refused, tables.rows, crosswalk, present, told)  # only who their patients are
     pairs: Sequence[tuple[Case, str | None]] = joined.cases
     if request.skip_bad:
         bad = _ids_with_errors(findings)
@@ -128,7 +133,10 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
         findings += paper.findings
         pairs = paper.cases
-    pairs = _link(pairs, checked, crosswalk, joined.other_names, request, findings)
+    kept = {case.case_id for case, _ in pairs}
+    others = [case for case, _ in (*joined.cases, *beside.cases) if case.case_id not in kept]
+    other_names = (*joined.other_names, *beside.other_names)
+    pairs = _link(pairs, others, checked, crosswalk, other_names, request, findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad)
 
@@ -144,6 +152,7 @@ def _without_errors(cases: Sequence[Case], findings: Sequence[Finding]) -> list[
 
 def _link(
     pairs: Sequence[tuple[Case, str | None]],
+    others: Sequence[Case],
     checked: CheckedVolumes,
     crosswalk: Sequence[CrosswalkRow],
     other_names: Sequence[OtherNames],
@@ -153,9 +162,10 @@ def _link(
     """Gives all cases of a patient one patient id, and looks for volumes that are there twice.
 
     Nothing is left where a patient is wanted on two sides; or all but such cases, where bad cases are skipped.
+    The others are left out already, and may be the owners of volumes that those which are not should not have.
     """
     wanted = [replace(case, split=split or "") for case, split in pairs]
-    images = {case.case_id: checked.fingerprints[case.case_id] for case in wanted if case.case_id in checked.digests}
+    images = {case.case_id: checked.fingerprints[case.case_id] for case in wanted if case.case_id in checked.fingerprints}
     try:
         named = link_patients(wanted, (), crosswalk, other_names)
         linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
@@ -164,7 +174,7 @@ def _link(
         return []
     told = _ids_with_errors(findings)
     digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
-    findings += find_copies(linked.cases, named.cases, digests, choose_modality(request.modalities))
+    findings += _find_copies([*wanted, *others], checked, crosswalk, other_names, request)
     findings += find_twins(linked.cases, digests) if request.same_brain > 1 else []
     leaks = find_leaks(linked.cases, linked.links)
     findings += to_findings("error", leaks.of_cases if request.skip_bad else leaks.problems)
@@ -176,6 +186,26 @@ def _link(
         return []
     kept = _without_errors(linked.cases, findings) if request.skip_bad else linked.cases
     return [(replace(case, split=""), case.split or None) for case in kept]
+
+
+def _find_copies(
+    everyone: Sequence[Case],
+    checked: CheckedVolumes,
+    crosswalk: Sequence[CrosswalkRow],
+    other_names: Sequence[OtherNames],
+    request: CohortRequest,
+) -> list[Finding]:
+    """Volumes that are there twice, whoever is refused for something else."""
+    if not share_volumes(checked.digests):
+        return []
+    here = {case.case_id for case in everyone}
+    images = {name: value for name, value in checked.fingerprints.items() if name in here}
+    try:
+        named = link_patients(everyone, (), crosswalk, other_names).cases
+        linked = link_patients(everyone, find_same_brains(images, request.same_brain), crosswalk, other_names).cases
+    except InputError:  # of a case that is left out, or told already: then only the patients' ids count
+        named = linked = list(everyone)
+    return find_copies(linked, named, checked.digests, choose_modality(request.modalities))
 
 
 def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, findings: list[Finding]) -> list[Case]:

@@ -22,7 +22,7 @@ from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
 from mttu.data.layouts import FoundCase
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.path_table import read_path_table
-from mttu.data.sources import read_sources
+from mttu.data.sources import digest_readable, read_sources
 from mttu.data.suspicions import find_suspicions
 from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, raise_if_any, say_count
@@ -44,7 +44,7 @@ class CheckedVolumes:
     fingerprints: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """By case id, of those that can be read."""
     digests: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    """Likewise; see `mttu.data.sources.Sources.digests`."""
+    """By case id, of all volumes that can be read; see `mttu.data.sources.Sources.digests`."""
 
 
 def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[int, FoundCase]]:
@@ -81,16 +81,23 @@ def _is_later(case: FoundCase) -> bool:
     return case.later or (case.labels or "").startswith("brats2024")  # a data set of treated patients
 
 
-def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case]:
-    """The complete cases as the manifest will name them; an error for each that is not, and for names used twice."""
+def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[list[Case], list[Case]]:
+    """The complete cases as the manifest will name them, and the others as far as they are known.
+
+    Args:
+        found: All cases.
+        findings: An error for each that is not complete, and for names and files used twice, is added.
+    """
     findings += to_findings("error", [problem for case in found for problem in case.problems])
     complete = [case for case in found if not case.problems]
+    others = [_to_case(case, case.labels or "brats") for case in found if case.problems]
     names = Counter(case.case_id for case in found if case.images)  # a folder of other volumes is no second case
     spellings: dict[str, set[str]] = {}
     for name in names:
         spellings.setdefault(name.casefold(), set()).add(name)
     problems, cases = [], []
     for case in complete:
+        refused = len(cases)
         if not is_safe_name(case.case_id):
             findings.append(Finding("error", case.case_id, UNSAFE))  # as it is: it may hold what splits a sentence
         elif not is_safe_name(case.patient_id):
@@ -99,6 +106,8 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
             problems.append(f"case {case.case_id}: {_no_labels()}")
         else:
             cases.append(_to_case(case, case.labels or "brats"))
+        if len(cases) == refused:
+            others.append(_to_case(case, case.labels or "brats"))
     problems += [
         f"case {name}: two folders or rows have this name; rename one" for name, number in names.items() if number > 1
     ]
@@ -109,9 +118,9 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> list[Case
             for name in sorted(same)
             if len(same) > 1
         ]
-    problems += find_shared_files(cases)
     findings += to_findings("error", problems)
-    return cases
+    findings += find_shared_files(found)
+    return cases, others
 
 
 def _no_labels() -> str:
@@ -138,12 +147,17 @@ def _to_case(found: FoundCase, labels: str) -> Case:
 
 
 def check_volumes(
-    cases: Sequence[Case], modalities: Sequence[str], synthetic: SyntheticCases, on_case: OnCase | None
+    cases: Sequence[Case],
+    others: Sequence[Case],
+    modalities: Sequence[str],
+    synthetic: SyntheticCases,
+    on_case: OnCase | None,
 ) -> CheckedVolumes:
     """Reads every case.
 
     Args:
         cases: Complete cases.
+        others: Cases that are refused already, whose volumes are compared with those of the others alone.
         modalities: Channels in order.
         synthetic: Those that are no patient's.
         on_case: Told how many cases have been read, of how many, and the newest.
@@ -161,7 +175,7 @@ def check_volumes(
         try:
             sources = read_sources(case, modalities)
         except InputError as error:
-            return CheckedVolumes(to_findings("error", error.problems))
+            return CheckedVolumes(to_findings("error", error.problems), {}, {case.case_id: digest_readable(case)})
         errors = []
         if sources.seg is not None and not sources.seg.any():
             errors.append(f"case {case.case_id}: seg has no tumour voxel; leave the file away if there is no mask")
@@ -183,6 +197,8 @@ def check_volumes(
             checked.digests.update(one.digests)
             if on_case is not None:
                 on_case(done, len(cases), case.case_id)
+        for case, digests in zip(others, pool.map(digest_readable, others), strict=True):
+            checked.digests[case.case_id] = digests
     checked.findings.extend(find_label_suspicions(cases, looks))
     return checked
 

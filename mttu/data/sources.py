@@ -47,10 +47,8 @@ class Sources:
     @cached_property
     def digests(self) -> Mapping[str, str]:
         """Role to a hash of all voxels as they count, whatever file they came in; no role of a mask without a voxel."""
-        volumes: dict[str, NDArray[Any]] = dict(zip(self.modalities, self.images, strict=True))
-        volumes |= {} if self.seg is None or not self.seg.any() else {SEG: self.seg}
-        volumes |= {BRAIN_MASK: self.brain} if self.has_mask else {}
-        return {role: _hash(voxels) for role, voxels in volumes.items()}
+        images = dict(zip(self.modalities, self.images, strict=True))
+        return _hash_all(images, self.seg, self.brain if self.has_mask else None)
 
 
 def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
@@ -95,6 +93,35 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
     texts += [f"{name}: {text}" for name, text in forms.items() if text]
     warnings = tuple(f"case {case.case_id}: {text}" for text in texts)
     return Sources(volumes[modalities[0]], images, seg, brain, tuple(modalities), case.brain_mask is not None, warnings)
+
+
+def digest_readable(case: Case) -> Mapping[str, str]:
+    """`Sources.digests` of each file by itself, for a case that is refused; nothing of a file that cannot be read."""
+    seg = brain = None
+    images: dict[str, NDArray[np.float32]] = {}
+    for role, path in {**case.images, SEG: case.seg, BRAIN_MASK: case.brain_mask}.items():
+        if path is None:
+            continue
+        try:
+            voxels = _voxels(read_volume(path, case.case_id))
+            if role == SEG:
+                seg = to_classes(voxels, case.labels, case.case_id)
+            elif role == BRAIN_MASK:
+                brain = np.asarray(voxels > 0.5)
+            else:
+                images[role] = voxels
+        except InputError:  # said when the case was read, or it was refused before
+            continue
+    return _hash_all(images, seg, brain)
+
+
+def _hash_all(
+    images: Mapping[str, NDArray[np.float32]], seg: NDArray[np.uint8] | None, brain: NDArray[np.bool_] | None
+) -> dict[str, str]:
+    volumes: dict[str, NDArray[Any]] = dict(images)
+    volumes |= {} if seg is None or not seg.any() else {SEG: seg}
+    volumes |= {} if brain is None else {BRAIN_MASK: brain}
+    return {role: _hash(voxels) for role, voxels in volumes.items()}
 
 
 def _hash(voxels: NDArray[Any]) -> str:

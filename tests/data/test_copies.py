@@ -160,3 +160,35 @@ def test_masks_without_a_voxel_and_cases_that_were_not_read_are_no_copies():
     digests = {"A": {"t1": "1"}, "B": {"t1": "2"}}
     assert find_copies(cases, cases, digests, "t1") == find_copies(cases, cases, {}, "t1") == []
     assert find_twins(cases, digests) == []
+
+
+@pytest.mark.parametrize("why", ["a refused cell", "a truncated file", "no t1", "no t1 in the table"])
+def test_a_case_that_is_refused_for_something_else_still_owns_its_mask(root, why):
+    table = root.parent / "clinical.csv"
+    table.write_text("case_id,idh,age\nA,1,50\nB,1,50\nC,0,50\n")
+    shutil.copy(root / "A" / "A_seg.nii.gz", root / "B" / "B_seg.nii.gz")
+    place, expected = root, "seg (B_seg.nii.gz) has the same voxels as seg of case A, while other images differ; restore"
+    file = root / "A" / "A_t1.nii.gz"
+    if why == "a refused cell":
+        table.write_text(table.read_text().replace("A,1,50", "A,1,1.050"))
+    elif why == "a truncated file":
+        file.write_bytes(file.read_bytes()[:-99])
+    elif why == "no t1":
+        file.unlink()
+    else:
+        place = write_paths(root, A_t1="", B_seg="A/A_seg.nii.gz")
+        expected = "seg A_seg.nii.gz: is the file of seg of case A too; give each its own"
+    cohort = build(place, clinical=(table,), skip_bad=True)
+    assert left(cohort) == ["C"]
+    (text,) = [text for name, text in told(cohort, "error") if name == "B"]
+    assert text.startswith(expected)
+
+
+def test_what_an_interrupted_copy_left_does_not_refuse_the_case_that_is_whole(root):
+    for role in (*MODALITIES, "seg"):
+        shutil.copy(root / "A" / f"A_{role}.nii.gz", root / "B" / f"B_{role}.nii.gz")
+    (root / "B" / "B_t2.nii.gz").write_bytes(b"")
+    cohort = build(root, skip_bad=True)
+    assert left(cohort) == ["A", "C"]
+    warnings = [text for name, text in told(cohort, "warning") if name == "A"]
+    assert warnings[0] == "flair (A_flair.nii.gz) has the same voxels as flair of case B; check that it is right"
