@@ -170,8 +170,14 @@ def _link(
         named = link_patients(wanted, (), crosswalk, other_names)
         linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
     except InputError as error:
-        findings += to_findings("error", error.problems)
-        return []
+        refused = to_findings("error", error.problems)
+        findings += refused
+        left = _without_errors(wanted, refused)
+        if not request.skip_bad or len(left) == len(wanted):
+            return []
+        others = [*others, *(case for case in wanted if case not in left)]
+        pairs = [(replace(case, split=""), case.split or None) for case in left]
+        return _link(pairs, others, checked, crosswalk, other_names, request, findings)
     told = _ids_with_errors(findings)
     digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
     findings += _find_copies([*wanted, *others], checked, crosswalk, other_names, request)

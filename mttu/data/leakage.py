@@ -162,21 +162,24 @@ def link_patients(
         other_names: What files and tables call the cases; of other cases left alone.
 
     Raises:
-        InputError: No name in the crosswalk is known, or one fits several patients; lists all.
+        InputError: No name in the crosswalk is known, or one fits several patients; lists all, and names the case where
+            it is a name in the case's clinical row.
     """
     here = {case.case_id for case in cases}
     others = [names for names in other_names if names.case_id in here]
     links = [*_link_patient_ids(cases), *_link_file_patients(cases, others), *_link_known(cases, others)]
     of_files = [(names.file_patient, names.case_id) for names in others]
     of_rows = [(name, names.case_id) for names in others for name in names.row_ids]
-    tables = [CrosswalkRow(names.line, (names.case_id, *sorted(names.aliases))) for names in others if names.aliases]
-    found, unknown = _link_rows(_merge(cases, links), of_files, tables, "clinical table")
+    named = [names for names in others if names.aliases]
+    tables = [CrosswalkRow(names.line, (names.case_id, *sorted(names.aliases))) for names in named]
+    sources = [f"case {names.case_id}: clinical table" for names in named]
+    found, unknown = _link_rows(_merge(cases, links), of_files, tables, sources)
     links += found
     if crosswalk:
         aliases = [(name, names.case_id) for names in others for name in names.aliases]
         own = [(case.patient_id, case.case_id) for case in cases]
         names = (*of_files, *of_rows, *aliases, *own)
-        found, missing = _link_rows(_merge(cases, links), names, crosswalk, "crosswalk")
+        found, missing = _link_rows(_merge(cases, links), names, crosswalk, ["crosswalk"] * len(crosswalk))
         links += found
         unknown += missing
     links += [
@@ -229,7 +232,10 @@ def _link_known(cases: Sequence[Case], others: Sequence[OtherNames]) -> list[Lin
 
 
 def _link_rows(
-    cases: Sequence[Case], other_names: Iterable[tuple[str, str]], rows: Sequence[CrosswalkRow], source: str
+    cases: Sequence[Case],
+    other_names: Iterable[tuple[str, str]],
+    rows: Sequence[CrosswalkRow],
+    sources: Sequence[str],
 ) -> tuple[list[Link], int]:
     """Links between one case of each patient that a row names, and how many names are unknown.
 
@@ -237,7 +243,7 @@ def _link_rows(
         cases: With one patient id for all that is known to be one patient.
         other_names: Names beside the cases' ids and patients, each with its case.
         rows: One patient each.
-        source: What the rows are of.
+        sources: What each row is of, as a sentence on it begins.
     """
     patient_of = {case.case_id: case.patient_id for case in cases}
     first_of: dict[str, str] = {}
@@ -246,7 +252,7 @@ def _link_rows(
     own = [(name, case.case_id) for case in cases for name in (case.case_id, case.patient_id)]
     index = NameIndex((name, patient_of[case_id]) for name, case_id in (*own, *other_names))
     links, problems, unknown, known = [], [], 0, 0
-    for row in rows:
+    for row, source in zip(rows, sources, strict=True):
         patients: set[str] = set()
         for name in row.names:
             fitting = index.find(name)
@@ -256,12 +262,12 @@ def _link_rows(
             patients |= fitting
             known += bool(fitting)
             unknown += not fitting
-        reason = f"{source} line {row.line} ({', '.join(row.names)})"
+        reason = f"{source.rpartition(': ')[2]} line {row.line} ({', '.join(row.names)})"
         links += [Link(first_of[first], first_of[second], reason) for first, second in pairwise(sorted(patients))]
     if rows and not known:
         given = ", ".join([name for row in rows for name in row.names][:_MOST_NAMED]) or "no name at all"
         ours = ", ".join([case.case_id for case in cases][:_MOST_NAMED])
-        problems.append(f"{source}: names {given}, ...; none is a case or a patient here ({ours}, ...)")
+        problems.append(f"{sources[0]}: names {given}, ...; none is a case or a patient here ({ours}, ...)")
     raise_if_any(problems)
     return links, unknown
 

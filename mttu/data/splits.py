@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 from sklearn.model_selection import train_test_split
 
-from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import Case
 from mttu.errors import raise_if_any
+
+_STATES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 
 def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> frozenset[str]:
@@ -54,19 +56,22 @@ def assign_splits(cases: Sequence[tuple[Case, str | None]], val_fraction: float,
         seed: Of the draw.
 
     Raises:
-        InputError: A patient on two sides or with two IDH states, or a train or val case with nothing to learn.
+        InputError: A patient on two sides or with two IDH states, or a train or val case with nothing to learn; each
+            sentence names one case, so that those can be left out.
     """
     patients: dict[str, _Patient] = {}
     for case, split in cases:
         patients.setdefault(case.patient_id, _Patient([])).cases.append((case, split))
     problems = []
     for name, patient in patients.items():
-        ids = ", ".join(case.case_id for case, _ in patient.cases)
+        texts = []
         if len(patient.named) > 1:
-            splits = ", ".join(sorted({split for _, split in patient.cases if split}))
-            problems.append(f"patient {name}: cases {ids} are in splits {splits}; a patient belongs to one side only")
+            listed = ", ".join(f"{case.case_id} {split}" for case, split in patient.cases if split)
+            texts.append(f"patient {name} is in several splits ({listed}); a patient belongs to one side only")
         if len(patient.known) > 1:
-            problems.append(f"patient {name}: cases {ids} are IDH mutant and wild type; correct the clinical table")
+            listed = ", ".join(f"{case.case_id} {_STATES[case.idh]}" for case, _ in patient.cases if case.idh in _STATES)
+            texts.append(f"patient {name} is IDH mutant and wild type ({listed}); correct the clinical table")
+        problems += [f"case {case.case_id}: {text}" for text in texts for case, _ in patient.cases]
     raise_if_any(problems)
     free = {name: patient for name, patient in patients.items() if not patient.named}
     strata = {name: next(iter(patient.known)) for name, patient in free.items() if patient.known}

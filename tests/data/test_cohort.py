@@ -255,3 +255,27 @@ def test_results_of_a_prediction_inside_the_folder_are_no_cases(phantom_folder, 
     (folder / "predictions" / "predictions.parquet").touch()
     (folder / "predictions" / "phantom_000_seg.nii.gz").write_bytes(b"whatever")
     assert len(discover(folder).cases) == before
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (
+            "case_id,patient_id,idh\nA,P,1\nB,P,0\nC,C,1\nD,D,0\n",
+            "patient P is IDH mutant and wild type (A mutant, B wild type); correct the clinical table",
+        ),
+        (
+            "ID,Sex,Age at MRI,WHO CNS Grade,IDH,BraTS21 ID\nA,,,,1,\nB,,,,0,d01\nC,,,,1,\nD1,,,,1,\nD001,,,,0,\n",
+            "clinical table: line 3: 'd01' may be patient D001 or D1; write the one you mean",
+        ),
+    ],
+)
+def test_a_patient_in_doubt_is_left_out_where_bad_cases_are_skipped(tmp_path, table, says):
+    (tmp_path / "t.csv").write_text(table)
+    rows = [line.split(",")[0] for line in table.splitlines()[1:]]
+    for name in rows:
+        write_case(tmp_path / "data", name)
+    cohort = build_cohort(CohortRequest((tmp_path / "data",), (tmp_path / "t.csv",), skip_bad=True))
+    bad = [found.case_id for found in cohort.findings if found.severity == "error" and found.text == says]
+    assert bad, cohort.findings
+    assert {case.case_id for case in cohort.manifest.cases} == set(rows) - set(bad)

@@ -103,8 +103,14 @@ def test_a_patient_on_two_sides_or_with_two_states_is_refused():
             case("d", idh=1, patient_id="q"),
         )
     assert caught.value.problems == [
-        "patient p: cases a, b are in splits test, unlabelled; a patient belongs to one side only",
-        "patient q: cases c, d are IDH mutant and wild type; correct the clinical table",
+        *(
+            f"case {name}: patient p is in several splits (a unlabelled, b test); a patient belongs to one side only"
+            for name in "ab"
+        ),
+        *(
+            f"case {name}: patient q is IDH mutant and wild type (c wild type, d mutant); correct the clinical table"
+            for name in "cd"
+        ),
     ]
 
 
