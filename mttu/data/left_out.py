@@ -1,8 +1,10 @@
 """What lies in the folders of a cohort and is not used: bins, other formats, volumes beside those of a case."""
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mttu.data.findings import Finding
@@ -35,6 +37,8 @@ class LeftOut:
     """Hidden NIfTI files."""
     volumes: list[Path] = field(default_factory=list)
     """Images in other formats."""
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    """Folders that cannot be listed, each with the reason; no note but an error."""
 
 
 def is_left_out(name: str) -> bool:
@@ -74,7 +78,8 @@ def describe_left_out(
     """
     findings = describe_skipped(root, left_out)
     case_of = {case.folder: case for case in cases}
-    known = {case.case_id: _known_names(case) for case in cases}
+    used = {path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None}
+    known = {case.folder: _known_places(case) for case in cases}
     unused: dict[str, list[str]] = {}
     elsewhere: list[Path] = []
     candidates: dict[str, list[str]] = {}
@@ -82,7 +87,7 @@ def describe_left_out(
         case = next((case_of[place] for place in path.parents if place in case_of), None)
         if case is None:
             elsewhere += [] if volume_stem(path) is not None else [path]
-        elif (volume_stem(path) or path.name).casefold() not in known[case.case_id]:
+        elif path not in used and not any(_lies_at(path, case.folder, place) for place in known[case.folder]):
             name = _name_kind(path, case)
             unused.setdefault(name, []).append(case.case_id)
             if case.seg is None and _LIKE_A_MASK.search(name) and not _OF_THE_BRAIN.search(name):
@@ -114,14 +119,19 @@ def _describe_elsewhere(root: Path, paths: Sequence[Path]) -> Iterator[Finding]:
         yield Finding("warning", "", text)
 
 
-def _known_names(case: FoundCase) -> set[str]:
+def _known_places(case: FoundCase) -> set[tuple[str, ...]]:
+    """Patterns of paths in the folder of a case, without ending and in lower case, where its layout has files."""
     templates = LAYOUTS[case.layout].templates(MODALITIES, case.case_id)
-    names = [name.rpartition("/")[2] for own in templates.values() for name in own]
-    used = [path for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
+    own = glob.escape(case.case_id)
     return {
-        *(name.replace("{case}", case.case_id).casefold() for name in names),
-        *((volume_stem(path) or path.name).casefold() for path in used),
+        tuple(name.replace("{case}", own).casefold().split("/")) for names in templates.values() for name in names
     }
+
+
+def _lies_at(path: Path, folder: Path, place: Sequence[str]) -> bool:
+    *parents, _ = path.relative_to(folder).parts
+    parts = [part.casefold() for part in (*parents, volume_stem(path) or path.name)]
+    return len(parts) == len(place) and all(map(fnmatchcase, parts, place))
 
 
 def _name_kind(path: Path, case: FoundCase) -> str:

@@ -127,3 +127,21 @@ def test_a_bin_does_not_enter_a_cohort(tmp_path):
     write_case(tmp_path / "#recycle", "C")
     cohort = build_cohort(CohortRequest((tmp_path,)))
     assert [case.case_id for case in cohort.manifest.cases] == ["A"]
+
+
+def test_a_name_of_the_layout_in_another_folder_is_not_used(tmp_path):
+    touch(brats(tmp_path, "A", FOUR) / "anat", "A_seg.nii.gz")
+    touch(brats(tmp_path, "B") / "old", "B_t1.nii.gz")
+    assert discover(tmp_path)[1] == [
+        (
+            "warning",
+            "A",
+            "has no tumour mask, but anat/<case>_seg.nii.gz lies there; if it is the mask, make it <case>_seg.nii.gz",
+        ),
+        (
+            "note",
+            "",
+            "volumes beside those of the cases are not used: anat/<case>_seg.nii.gz (case A), "
+            "old/<case>_t1.nii.gz (case B)",
+        ),
+    ]
