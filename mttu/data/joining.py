@@ -40,7 +40,8 @@ def join_clinical(
 ) -> Joined:
     """Gives every case what its row says.
 
-    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. The patient id
+    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. Where none is
+    spelt so, upper and lower case and leading zeros do not count, unless the row may be another's then. The patient id
     of a row holds for all cases that are one patient by their file names.
 
     Args:
@@ -53,10 +54,16 @@ def join_clinical(
     told = told or {}
     by_name = NameIndex((name, index) for index, row in enumerate(rows) for name in sorted(row.ids))
     synonyms = NameIndex((name, named) for named in crosswalk for name in named.names)
+    others = set(present) - {case.case_id for case in cases}
+    owners = NameIndex(
+        [(name, case.patient_id) for case in cases for name in (case.case_id, case.patient_id)]
+        + [(name, name) for name in sorted(others)]
+    )
     problems: list[str] = []
     row_of: dict[str, int] = {}
     for case in cases:
-        own = _rows_of(case, by_name, synonyms)
+        own, doubts = _rows_of(case, rows, by_name, synonyms, owners)
+        problems += [f"case {case.case_id}: clinical table {doubt}" for doubt in doubts]
         if len(own) > 1:
             lines = ", ".join(str(rows[index].line) for index in own)
             tables = ", ".join(sorted({rows[index].source for index in own}))
@@ -87,7 +94,8 @@ def join_clinical(
             case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
         joined.append((case, row.split if row else None))
     used = set(row_of.values())
-    unused = [row for index, row in enumerate(rows) if index not in used and not row.ids & set(present)]
+    here = NameIndex((name, name) for name in present)
+    unused = [row for index, row in enumerate(rows) if index not in used and not any(map(here.find, row.ids))]
     if rows and len(unused) == len(rows):
         first = [name for row in rows[:_MOST_NAMED] for name in sorted(row.ids)][:3]
         problems.append(
@@ -119,13 +127,32 @@ def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, 
     return replace(whole, ids=row.ids, patient_id=row.patient_id, line=row.line, source=row.source), contradictions
 
 
-def _rows_of(case: Case, by_name: NameIndex[int], synonyms: NameIndex[CrosswalkRow]) -> list[int]:
-    """Numbers of the rows."""
-    for name in (case.case_id, case.patient_id):
+def _rows_of(
+    case: Case,
+    rows: Sequence[ClinicalRow],
+    by_name: NameIndex[int],
+    synonyms: NameIndex[CrosswalkRow],
+    owners: NameIndex[str],
+) -> tuple[list[int], list[str]]:
+    """Numbers of the rows, and a sentence for each that may be another patient's."""
+    names = (case.case_id, case.patient_id)
+    for name in names:
         if own := by_name.find_exact(name):
-            return sorted(own)
+            return sorted(own), []
+    for name in names:
+        own, doubts = set(), []
+        for index in by_name.find(name):
+            row = rows[index]
+            patients = {patient for spelt in row.ids for patient in owners.find(spelt)}
+            if patients == {case.patient_id}:
+                own.add(index)
+            elif not any(map(owners.find_exact, row.ids)):
+                listed = " or ".join(sorted(patients))
+                doubts.append(f"{row.place}: {min(row.ids)!r} may be {listed}; write the one you mean")
+        if own or doubts:
+            return sorted(own), sorted(doubts)
     named = synonyms.find(case.case_id) | synonyms.find(case.patient_id)
-    return sorted({index for row in named for name in row.names for index in by_name.find(name)})
+    return sorted({index for row in named for name in row.names for index in by_name.find(name)}), []
 
 
 def _find_patients(cases: Sequence[Case], row_of: Mapping[str, ClinicalRow]) -> tuple[dict[str, str], list[str]]:

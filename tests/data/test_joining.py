@@ -51,3 +51,19 @@ def test_a_crosswalk_finds_a_row_but_for_case_and_leading_zeros():
     joined = join([case("BraTS2021_00007")], [row(5, "tcga-01")], crosswalk)
     assert [item.idh for item, _ in joined.cases] == [1]
     assert joined.row_of == {"BraTS2021_00007": 0}
+
+
+def test_a_row_is_found_whatever_its_letters_but_not_where_it_may_be_another_s():
+    joined = join(
+        [case("p_001"), case("x1"), case("x01"), case("y01"), case("y1")],
+        [
+            row(2, "P_001", split="test"),
+            row(3, "X1"),
+            row(4, "y1"),
+        ],
+    )
+    assert joined.row_of == {"p_001": 0, "y1": 2}
+    assert joined.cases[0][1] == "test"
+    assert [(found.case_id, found.text) for found in joined.findings if found.severity == "error"] == [
+        (name, "clinical table t.csv line 3: 'X1' may be x01 or x1; write the one you mean") for name in ("x1", "x01")
+    ]
