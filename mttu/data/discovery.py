@@ -1,7 +1,7 @@
 """Cases below a folder: the layout recognised or named, every folder of images accounted for."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,10 @@ def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[
 
     Args:
         root: Where to begin.
-        left_out: What is left out is added to it.
+        left_out: What is left out is added to it, and what cannot be read.
+
+    Raises:
+        InputError: `root` cannot be read.
     """
     left = LeftOut() if left_out is None else left_out
     pending, seen = [root], set()
@@ -40,7 +43,10 @@ def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[
                 folders = [folder / entry.name for entry in there if entry.is_dir()]
                 files = [folder / entry.name for entry in there if entry.is_file()]
         except OSError as error:
-            raise InputError(f"{folder}: cannot be read ({error.strerror}); allow it, or move it away") from None
+            if folder == root:
+                raise InputError(f"{folder}: cannot be read ({error.strerror}); allow it, or move it away") from None
+            left.unreadable[folder] = error.strerror or str(error)
+            continue
         if any(file.name == PREDICTIONS for file in files):
             left.predictions.append(folder)
             continue
@@ -78,11 +84,9 @@ def discover_folder(
     left_out = LeftOut()
     folders = list(walk_folders(root, left_out))
     names = list(LAYOUTS) if layout is None else [layout]
-    fitting = _match(folders, names, modalities, exact=True)
-    if len(fitting) != 1:
-        fitting = fitting or _match(folders, names, modalities, exact=False)
-    else:  # of this data set, what is spelled otherwise too
-        fitting = _match(folders, list(fitting), modalities, exact=False)
+    fitting = _match(folders, names, modalities)
+    if len(fitting) == 1:  # of this data set, what is spelled otherwise too
+        fitting = _match_spelled(folders, list(fitting), modalities, exact=False)
     if len(fitting) > 1:
         candidates = " or ".join(
             f"{name} ({LAYOUTS[name].title}: {_say_cases(cases)}, e.g. {cases[0].folder.name})"
@@ -92,17 +96,39 @@ def discover_folder(
             f"{root}: its names fit {candidates}; pass --layout NAME, or give the data sets as separate folders"
         )
     if not fitting:
-        raise InputError(f"{root}: holds no case; {_describe_expected(names)}{_describe_found(folders)}")
+        unread = [f"{folder}: {_say_unreadable(reason)}" for folder, reason in left_out.unreadable.items()]
+        there = _describe_found(folders)
+        raise InputError([f"{root}: holds no case; {_describe_expected(names)}{there}", *unread])
     ((name, found),) = fitting.items()
     if findings is not None:
         findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
-    return [*found, *_find_strangers(folders, found, name)]
+    return _add_unreadable([*found, *_find_strangers(folders, found, name)], left_out)
 
 
 def _match(
+    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str]
+) -> dict[str, list[FoundCase]]:
+    """Cases by layout, of the layouts that have any.
+
+    The spelling decides, for it is all that some layouts differ by; but where no case has all of its images so, and has
+    them in one layout when letters don't count, it is that one: UPENN-GBM in lower case has three names of BraTS.
+    """
+    fitting = _match_spelled(folders, names, modalities, exact=True)
+    if _whole(fitting, modalities):
+        return fitting
+    loose = _match_spelled(folders, names, modalities, exact=False)
+    whole = _whole(loose, modalities)
+    return {name: loose[name] for name in whole} if len(whole) == 1 else fitting or loose
+
+
+def _whole(fitting: Mapping[str, Sequence[FoundCase]], modalities: Sequence[str]) -> list[str]:
+    """Layouts with a case that has all images."""
+    return [name for name, cases in fitting.items() if any(set(case.images) >= set(modalities) for case in cases)]
+
+
+def _match_spelled(
     folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str], exact: bool
 ) -> dict[str, list[FoundCase]]:
-    """Cases by layout, of the layouts that have any."""
     cases = {
         name: [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
         for name in names
@@ -124,11 +150,8 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
     left_out = LeftOut()
     folders = list(walk_folders(root, left_out))
     cases = []
-    for folder, _ in folders:
-        for exact in (True, False):
-            fitting = [case for name in LAYOUTS if (case := match_folder(folder, name, modalities, exact))]
-            if fitting:
-                break
+    for folder, files in folders:
+        fitting = [case for (case,) in _match([(folder, files)], list(LAYOUTS), modalities).values()]
         if len(fitting) > 1:
             titles = " and ".join(LAYOUTS[case.layout].title for case in fitting)
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
@@ -136,7 +159,26 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
         cases += fitting
     if findings is not None:
         findings += describe_skipped(root, left_out)
-    return [*cases, *_find_strangers(folders, cases, None)]
+    return _add_unreadable([*cases, *_find_strangers(folders, cases, None)], left_out)
+
+
+def _add_unreadable(cases: Sequence[FoundCase], left_out: LeftOut) -> list[FoundCase]:
+    """Gives every folder that cannot be read as a problem to the case that it lies in, else to one of its name."""
+    found = list(cases)
+    for folder, reason in left_out.unreadable.items():
+        inside = [index for index, case in enumerate(cases) if case.folder in folder.parents]
+        name = found[inside[-1]].case_id if inside else folder.name
+        problem = f"case {name}: {folder}: {_say_unreadable(reason)}"
+        if inside:
+            owner = found[inside[-1]]
+            found[inside[-1]] = replace(owner, problems=(*owner.problems, problem))
+        else:
+            found.append(FoundCase(name, name, "", folder, {}, None, None, False, (problem,)))
+    return found
+
+
+def _say_unreadable(reason: str) -> str:
+    return f"the folder cannot be read ({reason}); allow it, or move it away"
 
 
 def _say_cases(cases: Sequence[FoundCase]) -> str:

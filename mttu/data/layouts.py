@@ -166,18 +166,24 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
     groups = match.groupdict()
     found: dict[str, list[Path]] = {}
     spelled_so = False
+    problems = []
     for role, templates in layout.templates(tuple(layout.images), case_id).items():
         stems = [template.replace("{case}", case_id) for template in templates]
-        found[role], own = next(((paths, stem) for stem in stems if (paths := _find(folder, stem))), ([], ""))
+        try:
+            found[role], own = next(((paths, stem) for stem in stems if (paths := _find(folder, stem))), ([], ""))
+        except OSError as error:  # of masks beside the cases, for one
+            found[role], own = [], ""
+            problems.append(
+                f"case {case_id}: {role}: {error.filename} cannot be read ({error.strerror}); allow it, or move it away"
+            )
         if role in layout.images:
             spelled_so |= any(volume_stem(path) == own.rpartition("/")[2] for path in found[role])
     if not any(found[modality] for modality in layout.images) or (exact and not spelled_so):
         return None
-    problems = []
     wanted = (*modalities, SEG, BRAIN_MASK)
     for role in wanted:
-        paths = found[role] = [path for path in found[role] if path.is_file()] or found[role]
-        if paths and not paths[0].is_file():
+        paths = found[role] = [path for path in found[role] if _is_file(path)] or found[role]
+        if paths and not _is_file(paths[0]):
             what = "a link to nothing" if paths[0].is_symlink() else "no file"
             problems.append(f"case {case_id}: {role} {paths[0].name} is {what}; restore it, or take it away")
         elif len(paths) > 1:
@@ -191,6 +197,13 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
     later = bool(groups.get("later"))
     patient = groups.get("patient") or case_id
     return FoundCase(case_id, patient, name, folder, images, one.get(SEG), one.get(BRAIN_MASK), later, tuple(problems))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may be listed and not entered
+        return False
 
 
 def _find(folder: Path, template: str) -> list[Path]:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from test_layouts import FOUR, touch
 
@@ -71,6 +73,13 @@ def test_images_that_belong_to_no_case_are_said(tmp_path):
     )
 
 
+def test_a_data_set_in_lower_case_is_the_one_that_has_all_images(tmp_path):
+    name = "upenn-gbm-00001_11"
+    touch(tmp_path / name, *(f"{name}_{part}.nii.gz" for part in ("flair", "t1", "t1gd", "t2")))
+    for cases in (discover_folder(tmp_path, None, FOUR), discover_any(tmp_path, FOUR)):
+        assert [(case.case_id, case.layout, case.problems) for case in cases] == [(name, "upenn-gbm", ())]
+
+
 def test_masks_in_folders_of_their_own_are_no_strangers(tmp_path):
     name = "UPENN-GBM-00001_11"
     touch(tmp_path / "images_structural" / name, *(f"{name}_{part}.nii.gz" for part in ("FLAIR", "T1", "T1GD", "T2")))
@@ -91,3 +100,27 @@ def test_to_predict_every_folder_stands_for_itself(tmp_path):
     assert found[name].problems == (
         f"case {name}: its file names fit BraTS to 2021 and UPENN-GBM; keep the files of one",
     )
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem_of_its_case_alone(tmp_path, monkeypatch):
+    for name in ("A", "B"):
+        brats(tmp_path, name)
+    for folder in (tmp_path / "A" / "inner", tmp_path / "C"):
+        folder.mkdir()
+    listing = os.scandir
+
+    def refuse(folder):
+        if folder.name in ("inner", "C"):
+            raise PermissionError(13, "Permission denied")
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    says = "the folder cannot be read (Permission denied); allow it, or move it away"
+    for cases in (discover_folder(tmp_path, None, FOUR), discover_any(tmp_path, FOUR)):
+        assert {case.case_id: case.problems for case in cases} == {
+            "A": (f"case A: {tmp_path / 'A' / 'inner'}: {says}",),
+            "B": (),
+            "C": (f"case C: {tmp_path / 'C'}: {says}",),
+        }
+    with pytest.raises(InputError, match="C: the folder cannot be read"):
+        discover_folder(tmp_path, "egd", FOUR)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,20 @@ def test_every_layout_names_every_modality_and_an_example():
     for name, layout in LAYOUTS.items():
         assert set(layout.images) == set(FOUR), name
         assert layout.example, name
+
+
+def test_a_folder_of_masks_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    name = "UPENN-GBM-00001_11"
+    folder = touch(tmp_path / "a" / name, *(f"{name}_{part}.nii.gz" for part in ("FLAIR", "T1", "T1GD", "T2")))
+    (tmp_path / "images_segm").mkdir()
+    listing = os.listdir
+
+    def refuse(place):
+        if place.name == "images_segm":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listing(place)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert match_folder(folder, "upenn-gbm", FOUR).problems == (
+        f"case {name}: seg: {tmp_path / 'images_segm'} cannot be read (Permission denied); allow it, or move it away",
+    )
