@@ -19,6 +19,9 @@ from mttu.data.manifest import Case
 from mttu.data.volumes import differ, read_volume
 from mttu.errors import InputError, raise_if_any
 
+_LEAST_COMPARED = 100
+"""Tumour voxels; fewer may lie at one place in two patients by chance."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -46,7 +49,7 @@ class Sources:
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """Role to a hash of all voxels as they count, whatever file they came in; no role of a mask without a voxel."""
+        """Role to a hash of all voxels as they count, whatever file they came in; none of a mask of few voxels."""
         images = dict(zip(self.modalities, self.images, strict=True))
         return _hash_all(images, self.seg, self.brain if self.has_mask else None)
 
@@ -119,7 +122,7 @@ def _hash_all(
     images: Mapping[str, NDArray[np.float32]], seg: NDArray[np.uint8] | None, brain: NDArray[np.bool_] | None
 ) -> dict[str, str]:
     volumes: dict[str, NDArray[Any]] = dict(images)
-    volumes |= {} if seg is None or not seg.any() else {SEG: seg}
+    volumes |= {} if seg is None or np.count_nonzero(seg) < _LEAST_COMPARED else {SEG: seg}
     volumes |= {} if brain is None else {BRAIN_MASK: brain}
     return {role: _hash(voxels) for role, voxels in volumes.items()}
 
