@@ -138,6 +138,9 @@ class LineReader:
                 f"{quote(said['IDH'][IDH_WILD], *mutant)}: taken as IDH mutant, for any mutation counts; check the row"
             )
             return IDH_MUTANT, [f"{self._path} line {line}: {text}"]
+        if IDH_MUTANT in said["IDH"] and len(wild) == 1 and IDH_WILD in said["IDH1"] and not mutant:
+            text = f"{quote(said['IDH'][IDH_MUTANT], *wild)}: taken as IDH mutant, for IDH2 may be; check the row"
+            return IDH_MUTANT, [f"{self._path} line {line}: {text}"]
         if mutant or IDH_MUTANT in said["IDH"]:
             return IDH_MUTANT, []
         return (IDH_WILD if said["IDH"] or said["IDH1"] else IDH_UNKNOWN), []
