@@ -136,10 +136,11 @@ def parse_age(text: str) -> float | None:
     if plain.lower() in UNKNOWN:
         return None
     found = _AGE.fullmatch(plain)
-    age = float(found.group(1).replace(",", ".")) if found else -1
+    number = found.group(1) if found else "-1"
+    age = float(number.replace(",", "."))
     if not 0 <= age <= OLDEST_YEARS:
         raise ValueError
-    if age < _YOUNGEST_WITH_THREE_DIGITS and _THOUSANDS.fullmatch(plain):
+    if age < _YOUNGEST_WITH_THREE_DIGITS and _THOUSANDS.fullmatch(number):
         raise ValueError("the mark before three digits may separate thousands; write it without, or fewer digits")
     return age
 

@@ -232,6 +232,7 @@ def test_all_refused_values_are_named_with_line_and_value(read):
         ("age", "<18", "expected years, 0 to 120"),
         ("age", "066Y", "expected years, 0 to 120"),
         ("age", "1.050", "the mark before three digits may separate thousands; write it without, or fewer digits"),
+        *(("age", text, "the mark before three digits may separate thousands") for text in (">1.050", "1.050+")),
         ("age", "17.520", "the mark before three digits may separate thousands"),
     ],
 )
