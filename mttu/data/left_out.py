@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from mttu.data.findings import Finding
@@ -24,6 +25,8 @@ _BINS = frozenset(
 _LIKE_A_MASK = re.compile(r"seg|mask|label|tumou?r|lesion|roi(?![a-z])|annot|gtv|truth", re.IGNORECASE)
 _OF_THE_BRAIN = re.compile(r"brain|skull|parenchyma|tissue", re.IGNORECASE)
 _MOST_NAMED = 24
+_MOST_OPENED = 64
+"""A look into bins is to be quick."""
 
 
 @dataclass
@@ -60,9 +63,22 @@ def describe_skipped(root: Path, left_out: LeftOut) -> list[Finding]:
         (left_out.hidden, "hidden NIfTI file is", "hidden NIfTI files are"),
     ):
         if paths:
-            names = name_some([str(path.relative_to(root)) for path in paths])
+            inside = [*map(_say_inside, paths[:_MOST_OPENED]), *[""] * len(paths[_MOST_OPENED:])]
+            names = name_some([f"{path.relative_to(root)}{held}" for path, held in zip(paths, inside, strict=True)])
             notes.append(f"{root}: {say_count(len(paths), one, several)} left out ({names})")
     return [Finding("note", "", note) for note in notes]
+
+
+def _say_inside(place: Path) -> str:
+    """Which folders of images lie directly in a bin; nothing of a file, or of a folder with much in it."""
+    try:
+        inner = sorted(islice(place.iterdir(), _MOST_OPENED)) if is_left_out(place.name) and place.is_dir() else []
+        held = [
+            one.name for one in inner if one.is_dir() and any(map(volume_stem, islice(one.iterdir(), _MOST_OPENED)))
+        ]
+    except OSError:
+        return ""
+    return f", which holds {name_some(held)}" if held else ""
 
 
 def describe_left_out(
@@ -123,9 +139,7 @@ def _known_places(case: FoundCase) -> set[tuple[str, ...]]:
     """Patterns of paths in the folder of a case, without ending and in lower case, where its layout has files."""
     templates = LAYOUTS[case.layout].templates(MODALITIES, case.case_id)
     own = glob.escape(case.case_id)
-    return {
-        tuple(name.replace("{case}", own).casefold().split("/")) for names in templates.values() for name in names
-    }
+    return {tuple(name.replace("{case}", own).casefold().split("/")) for names in templates.values() for name in names}
 
 
 def _lies_at(path: Path, folder: Path, place: Sequence[str]) -> bool:

@@ -51,7 +51,7 @@ def test_bins_and_hidden_folders_are_left_out_and_said(tmp_path, name):
     brats(tmp_path / name, "C")
     cases, told = discover(tmp_path)
     assert [case.case_id for case in cases] == ["A"]
-    assert told == [("note", "", f"1 hidden folder or bin is left out ({name})")]
+    assert told == [("note", "", f"1 hidden folder or bin is left out ({name}, which holds C)")]
     findings = []
     assert [case.case_id for case in discover_any(tmp_path, FOUR, findings)] == ["A"]
     assert len(findings) == 1
