@@ -191,7 +191,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("mask called tumor", lambda v: v.rename("seg", "tumor"), "no tumour mask, but <case>_tumor.nii.gz lies"),
     Fault("old mask beside", lambda v: v.add("seg", "seg_old"), "<case>_seg_old.nii.gz (case {case})", of_cohort=True),
     Fault("masks seg and Seg", lambda v: v.add("seg", "Seg"), "seg is there 2 times"),
-    Fault("copy in a bin", lambda v: v.throw_away(), "bin is left out (#recycle)", of_cohort=True),
+    Fault("copy in a bin", lambda v: v.throw_away(), "bin is left out (#recycle, which holds {case})", of_cohort=True),
     Fault("not packed", lambda v: v.path("t1").write_bytes(gzip.decompress(v.path("t1").read_bytes())), "no readable"),
 )
 """Each with a case, or two, of its own."""

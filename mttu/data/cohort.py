@@ -124,7 +124,9 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     if request.skip_bad:
         bad = _ids_with_errors(findings)
         pairs = [pair for pair in pairs if pair[0].case_id not in bad]
-    if request.recipe == "paper":
+    sound = {case.case_id for case, _ in pairs}
+    others = [case for case, _ in (*joined.cases, *beside.cases) if case.case_id not in sound]
+    if request.recipe == "paper":  # whom it leaves out is no other patient: BraTS 2021 contains BraTS 2020
         if any(split for _, split in pairs):
             findings.append(Finding("note", "", "splits that tables name do not count with --recipe paper"))
         second = {case.case_id for place, case in found if place == 1}
@@ -133,8 +135,6 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
         findings += paper.findings
         pairs = paper.cases
-    kept = {case.case_id for case, _ in pairs}
-    others = [case for case, _ in (*joined.cases, *beside.cases) if case.case_id not in kept]
     other_names = (*joined.other_names, *beside.other_names)
     pairs = _link(pairs, others, checked, crosswalk, other_names, request, findings)
     assigned = _assign(pairs, request, findings)
@@ -165,9 +165,9 @@ def _link(
     The others are left out already, and may be the owners of volumes that those which are not should not have.
     """
     wanted = [replace(case, split=split or "") for case, split in pairs]
-    images = {case.case_id: checked.fingerprints[case.case_id] for case in wanted if case.case_id in checked.fingerprints}
+    here = {case.case_id for case in wanted}
+    images = {name: value for name, value in checked.fingerprints.items() if name in here}
     try:
-        named = link_patients(wanted, (), crosswalk, other_names)
         linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
     except InputError as error:
         refused = to_findings("error", error.problems)

@@ -95,7 +95,8 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[lis
     spellings: dict[str, set[str]] = {}
     for name in names:
         spellings.setdefault(name.casefold(), set()).add(name)
-    problems, cases = [], []
+    problems: list[str] = []
+    cases: list[Case] = []
     for case in complete:
         refused = len(cases)
         if not is_safe_name(case.case_id):

@@ -69,7 +69,8 @@ def assign_splits(cases: Sequence[tuple[Case, str | None]], val_fraction: float,
             listed = ", ".join(f"{case.case_id} {split}" for case, split in patient.cases if split)
             texts.append(f"patient {name} is in several splits ({listed}); a patient belongs to one side only")
         if len(patient.known) > 1:
-            listed = ", ".join(f"{case.case_id} {_STATES[case.idh]}" for case, _ in patient.cases if case.idh in _STATES)
+            known = [case for case, _ in patient.cases if case.idh in _STATES]
+            listed = ", ".join(f"{case.case_id} {_STATES[case.idh]}" for case in known)
             texts.append(f"patient {name} is IDH mutant and wild type ({listed}); correct the clinical table")
         problems += [f"case {case.case_id}: {text}" for text in texts for case, _ in patient.cases]
     raise_if_any(problems)

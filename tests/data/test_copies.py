@@ -167,7 +167,7 @@ def test_a_case_that_is_refused_for_something_else_still_owns_its_mask(root, why
     table = root.parent / "clinical.csv"
     table.write_text("case_id,idh,age\nA,1,50\nB,1,50\nC,0,50\n")
     shutil.copy(root / "A" / "A_seg.nii.gz", root / "B" / "B_seg.nii.gz")
-    place, expected = root, "seg (B_seg.nii.gz) has the same voxels as seg of case A, while other images differ; restore"
+    place, expected = root, "seg (B_seg.nii.gz) has the same voxels as seg of case A, while other images differ"
     file = root / "A" / "A_t1.nii.gz"
     if why == "a refused cell":
         table.write_text(table.read_text().replace("A,1,50", "A,1,1.050"))
