@@ -179,6 +179,15 @@ def test_one_class_or_no_case_calibrates_nothing(idh, mutants):
     )
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.1), (0.3, 0.3), (0.31, 0.29)])
+def test_no_threshold_is_kept_that_parts_no_better_than_chance(low, high):
+    kept = fit_kept([low, high], [0, 1], "validation", ["why"])
+    assert (kept.fitted, kept.call(0.7), kept.calibrate(0.7)) == (False, None, None)
+    assert kept.describe() == (
+        "IDH, nothing calibrated: no threshold parts the 2 validation cases (1 mutant) better than chance; why"
+    )
+
+
 def test_what_the_cases_do_not_determine_gives_no_probability():
     kept = fit_kept([0.9, 0.8, 0.2], [1, 1, 0], "out-of-fold")
     assert (kept.threshold, kept.calibrate(0.7), kept.call(0.7), kept.call(0.4)) == (0.5, None, "mutant", "wild type")
