@@ -69,7 +69,7 @@ class EvaluationPlan:
             f"the network learned from {taught} val cases": taught,
             f"of {unknown} val cases the predictions do not say whether the network learned from them": unknown,
         }
-        notes = [sentence for sentence, count in told.items() if count]
+        notes = [*([kept.reason] if kept.reason else []), *(sentence for sentence, count in told.items() if count)]
         probabilities = system.probabilities(held_out)
         return fit_kept(list(probabilities.values()), [case.idh for case in held_out], "validation", notes)
 

@@ -44,7 +44,7 @@ class KeptCalibration:
     reason: str = ""
     """Why nothing was fitted; empty if it was."""
     notes: tuple[str, ...] = ()
-    """What was left out of the fit."""
+    """What was left out of the fit, and why nothing kept before it was used."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Windows and flips that the probabilities were made with, see `describe_windows`."""
     patients: frozenset[str] = frozenset()
