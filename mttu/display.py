@@ -20,6 +20,8 @@ SHOWN = {
     "val/idh_auc": "IDH AUC",
     "val/score": "score",
 }
+PROPOSED_CROPS = 0.33
+"""Share of crops around tumour that is proposed where a class is never predicted: a third, as people write it."""
 
 
 def tell(sentence: str) -> None:
@@ -75,10 +77,10 @@ def describe_absences(metrics: Mapping[str, float], settings: Config) -> list[st
 
     robust = preset("robust")
     loss = settings.loss.segmentation == "dice"
-    crops = settings.augment.foreground_crop_probability < robust.augment.foreground_crop_probability
+    crops = settings.augment.foreground_crop_probability < PROPOSED_CROPS
     cures = [
         *(["loss.segmentation=dice_ce"] if loss else []),
-        *(["augment.foreground_crop_probability=0.33"] if crops else []),
+        *([f"augment.foreground_crop_probability={PROPOSED_CROPS}"] if crops else []),
         *(["--preset robust (it sets both)"] if loss and crops and settings.network == robust.network else []),
         f"more steps (train.epochs is {settings.train.epochs})",
     ]

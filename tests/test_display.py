@@ -3,8 +3,8 @@ import pytest
 from mttu.ablations import preset
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.self_train import show_rounds
-from mttu.config import override
-from mttu.display import describe_absences
+from mttu.config import Config, override
+from mttu.display import PROPOSED_CROPS, describe_absences
 from mttu.self_training import Step
 
 METRICS = {
@@ -36,6 +36,13 @@ def test_what_a_training_has_already_is_not_proposed():
     )
     dice = override(preset("small"), {"loss.segmentation": "dice"})
     assert "output.name with loss.segmentation=dice_ce, or more steps" in describe_absences(METRICS, dice)[0]
+
+
+def test_a_cure_that_was_followed_is_not_proposed_again():
+    for crops, proposed in ((0.32, True), (PROPOSED_CROPS, False)):
+        [sentence] = describe_absences(METRICS, override(Config(), {"augment.foreground_crop_probability": crops}))
+        assert (f"augment.foreground_crop_probability={PROPOSED_CROPS}" in sentence) == proposed
+        assert ("(it sets both)" in sentence) == proposed
 
 
 def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
