@@ -55,10 +55,14 @@ def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.training.cross_validation.cross_validate", validate)
     cross_validate_shown(tiny, 3, 0)
     assert "\nfold 2/3: class enhancing is in training masks" in capsys.readouterr().out
-    with show_rounds(tiny) as on_step:
+    with show_rounds(override(tiny, {"self_training.epochs": 7})) as on_step:
         on_step(Step(1, 3, "train", 1, 4, metrics=METRICS))
         on_step(Step(1, 3, "evaluate", 1, 1, case_id="a"))
-    assert capsys.readouterr().out.count("\nround 1/3: class enhancing is in training masks") == 1
+        on_step(Step(0, 3, "train", 1, 4, metrics=METRICS))
+    later, first = capsys.readouterr().out.split("\nround 0/3: class enhancing")
+    assert later.count("\nround 1/3: class enhancing is in training masks") == 1
+    assert "more steps (self_training.epochs is 7)" in later
+    assert f"more steps (train.epochs is {tiny.train.epochs})" in first
 
 
 @pytest.fixture
