@@ -21,6 +21,8 @@ def ensemble(
     for sentence in (*explain_missing_answers(networks).values(), *describe_voters(networks)):
         tell(sentence)
     console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint", markup=False)
+    if all("idh" not in network.tasks for network in networks):
+        return
     console.print(
         "IDH, nothing calibrated: members that were picked by hand have no out-of-fold predictions. `mttu evaluate` "
         "fits threshold and temperature on val cases, where no member learned from them",

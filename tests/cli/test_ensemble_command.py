@@ -30,6 +30,15 @@ def test_an_ensemble_is_made_and_scored_with(capsys, write_tiny, manifest_file, 
     assert all(len(row.mutant_probabilities) == 2 for row in table.rows)
 
 
+def test_members_without_an_idh_head_say_nothing_of_its_calibration(capsys, write_tiny, tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for number, folder in enumerate(runs):
+        write_tiny(folder / "best", {"network.tasks": ["segmentation"]}, spoil=float(number))
+    code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
+    assert code == 0
+    assert "calibrated" not in out
+
+
 def test_problems_end_with_code_2(capsys, write_tiny, tmp_path):
     write_tiny(tmp_path / "one" / "best")
     write_tiny(tmp_path / "two" / "best", {"patch.size": [24, 16, 16]})
