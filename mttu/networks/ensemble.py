@@ -120,6 +120,32 @@ def _unite(configs: Sequence[Config]) -> Config:
     return override(first, changes)
 
 
+def describe_differences(folder: Path) -> list[str]:
+    """A sentence for each setting that members of an ensemble name differently, with what counts instead.
+
+    Args:
+        folder: Ensemble folder that `read_members` can read.
+    """
+    folder = find_checkpoint(folder)
+    configs = [load_stored_config(folder / member["folder"] / "config.yaml") for member in _read_mark(folder)]
+    united = _unite(configs)
+    sentences = []
+    precisions = sorted({config.train.precision for config in configs})
+    if len(precisions) > 1:
+        sentences.append(
+            f"members were trained with train.precision {', '.join(precisions)}; the ensemble computes in "
+            f"{united.train.precision}, unless --precision says otherwise"
+        )
+    for name, counts in united.metrics:
+        named = sorted({getattr(config.metrics, name) for config in configs})
+        if len(named) > 1:
+            sentences.append(
+                f"members name metrics.{name} {', '.join(named)}; of the ensemble {counts} counts, unless "
+                f"`mttu evaluate --{name.replace('_', '-')}` says otherwise"
+            )
+    return sentences
+
+
 def read_config(folder: Path) -> Config:
     """The settings of any checkpoint, of an ensemble those of its first member; see `read_members`."""
     folder = find_checkpoint(folder)
