@@ -54,7 +54,6 @@ __all__ = [
     "TransformerSettings",
     "WorkerSettings",
     "flatten",
-    "load_config",
     "load_stored_config",
     "override",
     "parse_overrides",
@@ -227,15 +226,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def load_config(path: Path, start: Config | None = None) -> Config:
-    """Reads settings from a YAML file, laid over `start` (the paper's defaults if not given).
-
-    Raises:
-        InputError: See `read_yaml` and `override`.
-    """
-    return override(start or Config(), read_yaml(path), str(path))
 
 
 def load_stored_config(path: Path) -> Config:
