@@ -9,7 +9,7 @@ from pydantic import ValidationError, model_validator
 
 from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
 from mttu.config.earlier import GONE, complete
-from mttu.config.metrics import MetricSettings
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,
@@ -84,7 +84,7 @@ class Config(Settings):
     """Training loop."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
-    metrics: MetricSettings = MetricSettings()
+    metrics: MetricSettings = RELEASE_METRICS
     """Conventions for empty masks."""
     mc: MonteCarloSettings = MonteCarloSettings()
     """Monte Carlo dropout."""

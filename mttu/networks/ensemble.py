@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mttu.atomic import atomic_folder, write_json
-from mttu.config import Config, MetricSettings, flatten, load_stored_config, override
+from mttu.config import Config, flatten, load_stored_config, override
+from mttu.config.metrics import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
@@ -116,7 +117,7 @@ def _unite(configs: Sequence[Config]) -> Config:
     if any(config.train.precision != first.train.precision for config in configs):
         changes["train.precision"] = "float32"
     if any(config.metrics != first.metrics for config in configs):
-        changes |= {f"metrics.{name}": value for name, value in MetricSettings()}
+        changes |= {f"metrics.{name}": value for name, value in RELEASE_METRICS}
     return override(first, changes)
 
 
