@@ -20,6 +20,8 @@ SHOWN = {
     "val/idh_auc": "IDH AUC",
     "val/score": "score",
 }
+PROPOSED_CROPS = 0.33
+"""Share of crops around tumour that is proposed where a class is never predicted: a third, as people write it."""
 
 
 def tell(sentence: str) -> None:
@@ -64,23 +66,26 @@ def summarise_epoch(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items() if name in metrics)
 
 
-def describe_absences(metrics: Mapping[str, float], settings: Config) -> list[str]:
+def describe_absences(metrics: Mapping[str, float], settings: Config, number: int = 0) -> list[str]:
     """A sentence for each class that training masks hold and no validation prediction does, with what to try.
 
     Args:
         metrics: Of an epoch; without a validation there is nothing to say.
         settings: Of the training; what they have already is not proposed.
+        number: Round of a self-training, whose epochs may be a setting of their own after round 0.
     """
     from mttu.data.absent_classes import read_absences  # NumPy, which `--help` can do without
 
     robust = preset("robust")
     loss = settings.loss.segmentation == "dice"
-    crops = settings.augment.foreground_crop_probability < robust.augment.foreground_crop_probability
+    crops = settings.augment.foreground_crop_probability < PROPOSED_CROPS
+    later = settings.self_training.epochs if number else None
+    epochs = f"train.epochs is {settings.train.epochs}" if later is None else f"self_training.epochs is {later}"
     cures = [
         *(["loss.segmentation=dice_ce"] if loss else []),
-        *(["augment.foreground_crop_probability=0.33"] if crops else []),
+        *([f"augment.foreground_crop_probability={PROPOSED_CROPS}"] if crops else []),
         *(["--preset robust (it sets both)"] if loss and crops and settings.network == robust.network else []),
-        f"more steps (train.epochs is {settings.train.epochs})",
+        f"more steps ({epochs})",
     ]
     sentences = []
     for absence in read_absences(metrics) or []:
@@ -97,7 +102,7 @@ def describe_absences(metrics: Mapping[str, float], settings: Config) -> list[st
     return sentences
 
 
-def tell_absences(metrics: Mapping[str, float], settings: Config, place: str = "") -> None:
+def tell_absences(metrics: Mapping[str, float], settings: Config, place: str = "", number: int = 0) -> None:
     """Prints what `describe_absences` says, after the place, such as a fold."""
-    for sentence in describe_absences(metrics, settings):
+    for sentence in describe_absences(metrics, settings, number):
         console.print(f"{place}{sentence}", markup=False)

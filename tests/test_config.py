@@ -5,7 +5,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mttu.config import Config, flatten, load_config, override, parse_overrides, to_yaml
+from mttu.ablations import preset
+from mttu.cli.settings import read_given, resolve
+from mttu.config import Config, flatten, load_stored_config, override, parse_overrides, to_yaml
 from mttu.config.schema import Settings
 from mttu.config.search import load_space
 from mttu.config.sharing import without_paths
@@ -150,16 +152,16 @@ def test_yaml_comes_home(tmp_path: Path) -> None:
     )
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
-    assert load_config(path) == config
+    assert load_stored_config(path) == config
 
 
 def test_a_file_is_laid_over_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("optim:\n  lr: 1e-3\ntrain: {}\n")
-    start = override(Config(), {"train.epochs": 5})
-    assert load_config(path, start) == override(start, {"optim.lr": 1e-3})
+    start = preset("small")
+    assert resolve("small", read_given(path, None)) == override(start, {"optim.lr": 1e-3})
     path.write_text("")
-    assert load_config(path, start) == start
+    assert resolve("small", read_given(path, None)) == start
 
 
 @pytest.mark.parametrize(
@@ -178,14 +180,14 @@ def test_refused_files_name_the_file(tmp_path: Path, text: str, message: str) ->
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        load_config(path)
+        resolve("paper", read_given(path, None))
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
-        load_config(tmp_path / "none.yaml")
+        read_given(tmp_path / "none.yaml", None)
 
 
 def test_shared_settings_name_no_folder_and_no_address() -> None:

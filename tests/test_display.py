@@ -3,8 +3,8 @@ import pytest
 from mttu.ablations import preset
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.self_train import show_rounds
-from mttu.config import override
-from mttu.display import describe_absences
+from mttu.config import Config, override
+from mttu.display import PROPOSED_CROPS, describe_absences
 from mttu.self_training import Step
 
 METRICS = {
@@ -38,6 +38,13 @@ def test_what_a_training_has_already_is_not_proposed():
     assert "output.name with loss.segmentation=dice_ce, or more steps" in describe_absences(METRICS, dice)[0]
 
 
+def test_a_cure_that_was_followed_is_not_proposed_again():
+    for crops, proposed in ((0.32, True), (PROPOSED_CROPS, False)):
+        [sentence] = describe_absences(METRICS, override(Config(), {"augment.foreground_crop_probability": crops}))
+        assert (f"augment.foreground_crop_probability={PROPOSED_CROPS}" in sentence) == proposed
+        assert ("(it sets both)" in sentence) == proposed
+
+
 def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.cli.cross_validation.print_folds", lambda folder: None)
 
@@ -48,10 +55,14 @@ def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.training.cross_validation.cross_validate", validate)
     cross_validate_shown(tiny, 3, 0)
     assert "\nfold 2/3: class enhancing is in training masks" in capsys.readouterr().out
-    with show_rounds(tiny) as on_step:
+    with show_rounds(override(tiny, {"self_training.epochs": 7})) as on_step:
         on_step(Step(1, 3, "train", 1, 4, metrics=METRICS))
         on_step(Step(1, 3, "evaluate", 1, 1, case_id="a"))
-    assert capsys.readouterr().out.count("\nround 1/3: class enhancing is in training masks") == 1
+        on_step(Step(0, 3, "train", 1, 4, metrics=METRICS))
+    later, first = capsys.readouterr().out.split("\nround 0/3: class enhancing")
+    assert later.count("\nround 1/3: class enhancing is in training masks") == 1
+    assert "more steps (self_training.epochs is 7)" in later
+    assert f"more steps (train.epochs is {tiny.train.epochs})" in first
 
 
 @pytest.fixture

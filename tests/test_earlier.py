@@ -62,6 +62,16 @@ def test_a_batch_size_that_cannot_be_taken_is_refused(arguments, message):
     assert str(caught.value).startswith("argument: train.batch_size: is now two settings; ")
 
 
+@pytest.mark.parametrize("workers", ["abc", "0"])
+def test_a_wrong_number_of_workers_is_not_blamed_on_the_batch(workers, capsys):
+    with pytest.raises(InputError) as caught:
+        resolve("paper", read_given(None, ["train.batch_size=2", f"workers.num_workers={workers}"]))
+    [problem] = caught.value.problems
+    assert problem.startswith("argument: workers.num_workers: ")
+    assert problem.endswith(f"found '{workers}'")
+    assert capsys.readouterr().err == ""
+
+
 def test_elsewhere_the_message_names_the_two_new_settings(tmp_path):
     """A search over it would be one over two settings at a time."""
     path = tmp_path / "space.yaml"

@@ -66,7 +66,8 @@ def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "bra
     known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)
     title = f"mean and standard deviation over {folds} folds, on {_PARTS[part]}"
-    caption = f"Dice of empty masks: {empty_dice}"
+    has_dice = any(row.metric == f"{part}/dice" and row.mean is not None for row in rows)
+    caption = f"Dice of empty masks: {empty_dice}" if has_dice else None
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("network", no_wrap=True)
     for name in _FIGURES.values():

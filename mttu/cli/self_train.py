@@ -132,7 +132,7 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
                 told = time.monotonic()
                 text = "  ".join(filter(None, (_name_phase(step), step.case_id, summarise_epoch(step.metrics), rest)))
                 console.print(text, markup=False)
-                tell_absences(step.metrics, settings, f"{_name_round(step)}: ")
+                tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
 
         yield write_line
         return
@@ -152,7 +152,7 @@ def show_rounds(settings: Config) -> "Iterator[OnStep]":
                 bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
             text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
             progress.update(bars[key], total=step.total, completed=step.done, text=text)  # type: ignore[arg-type]
-            tell_absences(step.metrics, settings, f"{_name_round(step)}: ")
+            tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
 
         yield move_bar
 

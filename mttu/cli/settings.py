@@ -29,6 +29,7 @@ def resolve(preset_name: str, given: Given) -> Config:
         InputError: See `mttu.config.override`.
     """
     renamed = _rename(preset(preset_name), given)
+    config = _lay_over(preset(preset_name), renamed)
     for (changes, source), (asked, _) in zip(renamed, given, strict=True):
         if BATCH_SIZE in asked:
             errors.print(
@@ -36,7 +37,7 @@ def resolve(preset_name: str, given: Given) -> Config:
                 f"all workers together, and {BATCH_PER_WORKER}={changes[BATCH_PER_WORKER]}; please write these two",
                 markup=False,
             )
-    return _lay_over(preset(preset_name), renamed)
+    return config
 
 
 def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:

@@ -9,7 +9,7 @@ from pydantic import ValidationError, model_validator
 
 from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
 from mttu.config.earlier import GONE, complete
-from mttu.config.metrics import MetricSettings
+from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,
@@ -54,7 +54,6 @@ __all__ = [
     "TransformerSettings",
     "WorkerSettings",
     "flatten",
-    "load_config",
     "load_stored_config",
     "override",
     "parse_overrides",
@@ -85,7 +84,7 @@ class Config(Settings):
     """Training loop."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
-    metrics: MetricSettings = MetricSettings()
+    metrics: MetricSettings = RELEASE_METRICS
     """Conventions for empty masks."""
     mc: MonteCarloSettings = MonteCarloSettings()
     """Monte Carlo dropout."""
@@ -227,15 +226,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def load_config(path: Path, start: Config | None = None) -> Config:
-    """Reads settings from a YAML file, laid over `start` (the paper's defaults if not given).
-
-    Raises:
-        InputError: See `read_yaml` and `override`.
-    """
-    return override(start or Config(), read_yaml(path), str(path))
 
 
 def load_stored_config(path: Path) -> Config:

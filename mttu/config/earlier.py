@@ -59,7 +59,8 @@ def rename(settings: Mapping[str, Any], num_workers: Any, source: str) -> dict[s
 
     Args:
         settings: Dotted names to values, as text or as numbers.
-        num_workers: Of the run that they are for.
+        num_workers: Of the run that they are for; one that is no number of workers counts as 1 here and is left to its
+            own setting to refuse.
         source: Where they come from, for the error message.
 
     Raises:
@@ -70,11 +71,16 @@ def rename(settings: Mapping[str, Any], num_workers: Any, source: str) -> dict[s
     both = [name for name in (GLOBAL_BATCH, BATCH_PER_WORKER) if name in settings]
     if both:
         raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; leave it out, for {both[0]} is given too")
-    try:
-        batch, workers = int(str(settings[BATCH_SIZE])), int(str(num_workers))
-    except ValueError:
-        batch = workers = 0
-    if batch < 1 or workers < 1:
+    batch, workers = _read_count(settings[BATCH_SIZE]), max(_read_count(num_workers), 1)
+    if batch < 1:
         raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; found {settings[BATCH_SIZE]!r}")
     rest = {name: value for name, value in settings.items() if name != BATCH_SIZE}
     return {**rest, GLOBAL_BATCH: batch * workers, BATCH_PER_WORKER: batch}
+
+
+def _read_count(value: Any) -> int:
+    """A whole number, given as text or as a number; 0 if it is none."""
+    try:
+        return int(str(value))
+    except ValueError:
+        return 0

@@ -109,8 +109,11 @@ def read_absences(metrics: Mapping[str, float]) -> list[Absence] | None:
 
 
 def without_absences(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics without what `note_absences` noted: an epoch of one training has no mean over several."""
-    return {name: value for name, value in metrics.items() if not name.startswith(_ABSENT)}
+    """Metrics without what `count_classes` and `note_absences` say.
+
+    Neither counts over trainings on different cases nor an epoch of one of them have a mean that says anything.
+    """
+    return {name: value for name, value in metrics.items() if not name.startswith((_PREDICTED, _TRUE, _ABSENT))}
 
 
 def _name_classes(mask: NDArray[np.uint8]) -> list[str]:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file
+from mttu.config.earlier import complete_section
+from mttu.data.cache import PREPARE
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 
@@ -176,3 +178,14 @@ def read_scores(path: Path) -> ScoreTable:
     counts = Counter(row.case_id for row in rows)
     raise_if_any([f"scores {path}: case {name} has {n} rows; {MEND}" for name, n in counts.items() if n > 1])
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), json.loads(metadata.get("about", "{}")))
+
+
+def complete_about(name: str, value: object) -> object:
+    """A section of settings that a table names, with what is newer than the table as it was then.
+
+    Args:
+        name: In `ScoreTable.about`; what holds no section of settings is returned as it is.
+        value: What the table says.
+    """
+    prefix = {"prepare": PREPARE}.get(name, f"{name}.")
+    return complete_section(prefix, value) if isinstance(value, Mapping) else value

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.config import MetricSettings
+from mttu.config.metrics import RELEASE_METRICS
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
@@ -69,7 +70,7 @@ class EvaluationPlan:
             f"the network learned from {taught} val cases": taught,
             f"of {unknown} val cases the predictions do not say whether the network learned from them": unknown,
         }
-        notes = [sentence for sentence, count in told.items() if count]
+        notes = [*([kept.reason] if kept.reason else []), *(sentence for sentence, count in told.items() if count)]
         probabilities = system.probabilities(held_out)
         return fit_kept(list(probabilities.values()), [case.idh for case in held_out], "validation", notes)
 
@@ -141,7 +142,7 @@ def plan_evaluation(
     """
     problems: list[str] = []
     try:
-        choose_conventions(MetricSettings(), empty, empty_dice, empty_hd95)
+        choose_conventions(RELEASE_METRICS, empty, empty_dice, empty_hd95)
     except InputError as error:
         problems += error.problems
     problems += check_output(out)

@@ -74,7 +74,7 @@ def describe_cases(summary: Summary) -> list[str]:
     if idh and not idh["not_fitted"]:
         fitted = idh["fitted_on"]
         lines.append(f"threshold and calibration: fitted on {fitted['num_cases']} {fitted['cases']} cases")
-        lines += [f"left out of that: {note}" for note in fitted["notes"]]
+        lines += [f"about that: {note}" for note in fitted["notes"]]
     if idh and idh["several_cases_per_patient"]:
         lines.append(
             "several cases per patient: DeLong and the tests take them as independent; use the bootstrap's intervals"

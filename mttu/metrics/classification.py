@@ -119,7 +119,7 @@ def _cross_entropy(probability: NDArray[np.float64], mutant: NDArray[np.bool_]) 
     return float(-np.mean(np.log(np.where(mutant, clipped, 1 - clipped))))
 
 
-def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) -> float:
+def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) -> float | None:
     """The threshold with the largest Youden index, sensitivity + specificity - 1, to be chosen on validation.
 
     Candidates lie half-way between neighbouring probabilities. Among equals the one nearest to 0.5 is taken, then the
@@ -128,6 +128,9 @@ def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) 
     Args:
         mutant_probabilities: Of the validation cases, never of those that are to be scored with the threshold.
         idh: 1 mutant, 0 wild type, -1 unknown.
+
+    Returns:
+        None if the largest index is not above 0: then no threshold is better than calling all cases alike.
 
     Raises:
         InputError: The cases lack a class.
@@ -151,4 +154,5 @@ def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) 
         # whole numbers, so that equals are equal
         return hits * num_wild + rejections * num_mutant, -abs(threshold - DEFAULT_THRESHOLD), -threshold
 
-    return float(max(candidates, key=rate))
+    best = max(candidates, key=rate)
+    return float(best) if rate(best)[0] > num_mutant * num_wild else None

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mttu.atomic import atomic_folder, write_json
-from mttu.config import Config, MetricSettings, flatten, load_stored_config, override
+from mttu.config import Config, flatten, load_stored_config, override
+from mttu.config.metrics import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
@@ -116,8 +117,34 @@ def _unite(configs: Sequence[Config]) -> Config:
     if any(config.train.precision != first.train.precision for config in configs):
         changes["train.precision"] = "float32"
     if any(config.metrics != first.metrics for config in configs):
-        changes |= {f"metrics.{name}": value for name, value in MetricSettings()}
+        changes |= {f"metrics.{name}": value for name, value in RELEASE_METRICS}
     return override(first, changes)
+
+
+def describe_differences(folder: Path) -> list[str]:
+    """A sentence for each setting that members of an ensemble name differently, with what counts instead.
+
+    Args:
+        folder: Ensemble folder that `read_members` can read.
+    """
+    folder = find_checkpoint(folder)
+    configs = [load_stored_config(folder / member["folder"] / "config.yaml") for member in _read_mark(folder)]
+    united = _unite(configs)
+    sentences = []
+    precisions = sorted({config.train.precision for config in configs})
+    if len(precisions) > 1:
+        sentences.append(
+            f"members were trained with train.precision {', '.join(precisions)}; the ensemble computes in "
+            f"{united.train.precision}, unless --precision says otherwise"
+        )
+    for name, counts in united.metrics:
+        named = sorted({getattr(config.metrics, name) for config in configs})
+        if len(named) > 1:
+            sentences.append(
+                f"members name metrics.{name} {', '.join(named)}; of the ensemble {counts} counts, unless "
+                f"`mttu evaluate --{name.replace('_', '-')}` says otherwise"
+            )
+    return sentences
 
 
 def read_config(folder: Path) -> Config:

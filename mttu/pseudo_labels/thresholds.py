@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.score_table import ScoreTable
+from mttu.data.score_table import ScoreTable, complete_about
 from mttu.errors import name_some, raise_if_any
 from mttu.pseudo_labels.selection import is_certain, is_confident, read_figures
 
@@ -92,7 +92,8 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
     first = next(iter(tables), None)
     for name, table in tables.items():
         for section in _ALIKE:
-            here, there = (_without_seed(one.about.get(section)) for one in (table, tables[str(first)]))
+            both = (complete_about(section, one.about.get(section)) for one in (table, tables[str(first)]))
+            here, there = (_without_seed(one) for one in both)
             if here != there:
                 problems.append(
                     f"scores {name}: {section} is {here}, in {first} it is {there}; thresholds hold for one only"
@@ -121,6 +122,12 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
             f"scores {', '.join(silent)}: do not say whom the network learned from; if that were these cases, their "
             "errors are too small"
         )
+    precisions: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        precisions.setdefault(str(table.about.get("precision", "unknown")), []).append(name)
+    if len(precisions) > 1:
+        told = "; ".join(f"{precision} in {', '.join(names)}" for precision, names in precisions.items())
+        notes.append(f"scores were computed in several precisions: {told}; thresholds are best searched in one")
     if any(table.about.get("split") == "test" for table in tables.values()):
         notes.append("these are test cases: a result on them is no test of thresholds that were chosen with them")
     return sorted(scores, key=lambda score: score.case_id), notes

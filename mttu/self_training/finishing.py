@@ -102,9 +102,9 @@ def finish(job: Job) -> None:
     evaluate_on_test(job)
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)
+    copy_held_out(round_folder(job.folder, chosen), job.folder)
     with atomic_folder(job.folder / BEST) as partial:
         shutil.copytree(round_folder(job.folder, chosen) / BEST, partial, dirs_exist_ok=True)
-    copy_held_out(round_folder(job.folder, chosen), job.folder)
     if (job.folder / _WORKING).exists():
         shutil.rmtree(job.folder / _WORKING)
     rounds = summarise_rounds(job.folder, job.truth)

@@ -118,10 +118,10 @@ def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker
 def _copy_start(job: Job, start: Path, folder: Path) -> History:
     """Takes the training of another self-training's round 0 over, once it is sure that it is the same."""
     raise_if_any(check_shared_start(job.config, job.fingerprint, job.manifest))
+    copy_held_out(start, folder)
     for name in (BEST, *([TRAIN] if job.config.self_training.optimiser == "kept" else [])):
         with atomic_folder(folder / name) as partial:
             shutil.copytree(start / name, partial, dirs_exist_ok=True)
-    copy_held_out(start, folder)
     return read_history(start) or []
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from mttu.config import SelectionSettings
 from mttu.config.earlier import complete_section
-from mttu.data.cache import PREPARE
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import read_manifest
-from mttu.data.score_table import ScoreRow, ScoreTable, read_scores, write_scores
+from mttu.data.score_table import ScoreRow, ScoreTable, complete_about, read_scores, write_scores
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels import Selection
 from mttu.scoring.plan import ScoringPlan, plan_scoring
@@ -109,12 +108,6 @@ def _read_true_scores(path: Path, plan: ScoringPlan) -> ScoreTable | None:
     except InputError:
         return None  # not of this version, or damaged: it is made again
     wanted = {name: value for name, value in plan.about.items() if name != "mttu_version"}
-    says: Mapping[str, object] = {name: _complete(name, table.about.get(name)) for name in wanted}
+    says: Mapping[str, object] = {name: complete_about(name, table.about.get(name)) for name in wanted}
     same_cases = [row.case_id for row in table.rows] == sorted(case.case_id for case in plan.cases)
     return table if says == wanted and same_cases else None
-
-
-def _complete(name: str, value: object) -> object:
-    """A section of settings that a table names, with what is newer than the table as it was then."""
-    prefix = {"prepare": PREPARE}.get(name, f"{name}.")
-    return complete_section(prefix, value) if isinstance(value, Mapping) else value

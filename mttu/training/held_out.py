@@ -85,7 +85,7 @@ def write_held_out(folder: Path, predictions: Sequence[HeldOut]) -> None:
 
 
 def read_held_out(folder: Path) -> tuple[HeldOut, ...] | None:
-    """The predictions beside the best weights of a training; None where an older version of mttu kept none.
+    """The predictions beside the best weights of a training; None where none are kept, as by older versions.
 
     Raises:
         InputError: Damaged, or of another format version.
@@ -142,7 +142,7 @@ def pool_folds(places: Sequence[Path]) -> OutOfFold:
     for number, place in enumerate(places, 1):
         found = read_held_out(place)
         if found is None:
-            notes.append(f"fold {number}: an older version of mttu trained it and kept no predictions of its val cases")
+            notes.append(f"fold {number}: keeps no predictions of its val cases (an older version wrote none)")
             continue
         kept, told = _without_known(found, place, f"fold {number}")
         rows += [(number, one) for one in kept]

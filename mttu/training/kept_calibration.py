@@ -44,7 +44,7 @@ class KeptCalibration:
     reason: str = ""
     """Why nothing was fitted; empty if it was."""
     notes: tuple[str, ...] = ()
-    """What was left out of the fit."""
+    """What was left out of the fit, and why nothing kept before it was used."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Windows and flips that the probabilities were made with, see `describe_windows`."""
     patients: frozenset[str] = frozenset()
@@ -102,7 +102,7 @@ def fit_kept(
     settings: Mapping[str, Any] | None = None,
     patients: Sequence[str] = (),
 ) -> KeptCalibration:
-    """Threshold, temperature, and temperature with bias; of cases that lack a class nothing.
+    """Threshold, temperature, and temperature with bias; of cases that lack a class, or are not told apart, nothing.
 
     Args:
         mutant_probabilities: Of cases that the network did not learn from.
@@ -128,11 +128,15 @@ def fit_kept(
             "both are needed"
         )
         return KeptCalibration(**common, reason="; ".join([reason, *notes]))
+    threshold = choose_threshold(mutant_probabilities, idh)
+    if threshold is None:
+        reason = f"no threshold parts the {len(idh)} {fitted_on} cases ({mutants} mutant) better than chance"
+        return KeptCalibration(**common, reason="; ".join([reason, *notes]))
     calibrations = {
         TEMPERATURE: fit_calibration(mutant_probabilities, idh),
         WITH_BIAS: fit_calibration(mutant_probabilities, idh, with_bias=True),
     }
-    return KeptCalibration(**common, threshold=choose_threshold(mutant_probabilities, idh), calibrations=calibrations)
+    return KeptCalibration(**common, threshold=threshold, calibrations=calibrations)
 
 
 def describe_windows(config: Config) -> dict[str, Any]:

@@ -45,11 +45,11 @@ def keep_best(checkpoint: Path, folder: Path) -> None:
     With them goes a calibration that is fitted on what they say of the val cases; `held_out.json` has that itself.
     """
     held_out = read_held_out(checkpoint)
+    copy_held_out(checkpoint, folder)  # first: weights without it would look like those of an older version
     with atomic_folder(folder / BEST) as partial:
         shutil.copytree(checkpoint / BEST, partial, dirs_exist_ok=True)
         if held_out is not None:
             calibrate_training(partial, held_out)
-    copy_held_out(checkpoint, folder)
 
 
 def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch) -> History:

@@ -30,6 +30,28 @@ def test_an_ensemble_is_made_and_scored_with(capsys, write_tiny, manifest_file, 
     assert all(len(row.mutant_probabilities) == 2 for row in table.rows)
 
 
+def test_what_members_do_not_agree_in_is_told(capsys, write_tiny, tmp_path):
+    write_tiny(tmp_path / "one" / "best", {"train.precision": "bfloat16", "metrics.empty_dice": "exclude"})
+    write_tiny(tmp_path / "two" / "best", {"train.precision": "float32"}, spoil=1.0)
+    code, out, _ = run(capsys, "ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "note: members were trained with train.precision bfloat16, float32; the ensemble computes in float32, unless "
+        "--precision says otherwise",
+        "note: members name metrics.empty_dice brats, exclude; of the ensemble brats counts, unless "
+        "`mttu evaluate --empty-dice` says otherwise",
+    ]
+
+
+def test_members_without_an_idh_head_say_nothing_of_its_calibration(capsys, write_tiny, tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for number, folder in enumerate(runs):
+        write_tiny(folder / "best", {"network.tasks": ["segmentation"]}, spoil=float(number))
+    code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
+    assert code == 0
+    assert "calibrated" not in out
+
+
 def test_problems_end_with_code_2(capsys, write_tiny, tmp_path):
     write_tiny(tmp_path / "one" / "best")
     write_tiny(tmp_path / "two" / "best", {"patch.size": [24, 16, 16]})

@@ -36,3 +36,9 @@ def test_what_no_fold_tested_is_left_out(capsys, tmp_path):
     write_folds_table(summarise_folds([{"best": {"val/dice": 0.5}}, {"best": {"val/dice": 0.5}}]), tmp_path)
     print_folds(tmp_path)
     assert "on the test cases" not in capsys.readouterr().out
+
+
+def test_a_table_without_dice_names_no_convention(capsys, tmp_path):
+    write_folds_table(summarise_folds([{"best": {"val/idh_auc": 0.5}}, {"best": {"val/idh_auc": 0.75}}]), tmp_path)
+    print_folds(tmp_path)
+    assert "empty masks" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from mttu.errors import InputError
 from mttu.evaluate import evaluate_cases, plan_evaluation
 from mttu.evaluate.tables import build_tables, describe_cases
-from mttu.training.kept_calibration import fit_kept
+from mttu.training.kept_calibration import KeptCalibration, fit_kept
 
 KEPT = fit_kept([0.9, 0.8, 0.2, 0.4, 0.6], [1, 0, 0, 1, 1], "out-of-fold", ["fold 3: why"])
 
@@ -50,7 +50,7 @@ def test_what_is_kept_with_the_predictions_comes_first(write_predictions, manife
     assert summary["idh"]["fitted_on"] == {"cases": "out-of-fold", "num_cases": 5, "notes": ["fold 3: why"]}
     lines = describe_cases(summary)
     assert "threshold and calibration: fitted on 5 out-of-fold cases" in lines
-    assert "left out of that: fold 3: why" in lines
+    assert "about that: fold 3: why" in lines
     shown = [str(cell) for table in build_tables(summary) for column in table.columns for cell in column.cells]
     assert any("(5 out-of-fold cases)" in cell for cell in shown)
 
@@ -68,7 +68,15 @@ def test_cases_that_it_was_fitted_on_are_not_scored_with_it(write_predictions, m
 def test_where_nothing_could_be_kept_val_cases_serve(write_predictions, manifest, tmp_path):
     kept = fit_kept([0.9], [1], "out-of-fold")
     summary = summarise(write_predictions("a", metadata=with_kept(kept)), manifest, tmp_path / "out")
-    assert summary["idh"]["fitted_on"] == {"cases": "validation", "num_cases": 2, "notes": []}
+    assert summary["idh"]["fitted_on"] == {"cases": "validation", "num_cases": 2, "notes": [kept.reason]}
+
+
+def test_why_the_kept_calibration_does_not_hold_is_told(write_predictions, manifest, tmp_path):
+    reason = "the kept calibration was fitted with inference.flips=False, now True"
+    predictions = write_predictions("a", metadata=with_kept(KeptCalibration(reason=reason)))
+    assert f"about that: {reason}" in describe_cases(summarise(predictions, manifest, tmp_path / "out"))
+    predictions = write_predictions("b", metadata=with_kept(KeptCalibration(reason=reason)), taught_by=("train", "val"))
+    assert reason in summarise(predictions, manifest, tmp_path / "out_b")["idh"]["not_fitted"]
 
 
 def test_rows_say_whether_the_network_knows_the_patient(write_predictions, manifest, tmp_path):

@@ -111,7 +111,14 @@ def test_equal_thresholds_are_settled_by_rule_not_by_order() -> None:
     cases = [(0.125, 0), (0.375, 1), (0.625, 0), (0.875, 1)]
     for ordered in (cases, cases[::-1]):
         assert choose_threshold(*zip(*ordered, strict=True)) == 0.25
-    assert choose_threshold([0.1, 0.2], [1, 0]) == 0.5  # no threshold is better than calling all alike
+
+
+@pytest.mark.parametrize(
+    ("probability", "idh"),
+    [([0.1, 0.2], [1, 0]), ([0.3] * 4, [0, 0, 1, 1]), ([0.2, 0.2, 0.8, 0.8], [0, 1, 0, 1])],
+)
+def test_what_is_no_better_than_calling_all_alike_is_no_threshold(probability: list[float], idh: list[int]) -> None:
+    assert choose_threshold(probability, idh) is None
 
 
 def test_unknown_status_does_not_move_the_threshold() -> None:

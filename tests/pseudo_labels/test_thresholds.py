@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 
 from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
@@ -77,6 +79,26 @@ def test_test_cases_are_named_as_such():
     table = ScoreTable(FOLD_1.rows, {**ABOUT, "split": "test"})
     _, notes = pool_scores({"one": table}, {"a": 1, "b": 0})
     assert notes == ["these are test cases: a result on them is no test of thresholds that were chosen with them"]
+
+
+def test_tables_of_several_precisions_are_named():
+    tables = {
+        "one": ScoreTable(FOLD_1.rows, {**ABOUT, "precision": "bfloat16"}),
+        "two": ScoreTable(FOLD_2.rows, {**FOLD_2.about, "precision": "float32"}),
+    }
+    _, notes = pool_scores(tables, {"a": 1, "b": 1, "c": 1, "d": 0})
+    assert notes[1:] == [
+        "scores were computed in several precisions: bfloat16 in one; float32 in two; thresholds are best searched in "
+        "one"
+    ]
+
+
+def test_a_table_older_than_a_setting_is_pooled_with_the_value_of_then(monkeypatch):
+    monkeypatch.setattr("mttu.config.earlier.NEWER", {"mc.newer": 3})
+    for newer, refused in ((3, False), (4, True)):
+        tables = {"old": FOLD_1, "new": ScoreTable(FOLD_2.rows, {**ABOUT, "mc": {**ABOUT["mc"], "newer": newer}})}
+        with pytest.raises(InputError, match=r"scores new: mc is") if refused else nullcontext():
+            pool_scores(tables, {"a": 1, "b": 1, "c": 1, "d": 0})
 
 
 def test_what_cannot_be_pooled_is_refused_all_at_once():

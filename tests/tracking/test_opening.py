@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow_runs import FINGERPRINT, artifact, artifacts, client_of, history, run_of, settings, start
 
-from mttu.config import Config, flatten, load_config, to_yaml
+from mttu.config import Config, flatten, load_stored_config, to_yaml
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
 from mttu.tracking import (
@@ -63,7 +63,7 @@ def test_the_settings_are_an_artifact_without_paths(folder: Path) -> None:
     changes = {"train.epochs": 7, "train.batch_per_worker": 4, "data.cache_dir": "/home/someone/cache"}
     tracker = start(folder, **changes)
     assert "recipe.accumulation" not in run_of(tracker).data.tags
-    config = load_config(artifact(tracker, "config.yaml"))
+    config = load_stored_config(artifact(tracker, "config.yaml"))
     assert config.train.epochs == 7
     assert config.data.cache_dir is None
 

@@ -120,8 +120,8 @@ def test_a_fold_of_an_older_version_has_none(places, tmp_path):
     assert (kept.fitted, kept.calibrate(0.7), kept.call(0.7)) == (False, None, None)
     assert kept.describe() == (
         "IDH, nothing calibrated: the out-of-fold cases that the network did not learn from are 0 mutant and 0 wild "
-        "type; both are needed; fold 1: an older version of mttu trained it and kept no predictions of its val cases; "
-        "fold 2: an older version of mttu trained it and kept no predictions of its val cases"
+        "type; both are needed; fold 1: keeps no predictions of its val cases (an older version wrote none); "
+        "fold 2: keeps no predictions of its val cases (an older version wrote none)"
     )
     (places[0] / "held_out.json").write_text("[]")
     with pytest.raises(InputError, match=r"held_out\.json: damaged; restore it from a copy, or remove it"):
@@ -179,6 +179,15 @@ def test_one_class_or_no_case_calibrates_nothing(idh, mutants):
     )
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.1), (0.3, 0.3), (0.31, 0.29)])
+def test_no_threshold_is_kept_that_parts_no_better_than_chance(low, high):
+    kept = fit_kept([low, high], [0, 1], "validation", ["why"])
+    assert (kept.fitted, kept.call(0.7), kept.calibrate(0.7)) == (False, None, None)
+    assert kept.describe() == (
+        "IDH, nothing calibrated: no threshold parts the 2 validation cases (1 mutant) better than chance; why"
+    )
+
+
 def test_what_the_cases_do_not_determine_gives_no_probability():
     kept = fit_kept([0.9, 0.8, 0.2], [1, 1, 0], "out-of-fold")
     assert (kept.threshold, kept.calibrate(0.7), kept.call(0.7), kept.call(0.4)) == (0.5, None, "mutant", "wild type")
@@ -204,6 +213,16 @@ def test_only_known_findings_and_probabilities_are_held_out(phantom_manifest):
     assert [one.case_id for one in select_held_out(rows, cases)] == [cases[0].case_id, cases[2].case_id]
     rows[0]["mutant_probability"] = None
     assert [one.case_id for one in select_held_out(rows, cases)] == [cases[0].case_id]
+
+
+def test_weights_are_never_kept_before_their_predictions(places, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mttu.training.run.copy_held_out", stop)
+    with pytest.raises(KeyboardInterrupt):
+        keep_best(places[0], tmp_path)
+    assert not (tmp_path / "best").exists()
 
 
 def test_a_copy_without_predictions_takes_older_ones_away(tmp_path):
