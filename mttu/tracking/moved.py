@@ -54,7 +54,7 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; of any but the one beside the database.
+    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; not of the one beside the database.
 
     Args:
         location: Of the experiment's artifacts.
@@ -69,8 +69,8 @@ def check_location(location: str, has_runs: bool, experiment: str) -> None:
         return
     raise InputError(
         f"tracking.experiment {experiment!r}: MLflow keeps its artifacts in {place}, which is not there any more; "
-        f"bring it back or mount its disk, make a link to where it is now (ln -s NEW/{ARTIFACTS} {place}), or give tracking.experiment "
-        "another name"
+        f"bring it back or mount its disk, make a link to where it is now (ln -s NEW/{ARTIFACTS} {place}), or give "
+        "tracking.experiment another name"
     )
 
 
