@@ -18,11 +18,8 @@ def ensemble(
 
     write_ensemble(output, checkpoints)
     networks, _ = read_members(output)
-    for sentence in (
-        *explain_missing_answers(networks).values(),
-        *describe_voters(networks),
-        *describe_differences(output),
-    ):
+    missing = explain_missing_answers(networks).values()
+    for sentence in (*missing, *describe_voters(networks), *describe_differences(output)):
         tell(sentence)
     console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint", markup=False)
     if all("idh" not in network.tasks for network in networks):
