@@ -45,8 +45,8 @@ def test_what_members_do_not_agree_in_is_told(capsys, write_tiny, tmp_path):
 
 def test_members_without_an_idh_head_say_nothing_of_its_calibration(capsys, write_tiny, tmp_path):
     runs = [tmp_path / name for name in ("one", "two")]
-    for number, folder in enumerate(runs):
-        write_tiny(folder / "best", {"network.tasks": ["segmentation"]}, spoil=float(number))
+    for folder in runs:
+        write_tiny(folder / "best", {"network.tasks": ["segmentation"]})
     code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
     assert code == 0
     assert "calibrated" not in out
