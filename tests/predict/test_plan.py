@@ -44,7 +44,7 @@ def test_folders_in_which_nobody_looked_are_said_and_not_kept_with_the_results(
     shutil.copytree(cases / "b", root / "#recycle" / "b")
     plan = plan_predictions(checkpoint, [root], tmp_path / "out")
     assert found(plan) == ["a"]
-    assert plan.left_out == (f"{root}: 1 hidden folder or bin is left out (#recycle)",)
+    assert plan.left_out == (f"{root}: 1 hidden folder or bin is left out (#recycle, which holds b)",)
     assert not any("recycle" in note for note in plan.notes)
 
 

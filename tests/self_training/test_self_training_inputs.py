@@ -44,7 +44,7 @@ def test_direct_needs_masks_to_learn_from_and_nothing_to_score_with(make_config,
     check_self_training(make_config({**direct, "network.tasks": ["segmentation"]}))  # as the U-Nets of Table VI
     with pytest.raises(InputError, match=r"\['idh'\] has no segmentation, and selection\.method=direct learns from"):
         check_self_training(make_config({**direct, "network.tasks": ["idh"]}))
-    for name in ("_check_cached", "_check_sources"):
+    for name in ("_check_cached", "_describe_changes"):
         monkeypatch.setattr(f"mttu.training.inputs.{name}", lambda *arguments: [])  # they were prepared with masks
     bare = tuple(replace(one, seg=None) if one.split == "unlabelled" else one for one in pool_manifest.cases)
     write_manifest(replace(pool_manifest, cases=bare), tmp_path / "bare.parquet")
@@ -53,7 +53,7 @@ def test_direct_needs_masks_to_learn_from_and_nothing_to_score_with(make_config,
 
 
 def test_what_would_fail_only_after_hours_is_refused_at_once(make_config, pool_manifest, tmp_path, monkeypatch):
-    for name in ("_check_cached", "_check_sources"):
+    for name in ("_check_cached", "_describe_changes"):
         monkeypatch.setattr(f"mttu.training.inputs.{name}", lambda *arguments: [])  # they were prepared with masks
     given = {"mc.windows": "tumour", "mc.tumour_mask": "given"}
     bare = tuple(replace(one, seg=None) if one.split == "unlabelled" else one for one in pool_manifest.cases)
