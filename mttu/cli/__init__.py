@@ -242,7 +242,7 @@ def demo(
 ) -> None:
     """Run everything on a phantom cohort: phantom, cohort, prepare, self-train, predict."""
     from mttu.data.phantom import TRUTH_TABLE
-    from mttu.tracking import resolve_uri, show_command
+    from mttu.tracking import resolve_uri, show_command, show_page
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
@@ -273,7 +273,9 @@ def demo(
     console.print(f"checkpoint   {run / 'best'}")
     console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
-    console.print(f"MLflow       {show_command(resolve_uri(None, run))}")
+    uri = resolve_uri(settings.tracking.uri, run)
+    console.print(f"MLflow       {show_command(uri)}", markup=False)
+    console.print(f"             then open {show_page(uri, settings.tracking.experiment)}", markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,8 @@
 """`mttu self-train`: rounds of self-training with progress, and a table of the rounds at the end."""
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from mttu.config import Config, to_yaml
 from mttu.display import console, summarise_epoch, tell, tell_absences
 
 if TYPE_CHECKING:
+    from mttu.data.manifest import Manifest
     from mttu.self_training import OnStep, Step
     from mttu.self_training.summary import RoundSummary
 
@@ -55,11 +57,12 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.cluster.session import connect
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
-    for note in check_self_training(settings).inputs.notes:  # before Ray starts, which takes seconds
+    inputs = check_self_training(settings).inputs  # before Ray starts, which takes seconds
+    for note in inputs.notes:
         tell(note)
     print_start(settings)
     tell_accumulation(settings)
-    with connect(settings.workers), show_rounds(settings) as on_step:
+    with connect(settings.workers), show_rounds(settings, count_cases(settings, inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
     if settings.self_training.folds:
@@ -69,22 +72,39 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     return folder
 
 
-class TimeLeft:
-    """Time that is still to come, by the pace of this start: of each kind of work, once its pace is known."""
+def count_cases(settings: Config, manifest: "Manifest") -> dict[str, int]:
+    """How many cases each phase of a round has, as far as it is known before the first one.
 
-    def __init__(self, settings: Config) -> None:
+    Args:
+        settings: Of the self-training.
+        manifest: The whole cohort. Folds are taken as equally large.
+    """
+    folds, method = settings.self_training.folds, settings.selection.method
+    count = {split: len(manifest.split(split)) for split in ("train", "val", "test", "unlabelled")}
+    scored = 0 if method in ("none", "direct") else count["unlabelled"]
+    val = math.ceil((count["train"] + count["val"]) / folds) if folds else count["val"]
+    return {"score": scored, "evaluate": val, "test": count["test"]}
+
+
+class TimeLeft:
+    """Time that is still to come, by the pace of this start: all rounds and phases.
+
+    The pace of cases of one phase stands for that of another until its own is known; what nothing is known of is said.
+    """
+
+    def __init__(self, settings: Config, cases: Mapping[str, int]) -> None:
         from mttu.self_training.job import last_round
 
         later = settings.self_training.epochs or settings.train.epochs
         self.epochs = [settings.train.epochs, *[later] * last_round(settings)]
-        self.cases: dict[str, int] = {}
-        """Phase to the number of its cases in a round, once it was seen."""
+        self.cases = dict(cases)
+        """Phase to the number of its cases in a round."""
         self.paces: dict[str, list[float]] = {}
         """Phase to seconds of each epoch or case."""
         self.latest: tuple[tuple[int, int, str], float] | None = None
 
     def describe(self, step: "Step") -> str:
-        """E.g. `about 3 min left`; empty before anything is known."""
+        """E.g. `about 3 min left`, or `at least 3 min left` while a pace is unknown; empty before anything is known."""
         now, place = time.monotonic(), (step.fold, step.round, step.phase)
         if step.phase == "train":
             self.paces.setdefault("train", []).append(step.metrics.get("time/epoch_seconds", 0.0))
@@ -93,11 +113,20 @@ class TimeLeft:
             if self.latest is not None and self.latest[0] == place:
                 self.paces.setdefault(step.phase, []).append(now - self.latest[1])
         self.latest = place, now
-        seconds = sum(self._count(phase, step) * sum(pace) / len(pace) for phase, pace in self.paces.items())
         if not self.paces:
             return ""
+        to_come = {phase: self._count(phase, step) for phase in ("train", *self.cases)}
+        paces = {phase: self._pace(phase) for phase, count in to_come.items() if count}
+        seconds = sum(to_come[phase] * pace for phase, pace in paces.items() if pace is not None)
         shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-        return f"about {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} left"
+        about = "at least" if None in paces.values() else "about"
+        return f"{about} {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} left"
+
+    def _pace(self, phase: str) -> float | None:
+        """Seconds of an epoch or a case."""
+        others = [] if phase == "train" else [pace for name, pace in self.paces.items() if name != "train"]
+        known = self.paces.get(phase) or next(iter(others), None)
+        return sum(known) / len(known) if known else None
 
     def _count(self, phase: str, step: "Step") -> int:
         """Epochs or cases of a phase that are still to come, in this fold and the later ones."""
@@ -119,9 +148,14 @@ class TimeLeft:
 
 
 @contextmanager
-def show_rounds(settings: Config) -> "Iterator[OnStep]":
-    """Yields what is told each sign of life: a bar per phase on a terminal, lines in a log."""
-    left = TimeLeft(settings)
+def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]":
+    """Yields what is told each sign of life: a bar per phase on a terminal, lines in a log.
+
+    Args:
+        settings: Of the self-training.
+        cases: What `count_cases` found.
+    """
+    left = TimeLeft(settings, cases)
     if not console.is_terminal:
         told = time.monotonic()
 

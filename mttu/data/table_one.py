@@ -13,6 +13,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Testing data": ("test",),
 }
 """The paper's columns as splits; 80 % of its training data train and 20 % validate."""
+NONE = "0"
 NOTHING = "-"
 UNKNOWN = "Unknown"
 
@@ -36,6 +37,8 @@ def table_one(manifest: Manifest) -> list[TableRow]:
     Counts are of subjects; of one with several cases in a column, the first case that says a thing counts. Added to the
     paper's rows are: how many ages are known, their mean and standard deviation (n - 1), the cases, and how many of
     these have a tumour mask. Where sex or grade say something that the paper has no row for, there is one more row.
+    A row that would hold nothing but 0 or - is left out, unless that is what one looks for: the numbers of subjects,
+    known ages, cases and masks, mutant and wild type.
 
     Args:
         manifest: A cohort.
@@ -49,20 +52,28 @@ def table_one(manifest: Manifest) -> list[TableRow]:
     def count(title: str, values: Sequence[Sequence[str]]) -> TableRow:
         return TableRow(title, tuple(_share(found.count(title), len(found)) for found in values))
 
+    def filled(*rows: TableRow) -> list[TableRow]:
+        return [row for row in rows if set(row.cells) - {NONE, NOTHING}]
+
+    def section(title: str, rows: Sequence[TableRow]) -> list[TableRow]:
+        return [TableRow(title), *rows] if rows else []
+
     sexes = [[_say(_first(cases, lambda case: case.sex), _SEXES) for cases in group] for group in subjects]
     grades = [[_first(cases, lambda case: case.grade) or UNKNOWN for cases in group] for group in subjects]
     idh = [[_CLASSES[max(case.idh for case in cases)] for cases in group] for group in subjects]
-    return [
-        row("Subject n", lambda group: str(len(group))),
+    ages = (
         row("Age median (range)", lambda group: _describe_range(_ages(group))),
         row("Age mean ± SD", lambda group: _describe_mean(_ages(group))),
+    )
+    return [
+        row("Subject n", lambda group: str(len(group))),
+        *filled(*ages),
         row("Age known n", lambda group: str(len(_ages(group)))),
-        TableRow("Sex"),
-        *(count(title, sexes) for title in _order(sexes, tuple(_SEXES.values()), always_unknown=True)),
-        TableRow("Grade"),
-        *(count(title, grades) for title in _order(grades, _GRADES, always_unknown=False)),
+        *section("Sex", filled(*(count(title, sexes) for title in _order(sexes, tuple(_SEXES.values()))))),
+        *section("Grade", filled(*(count(title, grades) for title in _order(grades, _GRADES)))),
         TableRow("IDH status"),
-        *(count(title, idh) for title in _CLASSES.values()),
+        *(count(title, idh) for title in (_CLASSES[IDH_MUTANT], _CLASSES[IDH_WILD])),
+        *filled(count(UNKNOWN, idh)),
         TableRow("Cases"),
         TableRow("Case n", tuple(str(len(cases)) for cases in columns)),
         TableRow("With mask", tuple(_share(sum(case.seg is not None for case in own), len(own)) for own in columns)),
@@ -84,16 +95,14 @@ def _say(value: str | None, titles: Mapping[str, str]) -> str:
     return UNKNOWN if value is None else titles.get(value, value.capitalize())
 
 
-def _order(columns: Sequence[Sequence[str]], first: Sequence[str], always_unknown: bool) -> list[str]:
-    """Titles of the rows: the paper's, then what else occurs, then unknown; the paper's own only if one occurs."""
-    found = {value for values in columns for value in values} - {UNKNOWN}
-    titles = list(first) if found & set(first) or not found else []
-    titles += sorted(found - set(first))
-    return [*titles, UNKNOWN] if always_unknown or any(UNKNOWN in values for values in columns) else titles
+def _order(columns: Sequence[Sequence[str]], first: Sequence[str]) -> list[str]:
+    """Titles of the rows: the paper's, then what else occurs, then unknown."""
+    found = {value for values in columns for value in values}
+    return [*first, *sorted(found - {*first, UNKNOWN}), UNKNOWN]
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part} [{100 * part / whole:.2f}%]" if part else "0"
+    return f"{part} [{100 * part / whole:.2f}%]" if part else NONE
 
 
 def _ages(group: Sequence[Sequence[Case]]) -> list[float]:

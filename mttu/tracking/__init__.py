@@ -1,6 +1,7 @@
 """Experiment tracking: an MLflow run per training, runs below runs, weights registered. Alone imports mlflow."""
 
 from mttu.tracking.address import resolve_uri, show_command
+from mttu.tracking.connection import show_page
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.opening import follow_moved_folder, open_tracker
 from mttu.tracking.registry import check_model_name
@@ -16,4 +17,5 @@ __all__ = [
     "open_tracker",
     "resolve_uri",
     "show_command",
+    "show_page",
 ]

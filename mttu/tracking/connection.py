@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from mttu.errors import RunError
+from mttu.errors import RunError, mask_secrets
 from mttu.tracking.address import database_path
 
 
@@ -33,6 +33,18 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 def reason_of(error: Exception) -> str:
     """The first line of an error: databases and servers add pages to theirs."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def show_page(uri: str, experiment: str) -> str:
+    """The page of an experiment's runs: on the server, or where the command of `show_command` serves it.
+
+    Args:
+        uri: Of a database or server.
+        experiment: Name of an experiment that it holds.
+    """
+    server = mask_secrets(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    with writing_to(uri) as client:
+        return f"{server}/#/experiments/{client.get_experiment_by_name(experiment).experiment_id}/runs"
 
 
 @contextmanager

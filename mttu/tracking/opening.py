@@ -25,6 +25,8 @@ _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
 _PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show such a run below its parent."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's own: its pages open such an experiment at its runs, any other at traces of language models."""
 _ALL_RUNS = 3
 """`mlflow.entities.ViewType.ALL`: deleted ones, too."""
 
@@ -130,12 +132,15 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
     """
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
     if found.lifecycle_stage != "active":
         raise InputError(
             f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
             f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
         )
+    for tag, value in _KIND.items():
+        if tag not in found.tags:  # made before MLflow had this tag, or by something else; a choice of the user's stays
+            client.set_experiment_tag(found.experiment_id, tag, value)
     if shared or found.artifact_location != location:  # ours beside a database that is a file may be made anew
         check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)

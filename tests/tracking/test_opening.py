@@ -20,6 +20,7 @@ from mttu.tracking import (
     description,
     open_tracker,
     opening,
+    show_page,
 )
 
 
@@ -51,6 +52,22 @@ def test_a_run_says_what_it_is(folder: Path) -> None:
     assert run.data.tags["version.python"] == ".".join(str(part) for part in sys.version_info[:3])
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("cohort.parquet", FINGERPRINT[:36])
+
+
+def test_mlflow_opens_the_experiment_at_its_runs(folder: Path) -> None:
+    tracker = start(folder)
+    client, number = client_of(tracker), run_of(tracker).info.experiment_id
+    tag = "mlflow.experimentKind"
+    assert client.get_experiment(number).tags[tag] == "custom_model_development"
+    name = client.get_experiment(number).name
+    assert show_page(tracker.uri, name) == f"http://127.0.0.1:5000/#/experiments/{number}/runs"
+    client.delete_experiment_tag(number, tag)  # as of an experiment of an older version
+    start(folder)
+    assert client.get_experiment(number).tags[tag] == "custom_model_development"
+    client.set_experiment_tag(number, tag, "finetuning")  # what a user chose stays
+    start(folder)
+    assert client.get_experiment(number).tags[tag] == "finetuning"
+    client.set_experiment_tag(number, tag, "custom_model_development")
 
 
 def test_a_run_says_what_it_will_not_measure(folder: Path) -> None:
