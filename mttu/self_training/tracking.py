@@ -56,11 +56,9 @@ def log_round(
         if name == LEARNING_CURVES:
             figures[name] = figure
         else:
-            save_figure(figure, folder / name, ("png",))
-            tracker.log_picture(name, figure)
+            tracker.log_picture(*save_figure(figure, folder / name, ("png",)))
     for name, figure in figures.items():
-        save_figure(figure, folder / name, ("png",))
-        tracker.log_figure(name, figure)
+        tracker.log_figure(*save_figure(figure, folder / name, ("png",)))
     if selected is not None:
         tracker.log_table((folder / SELECTION).with_suffix(".csv"))
     if selected is not None or job.config.selection.method == "direct":
@@ -104,5 +102,4 @@ def log_finish(job: Job, rounds: Sequence[RoundSummary], chosen: int) -> None:
                 job.tracker.set_alias(_model_name(job), version, "best")
                 job.tracker.log_checkpoint(folder / BEST)
     figure = draw_summary(rounds, job.config.selection.method, chosen, job.config.metrics)
-    save_figure(figure, job.folder / "rounds", ("png",))
-    job.tracker.log_figure("rounds", figure)
+    job.tracker.log_figure(*save_figure(figure, job.folder / "rounds", ("png",)))

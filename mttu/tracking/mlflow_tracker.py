@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
@@ -14,9 +14,6 @@ from mttu.data.absent_classes import read_absences
 from mttu.tracking.connection import writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PICTURES_TAG = "mttu.pictures"
 """Tag of a run that says whether pictures are `allowed` or `refused`: the rule travels with the run."""
@@ -76,17 +73,17 @@ class MlflowTracker:
             }
             _write_metrics(client, self.run_id, step, new)
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
-        """Logs a figure that shows a case under `pictures/NAME.png`, if the run allows it. See `Tracker`."""
+    def log_picture(self, path: Path) -> bool:
+        """Keeps a picture that shows a case under `pictures/`, if the run allows it. See `Tracker`."""
         if not self.allows_pictures:
             return False
-        self.log_figure(name, figure)
+        self.log_figure(path)
         return True
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
-        """Logs a figure that shows no case under `pictures/NAME.png`."""
+    def log_figure(self, path: Path) -> None:
+        """Keeps a picture that shows no case under `pictures/`."""
         with writing_to(self.uri) as client:
-            client.log_figure(self.run_id, figure, f"pictures/{name}.png")
+            client.log_artifact(self.run_id, str(path), "pictures")
 
     def log_table(self, path: Path) -> None:
         """Keeps a table under `tables/`. See `Tracker`."""

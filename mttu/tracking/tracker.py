@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Literal, Protocol
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -39,20 +36,19 @@ class Tracker(Protocol):
         """
         ...
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
-        """Logs a figure that shows a case under `pictures/NAME.png`, if the run allows it.
+    def log_picture(self, path: Path) -> bool:
+        """Keeps a picture that shows a case under `pictures/`, if the run allows it.
 
         Args:
-            name: Name of the picture, without ending; slashes make folders.
-            figure: What to log.
+            path: File of the picture; an earlier one of its name is replaced.
 
         Returns:
             Whether it was logged.
         """
         ...
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
-        """Logs a figure that shows no case, such as learning curves, under `pictures/NAME.png`."""
+    def log_figure(self, path: Path) -> None:
+        """Keeps a picture that shows no case, such as learning curves, under `pictures/`."""
         ...
 
     def log_table(self, path: Path) -> None:
@@ -123,11 +119,11 @@ class NullTracker:
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def log_picture(self, name: str, figure: "Figure") -> bool:
+    def log_picture(self, path: Path) -> bool:
         """Does nothing; returns False."""
         return False
 
-    def log_figure(self, name: str, figure: "Figure") -> None:
+    def log_figure(self, path: Path) -> None:
         """Does nothing."""
 
     def log_table(self, path: Path) -> None:

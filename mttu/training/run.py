@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mttu.atomic import atomic_file, atomic_folder, write_json
+from mttu.atomic import atomic_folder, write_json
 from mttu.config import Config
 from mttu.data.cohort import read_manifest
+from mttu.figures.saving import save_figure
 from mttu.lock import lock_folder
 from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
@@ -135,10 +136,9 @@ def _train_and_log(
     tracker.log_checkpoint(folder / BEST)
     val = inputs.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
-        with atomic_file(folder / f"{name}.png") as partial:
-            figure.savefig(partial, format="png")
+        (path,) = save_figure(figure, folder / name, ("png",))
         if name == LEARNING_CURVES:
-            tracker.log_figure(name, figure)
+            tracker.log_figure(path)
         else:
-            tracker.log_picture(name, figure)
+            tracker.log_picture(path)
     return history

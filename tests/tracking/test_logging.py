@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
 from mttu.errors import RunError
@@ -62,16 +61,18 @@ def test_steps_and_epochs_do_not_know_each_other(begin: Begin) -> None:
 
 
 def test_tables_and_figures_replace_those_of_their_name(begin: Begin, tmp_path: Path) -> None:
-    tracker, table = begin(), tmp_path / "rounds.csv"
+    tracker, table, picture = begin(), tmp_path / "rounds.csv", tmp_path / "calibration.png"
     for text in ("round\n0\n", "round\n0\n1\n"):
         table.write_text(text)
         tracker.log_table(table)
-        tracker.log_figure("rounds/calibration", Figure(figsize=(1, 1)))
+        picture.write_text(text)
+        tracker.log_figure(picture)
     client = MlflowClient(tracker.uri)
     assert [item.path for item in client.list_artifacts(tracker.run_id, "tables")] == ["tables/rounds.csv"]
     assert Path(client.download_artifacts(tracker.run_id, "tables/rounds.csv")).read_text() == "round\n0\n1\n"
-    found = client.list_artifacts(tracker.run_id, "pictures/rounds")
-    assert [item.path for item in found] == ["pictures/rounds/calibration.png"]
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "pictures")] == ["pictures/calibration.png"]
+    found = client.download_artifacts(tracker.run_id, "pictures/calibration.png")
+    assert Path(found).read_text() == "round\n0\n1\n"
 
 
 def test_inputs_are_named_once_with_their_use(begin: Begin) -> None:
@@ -101,7 +102,7 @@ def test_a_run_that_is_gone_is_told_in_words(begin: Begin, tmp_path: Path) -> No
 def test_nothing_is_written_where_nothing_is_tracked(tmp_path: Path, checkpoint: Path) -> None:
     tracker: Tracker = NullTracker()
     tracker.log_step(0, {"a": 1.0})
-    tracker.log_figure("x", Figure())
+    tracker.log_figure(tmp_path / "x.png")
     tracker.log_table(tmp_path / "none.csv")
     tracker.log_dataset("a", "b", "c")
     version = tracker.register("model", checkpoint, {})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from mlflow_runs import FINGERPRINT, artifact, artifacts, client_of, history, run_of, settings, start
 
 from mttu.config import Config, flatten, load_stored_config, to_yaml
@@ -254,15 +253,19 @@ def test_a_resume_with_another_version_names_both(folder: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("synthetic", "allowed", "expected"), [(True, False, True), (False, True, True), (False, False, False)]
 )
-def test_pictures_of_patients_only_if_allowed(runs: Path, synthetic: bool, allowed: bool, expected: bool) -> None:
+def test_pictures_of_patients_only_if_allowed(
+    runs: Path, tmp_path: Path, synthetic: bool, allowed: bool, expected: bool
+) -> None:
     folder = runs / f"pictures-{synthetic}-{allowed}"
     opened = start(folder, synthetic, **{"tracking.log_patient_images": allowed})
     reopened: Tracker = MlflowTracker(opened.uri, opened.run_id)  # the rule must hold in any process
     assert reopened.allows_pictures == expected
-    assert reopened.log_picture("epoch_0000/case", Figure(figsize=(1, 1))) == expected
-    found = artifacts(opened, "pictures/epoch_0000")
-    assert found == (["pictures/epoch_0000/case.png"] if expected else [])
-    reopened.log_figure("learning_curves", Figure(figsize=(1, 1)))
+    case, curves = tmp_path / "val_case.png", tmp_path / "learning_curves.png"
+    for path in (case, curves):
+        path.write_bytes(b"picture")
+    assert reopened.log_picture(case) == expected
+    assert artifacts(opened, "pictures") == (["pictures/val_case.png"] if expected else [])
+    reopened.log_figure(curves)
     assert "pictures/learning_curves.png" in artifacts(opened, "pictures")
 
 
@@ -288,7 +291,7 @@ def test_switched_off_writes_nothing(tmp_path: Path) -> None:
     tracker.log_checkpoint(tmp_path)
     tracker.finish("FINISHED")
     assert not tracker.allows_pictures
-    assert not tracker.log_picture("x", Figure())
+    assert not tracker.log_picture(tmp_path / "x.png")
     assert os.listdir(tmp_path) == []
 
 
