@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# a test has one thread, so two run at a time
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format wheel clean
@@ -21,10 +23,10 @@ demo: $(READY) ## Run the whole job on a phantom cohort in demo/
 	$(BIN)/mttu demo demo
 
 test: lint ## Lint, types, import contracts, tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 test-all: lint ## The same with the slow tests: real kills, 128^3, the wheel
-	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term:skip-covered
+	$(PYTEST) -m "not gpu" --cov --cov-report=term:skip-covered
 
 lint: $(READY) ## Style, types and direction of imports
 	$(BIN)/ruff check .
