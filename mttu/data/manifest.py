@@ -56,11 +56,6 @@ class Case:
     pseudo_label: bool = False
     """Whether `idh` is a network's guess that self-training selected, and no finding."""
 
-    @property
-    def patient_digest(self) -> str:
-        """Short hash of the patient's id, by which a checkpoint knows whom it learned from; ids can be tested on it."""
-        return hashlib.sha256(f"mttu patient {self.patient_id}".encode()).hexdigest()[:16]
-
 
 @dataclass(frozen=True)
 class Manifest:

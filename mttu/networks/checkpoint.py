@@ -15,6 +15,7 @@ from mttu.config.network import Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
+from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
@@ -49,21 +50,20 @@ def fill_checkpoint(
     weights: Mapping[str, Tensor],
     config: Config,
     metrics: Mapping[str, Any],
-    learned_from: Collection[str] | None = None,
+    learned_from: KnownPatients | None = None,
     learned_tasks: Collection[Task] | None = None,
     learned_parts: bool = True,
 ) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete.
 
-    `learned_from` are digests of the patients it was trained on (`mttu.data.manifest.Case.patient_digest`), None where
-    that is not known; the rest as in `write_checkpoint`.
+    `learned_from` are the patients it was trained on, None where that is not known; the rest as in `write_checkpoint`.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "weights.safetensors")
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
     if learned_from is not None:
-        content["learned_from"] = sorted(learned_from)
+        content["patients"] = learned_from.to_json()
     if learned_tasks is not None:
         content["learned_tasks"] = sorted(learned_tasks)
     if not learned_parts:
@@ -80,14 +80,22 @@ def find_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def read_learned_from(folder: Path) -> frozenset[str] | None:
-    """Digests of the patients that a checkpoint was trained on; None where it does not say.
+def read_learned_from(folder: Path) -> KnownPatients | None:
+    """The patients that a checkpoint was trained on; None where it does not say.
 
     Args:
         folder: Checkpoint that `read_checkpoint` reads.
+
+    Raises:
+        InputError: What it says of them is damaged.
     """
-    content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
-    return frozenset(content["learned_from"]) if "learned_from" in content else None
+    path = find_checkpoint(folder) / "checkpoint.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("patients", content.get("learned_from"))  # the latter of earlier versions
+    try:
+        return None if found is None else read_patients(found)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); restore it from a copy") from None
 
 
 def read_learned_parts(folder: Path) -> bool:

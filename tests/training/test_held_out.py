@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from held_out_answers import keep_answers
+from held_out_answers import KEY, keep_answers
 
 from mttu.ablations import preset
 from mttu.calibration import fit_calibration
@@ -17,6 +17,7 @@ from mttu.errors import InputError
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.ensemble import write_ensemble
 from mttu.training.folds import run_folds
+from mttu.patients import KnownPatients, name_patients
 from mttu.training.held_out import copy_held_out, fill_ensemble, pool_folds, select_held_out, write_held_out
 from mttu.training.kept_calibration import fit_kept, hold_for, read_calibration
 from mttu.training.run import keep_best
@@ -78,21 +79,22 @@ def test_the_ensemble_of_the_folds_is_calibrated_on_pooled_out_of_fold_predictio
     }
     assert kept.threshold == choose_threshold(*known)
     assert (kept.fitted_on, kept.num_cases, kept.num_mutant, kept.notes) == ("out-of-fold", 6, 3, ())
-    assert kept.patients == {case.patient_digest for case in phantom_manifest.cases if case.case_id in answers}
+    fitted = [case.patient_id for case in phantom_manifest.cases if case.case_id in answers]
+    assert kept.patients == name_patients(fitted, KEY)
     text = (tmp_path / "ensemble" / "calibration.json").read_text()
     assert not [name for name in answers if name in text]  # it may be shared
 
 
 def test_patients_whom_the_network_knows_never_enter(places, drawn, answers):
     first, second = drawn[0].split("val"), drawn[1].split("val")
-    taught = {case.patient_digest for case in (*drawn[0].split("train"), first[0])}
+    taught = {case.patient_id for case in (*drawn[0].split("train"), first[0])}
     keep_answers(places[0], drawn[0], lambda case: answers[case.case_id], learned_from=taught)
     pooled = pool_folds(places)
     assert [row.case_id for _, row in pooled.rows] == sorted(case.case_id for case in (*first[1:], *second))
     assert pooled.notes == ("fold 1: 1 cases of patients that the network learned from were left out",)
     record = places[0] / "best" / "checkpoint.json"
     content = json.loads(record.read_text())
-    del content["learned_from"]
+    del content["patients"]
     record.write_text(json.dumps(content))
     pooled = pool_folds(places)
     assert {number for number, _ in pooled.rows} == {2}
@@ -204,7 +206,7 @@ def test_a_calibration_holds_for_the_windows_that_it_was_fitted_with(places, tmp
     assert hold_for(kept, override(config, {"inference.min_enhancing_mm3": 500})) is kept
     other = hold_for(kept, override(config, {"inference.flips": True}))
     assert other.reason == "the kept calibration was fitted with inference.flips=False, now True"
-    assert (other.fitted, other.patients) == (False, frozenset())
+    assert (other.fitted, other.patients) == (False, KnownPatients())
 
 
 def test_only_known_findings_and_probabilities_are_held_out(phantom_manifest):
