@@ -2,8 +2,8 @@
 
 A digest answers "is this id among them?" to anyone who holds the file, which the check for leakage needs. It should not
 answer "which ids are among them?", so it is slow to compute: scrypt (RFC 7914), with a salt and the costs beside the
-digests. The salt is drawn from the content of the images that were trained on: nobody who lacks them can compute digests
-in advance, the folds and resumed trainings of a cohort share it, and the same training writes the same file.
+digests. The salt is drawn from the content of the images that were trained on: nobody who lacks them can compute
+digests in advance, the folds and resumed trainings of a cohort share it, and the same training writes the same file.
 """
 
 import hashlib

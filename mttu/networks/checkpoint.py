@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,12 +14,14 @@ from mttu.atomic import atomic_folder
 from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import Task
 from mttu.config.sharing import without_paths
-from mttu.errors import InputError
+from mttu.errors import InputError, name_some
 from mttu.networks import MttuNet, build_network
 from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
+LARGEST_HEADER_BYTES = 2**20
+"""Of a file of weights: a name and a shape for each of some hundred tensors."""
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
@@ -132,6 +135,36 @@ def _find_learned_tasks(content: Mapping[str, Any], config: Config, folder: Path
     return frozenset(found)
 
 
+def _check_weights(folder: Path, config: Config) -> None:
+    """Compares what the settings would build with what the weights' header names, before either takes any memory.
+
+    A network is then never larger than the file of its weights.
+
+    Raises:
+        InputError: They differ, or there is no such header.
+    """
+    path = folder / "weights.safetensors"
+    refusal = f"checkpoint {folder}: weights.safetensors does not fit config.yaml"
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER_BYTES:
+        raise InputError(f"{refusal} (its header is {length} bytes long; expected at most {LARGEST_HEADER_BYTES})")
+    try:
+        with safe_open(path, "pt") as weights:
+            found = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        with torch.device("meta"):
+            wanted = {name: list(tensor.shape) for name, tensor in build_network(config.network).state_dict().items()}
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{refusal} ({' '.join(str(error).split())[:400]})") from None
+    differences = [
+        f"{name}: {found.get(name, 'nothing')} in the weights, {wanted.get(name, 'nothing')} by the settings"
+        for name in {**wanted, **found}
+        if found.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise InputError(f"{refusal} ({name_some(differences, 3)})")
+
+
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
@@ -154,11 +187,12 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     try:
         content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         found = content["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
     if found != FORMAT_VERSION:
         raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
     config = load_stored_config(folder / "config.yaml")
+    _check_weights(folder, config)
     network = build_network(config.network)
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"))

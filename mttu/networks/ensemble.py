@@ -202,7 +202,7 @@ def _read_mark(folder: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
         found = content["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}") from None
     if found != FORMAT_VERSION:
         raise InputError(f"ensemble {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")

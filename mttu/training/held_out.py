@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, write_json
@@ -22,6 +21,7 @@ from mttu.errors import InputError
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_teachers
 from mttu.patients import KnownPatients, digest_bare, known_by_digest, name_patients
+from mttu.tables import write_csv
 from mttu.training.kept_calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 
 FORMAT_VERSION = 2
@@ -200,7 +200,7 @@ def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
     metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "notes": json.dumps(pooled.notes)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
     with atomic_file(folder / f"{OUT_OF_FOLD}.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
+        write_csv(table, partial)
     with atomic_file(folder / f"{OUT_OF_FOLD}.parquet") as partial:
         pq.write_table(table, partial)
 

@@ -48,7 +48,7 @@ class KeptCalibration:
     """What was left out of the fit, and why nothing kept before it was used."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Windows and flips that the probabilities were made with, see `describe_windows`."""
-    patients: KnownPatients | None = KnownPatients()
+    patients: KnownPatients | None = field(default_factory=KnownPatients)
     """Those that it was fitted on; None where it does not say, as one that was taken from MLflow."""
 
     @property
@@ -197,7 +197,7 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
         if version == FORMAT_VERSION:
             patients = None if content["patients"] is None else read_patients(content["patients"])
             kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {_MEND}")

@@ -16,8 +16,8 @@ from mttu.data.folds import draw_folds
 from mttu.errors import InputError
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.ensemble import write_ensemble
-from mttu.training.folds import run_folds
 from mttu.patients import KnownPatients, name_patients
+from mttu.training.folds import run_folds
 from mttu.training.held_out import copy_held_out, fill_ensemble, pool_folds, select_held_out, write_held_out
 from mttu.training.kept_calibration import fit_kept, hold_for, read_calibration
 from mttu.training.run import keep_best
