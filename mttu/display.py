@@ -30,7 +30,7 @@ def name_controls(text: str) -> str:
 
 
 class _PlainConsole(Console):
-    """Shows what files and folders are called, and does nothing that their names say: no markup, no control character."""
+    """Shows what files and folders are called, and does nothing that their names say."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, soft_wrap=True)

@@ -101,7 +101,7 @@ class MlflowTracker:
             client.log_inputs(self.run_id, datasets=inputs)
 
     def log_checkpoint(self, folder: Path) -> None:
-        """Keeps a checkpoint folder as the artifact `best`, its settings without paths, its records without patients."""
+        """Keeps a checkpoint folder as the artifact `best`, its settings without paths, its JSON without patients."""
         with writing_to(self.uri) as client:
             for file in sorted(item for item in folder.rglob("*") if item.is_file()):
                 target = Path(BEST, file.relative_to(folder))
