@@ -22,7 +22,7 @@ _NAMED = {ord(sign): repr(sign)[1:-1] for sign in _ACTS}
 
 
 def name_controls(text: str) -> str:
-    """A text with its control characters spelt out, for a terminal would obey them: `\\x1b` and the like.
+    r"""A text with its control characters spelt out, for a terminal would obey them: `\x1b` and the like.
 
     So are the signs that turn the direction of writing, by which one id can look like another.
     """

@@ -16,6 +16,7 @@ import yaml
 
 from mttu.config import Config, override
 from mttu.config.search import load_space
+from mttu.data.left_out import OTHER_VOLUMES
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -192,9 +193,44 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
 
 def test_nothing_of_a_patient_travels_with_the_code() -> None:
     """What the README's commands write may lie in the checkout; neither git, a Ray job nor `ray up` takes it along."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
     written = ["cohort.parquet", "cache/a/image.npy", "predictions/a_seg.nii.gz", "clinical.csv", "runs/a/x", "a.nii"]
-    for path in written:
-        assert run("git", "check-ignore", "--no-index", path).returncode == 0, path
+    written += [
+        "deep/a.NII.GZ",
+        "a.Nii",
+        "Table.XLSX",
+        "a.xlsm",
+        "a.xls",
+        "a.ods",
+        "a.tsv",
+        "a.TSV",
+        "A.CSV",
+        "x.Parquet",
+    ]
+    written += [f"data/a{ending}" for ending in OTHER_VOLUMES if ending != ".nii.zip"]
+    written += ["best/weights.safetensors", "train/state.pt", "mlflow.db", "out/a_overlay.png", "cluster/B.DCM"]
+    checked = run("git", "check-ignore", "--no-index", *written)
+    assert checked.stdout.splitlines() == written
+    (is_left_out,) = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+    assert [path for path in written if not is_left_out(ROOT / path)] == []
+    sent = ["jobs/train.py", "mttu/data/cohort.py", "tune_spaces/transformer_depth.yaml", "pyproject.toml"]
+    assert [path for path in [*sent, "constraints.txt", "README.md"] if is_left_out(ROOT / path)] == []
+    assert cluster()["rsync_filter"] == [".gitignore"]
     excluded = set(cluster()["rsync_exclude"])
     kinds = {"*.nii", "*.nii.gz", "*.npy", "*.parquet", "*.csv", "*.png"}
     assert {"runs", "cache", "predictions", "demo", *kinds} <= excluded
+
+
+@pytest.mark.parametrize("name", ["a.NII.GZ", "a.nii", "b.Xlsx", "b.tsv", "c.CSV", "c.dcm"])
+def test_rsync_leaves_out_the_same(tmp_path: Path, name: str) -> None:
+    """`ray up` copies with rsync, which reads the same file in its own way."""
+    if shutil.which("rsync") is None:
+        pytest.skip("no rsync here")
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(ROOT / ".gitignore", source)
+    (source / name).write_text("x")
+    (source / "a.py").write_text("x")
+    assert run("rsync", "-a", "--filter=dir-merge,- .gitignore", f"{source}/", tmp_path / "there").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [".gitignore", "a.py"]

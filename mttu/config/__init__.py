@@ -62,8 +62,9 @@ __all__ = [
 ]
 
 _UNION_TAGS = {"transformer", "convolution"}
-LONGEST_YAML = 2**20
+LONGEST_YAML = 2**18
 """Characters of a settings file."""
+_MOST_BRACKETS = 20
 _NOTHING = {"", "null", "~"}
 
 
@@ -200,7 +201,14 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """The safe loader without aliases, by which a file of half a kilobyte can name a billion values."""
+    """The safe loader without aliases, by which a file of half a kilobyte can name a billion values, and without
+    brackets in so many brackets that it takes minutes to read them.
+    """
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= _MOST_BRACKETS:  # type: ignore[has-type]
+            raise yaml.YAMLError(f"line {self.line + 1} is nested too deeply")  # type: ignore[has-type]
+        super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
