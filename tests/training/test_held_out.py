@@ -16,9 +16,17 @@ from mttu.data.folds import draw_folds
 from mttu.errors import InputError
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.ensemble import write_ensemble
-from mttu.patients import KnownPatients, name_patients
+from mttu.patients import KnownPatients, digest_bare, drop_patients, name_patients
 from mttu.training.folds import run_folds
-from mttu.training.held_out import copy_held_out, fill_ensemble, pool_folds, select_held_out, write_held_out
+from mttu.training.held_out import (
+    copy_held_out,
+    fill_ensemble,
+    name_held_out,
+    pool_folds,
+    read_held_out,
+    select_held_out,
+    write_held_out,
+)
 from mttu.training.kept_calibration import fit_kept, hold_for, read_calibration
 from mttu.training.run import keep_best
 
@@ -231,3 +239,49 @@ def test_a_copy_without_predictions_takes_older_ones_away(tmp_path):
     write_held_out(tmp_path, [])
     copy_held_out(tmp_path / "nothing", tmp_path)
     assert not (tmp_path / "held_out.json").exists()
+
+
+def age(place, manifest):
+    """Makes a fold what an earlier version wrote: bare digests of patients."""
+    record, found = place / "best" / "checkpoint.json", json.loads((place / "held_out.json").read_text())
+    content = json.loads(record.read_text())
+    del content["patients"]
+    bare = sorted(digest_bare(case.patient_id) for case in manifest.split("train"))
+    record.write_text(json.dumps({**content, "learned_from": bare}))
+    for row in found["predictions"]:
+        row["patient"] = digest_bare(row.pop("patient_id"))
+    (place / "held_out.json").write_text(json.dumps({**found, "format_version": 1}))
+
+
+def test_folds_of_an_earlier_version_are_pooled_with_those_of_this_one(places, drawn, answers, tmp_path):
+    age(places[0], drawn[0])
+    pooled = pool_folds(places)
+    assert [row.case_id for _, row in pooled.rows] == sorted(answers)
+    assert pooled.notes == ()
+    write_ensemble(tmp_path / "ensemble", places, lambda folder: fill_ensemble(folder, pooled))
+    kept = read_calibration(tmp_path / "ensemble")
+    fitted = {case.patient_id for fold in drawn for case in fold.split("val")}
+    assert kept.patients.find([*fitted, "another"]) == fitted
+    other = next(one for number, one in pooled.rows if number == 2)  # now named by both, each in its own way
+    again = replace(other, case_id="again", patient_id="", patient=digest_bare(other.patient_id))
+    record = places[0] / "best" / "checkpoint.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"learned_from": []}))
+    write_held_out(places[0], [*read_held_out(places[0]), again])
+    assert pool_folds(places).notes == ("2 cases of patients who validate in several folds were left out",)
+
+
+def test_a_training_that_an_earlier_version_began_learns_the_ids_again(places, drawn):
+    keep_answers(places[0], drawn[0], lambda case: 0.5)
+    expected = read_held_out(places[0])
+    age(places[0], drawn[0])
+    old = read_held_out(places[0])
+    assert {one.patient_id for one in old} == {""}
+    assert name_held_out(old, drawn[0].split("val")) == expected
+
+
+def test_a_calibration_that_does_not_say_on_whom_is_of_unknown_patients(places, tmp_path):
+    keep_best(places[0], tmp_path)
+    path = tmp_path / "best" / "calibration.json"
+    path.write_text(json.dumps(drop_patients(json.loads(path.read_text()))))
+    kept = read_calibration(tmp_path)
+    assert (kept.fitted, kept.patients) == (True, None)
