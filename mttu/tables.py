@@ -19,6 +19,7 @@ _CODECS = {"UNCOMPRESSED", "SNAPPY"}
 _NUMBERS = {"BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE"}
 _FORMULA = r"('*[=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs, too
 """Start of a text that a spreadsheet program runs or hides; the apostrophes keep the change one to one."""
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def read_parquet(path: Path) -> Any:
@@ -68,8 +69,8 @@ def write_csv(table: Any, path: Path) -> None:
     """Writes an Arrow table; texts as `neutralise` gives them, numbers as they are."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            plain = pc.replace_substring_regex(table.column(place), rf"\A{_FORMULA}", r"'\1")
-            table = table.set_column(place, field, plain)
+            texts = [None if text is None else neutralise(text) for text in table.column(place).to_pylist()]
+            table = table.set_column(place, field, pa.array(texts, field.type))
     pyarrow.csv.write_csv(table, path)
 
 
@@ -82,8 +83,11 @@ def write_csv_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[A
 
 
 def neutralise(text: str) -> str:
-    """A text as it may stand in a CSV cell: with an apostrophe in front where a spreadsheet would run it (OWASP)."""
-    return re.sub(rf"\A{_FORMULA}", r"'\1", text)
+    """A text as it may stand in a CSV cell: with an apostrophe in front where a spreadsheet would run it (OWASP).
+
+    A number stays one, whatever its sign.
+    """
+    return text if _NUMBER.fullmatch(text) else re.sub(rf"\A{_FORMULA}", r"'\1", text)
 
 
 def restore(cell: str) -> str:
