@@ -78,6 +78,9 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+    except BaseException:  # interrupted, or a failure of Ray's own
+        _remove(folder)
+        raise
     _started = starts
     try:
         yield

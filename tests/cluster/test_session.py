@@ -21,7 +21,7 @@ def fake_ray(monkeypatch, tmp_path):
             (Path(options["_temp_dir"]) / "session").mkdir()
             (Path(options["_temp_dir"]) / "session" / "worker.log").write_text("case A")
         if told.get("fails"):
-            raise ConnectionError("no")
+            raise told["fails"]("no")
 
     def shutdown():
         told["down"] = True
@@ -47,9 +47,13 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
     assert list((tmp_path / "ray").iterdir()) == []
 
 
-def test_logs_of_a_start_that_failed_go_too(fake_ray, tmp_path):
-    fake_ray["fails"] = True
-    with pytest.raises(session.RunError, match="Ray did not start"), session.connect(WorkerSettings()):
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [(ConnectionError, session.RunError), (RuntimeError, RuntimeError), (KeyboardInterrupt, KeyboardInterrupt)],
+)
+def test_logs_of_a_start_that_failed_go_too(fake_ray, tmp_path, failure, seen):
+    fake_ray["fails"] = failure
+    with pytest.raises(seen), session.connect(WorkerSettings()):
         pass
     assert list((tmp_path / "ray").iterdir()) == []
 
