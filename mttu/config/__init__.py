@@ -206,9 +206,9 @@ class _PlainLoader(yaml.SafeLoader):
     """
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        if self.flow_level >= _MOST_BRACKETS:  # type: ignore[has-type]
-            raise yaml.YAMLError(f"line {self.line + 1} is nested too deeply")  # type: ignore[has-type]
-        super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]
+        if self.flow_level >= _MOST_BRACKETS:
+            raise yaml.YAMLError(f"line {self.line + 1} is nested too deeply")
+        super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
