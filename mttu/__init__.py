@@ -21,6 +21,12 @@ if GUARDS_RAY:
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's switch for "loopback only", on any system
 
+# What mttu writes has the rights that the user's umask gives; with MTTU_PRIVATE=1 nobody else may read any of it. Said
+# here, so that it holds in every process, and before any file is opened.
+PRIVATE = os.environ.get("MTTU_PRIVATE", "").lower() in ("1", "true", "yes", "on")
+if PRIVATE:
+    os.umask(0o077)
+
 try:
     __version__ = version("mttu")
 except PackageNotFoundError:  # a source tree on the path without installation

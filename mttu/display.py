@@ -1,16 +1,47 @@
 """What a person sees while work goes on: a progress bar on a terminal, plain lines in a log."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from mttu.ablations import preset
 from mttu.config import Config
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_ACTS = "".join(
+    chr(code)
+    for code in (
+        *(code for code in range(0x20) if chr(code) not in "\n\t"),
+        *range(0x7F, 0xA0),
+        *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+    )
+)
+_NAMED = {ord(sign): repr(sign)[1:-1] for sign in _ACTS}
+
+
+def name_controls(text: str) -> str:
+    r"""A text with its control characters spelt out, for a terminal would obey them: `\x1b` and the like.
+
+    So are the signs that turn the direction of writing, by which one id can look like another.
+    """
+    return text.translate(_NAMED)
+
+
+class _PlainConsole(Console):
+    """Shows what files and folders are called, and does nothing that their names say."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=name_controls(segment.text))
+
+
+console = _PlainConsole()
+errors = _PlainConsole(stderr=True)
 
 Advance = Callable[[int, str], None]
 SHOWN = {
@@ -45,12 +76,12 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         yield write_line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(title, total=total, text="")

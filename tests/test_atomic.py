@@ -143,3 +143,16 @@ def test_the_probe_of_a_killed_process_is_gone_after_the_next(tmp_path: Path) ->
     (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # what a kill between its making and its removal leaves
     assert find_obstacle(target) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_among_leftovers_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.txt").write_text("theirs")
+    for name in ("file.txt", "folder"):
+        (tmp_path / f"{PREFIX}{name}").symlink_to(tmp_path / "theirs")
+    (tmp_path / "linked.txt").symlink_to(tmp_path / "theirs" / "a.txt")
+    write_text(tmp_path / "file.txt", "new")
+    write_text(tmp_path / "linked.txt", "new")
+    write_folder(tmp_path / "folder", "new")
+    assert (tmp_path / "theirs" / "a.txt").read_text() == "theirs"
+    assert [(tmp_path / name).read_text() for name in ("file.txt", "linked.txt")] == ["new", "new"]

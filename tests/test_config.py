@@ -238,3 +238,48 @@ def test_a_refused_space_names_every_problem(tmp_path: Path) -> None:
 def test_an_empty_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="space: found None; expected settings"):
         load_space(write_space(tmp_path, {"format_version": 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &x 1\nb: *x\n", r"line 2 has an alias \(\*name\), which settings do not need; write the value out"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n", "line 3 has an alias"),
+        ("a: &x [*x]\n", "line 1 has an alias"),
+        ("[" * 100_000, "nested too deeply"),
+        ("- " * 50_000, "nested too deeply"),
+        ("#" * (2**18 + 1), "longer than 262144 characters"),
+        ("a: 2024-13-45\n", "month must be in 1..12"),
+        (f"a: {'9' * 5000}\n", "4300"),
+    ],
+)
+def test_a_settings_file_that_grows_or_breaks_the_reader_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    for read in (load_stored_config, load_space):
+        with pytest.raises(InputError, match=rf"config.yaml: not valid YAML \(.*{reason}"):
+            read(path)
+    if text[0] == "[":
+        with pytest.raises(InputError, match=f"the value is not valid YAML .*{reason}"):
+            parse_overrides([f"patch.size={text}"])
+
+
+def test_an_alias_on_the_command_line_is_refused() -> None:
+    with pytest.raises(InputError, match=r"not valid YAML \(line 1 has an alias"):
+        parse_overrides(["patch.size=[&a 8, *a, *a]"])
+
+
+def test_sizes_of_a_foreign_file_are_bounded() -> None:
+    changes = {
+        "network.widths": [2**17, 8, 8, 8],
+        "network.bottleneck.mlp_width": 2**17,
+        "network.bottleneck.position_grid": [4096, 4096, 4096],
+        "network.idh_head.hidden": [8] * 17,
+        "patch.size": [4096, 8, 8],
+        "mc.passes": 10**9,
+        "mc.passes_per_forward": 10**9,
+    }
+    with pytest.raises(InputError) as caught:
+        override(Config(), changes)
+    named = " ".join(caught.value.problems)
+    assert all(name in named for name in changes)

@@ -1,10 +1,16 @@
+import re
+
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from mttu.ablations import preset
+from mttu.cli import main
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.self_train import show_rounds
 from mttu.config import Config, override
-from mttu.display import PROPOSED_CROPS, describe_absences
+from mttu.display import PROPOSED_CROPS, console, describe_absences, errors, show_progress
+from mttu.errors import InputError, RunError
 from mttu.self_training import Step
 
 METRICS = {
@@ -103,3 +109,44 @@ def test_training_tells_it_at_every_validation_and_through_a_resume(tiny, never_
     assert out.count(sentence) == 2  # epochs 2 and 3
     train_shown(tiny)
     assert capsys.readouterr().out.count(sentence) == 1  # epoch 3 again: the epoch before is remembered
+
+
+NASTY = "a\x1b[31m\x9b2J\x07\r\u202eb[bold]x[/]\u2066"
+
+
+def test_no_name_acts_on_the_terminal(capsys, monkeypatch):
+    table = Table(NASTY, title=NASTY)
+    table.add_row(NASTY)
+    table.add_row(Text(NASTY))
+    for out, is_terminal in ((console, False), (errors, False), (console, True)):
+        monkeypatch.setattr(out, "_force_terminal", is_terminal)
+        for shown in (NASTY, table, Text(NASTY)):
+            out.print(shown)
+        with show_progress(NASTY, 2) as advance:
+            advance(1, NASTY)
+        text = "".join(capsys.readouterr())
+        if is_terminal:  # what rich itself writes: colours, the cursor
+            text = re.sub(r"\x1b\[[0-9;?]*[mAKhlG]|\r", "", text)
+        assert r"a\x1b[31m\x9b2J" in text
+        assert r"\u202eb[bold]x[/]\u2066" in text
+        assert not set(text) & set("\x1b\x9b\x07\r\u202e\u2066")
+
+
+def test_a_refusal_and_a_defect_show_no_control_character(capsys, monkeypatch):
+    for error in (
+        InputError(NASTY),
+        RunError(NASTY),
+        OSError(2, "not there", NASTY),
+        KeyError(NASTY),
+        Exception(NASTY),
+    ):
+
+        def fail(*arguments, failure=error, **options):
+            raise failure
+
+        monkeypatch.setattr("mttu.cli.app", fail)
+        with pytest.raises(SystemExit):
+            main([])
+        text = "".join(capsys.readouterr())
+        assert "x1b[31m" in text
+        assert not set(text) & set("\x1b\x9b\x07\u202e\u2066")

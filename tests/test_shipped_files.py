@@ -16,6 +16,7 @@ import yaml
 
 from mttu.config import Config, override
 from mttu.config.search import load_space
+from mttu.data.left_out import OTHER_VOLUMES
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -192,9 +193,75 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
 
 def test_nothing_of_a_patient_travels_with_the_code() -> None:
     """What the README's commands write may lie in the checkout; neither git, a Ray job nor `ray up` takes it along."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
     written = ["cohort.parquet", "cache/a/image.npy", "predictions/a_seg.nii.gz", "clinical.csv", "runs/a/x", "a.nii"]
-    for path in written:
-        assert run("git", "check-ignore", "--no-index", path).returncode == 0, path
+    written += [
+        "deep/a.NII.GZ",
+        "a.Nii",
+        "Table.XLSX",
+        "a.xlsm",
+        "a.xls",
+        "a.ods",
+        "a.tsv",
+        "a.TSV",
+        "A.CSV",
+        "x.Parquet",
+    ]
+    written += [f"data/a{ending}" for ending in OTHER_VOLUMES if ending != ".nii.zip"]
+    written += ["best/weights.safetensors", "train/state.pt", "mlflow.db", "out/a_overlay.png", "cluster/B.DCM"]
+    checked = run("git", "check-ignore", "--no-index", *written)
+    assert checked.stdout.splitlines() == written
+    (is_left_out,) = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+    assert [path for path in written if not is_left_out(ROOT / path)] == []
+    sent = ["jobs/train.py", "mttu/data/cohort.py", "tune_spaces/transformer_depth.yaml", "pyproject.toml"]
+    assert [path for path in [*sent, "constraints.txt", "README.md"] if is_left_out(ROOT / path)] == []
+    assert cluster()["rsync_filter"] == [".gitignore"]
     excluded = set(cluster()["rsync_exclude"])
     kinds = {"*.nii", "*.nii.gz", "*.npy", "*.parquet", "*.csv", "*.png"}
     assert {"runs", "cache", "predictions", "demo", *kinds} <= excluded
+
+
+def test_commands_in_documents_open_nothing_and_tell_nobody() -> None:
+    """What the pages tell people to start: with a token, on the loopback interface, without telemetry."""
+    started = 0
+    for path in DOCUMENTS:
+        lines = shell_lines(path)
+        for number, line in enumerate(lines):
+            if "ray start" in line:
+                started += 1
+                assert "RAY_USAGE_STATS_ENABLED=0" in line
+                assert "--dashboard-host=127.0.0.1" in line or "--head" not in line
+                assert any(before.startswith("export RAY_AUTH_MODE=token") for before in lines[:number])
+            if "mlflow ui" in line:
+                started += 1
+                assert "--host 127.0.0.1" in line
+                assert "MLFLOW_DISABLE_TELEMETRY=true" in line
+            assert "mlflow server" not in line
+    assert started >= 3
+
+
+SECURITY = ROOT / "docs" / "security.md"
+
+
+def test_every_claim_of_the_security_page_names_a_test_that_is_there() -> None:
+    text = SECURITY.read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)::(\w+)`", text)
+    assert len(named) == text.count("::") > 40
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    claims = re.split(r"\n(?=- |\| |\n)", text)
+    bare = [claim for claim in claims if claim.strip().startswith(("- ", "| ")) and "::" not in claim]
+    heads = ("| logged", "| ---", "- Not tested:", "- Yours to do:")
+    assert [claim for claim in bare if not claim.strip().startswith(heads)] == []
+
+
+def test_nothing_of_ours_reads_or_writes_pickle() -> None:
+    """Ray's own state aside, which is named on the page."""
+    for path in (ROOT / "mttu").rglob("*.py"):
+        code = re.sub(r'"""(?:.|\n)*?"""|#.*', "", path.read_text(encoding="utf-8"))
+        assert not re.search(r"import (cloud)?pickle|joblib|allow_pickle=True|weights_only=False|unsafe_load", code), (
+            path
+        )
+        assert code.count("torch.load(") == len(re.findall(r"torch\.load\([^)]*weights_only=True", code)), path
+        assert code.count("np.load(") == len(re.findall(r"np\.load\([^)]*allow_pickle=False", code)), path

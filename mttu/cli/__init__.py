@@ -27,7 +27,7 @@ from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
-from mttu.display import console, errors, show_progress, summarise_epoch, tell, tell_absences
+from mttu.display import console, errors, name_controls, show_progress, summarise_epoch, tell, tell_absences
 from mttu.errors import InputError, RunError, mask_secrets
 
 app = typer.Typer(
@@ -304,5 +304,5 @@ def main(arguments: list[str] | None = None) -> None:
     except (
         Exception
     ):  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
-        sys.stderr.write(mask_secrets(traceback.format_exc()))
+        sys.stderr.write(name_controls(mask_secrets(traceback.format_exc())))
         sys.exit(1)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from mttu.display import console, show_progress
@@ -36,7 +35,7 @@ def verify(
         for name in ("case", "problem", "what mends it"):
             table.add_column(name, overflow="fold")  # else a long path ends in dots
         for finding in result.findings:
-            table.add_row(*(escape(text) for text in (finding.case_id, finding.problem, finding.mend)))
+            table.add_row(finding.case_id, finding.problem, finding.mend)
         console.print(table, soft_wrap=False)
     wrong = len({finding.case_id for finding in result.findings})
     console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound", markup=False)

@@ -131,6 +131,6 @@ def _report(findings: Sequence["Finding"], path: Path) -> None:
     for severity, style in (("error", "red"), ("warning", "yellow"), ("note", "")):
         sentences = merge_findings([finding for finding in findings if finding.severity == severity])
         for sentence in sentences:
-            table.add_row(f"[{style}]{severity}:[/]" if style else f"{severity}:", Text(sentence))
+            table.add_row(Text(f"{severity}:", style=style), Text(sentence))
     errors.print(table)
     console.print(f"{path}: {say_count(len(findings), 'finding', 'findings')}", markup=False)

@@ -171,11 +171,11 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
         yield write_line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         bars: dict[tuple[int, int, str], int] = {}

@@ -6,17 +6,27 @@ cluster that is already there the user's own token counts; RAY_ADDRESS has to na
 """
 
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 
-from mttu import GUARDS_RAY
+from mttu import GUARDS_RAY, PRIVATE
 from mttu.config import WorkerSettings
 from mttu.errors import InputError, RunError
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
+KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
+"""Variable that, set to anything, keeps the folder of a private cluster when it ends."""
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable that Ray sets in a job that was submitted."""
+_TRIES = 20
 
 
 _started = False
@@ -49,10 +59,12 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             "open to the network; import mttu first, or connect to a cluster (ray.init) before"
         )
     address = os.environ.get("RAY_ADDRESS", "local")
+    folder = _make_folder() if starts else None
     try:
         if starts:
             ray.init(
                 address="local",
+                _temp_dir=str(folder),
                 num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -60,14 +72,48 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
                 logging_level="error",
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_describe_workers())
     except (ConnectionError, ValueError) as error:
+        _remove(folder)
         if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+    except BaseException:  # interrupted, or a failure of Ray's own
+        _remove(folder)
+        raise
     _started = starts
     try:
         yield
     finally:
         _started = False
         ray.shutdown()
+        _remove(folder)
+
+
+def _make_folder() -> Path:
+    """A folder that only its owner may enter, for what the processes of a private cluster write: sockets and logs.
+
+    Its path is short: that of a socket in it may have 107 bytes.
+    """
+    place = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    place.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="ray-", dir=place))
+
+
+def _remove(folder: Path | None) -> None:
+    """Removes the folder of a private cluster, unless its logs are wanted (`MTTU_KEEP_RAY_LOGS`)."""
+    if folder is None or os.environ.get(KEEP_LOGS):
+        return
+    for _ in range(_TRIES):  # a process of the cluster may still be writing its last line
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+
+
+def _describe_workers() -> dict[str, Any] | None:
+    """What the processes of a cluster that is there already have to know of this one's environment.
+
+    A job's environment is given to it when it is submitted, and may not be given twice.
+    """
+    return {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None

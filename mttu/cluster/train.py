@@ -60,6 +60,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         except Exception as failure:  # training goes on; the failure is raised when it is over
             failures.append(failure)
 
+    path.unlink(missing_ok=True)  # a link, perhaps, which writing would follow
     path.write_text("", encoding="utf-8")  # of this start; earlier epochs are in the history
     thread = threading.Thread(target=watch, name="mttu-progress", daemon=True)
     thread.start()

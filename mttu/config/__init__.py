@@ -62,6 +62,9 @@ __all__ = [
 ]
 
 _UNION_TAGS = {"transformer", "convolution"}
+LONGEST_YAML = 2**18
+"""Characters of a settings file."""
+_MOST_BRACKETS = 20
 _NOTHING = {"", "null", "~"}
 
 
@@ -190,24 +193,60 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
             continue
         try:
             is_yaml = text in _NOTHING or text[0] in "[{\"'"
-            changes[name] = yaml.safe_load(text) if is_yaml else text
-        except yaml.YAMLError:
-            problems.append(f"argument {argument!r}: the value is not valid YAML")
+            changes[name] = load_yaml(text) if is_yaml else text
+        except ValueError as error:
+            problems.append(f"argument {argument!r}: the value is not valid YAML ({' '.join(str(error).split())})")
     raise_if_any(problems)
     return changes
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping with the safe loader.
+class _PlainLoader(yaml.SafeLoader):
+    """The safe loader without aliases, by which a file of half a kilobyte can name a billion values, and without
+    brackets in so many brackets that it takes minutes to read them.
+    """
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= _MOST_BRACKETS:
+            raise yaml.YAMLError(f"line {self.line + 1} is nested too deeply")
+        super().fetch_flow_collection_start(token)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"line {line} has an alias (*name), which settings do not need; write the value out")
+        return super().compose_node(parent, index)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text, by the safe loader, without aliases.
 
     Raises:
-        InputError: The file is missing, not YAML, or not a mapping.
+        ValueError: It is longer than `LONGEST_YAML`, nested too deeply, holds an alias, or is not YAML.
+    """
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"longer than {LONGEST_YAML} characters; settings take a few thousand")
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        InputError: The file is missing, too large, not YAML, or not a mapping; see `load_yaml`.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST_YAML + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a YAML settings file") from None
-    except yaml.YAMLError as error:
+    try:
+        content = load_yaml(text)
+    except ValueError as error:
         raise InputError(f"{path}: not valid YAML ({error})") from None
     if content is None:
         return {}

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mttu.config.network import Positive
 from mttu.config.schema import Settings
 
+WindowSize = Annotated[int, Field(ge=1, le=512)]
 Modality = Literal["flair", "t1ce", "t1", "t2"]
 
 
@@ -60,7 +60,7 @@ class AugmentSettings(Settings):
 class PatchSettings(Settings):
     """Size of what the network sees."""
 
-    size: tuple[Positive, Positive, Positive] = (128, 128, 128)
+    size: tuple[WindowSize, WindowSize, WindowSize] = (128, 128, 128)
     """Training crop and inference window in voxels (section V-B.1); a multiple of 8 on each axis."""
 
     @model_validator(mode="after")

@@ -8,6 +8,9 @@ from mttu.config.schema import Settings
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""Channels; the bound keeps a foreign file from naming a network that no machine holds."""
+Few = Annotated[int, Field(ge=1, le=64)]
 Level = Literal["F1", "F2", "F3", "F4", "F5"]
 Task = Literal["segmentation", "idh"]
 
@@ -36,16 +39,16 @@ class TransformerSettings(Settings):
 
     kind: Literal["transformer"] = "transformer"
     """Tag of the union: self-attention over the tokens of F4."""
-    width: Positive = 512
+    width: Width = 512
     """Token width d (section III-A.1)."""
     num_layers: Annotated[int, Field(ge=0, le=6)] = 4
     """Number L of transformer layers; 4 is the paper's choice (Table II, section V-C.1). 0 leaves the projection
     alone."""
     num_heads: Positive = 8
     """Attention heads. Not stated in the paper; chosen as in the authors' release."""
-    mlp_width: Positive = 4096
+    mlp_width: Width = 4096
     """Hidden width of the MLP. Not stated in the paper; chosen as in the authors' release."""
-    position_grid: tuple[Positive, Positive, Positive] = (16, 16, 16)
+    position_grid: tuple[Few, Few, Few] = (16, 16, 16)
     """Token grid that the position embedding is learned on: patch size / 8 per axis. Other inputs interpolate it."""
 
     @model_validator(mode="after")
@@ -60,7 +63,7 @@ class ConvolutionSettings(Settings):
 
     kind: Literal["convolution"] = "convolution"
     """Tag of the union: norm-activation-convolution blocks in place of self-attention."""
-    width: Positive = 512
+    width: Width = 512
     """Channels of F5."""
     num_blocks: Annotated[int, Field(ge=0, le=6)] = 4
     """Number of convolution blocks; 4 in the paper (section V-C.1)."""
@@ -71,7 +74,7 @@ class IdhHeadSettings(Settings):
 
     levels: tuple[Level, ...] = ("F4", "F5")
     """Feature levels that are pooled (average and max) and concatenated; F4 and F5 in the paper (Table IV)."""
-    hidden: tuple[Positive, ...] = (512, 32)
+    hidden: Annotated[tuple[Width, ...], Field(max_length=16)] = (512, 32)
     """Widths of the hidden linear layers (section III-A.3)."""
     activation: Literal["none", "relu", "leaky_relu", "gelu"] = "none"
     """Activation between the linear layers. Not stated in the paper; none, as in the authors' release."""
@@ -88,9 +91,9 @@ class NetworkSettings(Settings):
 
     in_channels: Positive = 4
     """MRI modalities in, stacked as channels; equals the number of `data.modalities`."""
-    widths: tuple[Positive, Positive, Positive, Positive] = (16, 32, 64, 128)
+    widths: tuple[Width, Width, Width, Width] = (16, 32, 64, 128)
     """Channels of F1 to F4 (eq. 1: 2^(level+3))."""
-    blocks: tuple[Positive, Positive, Positive, Positive] = (1, 2, 2, 4)
+    blocks: tuple[Few, Few, Few, Few] = (1, 2, 2, 4)
     """Residual blocks per level. Not stated in the paper; chosen as in the authors' release."""
     bottleneck: Annotated[TransformerSettings | ConvolutionSettings, Field(discriminator="kind")] = (
         TransformerSettings()

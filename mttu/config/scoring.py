@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mttu.config.network import Positive
 from mttu.config.schema import Settings
 
 ActiveDropout = Literal["all", "transformer+head", "head"]
@@ -15,7 +14,7 @@ Method = Literal["none", "direct", "PL", "CPL", "UPS"]
 class MonteCarloSettings(Settings):
     """Monte Carlo dropout: what a case's IDH prediction varies by (section IV-B)."""
 
-    passes: Annotated[int, Field(ge=2)] = 10
+    passes: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Stochastic forward passes T per case (section IV-B: 10)."""
     active_dropout: ActiveDropout = "all"
     """Where dropout stays on: everywhere, in the bottleneck and the IDH head, or in the IDH head alone. Not stated in
@@ -25,7 +24,7 @@ class MonteCarloSettings(Settings):
     paper; sliding, as its prediction does. Thresholds hold within one mode only."""
     tumour_mask: Literal["predicted", "given"] = "predicted"
     """Mask that a tumour window is centred on: the network's own, or the case's. Not stated in the paper."""
-    passes_per_forward: Positive = 1
+    passes_per_forward: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Passes that go through the network as one batch. Never taken from free memory, because it changes last bits; 1
     needs least memory, more can be faster on a GPU."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,6 +1,5 @@
 """What was found about the cases of a cohort: one row each, for a person to read and for a table to keep."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 from mttu.atomic import atomic_file
 from mttu.errors import InputError, name_some
+from mttu.tables import write_csv_rows
 
 Severity = Literal["error", "warning", "note"]
 
@@ -79,7 +79,5 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
         InputError: See `check_findings_target`.
     """
     check_findings_target(path)
-    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(_COLUMNS)
-        table.writerows((finding.severity, finding.case_id, finding.text) for finding in findings)
+    with atomic_file(path) as partial:
+        write_csv_rows(partial, _COLUMNS, ((finding.severity, finding.case_id, finding.text) for finding in findings))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from mttu.atomic import atomic_file, find_obstacle
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
+from mttu.tables import read_parquet
 
 FORMAT_VERSION = 3
 SPLITS = ("train", "val", "unlabelled", "test")
@@ -56,11 +57,6 @@ class Case:
     pseudo_label: bool = False
     """Whether `idh` is a network's guess that self-training selected, and no finding."""
 
-    @property
-    def patient_digest(self) -> str:
-        """Short hash of the patient's id, by which a checkpoint knows whom it learned from; ids can be tested on it."""
-        return hashlib.sha256(f"mttu patient {self.patient_id}".encode()).hexdigest()[:16]
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -93,6 +89,11 @@ class Manifest:
 def is_safe_name(name: str) -> bool:
     """Whether an id can be a file name anywhere: letters, digits, `.`, `_`, `-`, first a letter or digit, no `..`."""
     return bool(_SAFE_NAME.fullmatch(name)) and ".." not in name
+
+
+def is_one_name(name: str) -> bool:
+    """Whether an id that stands in a file of unknown origin leads nowhere else when it becomes part of a path."""
+    return bool(name) and name == os.path.basename(name) and name not in (".", "..") and "\0" not in name
 
 
 def _relative(path: Path | None, root: Path) -> str | None:
@@ -196,7 +197,7 @@ def read_manifest(path: Path) -> Manifest:
         InputError: Missing, no manifest, another format version, or refused rows; lists all of them.
     """
     try:
-        table = pq.ParquetFile(path).read()
+        table = read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"manifest {path}: not found; write it with `mttu cohort DIR -o {path.name}`") from None
     except (pa.ArrowException, OSError) as error:

@@ -1,5 +1,6 @@
 """One case in, one prepared case out: LPS, isotropic, z-scores inside the brain, brain box (section V-A)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from mttu.data.brain_checks import find_unstripped
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
 from mttu.data.manifest import Case
 from mttu.data.sources import Sources, read_sources
+from mttu.data.volumes import LARGEST_VOLUME
 from mttu.errors import InputError
 
 
@@ -59,6 +61,11 @@ def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> 
             raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
     affine = sources.reference.affine
     whole = start_geometry(sources.reference, settings.spacing_mm)
+    if math.prod(whole.grid_shape) > LARGEST_VOLUME:
+        raise InputError(
+            f"case {case.case_id}: data.prepare.spacing_mm={settings.spacing_mm:g} makes a grid of {whole.grid_shape}; "
+            f"expected at most {LARGEST_VOLUME} voxels; raise it"
+        )
     source_brain = to_lps(sources.brain, affine)
     brain = resample(source_brain.astype(np.uint8), whole.grid_shape, order=0) > 0
     if not brain.any():

@@ -17,6 +17,7 @@ from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError, raise_if_any
+from mttu.tables import read_parquet
 
 FORMAT_VERSION = 1
 MEND = "write it again with `mttu score`"
@@ -160,7 +161,7 @@ def read_scores(path: Path) -> ScoreTable:
         InputError: Missing, no table of scores, another format version, or a case with two rows.
     """
     try:
-        metadata, table = _metadata(path), pq.ParquetFile(path).read()
+        metadata, table = _metadata(path), read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"scores {path}: not found; write them with `mttu score`") from None
     except (pa.ArrowException, OSError) as error:

@@ -9,6 +9,7 @@ from mttu.data.clinical_tables import describe_unused
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError, raise_if_any
+from mttu.tables import restore
 
 TRUE_IDH = "true_idh"
 """Column of tables that are for evaluation only; `mttu cohort` does not know it, so that it cannot train on it."""
@@ -78,7 +79,7 @@ def _read_hidden(path: Path, notes: list[str]) -> list[tuple[str, int]]:
                 return []
             used = {"case_id": "ids", TRUE_IDH: "idh"}
             notes += [f"truth {path}: {note}" for note in describe_unused(table.fieldnames or [], used, looks={})]
-            rows = [(row["case_id"], (row[TRUE_IDH] or "").strip(), table.line_num) for row in table]
+            rows = [(restore(row["case_id"] or ""), (row[TRUE_IDH] or "").strip(), table.line_num) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []  # `read_clinical` says what is wrong
     raise_if_any(

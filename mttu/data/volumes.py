@@ -14,7 +14,7 @@ from mttu.atomic import atomic_file
 from mttu.data.geometry import Geometry, restore_mask
 from mttu.errors import InputError, say_count
 
-__all__ = ["Geometry", "differ", "read_volume", "restore_mask", "write_mask"]
+__all__ = ["Geometry", "differ", "open_image", "read_volume", "restore_mask", "write_mask"]
 
 LARGEST_AXIS = 1024
 """Voxels; a larger axis is a damaged header or no brain MRI."""
@@ -26,6 +26,9 @@ SPACING_RANGE_MM = (0.1, 20.0)
 """A spacing outside of it is a header in other units."""
 TOLERANCE = 1e-3
 """Two affines agree within this, in mm."""
+_HEADER_BYTES = 540 + 4
+"""The longer header, of NIfTI-2, and what tells whether extensions follow."""
+_MOST_EXTENSIONS = 1000
 _SPARE_BYTES = 2**20  # some writers pad a file at its end
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what it mends in a damaged header
@@ -50,7 +53,7 @@ def read_volume(path: Path, case_id: str) -> Any:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{where}: is empty (0 bytes); restore it from its source")
-        image: Any = nib.load(path)
+        image = open_image(path)
         kind, affine = image.get_data_dtype(), image.affine
     except FileNotFoundError:
         raise InputError(f"case {case_id}: {path} not found; restore it, or write the manifest again") from None
@@ -78,6 +81,44 @@ def read_volume(path: Path, case_id: str) -> Any:
             "put another value there, e.g. 0"
         )
     return image
+
+
+def open_image(path: Path) -> Any:
+    """A NIfTI file as nibabel opens it: the header is read, and extensions of a bounded size.
+
+    Raises:
+        Exception: Nearly anything, of a damaged header; ValueError of an extension that claims too much.
+    """
+    _check_extensions(path)
+    return nib.load(path)
+
+
+def _check_extensions(path: Path) -> None:
+    """Nibabel reads as much as an extension claims, and the rest of the file where that is less than nothing."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+        for kind in (nib.Nifti1Header, nib.Nifti2Header):
+            size = kind.template_dtype.itemsize
+            if not kind.may_contain_header(start) or not start[size : size + 1].strip(b"\0"):
+                continue
+            header = kind(start[:size], check=False)
+            left = int(header["vox_offset"]) - size - 4
+            if not 0 <= left <= LARGEST_HEADER_BYTES:
+                raise ValueError(
+                    f"has extensions, and voxels from byte {left + size + 4}; expected {size + 4} to "
+                    f"{LARGEST_HEADER_BYTES}"
+                )
+            file.seek(size + 4)
+            for _ in range(_MOST_EXTENSIONS):
+                named = file.read(8) if left >= 16 else b""
+                if len(named) < 8:
+                    return
+                claimed = int(np.frombuffer(named, f"{header.endianness}i4")[0])
+                if not 8 <= claimed <= left:
+                    raise ValueError(f"an extension claims {claimed} bytes; {left} are left before the voxels")
+                file.seek(claimed - 8, 1)
+                left -= claimed
+            raise ValueError(f"more than {_MOST_EXTENSIONS} extensions")
 
 
 def _check_voxels(shape: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:

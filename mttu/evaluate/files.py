@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, atomic_folder, recover_folder, write_json, write_text
 from mttu.config import MetricSettings
 from mttu.evaluate.pictures import PICTURES, draw_pictures
 from mttu.figures.saving import save_figure
+from mttu.tables import write_csv
 
 FORMAT_VERSION = 1
 SUMMARY = "summary.json"
@@ -134,4 +134,4 @@ def _write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], sch
     with atomic_file(folder / f"{name}.parquet") as partial:
         pq.write_table(table, partial)
     with atomic_file(folder / f"{name}.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
+        write_csv(table, partial)

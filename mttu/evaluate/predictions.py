@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.labels import CONVENTIONS
-from mttu.data.manifest import Case
+from mttu.data.manifest import Case, is_one_name
 from mttu.errors import InputError, raise_if_any
 from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
+from mttu.tables import read_parquet
 from mttu.training.kept_calibration import KeptCalibration, parse_calibration
 
 _MEND = "write it again with `mttu predict`"
@@ -67,7 +67,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     """
     path = folder / TABLE
     try:
-        table = pq.ParquetFile(path).read()
+        table = read_parquet(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"predictions {folder}: holds no {TABLE}; give a folder that `mttu predict` wrote") from None
     except (pa.ArrowException, OSError) as error:
@@ -128,6 +128,8 @@ def _find_problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     problems, seen = [], set()
     for row in rows:
         case_id, probability = row["case_id"], row["idh_mutant_probability"]
+        if not is_one_name(str(case_id)):
+            problems.append(f"case {case_id!r}: is no file name, and a mask is named after it")
         if case_id in seen:
             problems.append(f"case {case_id} has two rows")
         seen.add(case_id)

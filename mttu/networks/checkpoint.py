@@ -5,19 +5,23 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mttu.atomic import atomic_folder
 from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import Task
 from mttu.config.sharing import without_paths
-from mttu.errors import InputError
+from mttu.errors import InputError, name_some
 from mttu.networks import MttuNet, build_network
+from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
+LARGEST_HEADER_BYTES = 2**20
+"""Of a file of weights: a name and a shape for each of some hundred tensors."""
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
@@ -49,21 +53,20 @@ def fill_checkpoint(
     weights: Mapping[str, Tensor],
     config: Config,
     metrics: Mapping[str, Any],
-    learned_from: Collection[str] | None = None,
+    learned_from: KnownPatients | None = None,
     learned_tasks: Collection[Task] | None = None,
     learned_parts: bool = True,
 ) -> None:
     """Writes the three files into an existing folder whose own rename makes them complete.
 
-    `learned_from` are digests of the patients it was trained on (`mttu.data.manifest.Case.patient_digest`), None where
-    that is not known; the rest as in `write_checkpoint`.
+    `learned_from` are the patients it was trained on, None where that is not known; the rest as in `write_checkpoint`.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(contiguous, folder / "weights.safetensors")
+    (folder / "weights.safetensors").write_bytes(save(contiguous))  # save_file would shut the group out, whatever umask
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
     if learned_from is not None:
-        content["learned_from"] = sorted(learned_from)
+        content["patients"] = learned_from.to_json()
     if learned_tasks is not None:
         content["learned_tasks"] = sorted(learned_tasks)
     if not learned_parts:
@@ -80,14 +83,22 @@ def find_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def read_learned_from(folder: Path) -> frozenset[str] | None:
-    """Digests of the patients that a checkpoint was trained on; None where it does not say.
+def read_learned_from(folder: Path) -> KnownPatients | None:
+    """The patients that a checkpoint was trained on; None where it does not say.
 
     Args:
         folder: Checkpoint that `read_checkpoint` reads.
+
+    Raises:
+        InputError: What it says of them is damaged.
     """
-    content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
-    return frozenset(content["learned_from"]) if "learned_from" in content else None
+    path = find_checkpoint(folder) / "checkpoint.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("patients", content.get("learned_from"))  # the latter of earlier versions
+    try:
+        return None if found is None else read_patients(found)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); restore it from a copy") from None
 
 
 def read_learned_parts(folder: Path) -> bool:
@@ -124,6 +135,36 @@ def _find_learned_tasks(content: Mapping[str, Any], config: Config, folder: Path
     return frozenset(found)
 
 
+def _check_weights(folder: Path, config: Config) -> None:
+    """Compares what the settings would build with what the weights' header names, before either takes any memory.
+
+    A network is then never larger than the file of its weights.
+
+    Raises:
+        InputError: They differ, or there is no such header.
+    """
+    path = folder / "weights.safetensors"
+    refusal = f"checkpoint {folder}: weights.safetensors does not fit config.yaml"
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER_BYTES:
+        raise InputError(f"{refusal} (its header is {length} bytes long; expected at most {LARGEST_HEADER_BYTES})")
+    try:
+        with safe_open(path, "pt") as weights:
+            found = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        with torch.device("meta"):
+            wanted = {name: list(tensor.shape) for name, tensor in build_network(config.network).state_dict().items()}
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{refusal} ({' '.join(str(error).split())[:400]})") from None
+    differences = [
+        f"{name}: {found.get(name, 'nothing')} in the weights, {wanted.get(name, 'nothing')} by the settings"
+        for name in {**wanted, **found}
+        if found.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise InputError(f"{refusal} ({name_some(differences, 3)})")
+
+
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
@@ -146,11 +187,12 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     try:
         content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         found = content["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
     if found != FORMAT_VERSION:
         raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
     config = load_stored_config(folder / "config.yaml")
+    _check_weights(folder, config)
     network = build_network(config.network)
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"))

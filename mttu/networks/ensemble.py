@@ -8,6 +8,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mttu.config.metrics import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
+from mttu.patients import KnownPatients
 
 FORMAT_VERSION = 1
 SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
@@ -154,14 +157,14 @@ def read_config(folder: Path) -> Config:
     return load_stored_config(place / "config.yaml")
 
 
-def read_teachers(folder: Path) -> frozenset[str] | None:
-    """Digests of the patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`."""
+def read_teachers(folder: Path) -> KnownPatients | None:
+    """The patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`."""
     folder = find_checkpoint(folder)
     if not (folder / ENSEMBLE).exists():
         return read_learned_from(folder)
     found = [read_learned_from(folder / member["folder"]) for member in _read_mark(folder)]
-    known = [digests for digests in found if digests is not None]
-    return frozenset().union(*known) if len(known) == len(found) else None
+    known = [patients for patients in found if patients is not None]
+    return reduce(or_, known, KnownPatients()) if len(known) == len(found) else None
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def _read_mark(folder: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
         found = content["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}") from None
     if found != FORMAT_VERSION:
         raise InputError(f"ensemble {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")

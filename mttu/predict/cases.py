@@ -136,7 +136,7 @@ def _predict(
     prediction = predict_ensemble(
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
-    learned_from = None if plan.teachers is None else case.patient_digest in plan.teachers
+    learned_from = None if plan.teachers is None else case.patient_id in plan.teachers
     warnings = "; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions)
     row = PredictionRow(
         case.case_id,
@@ -162,18 +162,18 @@ def _predict(
         probability = float(prediction.idh_probabilities[1])
         low, high = settings.undecided_band
         row = replace(row, idh_mutant_probability=probability, idh_undecided=low <= probability <= high)
-        row = _decide(plan.calibration, row, probability, case.patient_digest)
+        row = _decide(plan.calibration, row, probability, case.patient_id)
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
 
 
-def _decide(kept: KeptCalibration, row: PredictionRow, probability: float, patient: str) -> PredictionRow:
+def _decide(kept: KeptCalibration, row: PredictionRow, probability: float, patient_id: str) -> PredictionRow:
     """Adds what the kept calibration makes of the probability; without one, nothing."""
     return replace(
         row,
         idh_calibrated_probability=kept.calibrate(probability),
         idh_call=kept.call(probability),
-        calibrated_on=patient in kept.patients if kept.fitted else None,
+        calibrated_on=patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
     )
 
 

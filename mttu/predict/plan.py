@@ -21,6 +21,7 @@ from mttu.inference import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
+from mttu.patients import KnownPatients
 from mttu.predict.results import check_output, recover_output
 from mttu.training.kept_calibration import KeptCalibration, hold_for, read_calibration
 
@@ -55,9 +56,8 @@ class PredictionPlan:
     labels: str
     device: torch.device
     precision: Precision
-    teachers: frozenset[str] | None
-    """Digests of the patients that the network was trained on, see `mttu.data.manifest.Case.patient_digest`; None where
-    it does not say."""
+    teachers: KnownPatients | None
+    """Patients that the network was trained on; None where it does not say."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()

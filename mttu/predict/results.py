@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import PREFIX, atomic_file, write_text
 from mttu.data.discovery import PREDICTIONS
-from mttu.errors import name_some
+from mttu.data.manifest import is_one_name
+from mttu.errors import InputError, name_some
 from mttu.figures.overlay import RESEARCH_USE
+from mttu.tables import read_parquet, write_csv
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
@@ -156,7 +157,7 @@ def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Pat
 def _read_case_ids(table: Path) -> list[str] | None:
     """The cases of an earlier prediction, which may lack columns that came later; None if the file is not one."""
     try:
-        found = pq.read_table(table)
+        found = read_parquet(table)
     except (OSError, pa.ArrowException):
         return None
     own = {"case_id", "intended_use", "format_version"} <= set(found.schema.names)  # other versions had other columns
@@ -180,7 +181,7 @@ def write_tables(staging: Path, rows: Sequence[PredictionRow], metadata: Mapping
     table = pa.Table.from_pylist([asdict(row) | constants for row in rows], schema=SCHEMA.with_metadata(described))
     write_text(staging / README, _README)
     with atomic_file(staging / "predictions.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
+        write_csv(table, partial)
     with atomic_file(staging / TABLE) as partial:
         pq.write_table(table, partial)
 
@@ -191,11 +192,22 @@ def publish(out: Path) -> None:
     The earlier table goes first and the new one comes last, so a table is only ever seen beside its own files.
     """
     staging = out / _STAGING
-    rows = pq.read_table(staging / TABLE).to_pylist()
+    mend = f"remove {staging}, or give another folder"
+    try:
+        rows = [(str(row["case_id"]), row["wt_ml"], row["error"]) for row in read_parquet(staging / TABLE).to_pylist()]
+    except (KeyError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"output {out}: {_STAGING}/{TABLE} in it cannot be read ({reason}); {mend}") from None
+    foreign = [case_id for case_id, *_ in rows if not is_one_name(case_id)]
+    if foreign:
+        raise InputError(
+            f"output {out}: {_STAGING}/{TABLE} in it names case {foreign[0]!r}, which leads out of the folder and is "
+            f"not of mttu; {mend}"
+        )
     (out / TABLE).unlink(missing_ok=True)
-    for row in rows:
-        _place(staging, out, mask_name(row["case_id"]), expected=row["wt_ml"] is not None)
-        _place(staging, out, overlay_name(row["case_id"]), expected=not row["error"])
+    for case_id, wt_ml, failure in rows:
+        _place(staging, out, mask_name(case_id), expected=wt_ml is not None)
+        _place(staging, out, overlay_name(case_id), expected=not failure)
     for name in _COMMON:
         _place(staging, out, name, expected=True)
     shutil.rmtree(staging)

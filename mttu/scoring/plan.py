@@ -138,6 +138,7 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
     teachers = read_teachers(checkpoint)
+    known = None if teachers is None else teachers.find(case.patient_id for case in cohort.split(split))
     learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
@@ -145,8 +146,8 @@ def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) ->
         "manifest_fingerprint": cohort.fingerprint,
         "split": split,
         "learned_from": None
-        if teachers is None
-        else [case.case_id for case in cohort.split(split) if case.patient_digest in teachers],
+        if known is None
+        else [case.case_id for case in cohort.split(split) if case.patient_id in known],
         "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},
         "modalities": list(config.data.modalities),
         "mc": config.mc.model_dump(mode="json"),

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from mttu.atomic import atomic_file, atomic_folder, recover_folder
 from mttu.errors import InputError
 from mttu.figures.saving import save_figure
+from mttu.tables import write_csv
 
 FORMAT_VERSION = 1
 PICTURES: Mapping[str, Sequence[str]] = {
@@ -90,6 +90,6 @@ def write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
     with atomic_file(folder / f"{kind}.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
+        write_csv(table, partial)
     with atomic_file(folder / f"{kind}.parquet") as partial:
         pq.write_table(table.replace_schema_metadata(metadata), partial)

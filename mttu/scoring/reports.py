@@ -35,6 +35,7 @@ from mttu.pseudo_labels.selection import read_figures
 from mttu.scoring.report_files import FORMAT_VERSION, write_report, write_table
 from mttu.scoring.uncertainty import INTERVAL as UNCERTAINTY_INTERVAL
 from mttu.scoring.uncertainty import measure_by_uncertainty
+from mttu.tables import read_parquet
 
 METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
 
@@ -146,7 +147,7 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
         InputError: Missing, damaged, or of another kind or format version.
     """
     try:
-        metadata, table = pq.read_schema(path).metadata or {}, pq.ParquetFile(path).read()
+        metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"selection {path}: no readable Parquet file ({reason})") from None

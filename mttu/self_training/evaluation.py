@@ -18,6 +18,7 @@ from mttu.inference import choose_precision
 from mttu.metrics.reliability import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.self_training.callables import CaseRow, OnCase
+from mttu.tables import read_parquet
 from mttu.training.evaluation import score_case, summarise
 from mttu.training.inputs import resolve_paths
 
@@ -108,7 +109,7 @@ def read_rows(path: Path) -> tuple[list[CaseRow], dict[str, str]]:
         InputError: Missing, damaged, or of another kind or format version.
     """
     try:
-        metadata, table = pq.read_schema(path).metadata or {}, pq.ParquetFile(path).read()
+        metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: no readable Parquet file ({str(error).splitlines()[0]})") from None
     about = {key.decode(): value.decode() for key, value in metadata.items()}

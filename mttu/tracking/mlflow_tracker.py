@@ -11,6 +11,7 @@ from typing import Any
 from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.data.absent_classes import read_absences
+from mttu.patients import drop_patients
 from mttu.tracking.connection import writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
@@ -100,12 +101,15 @@ class MlflowTracker:
             client.log_inputs(self.run_id, datasets=inputs)
 
     def log_checkpoint(self, folder: Path) -> None:
-        """Keeps a checkpoint folder as the artifact `best`; every `config.yaml` in it goes without paths."""
+        """Keeps a checkpoint folder as the artifact `best`, its settings without paths, its JSON without patients."""
         with writing_to(self.uri) as client:
             for file in sorted(item for item in folder.rglob("*") if item.is_file()):
                 target = Path(BEST, file.relative_to(folder))
                 if file.name == "config.yaml":
                     client.log_text(self.run_id, to_yaml(without_paths(load_stored_config(file))), target.as_posix())
+                elif file.suffix == ".json":
+                    content = drop_patients(json.loads(file.read_text(encoding="utf-8")))
+                    client.log_dict(self.run_id, content, target.as_posix())
                 else:
                     client.log_artifact(self.run_id, str(file), target.parent.as_posix())
 

@@ -9,11 +9,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from mttu.atomic import atomic_file, write_json
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.errors import InputError
+from mttu.tables import write_csv
 
 FORMAT_VERSION = 1
 TABLE = "folds.json"
@@ -85,7 +85,7 @@ def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSet
         for line, row in zip(content, rows, strict=True)
     ]
     with atomic_file(folder / CSV) as partial:
-        pyarrow.csv.write_csv(pa.Table.from_pylist(columns), partial)
+        write_csv(pa.Table.from_pylist(columns), partial)
     named = {"format_version": FORMAT_VERSION, "empty_dice": metrics.empty_dice}
     write_json(folder / TABLE, {**named, "rows": [asdict(row) for row in rows]})
 

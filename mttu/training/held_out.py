@@ -2,17 +2,16 @@
 
 A training leaves those of its val cases, by the weights of the best epoch, as `held_out.json` beside `best/`; the folds
 of a cross-validation pool theirs as `out_of_fold.parquet` and `.csv`. Whether a network learned from a patient is asked
-of its own digests each time, whatever the manifest says.
+of its own checkpoint each time, whatever the manifest says.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, write_json
@@ -20,10 +19,13 @@ from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
-from mttu.networks.ensemble import read_config
+from mttu.networks.ensemble import read_config, read_teachers
+from mttu.patients import KnownPatients, digest_bare, known_by_digest, name_patients
+from mttu.tables import write_csv
 from mttu.training.kept_calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: `patient_id` in place of `patient`, a digest, because these files name cases anyway."""
 HELD_OUT = "held_out.json"
 OUT_OF_FOLD = "out_of_fold"
 """Name of the table over folds, without ending."""
@@ -44,12 +46,14 @@ class HeldOut:
     """What a network says of a case of known IDH status that it was only validated on."""
 
     case_id: str
-    patient: str
-    """See `mttu.data.manifest.Case.patient_digest`."""
     idh: int
     """1 mutant, 0 wild type."""
     mutant_probability: float
     """Of the whole volume, as `mttu predict` computes it."""
+    patient_id: str = ""
+    """Empty in what an earlier version wrote."""
+    patient: str = ""
+    """Digest of the patient's id in what an earlier version wrote, see `mttu.patients.digest_bare`."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,24 @@ def select_held_out(rows: Sequence[Mapping[str, Any]], val: Sequence[Case]) -> t
     """
     known = {case.case_id: case for case in val if case.idh != IDH_UNKNOWN and not case.pseudo_label}
     found = [
-        HeldOut(case_id, known[case_id].patient_digest, known[case_id].idh, float(row["mutant_probability"]))
+        HeldOut(case_id, known[case_id].idh, float(row["mutant_probability"]), known[case_id].patient_id)
         for row in rows
         if (case_id := str(row["case_id"])) in known and row["mutant_probability"] is not None
     ]
     return tuple(sorted(found, key=lambda one: one.case_id))
+
+
+def name_held_out(predictions: Sequence[HeldOut], val: Sequence[Case]) -> tuple[HeldOut, ...]:
+    """Predictions with the ids of their patients, which an earlier version did not keep.
+
+    Args:
+        predictions: Of these cases.
+        val: The validation cases.
+    """
+    ids = {case.case_id: case.patient_id for case in val}
+    return tuple(
+        replace(one, patient_id=ids[one.case_id], patient="") if one.case_id in ids else one for one in predictions
+    )
 
 
 def write_held_out(folder: Path, predictions: Sequence[HeldOut]) -> None:
@@ -97,10 +114,11 @@ def read_held_out(folder: Path) -> tuple[HeldOut, ...] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format_version"]
-        predictions = tuple(HeldOut(**row) for row in content["predictions"]) if version == FORMAT_VERSION else ()
+        known = version in (1, FORMAT_VERSION)
+        predictions = tuple(HeldOut(**row) for row in content["predictions"]) if known else ()
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: damaged; {mend}") from None
-    if version != FORMAT_VERSION:
+    if not known:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {mend}")
     return predictions
 
@@ -125,7 +143,8 @@ def calibrate_training(best: Path, predictions: Sequence[HeldOut]) -> None:
     """
     config = read_config(best)
     rows, notes = _without_known(predictions, best, "validation")
-    write_calibration(best, _fit(rows, "validation", notes, describe_windows(config)))
+    patients = _name_all(rows, read_learned_from(best))
+    write_calibration(best, _fit(rows, "validation", notes, describe_windows(config), patients))
 
 
 def pool_folds(places: Sequence[Path]) -> OutOfFold:
@@ -149,11 +168,16 @@ def pool_folds(places: Sequence[Path]) -> OutOfFold:
         notes += told
     folds_of: dict[str, set[int]] = {}
     for number, one in rows:
-        folds_of.setdefault(one.patient, set()).add(number)
-    alone = [(number, one) for number, one in rows if len(folds_of[one.patient]) == 1]
+        folds_of.setdefault(_identify(one), set()).add(number)
+    alone = [(number, one) for number, one in rows if len(folds_of[_identify(one)]) == 1]
     if len(alone) < len(rows):
         notes.append(f"{len(rows) - len(alone)} cases of patients who validate in several folds were left out")
     return OutOfFold(tuple(sorted(alone, key=lambda row: row[1].case_id)), tuple(notes))
+
+
+def _identify(one: HeldOut) -> str:
+    """One name for a patient, whichever version wrote it down."""
+    return one.patient or digest_bare(one.patient_id)
 
 
 def fill_ensemble(folder: Path, pooled: OutOfFold) -> None:
@@ -166,7 +190,8 @@ def fill_ensemble(folder: Path, pooled: OutOfFold) -> None:
         return
     write_out_of_fold(folder, pooled)
     rows = [one for _, one in pooled.rows]
-    write_calibration(folder, _fit(rows, "out-of-fold", pooled.notes, describe_windows(config)))
+    patients = _name_all(rows, read_teachers(folder))
+    write_calibration(folder, _fit(rows, "out-of-fold", pooled.notes, describe_windows(config), patients))
 
 
 def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
@@ -175,15 +200,27 @@ def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
     metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "notes": json.dumps(pooled.notes)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
     with atomic_file(folder / f"{OUT_OF_FOLD}.csv") as partial:
-        pyarrow.csv.write_csv(table, partial)
+        write_csv(table, partial)
     with atomic_file(folder / f"{OUT_OF_FOLD}.parquet") as partial:
         pq.write_table(table, partial)
 
 
-def _fit(rows: Sequence[HeldOut], fitted_on: Any, notes: Sequence[str], settings: Mapping[str, Any]) -> KeptCalibration:
+def _fit(
+    rows: Sequence[HeldOut],
+    fitted_on: Any,
+    notes: Sequence[str],
+    settings: Mapping[str, Any],
+    patients: KnownPatients,
+) -> KeptCalibration:
     probabilities, idh = [one.mutant_probability for one in rows], [one.idh for one in rows]
-    patients = [one.patient for one in rows]
     return fit_kept(probabilities, idh, fitted_on, notes, settings, patients)
+
+
+def _name_all(rows: Sequence[HeldOut], teachers: KnownPatients | None) -> KnownPatients:
+    """The patients of predictions, by the key of those that the network learned from."""
+    ids = [one.patient_id for one in rows if one.patient_id]
+    old = known_by_digest(one.patient for one in rows if not one.patient_id)
+    return old | name_patients(ids, None if teachers is None else teachers.key)
 
 
 def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tuple[list[HeldOut], list[str]]:
@@ -194,7 +231,14 @@ def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tu
     learned = read_learned_from(find_checkpoint(place))
     if learned is None:
         return [], [f"{name}: the checkpoint does not say whom it learned from, as what it started from does not"]
-    kept = [one for one in predictions if one.patient not in learned]
+    ids = learned.find(one.patient_id for one in predictions if one.patient_id)
+    bare = dict(learned.groups).get(None, frozenset())
+    comparable = learned.key is None  # an earlier version's digest says nothing where there are others
+    kept = [
+        one
+        for one in predictions
+        if (one.patient_id not in ids if one.patient_id else comparable and one.patient not in bare)
+    ]
     left_out = len(predictions) - len(kept)
     notes = [f"{name}: {left_out} cases of patients that the network learned from were left out"] if left_out else []
     return kept, notes

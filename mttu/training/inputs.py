@@ -12,6 +12,7 @@ from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.data.source_records import find_changes
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.networks.learned import explain_unlearned
+from mttu.patients import KnownPatients
 from mttu.training.start import (
     check_start,
     find_labelled_tasks,
@@ -137,13 +138,15 @@ def _check_batches(config: Config) -> list[str]:
 
 def _check_teachers(config: Config, manifest: Manifest) -> list[str]:
     """Says if the weights to start from have seen whom they are to be chosen or tested by."""
-    teachers = read_start_teachers(config) or frozenset()
+    teachers = read_start_teachers(config) or KnownPatients()
+    looked_at = {name: manifest.split(name) for name in ("val", "test")}
+    known = teachers.find(case.patient_id for cases in looked_at.values() for case in cases)
     return [
-        f"train.start_from {config.train.start_from}: learned from patients of the same ids as {name_some(known)} of "
+        f"train.start_from {config.train.start_from}: learned from patients of the same ids as {name_some(named)} of "
         f"split {split}; start from other weights, or put these cases into train; if they are other people, give them "
         "other ids"
-        for split in ("val", "test")
-        if (known := [case.case_id for case in manifest.split(split) if case.patient_digest in teachers])
+        for split, cases in looked_at.items()
+        if (named := [case.case_id for case in cases if case.patient_id in known])
     ]
 
 

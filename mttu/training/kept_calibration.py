@@ -7,7 +7,7 @@ out-of-fold predictions. `calibration.json` says on how many cases, and where no
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from mttu.errors import InputError
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint
+from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
 CALIBRATION = "calibration.json"
@@ -47,8 +48,8 @@ class KeptCalibration:
     """What was left out of the fit, and why nothing kept before it was used."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Windows and flips that the probabilities were made with, see `describe_windows`."""
-    patients: frozenset[str] = frozenset()
-    """Digests of the patients that it was fitted on, see `mttu.data.manifest.Case.patient_digest`."""
+    patients: KnownPatients | None = field(default_factory=KnownPatients)
+    """Those that it was fitted on; None where it does not say, as one that was taken from MLflow."""
 
     @property
     def fitted(self) -> bool:
@@ -79,19 +80,19 @@ class KeptCalibration:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without the patients."""
-        content = asdict(self)
+        content = asdict(replace(self, patients=None))
         del content["patients"]
         return content | {"notes": list(self.notes)}
 
 
-def parse_calibration(content: Mapping[str, Any], patients: Sequence[str] = ()) -> KeptCalibration:
+def parse_calibration(content: Mapping[str, Any], patients: KnownPatients | None = None) -> KeptCalibration:
     """Reads what `KeptCalibration.to_json` gave; raises KeyError, TypeError or ValueError if it is anything else."""
     values = dict(content)
     values["calibrations"] = {name: Calibration(**one) for name, one in values["calibrations"].items()}
     if values["threshold"] is not None:
         values["threshold"] = float(values["threshold"])
         values["calibrations"][TEMPERATURE]
-    return KeptCalibration(**{**values, "notes": tuple(values["notes"]), "patients": frozenset(patients)})
+    return KeptCalibration(**{**values, "notes": tuple(values["notes"]), "patients": patients})
 
 
 def fit_kept(
@@ -100,7 +101,7 @@ def fit_kept(
     fitted_on: FittedOn,
     notes: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    patients: Sequence[str] = (),
+    patients: KnownPatients | None = None,
 ) -> KeptCalibration:
     """Threshold, temperature, and temperature with bias; of cases that lack a class, or are not told apart, nothing.
 
@@ -110,7 +111,7 @@ def fit_kept(
         fitted_on: Which cases they are.
         notes: What was left out.
         settings: See `describe_windows`.
-        patients: Digests of the patients.
+        patients: Those of the cases.
     """
     mutants = sum(status == IDH_MUTANT for status in idh)
     wild = len(idh) - mutants
@@ -120,7 +121,7 @@ def fit_kept(
         "num_mutant": mutants,
         "notes": tuple(notes),
         "settings": dict(settings or {}),
-        "patients": frozenset(patients),
+        "patients": KnownPatients() if patients is None else patients,
     }
     if not (mutants and wild):
         reason = (
@@ -168,7 +169,7 @@ def write_calibration(folder: Path, kept: KeptCalibration) -> None:
     content = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
-        "patients": sorted(kept.patients),
+        "patients": None if kept.patients is None else kept.patients.to_json(),
         "calibration": kept.to_json(),
     }
     write_json(folder / CALIBRATION, content)
@@ -194,8 +195,9 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format_version"]
         if version == FORMAT_VERSION:
-            kept, weights = parse_calibration(content["calibration"], content["patients"]), content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+            patients = None if content["patients"] is None else read_patients(content["patients"])
+            kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {_MEND}")

@@ -17,7 +17,7 @@ from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
 from mttu.data.absent_classes import find_held_classes, lacks_classes, note_absences
 from mttu.data.augment import augment_batch
-from mttu.data.cache import open_cached
+from mttu.data.cache import CachedCase, open_cached
 from mttu.data.cohort import Case
 from mttu.data.labels import knows_parts
 from mttu.data.loaders import Batch, PatchDataset, build_loader, labels_of_steps
@@ -33,8 +33,9 @@ from mttu.losses import (
     whole_tumour_sums,
 )
 from mttu.networks import MttuNet
+from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.training.evaluation import evaluate
-from mttu.training.held_out import HeldOut, select_held_out
+from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.runtime import Runtime
 from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_teachers
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
@@ -71,13 +72,14 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
             load_start(state, config, runtime.device)
         else:
             read_state(state, folder, runtime.device)
-    before = read_start_teachers(config)
-    state.learned_from = None if before is None else before | {case.patient_digest for case in task.train}
     state.network.learned_tasks = find_learned_tasks(config, task.train)
     state.network.learned_parts = find_learned_parts(config, task.train)
     dataset = PatchDataset(task.train, task.cache_dir, config)
     held_classes: tuple[str, ...] | None = None  # of the training masks; read when a class is in no prediction
     validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
+    state.learned_from = name_teachers(task, [*dataset.cached, *(cached for _, cached in validation)])
+    if state.best is not None and state.best.held_out is not None:
+        state.best.held_out = name_held_out(state.best.held_out, task.val)
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     held = share_batch(train, runtime.world_size).held
     while state.epoch < train.epochs:
@@ -107,6 +109,20 @@ def fit(task: Task, runtime: Runtime) -> TrainingState:
         shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
         runtime.report(state.epoch, shown, (lambda path: write_state(state, config, path)) if keep else None)
     return state
+
+
+def name_teachers(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | None:
+    """The patients of the training cases and those that the weights to start from know, by the key of the latter.
+
+    Args:
+        task: What is trained.
+        cached: All its cases, whose content is the key where training starts anew.
+    """
+    before = read_start_teachers(task.config)
+    if before is None:
+        return None
+    key = before.key or derive_key(case.content_hash for case in cached)
+    return before | name_patients((case.patient_id for case in task.train), key)
 
 
 def counted_labels(cases: Sequence[Case], config: Config) -> list[int]:

@@ -19,6 +19,7 @@ from mttu.networks.checkpoint import (
     read_learned_parts,
     read_learned_tasks,
 )
+from mttu.patients import KnownPatients
 from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
@@ -101,12 +102,12 @@ def check_start(config: Config) -> list[str]:
     return problems
 
 
-def read_start_teachers(config: Config) -> frozenset[str] | None:
-    """Digests of the patients that the weights to start from were trained on, none where training starts anew; None
-    where they do not say.
+def read_start_teachers(config: Config) -> KnownPatients | None:
+    """The patients that the weights to start from were trained on, none where training starts anew; None where they do
+    not say.
     """
     start = config.train.start_from
-    return frozenset() if start is None else read_learned_from(start)
+    return KnownPatients() if start is None else read_learned_from(start)
 
 
 def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:

@@ -19,6 +19,7 @@ from mttu.errors import InputError
 from mttu.losses import TaskWeighting
 from mttu.networks import MttuNet, build_network
 from mttu.networks.checkpoint import fill_checkpoint
+from mttu.patients import KnownPatients
 from mttu.training.held_out import HeldOut, read_held_out, write_held_out
 
 FORMAT_VERSION = 1
@@ -48,9 +49,9 @@ class TrainingState:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: Best | None = None
-    learned_from: frozenset[str] | None = None
-    """Digests of the patients that the weights were trained on, now or before, the same at every start; None where the
-    weights that it started from do not say."""
+    learned_from: KnownPatients | None = None
+    """Patients that the weights were trained on, now or before, the same at every start; None where the weights that it
+    started from do not say."""
 
     def finish_epoch(
         self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None

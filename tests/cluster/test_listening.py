@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def settings_file(tiny: Config, tmp_path: Path) -> Path:
 def watch(arguments: list[str], folder: Path) -> set[tuple[str, str]]:
     """Runs a command in a home folder of its own; all that listened, ever."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GLOO_"))}
-    environment |= {"HOME": str(folder / "home"), "RAY_AUTH_MODE": "token"}  # as the pages advise for one's own cluster
+    logs = Path(tempfile.mkdtemp(prefix="logs-", dir="/tmp"))  # the path of a socket must be short
+    environment |= {"HOME": str(folder / "home"), "RAY_TMPDIR": str(logs)}
+    environment["RAY_AUTH_MODE"] = "token"  # as the pages advise for one's own cluster
     (folder / "home").mkdir()
     log = folder / "log.txt"
     with log.open("w") as file:
@@ -34,12 +37,17 @@ def watch(arguments: list[str], folder: Path) -> set[tuple[str, str]]:
             start_new_session=True,
         )
     seen: set[tuple[str, str]] = set()
+    logged = False
     while process.poll() is None:
+        logged = logged or any(logs.rglob("*.log"))
         seen |= set(find_listening(process.pid))
         time.sleep(0.1)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert find_listening(process.pid) == []
     assert not list((folder / "home").rglob("*token*"))
+    assert logged
+    assert list(logs.iterdir()) == []  # logs name cases
+    logs.rmdir()
     return seen
 
 

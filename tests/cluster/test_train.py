@@ -69,6 +69,15 @@ def test_following_a_progress_file_skips_repeats_and_torn_lines(tmp_path):
     assert seen == [(1, 0.5), (2, 0.4), (3, 0.3), (5, 0.1)]
 
 
+def test_a_link_in_place_of_the_progress_file_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    path = tmp_path / "progress.jsonl"
+    path.symlink_to(tmp_path / "theirs")
+    with follow(path, lambda epoch, metrics: None):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
 def test_a_failure_while_following_is_raised_when_training_is_over(tmp_path):
     path, done = tmp_path / "progress.jsonl", []
 

@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from small_cases import LPS
 
 from mttu.data.geometry import start_geometry
-from mttu.data.volumes import differ, read_volume, write_mask
+from mttu.data.volumes import differ, open_image, read_volume, write_mask
 from mttu.errors import InputError
 
 
@@ -144,3 +145,53 @@ def test_masks_of_the_same_voxels_are_the_same_bytes(tmp_path):
         write_mask(tmp_path / name, np.ones((4, 4, 4), np.uint8), geometry)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes())[-64:] == bytes([1]) * 64
+
+
+def write_extension(path, claimed, offset=None, length=16, flag=1):
+    """A volume of 8 voxels with an extension that claims a size."""
+    header = nib.Nifti1Header()
+    header.set_data_shape((2, 2, 2))
+    header.set_data_dtype(np.uint8)
+    header["vox_offset"] = 352 + length if offset is None else offset
+    header["magic"] = b"n+1"
+    extension = np.array([claimed, 6], np.int32).tobytes() + bytes(length - 8)
+    content = header.binaryblock + bytes([flag, 0, 0, 0]) + extension + bytes([1, 2, 3, 4, 5, 6, 7, 8])
+    with gzip.open(path, "wb") as file:
+        file.write(content)
+        for _ in range(64):
+            file.write(bytes(2**20))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "offset", "problem"),
+    [
+        (2**26, None, "an extension claims 67108864 bytes; 16 are left before the voxels"),
+        (-16, None, "an extension claims -16 bytes; 16 are left before the voxels"),
+        (0, None, "an extension claims 0 bytes"),
+        (16, 2.0**30, "has extensions, and voxels from byte 1073741824; expected 352 to 16777216"),
+        (16, 0, "has extensions, and voxels from byte 0; expected 352 to"),
+    ],
+)
+def test_an_extension_takes_no_more_than_lies_before_the_voxels(tmp_path, claimed, offset, problem):
+    path = tmp_path / "a.nii.gz"
+    write_extension(path, claimed, offset)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=rf"case c: a.nii.gz: no readable NIfTI file \({problem}"):
+        read_volume(path, "c")
+    with pytest.raises(ValueError, match=problem):
+        open_image(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_many_extensions_are_refused_and_a_few_are_read(tmp_path):
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4))
+    for number in range(3):
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * (10 + number)))
+    for kind in (image, nib.Nifti2Image(image.dataobj, image.affine, nib.Nifti2Header.from_header(image.header))):
+        nib.save(kind, tmp_path / "few.nii.gz")
+        assert read_volume(tmp_path / "few.nii.gz", "c").get_fdata().sum() == 8
+    image.header.extensions.extend(nib.nifti1.Nifti1Extension("comment", b"x") for _ in range(1100))
+    nib.save(image, tmp_path / "many.nii")
+    with pytest.raises(InputError, match="more than 1000 extensions"):
+        read_volume(tmp_path / "many.nii", "c")

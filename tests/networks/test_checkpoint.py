@@ -119,9 +119,44 @@ def misspell_a_setting(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
+def name_a_giant(folder: Path) -> None:
+    """Half a terabyte of weights, by the settings."""
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["network"]["widths"] = [2**15] * 4
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def name_an_endless_one(folder: Path) -> None:
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["network"]["blocks"] = [10**9] * 4
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def multiply_by_aliases(folder: Path) -> None:
+    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
+    (folder / "config.yaml").write_text("\n".join(lines))
+
+
+def nest_the_record(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("[" * 200_000)
+
+
+def claim_a_long_header(folder: Path) -> None:
+    (folder / "weights.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (
+            name_a_giant,
+            r"weights.safetensors does not fit config.yaml \(.*in the weights, \[32768, 4, .* by the settings",
+        ),
+        (name_an_endless_one, r"network.blocks.0: Input should be less than or equal to 64, found 1000000000"),
+        (multiply_by_aliases, r"not valid YAML \(line 2 has an alias \(\*name\), which settings do not need; write"),
+        (nest_the_record, "checkpoint.json is damaged"),
+        (claim_a_long_header, r"its header is 1099511627776 bytes long; expected at most 1048576"),
         (remove_settings, "config.yaml not found"),
         (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),
         (raise_version, "format_version is 99; this version of mttu reads 1"),

@@ -206,3 +206,24 @@ def test_a_table_of_an_older_version_is_replaced_like_any_other(tmp_path: Path) 
     pq.write_table(pa.Table.from_pylist([row], schema=pa.schema(columns)), tmp_path / "predictions.parquet")
     assert check_output(tmp_path, ["a"], ()) == []
     assert "holds predictions of other cases (a)" in check_output(tmp_path, ["b"], ())[0]
+
+
+@pytest.mark.parametrize("case_id", ["../../patient", "/etc/patient", "..", "a/b"])
+def test_a_foreign_staging_folder_moves_and_deletes_nothing_outside(tmp_path: Path, case_id: str) -> None:
+    out = tmp_path / "deep" / "out"
+    staging = open_staging(out)
+    victim = tmp_path / "patient_seg.nii.gz"
+    victim.write_text("a mask")
+    write_tables(staging, [PredictionRow(case_id, 1.0), PredictionRow("fine", 1.0)], METADATA)
+    with pytest.raises(InputError, match=r"names case '.*', which leads out of the folder and is not of mttu; remove"):
+        recover_output(out)
+    assert victim.read_text() == "a mask"
+    (staging / "predictions.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match=r"cannot be read \(.*\); remove"):
+        recover_output(out)
+
+
+def test_a_case_whose_folder_is_no_id_still_has_its_row(tmp_path: Path) -> None:
+    write_tables(open_staging(tmp_path), [PredictionRow("a case", 1.0, "case a case: no file name")], METADATA)
+    publish(tmp_path)
+    assert pq.read_table(tmp_path / "predictions.parquet")["case_id"].to_pylist() == ["a case"]

@@ -13,6 +13,7 @@ from mttu.errors import InputError
 from mttu.evaluate import evaluate_cases, plan_evaluation
 from mttu.evaluate.tables import describe_cases
 from mttu.networks.ensemble import read_teachers, write_ensemble
+from mttu.patients import digest_bare
 from mttu.predict import plan_predictions, predict_cases
 from mttu.pseudo_labels import pool_scores
 from mttu.scoring.plan import plan_scoring
@@ -33,15 +34,26 @@ def turn(path, target, **other):
     return target
 
 
-def digests(path, *splits):
-    return {case.patient_digest for case in read_manifest(path).cases if case.split in splits}
+def known(folder, path):
+    """Splits of a manifest whose patients a network knows, all or none."""
+    teachers = read_teachers(folder)
+    found = {}
+    for case in read_manifest(path).cases:
+        found.setdefault(case.split, set()).add(case.patient_id in teachers)
+    assert all(len(answers) == 1 for answers in found.values())
+    return {split for split, answers in found.items() if True in answers}
 
 
 def test_patients_are_known_without_their_names_through_later_trainings_and_ensembles(tiny, run, tmp_path):
     path = tiny.data.manifest
     content = json.loads((run / "best" / "checkpoint.json").read_text())
-    assert content["learned_from"] == sorted(digests(path, "train"))
-    assert not [case.patient_id for case in read_manifest(path).cases if case.patient_id in json.dumps(content)]
+    (group,) = content["patients"]
+    assert len(group["digests"]) == 4
+    assert {name: group["scrypt"][name] for name in "nrp"} == {"n": 2**14, "r": 8, "p": 1}
+    for case in read_manifest(path).cases:
+        assert case.patient_id not in json.dumps(content)
+        assert digest_bare(case.patient_id) not in json.dumps(content)  # which would be found out in no time
+    assert known(run, path) == {"train"}
     changes = {
         "train.epochs": 1,
         "train.start_from": str(run),
@@ -50,18 +62,20 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
         "output.name": "second",
     }
     second = run_training(override(tiny, changes), launch_locally)
-    assert read_teachers(second) == digests(path, "train", "val")  # those before are not forgotten
+    assert known(second, path) == {"train", "val"}  # those before are not forgotten
+    assert len(read_teachers(second).groups) == 1  # and are asked for by the same key
     changes["data.manifest"] = str(turn(path, tmp_path / "known.parquet", train="val", val="train"))
     with pytest.raises(InputError, match=r"learned from patients of the same ids as .* of split val; start from other"):
         run_training(override(tiny, changes), launch_locally)
     write_ensemble(tmp_path / "ensemble", [run, second])
-    assert read_teachers(tmp_path / "ensemble") == digests(path, "train", "val")
+    assert known(tmp_path / "ensemble", path) == {"train", "val"}
+    assert len(read_teachers(tmp_path / "ensemble").groups) == 1
 
 
 def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers_and_so_is_what_starts_from_it(tiny, run):
     record = run / "best" / "checkpoint.json"
     content = json.loads(record.read_text())
-    del content["learned_from"]  # as before it is published
+    del content["patients"]  # as before it is published
     record.write_text(json.dumps(content))
     assert read_teachers(run) is None
     changes = {"train.epochs": 1, "train.start_from": str(run), "output.name": "second"}

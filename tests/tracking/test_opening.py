@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import pickle
@@ -12,6 +13,7 @@ from mlflow_runs import FINGERPRINT, artifact, artifacts, client_of, history, ru
 from mttu.config import Config, flatten, load_stored_config, to_yaml
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
+from mttu.patients import PatientKey, name_patients
 from mttu.tracking import (
     MlflowTracker,
     NullTracker,
@@ -282,6 +284,29 @@ def test_a_checkpoint_is_kept_without_paths(folder: Path, tmp_path: Path) -> Non
     assert artifacts(tracker, "best") == ["best/checkpoint.json", "best/config.yaml", "best/weights.safetensors"]
     assert artifact(tracker, "best/weights.safetensors").read_bytes() == b"better"
     assert "someone" not in artifact(tracker, "best/config.yaml").read_text()
+
+
+def test_a_checkpoint_is_kept_without_whom_it_knows(folder: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    (best / "member_1").mkdir(parents=True)
+    known = name_patients(["1234567"], PatientKey("5a" * 16, n=2)).to_json()
+    (best / "calibration.json").write_text(json.dumps({"calibration": {"threshold": 0.5}, "patients": known}))
+    (best / "checkpoint.json").write_text(json.dumps({"metrics": {}, "patients": known}))
+    (best / "member_1" / "checkpoint.json").write_text(
+        json.dumps({"metrics": {}, "learned_from": ["3b1ef1c5e9aa3a9b"]})
+    )
+    tracker = start(folder)
+    tracker.log_checkpoint(best)
+    found = {name: json.loads(artifact(tracker, f"best/{name}").read_text()) for name in list_files(best)}
+    assert found == {
+        "calibration.json": {"calibration": {"threshold": 0.5}, "patients": None},
+        "checkpoint.json": {"metrics": {}},
+        "member_1/checkpoint.json": {"metrics": {}},
+    }
+
+
+def list_files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"))]
 
 
 def test_switched_off_writes_nothing(tmp_path: Path) -> None:

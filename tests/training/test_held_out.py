@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from held_out_answers import keep_answers
+from held_out_answers import KEY, keep_answers
 
 from mttu.ablations import preset
 from mttu.calibration import fit_calibration
@@ -16,8 +16,17 @@ from mttu.data.folds import draw_folds
 from mttu.errors import InputError
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.ensemble import write_ensemble
+from mttu.patients import KnownPatients, digest_bare, drop_patients, name_patients
 from mttu.training.folds import run_folds
-from mttu.training.held_out import copy_held_out, fill_ensemble, pool_folds, select_held_out, write_held_out
+from mttu.training.held_out import (
+    copy_held_out,
+    fill_ensemble,
+    name_held_out,
+    pool_folds,
+    read_held_out,
+    select_held_out,
+    write_held_out,
+)
 from mttu.training.kept_calibration import fit_kept, hold_for, read_calibration
 from mttu.training.run import keep_best
 
@@ -78,21 +87,22 @@ def test_the_ensemble_of_the_folds_is_calibrated_on_pooled_out_of_fold_predictio
     }
     assert kept.threshold == choose_threshold(*known)
     assert (kept.fitted_on, kept.num_cases, kept.num_mutant, kept.notes) == ("out-of-fold", 6, 3, ())
-    assert kept.patients == {case.patient_digest for case in phantom_manifest.cases if case.case_id in answers}
+    fitted = [case.patient_id for case in phantom_manifest.cases if case.case_id in answers]
+    assert kept.patients == name_patients(fitted, KEY)
     text = (tmp_path / "ensemble" / "calibration.json").read_text()
     assert not [name for name in answers if name in text]  # it may be shared
 
 
 def test_patients_whom_the_network_knows_never_enter(places, drawn, answers):
     first, second = drawn[0].split("val"), drawn[1].split("val")
-    taught = {case.patient_digest for case in (*drawn[0].split("train"), first[0])}
+    taught = {case.patient_id for case in (*drawn[0].split("train"), first[0])}
     keep_answers(places[0], drawn[0], lambda case: answers[case.case_id], learned_from=taught)
     pooled = pool_folds(places)
     assert [row.case_id for _, row in pooled.rows] == sorted(case.case_id for case in (*first[1:], *second))
     assert pooled.notes == ("fold 1: 1 cases of patients that the network learned from were left out",)
     record = places[0] / "best" / "checkpoint.json"
     content = json.loads(record.read_text())
-    del content["learned_from"]
+    del content["patients"]
     record.write_text(json.dumps(content))
     pooled = pool_folds(places)
     assert {number for number, _ in pooled.rows} == {2}
@@ -204,7 +214,7 @@ def test_a_calibration_holds_for_the_windows_that_it_was_fitted_with(places, tmp
     assert hold_for(kept, override(config, {"inference.min_enhancing_mm3": 500})) is kept
     other = hold_for(kept, override(config, {"inference.flips": True}))
     assert other.reason == "the kept calibration was fitted with inference.flips=False, now True"
-    assert (other.fitted, other.patients) == (False, frozenset())
+    assert (other.fitted, other.patients) == (False, KnownPatients())
 
 
 def test_only_known_findings_and_probabilities_are_held_out(phantom_manifest):
@@ -229,3 +239,49 @@ def test_a_copy_without_predictions_takes_older_ones_away(tmp_path):
     write_held_out(tmp_path, [])
     copy_held_out(tmp_path / "nothing", tmp_path)
     assert not (tmp_path / "held_out.json").exists()
+
+
+def age(place, manifest):
+    """Makes a fold what an earlier version wrote: bare digests of patients."""
+    record, found = place / "best" / "checkpoint.json", json.loads((place / "held_out.json").read_text())
+    content = json.loads(record.read_text())
+    del content["patients"]
+    bare = sorted(digest_bare(case.patient_id) for case in manifest.split("train"))
+    record.write_text(json.dumps({**content, "learned_from": bare}))
+    for row in found["predictions"]:
+        row["patient"] = digest_bare(row.pop("patient_id"))
+    (place / "held_out.json").write_text(json.dumps({**found, "format_version": 1}))
+
+
+def test_folds_of_an_earlier_version_are_pooled_with_those_of_this_one(places, drawn, answers, tmp_path):
+    age(places[0], drawn[0])
+    pooled = pool_folds(places)
+    assert [row.case_id for _, row in pooled.rows] == sorted(answers)
+    assert pooled.notes == ()
+    write_ensemble(tmp_path / "ensemble", places, lambda folder: fill_ensemble(folder, pooled))
+    kept = read_calibration(tmp_path / "ensemble")
+    fitted = {case.patient_id for fold in drawn for case in fold.split("val")}
+    assert kept.patients.find([*fitted, "another"]) == fitted
+    other = next(one for number, one in pooled.rows if number == 2)  # now named by both, each in its own way
+    again = replace(other, case_id="again", patient_id="", patient=digest_bare(other.patient_id))
+    record = places[0] / "best" / "checkpoint.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"learned_from": []}))
+    write_held_out(places[0], [*read_held_out(places[0]), again])
+    assert pool_folds(places).notes == ("2 cases of patients who validate in several folds were left out",)
+
+
+def test_a_training_that_an_earlier_version_began_learns_the_ids_again(places, drawn):
+    keep_answers(places[0], drawn[0], lambda case: 0.5)
+    expected = read_held_out(places[0])
+    age(places[0], drawn[0])
+    old = read_held_out(places[0])
+    assert {one.patient_id for one in old} == {""}
+    assert name_held_out(old, drawn[0].split("val")) == expected
+
+
+def test_a_calibration_that_does_not_say_on_whom_is_of_unknown_patients(places, tmp_path):
+    keep_best(places[0], tmp_path)
+    path = tmp_path / "best" / "calibration.json"
+    path.write_text(json.dumps(drop_patients(json.loads(path.read_text()))))
+    kept = read_calibration(tmp_path)
+    assert (kept.fitted, kept.patients) == (True, None)

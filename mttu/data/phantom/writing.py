@@ -23,6 +23,7 @@ from mttu.data.phantom.signs import Signs
 from mttu.data.phantom.subjects import Recipe, Subject, check_recipe, plan_subjects
 from mttu.data.synthetic import PHANTOM_MARKER
 from mttu.errors import InputError
+from mttu.tables import write_csv_rows
 
 FORMAT_VERSION = 2
 TRUTH_TABLE = "hidden_truth.csv"
@@ -218,7 +219,4 @@ def _unflatten(row: Mapping[str, str]) -> Truth:
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    write_csv_rows(path, list(rows[0]), (list(row.values()) for row in rows))

@@ -1,0 +1,162 @@
+"""Patients that a network knows, as the files beside its weights name them: by keyed digests, never by their ids.
+
+A digest answers "is this id among them?" to anyone who holds the file, which the check for leakage needs. It should not
+answer "which ids are among them?", so it is slow to compute: scrypt (RFC 7914), with a salt and the costs beside the
+digests. The salt is drawn from the content of the images that were trained on: nobody who lacks them can compute
+digests in advance, the folds and resumed trainings of a cohort share it, and the same training writes the same file.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+_DIGEST_BYTES = 8
+_SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
+_MOST_N, _MOST_R, _MOST_P = 2**17, 16, 4
+"""Costs of a file that somebody else wrote: a larger one would stop whoever reads it."""
+_MOST_KEYS = 64
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, order=True)
+class PatientKey:
+    """What a digest depends on besides the id."""
+
+    salt: str
+    """Hexadecimal."""
+    n: int = 2**14
+    """Cost in time and memory; 2**14 takes 16 MiB and about 0.05 s for an id, so under a minute for a thousand."""
+    r: int = 8
+    p: int = 1
+
+
+@dataclass(frozen=True)
+class KnownPatients:
+    """A set of patients that can be asked for an id but not listed."""
+
+    groups: tuple[tuple[PatientKey | None, frozenset[str]], ...] = ()
+    """Digests by key, at most one group for a key; None for the bare SHA-256 of earlier versions."""
+
+    @property
+    def key(self) -> PatientKey | None:
+        """What more patients are best named by; None where nobody is, or only in the way of earlier versions."""
+        return next((key for key, _ in reversed(self.groups) if key is not None), None)
+
+    def find(self, patient_ids: Iterable[str]) -> frozenset[str]:
+        """Which of these ids are among them."""
+        ids, found = list(dict.fromkeys(patient_ids)), set[str]()
+        for key, digests in self.groups:
+            found |= {name for name, digest in zip(ids, _digest_all(ids, key), strict=True) if digest in digests}
+        return frozenset(found)
+
+    def __contains__(self, patient_id: str) -> bool:
+        return bool(self.find([patient_id]))
+
+    def __or__(self, other: "KnownPatients") -> "KnownPatients":
+        merged = dict(self.groups)
+        for key, digests in other.groups:
+            merged[key] = merged.get(key, frozenset()) | digests
+        ordered = sorted(merged, key=lambda key: (key is not None, key or PatientKey("")))
+        return KnownPatients(tuple((key, merged[key]) for key in ordered))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object per key."""
+        return [
+            {**({} if key is None else {"scrypt": vars(key)}), "digests": sorted(digests)}
+            for key, digests in self.groups
+        ]
+
+
+def derive_key(contents: Iterable[str]) -> PatientKey:
+    """The key of a cohort.
+
+    Args:
+        contents: Hashes of the content of its cases, in any order.
+    """
+    text = "\n".join(["mttu patients", *sorted(contents)])
+    return PatientKey(hashlib.sha256(text.encode()).hexdigest()[:32])
+
+
+def name_patients(patient_ids: Iterable[str], key: PatientKey | None) -> KnownPatients:
+    """The set of these patients; without a key as earlier versions named them, to go on with what those wrote."""
+    digests = frozenset(_digest_all(list(dict.fromkeys(patient_ids)), key))
+    return KnownPatients(((key, digests),)) if digests else KnownPatients()
+
+
+def known_by_digest(digests: Iterable[str]) -> KnownPatients:
+    """The set that an earlier version wrote as bare digests."""
+    found = frozenset(digests)
+    return KnownPatients(((None, found),)) if found else KnownPatients()
+
+
+def digest_bare(patient_id: str) -> str:
+    """The digest of earlier versions, which a computer finds the id of in seconds; not to be written."""
+    return hashlib.sha256(f"mttu patient {patient_id}".encode()).hexdigest()[: 2 * _DIGEST_BYTES]
+
+
+def read_patients(content: Any) -> KnownPatients:
+    """Reads what `KnownPatients.to_json` gave, or a list of digests of an earlier version.
+
+    Raises:
+        ValueError: Anything else, or a cost that is too high to be borne.
+    """
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        raise ValueError("patients: expected a list")
+    if all(isinstance(one, str) for one in content):
+        return known_by_digest(content)
+    if len(content) > _MOST_KEYS:
+        raise ValueError(f"patients: {len(content)} keys; expected at most {_MOST_KEYS}")
+    known = KnownPatients()
+    for group in content:
+        digests = group.get("digests") if isinstance(group, Mapping) else None
+        if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
+            raise ValueError("patients: expected digests")
+        known |= KnownPatients(((_read_key(group["scrypt"]) if "scrypt" in group else None, frozenset(digests)),))
+    return known
+
+
+def _read_key(content: Any) -> PatientKey:
+    if not isinstance(content, Mapping) or set(content) != {"salt", "n", "r", "p"}:
+        raise ValueError("patients: expected salt, n, r and p")
+    salt, costs = content["salt"], [content[name] for name in ("n", "r", "p")]
+    bounds = zip(costs, (_MOST_N, _MOST_R, _MOST_P), strict=True)
+    if not all(type(cost) is int and 1 <= cost <= most for cost, most in bounds) or costs[0] & (costs[0] - 1):
+        raise ValueError(f"patients: scrypt with n, r, p {costs}; expected at most {_MOST_N}, {_MOST_R}, {_MOST_P}")
+    if not isinstance(salt, str) or not _SALT.fullmatch(salt):
+        raise ValueError("patients: the salt is not hexadecimal")
+    return PatientKey(salt, *costs)
+
+
+def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a `checkpoint.json` or `calibration.json` without digests; it then does not say whom it knows."""
+    kept = {name: value for name, value in content.items() if name not in ("patients", "learned_from")}
+    return kept | ({"patients": None} if "calibration" in content else {})
+
+
+def _digest_all(patient_ids: Sequence[str], key: PatientKey | None) -> list[str]:
+    if key is None:
+        return [digest_bare(patient_id) for patient_id in patient_ids]
+    threads = min(len(patient_ids), os.cpu_count() or 1, _MOST_THREADS)  # scrypt frees the interpreter lock
+    if threads < 2:
+        return [_digest(patient_id, key) for patient_id in patient_ids]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(_digest, patient_ids, [key] * len(patient_ids)))
+
+
+@lru_cache(maxsize=2**16)
+def _digest(patient_id: str, key: PatientKey) -> str:
+    memory = 128 * key.r * (key.n + key.p + 2)
+    return hashlib.scrypt(
+        f"mttu patient {patient_id}".encode(),
+        salt=bytes.fromhex(key.salt),
+        n=key.n,
+        r=key.r,
+        p=key.p,
+        maxmem=memory + 2**20,
+        dklen=_DIGEST_BYTES,
+    ).hex()

@@ -1,0 +1,83 @@
+"""The folder of a private Ray, whose logs name cases: nobody else enters it, and it goes with the command."""
+
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mttu.cluster import session
+from mttu.config import WorkerSettings
+
+
+@pytest.fixture
+def fake_ray(monkeypatch, tmp_path):
+    """Stands for Ray: writes a log where it is told to, and one more line when it is shut down."""
+    told = {}
+
+    def init(**options):
+        told.update(options)
+        if "_temp_dir" in options:
+            (Path(options["_temp_dir"]) / "session").mkdir()
+            (Path(options["_temp_dir"]) / "session" / "worker.log").write_text("case A")
+        if told.get("fails"):
+            raise told["fails"]("no")
+
+    def shutdown():
+        told["down"] = True
+
+    monkeypatch.setattr(session, "ray", SimpleNamespace(init=init, shutdown=shutdown, is_initialized=lambda: False))
+    monkeypatch.setattr(session, "GUARDS_RAY", True)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return told
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt, SystemExit])
+def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
+    try:
+        with session.connect(WorkerSettings()):
+            (folder,) = (tmp_path / "ray").iterdir()
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt, SystemExit):
+        assert error is not None
+    assert fake_ray["down"]
+    assert list((tmp_path / "ray").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [(ConnectionError, session.RunError), (RuntimeError, RuntimeError), (KeyboardInterrupt, KeyboardInterrupt)],
+)
+def test_logs_of_a_start_that_failed_go_too(fake_ray, tmp_path, failure, seen):
+    fake_ray["fails"] = failure
+    with pytest.raises(seen), session.connect(WorkerSettings()):
+        pass
+    assert list((tmp_path / "ray").iterdir()) == []
+
+
+def test_logs_stay_where_they_are_asked_for(fake_ray, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTTU_KEEP_RAY_LOGS", "1")
+    with session.connect(WorkerSettings()):
+        pass
+    assert [path.name for path in (tmp_path / "ray").rglob("*.log")] == ["worker.log"]
+
+
+def test_workers_of_a_cluster_are_told_to_be_private(fake_ray, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    for private, job, expected in (
+        (True, False, {"env_vars": {"MTTU_PRIVATE": "1"}}),
+        (True, True, None),  # the job was given its environment when it was submitted
+        (False, False, None),
+    ):
+        monkeypatch.setattr(session, "PRIVATE", private)
+        if job:
+            monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        else:
+            monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+        with session.connect(WorkerSettings()):
+            pass
+        assert fake_ray["runtime_env"] == expected
+    assert not (tmp_path / "ray").exists()

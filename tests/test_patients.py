@@ -1,0 +1,93 @@
+"""Who a network knows can be asked, not listed: keyed, slow digests in the files beside its weights."""
+
+import json
+import time
+
+import pytest
+
+from mttu.errors import InputError
+from mttu.networks.checkpoint import read_learned_from
+from mttu.networks.ensemble import read_teachers
+from mttu.patients import (
+    KnownPatients,
+    PatientKey,
+    derive_key,
+    digest_bare,
+    drop_patients,
+    known_by_digest,
+    name_patients,
+    read_patients,
+)
+
+KEY, OTHER = derive_key(["a", "b"]), derive_key(["c"])
+
+
+def through_json(known):
+    return read_patients(json.loads(json.dumps(known.to_json())))
+
+
+def test_a_set_answers_for_an_id_and_holds_none():
+    known = name_patients(["1234567", "7654321"], KEY)
+    assert through_json(known) == known
+    assert known.find(["1234567", "1111111"]) == {"1234567"}
+    assert "1111111" not in known
+    for name in ("1234567", "7654321"):
+        assert name not in json.dumps(known.to_json())
+        assert digest_bare(name) not in json.dumps(known.to_json())
+
+
+def test_an_id_has_another_digest_under_another_key_and_is_found_under_each():
+    first, second = name_patients(["1"], KEY), name_patients(["1", "2"], OTHER)
+    assert dict(first.groups)[KEY].isdisjoint(dict(second.groups)[OTHER])
+    both = through_json(first | second | known_by_digest([digest_bare("3")]))
+    assert both.find(["1", "2", "3", "4"]) == {"1", "2", "3"}
+    assert first | second == second | first
+    assert first | name_patients(["2"], KEY) == name_patients(["1", "2"], KEY)
+
+
+def test_the_key_follows_the_content_and_not_its_order():
+    assert KEY == derive_key(["b", "a"]) != OTHER
+    assert (KEY.n, KEY.r, KEY.p) == (2**14, 8, 1)
+
+
+def test_a_try_takes_time():
+    started = time.process_time()
+    name_patients([f"try-{number}" for number in range(4)], KEY)
+    assert time.process_time() - started > 4 * 0.01  # SHA-256 takes a millionth of a second
+
+
+def test_digests_of_an_earlier_version_are_read_and_checked(tiny_checkpoint, tmp_path):
+    content = json.loads((tiny_checkpoint / "checkpoint.json").read_text())
+    path = tmp_path / "checkpoint.json"
+    path.write_text(json.dumps(content | {"learned_from": ["3b1ef1c5e9aa3a9b", digest_bare("P-1")]}))
+    assert read_learned_from(tmp_path).find(["P-1", "P-2"]) == {"P-1"}
+    assert read_teachers(tmp_path) == read_learned_from(tmp_path)
+    path.write_text(json.dumps(content))
+    assert read_learned_from(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("patients", "reason"),
+    [
+        ("P-1", "expected a list"),
+        ([{"digests": "x"}], "expected digests"),
+        ([{"scrypt": {"salt": "00" * 16}, "digests": []}], "expected salt, n, r and p"),
+        ([{"scrypt": {"salt": "00" * 16, "n": 2**40, "r": 8, "p": 1}, "digests": []}], "expected at most 131072, 16"),
+        ([{"scrypt": {"salt": "00" * 16, "n": 3, "r": 8, "p": 1}, "digests": []}], "scrypt with n, r, p"),
+        ([{"scrypt": {"salt": "zz", "n": 16, "r": 8, "p": 1}, "digests": []}], "not hexadecimal"),
+        ([{"scrypt": vars(KEY), "digests": []}] * 99, "99 keys; expected at most 64"),
+    ],
+)
+def test_costs_that_would_stop_the_reader_are_refused(tmp_path, patients, reason):
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"patients": patients}))
+    with pytest.raises(InputError, match=rf"checkpoint\.json: damaged \(.*{reason}.*; restore it from a copy"):
+        read_learned_from(tmp_path)
+
+
+def test_what_goes_to_others_says_nothing_of_them():
+    checkpoint = {"metrics": {}, "patients": name_patients(["1"], PatientKey("00" * 8, n=2)).to_json()}
+    assert drop_patients(checkpoint) == {"metrics": {}}
+    assert drop_patients({"metrics": {}, "learned_from": ["x"]}) == {"metrics": {}}
+    kept = {"calibration": {}, "patients": ["x"]}
+    assert drop_patients(kept) == {"calibration": {}, "patients": None}  # not: fitted on nobody
+    assert KnownPatients().key is None

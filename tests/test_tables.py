@@ -1,0 +1,135 @@
+"""Tables on disk: what a Parquet file would unpack to is known before, and no CSV cell is a formula."""
+
+import csv
+import resource
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mttu.data.findings import Finding, write_findings
+from mttu.data.manifest import read_manifest
+from mttu.data.score_table import read_scores
+from mttu.data.truth import read_truth
+from mttu.errors import InputError
+from mttu.evaluate.predictions import read_predictions
+from mttu.predict.results import check_output
+from mttu.tables import MOST_VALUES, neutralise, read_parquet, restore, write_csv, write_csv_rows
+
+SHEET = ["=1+1", "+1+1", "-1|x", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''-", "＝1"]  # noqa: RUF001
+HARMLESS = ["", "-1", "+1.5", "-0.173440", "-2e-05", "a=1", "TCGA-02", " =1", "'quoted'", "1", "ä"]
+
+
+@pytest.mark.parametrize("text", [*SHEET, *HARMLESS])
+def test_a_cell_is_no_formula_and_is_read_back_equal(text):
+    cell = neutralise(text)
+    assert (cell == text) is (text in HARMLESS)
+    assert cell[:1] not in set("=+-@\t\r\n＝") or float(cell)  # noqa: RUF001
+    assert restore(cell) == text
+
+
+@given(st.text(alphabet="'=+-@\t\ra1", max_size=6))
+def test_any_text_is_read_back_equal(text):
+    assert restore(neutralise(text)) == text
+
+
+def test_both_writers_neutralise_texts_and_leave_numbers(tmp_path):
+    texts = [*SHEET, *HARMLESS]
+    numbers = [-float(place) for place in range(len(texts))]
+    write_csv_rows(tmp_path / "rows.csv", ("text", "number"), zip(texts, numbers, strict=True))
+    write_csv(pa.table({"text": texts, "number": numbers}), tmp_path / "arrow.csv")
+    for name in ("rows.csv", "arrow.csv"):
+        with (tmp_path / name).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["text"] for row in rows] == [neutralise(text) for text in texts]
+        assert [restore(row["text"]) for row in rows] == texts
+        assert [float(row["number"]) for row in rows] == numbers
+
+
+def test_a_finding_that_begins_like_a_formula_is_none_in_the_table(tmp_path):
+    write_findings(tmp_path / "findings.csv", [Finding("note", "=HYPERLINK(1)", "@x")])
+    assert "'=HYPERLINK(1),'@x" in (tmp_path / "findings.csv").read_text()
+
+
+def test_truth_is_read_by_the_ids_that_were_written(tmp_path):
+    path = tmp_path / "truth.csv"
+    write_csv_rows(path, ("case_id", "true_idh"), [("-a", 1), ("b", 0)])
+    assert read_truth(path) == {"-a": 1, "b": 0}
+
+
+def test_no_other_module_writes_csv_or_reads_parquet(request):
+    """One place for each, so that no cell and no file goes round it."""
+    found = [
+        path.name
+        for path in (request.config.rootpath / "mttu").rglob("*.py")
+        if any(
+            word in path.read_text()
+            for word in ("csv.write_csv", "csv.writer", "DictWriter", "pq.read_table", "ParquetFile(")
+        )
+    ]
+    assert found == ["tables.py"]
+
+
+def write_long(path):
+    """A kilobyte that says one number a hundred million times."""
+    rows = 2 * MOST_VALUES
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array(["x"]))
+    pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
+
+
+def write_wide(path):
+    """One long text, and a reference to it in each row."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2**13, pa.int16()), pa.array(["x" * 2**17]))
+    pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
+
+
+def write_squeezed(path):
+    pq.write_table(pa.table({"case_id": ["x" * 2**24]}), path, compression="zstd", use_dictionary=False)
+
+
+def write_nested(path):
+    pq.write_table(pa.table({"case_id": [["x"]]}), path)
+
+
+BOMBS = {
+    write_long: r"unpacks to \d+ values; at most 8388608 are read",
+    write_wide: r"holds 1073741824 bytes of text; at most 268435456 are read",
+    write_squeezed: "compressed with ZSTD; mttu writes and reads SNAPPY",
+    write_nested: "column case_id.list.element is neither text nor numbers",
+}
+
+
+@pytest.mark.parametrize("write", BOMBS)
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path, write):
+    path = tmp_path / "predictions.parquet"
+    write(path)
+    assert path.stat().st_size < 2**18
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(pa.ArrowInvalid, match=BOMBS[write]):
+        read_parquet(path)
+    for read in (read_manifest, read_scores, lambda path: read_predictions(path.parent)):
+        with pytest.raises(InputError, match=rf"no readable Parquet file \({BOMBS[write]}\)"):
+            read(path)
+    assert "not of an earlier prediction" in check_output(tmp_path, ["a"], [])[0]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+def test_what_we_write_is_read_as_it_was(tmp_path):
+    table = pa.table(
+        {
+            "case_id": ["a", "b", "a"],
+            "value": [1.0, None, 3.0],
+            "flag": [True, None, False],
+            "passes": pa.array([[0.5, 0.25], None, []], pa.list_(pa.float64())),
+            "note": pa.array([None, None, None], pa.string()),
+        }
+    ).replace_schema_metadata({"kind": "x"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read_parquet(tmp_path / "a.parquet")
+    assert found.equals(table)
+    assert found.schema.equals(table.schema)
+    assert found.schema.metadata == table.schema.metadata
