@@ -65,6 +65,14 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without the axes of length 1 that some programs append to three: (x, y, z, 1) is (x, y, z)."""
+    extents = tuple(shape)
+    while len(extents) > 3 and extents[-1] == 1:
+        extents = extents[:-1]
+    return extents
+
+
 def to_lps(voxels: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
     """Permutes and flips the axes to left, posterior, superior; oblique grids stay on their own axes."""
     return np.asarray(apply_orientation(voxels, _lps_transform(affine)))
@@ -104,20 +112,21 @@ def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
 def start_geometry(image: Any, spacing_mm: float) -> Geometry:
     """Geometry of an image that is brought to LPS and an isotropic spacing, not yet cropped.
 
-    A grid within 1e-3 mm of the spacing is not resampled.
+    A grid within 1e-3 mm of the spacing is not resampled. Axes of length 1 after the third are dropped.
     """
+    original = spatial_shape(image.shape)
     header = {name: np.nan_to_num(image.header[name]).tolist() for name in _HEADER_FIELDS}
     header["pixdim"] = header["pixdim"][:4]  # the rest belongs to time and further axes
     transform = _lps_transform(image.affine).astype(int).tolist()
     sizes = voxel_sizes(image.affine)
     keeps_grid = bool((np.abs(sizes - spacing_mm) <= SPACING_TOLERANCE_MM).all())
     grid, spacing = [0, 0, 0], [0.0, 0.0, 0.0]
-    for extent, size, (target, _) in zip(image.shape, sizes.tolist(), transform, strict=True):
+    for extent, size, (target, _) in zip(original, sizes.tolist(), transform, strict=True):
         grid[target] = extent if keeps_grid else max(1, round(extent * size / spacing_mm))
         spacing[target] = extent * size / grid[target]
     shape: Shape = (grid[0], grid[1], grid[2])
     return Geometry(
-        shape=tuple(image.shape),
+        shape=(original[0], original[1], original[2]),
         affine=_frozen(image.affine.tolist()),
         header=header,
         axes=_frozen(transform),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
-from mttu.data.geometry import Geometry, restore_mask
+from mttu.data.geometry import Geometry, restore_mask, spatial_shape
 from mttu.errors import InputError, say_count
 
 __all__ = ["Geometry", "differ", "open_image", "read_volume", "restore_mask", "write_mask"]
@@ -37,14 +37,15 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print
 def read_volume(path: Path, case_id: str) -> Any:
     """Reads a NIfTI file whole and checks it; memory stays bounded whatever the file claims to hold.
 
-    A file whose two orientation codes are both 0 is read in nibabel's default order of axes.
+    A file whose two orientation codes are both 0 is read in nibabel's default order of axes. ANTs and SPM write one
+    volume as (x, y, z, 1); axes of length 1 after the third are dropped, and nothing else of the file changes.
 
     Args:
         path: `.nii` or `.nii.gz`.
         case_id: For the message.
 
     Returns:
-        nibabel image; `get_fdata(dtype=np.float32)` gives the voxels, all finite, without reading again.
+        nibabel image of three axes; `get_fdata(dtype=np.float32)` gives the voxels, all finite, without reading again.
 
     Raises:
         InputError: Missing, damaged, not 3D, no numbers, not finite, or an impossible grid; the first of these.
@@ -80,7 +81,7 @@ def read_volume(path: Path, case_id: str) -> Any:
             f"{where}: {say_count(finite.size - int(finite.sum()), 'voxel is', 'voxels are')} NaN or infinite; "
             "put another value there, e.g. 0"
         )
-    return image
+    return image if voxels.ndim == 3 else _drop_axes(image, voxels)
 
 
 def open_image(path: Path) -> Any:
@@ -121,7 +122,18 @@ def _check_extensions(path: Path) -> None:
             raise ValueError(f"more than {_MOST_EXTENSIONS} extensions")
 
 
-def _check_voxels(shape: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:
+def _drop_axes(image: Any, voxels: NDArray[np.float32]) -> Any:
+    """An image of the same voxels, place and header on its first three axes, the others being of length 1."""
+    return type(image)(voxels.reshape(spatial_shape(voxels.shape)), image.affine, image.header)
+
+
+def _check_voxels(written: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:
+    shape = spatial_shape(written)
+    if len(shape) > 3:
+        raise InputError(
+            f"{where}: has shape {written}, {math.prod(shape[3:])} volumes in one file; expected one volume, three "
+            f"axes of 2 to {LARGEST_AXIS} voxels; keep the one that is meant, or give each modality a file of its own"
+        )
     if len(shape) != 3 or not all(1 < extent <= LARGEST_AXIS for extent in shape):
         raise InputError(f"{where}: has shape {shape}; expected three axes of 2 to {LARGEST_AXIS} voxels")
     if math.prod(shape) > LARGEST_VOLUME:

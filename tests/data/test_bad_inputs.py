@@ -102,7 +102,8 @@ ERRORS: list[tuple[str, Break, str]] = [
     (
         "four-dimensional",
         lambda f: save(f / "B_t1.nii.gz", np.stack([voxels("t1")] * 2, axis=3)),
-        "B_t1.nii.gz: has shape (20, 24, 18, 2); expected three axes of 2 to 1024 voxels",
+        "B_t1.nii.gz: has shape (20, 24, 18, 2), 2 volumes in one file; expected one volume, three axes of 2 to 1024 "
+        "voxels; keep the one that is meant, or give each modality a file of its own",
     ),
     (
         "one slice",

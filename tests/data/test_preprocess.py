@@ -3,7 +3,9 @@ import pytest
 from small_cases import MODALITIES, SHAPE, draw_brain, draw_lesion, draw_volumes
 
 from mttu.config import PrepareSettings
+from mttu.data.cache_space import estimate_bytes
 from mttu.data.preprocess import prepare_case
+from mttu.data.sources import digest_readable
 from mttu.errors import InputError
 
 FULL = PrepareSettings(field_of_view="full")
@@ -34,6 +36,19 @@ def test_large_offsets_do_not_cost_precision(make_case):
     plain = prepare_case(make_case("A", volumes), MODALITIES, FULL)
     offset = prepare_case(make_case("B", shifted), MODALITIES, FULL)
     np.testing.assert_allclose(offset.image[2].astype(float), plain.image[2].astype(float), atol=2e-3)
+
+
+@pytest.mark.parametrize("brain_mask", [False, True])
+def test_volumes_with_a_fourth_axis_of_length_1_are_prepared_to_the_same_bits(make_case, brain_mask):
+    volumes = draw_volumes() | ({"brainmask": draw_brain(SHAPE).astype(np.uint8)} if brain_mask else {})
+    four = {name: voxels[..., None] for name, voxels in volumes.items()}
+    plain, squeezed = make_case("A", volumes), make_case("B", four)
+    assert estimate_bytes(squeezed, MODALITIES, FULL) == estimate_bytes(plain, MODALITIES, FULL)
+    assert digest_readable(squeezed) == digest_readable(plain)
+    one, other = prepare_case(plain, MODALITIES, FULL), prepare_case(squeezed, MODALITIES, FULL)
+    np.testing.assert_array_equal(other.image, one.image)
+    np.testing.assert_array_equal(other.seg, one.seg)
+    assert other.geometry == one.geometry
 
 
 def test_the_crop_is_the_brain_s_box_and_its_margin_within_the_grid(make_case):

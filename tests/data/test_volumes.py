@@ -33,6 +33,24 @@ def test_voxels_are_float32_with_the_file_s_scaling(tmp_path):
     np.testing.assert_allclose(voxels, stored)
 
 
+@pytest.mark.parametrize("more", [(1,), (1, 1)])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_axes_of_one_voxel_after_the_third_change_nothing(tmp_path, more, ending):
+    voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    for name, extents in (("three", ()), ("more", more)):
+        image = nib.Nifti1Image(voxels.reshape(*voxels.shape, *extents), LPS)
+        image.header.set_slope_inter(0.1, 3)
+        image.set_qform(LPS, 1)
+        image.set_sform(LPS, 4)
+        nib.save(image, tmp_path / f"{name}{ending}")
+    three, squeezed = (read_volume(tmp_path / f"{name}{ending}", "A") for name in ("three", "more"))
+    assert squeezed.shape == (3, 4, 5)
+    np.testing.assert_array_equal(squeezed.get_fdata(dtype=np.float32), three.get_fdata(dtype=np.float32))
+    np.testing.assert_array_equal(squeezed.affine, three.affine)
+    assert start_geometry(squeezed, 1.0) == start_geometry(three, 1.0)
+    assert start_geometry(nib.load(tmp_path / f"more{ending}"), 1.0).shape == (3, 4, 5)
+
+
 def test_an_ending_in_upper_case_is_read_and_its_checksum_verified(tmp_path):
     voxels = np.random.default_rng(0).integers(0, 999, (16, 16, 16)).astype(np.int16)
     path = save(tmp_path / "x.nii.gz", voxels).rename(tmp_path / "x.NII.GZ")
@@ -70,7 +88,14 @@ def test_damaged_bytes_inside_a_gzip_file(tmp_path):
 @pytest.mark.parametrize(
     ("voxels", "problem"),
     [
-        (np.ones((4, 4, 4, 2), np.int16), "has shape (4, 4, 4, 2); expected three axes of 2 to 1024 voxels"),
+        (
+            np.ones((4, 4, 4, 2), np.int16),
+            "has shape (4, 4, 4, 2), 2 volumes in one file; expected one volume, three axes of 2 to 1024 voxels; keep the "
+            "one that is meant, or give each modality a file of its own",
+        ),
+        (np.ones((4, 4, 4, 1, 3), np.int16), "has shape (4, 4, 4, 1, 3), 3 volumes in one file; expected one volume"),
+        (np.ones((1, 4, 4, 4), np.int16), "has shape (1, 4, 4, 4), 4 volumes in one file; expected one volume"),
+        (np.ones((4, 4, 1, 1), np.int16), "has shape (4, 4, 1); expected three axes"),
         (np.ones((4, 4), np.int16), "has shape (4, 4); expected three axes"),
         (np.ones((4, 4, 1), np.int16), "has shape (4, 4, 1); expected three axes"),
         (np.ones((1025, 2, 2), np.uint8), "has shape (1025, 2, 2); expected three axes"),
