@@ -32,7 +32,11 @@ def cohort(
     clinical: Clinical = None,
     clinical_format: Annotated[str | None, typer.Option(help="Kind of the tables; recognised if not given")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="brats, brats2023, ucsf-pdgm, upenn-gbm or egd; recognised if not given")
+        str | None,
+        typer.Option(
+            help="brats, brats2023, ucsf-pdgm, upenn-gbm, egd, utsw-glioma or plain (bare names); "
+            "recognised if not given"
+        ),
     ] = None,
     labels: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import Literal
 from mttu.data.fingerprints import SAME_BRAIN
 from mttu.data.labels import find_convention
 from mttu.data.layouts import MODALITIES
+from mttu.data.nearest import say_nearest
 from mttu.errors import raise_if_any
 
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt")
@@ -58,6 +59,7 @@ def check_request(request: CohortRequest) -> None:
         problems.append("no folder given; give the folder that holds the case folders, or a CSV file of paths")
     problems += [
         f"{place}: not found or no folder; give the folder that holds the case folders, or a CSV file of paths"
+        f"{say_nearest(place)}"
         for place in request.places
         if not place.is_dir() and not (place.is_file() and place.suffix.lower() in _TABLE_ENDINGS)
     ]

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from mttu.data.findings import Finding
-from mttu.data.layouts import LAYOUTS, FoundCase, match_folder, volume_stem
-from mttu.data.left_out import OTHER_VOLUMES, LeftOut, describe_left_out, describe_skipped, is_left_out
+from mttu.data.layouts import LAYOUTS, OTHER_VOLUMES, FoundCase, match_folder, volume_stem
+from mttu.data.left_out import LeftOut, describe_left_out, describe_skipped, find_brain_masks, is_left_out
 from mttu.errors import InputError, say_count
 
 PREDICTIONS = "predictions.parquet"
 """A folder with this file holds results of `mttu predict`, which are no cases."""
 
 _MOST_NAMED = 3
+_LEAST_IMAGES = 2
+"""Bare names of a case at least, or as many as are asked for; `atlas/t1.nii.gz` alone is no data set."""
 
 
 def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[Path, tuple[Path, ...]]]:
@@ -112,7 +114,20 @@ def _match(
 
     The spelling decides, for it is all that some layouts differ by; but where no case has all of its images so, and has
     them in one layout when letters don't count, it is that one: UPENN-GBM in lower case has three names of BraTS.
+    Names that any data set may have count only where no other layout fits, and from two images on.
     """
+    own = [name for name in names if not LAYOUTS[name].is_general]
+    fitting = _match_best(folders, own, modalities)
+    if fitting:
+        return fitting
+    general = _match_best(folders, [name for name in names if LAYOUTS[name].is_general], modalities)
+    least = min(_LEAST_IMAGES, len(modalities))
+    return {name: cases for name, cases in general.items() if any(len(case.images) >= least for case in cases)}
+
+
+def _match_best(
+    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str]
+) -> dict[str, list[FoundCase]]:
     fitting = _match_spelled(folders, names, modalities, exact=True)
     if _whole(fitting, modalities):
         return fitting
@@ -133,7 +148,13 @@ def _match_spelled(
         name: [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
         for name in names
     }
-    return {name: found for name, found in cases.items() if found}
+    return {name: _drop_inner(found, modalities) for name, found in cases.items() if found}
+
+
+def _drop_inner(cases: Sequence[FoundCase], modalities: Sequence[str]) -> list[FoundCase]:
+    """Without the folders of general names that lie in one that has all images: `patient_1/raw/t1.nii.gz`."""
+    whole = {case.folder for case in cases if LAYOUTS[case.layout].is_general and set(case.images) >= set(modalities)}
+    return [case for case in cases if whole.isdisjoint(case.folder.parents)]
 
 
 def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
@@ -149,9 +170,11 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
     """
     left_out = LeftOut()
     folders = list(walk_folders(root, left_out))
-    cases = []
+    cases: list[FoundCase] = []
     for folder, files in folders:
-        fitting = [case for (case,) in _match([(folder, files)], list(LAYOUTS), modalities).values()]
+        outer = next((case for case in cases if case.folder in folder.parents), None)
+        names = [name for name in LAYOUTS if outer is None or not LAYOUTS[name].is_general]
+        fitting = [case for (case,) in _match([(folder, files)], names, modalities).values()]
         if len(fitting) > 1:
             titles = " and ".join(LAYOUTS[case.layout].title for case in fitting)
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
@@ -159,6 +182,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
         cases += fitting
     if findings is not None:
         findings += describe_skipped(root, left_out)
+        findings += find_brain_masks(cases, [file for _, files in folders for file in files])
     return _add_unreadable([*cases, *_find_strangers(folders, cases, None)], left_out)
 
 
@@ -202,6 +226,13 @@ def _describe_found(folders: Sequence[tuple[Path, tuple[Path, ...]]]) -> str:
     return f"; found {_say_files(volumes)} ({listed}{', ...' if len(volumes) > _MOST_NAMED else ''})"
 
 
+def _say_general(folder: Path, layout: str | None) -> str:
+    for name, one in LAYOUTS.items():
+        if one.is_general and name != layout and match_folder(folder, name, (), exact=False):
+            return f"; its files have the names of --layout {name} ({one.title}): give such folders in a place apart"
+    return ""
+
+
 def _find_strangers(
     folders: Sequence[tuple[Path, tuple[Path, ...]]], cases: Sequence[FoundCase], layout: str | None
 ) -> Iterator[FoundCase]:
@@ -218,6 +249,6 @@ def _find_strangers(
             expected = _describe_expected([layout] if layout else list(LAYOUTS))
             problem = (
                 f"case {folder.name}: the folder holds {_say_files(files)} ({names}) but no image that is named "
-                f"after it; {expected}"
+                f"after it; {expected}{_say_general(folder, layout)}"
             )
             yield FoundCase(folder.name, folder.name, layout or "", folder, {}, None, None, False, (problem,))

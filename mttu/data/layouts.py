@@ -1,19 +1,44 @@
 """File-name families: which file of a case holds what. A new family is a new `Layout`, a few lines of data.
 
-Names of BraTS, UCSF-PDGM, UPENN-GBM and EGD are those of the published data sets.
+Names of BraTS, UCSF-PDGM, UPENN-GBM, EGD and UTSW-Glioma are those of the published data sets. UTSW-Glioma's images and
+masks are named after programs that read them; on the grid of its images are `tumorseg_FeTS`, automatic, and
+`rtumorseg_manual_correction`, while `tumorseg_manual_correction` is on a grid of its own in nearly half of the cases.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mttu.data.clinical_rows import ClinicalRow
+from mttu.data.nearest import LEAST_SIMILARITY, find_nearest
 
 ENDINGS = (".nii.gz", ".nii")
+OTHER_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".img.gz", ".hdr", ".dcm", ".nii.zip")
+"""Endings of images that are not read, in lower case."""
 SEG, BRAIN_MASK = "seg", "brain mask"
 """Roles beside the modalities."""
+
+KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "flair": ("flair", "fla", "t2f", "t2flair", "t2_flair", "t2-flair"),
+    "t1ce": ("t1ce", "t1c", "t1gd", "t1_gd", "t1-gd", "ct1", "t1post", "t1_post", "t1-post"),
+    "t1": ("t1", "t1n", "t1w", "t1pre", "t1_pre", "t1-pre"),
+    "t2": ("t2", "t2w"),
+    SEG: (
+        *("seg", "segm", "segmentation", "mask", "label", "labels", "truth"),
+        *("tumor", "tumor_seg", "tumor_segmentation", "tumor_mask", "tumorseg", "tumormask"),
+        *("tumour", "tumour_seg", "tumour_segmentation", "tumour_mask"),
+    ),
+    BRAIN_MASK: ("brainmask", "brain_mask", "brain-mask", "brain_segmentation"),
+}
+"""Names that a file of one role has by itself, without its case.
+
+In use: `flair`, `t1ce`, `t2f`, `t1c`, `t1n`, `t2w` in BraTS; `T1GD` and `MASK` in EGD, `T1GD` and `segm` in UPENN-GBM;
+`t1w` and `t2w` after BIDS; `ct1` in HD-GLIO; `truth` in 3DUnetCNN; `fla`, `t1post`, `t1pre`, `tumor` and `label` in
+hospitals. `mask` may be the brain's: one that is much larger than a tumour is refused when it is read. Left out, since
+each could be two things: `post` and `gd` (of which image?), `brain` (an image, or a mask), `roi`, `lesion`, `gt`.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,9 @@ class Layout:
 
     other_folders: tuple[str, ...] = ()
     """Folders of the data set, beside those of the cases, whose volumes belong to no case."""
+    is_general: bool = False
+    """Whether any data set may have such names. Then it counts only where no other layout fits, and two names for one
+    file are not in an order, but refused."""
 
     @property
     def known_folders(self) -> frozenset[str]:
@@ -112,6 +140,29 @@ LAYOUTS: Mapping[str, Layout] = {
         labels="whole-tumour",
         example="EGD-0001/{FLAIR,T1GD,T1,T2,MASK}.nii[.gz]",
     ),
+    "utsw-glioma": Layout(
+        title="UTSW-Glioma",
+        folder=r"(?P<case>BT\d+)",
+        images={
+            role: (f"brain_{name}", f"brain_{short}_ants")
+            for role, name, short in (
+                *(("flair", "flair", "fl"), ("t1ce", "t1ce", "t1ce")),
+                *(("t1", "t1", "t1"), ("t2", "t2", "t2")),
+            )
+        },
+        seg=("rtumorseg_manual_correction", "tumorseg_FeTS"),  # corrected by hand, else automatic
+        labels="brats",
+        example="BT0001/{brain_{flair,t1ce,t1,t2},tumorseg_FeTS}.nii[.gz]",
+    ),
+    "plain": Layout(
+        title="bare names",
+        folder=r"(?P<case>.+)",
+        images={role: KNOWN_NAMES[role] for role in ("flair", "t1ce", "t1", "t2")},
+        seg=KNOWN_NAMES[SEG],
+        brain_mask=KNOWN_NAMES[BRAIN_MASK],
+        example="<case>/{flair,t1ce,t1,t2,seg}.nii[.gz]",
+        is_general=True,
+    ),
 }
 MODALITIES = tuple(LAYOUTS["brats"].images)
 
@@ -170,14 +221,18 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
     for role, templates in layout.templates(tuple(layout.images), case_id).items():
         stems = [template.replace("{case}", case_id) for template in templates]
         try:
-            found[role], own = next(((paths, stem) for stem in stems if (paths := _find(folder, stem))), ([], ""))
+            named = [(paths, stem) for stem in stems if (paths := _find(folder, stem))]
         except OSError as error:  # of masks beside the cases, for one
-            found[role], own = [], ""
+            named = []
             problems.append(
                 f"case {case_id}: {role}: {error.filename} cannot be read ({error.strerror}); allow it, or move it away"
             )
+        counting = named if layout.is_general else named[:1]
+        found[role] = [path for paths, _ in counting for path in paths]
         if role in layout.images:
-            spelled_so |= any(volume_stem(path) == own.rpartition("/")[2] for path in found[role])
+            spelled_so |= any(
+                volume_stem(path) == stem.rpartition("/")[2] for paths, stem in counting for path in paths
+            )
     if not any(found[modality] for modality in layout.images) or (exact and not spelled_so):
         return None
     wanted = (*modalities, SEG, BRAIN_MASK)
@@ -191,12 +246,51 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
             problems.append(f"case {case_id}: {role} is there {len(paths)} times ({names}); keep one of them")
         elif not paths and role in modalities:
             stem = layout.images[role][0].replace("{case}", "<case>")
-            problems.append(f"case {case_id}: no {role}; expected {stem}.nii.gz or {stem}.nii")
+            nearest = name_nearest(role, case_id, layout, _list_unused(folder, found))
+            problems.append(
+                f"case {case_id}: no {role}; expected {stem}.nii.gz or {stem}.nii"
+                + (f"; the nearest there is {nearest}" if nearest else "")
+            )
     one = {role: paths[0] for role, paths in found.items() if paths and role in wanted}
     images = {modality: one[modality] for modality in modalities if modality in one}
     later = bool(groups.get("later"))
     patient = groups.get("patient") or case_id
     return FoundCase(case_id, patient, name, folder, images, one.get(SEG), one.get(BRAIN_MASK), later, tuple(problems))
+
+
+def name_nearest(
+    role: str, case_id: str, layout: Layout, names: Iterable[str], least: float = LEAST_SIMILARITY
+) -> str | None:
+    """The file that most probably is the one of a role, of those that have none.
+
+    Args:
+        role: Modality, tumour mask or brain mask.
+        case_id: Of the case, which its files' names may begin with.
+        layout: Of the case.
+        names: Of files in its folder.
+        least: Similarity.
+    """
+    templates = layout.templates(tuple(layout.images), case_id)[role]
+    own = templates[0].replace("{case}", "").rpartition("/")[2]
+    case = re.compile(rf"(?<![a-z0-9]){re.escape(case_id)}(?![a-z0-9])", re.IGNORECASE)
+    files = [(name, case.sub(" ", strip_ending(name))) for name in names]
+    return find_nearest(role, own, files, KNOWN_NAMES, least)
+
+
+def strip_ending(name: str) -> str:
+    """A file's name without the ending of an image, whether such images are read or not."""
+    ending = next((one for one in (*ENDINGS, *OTHER_VOLUMES) if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _list_unused(folder: Path, found: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Images in a folder, read or not, that no role has."""
+    used = {path.name for paths in found.values() for path in paths if path.parent == folder}
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # said when the folder was walked through
+        return []
+    return [name for name in names if name not in used and not name.startswith(".") and strip_ending(name) != name]
 
 
 def _is_file(path: Path) -> bool:

@@ -2,18 +2,23 @@
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
 from mttu.data.findings import Finding
-from mttu.data.layouts import LAYOUTS, MODALITIES, FoundCase, volume_stem
+from mttu.data.layouts import (
+    BRAIN_MASK,
+    LAYOUTS,
+    MODALITIES,
+    SEG,
+    FoundCase,
+    name_nearest,
+    volume_stem,
+)
 from mttu.errors import name_some, say_count
-
-OTHER_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".img.gz", ".hdr", ".dcm", ".nii.zip")
-"""Endings of images that are not read, in lower case."""
 
 _BINS = frozenset(
     {
@@ -24,6 +29,8 @@ _BINS = frozenset(
 """Of Synology, Windows, QNAP, NetApp, Linux and macOS; those whose names begin with a dot are hidden anyway."""
 _LIKE_A_MASK = re.compile(r"seg|mask|label|tumou?r|lesion|roi(?![a-z])|annot|gtv|truth", re.IGNORECASE)
 _OF_THE_BRAIN = re.compile(r"brain|skull|parenchyma|tissue", re.IGNORECASE)
+_LIKE_BRAIN_MASKS = 0.8
+"""Least similarity to the name of a brain mask; the segmentation of the parenchyma, which is none, has 0.77."""
 _MOST_NAMED = 24
 _MOST_OPENED = 64
 """A look into bins is to be quick."""
@@ -98,7 +105,7 @@ def describe_left_out(
     known = {case.folder: _known_places(case) for case in cases}
     unused: dict[str, list[str]] = {}
     elsewhere: list[Path] = []
-    candidates: dict[str, list[str]] = {}
+    candidates: dict[tuple[str, str], list[str]] = {}
     for path in (*volumes, *left_out.volumes):
         case = next((case_of[place] for place in path.parents if place in case_of), None)
         if case is None:
@@ -106,14 +113,11 @@ def describe_left_out(
         elif path not in used and not any(_lies_at(path, case.folder, place) for place in known[case.folder]):
             name = _name_kind(path, case)
             unused.setdefault(name, []).append(case.case_id)
-            if case.seg is None and _LIKE_A_MASK.search(name) and not _OF_THE_BRAIN.search(name):
-                candidates.setdefault(case.case_id, []).append(name)
-    for case in cases:
-        if case.case_id in candidates and not any("seg" in problem for problem in case.problems):
-            names = ", ".join(dict.fromkeys(candidates[case.case_id]))
-            wanted = LAYOUTS[case.layout].seg[0].replace("{case}", "<case>")
-            text = f"has no tumour mask, but {names} lies there; if it is the mask, make it {wanted}.nii.gz"
-            findings.append(Finding("warning", case.case_id, text))
+            if case.seg is None and _may_be_mask(name, path, case):
+                candidates.setdefault((case.case_id, SEG), []).append(name)
+            if case.brain_mask is None and _may_be_brain_mask(path, case):
+                candidates.setdefault((case.case_id, BRAIN_MASK), []).append(name)
+    findings += _describe_candidates(cases, candidates)
     if unused:
         listed = name_some([f"{name} ({_count(ids)})" for name, ids in unused.items()], _MOST_NAMED)
         findings.append(Finding("note", "", f"{root}: volumes beside those of the cases are not used: {listed}"))
@@ -123,6 +127,48 @@ def describe_left_out(
         findings.append(Finding("note", "", f"{root}: folders of other images are not used: {', '.join(skipped)}"))
     findings += _describe_elsewhere(root, elsewhere)
     return findings
+
+
+def _may_be_mask(name: str, path: Path, case: FoundCase) -> bool:
+    if _OF_THE_BRAIN.search(name):
+        return False
+    return bool(_LIKE_A_MASK.search(name) or name_nearest(SEG, case.case_id, LAYOUTS[case.layout], [path.name]))
+
+
+def _may_be_brain_mask(path: Path, case: FoundCase) -> bool:
+    layout = LAYOUTS[case.layout]
+    named = bool(layout.brain_mask) and name_nearest(BRAIN_MASK, case.case_id, layout, [path.name], _LIKE_BRAIN_MASKS)
+    return bool(named)
+
+
+def find_brain_masks(cases: Sequence[FoundCase], volumes: Sequence[Path]) -> list[Finding]:
+    """Warnings on what may be the brain mask of a case that has none, whatever layouts the cases have.
+
+    Args:
+        cases: Any of them.
+        volumes: All NIfTI files that were found.
+    """
+    lacking = {case.folder: case for case in cases if case.brain_mask is None and case.layout in LAYOUTS}
+    candidates: dict[tuple[str, str], list[str]] = {}
+    for path in volumes:
+        case = lacking.get(path.parent)
+        if case is not None and path not in case.images.values() and _may_be_brain_mask(path, case):
+            candidates.setdefault((case.case_id, BRAIN_MASK), []).append(_name_kind(path, case))
+    return list(_describe_candidates(cases, candidates))
+
+
+def _describe_candidates(
+    cases: Sequence[FoundCase], candidates: Mapping[tuple[str, str], Sequence[str]]
+) -> Iterator[Finding]:
+    for role, title in ((SEG, "tumour mask"), (BRAIN_MASK, "brain mask")):
+        for case in cases:
+            there = candidates.get((case.case_id, role), ())
+            if there and not any(f": {role}" in problem for problem in case.problems):
+                names = ", ".join(dict.fromkeys(there))
+                layout = LAYOUTS[case.layout]
+                wanted = (layout.seg if role == SEG else layout.brain_mask)[0].replace("{case}", "<case>")
+                text = f"has no {title}, but {names} lies there; if it is the mask, make it {wanted}.nii.gz"
+                yield Finding("warning", case.case_id, text)
 
 
 def _describe_elsewhere(root: Path, paths: Sequence[Path]) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from mttu.data.clinical_values import FIELDS
 from mttu.data.findings import Finding
 from mttu.data.labels import CONVENTIONS
 from mttu.data.layouts import FoundCase, volume_stem
+from mttu.data.nearest import say_nearest
 from mttu.errors import raise_if_any
 
 LAYOUT = "paths"
@@ -118,7 +119,9 @@ class _Lines:
             if volume_stem(path) is None:
                 problems.append(f"{role} {text}: expected a file ending in .nii or .nii.gz")
             elif not there:
-                problems.append(f"{role} {text}: no such file; relative paths start at {self.folder}")
+                problems.append(
+                    f"{role} {text}: no such file; relative paths start at {self.folder}{say_nearest(path)}"
+                )
             elif real in role_of:
                 problems.append(f"{role} {text}: is the file of {role_of[real]} too; give each its own")
             else:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
 from mttu.data.geometry import Geometry, restore_mask, spatial_shape
+from mttu.data.nearest import say_nearest
 from mttu.errors import InputError, say_count
 
 __all__ = ["Geometry", "differ", "open_image", "read_volume", "restore_mask", "write_mask"]
@@ -57,7 +58,9 @@ def read_volume(path: Path, case_id: str) -> Any:
         image = open_image(path)
         kind, affine = image.get_data_dtype(), image.affine
     except FileNotFoundError:
-        raise InputError(f"case {case_id}: {path} not found; restore it, or write the manifest again") from None
+        raise InputError(
+            f"case {case_id}: {path} not found; restore it, or write the manifest again{say_nearest(path)}"
+        ) from None
     except InputError:
         raise
     except Exception as error:  # a damaged header makes nibabel raise nearly anything

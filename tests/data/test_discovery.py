@@ -124,3 +124,57 @@ def test_a_folder_that_cannot_be_read_is_a_problem_of_its_case_alone(tmp_path, m
         }
     with pytest.raises(InputError, match="C: the folder cannot be read"):
         discover_folder(tmp_path, "egd", FOUR)
+
+
+def plain(folder, name, parts=("flair", "t1ce", "t1", "t2", "seg")):
+    return touch(folder / name, *(f"{part}.nii.gz" for part in parts))
+
+
+@pytest.mark.parametrize("discover", [lambda root: discover_folder(root, None, FOUR), lambda r: discover_any(r, FOUR)])
+def test_bare_names_are_recognised_and_what_lies_in_such_a_case_is_none(tmp_path, discover):
+    for name in ("patient_1", "patient_2"):
+        plain(tmp_path / "site", name)
+    plain(tmp_path / "site" / "patient_1", "raw", ("flair", "t1"))
+    touch(tmp_path / "site" / "patient_3", "FLAIR.nii.gz", "T1.nii.gz", "T1Gd.nii.gz", "T2.nii.gz")
+    assert [(case.case_id, case.layout, case.problems) for case in discover(tmp_path)] == [
+        (f"patient_{number}", "plain", ()) for number in (1, 2, 3)
+    ]
+
+
+def test_bare_names_steal_nothing_from_other_layouts(tmp_path):
+    for number in (1, 2):
+        names = (f"{index}_{name}/NIFTI/{name}.nii.gz" for index, name in enumerate(("FLAIR", "T1GD", "T1", "T2"), 1))
+        touch(tmp_path / "egd" / f"MR_EGD-000{number}", *names)
+        plain(brats(tmp_path / "brats", f"B{number}"), "native")
+        plain(brats2023(tmp_path / "b23", f"BraTS-GLI-0000{number}-000"), "native")
+    for place, layout in (("egd", "egd"), ("brats", "brats"), ("b23", "brats2023")):
+        for found in (discover_folder(tmp_path / place, None, FOUR), discover_any(tmp_path / place, FOUR)):
+            assert [(case.layout, case.problems) for case in found] == [(layout, ())] * 2
+
+
+def test_bare_names_beside_another_data_set_are_said_and_taken_if_they_are_asked_for(tmp_path):
+    brats(tmp_path, "A")
+    plain(tmp_path, "patient_1")
+    first, second = discover_folder(tmp_path, None, FOUR)
+    assert (first.layout, first.problems, second.case_id) == ("brats", (), "patient_1")
+    assert second.problems[0].endswith(
+        "for other names give a CSV file of paths; its files have the names of --layout plain (bare names): give such "
+        "folders in a place apart"
+    )
+    found = discover_folder(tmp_path, "plain", FOUR)
+    assert [case.case_id for case in found if not case.problems] == ["patient_1"]
+    assert [case.layout for case in discover_any(tmp_path, FOUR)] == ["brats", "plain"]
+
+
+def test_one_bare_name_is_no_data_set_but_one_of_its_cases(tmp_path):
+    touch(tmp_path / "atlas", "t1.nii.gz")
+    with pytest.raises(InputError, match="holds no case"):
+        discover_folder(tmp_path, None, FOUR)
+    plain(tmp_path, "patient_1")
+    found = {case.case_id: case.problems for case in discover_folder(tmp_path, None, FOUR)}
+    assert found["patient_1"] == ()
+    assert [problem.partition(";")[0] for problem in found["atlas"]] == [
+        f"case atlas: no {name}" for name in ("flair", "t1ce", "t2")
+    ]
+    touch(tmp_path / "one" / "x", "flair.nii.gz")
+    assert [case.case_id for case in discover_folder(tmp_path / "one", None, ("flair",))] == ["x"]

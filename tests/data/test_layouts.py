@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mttu.data.layouts import LAYOUTS, match_folder
+from mttu.data.layouts import KNOWN_NAMES, LAYOUTS, match_folder
 
 FOUR = ("flair", "t1ce", "t1", "t2")
 
@@ -192,3 +192,70 @@ def test_a_folder_of_masks_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     assert match_folder(folder, "upenn-gbm", FOUR).problems == (
         f"case {name}: seg: {tmp_path / 'images_segm'} cannot be read (Permission denied); allow it, or move it away",
     )
+
+
+PLAIN = ("flair", "t1ce", "t1", "t2")
+
+
+def test_bare_names_are_those_of_their_folder_s_case(tmp_path):
+    names = ("flair", "t1", "t1ce", "t2", "segmentation", "brain_mask")
+    found = match(touch(tmp_path / "patient_1", *(f"{name}.nii.gz" for name in names)), layout="plain")
+    assert (found.case_id, found.patient_id, found.problems) == ("patient_1", "patient_1", ())
+    assert {role: path.name for role, path in found.images.items()} == {name: f"{name}.nii.gz" for name in PLAIN}
+    assert found.seg is not None
+    assert found.brain_mask is not None
+    assert (found.seg.name, found.brain_mask.name) == ("segmentation.nii.gz", "brain_mask.nii.gz")
+    assert LAYOUTS["plain"].labels is None
+
+
+@pytest.mark.parametrize(("role", "name"), [(role, name) for role, names in KNOWN_NAMES.items() for name in names])
+def test_every_bare_name_is_found_for_its_role_alone(tmp_path, role, name):
+    others = {"flair": "flair", "t1ce": "t1ce", "t1": "t1", "t2": "t2"}
+    folder = touch(tmp_path / "P", *(f"{(others | {role: name})[one]}.nii.gz" for one in others), f"{name}.nii.gz")
+    found = match(folder, layout="plain")
+    assert found.problems == ()
+    there = {**found.images, "seg": found.seg, "brain mask": found.brain_mask}
+    assert there[role].name == f"{name}.nii.gz"
+    assert sum(path is not None for path in there.values()) == (4 if role in others else 5)
+
+
+def test_two_bare_names_for_one_role_are_refused_with_both(tmp_path):
+    folder = touch(tmp_path / "P", *(f"{name}.nii.gz" for name in (*PLAIN, "t1c", "mask", "seg")))
+    assert match(folder, layout="plain").problems == (
+        "case P: t1ce is there 2 times (t1ce.nii.gz and t1c.nii.gz); keep one of them",
+        "case P: seg is there 2 times (seg.nii.gz and mask.nii.gz); keep one of them",
+    )
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_utsw_glioma_names(tmp_path, registered):
+    suffixes = {"flair": "fl_ants", "t1ce": "t1ce_ants", "t1": "t1_ants", "t2": "t2_ants"}
+    images = {role: f"brain_{suffixes[role] if registered else role}.nii.gz" for role in PLAIN}
+    masks = ("tumorseg_FeTS.nii.gz", "tumorseg_manual_correction.nii.gz")
+    folder = touch(tmp_path / "BT0001", *images.values(), *masks)
+    found = match(folder, layout="utsw-glioma")
+    assert (found.case_id, found.problems, names_of(found)) == ("BT0001", (), images)
+    assert found.seg == folder / "tumorseg_FeTS.nii.gz"
+    touch(folder, "rtumorseg_manual_correction.nii.gz")
+    assert match(folder, layout="utsw-glioma").seg == folder / "rtumorseg_manual_correction.nii.gz"
+    assert LAYOUTS["utsw-glioma"].labels == "brats"
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        *(("A_t2W.nii.gz", "t2"), ("A-T2w.nii", "t2"), ("A_t2.nrrd", "t2"), ("A_T2_FLAIR.nii.gz", "flair")),
+        *(("sub-A_ses-1_T1Gd.nii.gz", "t1ce"), ("A_flare.nii.gz", "flair"), ("A_t1_gd.nii.gz", "t1ce")),
+    ],
+)
+def test_a_missing_image_names_the_nearest_file(tmp_path, name, role):
+    folder = touch(tmp_path / "A", *(f"A_{one}.nii.gz" for one in PLAIN if one != role), name, "A_adc.nii.gz", "A_.txt")
+    assert match(folder).problems == (
+        f"case A: no {role}; expected <case>_{role}.nii.gz or <case>_{role}.nii; the nearest there is {name}",
+    )
+
+
+@pytest.mark.parametrize("name", ["A_t1ce_old.nii.gz", "A_t1gd.nii.gz", "A_dwi.nii.gz", "A_t1.txt", "A_t2w.nii.gz"])
+def test_what_is_no_near_name_is_not_named(tmp_path, name):
+    folder = touch(tmp_path / "A", *(f"A_{one}.nii.gz" for one in PLAIN if one != "t1"), name)
+    assert match(folder).problems == ("case A: no t1; expected <case>_t1.nii.gz or <case>_t1.nii",)

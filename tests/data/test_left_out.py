@@ -145,3 +145,18 @@ def test_a_name_of_the_layout_in_another_folder_is_not_used(tmp_path):
             "old/<case>_t1.nii.gz (case B)",
         ),
     ]
+
+
+def test_a_brain_mask_of_another_name_is_named(tmp_path):
+    touch(brats(tmp_path, "A"), "A_brain_mask.nii.gz", "A_brain.nii.gz")
+    touch(brats(tmp_path, "B", (*FOUR, "seg", "brainmask")), "B_brain_mask.nii.gz")
+    touch(brats(tmp_path, "C", FOUR), "C_sge.nii.gz", "C_adc.nii.gz")
+    brain = "has no brain mask, but <case>_brain_mask.nii.gz lies there; if it is the mask, make it "
+    tumour = "has no tumour mask, but <case>_sge.nii.gz lies there; if it is the mask, make it <case>_seg.nii.gz"
+    assert discover(tmp_path)[1][:2] == [
+        ("warning", "C", tumour),
+        ("warning", "A", f"{brain}<case>_brainmask.nii.gz"),
+    ]
+    findings = []
+    discover_any(tmp_path, FOUR, findings)
+    assert [(found.case_id, found.text) for found in findings] == [("A", f"{brain}<case>_brainmask.nii.gz")]

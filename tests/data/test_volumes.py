@@ -90,8 +90,8 @@ def test_damaged_bytes_inside_a_gzip_file(tmp_path):
     [
         (
             np.ones((4, 4, 4, 2), np.int16),
-            "has shape (4, 4, 4, 2), 2 volumes in one file; expected one volume, three axes of 2 to 1024 voxels; keep the "
-            "one that is meant, or give each modality a file of its own",
+            "has shape (4, 4, 4, 2), 2 volumes in one file; expected one volume, three axes of 2 to 1024 voxels; keep "
+            "the one that is meant, or give each modality a file of its own",
         ),
         (np.ones((4, 4, 4, 1, 3), np.int16), "has shape (4, 4, 4, 1, 3), 3 volumes in one file; expected one volume"),
         (np.ones((1, 4, 4, 4), np.int16), "has shape (1, 4, 4, 4), 4 volumes in one file; expected one volume"),
