@@ -51,6 +51,13 @@ def cohort(
     crosswalk: Annotated[
         Path | None, typer.Option(help="CSV whose rows name one patient under several ids, one column per data set")
     ] = None,
+    brats_numbers: Annotated[
+        bool,
+        typer.Option(
+            "--brats-numbers/--no-brats-numbers",
+            help="Whether BraTS-GLI-00006-000 is the subject of BraTS2021_00006, and has its clinical row",
+        ),
+    ] = True,
     same_brain: Annotated[
         float, typer.Option(help="Least similarity of two images of one brain under two names; above 1: not looked for")
     ] = 0.8,
@@ -79,6 +86,7 @@ def cohort(
         follow_ups=follow_ups,
         skip_bad=skip_bad,
         crosswalk=crosswalk,
+        brats_numbers=brats_numbers,
         same_brain=same_brain,
         recipe="paper" if recipe else None,
     )

@@ -1,7 +1,7 @@
 """Rows of clinical tables, and how rows of several tables that tell of one case become one."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,10 +118,17 @@ _COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Has
 """What is compared, how it is shown, and by what it is compared; None says nothing."""
 
 
-def find_contradictions(group: Sequence[ClinicalRow]) -> list[str]:
-    """What rows of one case say differently, each with its values and places."""
+def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] | None = None) -> list[str]:
+    """What rows of one case say differently, each with its values and places.
+
+    Args:
+        group: The rows.
+        compared: Some of patient, IDH, grade, age, sex, site and split; all of them if not given.
+    """
     problems = []
     for what, said, key in _COMPARED:
+        if compared is not None and what not in compared:
+            continue
         first: dict[Hashable, ClinicalRow] = {}
         for row in group:
             if key(said(row)) is not None:

@@ -103,9 +103,12 @@ _IDH_COLUMNS = tuple(
     )
 )
 
+_ID_ENDINGS = ("_id", "_subject_id")
+
 EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "ids": ("case_id",),
     "patient": ("patient_id", "patient"),
+    "aliases": tuple(f"{name}{ending}" for name in ("brats21", "brats2021", "brats_2021") for ending in _ID_ENDINGS),
     "idh": _IDH_COLUMNS,
     "grade": ("grade",),
     "age": ("age",),
@@ -144,7 +147,6 @@ CLINICAL_TABLES: Mapping[str, ClinicalTable] = {
         "UCSF-PDGM-metadata_v5.csv",
         recognised_by=(("ID", "Sex", "Age at MRI", "WHO CNS Grade", "IDH"),),
         ids=("ID",),
-        aliases=("BraTS21 ID",),
         fields={"age": ("Age at MRI",), "grade": ("WHO CNS Grade",)},
         spell=_spell_ucsf,
         patient_of=_patient_of_ucsf,
@@ -161,6 +163,12 @@ CLINICAL_TABLES: Mapping[str, ClinicalTable] = {
         recognised_by=(("Subject", "IDH", "1p19q", "Grade"), ("Subject", "Age", "Sex")),
         ids=("Subject",),
         spell=_spell_egd,
+    ),
+    "utsw-glioma": ClinicalTable(
+        "UTSW_Glioma_Metadata-2-1.tsv",
+        recognised_by=(("Subject ID", "Tumor Grade", "IDH"),),
+        ids=("Subject ID",),
+        fields={"age": ("Age at Imaging",), "grade": ("Tumor Grade",)},
     ),
     "generic": GENERIC,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mttu.data.clinical import ClinicalTables, read_clinical_tables
 from mttu.data.cohort_request import CohortRequest, check_request
-from mttu.data.copies import find_copies, find_twins, share_volumes
+from mttu.data.copies import find_copies, find_twins, find_twins_left_out, share_volumes
 from mttu.data.findings import Finding, merge_findings, to_findings
 from mttu.data.fingerprints import choose_modality, find_same_brains
 from mttu.data.gathering import CheckedVolumes, OnCase, case_from_folder, check_volumes, find_cases, name_cases
@@ -19,8 +19,9 @@ from mttu.data.leakage import CrosswalkRow, OtherNames, find_leaks, link_patient
 from mttu.data.manifest import SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
 from mttu.data.recipe import follow_paper
 from mttu.data.splits import assign_splits
+from mttu.data.synonyms import name_carried_numbers
 from mttu.data.synthetic import SyntheticCases
-from mttu.errors import InputError, say_count
+from mttu.errors import InputError, name_some, say_count
 
 __all__ = [
     "Case",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _SEVERITIES = ("error", "warning", "note")
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         tables = ClinicalTables([], [])
         if request.clinical:
             tables = read_clinical_tables(request.clinical, request.clinical_format, request.skip_bad)
-        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk, findings)
+        crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk, findings, request.skip_bad)
     except InputError as error:
         findings += to_findings("error", error.problems)
         return _answer(None, findings)
@@ -115,11 +117,13 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         cases = _without_errors(cases, findings)
     told = {case.case_id: case.told for _, case in found if case.told}
     present = {case.case_id for _, case in found}
-    joined = join_clinical(cases, tables.rows, crosswalk, present, told)
+    joined = join_clinical(cases, tables.rows, crosswalk, present, told, request.brats_numbers)
     findings += joined.findings
     usable = {case.case_id for case in cases}
     refused = [case for name, case in everyone.items() if name not in usable]
-    beside = join_clinical(refused, tables.rows, crosswalk, present, told)  # only who their patients are
+    beside = join_clinical(  # only who their patients are
+        refused, tables.rows, crosswalk, present, told, request.brats_numbers
+    )
     pairs: Sequence[tuple[Case, str | None]] = joined.cases
     if request.skip_bad:
         bad = _ids_with_errors(findings)
@@ -136,9 +140,22 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         findings += paper.findings
         pairs = paper.cases
     other_names = (*joined.other_names, *beside.other_names)
+    if request.brats_numbers:
+        findings += _note_numbers(other_names)
     pairs = _link(pairs, others, checked, crosswalk, other_names, request, findings)
     assigned = _assign(pairs, request, findings)
     return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad)
+
+
+def _note_numbers(other_names: Sequence[OtherNames]) -> list[Finding]:
+    taken = name_carried_numbers(
+        [(names.case_id, names.file_patient, *sorted(names.row_ids | names.aliases)) for names in other_names]
+    )
+    if not taken:
+        return []
+    count = say_count(len(taken), "case counts", "cases count")
+    text = f"{count} as the subject that has the same number in BraTS 2021 ({name_some(taken, _MOST_NAMED)}); "
+    return [Finding("note", "", f"{text}--no-brats-numbers keeps the two apart")]
 
 
 def _ids_with_errors(findings: Sequence[Finding]) -> set[str]:
@@ -168,7 +185,9 @@ def _link(
     here = {case.case_id for case in wanted}
     images = {name: value for name, value in checked.fingerprints.items() if name in here}
     try:
-        linked = link_patients(wanted, find_same_brains(images, request.same_brain), crosswalk, other_names)
+        linked = link_patients(
+            wanted, find_same_brains(images, request.same_brain), crosswalk, other_names, request.brats_numbers
+        )
     except InputError as error:
         refused = to_findings("error", error.problems)
         findings += refused
@@ -182,6 +201,7 @@ def _link(
     digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
     findings += _find_copies([*wanted, *others], checked, crosswalk, other_names, request)
     findings += find_twins(linked.cases, digests) if request.same_brain > 1 else []
+    findings += find_twins_left_out([*wanted, *others], {case.case_id for case in others}, checked.digests)
     leaks = find_leaks(linked.cases, linked.links)
     findings += to_findings("error", leaks.of_cases if request.skip_bad else leaks.problems)
     findings += to_findings("warning", leaks.warnings)
@@ -207,8 +227,10 @@ def _find_copies(
     here = {case.case_id for case in everyone}
     images = {name: value for name, value in checked.fingerprints.items() if name in here}
     try:
-        named = link_patients(everyone, (), crosswalk, other_names).cases
-        linked = link_patients(everyone, find_same_brains(images, request.same_brain), crosswalk, other_names).cases
+        named, linked = (
+            link_patients(everyone, brains, crosswalk, other_names, request.brats_numbers).cases
+            for brains in ((), find_same_brains(images, request.same_brain))
+        )
     except InputError:  # of a case that is left out, or told already: then only the patients' ids count
         named = linked = list(everyone)
     return find_copies(linked, named, checked.digests, choose_modality(request.modalities))

@@ -40,6 +40,8 @@ class CohortRequest:
     """Whether cases with errors are left out instead of refusing the cohort."""
     crosswalk: Path | None = None
     """CSV whose rows name one patient under several ids."""
+    brats_numbers: bool = True
+    """Whether BraTS-GLI-00006-000 counts as the subject of BraTS2021_00006, see `mttu.data.synonyms`."""
     same_brain: float = SAME_BRAIN
     """Least similarity of two images that count as one brain, see `mttu.data.fingerprints`; above 1: none do."""
     recipe: Literal["paper"] | None = None

@@ -5,7 +5,7 @@ whose images are all the same are one examination under two names: `mttu.data.le
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from mttu.data.findings import Finding
@@ -143,6 +143,36 @@ def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
         for group in _group_by_images(cases, digests)
         for name in group[1:]
     ]
+
+
+def find_twins_left_out(cases: Sequence[Case], left_out: Set[str], digests: Digests) -> list[Finding]:
+    """Warnings on cases whose images are all another's, one of the two being left out for something else.
+
+    Of two that are both used, `mttu.data.leakage` tells; of one file in two places, `find_shared_files`.
+
+    Args:
+        cases: All of them.
+        left_out: Ids of those with errors of their own.
+        digests: Of the volumes that could be read.
+    """
+    whole = {
+        case.case_id: case for case in cases if case.images and set(case.images) <= set(digests.get(case.case_id, ()))
+    }
+    found = []
+    for group in _group_by_images(whole.values(), digests):
+        for name in group:
+            others = [
+                f"case {other}{', which has errors of its own' if other in left_out else ''}"
+                for other in group
+                if other != name
+                and not left_out.isdisjoint({name, other})
+                and not any(_is_one_file(path, whole[other].images[role]) for role, path in whole[name].images.items())
+            ]
+            if others:
+                listed = name_some(others, _MOST_NAMED)
+                text = f"all images have the same voxels as those of {listed}; check whose they are"
+                found.append(Finding("warning", name, text))
+    return found
 
 
 def find_same_images(cases: Iterable[Case], digests: Digests) -> list[Finding]:

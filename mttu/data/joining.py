@@ -11,6 +11,7 @@ from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.leakage import CrosswalkRow, OtherNames
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.names import NameIndex
+from mttu.data.synonyms import known_patients
 from mttu.errors import say_count
 
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
@@ -37,12 +38,17 @@ def join_clinical(
     crosswalk: Sequence[CrosswalkRow],
     present: Collection[str],
     told: Mapping[str, ClinicalRow] | None = None,
+    brats_numbers: bool = True,
 ) -> Joined:
-    """Gives every case what its row says.
+    """Gives every case what its rows say.
 
     A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. Where none is
     spelt so, upper and lower case and leading zeros do not count, unless the row may be another's then. The patient id
     of a row holds for all cases that are one patient by their file names.
+
+    Rows that name the case, its patient or its own row in any column, or by a name that is known to be the same
+    patient's (`mttu.data.synonyms`), fill in what its own row does not say, and are its rows if it has none of its own.
+    They may not contradict each other in IDH status, grade, sex or split; the age is that of the own row.
 
     Args:
         cases: With the patient that the file names tell.
@@ -50,33 +56,41 @@ def join_clinical(
         crosswalk: Patients under several names.
         present: Ids of all cases that were found, those that cannot be used included.
         told: Case id to what its line in a table of paths says, which a clinical row may add to but not contradict.
+        brats_numbers: See `mttu.data.synonyms.known_patients`.
     """
     told = told or {}
-    by_name = NameIndex((name, index) for index, row in enumerate(rows) for name in sorted(row.ids))
-    synonyms = NameIndex((name, named) for named in crosswalk for name in named.names)
     others = set(present) - {case.case_id for case in cases}
     owners = NameIndex(
         [(name, case.patient_id) for case in cases for name in (case.case_id, case.patient_id)]
         + [(name, name) for name in sorted(others)]
     )
+    index = _RowIndex(rows, crosswalk, owners, brats_numbers)
     problems: list[str] = []
     row_of: dict[str, int] = {}
+    whole_of: dict[str, ClinicalRow] = {}
+    used: set[int] = set()
     for case in cases:
-        own, doubts = _rows_of(case, rows, by_name, synonyms, owners)
-        problems += [f"case {case.case_id}: clinical table {doubt}" for doubt in doubts]
-        if len(own) > 1:
-            lines = ", ".join(str(rows[index].line) for index in own)
-            tables = ", ".join(sorted({rows[index].source for index in own}))
+        aliases = told[case.case_id].aliases if case.case_id in told else ()
+        found = index.find(case, sorted(aliases))
+        problems += [f"case {case.case_id}: clinical table {doubt}" for doubt in found.doubts]
+        if len(found.own) > 1:
+            lines = ", ".join(str(rows[number].line) for number in found.own)
+            tables = ", ".join(sorted({rows[number].source for number in found.own}))
             problems.append(f"case {case.case_id}: clinical table {tables} has several rows (lines {lines}); keep one")
-        row_of.update((case.case_id, index) for index in own[:1])
-    patients, refused = _find_patients(cases, {name: rows[index] for name, index in row_of.items()})
+        numbers = [*found.own[:1], *found.beside]
+        if numbers:
+            group = [rows[number] for number in numbers]
+            problems += [f"case {case.case_id}: {problem}" for problem in _find_differences(group)]
+            row_of[case.case_id], whole_of[case.case_id] = numbers[0], merge_rows(group)
+            used.update(numbers)
+    patients, refused = _find_patients(cases, whole_of)
     problems += refused
     joined: list[tuple[Case, str | None]] = []
     notes: list[str] = []
     warnings: list[str] = []
     other_names: list[OtherNames] = []
     for case in cases:
-        row = rows[row_of[case.case_id]] if case.case_id in row_of else None
+        row = whole_of.get(case.case_id)
         if row:
             problems += [f"case {case.case_id}: {problem}" for problem in row.problems]
         if case.case_id in told:
@@ -93,9 +107,10 @@ def join_clinical(
         if row:
             case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
         joined.append((case, row.split if row else None))
-    used = set(row_of.values())
     here = NameIndex((name, name) for name in present)
-    unused = [row for index, row in enumerate(rows) if index not in used and not any(map(here.find, row.ids))]
+    unused = [
+        row for number, row in enumerate(rows) if number not in used and not any(map(here.find, row.ids | row.aliases))
+    ]
     if rows and len(unused) == len(rows):
         first = [name for row in rows[:_MOST_NAMED] for name in sorted(row.ids)][:3]
         problems.append(
@@ -127,32 +142,110 @@ def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, 
     return replace(whole, ids=row.ids, patient_id=row.patient_id, line=row.line, source=row.source), contradictions
 
 
-def _rows_of(
-    case: Case,
-    rows: Sequence[ClinicalRow],
-    by_name: NameIndex[int],
-    synonyms: NameIndex[CrosswalkRow],
-    owners: NameIndex[str],
-) -> tuple[list[int], list[str]]:
-    """Numbers of the rows, and a sentence for each that may be another patient's."""
-    names = (case.case_id, case.patient_id)
-    for name in names:
-        if own := by_name.find_exact(name):
-            return sorted(own), []
-    for name in names:
+def _find_differences(group: Sequence[ClinicalRow]) -> list[str]:
+    """What rows of one patient may not say differently; in one table, not even who it is."""
+    compared = {"IDH", "grade", "sex", "split"}
+    if len({row.source for row in group}) < len(group):
+        compared.add("patient")
+    return find_contradictions(group, compared)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Numbers of rows that tell of a case."""
+
+    own: list[int]
+    """By its id, its patient's, or a crosswalk's names of them."""
+    beside: list[int]
+    """By any other name, in the order of the tables; not of the table that has its own."""
+    doubts: list[str]
+    """A sentence for each row that may be another patient's."""
+
+
+class _RowIndex:
+    """Rows by all of their names.
+
+    Args:
+        rows: Of all clinical tables.
+        crosswalk: Patients under several names.
+        owners: Patients by the names of cases.
+        brats_numbers: See `known_patients`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[ClinicalRow],
+        crosswalk: Sequence[CrosswalkRow],
+        owners: NameIndex[str],
+        brats_numbers: bool,
+    ) -> None:
+        self._rows, self._owners, self._brats_numbers = rows, owners, brats_numbers
+        self._by_id = NameIndex((name, number) for number, row in enumerate(rows) for name in sorted(row.ids))
+        self._by_alias = NameIndex((name, number) for number, row in enumerate(rows) for name in sorted(row.aliases))
+        self._synonyms = NameIndex((name, named) for named in crosswalk for name in named.names)
+        self._by_patient: dict[str, set[int]] = {}
+        for number, row in enumerate(rows):
+            for patient in known_patients(row.ids | row.aliases, brats_numbers):
+                self._by_patient.setdefault(patient, set()).add(number)
+
+    def find(self, case: Case, aliases: Sequence[str]) -> _Found:
+        """All rows of a case.
+
+        Args:
+            case: The case.
+            aliases: What a table of paths calls it besides.
+        """
+        names = list(dict.fromkeys((case.case_id, case.patient_id, *aliases)))
+        own, doubts = self._find_own(case, names)
+        others, more_doubts = self._find_loose(self._by_alias, case, names) if not own else (set(), [])
+        crossed = {name for known in names[:2] for named in self._synonyms.find(known) for name in named.names}
+        if not own and not doubts:
+            own = sorted({number for name in crossed for number in self._by_id.find(name)})
+        beside = self._spread({*own, *others}, {*names, *crossed}) - set(own)
+        own_tables = {self._rows[number].source for number in own}
+        beside = {number for number in beside if self._rows[number].source not in own_tables}
+        return _Found(own, sorted(beside), sorted({*doubts, *more_doubts}))
+
+    def _find_own(self, case: Case, names: Sequence[str]) -> tuple[list[int], list[str]]:
+        for name in names:
+            if own := self._by_id.find_exact(name):
+                return sorted(own), []
+        for name in names:
+            own, doubts = self._find_loose(self._by_id, case, [name])
+            if own or doubts:
+                return sorted(own), doubts
+        return [], []
+
+    def _find_loose(self, index: NameIndex[int], case: Case, names: Sequence[str]) -> tuple[set[int], list[str]]:
+        """Rows under one of the names but for case and leading zeros, and doubts about those that may be another's."""
         own, doubts = set(), []
-        for index in by_name.find(name):
-            row = rows[index]
-            patients = {patient for spelt in row.ids for patient in owners.find(spelt)}
-            if patients == {case.patient_id}:
-                own.add(index)
-            elif not any(map(owners.find_exact, row.ids)):
-                listed = " or ".join(sorted(patients))
-                doubts.append(f"{row.place}: {min(row.ids)!r} may be {listed}; write the one you mean")
-        if own or doubts:
-            return sorted(own), sorted(doubts)
-    named = synonyms.find(case.case_id) | synonyms.find(case.patient_id)
-    return sorted({index for row in named for name in row.names for index in by_name.find(name)}), []
+        for name in names:
+            exact = index.find_exact(name)
+            own |= exact
+            for number in index.find(name) - exact:
+                row = self._rows[number]
+                spelt = row.ids if index is self._by_id else row.aliases
+                patients = {patient for one in spelt for patient in self._owners.find(one)}
+                if patients == {case.patient_id}:
+                    own.add(number)
+                elif not any(map(self._owners.find_exact, spelt)):
+                    listed = " or ".join(sorted(patients))
+                    doubts.append(f"{row.place}: {min(spelt)!r} may be {listed}; write the one you mean")
+        return own, doubts
+
+    def _spread(self, start: set[int], names: set[str]) -> set[int]:
+        """The rows, those that a name leads to, and those that their names lead to in turn."""
+        found, pending = set(start), set(start)
+        while True:
+            names = names | {name for number in pending for name in self._rows[number].ids | self._rows[number].aliases}
+            reached = {number for name in names for number in self._by_id.find_exact(name)}
+            reached |= {number for name in names for number in self._by_alias.find_exact(name)}
+            for patient in known_patients(names, self._brats_numbers):
+                reached |= self._by_patient.get(patient, set())
+            pending = reached - found
+            if not pending:
+                return found
+            found |= pending
 
 
 def _find_patients(cases: Sequence[Case], row_of: Mapping[str, ClinicalRow]) -> tuple[dict[str, str], list[str]]:

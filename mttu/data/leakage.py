@@ -6,7 +6,7 @@ Names are linked by patient id, by file names, by a crosswalk file, and by image
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mttu.data.clinical_tables import EVERYWHERE, normalise_column
 from mttu.data.clinical_values import FIELDS
-from mttu.data.findings import Finding
+from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import SameBrain
 from mttu.data.manifest import Case
 from mttu.data.names import NameIndex
@@ -36,6 +36,9 @@ class CrosswalkRow:
     line: int
     """In the file, the header being line 1."""
     names: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    """Why the row cannot be used, so that the cases which it names cannot be either; kept only where cases with errors
+    are left out."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Leaks:
     """One image twice on one side: it only counts twice."""
 
 
-def read_crosswalk(path: Path, findings: list[Finding] | None = None) -> list[CrosswalkRow]:
+def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: bool = False) -> list[CrosswalkRow]:
     """Reads a table in which each row is one patient and each column another naming, e.g. BraTS 2021 and UCSF ids.
 
     The columns' titles are free, but those that a clinical table has for other things than names (grade, age, split and
@@ -97,6 +100,7 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None) -> list[Cr
     Args:
         path: CSV in UTF-8.
         findings: A note on columns that are not used is added.
+        keep_bad: Keep what is wrong with rows in `CrosswalkRow.problems`, as warnings too.
 
     Raises:
         InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
@@ -120,28 +124,36 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None) -> list[Cr
     if len(titles) < 2:
         found = ", ".join(titles) or "nothing"
         raise InputError(f"crosswalk {path}: has the columns {found}; expected a header and two or more columns of ids")
-    problems, rows = [], []
+    problems: dict[str, set[int]] = {}  # sentence to lines
+    rows = []
     known: dict[str, dict[int, tuple[str, int]]] = {}  # name to column to what its patient is called there, and line
     refused: set[str] = set()
     for line, cells in records[1:]:
         if len(cells) != len(titles):
-            problems.append(f"line {line} has {len(cells)} values; expected {len(titles)} as in the header")
+            problems[f"line {line} has {len(cells)} values; expected {len(titles)} as in the header"] = {line}
+            named = {column: cell for column, cell in enumerate(cells) if cell.lower() not in _NO_NAME}
+            rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
             continue
         named = {column: cell for column, cell in enumerate(cells) if column in ids and cell.lower() not in _NO_NAME}
         for name in named.values():
             for column, (other, before) in known.setdefault(name, {}).items():
                 if named.get(column, other) != other and name not in refused:
                     refused.add(name)
-                    problems.append(
+                    sentence = (
                         f"{name!r} is in lines {before} and {line}, which disagree in column {titles[column]!r} "
                         f"({other!r} and {named[column]!r}); write all names of a patient into one row, "
                         "and leave columns out that hold no ids"
                     )
+                    problems[sentence] = {before, line}
             for column, other in named.items():
                 known[name].setdefault(column, (other, line))
         rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
-    raise_if_any([f"crosswalk {path}: {problem}" for problem in problems])
-    return rows
+    told = [f"crosswalk {path}: {problem}" for problem in problems]
+    if not keep_bad:
+        raise_if_any(told)
+    if findings is not None:
+        findings += to_findings("warning", told)
+    return [replace(row, problems=tuple(text for text, lines in problems.items() if row.line in lines)) for row in rows]
 
 
 def link_patients(
@@ -149,6 +161,7 @@ def link_patients(
     same_brains: Iterable[SameBrain] = (),
     crosswalk: Sequence[CrosswalkRow] = (),
     other_names: Sequence[OtherNames] = (),
+    brats_numbers: bool = True,
 ) -> LinkedCases:
     """Finds out which cases are of one patient, and gives them one patient id.
 
@@ -159,15 +172,16 @@ def link_patients(
         cases: Splits may still be empty.
         same_brains: From `mttu.data.fingerprints.find_same_brains`; ids of `cases`.
         crosswalk: From `read_crosswalk`.
-        other_names: What files and tables call the cases; of other cases left alone.
+        other_names: What files and tables call the cases; those of other cases are known and left alone.
+        brats_numbers: See `mttu.data.synonyms.known_patients`.
 
     Raises:
-        InputError: No name in the crosswalk is known, or one fits several patients; lists all, and names the case where
-            it is a name in the case's clinical row.
+        InputError: No name in the crosswalk is known, or one fits several patients, or is in a row that cannot be used;
+            lists all, the latter two for each case that may be meant.
     """
     here = {case.case_id for case in cases}
     others = [names for names in other_names if names.case_id in here]
-    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others), *_link_known(cases, others)]
+    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others), *_link_known(cases, others, brats_numbers)]
     of_files = [(names.file_patient, names.case_id) for names in others]
     of_rows = [(name, names.case_id) for names in others for name in names.row_ids]
     named = [names for names in others if names.aliases]
@@ -179,7 +193,14 @@ def link_patients(
         aliases = [(name, names.case_id) for names in others for name in names.aliases]
         own = [(case.patient_id, case.case_id) for case in cases]
         names = (*of_files, *of_rows, *aliases, *own)
-        found, missing = _link_rows(_merge(cases, links), names, crosswalk, ["crosswalk"] * len(crosswalk))
+        left_out = {
+            name
+            for one in other_names
+            if one.case_id not in here
+            for name in (one.case_id, one.file_patient, *one.row_ids, *one.aliases)
+        }
+        origins = ["crosswalk"] * len(crosswalk)
+        found, missing = _link_rows(_merge(cases, links), names, crosswalk, origins, left_out)
         links += found
         unknown += missing
     links += [
@@ -214,14 +235,14 @@ def _link_file_patients(cases: Sequence[Case], others: Sequence[OtherNames]) -> 
     ]
 
 
-def _link_known(cases: Sequence[Case], others: Sequence[OtherNames]) -> list[Link]:
+def _link_known(cases: Sequence[Case], others: Sequence[OtherNames], brats_numbers: bool) -> list[Link]:
     """Cases whose names are known to be of one patient (`mttu.data.synonyms`)."""
     beside = {names.case_id: (names.file_patient, *sorted(names.row_ids | names.aliases)) for names in others}
     patient_of = {case.case_id: case.patient_id for case in cases}
     found: dict[str, list[tuple[str, str]]] = {}
     for case in cases:
         names = (case.case_id, case.patient_id, *beside.get(case.case_id, ()))
-        for patient, reason in known_patients(names).items():
+        for patient, reason in known_patients(names, brats_numbers).items():
             found.setdefault(patient, []).append((case.case_id, reason))
     return [
         Link(first, second, reason)
@@ -236,6 +257,7 @@ def _link_rows(
     other_names: Iterable[tuple[str, str]],
     rows: Sequence[CrosswalkRow],
     sources: Sequence[str],
+    left_out: Collection[str] = (),
 ) -> tuple[list[Link], int]:
     """Links between one case of each patient that a row names, and how many names are unknown.
 
@@ -244,11 +266,13 @@ def _link_rows(
         other_names: Names beside the cases' ids and patients, each with its case.
         rows: One patient each.
         sources: What each row is of, as a sentence on it begins.
+        left_out: Names of cases that are there and not among these, so that a row which names one is not of other data.
     """
     patient_of = {case.case_id: case.patient_id for case in cases}
-    first_of: dict[str, str] = {}
+    cases_of: dict[str, list[str]] = {}
     for case in cases:
-        first_of.setdefault(case.patient_id, case.case_id)
+        cases_of.setdefault(case.patient_id, []).append(case.case_id)
+    elsewhere = NameIndex((name, name) for name in left_out)
     own = [(name, case.case_id) for case in cases for name in (case.case_id, case.patient_id)]
     index = NameIndex((name, patient_of[case_id]) for name, case_id in (*own, *other_names))
     links, problems, unknown, known = [], [], 0, 0
@@ -258,18 +282,28 @@ def _link_rows(
             fitting = index.find(name)
             if len(fitting) > 1:
                 listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
-                problems.append(f"{source}: line {row.line}: {name!r} may be patient {listed}; write the one you mean")
+                text = f"line {row.line}: {name!r} may be patient {listed}; write the one you mean"
+                problems += _say_of_cases(source, text, [one for patient in fitting for one in cases_of[patient]])
             patients |= fitting
-            known += bool(fitting)
+            known += bool(fitting or (left_out and elsewhere.find(name)))
             unknown += not fitting
+        for problem in row.problems:
+            problems += _say_of_cases(source, problem, [one for patient in patients for one in cases_of[patient]])
         reason = f"{source.rpartition(': ')[2]} line {row.line} ({', '.join(row.names)})"
-        links += [Link(first_of[first], first_of[second], reason) for first, second in pairwise(sorted(patients))]
+        links += [Link(cases_of[first][0], cases_of[second][0], reason) for first, second in pairwise(sorted(patients))]
     if rows and not known:
         given = ", ".join([name for row in rows for name in row.names][:_MOST_NAMED]) or "no name at all"
         ours = ", ".join([case.case_id for case in cases][:_MOST_NAMED])
         problems.append(f"{sources[0]}: names {given}, ...; none is a case or a patient here ({ours}, ...)")
-    raise_if_any(problems)
+    raise_if_any(list(dict.fromkeys(problems)))
     return links, unknown
+
+
+def _say_of_cases(source: str, text: str, case_ids: Iterable[str]) -> list[str]:
+    """One sentence for each case; for the case alone whose clinical row it is of."""
+    if source.startswith("case "):
+        return [f"{source}: {text}"]
+    return [f"case {case_id}: {source} {text}" for case_id in sorted(set(case_ids))]
 
 
 def _merge(cases: Sequence[Case], links: Sequence[Link]) -> list[Case]:

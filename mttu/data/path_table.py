@@ -96,7 +96,7 @@ class _Lines:
             problems=tuple(f"case {case_id}: {problem}" for problem in (*refused, *problems)),
             labels=labels,
             site=row.site,
-            told=replace(row, patient_id=None) if self.reader.roles & set(FIELDS) else None,
+            told=replace(row, patient_id=None) if self.reader.roles & {*FIELDS, "aliases"} else None,
         )
 
     def _read_paths(self, line: int, cells: Mapping[str, str]) -> tuple[dict[str, Path], list[str]]:

@@ -67,7 +67,7 @@ def _read_table(path: Path, notes: list[str]) -> list[tuple[str, int]]:
     tables = read_clinical_tables(path)
     notes += [finding.text for finding in tables.findings]
     notes += [f"clinical table {warning}" for row in tables.rows for warning in row.warnings]
-    return [(name, row.idh) for row in tables.rows for name in sorted(row.ids)]
+    return [(name, row.idh) for row in tables.rows for name in sorted(row.ids | row.aliases)]
 
 
 def _read_hidden(path: Path, notes: list[str]) -> list[tuple[str, int]]:
