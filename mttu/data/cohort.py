@@ -201,7 +201,8 @@ def _link(
     digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
     findings += _find_copies([*wanted, *others], checked, crosswalk, other_names, request)
     findings += find_twins(linked.cases, digests) if request.same_brain > 1 else []
-    findings += find_twins_left_out([*wanted, *others], {case.case_id for case in others}, checked.digests)
+    unlinked = {case.case_id for case in others} | (here - images.keys())
+    findings += find_twins_left_out([*wanted, *others], unlinked, checked.digests)
     leaks = find_leaks(linked.cases, linked.links)
     findings += to_findings("error", leaks.of_cases if request.skip_bad else leaks.problems)
     findings += to_findings("warning", leaks.warnings)

@@ -279,7 +279,7 @@ def _link_rows(
     for row, source in zip(rows, sources, strict=True):
         patients: set[str] = set()
         for name in row.names:
-            fitting = index.find(name)
+            fitting = index.find_exact(name) if name in left_out else index.find(name)
             if len(fitting) > 1:
                 listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
                 text = f"line {row.line}: {name!r} may be patient {listed}; write the one you mean"
