@@ -16,7 +16,7 @@ import yaml
 
 from mttu.config import Config, override
 from mttu.config.search import load_space
-from mttu.data.left_out import OTHER_VOLUMES
+from mttu.data.layouts import OTHER_VOLUMES
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
