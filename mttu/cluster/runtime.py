@@ -122,7 +122,9 @@ def check_worker(folder: Path, use_gpu: bool, device: torch.device) -> None:
     """
     problems = []
     if not folder.is_dir():
-        problems.append(f"the run folder {folder} is not there; output.folder has to be on storage that all nodes share")
+        problems.append(
+            f"the run folder {folder} is not there; output.folder has to be on storage that all nodes share"
+        )
     if use_gpu and device.type != "cuda":
         problems.append(
             f"Ray gives the worker a GPU, but torch {torch.__version__} sees none; install a torch with CUDA for the "

@@ -139,7 +139,7 @@ def check_address(address: str) -> None:
             place = str(services.canonicalize_bootstrap_address(address))
         except (ConnectionError, ValueError):
             raise InputError(f"RAY_ADDRESS 'auto': no Ray runs on this machine; {_CURES}") from None
-    scheme, separator, rest = place.rpartition("://")
+    scheme, _, rest = place.rpartition("://")
     if scheme in ("http", "https"):
         raise InputError(
             f"RAY_ADDRESS {address!r}: is the address of a dashboard, which takes jobs (ray job submit ...); a command "

@@ -48,8 +48,15 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU reads while the host goes on; torch's loader calls it."""
-        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return replace(
+            self,
+            image=self.image.pin_memory(),
+            seg=self.seg.pin_memory(),
+            has_seg=self.has_seg.pin_memory(),
+            only_wt=self.only_wt.pin_memory(),
+            idh=self.idh.pin_memory(),
+            selected=self.selected.pin_memory(),
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on another device, the image as float32 there: half the bytes travel.

@@ -97,7 +97,8 @@ def check_same(runtime: Runtime, seen: Mapping[str, str]) -> None:
     """
     if runtime.world_size == 1:
         return
-    found = runtime.gather([{"rank": runtime.rank, "node": os.uname().nodename, "seen": dict(seen)}])
+    own: dict[str, Any] = {"rank": runtime.rank, "node": os.uname().nodename, "seen": dict(seen)}
+    found = runtime.gather([own])
     first, problems = found[0], []
     for row in found[1:]:
         names = sorted(first["seen"].keys() | row["seen"].keys())
