@@ -213,10 +213,7 @@ def stops_of_rank(rank, cases, cache, folder):
     lacking = [part_of(cache, folder / f"lacking{rank}{at}", [one, last]) for at, one in enumerate((first, second))]
     caches = {
         "blind": (cache, folder / "gone"),
-        "both": (
-            part_of(cache, folder / f"a{rank}", [first, last]),
-            part_of(cache, folder / f"b{rank}", [second, last]),
-        ),
+        "both": lacking,
         "stale": (cache, stale_copy(cache, folder / f"stale{rank}", first)),
     }
     said = {}
