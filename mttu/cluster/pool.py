@@ -86,7 +86,7 @@ def run_pool(
     to_do, deaths, early_deaths = deque(case_ids), Counter[str](), 0
     for _ in range(actors):
         start()
-    while busy:
+    while to_do or any(case_id is not None for _, case_id in busy.values()):  # an actor without a case may never start
         ready, _ = ray.wait(list(busy), timeout=_LOOK_SECONDS)
         unplaced = ray.wait(unplaced, num_returns=len(unplaced), timeout=0)[1] if unplaced else []
         if not ready:
