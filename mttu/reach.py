@@ -9,6 +9,8 @@ from collections.abc import Callable
 PATIENCE_SECONDS = 10.0
 """How long a server may take to come up; longer than a restart behind a proxy, shorter than a person's."""
 _PAUSE_SECONDS = 1.0
+_FIRST_SHARE = 0.3
+"""Of the patience that the first question may take."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """How a client opens HTTP/2, which gRPC speaks, with settings of its own that change nothing (RFC 9113, 3.4)."""
 
@@ -30,7 +32,8 @@ def find_reason(ask: Callable[[float], str], name: str, patience: float | None =
     end, told = time.monotonic() + patience, False
     while True:
         started = time.monotonic()
-        reason = ask(max(end - started, 0.1))
+        left = end - started if told else patience * _FIRST_SHARE  # one that is mute is told, too
+        reason = ask(max(left, 0.05))
         if not reason:
             return ""
         if time.monotonic() + _PAUSE_SECONDS >= end:

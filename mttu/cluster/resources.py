@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import ray
@@ -111,7 +111,11 @@ def telling_pending_group(demand: Demand) -> Iterator[None]:
             else:
                 waiting.begin()
 
-    thread = threading.Thread(target=watch, name="mttu-waiting", daemon=True)
+    def watch_quietly() -> None:
+        with suppress(Exception):  # a cluster that is gone is told by the training itself
+            watch()
+
+    thread = threading.Thread(target=watch_quietly, name="mttu-waiting", daemon=True)
     thread.start()
     try:
         yield
