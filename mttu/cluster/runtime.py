@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mttu.config import Config
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.agreement import AgreedError
-from mttu.training.loop import Task, fit
+from mttu.training.loop import fit
 from mttu.training.run import task_of
 from mttu.training.runtime import (
     WriteCheckpoint,
@@ -25,6 +25,7 @@ from mttu.training.runtime import (
     prepare_for_device,
     sum_over_ranks,
 )
+from mttu.training.task import Task
 
 Row = TypeVar("Row")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -17,11 +16,11 @@ from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
 from mttu.data.absent_classes import find_held_classes, lacks_classes, note_absences
 from mttu.data.augment import augment_batch
-from mttu.data.cache import CachedCase, open_cached
+from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
 from mttu.data.labels import knows_parts
-from mttu.data.loaders import Batch, PatchDataset, build_loader, labels_of_steps
-from mttu.errors import InputError, RunError, raise_if_any
+from mttu.data.loaders import Batch, build_loader, labels_of_steps
+from mttu.errors import RunError
 from mttu.inference import choose_precision
 from mttu.losses import (
     combine,
@@ -39,61 +38,13 @@ from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.runtime import Runtime
 from mttu.training.start import (
-    digest_weights,
     find_learned_parts,
     find_learned_tasks,
     load_start,
     read_start_teachers,
 )
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what: settings, cases, and where their prepared volumes lie."""
-
-    config: Config
-    train: tuple[Case, ...]
-    val: tuple[Case, ...]
-    cache_dir: Path
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a rank reads of a task before the first step; nothing in it needs another rank."""
-
-    dataset: PatchDataset
-    validation: list[tuple[Case, CachedCase]]
-    seen: Mapping[str, str]
-    """What has to be the same for every rank, by name."""
-
-
-def open_task(task: Task) -> Opened:
-    """Opens every prepared case, without reading its voxels.
-
-    Raises:
-        InputError: Lists every case that is not there, and what else cannot be read.
-    """
-    problems: list[str] = []
-    seen: dict[str, str] = {}
-    start, has_cache = task.config.train.start_from, task.cache_dir.is_dir()
-    if not has_cache:  # said once, not for every case
-        problems.append(f"the folder of prepared cases {task.cache_dir} is not there")
-    for case in (*task.train, *task.val) if has_cache else ():
-        try:
-            content = open_cached(task.cache_dir, case.case_id).content_hash
-            seen[f"case {case.case_id}"] = f"{content} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
-        except InputError as error:
-            problems += error.problems
-    if start is not None:
-        try:
-            seen[f"train.start_from {start}"] = digest_weights(start)
-        except (InputError, OSError) as error:
-            problems.append(f"train.start_from {start}: {error}")
-    raise_if_any(problems)
-    dataset = PatchDataset(task.train, task.cache_dir, task.config)
-    validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
-    return Opened(dataset, validation, seen)
+from mttu.training.task import Task, open_task
 
 
 def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:

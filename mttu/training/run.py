@@ -14,11 +14,12 @@ from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
 from mttu.training.inputs import Inputs, check_inputs, resolve_paths
-from mttu.training.loop import Task, fit
+from mttu.training.loop import fit
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run_folder import begin_or_continue
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import BEST
+from mttu.training.task import Task
 
 FINISHED = "finished.json"
 OnEpoch = Callable[[int, Mapping[str, float]], None]

@@ -24,10 +24,11 @@ from mttu.metrics.empty_masks import BOTH, summarise_region
 from mttu.metrics.segmentation import RegionScores
 from mttu.training import evaluation
 from mttu.training.evaluation import evaluate
-from mttu.training.loop import Task, clip_gradients, fit, task_losses, train_epoch
+from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state, write_state
+from mttu.training.task import Task
 
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
 IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two
