@@ -1,5 +1,6 @@
 """What a person sees while work goes on: a progress bar on a terminal, plain lines in a log."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from rich.segment import Segment
 
 from mttu.ablations import preset
 from mttu.config import Config
+from mttu.errors import mask_secrets
 
 _ACTS = "".join(
     chr(code)
@@ -53,6 +55,22 @@ SHOWN = {
 }
 PROPOSED_CROPS = 0.33
 """Share of crops around tumour that is proposed where a class is never predicted: a third, as people write it."""
+
+
+class _Shown(logging.Handler):
+    """What the package says of its work while it goes on, such as that it waits for a server."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints it above any progress bar."""
+        console.print(mask_secrets(record.getMessage()), markup=False)
+
+
+def show_log() -> None:
+    """Has what `mttu` logs printed, from now on and once."""
+    logger = logging.getLogger("mttu")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Shown) for handler in logger.handlers):
+        logger.addHandler(_Shown())
 
 
 def tell(sentence: str) -> None:

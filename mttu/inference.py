@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mttu.config import InferenceSettings
 from mttu.config.training import PrecisionSetting
 from mttu.data.labels import WHOLE_TUMOUR
+from mttu.errors import say_count
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -26,6 +27,13 @@ ENHANCING = 3
 
 _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
+
+
+def describe_device(device: torch.device) -> str:
+    """Which device of this process the work runs on, as a user reads it."""
+    if device.type == "cuda":
+        return f"on the GPU: {torch.cuda.get_device_name(device)}"
+    return f"on the CPU: {say_count(torch.get_num_threads(), 'thread', 'threads')}"
 
 
 def choose_precision(setting: PrecisionSetting, device: torch.device) -> Precision:

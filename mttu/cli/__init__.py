@@ -27,7 +27,7 @@ from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
-from mttu.display import console, errors, name_controls, show_progress, summarise_epoch, tell, tell_absences
+from mttu.display import console, errors, name_controls, show_log, show_progress, summarise_epoch, tell, tell_absences
 from mttu.errors import InputError, RunError, mask_secrets
 
 app = typer.Typer(
@@ -201,6 +201,7 @@ def predict_shown(
     """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
 
+    from mttu.inference import describe_device
     from mttu.predict import PredictionRow, plan_predictions, predict_cases
 
     if device not in ("auto", "cpu", "gpu"):
@@ -210,6 +211,7 @@ def predict_shown(
     plan = plan_predictions(checkpoint, inputs, output, labels, changes, device)  # type: ignore[arg-type]
     for note in plan.left_out:
         errors.print(f"note: {note}", markup=False)
+    console.print(f"predict: {describe_device(plan.device)}", markup=False)
 
     def show(done: int, row: PredictionRow) -> None:
         advance(done, row.case_id)
@@ -287,6 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot write a sign shows `?`, and the work counts
+    show_log()
     try:
         app(arguments, prog_name="mttu", standalone_mode=True)
     except InputError as error:

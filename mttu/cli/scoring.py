@@ -43,6 +43,7 @@ def score(
 
     from mttu.cluster.score import score_on_ray
     from mttu.data.score_table import ScoreRow, check_score_target, write_scores
+    from mttu.inference import describe_device
     from mttu.scoring.cases import choose_device, score_cases
     from mttu.scoring.plan import plan_scoring
 
@@ -59,7 +60,9 @@ def score(
             table = score_on_ray(plan, actors, threads, device, gpus_per_actor, show)
         else:
             torch.set_num_threads(threads)
-            table = score_cases(plan, choose_device(device), show)
+            chosen = choose_device(device)
+            console.print(f"score: {describe_device(chosen)}", markup=False)
+            table = score_cases(plan, chosen, show)
     write_scores(table, output)
     failed = [row for row in table.rows if row.error]
     for row in failed:

@@ -1,4 +1,4 @@
-"""Preparation of a cohort with Ray Data."""
+"""Preparation of a cohort on a pool of Ray actors."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from mttu.cluster.pool import Work, explain_lost, run_pool
+from mttu.cluster.resources import Demand, tell_placement
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
@@ -69,7 +70,8 @@ def prepare_cohort(
 
     cases = {case.case_id: case for case in manifest.cases}
     arguments = (cases, cache_dir.resolve(), tuple(modalities), settings)
-    rows = run_pool(list(cases), _build_preparer, arguments, num_actors, on_row=tell)
+    tell_placement(Demand("prepare", min(num_actors, len(cases)), 1))
+    rows = run_pool(list(cases), _build_preparer, arguments, num_actors, on_row=tell, title="prepare")
     for name in cases:
         if name not in rows:
             error = explain_lost(name, "prepare it again")

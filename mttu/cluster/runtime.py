@@ -13,7 +13,8 @@ from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 
 from mttu.config import Config
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, raise_if_any
+from mttu.training.agreement import AgreedError
 from mttu.training.loop import fit
 from mttu.training.run import task_of
 from mttu.training.runtime import (
@@ -24,6 +25,7 @@ from mttu.training.runtime import (
     prepare_for_device,
     sum_over_ranks,
 )
+from mttu.training.task import Task
 
 Row = TypeVar("Row")
 
@@ -86,15 +88,47 @@ class ProgressFile(ray.train.UserCallback):  # type: ignore[misc]
             handle.write(json.dumps(metrics[0]) + "\n")
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs; returns why it stopped, if it stopped itself on all ranks."""
-    config = Config.model_validate(settings)
+def train_worker(given: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs; returns why it stopped, if it stopped itself on all ranks.
+
+    Args:
+        given: `settings`, the `folder` of the run, and whether the worker was promised a GPU (`use_gpu`).
+    """
+    config = Config.model_validate(given["settings"])
     torch.set_num_threads(config.workers.threads_per_worker)
     runtime = RayRuntime()
+
+    def read_task() -> Task:
+        check_worker(Path(given["folder"]), given["use_gpu"], runtime.device)
+        return task_of(config)
+
     try:
-        state = fit(task_of(config), runtime)
-    except (RunError, InputError) as error:
-        if runtime.world_size == 1 or not isinstance(error, RunError) or error.all_ranks:
-            return {"stopped": str(error)}  # raising would make Ray try again what must fail again
+        state = fit(read_task, runtime)
+    except InputError as error:  # raising would make Ray try again what must fail again
+        if runtime.world_size > 1 and not isinstance(error, AgreedError):
+            raise  # of this rank alone: a rank that returns leaves the others waiting for it
+        return {"refused": error.problems}
+    except RunError as error:
+        if runtime.world_size == 1 or error.all_ranks:
+            return {"stopped": str(error)}
         raise
-    return {"stopped": "", "history": state.history}
+    return {"history": state.history}
+
+
+def check_worker(folder: Path, use_gpu: bool, device: torch.device) -> None:
+    """Refuses a node that does not see the run folder, or whose torch does not see the GPU that Ray promised.
+
+    Raises:
+        InputError: Lists both.
+    """
+    problems = []
+    if not folder.is_dir():
+        problems.append(
+            f"the run folder {folder} is not there; output.folder has to be on storage that all nodes share"
+        )
+    if use_gpu and device.type != "cuda":
+        problems.append(
+            f"Ray gives the worker a GPU, but torch {torch.__version__} sees none; install a torch with CUDA for the "
+            "node's driver, or set workers.device=cpu"
+        )
+    raise_if_any(problems)

@@ -1,4 +1,4 @@
-"""Scoring with Ray Data: one network per actor, one case after the other."""
+"""Scoring on Ray: one network per actor, one case after the other."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ import ray
 import torch
 
 from mttu.cluster.pool import Work, explain_lost, run_pool
+from mttu.cluster.resources import Demand, tell_placement, wants_gpus
 from mttu.cluster.session import connect
 from mttu.config import WorkerSettings
 from mttu.data.score_table import ScoreRow, ScoreTable
@@ -37,11 +38,11 @@ def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
     return lambda case_id: asdict(score(case_id))
 
 
-def choose_device(num_actors: int, threads: int, device: str, gpus_per_actor: float) -> str:
-    """The type of device that the actors get, once it is sure that the cluster can hold them.
+def choose_device(num_actors: int, threads: int, device: str, gpus_per_actor: float, title: str = "score") -> str:
+    """The type of device that the actors get, once it is sure that the cluster can hold them; says which.
 
     Raises:
-        InputError: It cannot.
+        InputError: It cannot; with auto also where it has GPUs, but too few.
     """
     problems = []
     if device not in ("auto", "cpu", "gpu"):
@@ -51,18 +52,20 @@ def choose_device(num_actors: int, threads: int, device: str, gpus_per_actor: fl
     raise_if_any(problems)
     have = ray.cluster_resources()
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    use_gpu = device == "gpu" or (device == "auto" and gpus >= num_actors * gpus_per_actor)
+    use_gpu = wants_gpus(device)
     if use_gpu and gpus < num_actors * gpus_per_actor:
+        fewer = f"take {int(gpus / gpus_per_actor)} actors, " if gpus >= gpus_per_actor else ""
         problems.append(
             f"{num_actors} actors with {gpus_per_actor:g} GPUs each, but the cluster has {gpus:g}; "
-            "take fewer actors or a smaller share of a GPU"
+            f"{fewer}a smaller share of a GPU, or device cpu"
         )
     if cpus < num_actors * threads:
         problems.append(
             f"{num_actors} actors with {threads} threads each, but the cluster has {cpus:g} CPUs; they would starve "
-            "each other and Ray's reading; take fewer actors or threads"
+            "each other; take fewer actors or threads"
         )
     raise_if_any(problems)
+    tell_placement(Demand(title, num_actors, threads, gpus_per_actor if use_gpu else 0.0))
     return "cuda" if use_gpu else "cpu"
 
 
@@ -80,7 +83,7 @@ def score_on_ray(
         plan: See `plan_scoring`; every node must see checkpoint, images and cache under the same paths.
         num_actors: Cases at the same time, each with a network of its own.
         threads: CPU threads of each actor; on a CPU the last bits depend on it.
-        device: auto: GPUs if the cluster has enough for all actors.
+        device: auto: GPUs if the cluster has any; then it must have enough for all actors.
         gpus_per_actor: A fraction puts several actors on one GPU.
         on_row: Told how many cases are done, and the newest row.
 
@@ -98,7 +101,8 @@ def score_on_ray(
         device_type = choose_device(num_actors, threads, device, gpus_per_actor)
         names = [case.case_id for case in plan.cases]
         gpus = gpus_per_actor if device_type == "cuda" else 0.0
-        found = run_pool(names, build_scorer, (plan, threads, device_type), num_actors, threads, gpus, tell)
+        arguments = (plan, threads, device_type)
+        found = run_pool(names, build_scorer, arguments, num_actors, threads, gpus, tell, "score")
     for name in names:
         if name not in found:
             tell(asdict(ScoreRow(name, 0.0, explain_lost(name, "score it again"))))

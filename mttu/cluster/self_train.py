@@ -62,7 +62,7 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
 
     with connect(workers):
         actors, threads = workers.num_workers, workers.threads_per_worker
-        device_type = choose_device(actors, threads, workers.device, GPUS_PER_ACTOR)
+        device_type = choose_device(actors, threads, workers.device, GPUS_PER_ACTOR, "evaluate")
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
         arguments = (checkpoint, by_name, secretless, threads, device_type)
@@ -70,7 +70,7 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
             rows = _run_here(list(by_name), arguments, tell)
         else:
             gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
-            rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell)
+            rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell, "evaluate")
     problems = [row["error"] for row in rows.values() if row["error"]]
     problems += [explain_lost(name, "run the same command again") for name in by_name if name not in rows]
     if problems:

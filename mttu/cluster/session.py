@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
+from ray._private import services
 
 from mttu import GUARDS_RAY, PRIVATE
 from mttu.config import WorkerSettings
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, mask_secrets
+from mttu.reach import ask_port, find_reason
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
@@ -28,7 +31,7 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets in a job that was submitted."""
 _TRIES = 20
 
-
+_CURES = "start it (ray start --head), mend the address, or unset RAY_ADDRESS to work on this machine alone"
 _started = False
 
 
@@ -46,7 +49,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             at least as many logical CPUs as the workers' threads.
 
     Raises:
-        InputError: No cluster answers at RAY_ADDRESS.
+        InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`.
     """
     global _started
     if ray.is_initialized():
@@ -59,6 +62,8 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             "open to the network; import mttu first, or connect to a cluster (ray.init) before"
         )
     address = os.environ.get("RAY_ADDRESS", "local")
+    if not starts:
+        check_address(address)
     folder = _make_folder() if starts else None
     try:
         if starts:
@@ -117,3 +122,47 @@ def _describe_workers() -> dict[str, Any] | None:
     A job's environment is given to it when it is submitted, and may not be given twice.
     """
     return {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
+
+
+def check_address(address: str) -> None:
+    """Makes sure that a cluster answers at an address, for Ray itself would try for a quarter of an hour.
+
+    Args:
+        address: What RAY_ADDRESS holds: HOST:PORT, `auto`, or `ray://HOST:PORT`.
+
+    Raises:
+        InputError: It is no address of a cluster, or nothing answers there.
+    """
+    place = address
+    if address == "auto":
+        try:
+            place = str(services.canonicalize_bootstrap_address(address))
+        except (ConnectionError, ValueError):
+            raise InputError(f"RAY_ADDRESS 'auto': no Ray runs on this machine; {_CURES}") from None
+    scheme, _, rest = place.rpartition("://")
+    if scheme in ("http", "https"):
+        raise InputError(
+            f"RAY_ADDRESS {address!r}: is the address of a dashboard, which takes jobs (ray job submit ...); a command "
+            f"connects to the cluster itself, at HOST:6379; {_CURES}"
+        )
+    host, port = _split(rest)
+    if scheme not in ("", "ray") or port is None:
+        raise InputError(f"RAY_ADDRESS {address!r}: is not an address of a Ray cluster; expected HOST:PORT; {_CURES}")
+    encrypted = os.environ.get("RAY_USE_TLS", "0") not in ("", "0")
+
+    def ask(seconds: float) -> str:
+        return ask_port(host, port, seconds, speaks_grpc=not encrypted)
+
+    reason = find_reason(ask, f"Ray at {mask_secrets(place)}")
+    if reason:
+        where = address if place == address else f"{address} ({place})"
+        raise InputError(f"RAY_ADDRESS {where!r}: no Ray cluster answers there ({reason}); {_CURES}")
+
+
+def _split(place: str) -> tuple[str, int | None]:
+    """Host and port of an address; None where there is none."""
+    try:
+        parts = urlsplit(f"//{place}")
+        return parts.hostname or "", parts.port if parts.hostname else None
+    except ValueError:
+        return "", None

@@ -13,12 +13,13 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from mttu.cluster.process_group import describe_group
+from mttu.cluster.resources import Demand, say_gpus, tell_placement, telling_pending_group, wants_gpus
 from mttu.cluster.runtime import ProgressFile, train_worker
 from mttu.cluster.session import connect
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths
-from mttu.training.run import History, OnEpoch, keep_best
+from mttu.training.run import History, OnEpoch, OnStart, keep_best
 from mttu.training.runtime import CHECKPOINTS_KEPT
 
 POLL_SECONDS = "0.2"
@@ -77,15 +78,18 @@ def choose_device(config: Config) -> bool:
     """Whether the workers get a GPU each.
 
     Raises:
-        InputError: The cluster has fewer GPUs or CPUs than asked for.
+        InputError: The cluster has fewer GPUs or CPUs than asked for; with auto also where it has GPUs, but too few.
     """
     workers, have = config.workers, ray.cluster_resources()
     gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
-    use_gpu = workers.device == "gpu" or (workers.device == "auto" and gpus >= workers.num_workers)
+    use_gpu = wants_gpus(workers.device)
     problems = []
     if use_gpu and gpus < workers.num_workers:
+        fits = [number for number in range(1, gpus + 1) if config.train.global_batch % number == 0]
+        fewer = f"set workers.num_workers={fits[-1]}, or " if fits else "set "
         problems.append(
-            f"workers.num_workers is {workers.num_workers} with workers.device=gpu, but the cluster has {gpus} GPUs"
+            f"workers.num_workers is {workers.num_workers} with workers.device={workers.device}, but the cluster has "
+            f"{say_gpus(gpus)}; {fewer}workers.device=cpu"
         )
     if cpus < workers.num_workers * workers.threads_per_worker:
         problems.append(
@@ -96,27 +100,31 @@ def choose_device(config: Config) -> bool:
     return use_gpu
 
 
-def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
     """Runs Ray Train until the last epoch, from where an earlier start was stopped; a `Launch` of `run_training`.
 
     Args:
         config: All settings; every worker must see manifest and cache under the same paths.
         folder: Run folder, on storage that every worker sees.
         on_epoch: Called with each finished epoch and its metrics, in order, each epoch once.
+        on_start: Told which device and how many workers it is.
 
     Returns:
         Metrics of every epoch.
 
     Raises:
-        InputError: The cluster is too small, or does not answer.
+        InputError: The cluster is too small, or does not answer; or a worker does not see on its node what it reads.
         RunError: Training stopped itself, or its workers failed more often than `workers.max_failures`.
     """
     with connect(config.workers):
-        return _fit(config, folder, on_epoch)
+        return _fit(config, folder, on_epoch, on_start)
 
 
-def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
-    workers = config.workers
+def _fit(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
+    workers, use_gpu = config.workers, choose_device(config)
+    demand = Demand("train", workers.num_workers, workers.threads_per_worker, float(use_gpu))
+    tell_placement(demand)
+    on_start("gpu" if use_gpu else "cpu", workers.num_workers)
     progress = folder / "progress.jsonl"
     manifest, cache_dir = resolve_paths(config)
     start = config.train.start_from
@@ -131,11 +139,15 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
     )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=absolute.model_dump(mode="json"),
+        train_loop_config={
+            "settings": absolute.model_dump(mode="json"),
+            "folder": str(folder.resolve()),
+            "use_gpu": use_gpu,
+        },
         torch_config=describe_group(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.num_workers,
-            use_gpu=choose_device(config),
+            use_gpu=use_gpu,
             resources_per_worker={"CPU": workers.threads_per_worker},
         ),
         run_config=ray.train.RunConfig(
@@ -147,12 +159,13 @@ def _fit(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
         ),
     )
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
-    with follow(progress, on_epoch):
+    with follow(progress, on_epoch), telling_pending_group(demand):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise RunError(explain(error)) from error
         outcome = result.return_value or {}
+        raise_if_any(outcome.get("refused", []))
         if outcome.get("stopped"):
             raise RunError(outcome["stopped"])
         with result.checkpoint.as_directory() as checkpoint:

@@ -145,7 +145,7 @@ class WorkerSettings(Settings):
     num_workers: Positive = 1
     """Training processes; on GPUs, one per GPU. Divides `train.global_batch`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: GPUs if the Ray cluster has at least `num_workers` of them, else CPU."""
+    """auto: GPUs if the Ray cluster has any, and then it must have one for each worker; else the CPU."""
     threads_per_worker: Positive = 2
     """CPU threads of each worker. Recorded, because results on a CPU are bit-equal only for the same number."""
     max_failures: Annotated[int, Field(ge=-1)] = 3

@@ -46,8 +46,23 @@ class Batch:
     augmentations: tuple[Augmentation, ...] = field(repr=False)
     """What is to be done to each patch."""
 
+    def pin_memory(self) -> "Batch":
+        """A copy in page-locked memory, from which a GPU reads while the host goes on; torch's loader calls it."""
+        return replace(
+            self,
+            image=self.image.pin_memory(),
+            seg=self.seg.pin_memory(),
+            has_seg=self.has_seg.pin_memory(),
+            only_wt=self.only_wt.pin_memory(),
+            idh=self.idh.pin_memory(),
+            selected=self.selected.pin_memory(),
+        )
+
     def to(self, device: torch.device) -> "Batch":
-        """A copy on another device, the image as float32 there: half the bytes travel."""
+        """A copy on another device, the image as float32 there: half the bytes travel.
+
+        A copy from memory that is not page-locked lets the host wait; see `pin_memory`.
+        """
         return replace(
             self,
             image=self.image.to(device, non_blocking=True).float(),
@@ -202,11 +217,20 @@ def labels_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
     ]
 
 
-def build_loader(dataset: PatchDataset, epoch: int, rank: int, world_size: int) -> DataLoader[Patch]:
+def build_loader(
+    dataset: PatchDataset, epoch: int, rank: int, world_size: int, device: torch.device | None = None
+) -> DataLoader[Patch]:
     """Micro-batches of one epoch for one rank; those of a step, of all ranks together, are its global batch.
 
     Position p of the epoch's order belongs to step p // `train.global_batch`, however many ranks and micro-batches
     there are.
+
+    Args:
+        dataset: Of all ranks.
+        epoch: Number from 0.
+        rank: Of this process.
+        world_size: Number of ranks.
+        device: Where batches go next; for a GPU they are put into page-locked memory.
     """
     train = dataset.config.train
     shares = share_batch(train, world_size)
@@ -222,5 +246,5 @@ def build_loader(dataset: PatchDataset, epoch: int, rank: int, world_size: int) 
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=train.loader_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device is not None and device.type == "cuda",
     )

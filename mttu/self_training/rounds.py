@@ -38,6 +38,7 @@ from mttu.self_training.round_folder import (
 from mttu.self_training.selecting import Selected, select_for_round
 from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
+from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import copy_held_out
 from mttu.training.run import History, closing
 from mttu.training.run_folder import identify
@@ -102,15 +103,17 @@ def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker
     if found is not None:
         return found
 
+    epochs = EpochLog(tracker)
+
     def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        tracker.log_epoch(epoch, metrics)
+        epochs.log(epoch, metrics)
         job.show_epoch(number, epoch, config.train.epochs, metrics)
 
     start = job.config.self_training.start
     if number == 0 and start is not None:
         history = _copy_start(job, start, folder)
     else:
-        history = job.callables.train(config, folder, on_epoch)
+        history = job.callables.train(config, folder, on_epoch, epochs.start)
     write_history(history, folder)
     return history
 

@@ -1,18 +1,89 @@
 """The connection to MLflow, and what is said where it fails."""
 
+import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from mttu.errors import RunError, mask_secrets
+from mttu.errors import InputError, RunError, mask_secrets
+from mttu.reach import ask_port, find_reason
 from mttu.tracking.address import database_path
+
+_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Patience of MLflow with a server that answered a moment ago; its own is 120 s, and seven more tries, each after twice
+the pause of the one before. What the user's environment says counts."""
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def connect(uri: str) -> Any:
     """An MLflow client; `mttu/__init__.py` has switched telemetry off."""
+    for name, value in _LIMITS.items():
+        os.environ.setdefault(name, value)
     return _cached_client(uri)
+
+
+def check_server(uri: str) -> None:
+    """Makes sure that the server of an address answers, for MLflow itself would try for minutes; a file needs none.
+
+    Args:
+        uri: Tracking URI in full.
+
+    Raises:
+        InputError: Nothing answers within `mttu.reach.PATIENCE_SECONDS`.
+    """
+    if database_path(uri) is not None:
+        return
+    ask = _ask_http(uri) if uri.startswith("http") else _ask_database(uri)
+    if ask is None:
+        return
+    reason = find_reason(ask, f"MLflow's {'server' if uri.startswith('http') else 'database'} at {mask_secrets(uri)}")
+    if reason:
+        raise InputError(
+            f"tracking.uri {uri}: nothing answers there ({reason}); start it, mend the address, or go on untracked "
+            "with tracking.enabled=false"
+        )
+
+
+def _ask_http(uri: str) -> Callable[[float], str]:
+    """Any answer counts, a refusal too: MLflow knows better what it means. As MLflow does, by way of a proxy if set."""
+    import requests  # comes with mlflow
+
+    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
+
+    def ask(seconds: float) -> str:
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=seconds, verify=verify).close()
+        except requests.Timeout:
+            return "no answer"
+        except requests.ConnectionError as error:
+            return _root_of(error)
+        except requests.RequestException as error:
+            return reason_of(error)
+        return ""
+
+    return ask
+
+
+def _root_of(error: BaseException) -> str:
+    """What is at the bottom of nested errors: `Connection refused` in place of a page."""
+    while (inner := getattr(error, "reason", None) or (error.args and error.args[0])) and isinstance(
+        inner, BaseException
+    ):
+        error = inner
+    system = error.__cause__ or error.__context__
+    return getattr(system, "strerror", None) or getattr(error, "strerror", None) or reason_of(Exception(str(error)))
+
+
+def _ask_database(uri: str) -> Callable[[float], str] | None:
+    from sqlalchemy.engine import make_url  # comes with mlflow
+
+    address = make_url(uri)
+    host, port = address.host, address.port or _PORTS.get(address.get_backend_name())
+    if host is None or port is None:
+        return None  # a socket file, or a driver's own way to say where
+    return lambda seconds: ask_port(host, port, seconds)
 
 
 @lru_cache(maxsize=8)
@@ -60,6 +131,10 @@ def writing_to(uri: str) -> Iterator[Any]:
             f"tracking: {database} does not exist on {platform.node()}; on several machines give the address of an "
             "MLflow server that all of them reach, e.g. tracking.uri=http://SERVER:5000"
         )
+    try:
+        check_server(uri)
+    except InputError as error:
+        raise RunError(f"{error}; the same command goes on from here") from None
     try:
         yield connect(uri)
     except mlflow_errors() as error:

@@ -74,6 +74,12 @@ class MlflowTracker:
             }
             _write_metrics(client, self.run_id, step, new)
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags the run. See `Tracker`."""
+        with writing_to(self.uri) as client:
+            for name, value in tags.items():
+                client.set_tag(self.run_id, name, value)
+
     def log_picture(self, path: Path) -> bool:
         """Keeps a picture that shows a case under `pictures/`, if the run allows it. See `Tracker`."""
         if not self.allows_pictures:

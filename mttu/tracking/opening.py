@@ -11,7 +11,7 @@ from mttu.atomic import write_json
 from mttu.config import Config
 from mttu.errors import InputError
 from mttu.tracking.address import database_path, resolve_uri
-from mttu.tracking.connection import connect, mlflow_errors, reason_of
+from mttu.tracking.connection import check_server, connect, mlflow_errors, reason_of
 from mttu.tracking.description import describe_run
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.moved import ARTIFACTS, check_location, follow_database
@@ -77,6 +77,7 @@ def open_tracker(
     run_folder.mkdir(parents=True, exist_ok=True)
     uri = parent.uri if isinstance(parent, MlflowTracker) else resolve_uri(config.tracking.uri, run_folder)
     try:
+        check_server(uri)
         client = connect(uri)
         if isinstance(parent, MlflowTracker):
             above = client.get_run(parent.run_id)

@@ -36,6 +36,10 @@ class Tracker(Protocol):
         """
         ...
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags the run, in place of what it has under these names."""
+        ...
+
     def log_picture(self, path: Path) -> bool:
         """Keeps a picture that shows a case under `pictures/`, if the run allows it.
 
@@ -117,6 +121,9 @@ class NullTracker:
         """Does nothing."""
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
         """Does nothing."""
 
     def log_picture(self, path: Path) -> bool:

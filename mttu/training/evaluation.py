@@ -20,6 +20,7 @@ from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
 from mttu.networks import MttuNet
+from mttu.training.agreement import agreeing
 from mttu.training.runtime import Runtime
 
 EMPTY = ("both-empty", "missed", "spurious")
@@ -128,6 +129,7 @@ def evaluate(
     The result is the same on every rank.
     """
     share = cases[runtime.rank :: runtime.world_size]
-    rows = [score_case(network, case, cached, config, runtime.device, precision) for case, cached in share]
+    with agreeing(runtime):
+        rows = [score_case(network, case, cached, config, runtime.device, precision) for case, cached in share]
     table = sorted(runtime.gather(rows), key=lambda row: str(row["case_id"]))
     return *summarise(table, config.train.validation_metric), table

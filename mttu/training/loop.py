@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -17,10 +16,10 @@ from mttu.config.batches import share_batch
 from mttu.config.network import Task as LearningTask
 from mttu.data.absent_classes import find_held_classes, lacks_classes, note_absences
 from mttu.data.augment import augment_batch
-from mttu.data.cache import CachedCase, open_cached
+from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
 from mttu.data.labels import knows_parts
-from mttu.data.loaders import Batch, PatchDataset, build_loader, labels_of_steps
+from mttu.data.loaders import Batch, build_loader, labels_of_steps
 from mttu.errors import RunError
 from mttu.inference import choose_precision
 from mttu.losses import (
@@ -34,59 +33,65 @@ from mttu.losses import (
 )
 from mttu.networks import MttuNet
 from mttu.patients import KnownPatients, derive_key, name_patients
+from mttu.training.agreement import agreeing, check_same
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.runtime import Runtime
-from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_teachers
+from mttu.training.start import (
+    find_learned_parts,
+    find_learned_tasks,
+    load_start,
+    read_start_teachers,
+)
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
+from mttu.training.task import Task, open_task
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what: settings, cases, and where their prepared volumes lie."""
-
-    config: Config
-    train: tuple[Case, ...]
-    val: tuple[Case, ...]
-    cache_dir: Path
-
-
-def fit(task: Task, runtime: Runtime) -> TrainingState:
+def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
+    No rank waits for one that stopped: what may fail on one machine alone comes first, see `mttu.training.agreement`.
+
     Args:
-        task: What to train.
+        task: What to train, or what reads it.
         runtime: Where to.
 
     Returns:
         The final state, the same on every rank.
 
     Raises:
+        AgreedError: Some of several ranks cannot read what they need, or read something else; the same on every rank.
+        InputError: The one rank there is cannot.
         RunError: A loss is not finite (names the cases), or GPU memory is exhausted (names the settings to lower).
     """
-    config, train = task.config, task.config.train
-    state = create_state(config, runtime.device)
+    with agreeing(runtime):
+        task = task() if callable(task) else task
+        opened = open_task(task)
+        config, train = task.config, task.config.train
+        state = create_state(config, runtime.device)
+    check_same(runtime, opened.seen)
     network = runtime.prepare(state.network)  # first: what is loaded takes the memory layout of the parameters
-    with runtime.resume() as folder:
+    with agreeing(runtime), runtime.resume() as folder:
         if folder is None:
             load_start(state, config, runtime.device)
         else:
             read_state(state, folder, runtime.device)
-    state.network.learned_tasks = find_learned_tasks(config, task.train)
-    state.network.learned_parts = find_learned_parts(config, task.train)
-    dataset = PatchDataset(task.train, task.cache_dir, config)
+        state.network.learned_tasks = find_learned_tasks(config, task.train)
+        state.network.learned_parts = find_learned_parts(config, task.train)
+        cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
+        state.learned_from = name_teachers(task, cached)
+        if state.best is not None and state.best.held_out is not None:
+            state.best.held_out = name_held_out(state.best.held_out, task.val)
+    check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
+    dataset, validation = opened.dataset, opened.validation
     held_classes: tuple[str, ...] | None = None  # of the training masks; read when a class is in no prediction
-    validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
-    state.learned_from = name_teachers(task, [*dataset.cached, *(cached for _, cached in validation)])
-    if state.best is not None and state.best.held_out is not None:
-        state.best.held_out = name_held_out(state.best.held_out, task.val)
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     held = share_batch(train, runtime.world_size).held
     while state.epoch < train.epochs:
         started = time.monotonic()
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))
         set_learning_rate(state, config)
-        loader = build_loader(dataset, state.epoch, runtime.rank, runtime.world_size)
+        loader = build_loader(dataset, state.epoch, runtime.rank, runtime.world_size, runtime.device)
         labels = labels_of_steps(dataset, state.epoch)
         with naming_memory_settings(config, held):
             metrics = train_epoch(state, network, loader, labels, weights, config, runtime)

@@ -11,20 +11,24 @@ from mttu.data.cohort import read_manifest
 from mttu.figures.saving import save_figure
 from mttu.lock import lock_folder
 from mttu.tracking import Tracker, follow_moved_folder, open_tracker
+from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
 from mttu.training.inputs import Inputs, check_inputs, resolve_paths
-from mttu.training.loop import Task, fit
+from mttu.training.loop import fit
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run_folder import begin_or_continue
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import BEST
+from mttu.training.task import Task
 
 FINISHED = "finished.json"
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Tell = Callable[[str], None]
 """Told a sentence that the user should read before training starts."""
 History = list[dict[str, float]]
-Launch = Callable[[Config, Path, OnEpoch], History]
+OnStart = Callable[[str, int], None]
+"""Told what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
+Launch = Callable[[Config, Path, OnEpoch, OnStart], History]
 """Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
 
 
@@ -53,8 +57,9 @@ def keep_best(checkpoint: Path, folder: Path) -> None:
             calibrate_training(partial, held_out)
 
 
-def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
     """A `Launch` in this process, on the CPU, without Ray."""
+    on_start("cpu", 1)
     runtime = LocalRuntime(folder / "train", on_report=on_epoch)
     state = fit(task_of(config), runtime)
     with runtime.resume() as checkpoint:
@@ -121,18 +126,15 @@ def run_training(
 def _train_and_log(
     config: Config, inputs: Inputs, folder: Path, launch: Launch, tracker: Tracker, show: OnEpoch | None
 ) -> History:
-    logged = set()
+    epochs = EpochLog(tracker)
 
     def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        tracker.log_epoch(epoch, metrics)
-        logged.add(epoch)
+        epochs.log(epoch, metrics)
         if show is not None:
             show(epoch, metrics)
 
-    history = launch(config, folder, on_epoch)
-    for row in history:  # what a kill kept from the tracker
-        if row["epoch"] not in logged:
-            tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
+    history = launch(config, folder, on_epoch, epochs.start)
+    epochs.complete(history)
     tracker.log_checkpoint(folder / BEST)
     val = inputs.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):

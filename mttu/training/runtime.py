@@ -1,5 +1,6 @@
 """What the training loop runs on: ranks, device, checkpoints. `mttu.cluster` maps the same protocol to Ray Train."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional
 
 from mttu.atomic import atomic_folder
 from mttu.networks.batch_norm import synchronise
@@ -33,7 +35,7 @@ class Runtime(Protocol):
         """Sum over ranks, the same bits on each."""
 
     def gather(self, rows: list[Row]) -> list[Row]:
-        """Rows of all ranks in the order of ranks, on each."""
+        """Rows of all ranks in the order of ranks, on each; JSON values."""
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
         """Hands out the metrics of a finished epoch and keeps a checkpoint, if there is one to write."""
@@ -51,12 +53,25 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def gather_over_ranks(rows: list[Row]) -> list[Row]:
-    """Concatenates the rows of all ranks in the default process group; the rows themselves where there is none."""
+    """Concatenates the rows of all ranks in the default process group; the rows themselves where there is none.
+
+    They travel as JSON in tensors of bytes: torch's own call for objects would unpickle what a peer sends, which is to
+    run whatever it says. JSON keeps every bit of a number.
+
+    Args:
+        rows: JSON values.
+    """
     if not dist.is_initialized():
         return rows
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    own = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8).to(device)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(own)], device=device))
+    longest = max(int(length) for length in lengths)
+    parts = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in lengths]
+    dist.all_gather(parts, functional.pad(own, (0, longest - len(own))))
+    texts = [part[: int(length)].cpu().numpy().tobytes() for part, length in zip(parts, lengths, strict=True)]
+    return [row for text in texts for row in json.loads(text)]
 
 
 def epoch_name(epoch: int) -> str:

@@ -12,7 +12,9 @@ from mttu.errors import InputError
 pytestmark = pytest.mark.ray
 
 
-def test_a_bad_case_gets_its_row_and_the_others_are_prepared(phantom_folder: Path, tmp_path: Path, ray_session: None):
+def test_a_bad_case_gets_its_row_and_the_others_are_prepared(
+    phantom_folder: Path, tmp_path: Path, ray_session: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     names = [f"phantom_{index:03d}" for index in range(4)]
     for name in names:
         shutil.copytree(phantom_folder / name, tmp_path / "data" / name)
@@ -32,3 +34,4 @@ def test_a_bad_case_gets_its_row_and_the_others_are_prepared(phantom_folder: Pat
     assert open_cached(tmp_path / "cache", names[0]).image.shape[0] == 4
     with pytest.raises(InputError, match="not prepared"):
         open_cached(tmp_path / "cache", names[1])
+    assert "core_worker" not in "".join(capfd.readouterr())  # Ray's word that actors of a kind may not restart

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray import cloudpickle
 
@@ -83,6 +84,18 @@ def test_a_case_that_always_kills_its_worker_is_missing_and_stops_no_other(ray_s
     rows = run_pool(["a", "b", "c"], build_mortal, (tmp_path, "b"), num_actors=1)
     assert sorted(rows) == ["a", "c"]
     assert len(list(tmp_path.glob("death-*"))) == RETRIES + 1
+
+
+@pytest.mark.ray
+def test_no_case_waits_for_an_actor_that_finds_no_place(ray_session: None, tmp_path: Path):
+    """The cluster has four CPUs; somebody else holds one."""
+    holder = ray.remote(num_cpus=1)(type("Holder", (), {}))
+    held = holder.remote()
+    ray.get(held.__ray_ready__.remote())
+    rows = run_pool(["a", "b"], build_mortal, (tmp_path, "none"), num_actors=2, threads=2)
+    assert sorted(rows) == ["a", "b"]
+    assert len({row["pid"] for row in rows.values()}) == 1
+    ray.kill(held)
 
 
 @pytest.mark.ray

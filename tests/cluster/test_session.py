@@ -67,6 +67,7 @@ def test_logs_stay_where_they_are_asked_for(fake_ray, tmp_path, monkeypatch):
 
 def test_workers_of_a_cluster_are_told_to_be_private(fake_ray, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    monkeypatch.setattr(session, "check_address", lambda address: None)
     for private, job, expected in (
         (True, False, {"env_vars": {"MTTU_PRIVATE": "1"}}),
         (True, True, None),  # the job was given its environment when it was submitted

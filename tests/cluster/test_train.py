@@ -33,6 +33,7 @@ def test_two_workers_train_and_are_tracked(tiny, ray_session):
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(row.step, row.value) for row in losses] == [(row["epoch"], row["train/loss"]) for row in history]
     assert run.info.status == "FINISHED"
+    assert (run.data.tags["resolved.device"], run.data.tags["resolved.num_workers"]) == ("cpu", "2")
     before = (folder / "finished.json").stat().st_mtime_ns
     assert run_training(config, launch_on_ray) == folder  # a finished run is left as it is
     assert (folder / "finished.json").stat().st_mtime_ns == before

@@ -156,3 +156,26 @@ def test_channels_follow_the_settings(tiny, train_cases, phantom_cache):
     assert np.array_equal(patch.image, whole.image[[3, 0]])
     cached = open_cached(phantom_cache, train_cases[0].case_id)
     assert torch.equal(read_volume(cached, swapped), read_volume(cached, tiny)[[3, 0]])
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_batches_for_a_gpu_are_pinned_by_torchs_loader(dataset, monkeypatch, device, pinned):
+    """There may be no GPU here: what torch's loader does with a batch is asked of it, and each tensor is followed."""
+    seen = []
+
+    def pin(tensor):
+        seen.append(tensor)
+        return tensor.clone()
+
+    loader = build_loader(dataset, 0, 0, 1, torch.device(device))
+    assert loader.pin_memory is pinned
+    [batch, *_] = build_loader(dataset, 0, 0, 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    moved = torch.utils.data._utils.pin_memory.pin_memory(batch)
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert len(seen) == len(tensors) == 6
+    for name, value in tensors.items():
+        found = getattr(moved, name)
+        assert found is not value, name
+        assert torch.equal(found, value), name
+    assert (moved.case_ids, moved.augmentations) == (batch.case_ids, batch.augmentations)

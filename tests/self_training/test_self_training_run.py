@@ -81,11 +81,11 @@ def test_a_round_goes_on_from_the_weights_of_the_one_before(make_config, here):
 def test_the_optimiser_is_kept_if_asked_for(make_config, here):
     seen = []
 
-    def train(config, folder, on_epoch):
+    def train(config, folder, on_epoch, on_start):
         start = config.train.start_from
         state = start / "state.pt" if start else None
         seen.append((config.train.start_optimiser, bool(state and state.exists())))
-        return here.train(config, folder, on_epoch)
+        return here.train(config, folder, on_epoch, on_start)
 
     kept = make_config({"self_training.optimiser": "kept", "self_training.rounds": 1})
     folder = run_self_training(kept, replace(here, train=train))
@@ -201,9 +201,9 @@ def test_round_0_can_be_shared(make_config, here):
     first = run_self_training(config, here)
     trained = []
 
-    def train(config, folder, on_epoch):
+    def train(config, folder, on_epoch, on_start):
         trained.append(folder.name)
-        return here.train(config, folder, on_epoch)
+        return here.train(config, folder, on_epoch, on_start)
 
     shared = override(
         config,

@@ -66,9 +66,9 @@ def test_a_self_training_goes_on(old, monkeypatch):
     monkeypatch.setattr("mttu.self_training.finishing.log_finish", lambda *arguments: None)
     trained = []
 
-    def train(config, folder, on_epoch):
+    def train(config, folder, on_epoch, on_start):
         trained.append(folder.name)
-        return launch_locally(config, folder, on_epoch)
+        return launch_locally(config, folder, on_epoch, on_start)
 
     folder = run_self_training(as_then(old, "self"), Callables(train, HERE.score, HERE.evaluate))
     assert trained == ["working-round_1"]

@@ -1,7 +1,9 @@
 """Two ranks compute what one does; a resume keeps the bits for any number of ranks."""
 
+import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -16,14 +18,17 @@ from mttu.data.augment import Augmentation
 from mttu.data.cache import open_cached
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import Batch
+from mttu.errors import InputError, RunError
 from mttu.losses import idh_class_weights
 from mttu.metrics.empty_masks import BOTH, summarise_region
 from mttu.metrics.segmentation import RegionScores
+from mttu.training import evaluation
 from mttu.training.evaluation import evaluate
 from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
-from mttu.training.state import create_state
+from mttu.training.state import create_state, write_state
+from mttu.training.task import Task
 
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
 IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two
@@ -176,8 +181,77 @@ def scores_of_cases(cases, cache, runtime):
     return metrics, score, asdict(summarise_region(runtime.gather(own), "et", BOTH["brats2020"]))
 
 
+def refuse_to_unpickle(*arguments):
+    raise AssertionError("what another rank sends is unpickled")
+
+
+def stale_copy(cache, folder, case_id):
+    """A cache that another version of the case lies in."""
+    folder.mkdir()
+    for place in cache.iterdir():
+        (folder / place.name).symlink_to(place)
+    (folder / case_id).unlink()
+    shutil.copytree(cache / case_id, folder / case_id)
+    about = folder / case_id / "case.json"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"content_hash": content["content_hash"][::-1]}))
+    return folder
+
+
+def part_of(cache, folder, without):
+    folder.mkdir()
+    for place in cache.iterdir():
+        if place.name not in without:
+            (folder / place.name).symlink_to(place)
+    return folder
+
+
+def stops_of_rank(rank, cases, cache, folder):
+    """What each rank says, and after how many seconds, where one of both or both cannot go on."""
+    config = override(next(iter(configs().values())), SMALL)
+    first, second, last = cases[0].case_id, cases[1].case_id, cases[4].case_id
+    runtime = LocalRuntime(folder / f"no-checkpoint{rank}")
+    lacking = [part_of(cache, folder / f"lacking{rank}{at}", [one, last]) for at, one in enumerate((first, second))]
+    caches = {
+        "blind": (cache, folder / "gone"),
+        "both": lacking,
+        "stale": (cache, stale_copy(cache, folder / f"stale{rank}", first)),
+    }
+    said = {}
+
+    def note(name, work):
+        started = time.monotonic()
+        try:
+            work()
+        except (InputError, RunError) as error:
+            said[name] = (type(error).__name__, str(error), time.monotonic() - started)
+
+    for name, places in caches.items():
+        note(name, lambda places=places: fit(Task(config, cases[:4], cases[4:], places[rank]), runtime))
+
+    def read_nothing():
+        raise InputError("cohort.parquet: not found")
+
+    task = Task(config, cases[:4], cases[4:], cache)
+    note("no manifest", lambda: fit(read_nothing if rank else task, runtime))
+    if rank:
+        evaluation.score_case = lambda *arguments: read_nothing()
+    prepared = [(case, open_cached(cache, case.case_id)) for case in cases]
+    network = create_state(config, runtime.device).network
+    note("validation", lambda: evaluate(network, prepared, config, runtime, "float32"))
+    if rank == 0:  # the other one looks for checkpoints elsewhere, as on a disk that is not shared
+        newest = runtime.folder / "epoch_00001"
+        newest.mkdir(parents=True)
+        state = create_state(config, runtime.device)
+        state.epoch = 1
+        write_state(state, config, newest)
+    note("checkpoint", lambda: fit(task, runtime))
+    return said
+
+
 def work_of_rank(rank, folder, cases, cache):
     torch.set_num_threads(1)
+    dist.distributed_c10d._unpickler = refuse_to_unpickle
     with process_group(rank, 2, folder):
         runtime = LocalRuntime(folder)
         found = {}
@@ -190,6 +264,7 @@ def work_of_rank(rank, folder, cases, cache):
         for frozen in (True, False):
             torch.save(trace_of(take_step(in_parts(1), runtime, parts, frozen)[0]), folder / f"{frozen}{rank}.pt")
         torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
+        torch.save(stops_of_rank(rank, cases, cache, folder), folder / f"stops{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +325,30 @@ def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_p
     gradients = [name for name, _ in (*state.network.named_parameters(), *state.weighting.named_parameters())]
     found, wanted = (torch.cat([one[name].flatten() for name in gradients]) for one in (ranks[0], expected))
     assert (found - wanted).norm() < 2e-4 * wanted.norm()  # each norm amplifies rounding
+
+
+def test_a_rank_that_cannot_go_on_stops_all_at_once_with_what_each_found(two_ranks, uneven_cases, phantom_cache):
+    first, *_, last = (case.case_id for case in uneven_cases)
+    node = os.uname().nodename
+    ranks = [torch.load(two_ranks / f"stops{rank}.pt", weights_only=True) for rank in (0, 1)]
+    names = ["blind", "both", "stale", "no manifest", "validation", "checkpoint"]
+    assert [list(said) for said in ranks] == [names, names]
+    for name in names:
+        (kind, text, seconds), (other_kind, other_text, other_seconds) = (said[name] for said in ranks)
+        assert kind == other_kind == "AgreedError", name
+        assert text == other_text, name
+        assert max(seconds, other_seconds) < 60, name
+    said = {name: text for name, (_, text, _) in ranks[0].items()}
+    assert said["blind"] == (f"worker 1 on node {node}: the folder of prepared cases {two_ranks / 'gone'} is not there")
+    zero, one = (f"worker {rank} on node {node}: case" for rank in (0, 1))
+    lines = said["both"].splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"worker {rank} on node {node}" for rank in (0, 0, 1, 1)]
+    assert lines[0].startswith(f"{zero} {first}: not prepared in {two_ranks / 'lacking00'}")
+    assert lines[3].startswith(f"{one} {last}: not prepared in {two_ranks / 'lacking11'}")
+    assert said["stale"].startswith(f"worker 1 on node {node} reads another case {first} than worker 0 on node {node};")
+    assert said["no manifest"] == f"worker 1 on node {node}: cohort.parquet: not found"
+    assert said["validation"] == f"worker 1 on node {node}: cohort.parquet: not found"
+    assert said["checkpoint"].startswith(f"worker 1 on node {node} reads another checkpoint than worker 0")
 
 
 def resume_on_rank(rank, world_size, config, folder):

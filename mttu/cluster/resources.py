@@ -1,0 +1,132 @@
+"""What work asks of a cluster: which device it gets, what is said of that, and of waiting for it."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import ray
+from ray.util import placement_group_table
+
+from mttu.cluster.session import is_private
+from mttu.errors import say_count
+
+FIRST_SECONDS = 10.0
+"""Until waiting is said for the first time: workers of a free cluster need a few seconds to start."""
+AGAIN_SECONDS = 120.0
+"""Until it is said again."""
+_LOOK_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+_said: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Processes that work at the same time."""
+
+    title: str
+    """Of the work, e.g. `train`."""
+    number: int
+    threads: int
+    """CPUs of each."""
+    gpus: float = 0.0
+    """GPUs of each, or a share of one."""
+
+    def __str__(self) -> str:
+        each = " each" if self.number > 1 else ""
+        return f"{say_count(self.number, 'worker', 'workers')} with {self._describe_one()}{each}"
+
+    def _describe_one(self) -> str:
+        cpus = say_count(self.threads, "CPU thread", "CPU threads")
+        return f"{say_gpus(self.gpus)} and {cpus}" if self.gpus else cpus
+
+
+def say_gpus(number: float) -> str:
+    """`1 GPU`, `0.5 GPUs`."""
+    return f"{number:g} {'GPU' if number == 1 else 'GPUs'}"
+
+
+def wants_gpus(device: str) -> bool:
+    """Whether work is to get GPUs; `auto` takes the CPU only where the cluster has no GPU at all."""
+    return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
+def tell_placement(demand: Demand) -> None:
+    """Says what the work runs on; what was said of the same work before is not said again."""
+    have = ray.cluster_resources()
+    total = f"{say_gpus(have.get('GPU', 0.0))} and {say_count(int(have.get('CPU', 0.0)), 'CPU', 'CPUs')}"
+    text = f"on the {'GPU' if demand.gpus else 'CPU'}: {demand}; the cluster has {total}"
+    if _said.get(demand.title) != text:
+        _said[demand.title] = text
+        logger.info("%s: %s", demand.title, text)
+
+
+class Waiting:
+    """Says after some seconds, and then seldom, that work waits for a place in the cluster."""
+
+    def __init__(self, demand: Demand) -> None:
+        self.demand = demand
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on it is waited, or waited anew."""
+        self.due = time.monotonic() + FIRST_SECONDS
+
+    def tell(self, number: int) -> None:
+        """Called again and again while so many of the processes have no place."""
+        if time.monotonic() < self.due or is_private():  # nobody else has a place in a cluster of our own
+            return
+        self.due = time.monotonic() + AGAIN_SECONDS
+        have, free = ray.cluster_resources(), ray.available_resources()
+        places = ", ".join(
+            f"{free.get(kind, 0.0):g} of {have[kind]:g} {kind}s" for kind in ("CPU", "GPU") if have.get(kind)
+        )
+        logger.info(
+            "%s: waiting for a place in the cluster for %d of %s; free: %s; it starts by itself as soon as others are "
+            "done, and ends with Ctrl-C",
+            self.demand.title,
+            number,
+            self.demand,
+            places or "nothing",
+        )
+
+
+@contextmanager
+def telling_pending_group(demand: Demand) -> Iterator[None]:
+    """Says while the body runs that its workers, which Ray Train places as one group, wait for their place."""
+    if is_private():
+        yield
+        return
+    stop, waiting = threading.Event(), Waiting(demand)
+    before = set(placement_group_table())
+
+    def watch() -> None:
+        while not stop.wait(_LOOK_SECONDS):
+            groups = {name: group for name, group in placement_group_table().items() if name not in before}
+            if any(group["state"] == "PENDING" and is_of(group["bundles"], demand) for group in groups.values()):
+                waiting.tell(demand.number)
+            else:
+                waiting.begin()
+
+    def watch_quietly() -> None:
+        with suppress(Exception):  # a cluster that is gone is told by the training itself
+            watch()
+
+    thread = threading.Thread(target=watch_quietly, name="mttu-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def is_of(bundles: dict[int, dict[str, float]], demand: Demand) -> bool:
+    """Whether the parts of a placement group are those of the workers."""
+    asked = {"CPU": float(demand.threads), **({"GPU": demand.gpus} if demand.gpus else {})}
+    return len(bundles) == demand.number and all(
+        {name: part.get(name, 0.0) for name in asked} == asked for part in bundles.values()
+    )
