@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import ray
+from ray._private import state
 from ray.util import placement_group_table
 
 from mttu.cluster.session import is_private
@@ -77,7 +78,7 @@ class Waiting:
 
     def tell(self, number: int) -> None:
         """Called again and again while so many of the processes have no place."""
-        if time.monotonic() < self.due or is_private():  # nobody else has a place in a cluster of our own
+        if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + AGAIN_SECONDS
         have, free = ray.cluster_resources(), ray.available_resources()
@@ -97,22 +98,48 @@ class Waiting:
 @contextmanager
 def telling_pending_group(demand: Demand) -> Iterator[None]:
     """Says while the body runs that its workers, which Ray Train places as one group, wait for their place."""
-    if is_private():
+    before = set() if is_private() else set(placement_group_table())
+
+    def count() -> int:
+        groups = {name: group for name, group in placement_group_table().items() if name not in before}
+        pending = any(group["state"] == "PENDING" and is_of(group["bundles"], demand) for group in groups.values())
+        return demand.number if pending else 0
+
+    with _telling(demand, count):
+        yield
+
+
+@contextmanager
+def telling_unplaced_actors(demand: Demand) -> Iterator[None]:
+    """Says while the body runs that actors of this job, such as those of Ray Data, wait for their place."""
+    job = ray.get_runtime_context().get_job_id()
+
+    def count() -> int:
+        own = [actor for actor in state.actors().values() if actor["JobID"] == job]
+        return sum(actor["Pid"] == 0 and actor["State"] != "DEAD" for actor in own)
+
+    with _telling(demand, count):
+        yield
+
+
+@contextmanager
+def _telling(demand: Demand, count: Callable[[], int]) -> Iterator[None]:
+    """Looks again and again at how many processes have no place, and says so."""
+    if is_private():  # nobody else has a place in a cluster of our own
         yield
         return
     stop, waiting = threading.Event(), Waiting(demand)
-    before = set(placement_group_table())
 
     def watch() -> None:
         while not stop.wait(_LOOK_SECONDS):
-            groups = {name: group for name, group in placement_group_table().items() if name not in before}
-            if any(group["state"] == "PENDING" and is_of(group["bundles"], demand) for group in groups.values()):
-                waiting.tell(demand.number)
+            number = count()
+            if number:
+                waiting.tell(number)
             else:
                 waiting.begin()
 
     def watch_quietly() -> None:
-        with suppress(Exception):  # a cluster that is gone is told by the training itself
+        with suppress(Exception):  # a cluster that is gone is told by the work itself
             watch()
 
     thread = threading.Thread(target=watch_quietly, name="mttu-waiting", daemon=True)

@@ -65,6 +65,10 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     if not starts:
         check_address(address)
     folder = _make_folder() if starts else None
+    if not os.environ.get(KEEP_LOGS):
+        # else each pool of Ray Data prints an error line on what its actors may lose in a restart (Ray's issue 53727),
+        # which Ray Data itself keeps for them; failures still arrive as exceptions
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if starts:
             ray.init(

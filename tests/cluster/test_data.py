@@ -34,4 +34,4 @@ def test_a_bad_case_gets_its_row_and_the_others_are_prepared(
     assert open_cached(tmp_path / "cache", names[0]).image.shape[0] == 4
     with pytest.raises(InputError, match="not prepared"):
         open_cached(tmp_path / "cache", names[1])
-    assert "core_worker" not in "".join(capfd.readouterr())  # Ray's word that actors of a kind may not restart
+    assert "core_worker" not in "".join(capfd.readouterr())  # nor any other line of Ray's own

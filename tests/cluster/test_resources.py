@@ -1,9 +1,17 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from mttu.cluster import resources, score, train
-from mttu.cluster.resources import Demand, Waiting, is_of, tell_placement, telling_pending_group
+from mttu.cluster.resources import (
+    Demand,
+    Waiting,
+    is_of,
+    tell_placement,
+    telling_pending_group,
+    telling_unplaced_actors,
+)
 from mttu.cluster.runtime import check_worker
 from mttu.config import Config, override
 from mttu.errors import InputError
@@ -106,6 +114,34 @@ def test_a_pending_group_of_the_trainings_own_is_waited_for(cluster, caplog, mon
     bundles = {0: {"CPU": 2.0}, 1: {"CPU": 2.0}}
     run(4)
     assert caplog.messages[0].startswith("train: waiting for a place in the cluster for 2 of 2 workers with 2 CPU thre")
+
+
+def test_actors_of_this_job_without_a_process_are_waited_for(cluster, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "mttu")
+    monkeypatch.setattr(resources, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(resources, "_LOOK_SECONDS", 0.01)
+    cluster({"CPU": 4.0}, free={"CPU": 1.0})
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "02"))
+    actors, looks = {}, []
+
+    def look():
+        looks.append(len(actors))
+        return actors
+
+    def run():
+        before = len(looks)
+        with telling_unplaced_actors(Demand("score", 3, 2)):
+            while len(looks) < before + 4:
+                pass
+
+    monkeypatch.setattr(resources.state, "actors", look)
+    placed = {"JobID": "02", "Pid": 17, "State": "PENDING_CREATION"}
+    actors |= {"a": placed, "b": {**placed, "Pid": 0, "State": "DEAD"}, "c": {**placed, "Pid": 0, "JobID": "01"}}
+    run()
+    assert not caplog.messages
+    actors["d"] = {**placed, "Pid": 0}
+    run()
+    assert caplog.messages[0].startswith("score: waiting for a place in the cluster for 1 of 3 workers with 2 CPU")
 
 
 def test_a_placement_group_is_known_by_its_parts():
