@@ -18,6 +18,8 @@ from mttu.networks.checkpoint import write_checkpoint
 
 torch.set_num_threads(1)  # the tests' tensors are small, and threads that wait for each other cost more than they do
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to their own folders, not to somebody's server
+
 TINY: dict[str, Any] = {
     "network.widths": [4, 4, 8, 8],
     "network.bottleneck.width": 16,

@@ -190,6 +190,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_given(tmp_path / "none.yaml", None)
 
 
+def test_a_tab_and_another_encoding_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optim:\n\tlr: 1e-4\n")
+    with pytest.raises(InputError, match=r"c\.yaml: line 2 is indented by a tab; YAML takes spaces alone"):
+        read_given(path, None)
+    path.write_text("optim:\n  lr: 1e-4\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"c\.yaml: is not UTF-8; save it in UTF-8"):
+        read_given(path, None)
+
+
 def test_shared_settings_name_no_folder_and_no_address() -> None:
     places = {
         "data.manifest": "/home/someone/study/cohort.parquet",

@@ -24,7 +24,7 @@ from mttu.cli.evaluate import evaluate
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import PrecisionOption, score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
-from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation
+from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation, tell_tracking
 from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
 from mttu.display import console, errors, name_controls, show_log, show_progress, summarise_epoch, tell, tell_absences
@@ -157,6 +157,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
     shown: list[int] = []
     print_start(settings)
     tell_accumulation(settings)
+    tell_tracking(settings, fresh)
     with show_progress("train", settings.train.epochs) as advance:
         folder = run_training(settings, launch_on_ray, fresh, show, tell=tell)
     if not shown:
@@ -169,6 +170,9 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
     inputs: Annotated[list[Path], typer.Argument(help="Case folders, folders of cases, manifests")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
+    split: Annotated[
+        str | None, typer.Option(help="Of manifests, only train, val, unlabelled or test cases; all if not given")
+    ] = None,
     labels: LabelsName = "brats",
     flips: Annotated[bool | None, typer.Option(help="Average over the 8 flips")] = None,
     min_enhancing_mm3: Annotated[
@@ -185,7 +189,7 @@ def predict(
         "train.precision": precision,
     }
     changes = {name: value for name, value in named.items() if value is not None}
-    if predict_shown(checkpoint, inputs, output, labels, changes, device, threads):
+    if predict_shown(checkpoint, inputs, output, labels, changes, device, threads, split):
         raise typer.Exit(1)
 
 
@@ -197,6 +201,7 @@ def predict_shown(
     changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     threads: int | None = None,
+    split: str | None = None,
 ) -> int:
     """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
@@ -208,7 +213,7 @@ def predict_shown(
         raise InputError(f"--device {device!r}: choose auto, cpu or gpu")
     if threads is not None:
         torch.set_num_threads(threads)
-    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device)  # type: ignore[arg-type]
+    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split)  # type: ignore[arg-type]
     for note in plan.left_out:
         errors.print(f"note: {note}", markup=False)
     console.print(f"predict: {describe_device(plan.device)}", markup=False)
@@ -306,6 +311,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except (
         Exception
-    ):  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
+    ) as error:  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
+        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib's, of any path
+            errors.print(f"stopped: {error}; a link leads back to itself; replace it", markup=False)
+            sys.exit(1)
         sys.stderr.write(name_controls(mask_secrets(traceback.format_exc())))
         sys.exit(1)

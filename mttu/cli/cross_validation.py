@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from mttu.cli.calibration import print_calibration, print_start
-from mttu.cli.settings import tell_accumulation
+from mttu.cli.settings import tell_accumulation, tell_tracking
 from mttu.config import Config
 from mttu.display import console, show_progress, summarise_epoch, tell, tell_absences
 
@@ -26,6 +26,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
 
     epochs = settings.train.epochs
     tell_accumulation(settings)
+    tell_tracking(settings, fresh)
 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")

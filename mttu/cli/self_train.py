@@ -15,7 +15,7 @@ from rich.table import Table
 from mttu.ablations import PRESETS
 from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cross_validation import print_folds
-from mttu.cli.settings import read_given, resolve_run, tell_accumulation
+from mttu.cli.settings import read_given, resolve_run, tell_accumulation, tell_tracking
 from mttu.config import Config, to_yaml
 from mttu.display import console, summarise_epoch, tell, tell_absences
 
@@ -62,6 +62,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
         tell(note)
     print_start(settings)
     tell_accumulation(settings)
+    tell_tracking(settings, fresh)
     with connect(settings.workers), show_rounds(settings, count_cases(settings, inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)

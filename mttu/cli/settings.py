@@ -9,7 +9,7 @@ from mttu.ablations import earlier_preset, preset
 from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
 from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, NUM_WORKERS, rename
-from mttu.display import console, errors
+from mttu.display import console, errors, tell
 from mttu.errors import InputError
 
 Given = Sequence[tuple[Mapping[str, Any], str]]
@@ -80,6 +80,15 @@ def _lay_over(config: Config, given: Given) -> Config:
     for changes, source in given:
         config = override(config, changes, source)
     return config
+
+
+def tell_tracking(config: Config, fresh: bool) -> None:
+    """Says at the start of a training what becomes of MLflow's own variable, where it is set."""
+    from mttu.tracking import describe_environment
+
+    note = describe_environment(config.tracking.uri, config.output.folder / config.output.name, fresh)
+    if note is not None and config.tracking.enabled:
+        tell(note)
 
 
 def tell_accumulation(config: Config) -> None:

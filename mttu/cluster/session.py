@@ -19,6 +19,7 @@ import ray
 from ray._private import services
 
 from mttu import GUARDS_RAY, PRIVATE
+from mttu.cluster.temporary_folder import check_place, find_place
 from mttu.config import WorkerSettings
 from mttu.errors import InputError, RunError, mask_secrets
 from mttu.reach import ask_port, find_reason
@@ -49,7 +50,8 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             at least as many logical CPUs as the workers' threads.
 
     Raises:
-        InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`.
+        InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`, or a private one has no room
+            for its sockets.
     """
     global _started
     if ray.is_initialized():
@@ -82,10 +84,12 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_describe_workers())
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:  # of a start that takes too long, a bare one
         _remove(folder)
         if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
+        if not isinstance(error, ConnectionError | ValueError):
+            raise
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
     except BaseException:  # interrupted, or a failure of Ray's own
         _remove(folder)
@@ -102,9 +106,11 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
 def _make_folder() -> Path:
     """A folder that only its owner may enter, for what the processes of a private cluster write: sockets and logs.
 
-    Its path is short: that of a socket in it may have 107 bytes.
+    Raises:
+        InputError: See `check_place`.
     """
-    place = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    place = find_place()
+    check_place(place)
     place.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="ray-", dir=place))
 

@@ -1,5 +1,6 @@
 """All settings of a run in one frozen object; the defaults are the paper."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LONGEST_YAML + 1)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it in UTF-8") from None
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); give a YAML settings file") from None
+    tabbed = [line for line, words in enumerate(text.splitlines(), start=1) if re.match(r" *\t+ *[^\s#]", words)]
+    if tabbed:
+        raise InputError(f"{path}: line {tabbed[0]} is indented by a tab; YAML takes spaces alone")
     try:
         content = load_yaml(text)
     except ValueError as error:

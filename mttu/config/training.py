@@ -130,7 +130,8 @@ class TrackingSettings(Settings):
     enabled: bool = True
     """Whether a run is written."""
     uri: str | None = None
-    """Tracking URI; null: a SQLite database `mlflow.db` in `output.folder`."""
+    """Tracking URI; null: what the environment variable MLFLOW_TRACKING_URI says, else a SQLite database `mlflow.db` in
+    `output.folder`. A run that was begun without the variable goes on without it."""
     experiment: str = "mttu"
     """MLflow experiment name."""
     model: str | None = None

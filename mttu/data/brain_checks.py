@@ -14,10 +14,12 @@ brain: at most 0.22% of its voxels; tumour over brain: 0.02 to 0.20.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from mttu.data.findings import Finding, Severity
 
@@ -33,29 +35,107 @@ TUMOUR_OUTSIDE = (0.02, 0.5)
 """Share of tumour voxels outside of the brain above which there is a warning, an error."""
 TUMOUR_OF_BRAIN = (0.4, 0.75)
 """Tumour voxels over brain voxels, likewise: one of the masks is not what it is given for."""
+FAINT = 5e-3
+"""Of an image's bright voxels: what interpolation, filters and rounding leave around a stripped brain is fainter from
+three voxels on, since a cubic spline rings by about a tenth at an edge and by 0.27 of that from voxel to voxel (Unser
+et al. 1993, doi:10.1109/78.193220). A skull is as bright as a brain; noise of air is 0.0125 on average even where the
+signal is 100 times the noise (Gudbjartsson and Patz 1995, doi:10.1002/mrm.1910340618)."""
+_BRIGHT_PERCENTILE = 99.0
+"""Of the magnitudes on the grid: inside a brain, which fills a tenth of a grid and more, and no outlier."""
 _NO_AGREEMENT = 0.5
 """Least Dice, or share of a mask on what the images show, that is no error: less, and more is wrong than right."""
 _STRIP = "strip the skull first, or give a brain mask"
 _MASK = "is it the brain mask of this case, on its grid and not inverted?"
 
 
-def find_unstripped(images: Sequence[NDArray[np.float32]], spacing_mm: Sequence[float]) -> str | None:
-    """Why the images look as if there were more than brain in them; None if they do not.
+@dataclass(frozen=True)
+class FoundBrain:
+    """A brain taken from images that have no mask of it."""
+
+    inside: NDArray[np.bool_]
+    """(X, Y, Z)."""
+    unstripped: str | None = None
+    """Why what is inside can be no brain alone, and the cure; None if it can."""
+    note: str | None = None
+    """That faint voxels counted as background; None if every voxel other than 0 counted."""
+
+
+def find_brain(images: Sequence[NDArray[np.float32]], spacing_mm: Sequence[float]) -> FoundBrain:
+    """Takes the brain from images without a skull: where any of them is not 0.
+
+    Where that is no brain because of voxels that are nearly 0 all over the grid, these count as 0 (`FAINT`), if a brain
+    is what then is left. Whatever passes without is left as it is.
 
     Args:
-        images: One (X, Y, Z) array per modality; the brain is taken to be where any of them is not 0.
+        images: One (X, Y, Z) array per modality.
         spacing_mm: Voxel size on each axis.
     """
-    inside = images[0] != 0
+    inside = np.asarray(images[0] != 0)
     for image in images[1:]:
         inside |= image != 0
+    unstripped = _find_more(inside, spacing_mm)
+    if unstripped is None:
+        return FoundBrain(inside)
+    strong = np.zeros_like(inside)
+    for image in images:
+        strong |= is_shown(image)
+    if strong.any() and _find_more(strong, spacing_mm) is None:
+        strong = np.asarray(binary_fill_holes(strong)) & inside  # a z-score may be nearly 0 within the brain
+        faint = int(np.count_nonzero(inside & ~strong))
+        largest = max(float(np.abs(image[~strong]).max()) for image in images)
+        text = (
+            f"{faint} voxels around the brain are nearly 0 (at most {largest:.2g}, less than {FAINT:g} of the bright "
+            "ones), as interpolation leaves them; they count as background"
+        )
+        return FoundBrain(strong, note=text)
+    cause = _find_background(images, spacing_mm) or f"looks not skull-stripped: {unstripped}; {_STRIP}"
+    return FoundBrain(inside, unstripped=cause)
+
+
+def is_shown(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(X, Y, Z) voxels of an image that are neither 0 nor faint, see `FAINT`."""
+    magnitude = np.abs(image)
+    return np.asarray(magnitude > FAINT * np.percentile(magnitude, _BRIGHT_PERCENTILE))
+
+
+def measure_hollow(shown: NDArray[np.bool_], within: NDArray[np.bool_]) -> float:
+    """Share of a picture's outline that is not shown: between its first and last voxel along each of the three axes.
+
+    Args:
+        shown: (X, Y, Z).
+        within: (X, Y, Z) where to look.
+    """
+    outline = within.copy()
+    for axis in range(3):
+        line = np.moveaxis(shown, axis, 0)
+        before = np.logical_or.accumulate(line, axis=0)
+        after = np.logical_or.accumulate(line[::-1], axis=0)[::-1]
+        outline &= np.moveaxis(before & after, 0, axis)
+    total = np.count_nonzero(outline)
+    return 1 - np.count_nonzero(outline & shown) / total if total else 0.0
+
+
+def _find_background(images: Sequence[NDArray[np.float32]], spacing_mm: Sequence[float]) -> str | None:
+    """That a background other than 0 makes a stripped brain look unstripped; None if it does not."""
+    shown = _find_shown(images)
+    if shown is None or not shown.any() or _find_more(shown, spacing_mm) is not None:
+        return None
+    values = dict.fromkeys(f"{image[~shown].flat[0]:.3g}" for image in images)
+    return (
+        f"the brain does not stand out from the background, which is {', '.join(values)} and not 0, as z-scores over "
+        "the whole grid leave it; set it to 0, or give a brain mask"
+    )
+
+
+def _find_more(inside: NDArray[np.bool_], spacing_mm: Sequence[float]) -> str | None:
+    """Why there seems to be more than brain inside; None if there does not."""
     litres, on_faces = measure_litres(inside, spacing_mm), float(np.mean(np.concatenate(_faces(inside))))
     if litres > LARGEST_BRAIN_LITRES:
-        return f"{litres:.1f} litres of voxels are not 0; a brain has at most {LARGEST_BRAIN_LITRES} l; {_STRIP}"
+        return f"{litres:.1f} litres of voxels are not 0; a brain has at most {LARGEST_BRAIN_LITRES} l"
     if on_faces > MOST_ON_FACES:
         return (
             f"{on_faces:.0%} of the voxels on the grid's faces are not 0; expected at most {MOST_ON_FACES:.0%} around "
-            f"a brain; {_STRIP}"
+            "a brain"
         )
     return None
 

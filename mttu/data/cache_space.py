@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import open_cached, settings_hash
-from mttu.data.geometry import spatial_shape, start_geometry
+from mttu.data.geometry import spatial_shape, start_geometry, use_qform
 from mttu.data.manifest import Case
 from mttu.data.volumes import LARGEST_AXIS, SPACING_RANGE_MM, open_image
 from mttu.errors import InputError
@@ -92,6 +92,7 @@ def estimate_bytes(case: Case, modalities: Sequence[str], settings: PrepareSetti
 def _count_voxels(path: Path, spacing_mm: float) -> int:
     try:
         image = open_image(path)
+        use_qform(image)
         shape, sizes = spatial_shape(image.shape), nib.affines.voxel_sizes(image.affine)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
         return 0

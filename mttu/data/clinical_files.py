@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.workbooks import Sheet, describe_sheet, open_sheet
 from mttu.errors import InputError, raise_if_any
 
@@ -73,7 +74,12 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise InputError(f"{what} {path}: {explain_refusal(error)}") from None
         raise InputError(f"{what} {path}: cannot be read ({error}); give a .csv, .tsv or .xlsx file") from None
+    disguise = _find_disguise(data, ending in _WORKBOOKS)
+    if disguise:
+        raise InputError(f"{what} {path}: {disguise}")
     try:
         if ending not in _WORKBOOKS:
             return _to_table(_read_text(data, tabs=ending == ".tsv"))
@@ -82,6 +88,26 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
             return _read_workbook(data)
     except InputError as error:
         raise InputError([f"{what} {path}: {problem}" for problem in error.problems]) from None
+
+
+def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
+    """What a table is whose content is not what its ending says, and the cure; None if it is."""
+    if data.startswith(b"PK\x03\x04"):
+        return None if is_workbook else "is a workbook or an archive by its content; if it is a workbook, name it .xlsx"
+    if data.startswith(b"\xd0\xcf\x11\xe0"):
+        return "is a workbook of the old kind (.xls), or one with a password; save it as .csv (UTF-8) or .xlsx"
+    if data.startswith(b"\x1f\x8b"):
+        return "is compressed by gzip; unpack it"
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, as a failed download leaves; fetch it again, logged in if need be"
+    if data.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS to the file; run `git lfs pull` in its repository"
+    if is_workbook and data and b"\0" not in data[:1000]:
+        return "cannot be read as .xlsx (it is a text); name it .csv if it is a table"
+    zeros = data[:1000].count(0)
+    if not is_workbook and not data.startswith((b"\xff\xfe", b"\xfe\xff")) and zeros > len(data[:1000]) / 4:
+        return "holds zero bytes, as UTF-16 without its mark does; save it as CSV in UTF-8"
+    return None
 
 
 def _read_text(data: bytes, tabs: bool) -> Iterator[tuple[int, Sequence[str]]]:

@@ -101,6 +101,10 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     synthetic = SyntheticCases(request.places)
     checked = check_volumes(cases, refused, request.modalities, synthetic, on_case)
     findings += checked.findings
+    findings += [
+        Finding("warning", "", f"{marker}: {reason}; its cases count as patients'")
+        for marker, reason in synthetic.unreadable.items()
+    ]
     try:
         tables = ClinicalTables([], [])
         if request.clinical:

@@ -1,16 +1,19 @@
 """What a cohort is to be made of, checked before any file is looked for."""
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.fingerprints import SAME_BRAIN
 from mttu.data.labels import find_convention
-from mttu.data.layouts import MODALITIES
+from mttu.data.layouts import MODALITIES, volume_stem
 from mttu.data.nearest import say_nearest
 from mttu.errors import raise_if_any
 
-_TABLE_ENDINGS = (".csv", ".tsv", ".txt")
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm")
+_GIVE = "give the folder that holds the case folders, or a CSV file of paths"
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,8 @@ def check_request(request: CohortRequest) -> None:
     if request.labels is not None:
         find_convention(request.labels)
     if not request.places:
-        problems.append("no folder given; give the folder that holds the case folders, or a CSV file of paths")
-    problems += [
-        f"{place}: not found or no folder; give the folder that holds the case folders, or a CSV file of paths"
-        f"{say_nearest(place)}"
-        for place in request.places
-        if not place.is_dir() and not (place.is_file() and place.suffix.lower() in _TABLE_ENDINGS)
-    ]
+        problems.append(f"no folder given; {_GIVE}")
+    problems += [f"{place}: {flaw}" for place in request.places if (flaw := _find_flaw(place))]
     unknown = [name for name in request.modalities if name not in MODALITIES]
     if not request.modalities or unknown or len(set(request.modalities)) < len(request.modalities):
         listed = ",".join(request.modalities) or "nothing"
@@ -79,3 +77,25 @@ def check_request(request: CohortRequest) -> None:
             "expected the training folder, the test folder, and the tables with the IDH status of both"
         )
     raise_if_any(problems)
+
+
+def _find_flaw(place: Path) -> str | None:
+    """Why a place is neither a folder nor a table of paths; None if it is."""
+    try:
+        mode = place.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return (
+            f"{'is a link to nothing' if place.is_symlink() else 'not found or no folder'}; {_GIVE}{say_nearest(place)}"
+        )
+    except OSError as error:
+        return explain_refusal(error)
+    ending = place.suffix.lower()
+    if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and ending in _TABLE_ENDINGS):
+        return None
+    if not stat.S_ISREG(mode):
+        return f"is neither a folder nor a file; {_GIVE}"
+    if volume_stem(place) is not None:
+        return f"is a single volume; {_GIVE}"
+    if ending in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+        return f"is an archive; unpack it, then {_GIVE}"
+    return f"is a file that ends in {ending or 'nothing'}; {_GIVE}"

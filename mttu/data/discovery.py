@@ -1,5 +1,6 @@
 """Cases below a folder: the layout recognised or named, every folder of images accounted for."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +8,14 @@ from pathlib import Path
 
 from mttu.data.findings import Finding
 from mttu.data.layouts import LAYOUTS, OTHER_VOLUMES, FoundCase, match_folder, volume_stem
-from mttu.data.left_out import LeftOut, describe_left_out, describe_skipped, find_brain_masks, is_left_out
+from mttu.data.left_out import (
+    LeftOut,
+    describe_left_out,
+    describe_links,
+    describe_skipped,
+    find_brain_masks,
+    is_left_out,
+)
 from mttu.errors import InputError, say_count
 
 PREDICTIONS = "predictions.parquet"
@@ -41,9 +49,7 @@ def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[
         seen.add(real)
         try:
             with os.scandir(folder) as entries:
-                there = sorted(entries, key=lambda entry: entry.name)
-                folders = [folder / entry.name for entry in there if entry.is_dir()]
-                files = [folder / entry.name for entry in there if entry.is_file()]
+                folders, files = _sort_entries(folder, sorted(entries, key=lambda entry: entry.name), left)
         except OSError as error:
             if folder == root:
                 raise InputError(f"{folder}: cannot be read ({error.strerror}); allow it, or move it away") from None
@@ -60,6 +66,26 @@ def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[
         bins = [inner for inner in folders if is_left_out(inner.name)]
         left.folders += bins
         pending.extend(inner for inner in reversed(folders) if inner not in bins)
+
+
+def _sort_entries(folder: Path, entries: Sequence[os.DirEntry[str]], left: LeftOut) -> tuple[list[Path], list[Path]]:
+    """Folders and files of a folder; links that lead to neither are added to what is left out."""
+    folders, files = [], []
+    for entry in entries:
+        path = folder / entry.name
+        try:
+            if entry.is_dir():
+                folders.append(path)
+            elif entry.is_file():
+                files.append(path)
+            elif entry.is_symlink() and not is_left_out(entry.name):
+                left.dead_links.append(path)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                left.dead_links.append(path)
+            elif volume_stem(path) is None:  # said of the case that such a volume belongs to
+                left.unreadable[path] = error.strerror or str(error)
+    return folders, files
 
 
 def discover_folder(
@@ -104,6 +130,7 @@ def discover_folder(
     ((name, found),) = fitting.items()
     if findings is not None:
         findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
+        findings += describe_links(root, left_out, found)
     return _add_unreadable([*found, *_find_strangers(folders, found, name)], left_out)
 
 
@@ -183,6 +210,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
     if findings is not None:
         findings += describe_skipped(root, left_out)
         findings += find_brain_masks(cases, [file for _, files in folders for file in files])
+        findings += describe_links(root, left_out, cases)
     return _add_unreadable([*cases, *_find_strangers(folders, cases, None)], left_out)
 
 

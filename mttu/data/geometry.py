@@ -18,6 +18,9 @@ SPACING_TOLERANCE_MM = 1e-3
 FORMS_DIFFER_MM = 1.0
 """sform and qform that put a corner of the grid further apart than this disagree; rounding alone stays far below."""
 
+_LEAST_VOLUME = 1e-3
+"""Of the cell that three axes of length 1 span; less, and they lie in a plane."""
+
 _HEADER_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units", "pixdim"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -107,6 +110,36 @@ def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
         return None
     mirrored = " and left and right are opposite" if sform[0, :3] @ qform[0, :3] < 0 else ""
     return f"{codes} disagree by {gap:.3g} mm at a corner of the grid{mirrored}; {used}"
+
+
+def use_qform(image: Any) -> str | None:
+    """Places an image by its qform where its sform is coded and no placement, such as zeros, and the qform is one.
+
+    Args:
+        image: nibabel image; then its sform is not coded any more, so that a mask written like it has none either.
+
+    Returns:
+        What was done; None if nothing.
+    """
+    code = int(image.header["sform_code"])
+    if code <= 0 or int(image.header["qform_code"]) <= 0 or _is_placement(image.header.get_sform()):
+        return None
+    try:
+        qform = image.header.get_qform()
+    except (ValueError, HeaderDataError):
+        return None
+    if not _is_placement(qform):
+        return None
+    image.set_sform(None, 0)
+    return f"its sform (code {code}) is no placement in space; the qform is used; mend the header"
+
+
+def _is_placement(affine: NDArray[np.float64]) -> bool:
+    """Whether three axes span the space."""
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    return bool(sizes.min() > 0 and abs(np.linalg.det(affine[:3, :3] / sizes)) > _LEAST_VOLUME)
 
 
 def start_geometry(image: Any, spacing_mm: float) -> Geometry:

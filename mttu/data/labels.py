@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mttu.data.label_scaling import explain_scaling
 from mttu.errors import InputError
 
 CLASSES = ("background", "NCR/NET", "edema", "enhancing")
@@ -83,13 +84,16 @@ def _listed(values: NDArray[np.generic]) -> str:
     return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"
 
 
-def to_classes(seg: NDArray[np.generic], convention: str, case_id: str) -> NDArray[np.uint8]:
+def to_classes(
+    seg: NDArray[np.generic], convention: str, case_id: str, scaling: tuple[float, float] = (1.0, 0.0)
+) -> NDArray[np.uint8]:
     """Maps the labels of a file to classes.
 
     Args:
         seg: Labels as read, any shape and number type.
         convention: Name in `CONVENTIONS`.
         case_id: For the message.
+        scaling: Slope and intercept of the file's header, for the message.
 
     Returns:
         Classes 0 to 3, or 0 and `WHOLE_TUMOUR`, of the same shape.
@@ -103,20 +107,37 @@ def to_classes(seg: NDArray[np.generic], convention: str, case_id: str) -> NDArr
         broken = np.unique(seg[np.abs(seg - whole) > WHOLE_NUMBER_TOLERANCE])
         raise InputError(
             f"case {case_id}: seg has values {_listed(broken)} that are not whole numbers; "
-            f"expected labels; resample masks by nearest neighbour only"
+            + (_explain(seg, convention, scaling) or f"expected labels; {_explain_broken(seg)}")
         )
     in_range = whole.min(initial=0) >= 0 and whole.max(initial=0) <= 255
     labels = whole.astype(np.uint8) if in_range else whole
     found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
     if not set(found.tolist()) <= set(known.to_class):
+        others = any(set(found.tolist()) <= set(other.to_class) for other in CONVENTIONS.values())
+        another = "pass --labels NAME for another convention" if others else "no convention has these; correct the mask"
         raise InputError(
             f"case {case_id}: seg has labels {_listed(found)}; expected a subset of "
-            f"{_listed(np.array(list(known.to_class)))} ({known.title}); pass --labels NAME for another convention"
+            f"{_listed(np.array(list(known.to_class)))} ({known.title}); "
+            + (_explain(seg, convention, scaling) or another)
         )
     table = np.zeros(256, np.uint8)
     table[list(known.to_class)] = list(known.to_class.values())
     classes: NDArray[np.uint8] = np.take(table, labels)
     return classes
+
+
+def _explain(seg: NDArray[np.generic], convention: str, scaling: tuple[float, float]) -> str | None:
+    known = {name: frozenset(one.to_class) for name, one in CONVENTIONS.items()}
+    return explain_scaling(np.unique(seg).tolist(), convention, known, scaling)
+
+
+def _explain_broken(seg: NDArray[np.generic]) -> str:
+    if seg.min() >= 0 and seg.max() <= 1:
+        return (
+            "cut a map of probabilities at 0.5; if it is a mask that was resampled, resample it anew by nearest "
+            "neighbour only"
+        )
+    return "resample masks by nearest neighbour only"
 
 
 def from_classes(classes: NDArray[np.uint8], convention: str) -> NDArray[np.uint8]:

@@ -7,12 +7,15 @@ masks are named after programs that read them; on the grid of its images are `tu
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mttu.data.clinical_rows import ClinicalRow
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.nearest import LEAST_SIMILARITY, find_nearest
+from mttu.errors import name_some
 
 ENDINGS = (".nii.gz", ".nii")
 OTHER_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".img.gz", ".hdr", ".dcm", ".nii.zip")
@@ -237,10 +240,11 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
         return None
     wanted = (*modalities, SEG, BRAIN_MASK)
     for role in wanted:
-        paths = found[role] = [path for path in found[role] if _is_file(path)] or found[role]
-        if paths and not _is_file(paths[0]):
-            what = "a link to nothing" if paths[0].is_symlink() else "no file"
-            problems.append(f"case {case_id}: {role} {paths[0].name} is {what}; restore it, or take it away")
+        there = [_look_inside(path) for path in found[role]]
+        paths = found[role] = [path for path in there if find_flaw(path) is None] or there
+        flaw = find_flaw(paths[0]) if paths else None
+        if flaw:
+            problems.append(f"case {case_id}: {role} {paths[0].name} {flaw}")
         elif len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             problems.append(f"case {case_id}: {role} is there {len(paths)} times ({names}); keep one of them")
@@ -293,11 +297,35 @@ def _list_unused(folder: Path, found: Mapping[str, Sequence[Path]]) -> list[str]
     return [name for name in names if name not in used and not name.startswith(".") and strip_ending(name) != name]
 
 
-def _is_file(path: Path) -> bool:
+def find_flaw(path: Path) -> str | None:
+    """Why a path that is there is no file to read, and the cure; None if it is one. Its content is not looked at."""
     try:
-        return path.is_file()
-    except OSError:  # a folder that may be listed and not entered
-        return False
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link to nothing; restore it, or take it away"
+    except OSError as error:
+        return explain_refusal(error)
+    if stat.S_ISDIR(mode):
+        volumes = _list_volumes(path)
+        if not volumes:
+            return "is a folder without a NIfTI file in it; put the file in its place, or take it away"
+        listed = name_some(volumes, 3)
+        return f"is a folder that holds {listed}; leave one of them in it, or put that one in its place"
+    return None if stat.S_ISREG(mode) else "is no file; restore it, or take it away"
+
+
+def _look_inside(path: Path) -> Path:
+    """The one volume in a folder that is named like a file, as some archives unpack; else the path itself."""
+    volumes = _list_volumes(path) if os.path.isdir(path) else []
+    return path / volumes[0] if len(volumes) == 1 else path
+
+
+def _list_volumes(folder: Path) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # said when it is read
+        return []
+    return [name for name in names if volume_stem(Path(name)) is not None and not name.startswith(".")]
 
 
 def _find(folder: Path, template: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """What lies in the folders of a cohort and is not used: bins, other formats, volumes beside those of a case."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class LeftOut:
     """Hidden NIfTI files."""
     volumes: list[Path] = field(default_factory=list)
     """Images in other formats."""
+    dead_links: list[Path] = field(default_factory=list)
+    """That lead to nothing, or back to themselves."""
     unreadable: dict[Path, str] = field(default_factory=dict)
     """Folders that cannot be listed, each with the reason; no note but an error."""
 
@@ -74,6 +77,29 @@ def describe_skipped(root: Path, left_out: LeftOut) -> list[Finding]:
             names = name_some([f"{path.relative_to(root)}{held}" for path, held in zip(paths, inside, strict=True)])
             notes.append(f"{root}: {say_count(len(paths), one, several)} left out ({names})")
     return [Finding("note", "", note) for note in notes]
+
+
+def describe_links(root: Path, left_out: LeftOut, cases: Sequence[FoundCase]) -> Iterator[Finding]:
+    """A warning on links to nothing that no case names, and a note on images in folders that are named like a file.
+
+    Args:
+        root: Where the walk began.
+        left_out: What it passed by.
+        cases: What it found.
+    """
+    files = {path: case for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path}
+    dead = [path for path in left_out.dead_links if path not in files]
+    if dead:
+        named = name_some([f"{path.relative_to(root)} to {os.readlink(path)}" for path in dead])
+        count = say_count(len(dead), "link leads to nothing that is there", "links lead to nothing that is there")
+        yield Finding("warning", "", f"{root}: {count} ({named}); mount or restore it, or take the links away")
+    inner = {path: case for path, case in files.items() if volume_stem(path.parent) and path.is_file()}
+    if inner:
+        first = next(iter(inner))
+        count = say_count(len(inner), "file was", "files were")
+        ids = _count([case.case_id for case in inner.values()])
+        text = f"{count} taken from folders that are named like a file ({ids}), e.g. {first.relative_to(root)}"
+        yield Finding("note", "", f"{root}: {text}")
 
 
 def _say_inside(place: Path) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, find_obstacle
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 from mttu.tables import read_parquet
@@ -200,6 +201,8 @@ def read_manifest(path: Path) -> Manifest:
         table = read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"manifest {path}: not found; write it with `mttu cohort DIR -o {path.name}`") from None
+    except PermissionError as error:
+        raise InputError(f"manifest {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"manifest {path}: no readable Parquet file ({reason}); {MEND}") from None

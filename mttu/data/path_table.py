@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mttu.data.clinical import describe_table
-from mttu.data.clinical_files import read_text_table
+from mttu.data.clinical_files import TextTable, read_text_table
 from mttu.data.clinical_lines import LineReader
 from mttu.data.clinical_tables import LOOKS, ClinicalTable, normalise_column
 from mttu.data.clinical_values import FIELDS
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.findings import Finding
 from mttu.data.labels import CONVENTIONS
-from mttu.data.layouts import FoundCase, volume_stem
+from mttu.data.layouts import FoundCase, find_flaw, volume_stem
 from mttu.data.nearest import say_nearest
 from mttu.errors import raise_if_any
 
@@ -30,7 +31,7 @@ def read_path_table(table: Path, modalities: Sequence[str], findings: list[Findi
     What a clinical table may say may stand here too: idh, grade, age, sex, split, in any of the spellings there.
 
     Args:
-        table: Comma, semicolon or tab separated, UTF-8. Relative paths start at its folder.
+        table: A text separated by comma, semicolon or tab, or a workbook. Relative paths start at its folder.
         modalities: Those that every case needs.
         findings: Columns that are not used are added.
 
@@ -59,13 +60,14 @@ def read_path_table(table: Path, modalities: Sequence[str], findings: list[Findi
     raise_if_any(problems)
     own = ("case_id", *modalities, "seg", "brain_mask", "labels")
     findings += describe_table(text, {**reader.used, **{name: name for name in own if name in names}}, what, _LOOKS)
-    lines = _Lines(table, Path(os.path.abspath(table)).parent, names, reader, tuple(modalities))
+    lines = _Lines(table, text, Path(os.path.abspath(table)).parent, names, reader, tuple(modalities))
     return [lines.read(line, cells) for line, cells in text.rows]
 
 
 @dataclass(frozen=True)
 class _Lines:
     table: Path
+    text: TextTable
     folder: Path
     names: Sequence[str]
     """Normalised."""
@@ -105,25 +107,51 @@ class _Lines:
         role_of: dict[Path, str] = {}
         for role in (*self.modalities, "seg", "brain_mask"):
             text = cells.get(role, "")
-            if not text:
-                if role in self.modalities:
-                    problems.append(f"no {role}; {self.table} has no path for it in line {line}")
+            index = self.names.index(role) if role in self.names else None
+            hidden = None if index is None else self.text.find_flaw(line, index)
+            if hidden and index is not None:
+                problems.append(f"{role} holds {hidden}{self.text.name_cell(line, index)}")
+            elif not text and role in self.modalities:
+                problems.append(f"no {role}; {self.table} has no path for it in line {line}")
+            if hidden or not text:
                 continue
             path = Path(os.path.abspath(self.folder / text))
-            try:
-                there, real = path.is_file(), path.resolve()
-            except (OSError, ValueError) as error:  # too long a name, or a character that no name has
-                reason = getattr(error, "strerror", None) or error
-                problems.append(f"{role} {text[:_LONGEST_SHOWN]!r}: is no path ({reason})")
+            flaw = self._find_flaw(path, text)
+            if flaw:
+                problems.append(f"{role} {flaw}")
                 continue
-            if volume_stem(path) is None:
-                problems.append(f"{role} {text}: expected a file ending in .nii or .nii.gz")
-            elif not there:
-                problems.append(
-                    f"{role} {text}: no such file; relative paths start at {self.folder}{say_nearest(path)}"
-                )
-            elif real in role_of:
+            real = path.resolve()
+            if real in role_of:
                 problems.append(f"{role} {text}: is the file of {role_of[real]} too; give each its own")
             else:
                 paths[role], role_of[real] = path, role
         return paths, problems
+
+    def _find_flaw(self, path: Path, text: str) -> str | None:
+        """Why a path names no volume; None if it does."""
+        try:
+            path.lstat()
+            there = True
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except PermissionError as error:
+            return f"{text}: {explain_refusal(error)}"
+        except (OSError, ValueError) as error:  # too long a name, or a character that no name has
+            reason = getattr(error, "strerror", None) or error
+            return f"{text[:_LONGEST_SHOWN]!r}: is no path ({reason})"
+        if volume_stem(path) is None:
+            return f"{text}: expected a file ending in .nii or .nii.gz"
+        if not there:
+            foreign = _say_foreign(text)
+            return f"{text}: no such file; {foreign or f'relative paths start at {self.folder}{say_nearest(path)}'}"
+        flaw = find_flaw(path)
+        return f"{text}: {flaw}" if flaw else None
+
+
+def _say_foreign(text: str) -> str | None:
+    """What is written otherwise on the system that a path may come from."""
+    if "://" in text:
+        return "an address is not read; download the file, and give its path"
+    if "\\" in text:
+        return "it is written with \\, as on Windows; write /"
+    return "write the home folder in full, not as ~" if text.startswith("~") else None

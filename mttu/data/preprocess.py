@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.config import PrepareSettings
-from mttu.data.brain_checks import find_unstripped
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
 from mttu.data.manifest import Case
 from mttu.data.sources import Sources, read_sources
@@ -55,10 +54,8 @@ def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> 
             outside of the field of view.
     """
     modalities = sources.modalities
-    if case.brain_mask is None:
-        unstripped = find_unstripped(sources.images, sources.spacing_mm)
-        if unstripped is not None:  # z-scores over a whole head would be another image than the network knows
-            raise InputError(f"case {case.case_id}: is not skull-stripped: {unstripped}")
+    if sources.unstripped is not None:  # z-scores over a whole head would be another image than the network knows
+        raise InputError(f"case {case.case_id}: {sources.unstripped}")
     affine = sources.reference.affine
     whole = start_geometry(sources.reference, settings.spacing_mm)
     if math.prod(whole.grid_shape) > LARGEST_VOLUME:

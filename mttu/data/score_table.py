@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from mttu.atomic import atomic_file
 from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 from mttu.tables import read_parquet
@@ -164,6 +165,8 @@ def read_scores(path: Path) -> ScoreTable:
         metadata, table = _metadata(path), read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"scores {path}: not found; write them with `mttu score`") from None
+    except PermissionError as error:
+        raise InputError(f"scores {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"scores {path}: no readable Parquet file ({reason}); {MEND}") from None

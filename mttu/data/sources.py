@@ -11,12 +11,12 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from mttu.data.brain_checks import check_brain
+from mttu.data.brain_checks import FoundBrain, check_brain, find_brain
 from mttu.data.geometry import compare_forms
 from mttu.data.labels import to_classes
 from mttu.data.layouts import BRAIN_MASK, SEG
 from mttu.data.manifest import Case
-from mttu.data.volumes import differ, read_volume
+from mttu.data.volumes import differ, read_notes, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
 
 _LEAST_COMPARED = 100
@@ -34,13 +34,15 @@ class Sources:
     seg: NDArray[np.uint8] | None
     """Classes 0 to 3."""
     brain: NDArray[np.bool_]
-    """Brain: the given mask above one half, else where any modality is not 0."""
+    """Brain: the given mask above one half, else what `mttu.data.brain_checks.find_brain` takes from the images."""
     modalities: tuple[str, ...]
     """Of the images."""
     has_mask: bool
     """Whether the brain was given."""
     warnings: tuple[str, ...]
     """On brain, tumour and headers; each names the case."""
+    unstripped: str | None = None
+    """Why `brain` can be no brain alone, and the cure, where no mask was given; None if it can."""
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -78,24 +80,35 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
     seg = None
     if SEG in volumes:
         try:
-            seg = to_classes(_voxels(volumes[SEG]), case.labels, case.case_id)
+            seg = to_classes(_voxels(volumes[SEG]), case.labels, case.case_id, read_scaling(volumes[SEG]))
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)
     images = tuple(_voxels(volumes[name]) for name in modalities)
-    brain = _find_brain(images, volumes.get(BRAIN_MASK))
-    if not brain.any():
-        source = "the brain mask has no voxel above 0.5" if case.brain_mask else "all modalities are 0 everywhere"
-        raise InputError(f"case {case.case_id}: no brain: {source}; replace the files")
     spacing = voxel_sizes(volumes[modalities[0]].affine).tolist()
+    taken = FoundBrain(_voxels(volumes[BRAIN_MASK]) > 0.5) if case.brain_mask else find_brain(images, spacing)
+    brain = taken.inside
+    if not brain.any():
+        raise InputError(f"case {case.case_id}: no brain: {_say_empty(volumes.get(BRAIN_MASK))}")
     found = check_brain(images, brain, case.brain_mask is not None, seg, spacing)
     raise_if_any([f"case {case.case_id}: {finding.text}" for finding in found if finding.severity == "error"])
     raise_if_any(_find_flat(case.case_id, modalities, images, brain))
     texts = [finding.text for finding in found]
+    texts += [taken.note] if taken.note else []
+    texts += [note for volume in volumes.values() for note in read_notes(volume)]
     forms = {paths[role].name: compare_forms(volume.header, volume.shape) for role, volume in volumes.items()}
     texts += [f"{name}: {text}" for name, text in forms.items() if text]
     warnings = tuple(f"case {case.case_id}: {text}" for text in texts)
-    return Sources(volumes[modalities[0]], images, seg, brain, tuple(modalities), case.brain_mask is not None, warnings)
+    return Sources(
+        volumes[modalities[0]],
+        images,
+        seg,
+        brain,
+        tuple(modalities),
+        case.brain_mask is not None,
+        warnings,
+        taken.unstripped,
+    )
 
 
 def digest_readable(case: Case) -> Mapping[str, str]:
@@ -150,13 +163,12 @@ def _find_misfits(case_id: str, volumes: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _find_brain(images: Sequence[NDArray[np.float32]], mask: Any | None) -> NDArray[np.bool_]:
-    if mask is not None:
-        return np.asarray(_voxels(mask) > 0.5)
-    brain = np.asarray(images[0] != 0)
-    for image in images[1:]:
-        brain |= image != 0
-    return brain
+def _say_empty(mask: Any | None) -> str:
+    if mask is None:
+        return "all modalities are 0 everywhere; replace the files"
+    largest = float(_voxels(mask).max())
+    scaled = f", the largest is {largest:.3g}; make it 1 inside and 0 outside" if largest > 0 else "; replace the files"
+    return f"the brain mask has no voxel above 0.5{scaled}"
 
 
 def _find_flat(

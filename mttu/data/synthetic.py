@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 
@@ -22,6 +23,8 @@ class SyntheticCases:
     def __init__(self, places: Sequence[Path]) -> None:
         self._tops = [Path(os.path.abspath(place if place.is_dir() else place.parent)) for place in places]
         self._listed: dict[Path, set[str]] = {}
+        self.unreadable: dict[Path, str] = {}
+        """Markers that cannot be read, with the reason; their cases count as patients'."""
 
     def __contains__(self, case: Case) -> bool:
         """Whether the case is synthetic.
@@ -40,7 +43,10 @@ class SyntheticCases:
 
     def _read(self, folder: Path) -> set[str]:
         if folder not in self._listed:
-            self._listed[folder] = _read_marker(folder / PHANTOM_MARKER)
+            try:
+                self._listed[folder] = _read_marker(folder / PHANTOM_MARKER)
+            except OSError as error:
+                self._listed[folder], self.unreadable[folder / PHANTOM_MARKER] = set(), explain_refusal(error)
         return self._listed[folder]
 
 
@@ -49,11 +55,12 @@ def _read_marker(marker: Path) -> set[str]:
 
     Raises:
         InputError: It is damaged.
+        OSError: It cannot be read.
     """
     if not marker.is_file():
         return set()
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
         return set(content["cases"]) if content["synthetic"] is True else set()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None

@@ -11,11 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
-from mttu.data.geometry import Geometry, restore_mask, spatial_shape
+from mttu.data.file_kinds import explain_content, explain_refusal
+from mttu.data.geometry import Geometry, restore_mask, spatial_shape, use_qform
 from mttu.data.nearest import say_nearest
 from mttu.errors import InputError, say_count
 
-__all__ = ["Geometry", "differ", "open_image", "read_volume", "restore_mask", "write_mask"]
+__all__ = [
+    "Geometry",
+    "differ",
+    "open_image",
+    "read_notes",
+    "read_scaling",
+    "read_volume",
+    "restore_mask",
+    "write_mask",
+]
 
 LARGEST_AXIS = 1024
 """Voxels; a larger axis is a damaged header or no brain MRI."""
@@ -31,6 +41,8 @@ _HEADER_BYTES = 540 + 4
 """The longer header, of NIfTI-2, and what tells whether extensions follow."""
 _MOST_EXTENSIONS = 1000
 _SPARE_BYTES = 2**20  # some writers pad a file at its end
+_NOTES, _SCALING = "mttu notes", "mttu scaling"
+"""Where nibabel's `extra` of an image holds what was mended while it was read, and how its header scales it."""
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what it mends in a damaged header
 
@@ -38,8 +50,9 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print
 def read_volume(path: Path, case_id: str) -> Any:
     """Reads a NIfTI file whole and checks it; memory stays bounded whatever the file claims to hold.
 
-    A file whose two orientation codes are both 0 is read in nibabel's default order of axes. ANTs and SPM write one
-    volume as (x, y, z, 1); axes of length 1 after the third are dropped, and nothing else of the file changes.
+    A file whose two orientation codes are both 0 is read in nibabel's default order of axes. One whose sform is no
+    placement, as of zeros, is read by its qform; `read_notes` says so. ANTs and SPM write one volume as (x, y, z, 1);
+    axes of length 1 after the third are dropped, and nothing else of the file changes.
 
     Args:
         path: `.nii` or `.nii.gz`.
@@ -56,33 +69,44 @@ def read_volume(path: Path, case_id: str) -> Any:
         if path.stat().st_size == 0:
             raise InputError(f"{where}: is empty (0 bytes); restore it from its source")
         image = open_image(path)
-        kind, affine = image.get_data_dtype(), image.affine
+        kind = image.get_data_dtype()
     except FileNotFoundError:
+        what = "is a link to nothing" if path.is_symlink() else "not found"
         raise InputError(
-            f"case {case_id}: {path} not found; restore it, or write the manifest again{say_nearest(path)}"
+            f"case {case_id}: {path} {what}; restore it, or write the manifest again{say_nearest(path)}"
         ) from None
     except InputError:
         raise
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
-        raise InputError(f"{where}: no readable NIfTI file ({_reason(error)}); restore it from its source") from None
+        raise InputError(f"{where}: {_explain(path, error)}") from None
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{where}: is {type(image).__name__}; expected NIfTI (.nii or .nii.gz)")
     _check_voxels(image.shape, kind, where)
-    _check_grid(affine, where)
+    start = int(image.dataobj.offset)
+    if isinstance(image, nib.Nifti1Image) and start < image.header.sizeof_hdr:
+        raise InputError(f"{where}: voxels start at byte {start}, within the header; set vox_offset to 352")
+    note = use_qform(image)
+    _check_grid(image.affine, where)
     try:
         with np.errstate(all="ignore"):  # what overflows is infinite and refused below
             if path.name.lower().endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
                 image = type(image).from_bytes(_unpack(path, image))
+                use_qform(image)
             voxels = image.get_fdata(dtype=np.float32)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     except Exception as error:  # truncated, damaged in the middle, or a header that lies about what follows
-        raise InputError(f"{where}: voxels cannot be read ({_reason(error)}); restore it from its source") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{where}: {explain_refusal(error)}") from None
+        cause, cure = explain_content(path) or (_reason(error), "restore it from its source")
+        raise InputError(f"{where}: voxels cannot be read ({cause}); {cure}") from None
+    image.extra[_NOTES] = (f"{path.name}: {note}",) if note else ()
+    image.extra[_SCALING] = (float(image.dataobj.slope), float(image.dataobj.inter))
     finite = np.isfinite(voxels)
     if not finite.all():
+        cure = "put another value there, e.g. 0" if finite.any() else "these are all; restore it from its source"
         raise InputError(
-            f"{where}: {say_count(finite.size - int(finite.sum()), 'voxel is', 'voxels are')} NaN or infinite; "
-            "put another value there, e.g. 0"
+            f"{where}: {say_count(finite.size - int(finite.sum()), 'voxel is', 'voxels are')} NaN or infinite; {cure}"
         )
     return image if voxels.ndim == 3 else _drop_axes(image, voxels)
 
@@ -127,7 +151,28 @@ def _check_extensions(path: Path) -> None:
 
 def _drop_axes(image: Any, voxels: NDArray[np.float32]) -> Any:
     """An image of the same voxels, place and header on its first three axes, the others being of length 1."""
-    return type(image)(voxels.reshape(spatial_shape(voxels.shape)), image.affine, image.header)
+    return type(image)(voxels.reshape(spatial_shape(voxels.shape)), image.affine, image.header, image.extra)
+
+
+def read_notes(image: Any) -> tuple[str, ...]:
+    """What `read_volume` mended in an image, each sentence with the file's name."""
+    return tuple(image.extra[_NOTES])
+
+
+def read_scaling(image: Any) -> tuple[float, float]:
+    """Slope and intercept by which the header of an image that `read_volume` read scales what is stored."""
+    slope, inter = image.extra[_SCALING]
+    return slope, inter
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Why a file is no NIfTI file, as far as that can be told, and what helps."""
+    try:
+        found = explain_content(path)
+    except OSError as refusal:
+        return explain_refusal(refusal)
+    cause, cure = found or (_reason(error), "mend the header, or restore the file from its source")
+    return f"no readable NIfTI file ({cause}); {cure}"
 
 
 def _check_voxels(written: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
+from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case, is_one_name
 from mttu.errors import InputError, raise_if_any
@@ -70,6 +71,8 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         table = read_parquet(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"predictions {folder}: holds no {TABLE}; give a folder that `mttu predict` wrote") from None
+    except PermissionError as error:
+        raise InputError(f"predictions {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"predictions {path}: no readable Parquet file ({reason}); {_MEND}") from None

@@ -10,7 +10,7 @@ from nibabel.affines import voxel_sizes
 from mttu import __version__
 from mttu.data.labels import IDH_MUTANT, find_regions, to_classes
 from mttu.data.manifest import Case
-from mttu.data.volumes import differ, read_volume
+from mttu.data.volumes import differ, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
 from mttu.evaluate.baselines import report_baselines
 from mttu.evaluate.comparison import report_comparison
@@ -85,8 +85,10 @@ def score_case(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
         )
     defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
     return score_regions(
-        to_classes(predicted.get_fdata(dtype=np.float32), system.labels, f"{case_id} (prediction)"),
-        to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id),
+        to_classes(
+            predicted.get_fdata(dtype=np.float32), system.labels, f"{case_id} (prediction)", read_scaling(predicted)
+        ),
+        to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id, read_scaling(truth)),
         voxel_sizes(truth.affine).tolist(),
         sorted(defined),
     )

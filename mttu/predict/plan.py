@@ -15,6 +15,7 @@ from mttu.data.discovery import discover_any
 from mttu.data.findings import Finding
 from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention, knows_parts
+from mttu.data.manifest import SPLITS
 from mttu.data.synthetic import SyntheticCases
 from mttu.errors import InputError, raise_if_any
 from mttu.inference import Precision, choose_precision
@@ -77,6 +78,7 @@ def plan_predictions(
     labels: str = "brats",
     changes: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
+    split: str | None = None,
 ) -> PredictionPlan:
     """Reads the checkpoint, finds the cases and checks that nothing of the user's would be overwritten.
 
@@ -90,6 +92,7 @@ def plan_predictions(
         labels: Label convention of the masks that are written.
         changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
         device: auto: a GPU if there is one.
+        split: Of manifests, the cases of this split alone; None: all. Folders have none.
 
     Raises:
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
@@ -117,7 +120,7 @@ def plan_predictions(
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
     left_out: list[Finding] = []
-    candidates, refused = find_candidates(inputs, config.data.modalities, left_out)
+    candidates, refused = find_candidates(inputs, config.data.modalities, left_out, split)
     problems += refused
     if device == "gpu" and not torch.cuda.is_available():
         problems.append("device gpu: no CUDA device was found; choose cpu or auto")
@@ -167,7 +170,10 @@ def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> s
 
 
 def find_candidates(
-    inputs: Sequence[Path], modalities: Sequence[str], findings: list[Finding] | None = None
+    inputs: Sequence[Path],
+    modalities: Sequence[str],
+    findings: list[Finding] | None = None,
+    split: str | None = None,
 ) -> tuple[list[Candidate], list[str]]:
     """Finds the cases of all inputs.
 
@@ -177,21 +183,26 @@ def find_candidates(
         inputs: Folders and manifests.
         modalities: That the network needs.
         findings: What is left out is added.
+        split: Of manifests, the cases of this split alone; None: all.
 
     Returns:
         Candidates in the order of the inputs, and the problems that refuse the whole prediction.
     """
     candidates: list[Candidate] = []
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
+    if split is not None and split not in SPLITS:
+        return [], [*problems, f"--split {split!r}: unknown; choose one of {', '.join(SPLITS)}"]
     for path in inputs:
-        if path.is_dir():
+        if split is not None and path.is_dir():
+            problems.append(f"input {path}: is a folder, and --split chooses from manifests; leave one of them out")
+        elif path.is_dir():
             found = _read_folder(path, modalities, findings)
             if not found:
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
             candidates += found
         elif path.suffix == ".parquet" and path.is_file():
             try:
-                candidates += _read_manifest(path, modalities)
+                candidates += _read_manifest(path, modalities, split)
             except InputError as error:
                 problems += error.problems
         else:
@@ -225,11 +236,15 @@ def _is_listed(case: Case, synthetic: SyntheticCases) -> bool:
         return False
 
 
-def _read_manifest(path: Path, modalities: Sequence[str]) -> list[Candidate]:
+def _read_manifest(path: Path, modalities: Sequence[str], split: str | None) -> list[Candidate]:
     manifest = read_manifest(path)
     missing = [name for name in modalities if name not in manifest.modalities]
     if missing:
         raise InputError(
             f"manifest {path}: has no {', '.join(missing)}; the checkpoint was trained on {', '.join(modalities)}"
         )
-    return [Candidate(case.case_id, path, case, is_synthetic=manifest.synthetic) for case in manifest.cases]
+    cases = manifest.cases if split is None else manifest.split(split)
+    if not cases:
+        there = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS if manifest.split(name))
+        raise InputError(f"manifest {path}: no case has the split {split}; there are {there or 'none'}")
+    return [Candidate(case.case_id, path, case, is_synthetic=manifest.synthetic) for case in cases]

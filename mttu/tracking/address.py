@@ -1,30 +1,79 @@
 """Where MLflow writes: tracking addresses, in full and without passwords."""
 
+import json
+import os
 from pathlib import Path
 
 from mttu.errors import InputError, mask_secrets
 
 SQLITE = "sqlite:///"
+VARIABLE = "MLFLOW_TRACKING_URI"
+"""MLflow's own; counts where `tracking.uri` is not set."""
+RECORD = "tracking.json"
+"""File in the run folder that ties the folder to its MLflow run."""
+NAMED_BY = "named_by"
+"""Field of the record: the variable that named the address, if one did."""
 _SERVERS = {"http", "https", "postgresql", "mysql", "mssql"}
 
 
 def resolve_uri(uri: str | None, run_folder: Path) -> str:
-    """The tracking URI in full: `mlflow.db` beside the run folder if none is set; SQLite paths are made absolute.
+    """The tracking URI in full; SQLite paths are made absolute.
+
+    If none is set, `MLFLOW_TRACKING_URI` counts, but for a run that was begun without it; else it is `mlflow.db` beside
+    the run folder.
 
     Raises:
         InputError: An address of a kind that MLflow does not write to, such as a plain folder.
     """
+    where = "tracking.uri"
+    if is_from_environment(uri, run_folder):
+        where, uri = VARIABLE, os.environ[VARIABLE]
     if uri is None:
         return f"{SQLITE}{run_folder.resolve().parent / 'mlflow.db'}"
     scheme, separator, _ = uri.partition("://")
     is_server = bool(separator) and scheme.partition("+")[0] in _SERVERS
     if not is_server and not (uri.startswith(SQLITE) and uri != SQLITE):
         raise InputError(
-            f"tracking.uri: {uri!r} is not an address that MLflow can write to; give a database "
+            f"{where}: {uri!r} is not an address that MLflow can write to; give a database "
             "(sqlite:///mlflow.db), an MLflow server (http://127.0.0.1:5000), or leave the setting out"
+            + ("" if where != VARIABLE else "; tracking.uri counts before this variable")
         )
     database = database_path(uri)
     return uri if database is None else f"{SQLITE}{database.resolve()}"
+
+
+def is_from_environment(uri: str | None, run_folder: Path) -> bool:
+    """Whether `MLFLOW_TRACKING_URI` says where a run is tracked: no setting does, and it was not begun without it."""
+    if uri is not None or not os.environ.get(VARIABLE):
+        return False
+    run_id, named_by = _read_names(run_folder)
+    return run_id is None or named_by == VARIABLE
+
+
+def lacks_environment(uri: str | None, run_folder: Path) -> bool:
+    """Whether a run was begun where `MLFLOW_TRACKING_URI` said, and neither it nor a setting says so now."""
+    return uri is None and not os.environ.get(VARIABLE) and _read_names(run_folder)[1] == VARIABLE
+
+
+def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str | None:
+    """What becomes of `MLFLOW_TRACKING_URI` in a run that is begun or, unless it is fresh, goes on; None if not set."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return None
+    if is_from_environment(uri, run_folder) or (fresh and uri is None):
+        return f"MLflow writes to {mask_secrets(named)}, as {VARIABLE} says; tracking.uri counts before it"
+    if uri is not None:
+        return f"{VARIABLE} is ignored, for tracking.uri is set"
+    return f"{VARIABLE} is ignored, for {run_folder} was begun without it; --fresh, or tracking.uri, goes there"
+
+
+def _read_names(run_folder: Path) -> tuple[str | None, str | None]:
+    """MLflow run of a folder and the variable that named its address; a record that is damaged is its reader's."""
+    try:
+        record = json.loads((run_folder / RECORD).read_text(encoding="utf-8"))
+        return record.get("run_id"), record.get(NAMED_BY)
+    except (OSError, ValueError, AttributeError):
+        return None, None
 
 
 def database_path(uri: str) -> Path | None:

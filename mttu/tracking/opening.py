@@ -10,16 +10,21 @@ from typing import Any
 from mttu.atomic import write_json
 from mttu.config import Config
 from mttu.errors import InputError
-from mttu.tracking.address import database_path, resolve_uri
+from mttu.tracking.address import (
+    NAMED_BY,
+    RECORD,
+    VARIABLE,
+    database_path,
+    is_from_environment,
+    lacks_environment,
+    resolve_uri,
+)
 from mttu.tracking.connection import check_server, connect, mlflow_errors, reason_of
 from mttu.tracking.description import describe_run
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.moved import ARTIFACTS, check_location, follow_database
 from mttu.tracking.registry import check_model_name
 from mttu.tracking.tracker import NullTracker, Tracker
-
-RECORD = "tracking.json"
-"""File in the run folder that ties the folder to its MLflow run."""
 
 _FORMAT_VERSION = 1
 _TRAINING_TAG = "mttu.training"
@@ -75,6 +80,12 @@ def open_tracker(
     if config.tracking.model is not None:
         check_model_name(config.tracking.model)  # before anything is trained for it
     run_folder.mkdir(parents=True, exist_ok=True)
+    if parent is None and lacks_environment(config.tracking.uri, run_folder):
+        raise InputError(
+            f"{run_folder}: is tracked where {VARIABLE} said when it was begun, and it is not set now; set it, or "
+            f"tracking.uri, to that address, or delete {RECORD} to go on in a new MLflow run"
+        )
+    from_environment = parent is None and is_from_environment(config.tracking.uri, run_folder)
     uri = parent.uri if isinstance(parent, MlflowTracker) else resolve_uri(config.tracking.uri, run_folder)
     try:
         check_server(uri)
@@ -85,13 +96,15 @@ def open_tracker(
         else:
             location, shared = _prepare_artifacts(uri, run_folder), database_path(uri) is None
             experiment_id = _find_experiment(client, config.tracking.experiment, location, shared)
-            run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name)
+            named_by = {NAMED_BY: VARIABLE} if from_environment else {}
+            run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name, named_by)
         tracker = MlflowTracker(uri, run.info.run_id)
         describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:
-        raise InputError(f"tracking.uri {uri}: MLflow cannot use it ({reason_of(error)})") from error
+        where = VARIABLE if from_environment else "tracking.uri"
+        raise InputError(f"{where} {uri}: MLflow cannot use it ({reason_of(error)})") from error
     return tracker
 
 
@@ -147,11 +160,11 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
     return str(found.experiment_id)
 
 
-def _find_run(client: Any, experiment_id: str, record_path: Path, name: str) -> Any:
+def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, named_by: Mapping[str, str]) -> Any:
     """The run of a folder. The folder's own id is written first, so that a kill leaves no run without an owner."""
     record = _read_record(record_path)
     if record is None:
-        record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None}
+        record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None, **named_by}
         write_json(record_path, record)
     tag = {_TRAINING_TAG: record["training"]}
     found = client.search_runs([experiment_id], filter_string=f"tags.`{_TRAINING_TAG}` = '{record['training']}'")
@@ -162,7 +175,7 @@ def _find_run(client: Any, experiment_id: str, record_path: Path, name: str) -> 
         )
     run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tag)
     if record["run_id"] is None:
-        write_json(record_path, {**record, "run_id": run.info.run_id})
+        write_json(record_path, {**record, "run_id": run.info.run_id, **named_by})
     return run
 
 

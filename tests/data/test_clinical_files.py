@@ -76,7 +76,24 @@ def test_values_of_a_workbook_are_checked_too(tmp_path):
         ("t.csv", b'case_id,idh\n"A,1\n', "line 2: cannot be read (unexpected end of data); mend the quotes"),
         ("t.csv", b"case_id,idh\n" + b"A" * 200_000 + b",1\n", "line 2: cannot be read (field larger than"),
         ("t.xls", b"", ".xls cannot be read; save it as .csv (UTF-8) or .xlsx"),
-        ("t.xlsx", b"no workbook", "cannot be read as .xlsx (File is not a zip file); save it again"),
+        ("t.xlsx", b"no workbook", "cannot be read as .xlsx (it is a text); name it .csv if it is a table"),
+        (
+            "t.csv",
+            b"PK\x03\x04" + bytes(99),
+            "is a workbook or an archive by its content; if it is a workbook, name it",
+        ),
+        (
+            "t.xlsx",
+            b"\xd0\xcf\x11\xe0" + bytes(99),
+            "is a workbook of the old kind (.xls), or one with a password; save",
+        ),
+        ("t.csv", b"\x1f\x8b\x08" + bytes(99), "is compressed by gzip; unpack it"),
+        ("t.csv", b"<!DOCTYPE html><html>", "is a web page, as a failed download leaves; fetch it again"),
+        (
+            "t.csv",
+            "case_id,idh".encode("utf-16-le"),
+            "holds zero bytes, as UTF-16 without its mark does; save it as CSV",
+        ),
         ("t.xlsx", b"", "cannot be read as .xlsx (File is not a zip file); save it again"),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_link_to_nothing_is_a_problem_and_no_missing_mask(tmp_path):
     (folder / "A_t1.nii").mkdir()
     found = match(folder, ("flair", "t1"))
     assert found.problems == (
-        "case A: t1 A_t1.nii is no file; restore it, or take it away",
+        "case A: t1 A_t1.nii is a folder without a NIfTI file in it; put the file in its place, or take it away",
         "case A: seg A_seg.nii.gz is a link to nothing; restore it, or take it away",
     )
     touch(folder, "A_t1.nii.gz")

@@ -100,7 +100,7 @@ def test_damaged_bytes_inside_a_gzip_file(tmp_path):
         (np.ones((4, 4, 1), np.int16), "has shape (4, 4, 1); expected three axes"),
         (np.ones((1025, 2, 2), np.uint8), "has shape (1025, 2, 2); expected three axes"),
         (np.ones((4, 4, 4), np.complex64), "has voxels of type complex64; expected integers or floats"),
-        (np.full((4, 4, 4), np.nan, np.float32), "64 voxels are NaN or infinite; put another value there, e.g. 0"),
+        (np.full((4, 4, 4), np.nan, np.float32), "64 voxels are NaN or infinite; these are all; restore it"),
         (np.where(np.eye(4)[..., None] * np.ones(4) > 0, np.inf, 1), "16 voxels are NaN or infinite"),
     ],
 )

@@ -1,12 +1,13 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from mttu.cli import main
-from mttu.data.cohort import discover, write_manifest
+from mttu.data.cohort import Manifest, discover, write_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import write_ensemble
 from mttu.predict import PredictionPlan, plan_predictions
@@ -222,3 +223,25 @@ def test_a_damaged_checkpoint_is_refused(checkpoint: Path, cases: Path, tmp_path
     (copy / "weights.safetensors").unlink()
     (problem,) = refusal(copy, [cases], tmp_path / "out")
     assert "weights.safetensors not found" in problem
+
+
+def test_a_split_of_a_manifest_is_all_that_is_predicted(
+    checkpoint: Path, cases: Path, manifest_file: Path, phantom_manifest: Manifest, tmp_path: Path
+) -> None:
+    def ids(split: str | None) -> list[str]:
+        plan = plan_predictions(checkpoint, [manifest_file], tmp_path / "out", device="cpu", split=split)
+        return [candidate.case_id for candidate in plan.candidates]
+
+    assert ids(None) == [case.case_id for case in phantom_manifest.cases]
+    assert ids("test") == [case.case_id for case in phantom_manifest.split("test")]
+    assert len(ids("test")) == 1
+    assert refusal(checkpoint, [manifest_file], tmp_path / "out", split="tests") == [
+        "--split 'tests': unknown; choose one of train, val, unlabelled, test"
+    ]
+    assert refusal(checkpoint, [cases, manifest_file], tmp_path / "out", split="val") == [
+        f"input {cases}: is a folder, and --split chooses from manifests; leave one of them out"
+    ]
+    write_manifest(replace(phantom_manifest, cases=phantom_manifest.split("train")), tmp_path / "train.parquet")
+    assert refusal(checkpoint, [tmp_path / "train.parquet"], tmp_path / "out", split="test") == [
+        f"manifest {tmp_path / 'train.parquet'}: no case has the split test; there are 4 train"
+    ]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from mlflow_runs import start
 
 from mttu.errors import InputError
 from mttu.tracking import (
+    MlflowTracker,
+    describe_environment,
     resolve_uri,
     show_command,
 )
@@ -56,3 +59,39 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(chosen: dict[str, str],
     script = "import mttu, os; print(os.environ.get('MLFLOW_DISABLE_TELEMETRY'), os.environ['RAY_USAGE_STATS_ENABLED'])"
     found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.split() == [disabled, "0"]
+
+
+def test_mlflow_s_variable_counts_where_no_setting_does(
+    begin: Callable[..., MlflowTracker], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, place = begin(), tmp_path / "one" / "run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", before.uri)
+    tracker = begin(place=place)
+    assert tracker.uri == before.uri
+    assert begin(place=place).run_id == tracker.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert begin(place=folder) == before  # a run goes on where it is
+    assert begin(place=tmp_path / "two" / "run", **{"tracking.uri": before.uri}).uri == before.uri
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(InputError, match="is tracked where MLFLOW_TRACKING_URI said when it was begun, and it is"):
+        begin(place=place)
+    assert begin(place=place, **{"tracking.uri": before.uri}).run_id == tracker.run_id
+    assert not [*tmp_path.rglob("*.db")]
+
+
+def test_what_becomes_of_mlflow_s_variable_is_said_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert describe_environment(None, tmp_path / "run", False) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@host/x")
+    said = "MLflow writes to https://host/x, as MLFLOW_TRACKING_URI says; tracking.uri counts before it"
+    assert describe_environment(None, tmp_path / "run", False) == said
+    ignored = "MLFLOW_TRACKING_URI is ignored, for "
+    assert describe_environment("sqlite:///my.db", tmp_path / "run", False) == f"{ignored}tracking.uri is set"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tracking.json").write_text('{"format_version": 1, "training": "a", "run_id": "b"}')
+    assert str(describe_environment(None, tmp_path / "run", False)).startswith(f"{ignored}{tmp_path / 'run'} was begun")
+    assert describe_environment(None, tmp_path / "run", True) == said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI: 'mlruns' is not an address .*; tracking\.uri counts"):
+        resolve_uri(None, Path("runs/one"))

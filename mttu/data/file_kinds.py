@@ -1,0 +1,126 @@
+"""What a file is that is no readable NIfTI file: told by its first bytes, with what to do about it."""
+
+import errno
+import os
+import zlib
+from pathlib import Path
+
+LOOKED_AT_BYTES = 1024
+"""Every kind here shows itself in them."""
+_NIFTI_HEADER = 348
+_NIFTI_MAGIC = (b"n+1\0", b"ni1\0")
+_NIFTI2_MAGIC = (b"n+2\0", b"ni2\0")
+_SIZES = (348, 540)
+_FETCH = "fetch it again"
+_RESTORE = "restore it from its source"
+_CONVERT = "convert it to .nii.gz"
+_UNPACK = "unpack it"
+
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS to the file", "run `git lfs pull` in its repository"),
+    (b"/annex/objects/", "it is a pointer of git-annex to the file", "run `git annex get` or `datalad get` there"),
+    (b"PK\x03\x04", "it is a zip archive", _UNPACK),
+    (b"BZh", "it is compressed by bzip2", _UNPACK),
+    (b"\xfd7zXZ\0", "it is compressed by xz", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "it is compressed by zstd", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive", _UNPACK),
+    (b"Rar!", "it is a RAR archive", _UNPACK),
+    (b"NRRD000", "it is NRRD", _CONVERT),
+    (b"ObjectType =", "it is MetaImage", _CONVERT),
+    (b"NDims =", "it is MetaImage", _CONVERT),
+    (b"\0\0\0\1\0\0", "it is a FreeSurfer volume (.mgh, .mgz)", "convert it to .nii.gz, e.g. with mri_convert"),
+    (b"\x89HDF\r\n", "it is HDF5", _CONVERT),
+    (b"CDF\x01", "it is MINC 1", _CONVERT),
+    (b"MATLAB 5.0", "it is a MATLAB file", _CONVERT),
+    (b"\x93NUMPY", "it is a NumPy array, which says nothing of spacing and orientation", _CONVERT),
+    (b"\x89PNG", "it is a PNG picture", "give the MRI itself"),
+    (b"\xff\xd8\xff", "it is a JPEG picture", "give the MRI itself"),
+    (b"%PDF", "it is a PDF", "give the MRI itself"),
+)
+
+
+def explain_content(path: Path) -> tuple[str, str] | None:
+    """Why a file whose name ends in .nii or .nii.gz is none, and the cure; None if its first bytes look right.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(LOOKED_AT_BYTES)
+    says_packed = path.name.lower().endswith(".gz")
+    if not head.startswith(b"\x1f\x8b"):
+        if says_packed and _is_nifti(head):
+            return "it is not compressed, though its name says so", f"rename it to {path.name[: -len('.gz')]}"
+        return _explain_head(head)
+    inner = _unpack_head(head)
+    if inner.startswith(b"\x1f\x8b"):
+        return "it is compressed twice", "unpack it once, e.g. with gunzip"
+    if not says_packed and _is_nifti(inner):
+        return "it is compressed by gzip, though its name does not say so", f"rename it to {path.name}.gz"
+    if len(inner) < _NIFTI_HEADER and len(head) < LOOKED_AT_BYTES:
+        return f"it ends after {len(head)} bytes, within its header", _RESTORE
+    return _explain_head(inner) if inner else ("its compression is damaged at the beginning", _RESTORE)
+
+
+def explain_refusal(error: OSError) -> str:
+    """Why the system refuses a file or folder, and the cure: `cannot be read (Permission denied); allow it (...)`."""
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself; put the file there"
+    reason = f"cannot be read ({error if error.errno is None else os.strerror(error.errno)})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{reason}; allow it (chmod a+r, and a+x for the folders above it)"
+    return f"{reason}; check the disk or the connection to it"
+
+
+def _unpack_head(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, LOOKED_AT_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _explain_head(head: bytes) -> tuple[str, str] | None:
+    for beginning, cause, cure in _BEGINNINGS:
+        if head.startswith(beginning):
+            return cause, cure
+    if head[128:132] == b"DICM":
+        return "it is DICOM", "convert the series to .nii.gz, e.g. with dcm2niix"
+    if head[257:262] == b"ustar":
+        return "it is a tar archive", _UNPACK
+    if not head.strip(b"\0"):
+        return "it holds nothing but zeros, as an interrupted copy leaves", "copy it again"
+    text = _read_text(head)
+    if text.lower().startswith(("<!doctype html", "<html")):
+        return "it is a web page, as a failed download leaves", f"{_FETCH}, logged in if need be"
+    if text:
+        return f"it is a text that begins {text[:30]!r}", f"{_FETCH}, or {_RESTORE}"
+    if _header_size(head) and not _is_nifti(head):
+        if len(head) < _NIFTI_HEADER:
+            return f"it ends after {len(head)} bytes, within its header", _RESTORE
+        return "it is an Analyze header without a NIfTI mark", f"{_CONVERT}, together with its .img"
+    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
+        return "it is the header of a pair whose voxels are in an .img", f"{_CONVERT}, together with its .img"
+    return None if _is_nifti(head) else ("its first bytes are not those of a NIfTI file", _RESTORE)
+
+
+def _header_size(head: bytes) -> int | None:
+    found = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")} & set(_SIZES)
+    return found.pop() if found else None
+
+
+def _is_nifti(head: bytes) -> bool:
+    size = _header_size(head)
+    return (size == _SIZES[0] and head[344:348] in _NIFTI_MAGIC) or (size == _SIZES[1] and head[4:8] in _NIFTI2_MAGIC)
+
+
+def _read_text(head: bytes) -> str:
+    """The first line of a text; empty for anything else."""
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not merely cut within a character
+            return ""
+        text = head[: error.start].decode("utf-8-sig")
+    text = text.strip()
+    first = text.splitlines()[0].strip() if text else ""
+    return first if all(sign.isprintable() or sign.isspace() for sign in text) else ""
