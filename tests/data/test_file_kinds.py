@@ -47,7 +47,10 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "cause", "cure"), KINDS)
+@pytest.mark.parametrize(
+    ("content", "cause", "cure"),
+    [pytest.param(*kind, id=f"{number}, {kind[1][:30]}") for number, kind in enumerate(KINDS)],
+)
 def test_a_file_is_named_by_its_content(tmp_path, content, cause, cure):
     path = tmp_path / "x.nii.gz"
     path.write_bytes(content)
