@@ -19,7 +19,7 @@ import ray
 from ray._private import services
 
 from mttu import GUARDS_RAY, PRIVATE
-from mttu.cluster.temporary_folder import check_place, find_place
+from mttu.cluster.temporary_folder import INNER, check_place, find_place
 from mttu.config import WorkerSettings
 from mttu.errors import InputError, RunError, mask_secrets
 from mttu.reach import ask_port, find_reason
@@ -75,7 +75,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         if starts:
             ray.init(
                 address="local",
-                _temp_dir=str(folder),
+                _temp_dir=None if folder is None else str(folder / INNER),
                 num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -106,13 +106,17 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
 def _make_folder() -> Path:
     """A folder that only its owner may enter, for what the processes of a private cluster write: sockets and logs.
 
+    Ray opens the folder that it is given to everybody (mode 0777), so it is given one inside, see `INNER`.
+
     Raises:
         InputError: See `check_place`.
     """
     place = find_place()
     check_place(place)
     place.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="ray-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
+    (folder / INNER).mkdir()
+    return folder
 
 
 def _remove(folder: Path | None) -> None:

@@ -10,7 +10,9 @@ from mttu.errors import InputError
 VARIABLE = "RAY_TMPDIR"
 LONGEST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Of the path of a Unix socket; the system has no room for more (unix(7): `sun_path`)."""
-_RUN = "ray-12345678/session_2000-12-31_23-59-59_999999"
+INNER = "r"
+"""Name of the folder that Ray is given, inside one that nobody else enters; short, for the sockets' sake."""
+_RUN = f"ray-12345678/{INNER}/session_2000-12-31_23-59-59_999999"
 """What the folders of a run of Ray are called there, before the number of the process."""
 
 

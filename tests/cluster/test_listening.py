@@ -1,6 +1,7 @@
 """What is open to the network while a command runs: nothing but the loopback interface."""
 
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,15 +38,17 @@ def watch(arguments: list[str], folder: Path) -> set[tuple[str, str]]:
             start_new_session=True,
         )
     seen: set[tuple[str, str]] = set()
-    logged = False
+    logged, shut = False, set[int]()
     while process.poll() is None:
         logged = logged or any(logs.rglob("*.log"))
+        shut |= {stat.S_IMODE(path.stat().st_mode) for path in logs.glob("ray-*")}  # Ray opens those that it knows of
         seen |= set(find_listening(process.pid))
         time.sleep(0.1)
     assert process.returncode == 0, log.read_text()[-3000:]
     assert find_listening(process.pid) == []
     assert not list((folder / "home").rglob("*token*"))
     assert logged
+    assert shut == {0o700}
     assert list(logs.iterdir()) == []  # logs name cases
     logs.rmdir()
     return seen

@@ -18,6 +18,7 @@ def fake_ray(monkeypatch, tmp_path):
     def init(**options):
         told.update(options)
         if "_temp_dir" in options:
+            Path(options["_temp_dir"]).chmod(0o777)  # as Ray does
             (Path(options["_temp_dir"]) / "session").mkdir()
             (Path(options["_temp_dir"]) / "session" / "worker.log").write_text("case A")
         if told.get("fails"):
@@ -28,6 +29,7 @@ def fake_ray(monkeypatch, tmp_path):
 
     monkeypatch.setattr(session, "ray", SimpleNamespace(init=init, shutdown=shutdown, is_initialized=lambda: False))
     monkeypatch.setattr(session, "GUARDS_RAY", True)
+    monkeypatch.setattr(session, "check_place", lambda place: None)  # a test's folder is too deep for sockets
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return told
@@ -38,7 +40,8 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
     try:
         with session.connect(WorkerSettings()):
             (folder,) = (tmp_path / "ray").iterdir()
-            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700  # Ray opens the one inside
+            assert fake_ray["_temp_dir"] == str(folder / "r")
             if error is not None:
                 raise error
     except (ValueError, KeyboardInterrupt, SystemExit):
