@@ -17,9 +17,11 @@ from typing import Any
 
 _DIGEST_BYTES = 8
 _SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
-_MOST_N, _MOST_R, _MOST_P = 2**17, 16, 4
-"""Costs of a file that somebody else wrote: a larger one would stop whoever reads it."""
 _MOST_KEYS = 64
+_MOST_MEMORY = 2**18
+"""Of n * r in a file that somebody else wrote, in units of 128 bytes: 32 MiB for an id."""
+_MOST_WORK = _MOST_KEYS * 2**17
+"""Of n * r * p over all its keys: what 64 of this version cost, 3 s for an id. More would stop whoever reads it."""
 _MOST_THREADS = 8
 
 
@@ -33,6 +35,11 @@ class PatientKey:
     """Cost in time and memory; 2**14 takes 16 MiB and about 0.05 s for an id, so under a minute for a thousand."""
     r: int = 8
     p: int = 1
+
+    @property
+    def work(self) -> int:
+        """What a digest costs, in units of 128 bytes that are mixed."""
+        return self.n * self.r * self.p
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,9 @@ def read_patients(content: Any) -> KnownPatients:
         if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
             raise ValueError("patients: expected digests")
         known |= KnownPatients(((_read_key(group["scrypt"]) if "scrypt" in group else None, frozenset(digests)),))
+    work = sum(key.work for key, _ in known.groups if key is not None)
+    if work > _MOST_WORK:
+        raise ValueError(f"patients: n * r * p of scrypt adds up to {work} over all keys; expected at most {_MOST_WORK}")
     return known
 
 
@@ -124,9 +134,14 @@ def _read_key(content: Any) -> PatientKey:
     if not isinstance(content, Mapping) or set(content) != {"salt", "n", "r", "p"}:
         raise ValueError("patients: expected salt, n, r and p")
     salt, costs = content["salt"], [content[name] for name in ("n", "r", "p")]
-    bounds = zip(costs, (_MOST_N, _MOST_R, _MOST_P), strict=True)
-    if not all(type(cost) is int and 1 <= cost <= most for cost, most in bounds) or costs[0] & (costs[0] - 1):
-        raise ValueError(f"patients: scrypt with n, r, p {costs}; expected at most {_MOST_N}, {_MOST_R}, {_MOST_P}")
+    if not all(type(cost) is int and 1 <= cost <= _MOST_WORK for cost in costs):
+        raise ValueError(f"patients: scrypt with n, r, p {costs}; expected whole numbers of 1 to {_MOST_WORK}")
+    n, r, _ = costs
+    if n < 2 or n & (n - 1) or n.bit_length() > 16 * r or n * r > _MOST_MEMORY:  # the third: scrypt itself (RFC 7914)
+        raise ValueError(
+            f"patients: scrypt with n, r, p {costs}; expected n a power of two from 2 to below 2**(16 r), and n * r at "
+            f"most {_MOST_MEMORY}"
+        )
     if not isinstance(salt, str) or not _SALT.fullmatch(salt):
         raise ValueError("patients: the salt is not hexadecimal")
     return PatientKey(salt, *costs)

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,61 @@ MOST_VALUES = 2**23
 MOST_TEXT_BYTES = 2**28
 _CODECS = {"UNCOMPRESSED", "SNAPPY"}
 """What mttu writes. Others shrink a page of zeros ten thousand times."""
-_NUMBERS = {"BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE"}
+_ENCODINGS = {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY", "BIT_PACKED"}
+"""What mttu writes. Others write a text as what it shares with the one before it."""
 _FORMULA = r"('*[=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs, too
 """Start of a text that a spreadsheet program runs or hides; the apostrophes keep the change one to one."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
-def read_parquet(path: Path) -> Any:
+def read_parquet(path: Path, lists: Collection[str] = ()) -> Any:
     """Reads a Parquet file that mttu wrote, once its footer says that this needs little memory.
+
+    A column of one value per row cannot have more of them than the footer says. How long lists are, only their pages
+    tell; the footer is believed.
+
+    Args:
+        path: To read.
+        lists: Names of columns that may hold lists of numbers.
 
     Raises:
         OSError: Not there, or not to be read.
-        pyarrow.ArrowException: No Parquet file, or one that would take more than `MOST_VALUES` values or
-            `MOST_TEXT_BYTES` of text.
+        pyarrow.ArrowException: No Parquet file, one that would take more than `MOST_VALUES` values or
+            `MOST_TEXT_BYTES` of text, or a column that is neither text nor numbers.
     """
     file = pq.ParquetFile(path)
-    _check_size(file.metadata)
     wanted = file.schema_arrow
-    texts = [field.name for field in wanted if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    _check_types(wanted, lists)
+    _check_size(file.metadata)
+    texts = [field.name for field in wanted if _is_text(field.type)]
     table = pq.ParquetFile(path, read_dictionary=texts).read()  # each text once, however often it is there
     size = sum(_count_text(column) for column in table.columns if pa.types.is_dictionary(column.type))
     if size > MOST_TEXT_BYTES:
         raise pa.ArrowInvalid(f"holds {size} bytes of text; at most {MOST_TEXT_BYTES} are read")
     return table.cast(wanted)
+
+
+def _check_types(schema: Any, lists: Collection[str]) -> None:
+    """By the types that the columns would be read as: what is stored alike may be bytes, decimals or fields."""
+    for field in schema:
+        kind = field.type
+        if pa.types.is_list(kind):
+            if field.name not in lists:
+                raise pa.ArrowInvalid(f"column {field.name} holds lists")
+            kind = kind.value_type
+            is_plain = _is_number(kind)
+        else:
+            is_plain = _is_number(kind) or _is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+        if not is_plain:
+            raise pa.ArrowInvalid(f"column {field.name} is neither text nor numbers, but {field.type}")
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _check_size(metadata: Any) -> None:
@@ -49,9 +81,9 @@ def _check_size(metadata: Any) -> None:
             values += max(column.num_values, group.num_rows)
             if column.compression not in _CODECS:
                 raise pa.ArrowInvalid(f"compressed with {column.compression}; mttu writes and reads SNAPPY")
-            is_text = column.physical_type == "BYTE_ARRAY" and "." not in column.path_in_schema
-            if not is_text and column.physical_type not in _NUMBERS:
-                raise pa.ArrowInvalid(f"column {column.path_in_schema} is neither text nor numbers")
+            foreign = sorted(set(column.encodings) - _ENCODINGS)
+            if foreign:
+                raise pa.ArrowInvalid(f"encoded with {', '.join(foreign)}, which mttu neither writes nor reads")
             if column.total_uncompressed_size > MOST_TEXT_BYTES:
                 raise pa.ArrowInvalid(
                     f"unpacks to {column.total_uncompressed_size} bytes; at most {MOST_TEXT_BYTES} are read"

@@ -66,14 +66,30 @@ def test_digests_of_an_earlier_version_are_read_and_checked(tiny_checkpoint, tmp
     assert read_learned_from(tmp_path) is None
 
 
+def with_costs(n, r, p, salt="00" * 8):
+    return [{"scrypt": {"salt": salt, "n": n, "r": r, "p": p}, "digests": []}]
+
+
+@pytest.mark.parametrize(("n", "r", "p"), [(2, 1, 1), (2**15, 1, 1), (2**15, 8, 1), (2, 2**17, 1), (2, 1, 2**8)])
+def test_costs_that_are_read_can_be_borne(n, r, p):
+    assert "P-1" not in read_patients(with_costs(n, r, p))
+
+
 @pytest.mark.parametrize(
     ("patients", "reason"),
     [
         ("P-1", "expected a list"),
         ([{"digests": "x"}], "expected digests"),
         ([{"scrypt": {"salt": "00" * 16}, "digests": []}], "expected salt, n, r and p"),
-        ([{"scrypt": {"salt": "00" * 16, "n": 2**40, "r": 8, "p": 1}, "digests": []}], "expected at most 131072, 16"),
-        ([{"scrypt": {"salt": "00" * 16, "n": 3, "r": 8, "p": 1}, "digests": []}], "scrypt with n, r, p"),
+        (with_costs(2**40, 8, 1), "whole numbers of 1 to 8388608"),
+        (with_costs(2**14, 8, 1.0), "whole numbers of 1 to 8388608"),
+        (with_costs(2**14, 0, 1), "whole numbers of 1 to 8388608"),
+        (with_costs(3, 8, 1), "expected n a power of two"),
+        (with_costs(1, 8, 1), "expected n a power of two from 2"),  # scrypt itself would raise when an id is asked for
+        (with_costs(2**16, 1, 1), r"below 2\*\*\(16 r\)"),  # likewise
+        (with_costs(2**16, 8, 1), "n \\* r at most 262144"),
+        (with_costs(2**14, 8, 65), r"n \* r \* p of scrypt adds up to 8519680 over all keys; expected at most 8388608"),
+        (with_costs(2**14, 8, 1) + with_costs(2**14, 8, 64, "11" * 8), "adds up to 8519680"),
         ([{"scrypt": {"salt": "zz", "n": 16, "r": 8, "p": 1}, "digests": []}], "not hexadecimal"),
         ([{"scrypt": vars(KEY), "digests": []}] * 99, "99 keys; expected at most 64"),
     ],

@@ -95,11 +95,38 @@ def write_nested(path):
     pq.write_table(pa.table({"case_id": [["x"]]}), path)
 
 
+def write_bytes(path):
+    """One long value of no text, and a reference to it in each row."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2**13, pa.int16()), pa.array([b"x" * 2**17]))
+    pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
+
+
+def write_shared(path):
+    """Long texts, each as what it does not share with the one before it."""
+    column = ["x" * 2**17 + str(number) for number in range(2**4)]
+    pq.write_table(
+        pa.table({"case_id": column}),
+        path,
+        use_dictionary=False,
+        column_encoding={"case_id": "DELTA_BYTE_ARRAY"},
+        write_statistics=False,
+    )
+
+
+def write_list(path):
+    """A row of as many numbers as there may be, in a hundred bytes; its footer can be made to say that it has few."""
+    column = pa.ListArray.from_arrays(pa.array([0, MOST_VALUES], pa.int32()), np.zeros(MOST_VALUES, np.int8))
+    pq.write_table(pa.table({"case_id": column}), path, write_statistics=False, store_schema=False)
+
+
 BOMBS = {
+    write_bytes: "column case_id is neither text nor numbers, but binary",
+    write_shared: "encoded with DELTA_BYTE_ARRAY, which mttu neither writes nor reads",
+    write_list: "column case_id holds lists",
     write_long: r"unpacks to \d+ values; at most 8388608 are read",
     write_wide: r"holds 1073741824 bytes of text; at most 268435456 are read",
     write_squeezed: "compressed with ZSTD; mttu writes and reads SNAPPY",
-    write_nested: "column case_id.list.element is neither text nor numbers",
+    write_nested: "column case_id holds lists",
 }
 
 
@@ -129,7 +156,25 @@ def test_what_we_write_is_read_as_it_was(tmp_path):
         }
     ).replace_schema_metadata({"kind": "x"})
     pq.write_table(table, tmp_path / "a.parquet")
-    found = read_parquet(tmp_path / "a.parquet")
+    found = read_parquet(tmp_path / "a.parquet", lists=("passes",))
     assert found.equals(table)
     assert found.schema.equals(table.schema)
     assert found.schema.metadata == table.schema.metadata
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([["x"]], "list<"),
+        ([b"x"], "binary"),
+        ([{"a": 1}], "struct<"),
+        ([None], "decimal128"),
+        (pa.array(["x"], pa.string_view()), "string_view"),
+        (pa.array([[1.0]], pa.list_(pa.float64(), 1)), "fixed_size_list"),
+    ],
+)
+def test_what_is_no_plain_column_is_refused_where_lists_are_read_too(tmp_path, values, kind):
+    column = pa.array(values, pa.decimal128(5)) if kind == "decimal128" else pa.array(values)
+    pq.write_table(pa.table({"passes": column}), tmp_path / "a.parquet")
+    with pytest.raises(pa.ArrowInvalid, match=f"column passes is neither text nor numbers, but {kind}"):
+        read_parquet(tmp_path / "a.parquet", lists=("passes",))

@@ -39,6 +39,9 @@ SCHEMA = pa.schema(
 )
 
 
+_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
+
+
 @dataclass(frozen=True)
 class ScoreRow:
     """What Monte Carlo dropout says of one case; None where the case has an error."""
@@ -162,7 +165,7 @@ def read_scores(path: Path) -> ScoreTable:
         InputError: Missing, no table of scores, another format version, or a case with two rows.
     """
     try:
-        metadata, table = _metadata(path), read_parquet(path)
+        metadata, table = _metadata(path), read_parquet(path, lists=_LISTS)
     except FileNotFoundError:
         raise InputError(f"scores {path}: not found; write them with `mttu score`") from None
     except PermissionError as error:
