@@ -50,9 +50,19 @@ class KnownPatients:
     """Digests by key, at most one group for a key; None for the bare SHA-256 of earlier versions."""
 
     @property
-    def key(self) -> PatientKey | None:
-        """What more patients are best named by; None where nobody is, or only in the way of earlier versions."""
-        return next((key for key, _ in reversed(self.groups) if key is not None), None)
+    def keys(self) -> tuple[PatientKey, ...]:
+        """Of digests that have one."""
+        return tuple(key for key, _ in self.groups if key is not None)
+
+    @property
+    def work(self) -> int:
+        """What it costs to ask for an id, see `PatientKey.work`."""
+        return sum(key.work for key in self.keys)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `read_patients` would still read it with one more key of this version."""
+        return len(self.groups) < _MOST_KEYS and self.work + PatientKey("").work <= _MOST_WORK
 
     def find(self, patient_ids: Iterable[str]) -> frozenset[str]:
         """Which of these ids are among them."""
@@ -89,8 +99,8 @@ def derive_key(contents: Iterable[str]) -> PatientKey:
     return PatientKey(hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
-def name_patients(patient_ids: Iterable[str], key: PatientKey | None) -> KnownPatients:
-    """The set of these patients; without a key as earlier versions named them, to go on with what those wrote."""
+def name_patients(patient_ids: Iterable[str], key: PatientKey) -> KnownPatients:
+    """The set of these patients."""
     digests = frozenset(_digest_all(list(dict.fromkeys(patient_ids)), key))
     return KnownPatients(((key, digests),)) if digests else KnownPatients()
 
@@ -124,9 +134,10 @@ def read_patients(content: Any) -> KnownPatients:
         if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
             raise ValueError("patients: expected digests")
         known |= KnownPatients(((_read_key(group["scrypt"]) if "scrypt" in group else None, frozenset(digests)),))
-    work = sum(key.work for key, _ in known.groups if key is not None)
-    if work > _MOST_WORK:
-        raise ValueError(f"patients: n * r * p of scrypt adds up to {work} over all keys; expected at most {_MOST_WORK}")
+    if known.work > _MOST_WORK:
+        raise ValueError(
+            f"patients: n * r * p of scrypt adds up to {known.work} over all keys; expected at most {_MOST_WORK}"
+        )
     return known
 
 

@@ -106,4 +106,11 @@ def test_what_goes_to_others_says_nothing_of_them():
     assert drop_patients({"metrics": {}, "learned_from": ["x"]}) == {"metrics": {}}
     kept = {"calibration": {}, "patients": ["x"]}
     assert drop_patients(kept) == {"calibration": {}, "patients": None}  # not: fitted on nobody
-    assert KnownPatients().key is None
+
+
+def test_there_is_room_for_one_more_key_where_that_would_still_be_read():
+    known = read_patients([one for number in range(63) for one in with_costs(2, 1, 1, f"{number:016x}")])
+    assert known.has_room
+    assert not (known | name_patients([], KEY) | read_patients(with_costs(2, 1, 1, "ff" * 8))).has_room
+    assert read_patients(with_costs(2**14, 8, 63)).has_room
+    assert not read_patients(with_costs(2**14, 8, 64)).has_room

@@ -20,7 +20,7 @@ from mttu.data.manifest import Case
 from mttu.errors import InputError
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_teachers
-from mttu.patients import KnownPatients, digest_bare, known_by_digest, name_patients
+from mttu.patients import KnownPatients, derive_key, digest_bare, known_by_digest, name_patients
 from mttu.tables import write_csv
 from mttu.training.kept_calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 
@@ -217,10 +217,17 @@ def _fit(
 
 
 def _name_all(rows: Sequence[HeldOut], teachers: KnownPatients | None) -> KnownPatients:
-    """The patients of predictions, by the key of those that the network learned from."""
+    """The patients of predictions, by the key of those that the network learned from.
+
+    Where these have none, several, or one that costs less than this version's, as that of a foreign file may, a key is
+    drawn from the probabilities. What an earlier version named by a bare digest alone goes on under it.
+    """
     ids = [one.patient_id for one in rows if one.patient_id]
     old = known_by_digest(one.patient for one in rows if not one.patient_id)
-    return old | name_patients(ids, None if teachers is None else teachers.key)
+    own = derive_key(repr(one.mutant_probability) for one in rows)
+    keys = () if teachers is None else teachers.keys
+    shared = len(keys) == 1 and replace(keys[0], salt=own.salt) == own
+    return old | name_patients(ids, keys[0] if shared else own)
 
 
 def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tuple[list[HeldOut], list[str]]:
@@ -233,7 +240,7 @@ def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tu
         return [], [f"{name}: the checkpoint does not say whom it learned from, as what it started from does not"]
     ids = learned.find(one.patient_id for one in predictions if one.patient_id)
     bare = dict(learned.groups).get(None, frozenset())
-    comparable = learned.key is None  # an earlier version's digest says nothing where there are others
+    comparable = not learned.keys  # an earlier version's digest says nothing where there are others
     kept = [
         one
         for one in predictions

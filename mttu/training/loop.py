@@ -18,7 +18,7 @@ from mttu.data.absent_classes import find_held_classes, lacks_classes, note_abse
 from mttu.data.augment import augment_batch
 from mttu.data.cache import CachedCase
 from mttu.data.cohort import Case
-from mttu.data.labels import knows_parts
+from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.loaders import Batch, build_loader, labels_of_steps
 from mttu.errors import RunError
 from mttu.inference import choose_precision
@@ -57,7 +57,7 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
         runtime: Where to.
 
     Returns:
-        The final state, the same on every rank.
+        The final state, the same on every rank; whom it learned from, rank 0 alone knows.
 
     Raises:
         AgreedError: Some of several ranks cannot read what they need, or read something else; the same on every rank.
@@ -78,8 +78,9 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
             read_state(state, folder, runtime.device)
         state.network.learned_tasks = find_learned_tasks(config, task.train)
         state.network.learned_parts = find_learned_parts(config, task.train)
-        cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
-        state.learned_from = name_teachers(task, cached)
+        if runtime.rank == 0:  # which alone writes them, and slow they are on purpose
+            cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
+            state.learned_from = name_teachers(task, cached)
         if state.best is not None and state.best.held_out is not None:
             state.best.held_out = name_held_out(state.best.held_out, task.val)
     check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
@@ -117,16 +118,22 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
 
 
 def name_teachers(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | None:
-    """The patients of the training cases and those that the weights to start from know, by the key of the latter.
+    """The patients of the training cases, by a key of their own, and those that the weights to start from know.
+
+    A key of theirs is never taken over: salt and costs of a file that somebody else wrote may be weak. The folds of a
+    cohort and the rounds of a self-training draw the same one, because what they train on differs in cases of unknown
+    IDH status alone, and in pseudo-labels.
 
     Args:
         task: What is trained.
-        cached: All its cases, whose content is the key where training starts anew.
+        cached: Its cases, train, then val. The content of those of known status is the key; of all, if none is known.
     """
     before = read_start_teachers(task.config)
     if before is None:
         return None
-    key = before.key or derive_key(case.content_hash for case in cached)
+    pairs = zip((*task.train, *task.val), cached, strict=True)
+    known = [one.content_hash for case, one in pairs if case.idh != IDH_UNKNOWN and not case.pseudo_label]
+    key = derive_key(known or [one.content_hash for one in cached])
     return before | name_patients((case.patient_id for case in task.train), key)
 
 

@@ -51,7 +51,7 @@ class TrainingState:
     best: Best | None = None
     learned_from: KnownPatients | None = None
     """Patients that the weights were trained on, now or before, the same at every start; None where the weights that it
-    started from do not say."""
+    started from do not say, and on ranks other than 0, which write nothing."""
 
     def finish_epoch(
         self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None

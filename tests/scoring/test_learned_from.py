@@ -1,6 +1,7 @@
 """A checkpoint knows whose scans it learned from, and what is made with it says so."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -13,11 +14,16 @@ from mttu.errors import InputError
 from mttu.evaluate import evaluate_cases, plan_evaluation
 from mttu.evaluate.tables import describe_cases
 from mttu.networks.ensemble import read_teachers, write_ensemble
-from mttu.patients import digest_bare
+from mttu.patients import PatientKey, digest_bare
 from mttu.predict import plan_predictions, predict_cases
 from mttu.pseudo_labels import pool_scores
 from mttu.scoring.plan import plan_scoring
+from mttu.training.held_out import HeldOut, calibrate_training
+from mttu.training.inputs import check_inputs
+from mttu.training.kept_calibration import read_calibration
+from mttu.training.loop import name_teachers
 from mttu.training.run import launch_locally, run_training
+from mttu.training.task import Task, open_task
 
 
 @pytest.fixture
@@ -63,13 +69,61 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
     }
     second = run_training(override(tiny, changes), launch_locally)
     assert known(second, path) == {"train", "val"}  # those before are not forgotten
-    assert len(read_teachers(second).groups) == 1  # and are asked for by the same key
+    first_key, second_key = read_teachers(run).keys[0], set(read_teachers(second).keys)
+    assert len(second_key - {first_key}) == 1  # each cohort by its own, for the first may come from anybody
     changes["data.manifest"] = str(turn(path, tmp_path / "known.parquet", train="val", val="train"))
     with pytest.raises(InputError, match=r"learned from patients of the same ids as .* of split val; start from other"):
         run_training(override(tiny, changes), launch_locally)
     write_ensemble(tmp_path / "ensemble", [run, second])
     assert known(tmp_path / "ensemble", path) == {"train", "val"}
-    assert len(read_teachers(tmp_path / "ensemble").groups) == 1
+    assert set(read_teachers(tmp_path / "ensemble").keys) == second_key
+
+
+def plant(checkpoint, folder, *groups):
+    """A copy of a checkpoint by somebody else, with keys of his."""
+    shutil.copytree(checkpoint, folder)
+    record = folder / "checkpoint.json"
+    foreign = [{"scrypt": {"salt": salt, "n": n, "r": 8, "p": 1}, "digests": ["00"]} for salt, n in groups]
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"patients": foreign}))
+    return folder
+
+
+def name(config, train, val):
+    """Whom a training on these cases would name, and how."""
+    task = Task(config, tuple(train), tuple(val), config.data.cache_dir)
+    opened = open_task(task)
+    return name_teachers(task, [*opened.dataset.cached, *(one for _, one in opened.validation)])
+
+
+def test_no_patient_is_named_by_the_key_of_a_foreign_file(tiny, tiny_checkpoint, tmp_path):
+    train, val = (read_manifest(tiny.data.manifest).split(name) for name in ("train", "val"))
+    foreign = plant(tiny_checkpoint, tmp_path / "foreign", ("00" * 8, 2))
+    known = name(override(tiny, {"train.start_from": str(foreign)}), train, val)
+    assert dict(known.groups) == {PatientKey("00" * 8, n=2): {"00"}, **dict(name(tiny, train, val).groups)}
+    for groups in ((("00" * 8, 2),), (("00" * 8, 2**14), ("11" * 8, 2**14)), ()):
+        place = plant(tiny_checkpoint, tmp_path / f"best_{len(groups)}", *groups)
+        calibrate_training(place, [HeldOut("a", 1, 0.8, "P-1"), HeldOut("b", 0, 0.3, "P-2")])
+        (group,) = json.loads((place / "calibration.json").read_text())["patients"]
+        assert {name: group["scrypt"][name] for name in "nrp"} == {"n": 2**14, "r": 8, "p": 1}
+        assert group["scrypt"]["salt"] not in ("00" * 8, "11" * 8)
+        assert read_calibration(place).patients.find(["P-1", "P-2", "P-3"]) == {"P-1", "P-2"}
+
+
+def test_rounds_and_folds_of_a_cohort_share_a_key(tiny):
+    (first, *train), val = (read_manifest(tiny.data.manifest).split(name) for name in ("train", "val"))
+    expected = name(tiny, train, val).keys
+    pseudo, unknown = replace(first, pseudo_label=True), replace(first, idh=-1)
+    for cases, held in (([pseudo, *train], val), ([unknown, *train], val), (val, train), (train, [*val, unknown])):
+        assert name(tiny, cases, held).keys == expected
+    assert name(tiny, [first, *train], val).keys != expected
+    nobody = [replace(case, idh=-1) for case in train]
+    assert name(tiny, nobody, []).keys != name(tiny, nobody[1:], []).keys
+
+
+def test_weights_whose_keys_leave_no_room_are_refused_before_training(tiny, tiny_checkpoint, tmp_path):
+    full = plant(tiny_checkpoint, tmp_path / "full", *((f"{number:016x}", 2) for number in range(64)))
+    with pytest.raises(InputError, match=r"train\.start_from .*: its checkpoint\.json names patients by as many or as"):
+        check_inputs(override(tiny, {"train.start_from": str(full)}))
 
 
 def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers_and_so_is_what_starts_from_it(tiny, run):
