@@ -110,6 +110,24 @@ def write_text(target: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that this or somebody else wrote.
+
+    Raises:
+        OSError: Not there, or not to be read.
+        ValueError: Not JSON, or nested too deeply.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; see `read_json`."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(target: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all; refuses NaN, which is not JSON."""
     write_text(target, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

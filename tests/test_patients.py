@@ -9,7 +9,6 @@ from mttu.errors import InputError
 from mttu.networks.checkpoint import read_learned_from
 from mttu.networks.ensemble import read_teachers
 from mttu.patients import (
-    KnownPatients,
     PatientKey,
     derive_key,
     digest_bare,

@@ -63,9 +63,10 @@ __all__ = [
 ]
 
 _UNION_TAGS = {"transformer", "convolution"}
-LONGEST_YAML = 2**18
+LONGEST_YAML = 2**16
 """Characters of a settings file."""
 _MOST_BRACKETS = 20
+_NUMBER_TAGS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _NOTHING = {"", "null", "~"}
 
 
@@ -203,7 +204,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 class _PlainLoader(yaml.SafeLoader):
     """The safe loader without aliases, by which a file of half a kilobyte can name a billion values, and without
-    brackets in so many brackets that it takes minutes to read them.
+    brackets in so many brackets that it takes minutes to read them, or numbers in base 60 of so many digits.
     """
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
@@ -216,6 +217,15 @@ class _PlainLoader(yaml.SafeLoader):
             line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise yaml.YAMLError(f"line {line} has an alias (*name), which settings do not need; write the value out")
         return super().compose_node(parent, index)
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if node.tag in _NUMBER_TAGS and ":" in node.value:
+            raise yaml.YAMLError(
+                f"line {node.start_mark.line + 1} has {node.value[:20]!r}, to YAML a number in base 60; put it in "
+                "quotes, or write the number out"
+            )
+        return node
 
 
 def load_yaml(text: str) -> Any:
@@ -230,7 +240,7 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, _PlainLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ArithmeticError) as error:
         raise ValueError(str(error)) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_file, atomic_folder
+from mttu.atomic import atomic_file, atomic_folder, read_json
 from mttu.config import PrepareSettings
 from mttu.config.earlier import complete_section, drop_unchanged
 from mttu.data.geometry import Geometry
@@ -178,7 +178,7 @@ def cache_case(case: Case, cache_dir: Path, modalities: Sequence[str], settings:
 
 def _renew_record(path: Path, sources: SourceRecords) -> None:
     """The same content as ever, in files of another time, or prepared when no record was kept."""
-    about = json.loads(path.read_text(encoding="utf-8")) | {"sources": to_json(sources)}
+    about = read_json(path) | {"sources": to_json(sources)}
     with atomic_file(path) as partial:
         partial.write_text(_to_text(about), encoding="utf-8")
 
@@ -202,7 +202,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
     folder = cache_dir / case_id
     where = f"case {case_id}: prepared case {folder}"
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(folder / ABOUT)
         if about["format_version"] != FORMAT_VERSION:
             raise InputError(f"{where} has format_version {about['format_version']}, not {FORMAT_VERSION}; {MEND}")
         if about["case_id"] != case_id:

@@ -1,6 +1,5 @@
 """Upkeep of a cache: are its prepared cases whole and still true, and which of them does no manifest name?"""
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import PREFIX
+from mttu.atomic import PREFIX, read_json
 from mttu.data.cache import (
     ABOUT,
     DAMAGE,
@@ -225,7 +224,7 @@ def _is_entry(folder: Path) -> bool:
     if not _holds_case_files_only(folder):
         return False
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(folder / ABOUT)
         return bool(about["case_id"] == folder.name and about["content_hash"] and about["format_version"])
     except DAMAGE:
         return False

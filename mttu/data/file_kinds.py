@@ -5,6 +5,8 @@ import os
 import zlib
 from pathlib import Path
 
+ENDINGS = (".nii.gz", ".nii")
+"""Of the files that are read, in any case of letters; others nibabel would unpack, too, but without measure."""
 LOOKED_AT_BYTES = 1024
 """Every kind here shows itself in them."""
 _NIFTI_HEADER = 348
@@ -40,13 +42,18 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def explain_content(path: Path) -> tuple[str, str] | None:
-    """Why a file whose name ends in .nii or .nii.gz is none, and the cure; None if its first bytes look right.
+    """Why a file is no NIfTI file by its name, and the cure; None if its name and its first bytes look right.
 
     Raises:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(LOOKED_AT_BYTES)
+    if not path.name.lower().endswith(ENDINGS):
+        is_packed = head.startswith(b"\x1f\x8b")
+        ending = ".nii.gz" if is_packed else ".nii"
+        named = "its name ends in neither .nii nor .nii.gz", f"give it a name that ends in {ending}"
+        return _explain_head(_unpack_head(head) if is_packed else head) or named
     says_packed = path.name.lower().endswith(".gz")
     if not head.startswith(b"\x1f\x8b"):
         if says_packed and _is_nifti(head):

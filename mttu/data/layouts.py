@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mttu.data.clinical_rows import ClinicalRow
-from mttu.data.file_kinds import explain_refusal
+from mttu.data.file_kinds import ENDINGS, explain_refusal
 from mttu.data.nearest import LEAST_SIMILARITY, find_nearest
 from mttu.errors import name_some
 
-ENDINGS = (".nii.gz", ".nii")
 OTHER_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".img.gz", ".hdr", ".dcm", ".nii.zip")
 """Endings of images that are not read, in lower case."""
 SEG, BRAIN_MASK = "seg", "brain mask"

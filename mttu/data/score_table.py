@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file
+from mttu.atomic import atomic_file, parse_json
 from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
 from mttu.data.file_kinds import explain_refusal
@@ -184,7 +184,7 @@ def read_scores(path: Path) -> ScoreTable:
     rows = from_arrow(table)
     counts = Counter(row.case_id for row in rows)
     raise_if_any([f"scores {path}: case {name} has {n} rows; {MEND}" for name, n in counts.items() if n > 1])
-    return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), json.loads(metadata.get("about", "{}")))
+    return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), parse_json(metadata.get("about", "{}")))
 
 
 def complete_about(name: str, value: object) -> object:

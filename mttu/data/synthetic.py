@@ -1,10 +1,10 @@
 """Which cases are no patient's: a marker beside the phantom lists them."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mttu.atomic import read_json
 from mttu.data.file_kinds import explain_refusal
 from mttu.data.manifest import Case
 from mttu.errors import InputError
@@ -60,7 +60,7 @@ def _read_marker(marker: Path) -> set[str]:
     if not marker.is_file():
         return set()
     try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
+        content = read_json(marker)
         return set(content["cases"]) if content["synthetic"] is True else set()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.atomic import atomic_file
-from mttu.data.file_kinds import explain_content, explain_refusal
+from mttu.data.file_kinds import ENDINGS, explain_content, explain_refusal
 from mttu.data.geometry import Geometry, restore_mask, spatial_shape, use_qform
 from mttu.data.nearest import say_nearest
 from mttu.errors import InputError, say_count
@@ -115,8 +115,12 @@ def open_image(path: Path) -> Any:
     """A NIfTI file as nibabel opens it: the header is read, and extensions of a bounded size.
 
     Raises:
-        Exception: Nearly anything, of a damaged header; ValueError of an extension that claims too much.
+        Exception: Nearly anything, of a damaged header; ValueError of an extension that claims too much, and of a name
+            by which nibabel would unpack what nothing here measures.
     """
+    if not path.name.lower().endswith(ENDINGS):
+        path.stat()  # where there is nothing, that is what is wrong
+        raise ValueError("its name ends in neither .nii nor .nii.gz")
     _check_extensions(path)
     return nib.load(path)
 
@@ -127,10 +131,15 @@ def _check_extensions(path: Path) -> None:
         start = file.read(_HEADER_BYTES)
         for kind in (nib.Nifti1Header, nib.Nifti2Header):
             size = kind.template_dtype.itemsize
-            if not kind.may_contain_header(start) or not start[size : size + 1].strip(b"\0"):
+            if not kind.may_contain_header(start):
                 continue
             header = kind(start[:size], check=False)
-            left = int(header["vox_offset"]) - size - 4
+            offset = float(header["vox_offset"])
+            if not math.isfinite(offset):
+                raise ValueError(f"voxels from byte {offset}; expected {size + 4} to {LARGEST_HEADER_BYTES}")
+            if not start[size : size + 1].strip(b"\0"):
+                continue
+            left = int(offset) - size - 4
             if not 0 <= left <= LARGEST_HEADER_BYTES:
                 raise ValueError(
                     f"has extensions, and voxels from byte {left + size + 4}; expected {size + 4} to "

@@ -1,6 +1,5 @@
 """The folder of an evaluation: tables of cases, summary, figures, note; written whole or not at all."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file, atomic_folder, recover_folder, write_json, write_text
+from mttu.atomic import atomic_file, atomic_folder, read_json, recover_folder, write_json, write_text
 from mttu.config import MetricSettings
 from mttu.evaluate.pictures import PICTURES, draw_pictures
 from mttu.figures.saving import save_figure
@@ -100,7 +99,7 @@ def check_output(out: Path) -> list[str]:
 
 def _is_evaluation(path: Path) -> bool:
     try:
-        return "format_version" in json.loads(path.read_text(encoding="utf-8"))
+        return "format_version" in read_json(path)
     except (OSError, ValueError, TypeError):
         return False
 

@@ -1,6 +1,5 @@
 """The folder that `mttu predict` wrote, read back and checked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from mttu.atomic import parse_json
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import CONVENTIONS
@@ -111,7 +111,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
 def _parse(text: str, kind: type, path: Path) -> Any:
     """A JSON value of the table's metadata."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         content = None
     if not isinstance(content, kind):

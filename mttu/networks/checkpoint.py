@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mttu.atomic import atomic_folder
+from mttu.atomic import atomic_folder, read_json
 from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import Task
 from mttu.config.sharing import without_paths
@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
 LARGEST_HEADER_BYTES = 2**20
 """Of a file of weights: a name and a shape for each of some hundred tensors."""
+_DAMAGED = "checkpoint {}: checkpoint.json is damaged; restore it from a copy"
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
@@ -83,6 +84,16 @@ def find_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        content = read_json(folder / "checkpoint.json")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(_DAMAGED.format(folder))
+    return content
+
+
 def read_learned_from(folder: Path) -> KnownPatients | None:
     """The patients that a checkpoint was trained on; None where it does not say.
 
@@ -92,13 +103,13 @@ def read_learned_from(folder: Path) -> KnownPatients | None:
     Raises:
         InputError: What it says of them is damaged.
     """
-    path = find_checkpoint(folder) / "checkpoint.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    folder = find_checkpoint(folder)
+    content = _read_record(folder)
     found = content.get("patients", content.get("learned_from"))  # the latter of earlier versions
     try:
         return None if found is None else read_patients(found)
     except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); restore it from a copy") from None
+        raise InputError(f"{folder / 'checkpoint.json'}: damaged ({error}); restore it from a copy") from None
 
 
 def read_learned_parts(folder: Path) -> bool:
@@ -107,8 +118,7 @@ def read_learned_parts(folder: Path) -> bool:
     Args:
         folder: Checkpoint that `read_checkpoint` reads.
     """
-    content = json.loads((find_checkpoint(folder) / "checkpoint.json").read_text(encoding="utf-8"))
-    return content.get("learned_parts", True) is not False
+    return _read_record(find_checkpoint(folder)).get("learned_parts", True) is not False
 
 
 def read_learned_tasks(folder: Path) -> frozenset[Task]:
@@ -121,7 +131,7 @@ def read_learned_tasks(folder: Path) -> frozenset[Task]:
         InputError: See `read_checkpoint`.
     """
     folder = find_checkpoint(folder)
-    content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    content = _read_record(folder)
     return _find_learned_tasks(content, load_stored_config(folder / "config.yaml"), folder)
 
 
@@ -184,11 +194,10 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(f"checkpoint {folder}: {', '.join(missing)} not found; give a run folder or its `best` folder")
-    try:
-        content = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-        found = content["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"checkpoint {folder}: checkpoint.json is damaged; restore it from a copy") from None
+    content = _read_record(folder)
+    if "format_version" not in content:
+        raise InputError(_DAMAGED.format(folder))
+    found = content["format_version"]
     if found != FORMAT_VERSION:
         raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
     config = load_stored_config(folder / "config.yaml")

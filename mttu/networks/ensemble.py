@@ -13,7 +13,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import atomic_folder, write_json
+from mttu.atomic import atomic_folder, read_json, write_json
 from mttu.config import Config, flatten, load_stored_config, override
 from mttu.config.metrics import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
@@ -200,7 +200,7 @@ def _digest(folder: Path) -> dict[str, str]:
 
 def _read_mark(folder: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+        content = read_json(folder / ENSEMBLE)
         found = content["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}") from None

@@ -1,6 +1,5 @@
 """What a selection and a search of thresholds leave behind: a table as Parquet and CSV, and pictures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from mttu.atomic import parse_json
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
@@ -157,7 +157,7 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
             f"selection {path}: is {kind or 'no table of mttu'}, format {version}; expected mttu selection, "
             f"format {FORMAT_VERSION}; select again"
         )
-    about = json.loads(metadata[b"about"])
+    about = parse_json(metadata[b"about"])
     cases = tuple(SelectedCase(**row) for row in table.to_pylist())
     return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"])), about
 

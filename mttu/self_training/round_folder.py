@@ -11,14 +11,13 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import move_into_place, write_json
+from mttu.atomic import move_into_place, read_json, write_json
 from mttu.errors import InputError
 
 FORMAT_VERSION = 1
@@ -165,7 +164,7 @@ def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(read_json(path))
     except (OSError, ValueError, TypeError):
         raise InputError(f"{path}: missing or damaged; {_mend(path.parent)}") from None
     version = content.pop("format_version", None)

@@ -4,12 +4,11 @@ Every phase writes its result whole or not at all and is skipped where that is t
 anywhere goes on from there.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mttu.atomic import atomic_folder
+from mttu.atomic import atomic_folder, read_json
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
@@ -157,7 +156,7 @@ def _make_record(
     metrics: Mapping[str, float],
 ) -> RoundRecord:
     labels = list(read_pseudo_labels(mixture.manifest).values())
-    best = json.loads((folder / BEST / "checkpoint.json").read_text(encoding="utf-8"))["metrics"]
+    best = read_json(folder / BEST / "checkpoint.json")["metrics"]
     start = config.train.start_from
     return RoundRecord(
         round=number,

@@ -1,11 +1,11 @@
 """The finished rounds in short, one line each, for tables, tracking and `summary.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mttu.atomic import read_json
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.self_training.mixing import read_pseudo_labels
@@ -85,7 +85,7 @@ def read_versioned(path: Path) -> dict[str, Any]:
         InputError: Damaged, or of another format version.
     """
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(read_json(path))
     except (ValueError, TypeError):
         raise InputError(f"{path}: damaged; remove it and run the same command again, which writes it anew") from None
     if content.get("format_version") != FORMAT_VERSION:

@@ -1,9 +1,9 @@
 """Where MLflow writes: tracking addresses, in full and without passwords."""
 
-import json
 import os
 from pathlib import Path
 
+from mttu.atomic import read_json
 from mttu.errors import InputError, mask_secrets
 
 SQLITE = "sqlite:///"
@@ -70,7 +70,7 @@ def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str 
 def _read_names(run_folder: Path) -> tuple[str | None, str | None]:
     """MLflow run of a folder and the variable that named its address; a record that is damaged is its reader's."""
     try:
-        record = json.loads((run_folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(run_folder / RECORD)
         return record.get("run_id"), record.get(NAMED_BY)
     except (OSError, ValueError, AttributeError):
         return None, None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mttu.atomic import read_json
 from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.data.absent_classes import read_absences
@@ -114,7 +115,7 @@ class MlflowTracker:
                 if file.name == "config.yaml":
                     client.log_text(self.run_id, to_yaml(without_paths(load_stored_config(file))), target.as_posix())
                 elif file.suffix == ".json":
-                    content = drop_patients(json.loads(file.read_text(encoding="utf-8")))
+                    content = drop_patients(read_json(file))
                     client.log_dict(self.run_id, content, target.as_posix())
                 else:
                     client.log_artifact(self.run_id, str(file), target.parent.as_posix())

@@ -1,13 +1,12 @@
 """How a training gets its MLflow run: found by the run folder, or by its parent and name, or made."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import write_json
+from mttu.atomic import read_json, write_json
 from mttu.config import Config
 from mttu.errors import InputError
 from mttu.tracking.address import (
@@ -202,7 +201,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         known = record["format_version"] == _FORMAT_VERSION and {"training", "run_id"} <= set(record)
     except (ValueError, KeyError, TypeError):
         known = False

@@ -1,10 +1,9 @@
 """Cross-validation of plain training."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mttu.atomic import write_json
+from mttu.atomic import read_json, write_json
 from mttu.config import Config
 from mttu.data.absent_classes import without_absences
 from mttu.data.folds import draw_folds
@@ -75,7 +74,7 @@ def cross_validate(
 
             settings = fold_settings(config, number, manifest, folder, inputs.cache_dir)
             run_training(settings, launch, show=on_epoch, parent=tracker)
-            content = json.loads((find_checkpoint(place) / "checkpoint.json").read_text(encoding="utf-8"))
+            content = read_json(find_checkpoint(place) / "checkpoint.json")
             return {NETWORK: without_absences(content["metrics"])}
 
         with closing(tracker):

@@ -1,6 +1,5 @@
 """What the folds of a cross-validation come to: mean and deviation over folds of what each fold measured by itself."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mttu.atomic import atomic_file, write_json
+from mttu.atomic import atomic_file, read_json, write_json
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.errors import InputError
 from mttu.tables import write_csv
@@ -114,7 +113,7 @@ def read_empty_dice(folder: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(read_json(path))
         version = content["format_version"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: missing or damaged; {_MEND}") from None

@@ -5,12 +5,11 @@ A run folder then holds `manifests/fold_1.parquet` and so on, a folder `fold_1` 
 `folds.json`, and, when tracking knows all of it, `finished.json`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mttu.atomic import write_json
+from mttu.atomic import read_json, write_json
 from mttu.config import Config, MetricSettings, override
 from mttu.config.metrics import RELEASE_METRICS
 from mttu.data.folds import write_folds
@@ -137,7 +136,7 @@ def _list_manifests(place: Path, folds: int) -> list[Path]:
 def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
     mend = f"restore it from a copy, or remove {path.name} and {place.name} and run the same command again"
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(read_json(path))
         version, weights = content["format_version"], content["weights_sha256"]
         content["results"]
     except (ValueError, KeyError, TypeError):

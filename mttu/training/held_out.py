@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file, write_json
+from mttu.atomic import atomic_file, read_json, write_json
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
 from mttu.errors import InputError
@@ -112,7 +112,7 @@ def read_held_out(folder: Path) -> tuple[HeldOut, ...] | None:
         return None
     mend = "restore it from a copy, or remove it: then these predictions calibrate nothing"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["format_version"]
         known = version in (1, FORMAT_VERSION)
         predictions = tuple(HeldOut(**row) for row in content["predictions"]) if known else ()

@@ -137,13 +137,13 @@ def _check_batches(config: Config) -> list[str]:
 
 
 def _check_teachers(config: Config, manifest: Manifest) -> list[str]:
-    """Says if the weights to start from have seen whom they are to be chosen or tested by, or can learn from nobody else."""
+    """Says if the weights to start from have seen whom they are to be chosen or tested by, or have no room for more."""
     teachers = read_start_teachers(config) or KnownPatients()
     if not teachers.has_room:
         return [
-            f"train.start_from {config.train.start_from}: its checkpoint.json names patients by as many or as costly keys "
-            "as are read, and one more would be needed; start from other weights, or take its entry patients out: whom "
-            "the network knows is then unknown, and said so"
+            f"train.start_from {config.train.start_from}: its checkpoint.json names patients by as many or as costly "
+            "keys as are read, and one more would be needed; start from other weights, or take its entry patients out: "
+            "whom the network knows is then unknown, and said so"
         ]
     looked_at = {name: manifest.split(name) for name in ("val", "test")}
     known = teachers.find(case.patient_id for cases in looked_at.values() for case in cases)

@@ -5,13 +5,12 @@ training on its val cases, which chose the epoch but taught nothing; of the fold
 out-of-fold predictions. `calibration.json` says on how many cases, and where nothing could be fitted, why.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mttu.atomic import write_json
+from mttu.atomic import read_json, write_json
 from mttu.calibration import Calibration, fit_calibration
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT
@@ -192,7 +191,7 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
     if not path.exists():
         return KeptCalibration(reason="no calibration is kept with this checkpoint")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["format_version"]
         if version == FORMAT_VERSION:
             patients = None if content["patients"] is None else read_patients(content["patients"])

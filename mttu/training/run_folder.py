@@ -1,11 +1,10 @@
 """What the run in a folder was started with, and whether another start is the same run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import PREFIX, write_json
+from mttu.atomic import PREFIX, read_json, write_json
 from mttu.config import Config, flatten
 from mttu.config.earlier import complete
 from mttu.config.sharing import FREE_TO_CHANGE
@@ -51,7 +50,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def read_format(folder: Path) -> int | None:
     """Format version of the run in a folder; None where there is none, or none that can be read."""
     try:
-        found = json.loads((folder / MARK).read_text(encoding="utf-8"))["format_version"]
+        found = read_json(folder / MARK)["format_version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, int) else None
@@ -85,7 +84,7 @@ def begin_or_continue(
         write_json(mark, identity)
         return
     try:
-        old = json.loads(mark.read_text(encoding="utf-8"))
+        old = read_json(mark)
     except ValueError:
         raise InputError(f"run {folder}: run.json is damaged; start anew with --fresh") from None
     found = differences(old, identity)

@@ -1,11 +1,15 @@
+import bz2
 import gzip
+import lzma
 import tracemalloc
 
 import nibabel as nib
 import numpy as np
 import pytest
-from small_cases import LPS
+from small_cases import LPS, MODALITIES
 
+from mttu.config import Config
+from mttu.data.cache_space import estimate_bytes
 from mttu.data.geometry import start_geometry
 from mttu.data.volumes import differ, open_image, read_volume, write_mask
 from mttu.errors import InputError
@@ -195,6 +199,8 @@ def write_extension(path, claimed, offset=None, length=16, flag=1):
         (0, None, "an extension claims 0 bytes"),
         (16, 2.0**30, "has extensions, and voxels from byte 1073741824; expected 352 to 16777216"),
         (16, 0, "has extensions, and voxels from byte 0; expected 352 to"),
+        (16, np.inf, "voxels from byte inf; expected 352 to 16777216"),
+        (16, np.nan, "voxels from byte nan; expected 352 to 16777216"),
     ],
 )
 def test_an_extension_takes_no_more_than_lies_before_the_voxels(tmp_path, claimed, offset, problem):
@@ -220,3 +226,35 @@ def test_many_extensions_are_refused_and_a_few_are_read(tmp_path):
     nib.save(image, tmp_path / "many.nii")
     with pytest.raises(InputError, match="more than 1000 extensions"):
         read_volume(tmp_path / "many.nii", "c")
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("offset", [np.inf, -np.inf, np.nan])
+def test_voxels_from_nowhere_are_refused_and_need_no_room(tmp_path, make_case, flag, offset):
+    case = make_case("A")
+    path = case.images["flair"]
+    write_extension(path, 16, offset, flag=flag)
+    assert f"(voxels from byte {offset}; expected 352 to 16777216); mend the header" in refusal(path)
+    assert estimate_bytes(case, MODALITIES, Config().data.prepare) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "problem"),
+    [
+        ("x.nii.bz2", bz2.compress, "it is compressed by bzip2); unpack it"),
+        ("x.nii.xz", lzma.compress, "it is compressed by xz); unpack it"),
+        ("x.nii.zst", bytes, "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii"),
+        (
+            "x.nii.gz.bz2",
+            gzip.compress,
+            "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii.gz",
+        ),
+        ("x.img", bytes, "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii"),
+    ],
+)
+def test_a_name_by_which_nobody_measures_is_refused(tmp_path, name, pack, problem):
+    voxels = save(tmp_path / "y.nii", np.ones((8, 8, 8), np.int16)).read_bytes()
+    (tmp_path / name).write_bytes(pack(voxels))
+    assert refusal(tmp_path / name) == f"case A: {name}: no readable NIfTI file ({problem}"
+    with pytest.raises(ValueError, match="its name ends in neither"):
+        open_image(tmp_path / name)

@@ -11,7 +11,13 @@ from mttu.ablations import preset
 from mttu.config import Config
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
-from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
+from mttu.networks.checkpoint import (
+    read_checkpoint,
+    read_learned_from,
+    read_learned_parts,
+    read_learned_tasks,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
@@ -174,6 +180,14 @@ def test_damage_is_refused_by_name(folder: Path, damage: Callable[[Path], None],
     with pytest.raises(InputError, match=message) as refusal:
         read_checkpoint(folder)
     assert str(folder) in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[]", "7", "{", '{"patients": ' + "[" * 200_000])
+def test_a_damaged_record_is_refused_whatever_is_asked_of_it(folder: Path, text: str) -> None:
+    (folder / "checkpoint.json").write_text(text)
+    for read in (read_checkpoint, read_learned_from, read_learned_parts, read_learned_tasks):
+        with pytest.raises(InputError, match=r"checkpoint\.json is damaged; restore it from a copy"):
+            read(folder)
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_folder, find_obstacle
+from mttu.atomic import atomic_folder, find_obstacle, read_json
 from mttu.data.labels import from_classes
 from mttu.data.phantom.defects import DEFECTS, damage_case
 from mttu.data.phantom.drawing import draw_case
@@ -130,7 +130,7 @@ def measure_phantom(folder: Path) -> Learnability:
         InputError: The folder holds no phantom of this format.
     """
     try:
-        marker = json.loads((folder / PHANTOM_MARKER).read_text(encoding="utf-8"))
+        marker = read_json(folder / PHANTOM_MARKER)
         with (folder / TRUTH_TABLE).open(encoding="utf-8", newline="") as file:
             truths = [_unflatten(row) for row in csv.DictReader(file)]
         return measure_learnability(truths, float(marker["recipe"]["difficulty"]))
@@ -140,7 +140,7 @@ def measure_phantom(folder: Path) -> Learnability:
 
 def _read_marker(folder: Path) -> Any:
     try:
-        return json.loads((folder / PHANTOM_MARKER).read_text(encoding="utf-8"))
+        return read_json(folder / PHANTOM_MARKER)
     except (OSError, ValueError):
         return None
 
