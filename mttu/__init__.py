@@ -23,7 +23,14 @@ if GUARDS_RAY:
 
 # What mttu writes has the rights that the user's umask gives; with MTTU_PRIVATE=1 nobody else may read any of it. Said
 # here, so that it holds in every process, and before any file is opened.
-PRIVATE = os.environ.get("MTTU_PRIVATE", "").lower() in ("1", "true", "yes", "on")
+_private = os.environ.get("MTTU_PRIVATE", "").strip().lower()
+if _private not in ("1", "true", "yes", "on", "", "0", "false", "no", "off"):
+    sys.stderr.write(
+        f"error: MTTU_PRIVATE is {os.environ['MTTU_PRIVATE']!r}; set it to 1, and nobody else may read what mttu "
+        "writes, or to 0, and the umask decides\n"
+    )
+    sys.exit(2)
+PRIVATE = _private in ("1", "true", "yes", "on")
 if PRIVATE:
     os.umask(0o077)
 

@@ -58,3 +58,14 @@ def test_one_variable_shuts_the_others_out(chosen, expected):
     environment = {**os.environ, "MTTU_PRIVATE": chosen}
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert done.returncode == expected
+
+
+@pytest.mark.parametrize("chosen", ["y", "2", "private"])
+def test_a_word_that_is_neither_on_nor_off_is_refused(chosen):
+    command, environment = [sys.executable, "-c", "import mttu"], {**os.environ, "MTTU_PRIVATE": chosen}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: MTTU_PRIVATE is '{chosen}'; set it to 1, and nobody else may read what mttu writes, or to 0, and the "
+        "umask decides\n"
+    )
