@@ -1,4 +1,5 @@
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -23,11 +24,21 @@ EIGHT = {"workers.num_workers": 8, "train.global_batch": 8}
 def cluster(monkeypatch):
     """Says what the cluster has and what is free of it: `cluster({"CPU": 32.0}, free={})`."""
 
+    monkeypatch.setattr(resources, "is_private", lambda: False)  # whether another test has a Ray or not
+
     def have(total, free=None):
         monkeypatch.setattr("ray.cluster_resources", lambda: total)
         monkeypatch.setattr("ray.available_resources", lambda: total if free is None else free)
 
     return have
+
+
+def wait_for(true):
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody looked for half a minute")
 
 
 @pytest.mark.parametrize("device", ["auto", "gpu"])
@@ -99,12 +110,11 @@ def test_a_pending_group_of_the_trainings_own_is_waited_for(cluster, caplog, mon
         looks.append(dict(table))
         return looks[-1]
 
-    def run(seconds_of_looks):
+    def run(number):
         before = len(looks)
         with telling_pending_group(demand):
             table["new"] = {"state": "PENDING", "bundles": bundles}
-            while len(looks) < before + seconds_of_looks:
-                pass
+            wait_for(lambda: len(looks) >= before + number)
         del table["new"]
 
     monkeypatch.setattr(resources, "placement_group_table", look)
@@ -131,8 +141,7 @@ def test_actors_of_this_job_without_a_process_are_waited_for(cluster, caplog, mo
     def run():
         before = len(looks)
         with telling_unplaced_actors(Demand("score", 3, 2)):
-            while len(looks) < before + 4:
-                pass
+            wait_for(lambda: len(looks) >= before + 4)
 
     monkeypatch.setattr(resources.state, "actors", look)
     placed = {"JobID": "02", "Pid": 17, "State": "PENDING_CREATION"}
