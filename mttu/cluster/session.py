@@ -123,7 +123,7 @@ def _end_on_signals() -> dict[int, Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = {number: signal.getsignal(number) for number in _SIGNALS}
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in found.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _end)
