@@ -23,17 +23,24 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a whole folder, or a link but not what it leads to, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
+def drop_link(path: Path) -> None:
+    """Removes a link in place of a working folder: mttu makes none, and what it leads to is somebody else's."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def _partial(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f"{PREFIX}{target.name}"
-    _remove(partial)
+    remove(partial)
     return partial
 
 
@@ -76,20 +83,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     for file in [*sorted(partial.rglob("*")), partial]:
         _sync(file)
     aside = _aside(target)
-    if target.exists():
+    if os.path.lexists(target):
         os.replace(target, aside)
     os.replace(partial, target)
     _sync(target.parent)
-    _remove(aside)
+    remove(aside)
 
 
 def recover_folder(target: Path) -> None:
     """Undoes what a kill inside `atomic_folder` left: afterwards `target` is there if it ever was written whole."""
     aside = _aside(target)
-    if not aside.exists():
+    if not os.path.lexists(aside):
         return
-    if target.exists():
-        _remove(aside)
+    if target.exists() or aside.is_symlink():  # a link may lead to what is not ours to put here
+        remove(aside)
     else:
         os.replace(aside, target)
 

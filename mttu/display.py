@@ -1,41 +1,79 @@
 """What a person sees while work goes on: a progress bar on a terminal, plain lines in a log."""
 
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from mttu.ablations import preset
 from mttu.config import Config
 from mttu.errors import mask_secrets
 
-_ACTS = "".join(
-    chr(code)
-    for code in (
-        *(code for code in range(0x20) if chr(code) not in "\n\t"),
-        *range(0x7F, 0xA0),
-        *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
-    )
-)
-_NAMED = {ord(sign): repr(sign)[1:-1] for sign in _ACTS}
+_KINDS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""What acts or is not seen: control and format characters, halves of characters, separators of lines and paragraphs."""
+
+
+class _Spelt(dict[int, str]):
+    """What a character is shown as."""
+
+    def __init__(self, left: str = "") -> None:
+        super().__init__()
+        self.left = left
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        acts = unicodedata.category(sign) in _KINDS and sign not in self.left
+        self[code] = repr(sign)[1:-1] if acts else sign
+        return self[code]
+
+
+_IN_LINES, _IN_A_LINE = _Spelt("\n\t"), _Spelt()
 
 
 def name_controls(text: str) -> str:
     r"""A text with its control characters spelt out, for a terminal would obey them: `\x1b` and the like.
 
-    So are the signs that turn the direction of writing, by which one id can look like another.
+    So are the signs that turn the direction of writing or are not seen, by which one id can look like another. Line
+    breaks and tabs stay.
     """
-    return text.translate(_NAMED)
+    return text.translate(_IN_LINES)
+
+
+def name_breaks(text: str) -> str:
+    r"""A sentence as one line, whatever names are in it: as `name_controls`, and `\n` and `\t` spelt out, too."""
+    return text.translate(_IN_A_LINE)
+
+
+def _keep_in_a_line(shown: Any) -> Any:
+    if isinstance(shown, str):
+        return name_breaks(shown)
+    if isinstance(shown, Text):
+        return Text(name_breaks(shown.plain), style=shown.style) if set(shown.plain) & set("\n\t") else shown
+    if isinstance(shown, Table):
+        for column in shown.columns:
+            column._cells = [_keep_in_a_line(cell) for cell in column._cells]
+    return shown
 
 
 class _PlainConsole(Console):
-    """Shows what files and folders are called, and does nothing that their names say."""
+    """Shows what files and folders are called, and does nothing that their names say.
+
+    What is printed is one line, and so is a cell of a table: a line break in it can only be of a name.
+    """
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints sentences and tables."""
+        super().print(*map(_keep_in_a_line, objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -102,10 +140,10 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(title, total=total, text="")
+        bar = progress.add_task(name_breaks(title), total=total, text="")
 
         def move_bar(done: int, text: str) -> None:
-            progress.update(bar, completed=done, text=text)
+            progress.update(bar, completed=done, text=name_breaks(text))
 
         yield move_bar
 

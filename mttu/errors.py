@@ -2,19 +2,44 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
 
+_INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
+"""A quote or bracket within a password; one that ends a quotation has a blank or a sign behind it."""
 _USER_INFO = re.compile(
-    r"(?i)\b((?!sqlite:|file:)[a-z][a-z0-9+.-]*:/{2,3})(?:[^\s/:@'\"<>]*@|[^\s/:@'\"<>]*:[^\s'\"<>]*@)"
+    r"(?i)\b((?!sqlite:///|file:)[a-z][a-z0-9+.-]*:/{2,3})"
+    rf"(?:[^\s/:@'\"<>]|{_INSIDE})*(?::(?:[^\s'\"<>]|{_INSIDE})*)?@"
 )
 """An address with what stands before its `@`: a user, or a user and a password, which may hold `@` and `/`."""
-_PLAIN = r"pass(?:word|wd|phrase)|pwd|(?:access[_-]?)?token|secret(?:[_-]?(?:access[_-]?)?key)?|(?:api|access)[_-]?key"
+_PLAIN = (
+    r"pass(?:wor[dt]|wd|phrase)|pwd|(?:access[_-]?)?token|secret(?:[_-]?(?:access[_-]?)?key)?|"
+    r"(?:api|access|account|private|shared)[_-]?key"
+)
 _NAMED = re.compile(
-    rf"(?i)((?:(?:{_PLAIN}|pass|sig(?:nature)?|credentials?)['\"]?(?:=|%3D|\s+=\s*)|(?:{_PLAIN})['\"]?\s*:\s*))"
-    r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>)}]+)"
+    rf"(?i)((?:(?:{_PLAIN}|pass|\bauth|sig(?:nature)?|credentials?)['\"]?(?:=|%3D|\s+=\s*)|"
+    rf"(?:{_PLAIN})['\"]?\s*:\s*|--[a-z-]*(?:{_PLAIN})\s+(?!(?:and|or|for|to|with|is|in|on|as|of|if|at|from)\b)))"
+    r"(?:'[^']*'(?!\w)|\"[^\"]*\"(?!\w)|(?:[^\s&;,'\"<>)}]|['\"<>](?=\w))+)"
 )
 _HEADER = re.compile(
-    r"(?i)\b(authorization['\"]?\s*[:=]?\s*['\"]?(?:basic|bearer)|bearer(?=\s+\S{16}))\s+[A-Za-z0-9._~+/=-]{6,}"
+    r"(?i)\b(authorization['\"]?\s*[:=]?\s*['\"]?(?:basic|bearer)|bearer(?=\s+\S{16})|"
+    r"authorization['\"]?\s*[:=]\s*['\"]?\w+(?=\s+(?:\S*[0-9]|\S{16})))\s+[A-Za-z0-9._~+/=-]{6,}"
 )
+_SHORTEST = 6
+"""Least length of a known password that is masked wherever it stands; a shorter one, or a word, might be anything."""
+_known: set[str] = set()
+
+
+def keep_secret(address: str) -> None:
+    """Has `mask_secrets` hide what stands before the `@` of an address that is in use, whatever signs it holds."""
+    if address.startswith(("sqlite:///", "file:")):
+        return
+    rest = address.partition("://")[2] or address
+    infos = {rest.rpartition("@")[0], rest.partition("/")[0].rpartition("@")[0]} - {""}
+    secrets = {info.partition(":")[2] or info for info in infos}
+    secrets |= {unquote(secret) for secret in secrets}
+    certain = {secret for secret in secrets if len(secret) >= _SHORTEST and not (secret.isalpha() and secret.islower())}
+    for secret in {f"{info}@" for info in infos} | certain:
+        _known.update((secret, repr(secret)[1:-1]))
 
 
 def mask_secrets(text: str) -> str:
@@ -22,6 +47,8 @@ def mask_secrets(text: str) -> str:
 
     Whatever a database or a server says of its address goes through here before a person or a file sees it.
     """
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, "" if secret.endswith("@") else "***")
     text = _USER_INFO.sub(r"\1", text)
     text = _NAMED.sub(r"\1***", text)
     return _HEADER.sub(r"\1 ***", text)

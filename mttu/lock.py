@@ -11,13 +11,14 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from mttu import PRIVATE
 from mttu.errors import InputError
 
 LOCK, MARKER, OWNER = ".lock", ".lock-marker", ".lock-owner"
 """The file that is locked; the one whose being there is the lock where a file system has no locks; who holds it."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-_FOR_ALL = 0o666
-"""Mode of the lock, which holds nothing: whoever may write into the folder may lock it."""
+_MODE = 0o600 if PRIVATE else 0o666
+"""Mode of the lock, which holds nothing: whoever may write into the folder may lock it, if others may at all."""
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path) -> BaseFileLock:
     path = folder / LOCK
-    lock: BaseFileLock = FileLock(path, timeout=0, mode=_FOR_ALL, fallback_to_soft=False)
+    lock: BaseFileLock = FileLock(path, timeout=0, mode=_MODE, fallback_to_soft=False)
     try:
         try:
             lock.acquire()
@@ -50,7 +51,7 @@ def _acquire(folder: Path) -> BaseFileLock:
             if isinstance(error, Timeout) or error.errno not in _NO_LOCKS:
                 raise
             path = folder / MARKER
-            lock = SoftFileLock(path, timeout=0, mode=_FOR_ALL)
+            lock = SoftFileLock(path, timeout=0, mode=_MODE)
             lock.acquire()
     except Timeout:
         stale = f"; if that is gone, remove {path}" if path.name == MARKER else ""

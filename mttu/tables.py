@@ -18,8 +18,14 @@ _CODECS = {"UNCOMPRESSED", "SNAPPY"}
 """What mttu writes. Others shrink a page of zeros ten thousand times."""
 _ENCODINGS = {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY", "BIT_PACKED"}
 """What mttu writes. Others write a text as what it shares with the one before it."""
-_FORMULA = r"('*[=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs, too
-"""Start of a text that a spreadsheet program runs or hides; the apostrophes keep the change one to one."""
+_BREAK = re.compile(r"([;\t\r\n])")
+"""Where a program that splits at other signs, or takes no quotes, would begin a cell or a row."""
+_FORMULA = re.compile(
+    r"'*[\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028\u2029\u2060\ufeff]*"
+    r"[=+\-@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
+)
+"""Start of a text that a spreadsheet program runs or hides, the wide and the small signs and those behind what is not
+seen, too; the apostrophes keep the change one to one."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
@@ -98,30 +104,48 @@ def _count_text(column: Any) -> int:
 
 
 def write_csv(table: Any, path: Path) -> None:
-    """Writes an Arrow table; texts as `neutralise` gives them, numbers as they are."""
+    """Writes an Arrow table; texts and names of columns as `neutralise` gives them, numbers as they are."""
     for place, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             texts = [None if text is None else neutralise(text) for text in table.column(place).to_pylist()]
             table = table.set_column(place, field, pa.array(texts, field.type))
-    pyarrow.csv.write_csv(table, path)
+    pyarrow.csv.write_csv(table.rename_columns([neutralise(name) for name in table.column_names]), path)
 
 
 def write_csv_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes rows of values; texts as `neutralise` gives them."""
+    """Writes rows of values; texts and names of columns as `neutralise` gives them."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(columns)
-        table.writerows([neutralise(value) if isinstance(value, str) else value for value in row] for row in rows)
+        for row in (columns, *rows):
+            table.writerow([neutralise(value) if isinstance(value, str) else value for value in row])
 
 
 def neutralise(text: str) -> str:
     """A text as it may stand in a CSV cell: with an apostrophe in front where a spreadsheet would run it (OWASP).
 
-    A number stays one, whatever its sign.
+    So is what follows a semicolon, a tab or a line break in it, for a program that splits there. A number stays one,
+    whatever its sign.
     """
-    return text if _NUMBER.fullmatch(text) else re.sub(rf"\A{_FORMULA}", r"'\1", text)
+    parts = _BREAK.split(text)
+    return "".join(f"'{part}" if _is_run(parts, place) else part for place, part in enumerate(parts))
 
 
 def restore(cell: str) -> str:
     """The text that `neutralise` was given."""
-    return cell[1:] if re.match(rf"'{_FORMULA}", cell) else cell
+    parts = _BREAK.split(cell)
+    for place, part in enumerate(parts):
+        if part.startswith("'"):
+            parts[place] = part[1:]
+            if not _is_run(parts, place):
+                parts[place] = part
+    return "".join(parts)
+
+
+def _is_run(parts: Sequence[str], place: int) -> bool:
+    """Whether a part of a text, of which every second one is what parts the others, needs an apostrophe."""
+    part = parts[place]
+    if place % 2:
+        return False
+    if place == 0 and len(parts) > 1 and parts[1] != ";" and not part.strip("'"):
+        return True  # a tab or a line break at the start
+    return _FORMULA.match(part) is not None and not _NUMBER.fullmatch(part.strip())

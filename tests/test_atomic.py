@@ -156,3 +156,15 @@ def test_a_link_among_leftovers_is_removed_and_not_followed(tmp_path: Path) -> N
     write_folder(tmp_path / "folder", "new")
     assert (tmp_path / "theirs" / "a.txt").read_text() == "theirs"
     assert [(tmp_path / name).read_text() for name in ("file.txt", "linked.txt")] == ["new", "new"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_is_not_what_a_kill_moved_aside(tmp_path: Path, is_there: bool) -> None:
+    write_folder(tmp_path / "theirs", "theirs")
+    (tmp_path / f"{PREFIX}old-best").symlink_to(tmp_path / ("theirs" if is_there else "nowhere"))
+    recover_folder(tmp_path / "best")
+    assert os.listdir(tmp_path) == ["theirs"]
+    (tmp_path / "best").symlink_to(tmp_path / ("theirs" if is_there else "nowhere"))
+    write_folder(tmp_path / "best", "new")
+    assert read_folder(tmp_path / "best") == ("new", "new")
+    assert read_folder(tmp_path / "theirs") == ("theirs", "theirs")

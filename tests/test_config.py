@@ -294,8 +294,14 @@ def test_sizes_of_a_foreign_file_are_bounded() -> None:
         "patch.size": [4096, 8, 8],
         "mc.passes": 10**9,
         "mc.passes_per_forward": 10**9,
+        "inference.overlap": 0.91,
+        "data.prepare.spacing_mm": 0.29,
     }
     with pytest.raises(InputError) as caught:
         override(Config(), changes)
     named = " ".join(caught.value.problems)
     assert all(name in named for name in changes)
+    with pytest.raises(InputError, match=r"size \(512, 256, 136\) has 17825792 voxels; at most 16777216 \(256x256x"):
+        override(Config(), {"patch.size": [512, 256, 136]})
+    limits = {"patch.size": [512, 256, 128], "inference.overlap": 0.9, "data.prepare.spacing_mm": 0.3}
+    assert override(Config(), limits).patch.size == (512, 256, 128)

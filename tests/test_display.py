@@ -9,7 +9,7 @@ from mttu.cli import main
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.self_train import show_rounds
 from mttu.config import Config, override
-from mttu.display import PROPOSED_CROPS, console, describe_absences, errors, show_progress
+from mttu.display import PROPOSED_CROPS, console, describe_absences, errors, show_progress, tell
 from mttu.errors import InputError, RunError
 from mttu.self_training import Step
 
@@ -112,33 +112,40 @@ def test_training_tells_it_at_every_validation_and_through_a_resume(tiny, never_
 
 
 NASTY = "a\x1b[31m\x9b2J\x07\r\u202eb[bold]x[/]\u2066"
+UNSEEN = "\u200b\u2060\ufeff\xad\u206a\u2028\U000e0041\udcff"
+BROKEN = f"{NASTY}\nerror: wiped\t{UNSEEN}"
+SPELT = r"\nerror: wiped\t\u200b\u2060\ufeff\xad\u206a\u2028\U000e0041\udcff"
 
 
 def test_no_name_acts_on_the_terminal(capsys, monkeypatch):
     table = Table(NASTY, title=NASTY)
-    table.add_row(NASTY)
-    table.add_row(Text(NASTY))
+    table.add_row(BROKEN)
+    table.add_row(Text(BROKEN))
     for out, is_terminal in ((console, False), (errors, False), (console, True)):
         monkeypatch.setattr(out, "_force_terminal", is_terminal)
-        for shown in (NASTY, table, Text(NASTY)):
+        monkeypatch.setattr(out, "_width", 500)
+        for shown in (BROKEN, table, Text(BROKEN)):
             out.print(shown)
-        with show_progress(NASTY, 2) as advance:
-            advance(1, NASTY)
+        tell(BROKEN)
+        with show_progress(BROKEN, 2) as advance:
+            advance(1, BROKEN)
         text = "".join(capsys.readouterr())
         if is_terminal:  # what rich itself writes: colours, the cursor
             text = re.sub(r"\x1b\[[0-9;?]*[mAKhlG]|\r", "", text)
         assert r"a\x1b[31m\x9b2J" in text
         assert r"\u202eb[bold]x[/]\u2066" in text
-        assert not set(text) & set("\x1b\x9b\x07\r\u202e\u2066")
+        assert not set(text) & set("\x1b\x9b\x07\r\t\u202e\u2066" + UNSEEN)
+        assert text.count(SPELT) >= 6
+        assert not re.search(r"^\W*error: wiped", text, re.MULTILINE)
 
 
 def test_a_refusal_and_a_defect_show_no_control_character(capsys, monkeypatch):
     for error in (
-        InputError(NASTY),
-        RunError(NASTY),
-        OSError(2, "not there", NASTY),
-        KeyError(NASTY),
-        Exception(NASTY),
+        InputError(BROKEN),
+        RunError(BROKEN),
+        OSError(2, "not there", BROKEN),
+        KeyError(BROKEN),
+        Exception(BROKEN),
     ):
 
         def fail(*arguments, failure=error, **options):
@@ -149,4 +156,5 @@ def test_a_refusal_and_a_defect_show_no_control_character(capsys, monkeypatch):
             main([])
         text = "".join(capsys.readouterr())
         assert "x1b[31m" in text
-        assert not set(text) & set("\x1b\x9b\x07\u202e\u2066")
+        assert not set(text) & set("\x1b\x9b\x07\u202e\u2066" + UNSEEN)
+        assert "\nerror: wiped" not in text

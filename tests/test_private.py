@@ -1,17 +1,22 @@
 """Who may read what mttu writes: those whom the user's umask allows, and with MTTU_PRIVATE nobody else."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
-from mttu.config import override
+from mttu.ablations import preset
+from mttu.config import override, to_yaml
 from mttu.data.cache import cache_case
 from mttu.data.findings import Finding, write_findings
 from mttu.data.manifest import read_manifest
+from mttu.data.phantom import TRUTH_TABLE
 from mttu.predict import plan_predictions, predict_cases
 from mttu.training.run import launch_locally, run_training
 
@@ -44,7 +49,7 @@ def modes(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_the_umask_decides_for_every_file_and_folder(tiny, tmp_path, umask, monkeypatch):
+def test_the_umask_decides_for_what_training_and_prediction_write(tiny, tmp_path, umask, monkeypatch):
     monkeypatch.setattr("mttu.training.run.draw_results", lambda *arguments: [])  # pictures take seconds; one is enough
     umask(0o027)
     (tmp_path / "out").mkdir()
@@ -69,3 +74,45 @@ def test_a_word_that_is_neither_on_nor_off_is_refused(chosen):
         f"error: MTTU_PRIVATE is '{chosen}'; set it to 1, and nobody else may read what mttu writes, or to 0, and the "
         "umask decides\n"
     )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("private", "folders", "files"), [("", "0o750", "0o640"), ("1", "0o700", "0o600")])
+def test_every_command_writes_with_the_rights_that_were_asked_for(tmp_path, private, folders, files):
+    """Each command as a person runs it, in a process of its own: nothing is left out of what it writes."""
+    ray = Path(tempfile.mkdtemp(prefix="m"))  # short, for the names of sockets
+    environment = {**os.environ, "MTTU_PRIVATE": private, "RAY_TMPDIR": str(ray)}
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+    out = tmp_path / "out"
+    changes = {**TINY, "train.epochs": 1, "mc.passes": 2, "self_training.rounds": 1, "tracking.enabled": True}
+    changes |= {"data.manifest": str(out / "m.parquet"), "data.cache_dir": str(out / "cache")}
+    changes |= {"output.folder": str(out / "runs"), "output.name": "r", "selection.confidence_threshold": 0.5}
+    (tmp_path / "s.yaml").write_text(to_yaml(override(preset("demo"), changes)))
+    best, scores = out / "runs" / "r" / "best", out / "scores.parquet"
+    commands = [
+        ["phantom", out / "ph", "--cases", "10", "--size", "32", "--unlabelled-fraction", "0.3"],
+        ["cohort", out / "ph", "--clinical", out / "ph" / "clinical.csv", "-o", out / "m.parquet"],
+        ["prepare", out / "m.parquet", "--config", tmp_path / "s.yaml"],
+        ["self-train", "--config", tmp_path / "s.yaml"],
+        ["score", best, out / "m.parquet", "--split", "unlabelled", "--actors", "0", "-o", scores],
+        ["select", scores, "-o", out / "selection", "--truth", out / "ph" / TRUTH_TABLE],
+        ["predict", best, out / "m.parquet", "-o", out / "predictions"],
+        ["evaluate", out / "predictions", out / "m.parquet", "--resamples", "100", "-o", out / "evaluation"],
+        ["ensemble", best, out / "runs" / "r" / "round_0" / "best", "-o", out / "ensemble"],
+    ]
+    try:
+        for command in commands:
+            words = [sys.executable, "-m", "mttu", *map(str, command)]
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, umask=0o027)
+            assert done.returncode == 0, (words, done.stderr)
+    finally:
+        shutil.rmtree(ray, ignore_errors=True)
+    found = {path: oct(stat.S_IMODE(path.lstat().st_mode)) for path in out.rglob("*")}
+    lock = "0o600" if private else "0o666"
+    allowed = {path: folders if path.is_dir() else lock if path.name == ".lock" else files for path in found}
+    assert {str(path): mode for path, mode in found.items() if mode != allowed[path]} == {}
+    assert {".parquet", ".csv", ".png", ".pdf", ".json", ".db", ".safetensors", ".npy", ".gz", ".lock"} <= {
+        path.suffix or path.name for path in found
+    }

@@ -209,9 +209,13 @@ def test_nothing_of_a_patient_travels_with_the_code() -> None:
         "x.Parquet",
     ]
     written += [f"data/a{ending}" for ending in OTHER_VOLUMES if ending != ".nii.zip"]
+    others = "npz pth ckpt onnx h5 hdf5 mat feather arrow xlsb sav zip tar tgz 7z nii.bz2 nii.zst nii.xz jpg JPEG tif"
+    written += [f"data/a.{ending}" for ending in [*others.split(), "TIFF", "IMA", "mnc", "PAR", "rec", "Npz", "ZIP"]]
+    written += ["run/held_out.json", "ensemble/out_of_fold.csv"]
     written += ["best/weights.safetensors", "train/state.pt", "mlflow.db", "out/a_overlay.png", "cluster/B.DCM"]
     checked = run("git", "check-ignore", "--no-index", *written)
     assert checked.stdout.splitlines() == written
+    assert run("git", "ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
     (is_left_out,) = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
     assert [path for path in written if not is_left_out(ROOT / path)] == []
     sent = ["jobs/train.py", "mttu/data/cohort.py", "tune_spaces/transformer_depth.yaml", "pyproject.toml"]

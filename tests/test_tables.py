@@ -1,6 +1,7 @@
 """Tables on disk: what a Parquet file would unpack to is known before, and no CSV cell is a formula."""
 
 import csv
+import re
 import resource
 
 import numpy as np
@@ -21,31 +22,65 @@ from mttu.predict.results import check_output
 from mttu.tables import MOST_VALUES, neutralise, read_parquet, restore, write_csv, write_csv_rows
 
 SHEET = ["=1+1", "+1+1", "-1|x", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''-", "＝1"]  # noqa: RUF001
-HARMLESS = ["", "-1", "+1.5", "-0.173440", "-2e-05", "a=1", "TCGA-02", " =1", "'quoted'", "1", "ä"]
+SHEET += [
+    " =1+1",
+    "\x0b=1",
+    "\x00=1",
+    "\xa0=1",
+    "\ufeff=1",
+    "\u200b=1",
+    "\u2212x",
+    "\ufe62x",
+    "\ufe63x",
+    "\ufe66x",
+    "\ufe6bx",
+]
+INSIDE = ["a;=1+1", "a; =1+1;b", "a\t@x", "a\n=1", "a\r+x", ";'=1", "a;b;-x", "=1;=1", "x;\ufeff=1"]
+HARMLESS = [
+    "",
+    "-1",
+    "+1.5",
+    "-0.173440",
+    "-2e-05",
+    "a=1",
+    "TCGA-02",
+    " -1",
+    "a; -5; +2",
+    "a;b",
+    "a - b",
+    "'quoted'",
+    "1",
+    "ä",
+]
 
 
-@pytest.mark.parametrize("text", [*SHEET, *HARMLESS])
+@pytest.mark.parametrize("text", [*SHEET, *HARMLESS, *INSIDE])
 def test_a_cell_is_no_formula_and_is_read_back_equal(text):
     cell = neutralise(text)
     assert (cell == text) is (text in HARMLESS)
     assert cell[:1] not in set("=+-@\t\r\n＝") or float(cell)  # noqa: RUF001
+    assert all(
+        part.lstrip("\x0b\xa0\ufeff ")[:1] not in set("=+-@") or float(part) for part in re.split("[;\t\r\n]", cell)
+    )
     assert restore(cell) == text
 
 
-@given(st.text(alphabet="'=+-@\t\ra1", max_size=6))
+@given(st.text(alphabet="'=+-@\t\ra1; ", max_size=7))
 def test_any_text_is_read_back_equal(text):
     assert restore(neutralise(text)) == text
 
 
 def test_both_writers_neutralise_texts_and_leave_numbers(tmp_path):
-    texts = [*SHEET, *HARMLESS]
+    texts = [*SHEET, *HARMLESS, *INSIDE]
     numbers = [-float(place) for place in range(len(texts))]
-    write_csv_rows(tmp_path / "rows.csv", ("text", "number"), zip(texts, numbers, strict=True))
-    write_csv(pa.table({"text": texts, "number": numbers}), tmp_path / "arrow.csv")
+    write_csv_rows(tmp_path / "rows.csv", ("text", "number", "=1"), zip(texts, numbers, texts, strict=True))
+    large = pa.array(texts, pa.large_string())
+    write_csv(pa.table({"text": texts, "number": numbers, "=1": large}), tmp_path / "arrow.csv")
     for name in ("rows.csv", "arrow.csv"):
         with (tmp_path / name).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert [row["text"] for row in rows] == [neutralise(text) for text in texts]
+        assert [row["'=1"] for row in rows] == [neutralise(text) for text in texts]
         assert [restore(row["text"]) for row in rows] == texts
         assert [float(row["number"]) for row in rows] == numbers
 

@@ -285,6 +285,16 @@ def demo(
     console.print(f"             then open {show_page(uri, settings.tracking.experiment)}", markup=False)
 
 
+def _describe_defect(error: BaseException) -> str:
+    """A traceback, in which the further lines of a message are indented: they might pass for lines of ours."""
+    text, seen = traceback.format_exc(), [error]
+    for failure in seen:
+        message = str(failure)
+        text = text.replace(message, message.replace("\n", "\n    "))
+        seen += [cause for cause in (failure.__cause__, failure.__context__) if cause is not None and cause not in seen]
+    return text
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted.
 
@@ -315,5 +325,5 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib's, of any path
             errors.print(f"stopped: {error}; a link leads back to itself; replace it", markup=False)
             sys.exit(1)
-        sys.stderr.write(name_controls(mask_secrets(traceback.format_exc())))
+        sys.stderr.write(name_controls(mask_secrets(_describe_defect(error))))
         sys.exit(1)

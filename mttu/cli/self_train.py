@@ -17,7 +17,7 @@ from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cross_validation import print_folds
 from mttu.cli.settings import read_given, resolve_run, tell_accumulation, tell_tracking
 from mttu.config import Config, to_yaml
-from mttu.display import console, summarise_epoch, tell, tell_absences
+from mttu.display import console, name_breaks, summarise_epoch, tell, tell_absences
 
 if TYPE_CHECKING:
     from mttu.data.manifest import Manifest
@@ -186,7 +186,7 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
             if key not in bars:
                 bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
             text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
-            progress.update(bars[key], total=step.total, completed=step.done, text=text)  # type: ignore[arg-type]
+            progress.update(bars[key], total=step.total, completed=step.done, text=name_breaks(text))  # type: ignore[arg-type]
             tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
 
         yield move_bar

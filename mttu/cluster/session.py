@@ -7,11 +7,14 @@ cluster that is already there the user's own token counts; RAY_ADDRESS has to na
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +34,8 @@ KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets in a job that was submitted."""
 _TRIES = 20
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Of `kill`, of a batch system, and of a terminal that is closed."""
 
 _CURES = "start it (ray start --head), mend the address, or unset RAY_ADDRESS to work on this machine alone"
 _started = False
@@ -67,6 +72,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     if not starts:
         check_address(address)
     folder = _make_folder() if starts else None
+    handlers = _end_on_signals() if starts else {}
     if not os.environ.get(KEEP_LOGS):
         # else each pool of Ray Data prints an error line on what its actors may lose in a restart (Ray's issue 53727),
         # which Ray Data itself keeps for them; failures still arrive as exceptions
@@ -86,6 +92,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_describe_workers())
     except Exception as error:  # of a start that takes too long, a bare one
         _remove(folder)
+        _restore(handlers)
         if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
         if not isinstance(error, ConnectionError | ValueError):
@@ -93,14 +100,45 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
     except BaseException:  # interrupted, or a failure of Ray's own
         _remove(folder)
+        _restore(handlers)
         raise
     _started = starts
     try:
+        if starts:
+            _end_on_signals()  # again, for Ray has put a handler of its own in place that aborts the process
         yield
     finally:
         _started = False
         ray.shutdown()
         _remove(folder)
+        _restore(handlers)
+
+
+def _end_on_signals() -> dict[int, Any]:
+    """Has a signal that ends the process end it as an exception does: a private cluster and its folder go first.
+
+    Returns:
+        Handlers that were there, for `_restore`; none outside of the main thread, where Python sets none. A signal that
+        is ignored stays so (`nohup`).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in found.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _end)
+    return found
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # a second one would break off the cleaning up
+    raise SystemExit(128 + number)
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _make_folder() -> Path:

@@ -1,5 +1,6 @@
 """Settings of the data: what is read, how a case is prepared, how a batch is augmented."""
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,14 +9,16 @@ from pydantic import Field, model_validator
 from mttu.config.schema import Settings
 
 WindowSize = Annotated[int, Field(ge=1, le=512)]
+MOST_WINDOW_VOXELS = 256**3
 Modality = Literal["flair", "t1ce", "t1", "t2"]
 
 
 class PrepareSettings(Settings):
     """One case in, one cached case out (section V-A); its hash decides whether a cached case is still true."""
 
-    spacing_mm: Annotated[float, Field(gt=0)] = 1.0
-    """Isotropic voxel spacing in mm (section V-A)."""
+    spacing_mm: Annotated[float, Field(ge=0.3)] = 1.0
+    """Isotropic voxel spacing in mm (section V-A). At least 0.3: finer than MRI of a head is taken, and a foreign file
+    could ask for a grid that fills the memory, which grows with the inverse cube."""
     field_of_view: Literal["brain", "full"] = "brain"
     """Keep the brain's bounding box plus a margin, or the whole grid. Not stated in the paper; brain, because crops
     outside of the head teach nothing."""
@@ -61,10 +64,14 @@ class PatchSettings(Settings):
     """Size of what the network sees."""
 
     size: tuple[WindowSize, WindowSize, WindowSize] = (128, 128, 128)
-    """Training crop and inference window in voxels (section V-B.1); a multiple of 8 on each axis."""
+    """Training crop and inference window in voxels (section V-B.1); a multiple of 8 on each axis, and at most
+    256x256x256 voxels, eight times the paper's: a foreign file could else ask for windows that fill the memory."""
 
     @model_validator(mode="after")
     def _check_multiple(self) -> "PatchSettings":
         if any(axis % 8 for axis in self.size):
             raise ValueError(f"size {self.size} must be a multiple of 8 on each axis (three halvings)")
+        voxels = prod(self.size)
+        if voxels > MOST_WINDOW_VOXELS:
+            raise ValueError(f"size {self.size} has {voxels} voxels; at most {MOST_WINDOW_VOXELS} (256x256x256)")
         return self

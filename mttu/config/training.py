@@ -107,8 +107,9 @@ class TrainSettings(Settings):
 class InferenceSettings(Settings):
     """Whole-volume inference by sliding windows (section V-B; windows as in the authors' release)."""
 
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.125
-    """Least overlap of neighbouring windows as a fraction of the window; 0.125 covers 240x240x155 with eight."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.125
+    """Least overlap of neighbouring windows as a fraction of the window; 0.125 covers 240x240x155 with eight. At most
+    0.9, which reads each voxel a thousand times: a foreign file could ask for more, and a case would take days."""
     flips: bool = False
     """Test-time augmentation: mean softmax over the 8 flips of the three axes."""
     min_enhancing_mm3: Annotated[float, Field(ge=0)] = 0.0

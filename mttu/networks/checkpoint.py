@@ -18,7 +18,8 @@ from mttu.errors import InputError, name_some
 from mttu.networks import MttuNet, build_network
 from mttu.patients import KnownPatients, read_patients
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of files that name patients by keyed digests. The others are written as 1, which earlier versions of mttu read."""
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
 LARGEST_HEADER_BYTES = 2**20
 """Of a file of weights: a name and a shape for each of some hundred tensors."""
@@ -65,7 +66,8 @@ def fill_checkpoint(
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     (folder / "weights.safetensors").write_bytes(save(contiguous))  # save_file would shut the group out, whatever umask
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
-    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "metrics": dict(metrics)}
+    version = 1 if learned_from is None else FORMAT_VERSION
+    content: dict[str, Any] = {"format_version": version, "metrics": dict(metrics)}
     if learned_from is not None:
         content["patients"] = learned_from.to_json()
     if learned_tasks is not None:
@@ -198,8 +200,10 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     if "format_version" not in content:
         raise InputError(_DAMAGED.format(folder))
     found = content["format_version"]
-    if found != FORMAT_VERSION:
-        raise InputError(f"checkpoint {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
+    if found not in (1, FORMAT_VERSION):
+        raise InputError(
+            f"checkpoint {folder}: format_version is {found}; this version of mttu reads 1 to {FORMAT_VERSION}"
+        )
     config = load_stored_config(folder / "config.yaml")
     _check_weights(folder, config)
     network = build_network(config.network)

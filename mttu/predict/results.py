@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import PREFIX, atomic_file, write_text
+from mttu.atomic import PREFIX, atomic_file, drop_link, remove, write_text
 from mttu.data.discovery import PREDICTIONS
 from mttu.data.manifest import is_one_name
 from mttu.errors import InputError, name_some
@@ -167,8 +167,7 @@ def _read_case_ids(table: Path) -> list[str] | None:
 def open_staging(out: Path) -> Path:
     """An empty hidden folder in `out`; an unfinished one of a killed run is thrown away."""
     staging = out / _STAGING
-    if staging.exists():
-        shutil.rmtree(staging)
+    remove(staging)
     staging.mkdir(parents=True)
     return staging
 
@@ -193,6 +192,9 @@ def publish(out: Path) -> None:
     """
     staging = out / _STAGING
     mend = f"remove {staging}, or give another folder"
+    links = sorted(path.name for path in staging.iterdir() if path.is_symlink())
+    if links:
+        raise InputError(f"output {out}: {_STAGING}/{links[0]} in it is a link, and links are not followed; {mend}")
     try:
         rows = [(str(row["case_id"]), row["wt_ml"], row["error"]) for row in read_parquet(staging / TABLE).to_pylist()]
     except (KeyError, pa.ArrowException) as error:
@@ -223,5 +225,7 @@ def _place(staging: Path, out: Path, name: str, expected: bool) -> None:
 
 def recover_output(out: Path) -> None:
     """Finishes what a kill inside `publish` left."""
-    if (out / _STAGING / TABLE).exists():
+    staging = out / _STAGING
+    drop_link(staging)
+    if os.path.lexists(staging / TABLE):
         publish(out)

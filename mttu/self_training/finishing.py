@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import atomic_folder, write_json
+from mttu.atomic import atomic_folder, drop_link, remove, write_json
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Manifest
 from mttu.networks.checkpoint import read_learned_tasks
@@ -71,6 +71,7 @@ def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
     cases, rounds = job.manifest.split("test"), range(count_finished(job.folder))
     metrics: dict[int, dict[str, float]] = {}
     if cases:
+        drop_link(job.folder / _WORKING)
         rows = {number: _test_round(job, number) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
         write_rows(together, job.folder / TEST_ROWS, {"empty_dice": job.config.metrics.empty_dice})
@@ -105,8 +106,7 @@ def finish(job: Job) -> None:
     copy_held_out(round_folder(job.folder, chosen), job.folder)
     with atomic_folder(job.folder / BEST) as partial:
         shutil.copytree(round_folder(job.folder, chosen) / BEST, partial, dirs_exist_ok=True)
-    if (job.folder / _WORKING).exists():
-        shutil.rmtree(job.folder / _WORKING)
+    remove(job.folder / _WORKING)
     rounds = summarise_rounds(job.folder, job.truth)
     log_finish(job, rounds, chosen)
     content: dict[str, Any] = {

@@ -11,13 +11,12 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import move_into_place, read_json, write_json
+from mttu.atomic import move_into_place, read_json, remove, write_json
 from mttu.errors import InputError
 
 FORMAT_VERSION = 1
@@ -110,9 +109,7 @@ def prune(folder: Path, keep_newest: bool) -> None:
     """
     finished = count_finished(folder)
     for number in range(finished - 1 if keep_newest else finished):
-        place = round_folder(folder, number) / TRAIN
-        if place.exists():
-            shutil.rmtree(place)
+        remove(round_folder(folder, number) / TRAIN)
 
 
 def find_training_checkpoint(folder: Path) -> Path | None:

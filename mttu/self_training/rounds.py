@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mttu.atomic import atomic_folder, read_json
+from mttu.atomic import atomic_folder, drop_link, read_json
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
@@ -60,6 +60,7 @@ def run_round(job: Job, number: int) -> bool:
         RunError: The work of a phase stopped itself.
     """
     folder = working_folder(job.folder, number)
+    drop_link(folder)
     folder.mkdir(exist_ok=True)
     selected = select_for_round(job, number, folder) if number else None
     if selected is not None and selected.unchanged:

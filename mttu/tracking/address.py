@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
+from shlex import quote
 
 from mttu.atomic import read_json
-from mttu.errors import InputError, mask_secrets
+from mttu.errors import InputError, keep_secret, mask_secrets
 
 SQLITE = "sqlite:///"
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -30,6 +31,7 @@ def resolve_uri(uri: str | None, run_folder: Path) -> str:
         where, uri = VARIABLE, os.environ[VARIABLE]
     if uri is None:
         return f"{SQLITE}{run_folder.resolve().parent / 'mlflow.db'}"
+    keep_secret(uri)
     scheme, separator, _ = uri.partition("://")
     is_server = bool(separator) and scheme.partition("+")[0] in _SERVERS
     if not is_server and not (uri.startswith(SQLITE) and uri != SQLITE):
@@ -60,6 +62,7 @@ def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str 
     named = os.environ.get(VARIABLE)
     if not named:
         return None
+    keep_secret(named)
     if is_from_environment(uri, run_folder) or (fresh and uri is None):
         return f"MLflow writes to {mask_secrets(named)}, as {VARIABLE} says; tracking.uri counts before it"
     if uri is not None:
@@ -86,4 +89,4 @@ def show_command(uri: str) -> str:
     if uri.startswith("http"):
         return mask_secrets(uri)
     switches = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-    return f"{switches} mlflow ui --host 127.0.0.1 --backend-store-uri '{mask_secrets(uri)}'"
+    return f"{switches} mlflow ui --host 127.0.0.1 --backend-store-uri {quote(mask_secrets(uri))}"

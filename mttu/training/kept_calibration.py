@@ -20,7 +20,8 @@ from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.patients import KnownPatients, read_patients
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""In 1, patients were bare digests."""
 CALIBRATION = "calibration.json"
 TEMPERATURE = "temperature"
 WITH_BIAS = "temperature + bias"
@@ -193,13 +194,16 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
     try:
         content = read_json(path)
         version = content["format_version"]
-        if version == FORMAT_VERSION:
+        is_known = version in (1, FORMAT_VERSION)
+        if is_known:
             patients = None if content["patients"] is None else read_patients(content["patients"])
             kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {_MEND}")
+    if not is_known:
+        raise InputError(
+            f"{path}: format_version is {version}; this version of mttu reads 1 to {FORMAT_VERSION}; {_MEND}"
+        )
     if weights != describe_checkpoint(folder)["weights_sha256"]:
         raise InputError(f"{path}: was fitted for other weights than those beside it; {_MEND}")
     return kept

@@ -1,7 +1,6 @@
 """What the training loop runs on: ranks, device, checkpoints. `mttu.cluster` maps the same protocol to Ray Train."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
 
-from mttu.atomic import atomic_folder
+from mttu.atomic import atomic_folder, remove
 from mttu.networks.batch_norm import synchronise
 
 Row = TypeVar("Row")
@@ -139,7 +138,7 @@ class LocalRuntime:
                 with atomic_folder(self.folder / epoch_name(epoch)) as partial:
                     write_checkpoint(partial)
                 for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
-                    shutil.rmtree(old)
+                    remove(old)
             if self.on_report is not None:
                 self.on_report(epoch, metrics)
         if dist.is_initialized():

@@ -1,6 +1,12 @@
 """The folder of a private Ray, whose logs name cases: nobody else enters it, and it goes with the command."""
 
+import os
+import shutil
+import signal
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +54,60 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
         assert error is not None
     assert fake_ray["down"]
     assert list((tmp_path / "ray").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_as_an_exception_does(fake_ray, tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, session.connect(WorkerSettings()):
+        signal.raise_signal(number)
+    assert ended.value.code == 128 + number
+    assert fake_ray["down"]
+    assert list((tmp_path / "ray").iterdir()) == []
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(fake_ray):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with session.connect(WorkerSettings()):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+LIVE = """
+import time
+from mttu.cluster.session import connect
+from mttu.config import WorkerSettings
+with connect(WorkerSettings()):
+    print("READY", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_of_a_real_ray(number):
+    place = Path(tempfile.mkdtemp(prefix="m"))  # short, for the names of sockets
+    environment = {**os.environ, "RAY_TMPDIR": str(place)}
+    environment.pop("RAY_ADDRESS", None)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", LIVE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "READY\n"
+            assert list(place.iterdir())
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 128 + number
+            assert out == ""
+            assert "received" not in err  # Ray's dump
+        assert list(place.rglob("*.log")) == []
+        assert list(place.iterdir()) == []
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

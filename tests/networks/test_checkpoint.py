@@ -12,12 +12,14 @@ from mttu.config import Config
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
 from mttu.networks.checkpoint import (
+    fill_checkpoint,
     read_checkpoint,
     read_learned_from,
     read_learned_parts,
     read_learned_tasks,
     write_checkpoint,
 )
+from mttu.patients import known_by_digest
 
 
 @pytest.fixture
@@ -59,6 +61,19 @@ def test_the_files_are_plain_formats_with_a_version(folder: Path) -> None:
     content = json.loads((folder / "checkpoint.json").read_text())
     assert content == {"format_version": 1, "metrics": {"val/dice_wt": 0.75, "epoch": 4}}
     assert yaml.safe_load((folder / "config.yaml").read_text())["patch"]["size"] == [32, 32, 32]
+
+
+def test_a_file_that_names_patients_by_keyed_digests_says_so_to_earlier_versions(
+    tmp_path: Path, config: Config, network: MttuNet
+) -> None:
+    tmp_path.joinpath("best").mkdir()
+    fill_checkpoint(tmp_path / "best", network.state_dict(), config, {}, known_by_digest(["0" * 16]))
+    path = tmp_path / "best" / "checkpoint.json"
+    content = json.loads(path.read_text())
+    assert content["format_version"] == 2
+    for version in (1, 2):
+        path.write_text(json.dumps(content | {"format_version": version}))
+        assert read_checkpoint(tmp_path)[1] == config
 
 
 def test_writing_again_replaces_the_whole_folder(folder: Path, config: Config, network: MttuNet) -> None:
@@ -165,7 +180,7 @@ def claim_a_long_header(folder: Path) -> None:
         (claim_a_long_header, r"its header is 1099511627776 bytes long; expected at most 1048576"),
         (remove_settings, "config.yaml not found"),
         (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),
-        (raise_version, "format_version is 99; this version of mttu reads 1"),
+        (raise_version, "format_version is 99; this version of mttu reads 1 to 2"),
         (drop_version, "checkpoint.json is damaged"),
         (break_json, "checkpoint.json is damaged"),
         (list_json, "checkpoint.json is damaged"),

@@ -223,6 +223,34 @@ def test_a_foreign_staging_folder_moves_and_deletes_nothing_outside(tmp_path: Pa
         recover_output(out)
 
 
+@pytest.mark.parametrize("way", [recover_output, open_staging])
+def test_a_linked_staging_folder_leaves_what_it_leads_to(tmp_path: Path, way: Callable[[Path], object]) -> None:
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    write_tables(open_staging(tmp_path / "x"), [PredictionRow("a", 1.0, wt_ml=1.0)], METADATA)
+    (tmp_path / "x" / ".partial-predictions").rename(theirs)
+    (theirs / "a_seg.nii.gz").write_text("a mask")
+    before = {path: path.read_bytes() for path in theirs.iterdir()}
+    out.mkdir()
+    (out / ".partial-predictions").symlink_to(theirs)
+    way(out)
+    assert {path: path.read_bytes() for path in theirs.iterdir()} == before
+    assert not (out / ".partial-predictions").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "a_seg.nii.gz"])
+def test_a_linked_staged_file_is_refused(tmp_path: Path, name: str) -> None:
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    staging = open_staging(out)
+    write_tables(staging, [PredictionRow("a", 1.0, wt_ml=1.0)], METADATA)
+    (staging / "a_seg.nii.gz").write_text("a mask")
+    (staging / name).rename(theirs)
+    (staging / name).symlink_to(theirs)
+    with pytest.raises(InputError, match=rf"{name} in it is a link, and links are not followed; remove .*partial-"):
+        recover_output(out)
+    assert theirs.exists()
+    assert sorted(path.name for path in out.iterdir()) == [".partial-predictions"]
+
+
 def test_a_case_whose_folder_is_no_id_still_has_its_row(tmp_path: Path) -> None:
     write_tables(open_staging(tmp_path), [PredictionRow("a case", 1.0, "case a case: no file name")], METADATA)
     publish(tmp_path)

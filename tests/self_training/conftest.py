@@ -81,10 +81,12 @@ def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_pat
 def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are empty files, written as ever: drawing them is most of the time that a tiny self-training takes."""
 
-    def save(figure: Any, path: Path, formats: Any) -> None:
-        for name in formats:
-            with atomic_file(path.with_name(f"{path.name}.{name}")) as partial:
+    def save(figure: Any, path: Path, formats: Any) -> list[Path]:
+        places = [path.with_name(f"{path.name}.{name}") for name in formats]
+        for place in places:
+            with atomic_file(place) as partial:
                 partial.write_bytes(b"")
+        return places
 
     module = "mttu.self_training.tracking"
     monkeypatch.setattr(f"{module}.save_figure", save)

@@ -147,3 +147,17 @@ def test_a_damaged_round_is_named(make_config, here):
     record.write_text(json.dumps({**content, "format_version": 99}))
     with pytest.raises(InputError, match=r"round\.json: format_version is 99; this version of mttu reads 1"):
         run_self_training(config, here)
+
+
+def test_links_in_place_of_working_folders_are_not_followed(make_config, here, tmp_path):
+    config = make_config({"self_training.rounds": 0})
+    theirs, run = tmp_path / "theirs", config.output.folder / "self"
+    theirs.mkdir()
+    for phase, name in (("train-0", "working-round_0"), ("evaluate-1", "working-test")):
+        with pytest.raises(RunError, match=f"stopped in {phase}"):
+            run_self_training(config, stopping(here, phase)[0])
+        shutil.rmtree(run / name, ignore_errors=True)
+        (run / name).symlink_to(theirs)
+    run_self_training(config, here)
+    assert list(theirs.iterdir()) == []
+    assert "working-test" not in names(run)

@@ -1,13 +1,15 @@
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from mlflow_runs import start
 
-from mttu.errors import InputError
+from mttu.errors import InputError, mask_secrets
 from mttu.tracking import (
     MlflowTracker,
     describe_environment,
@@ -38,9 +40,25 @@ def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve_uri(server, Path("runs/one")) == server
     assert (
         show_command(server).partition("mlflow ui")[2]
-        == " --host 127.0.0.1 --backend-store-uri 'postgresql+psycopg2://host:1/db'"
+        == " --host 127.0.0.1 --backend-store-uri postgresql+psycopg2://host:1/db"
     )
+    assert shlex.split(show_command("sqlite:////data/o'brien's/my.db"))[-1] == "sqlite:////data/o'brien's/my.db"
     assert show_command("https://someone:secret@host/x") == "https://host/x"
+
+
+@pytest.mark.parametrize("password", ["S3'cr3t", "s3 cr3t!", "s3/cr3t, it", "p@s3<cr3t>", "s3%20cr3t", "s3\\cr3t"])
+def test_the_password_in_use_is_masked_whatever_signs_it_holds(password: str, tmp_path: Path) -> None:
+    uri = f"postgresql://someone:{password}@host/db"
+    resolve_uri(uri, tmp_path)
+    for text in (uri, repr(uri), f"no answer of {uri}: it said {password!r}", f"someone:{password}@host", unquote(uri)):
+        assert "cr3t" not in mask_secrets(text)
+        assert "cr3t" not in show_command(uri)
+
+
+def test_a_password_that_is_a_word_masks_no_sentence(tmp_path: Path) -> None:
+    resolve_uri("postgresql://mttu:mlflow@host/db", tmp_path)
+    assert mask_secrets("mlflow says: no") == "mlflow says: no"
+    assert "mlflow" not in mask_secrets("postgresql://mttu:mlflow@host/db")
 
 
 @pytest.mark.parametrize(

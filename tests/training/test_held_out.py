@@ -164,6 +164,11 @@ def test_a_calibration_of_other_weights_or_damaged_is_refused(places, write_tiny
     keep_best(places[0], tmp_path)
     path = tmp_path / "best" / "calibration.json"
     text = path.read_text()
+    content = json.loads(text)
+    assert content["format_version"] == 2
+    path.write_text(json.dumps(content | {"format_version": 1, "patients": []}))
+    assert read_calibration(tmp_path).num_cases == 3
+    path.write_text(text)
     write_tiny(tmp_path / "other", spoil=9.0)
     (tmp_path / "other" / "calibration.json").write_text(text)
     with pytest.raises(
@@ -174,8 +179,8 @@ def test_a_calibration_of_other_weights_or_damaged_is_refused(places, write_tiny
         path.write_text(damaged)
         with pytest.raises(InputError, match=r"calibration\.json: damaged; restore it"):
             read_calibration(tmp_path)
-    path.write_text(text.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(InputError, match="format_version is 2; this version of mttu reads 1"):
+    path.write_text(text.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(InputError, match="format_version is 3; this version of mttu reads 1 to 2"):
         read_calibration(tmp_path)
 
 
