@@ -3,11 +3,13 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 import ray.data
+import ray.util.client
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mttu.cluster.resources import Demand, telling_unplaced_actors
 
@@ -24,7 +26,8 @@ Work = Callable[[str], Mapping[str, Any]]
 class _Worker:
     """An actor: what is expensive is built once, then one case comes after the other."""
 
-    def __init__(self, build: Callable[..., Work], arguments: Sequence[Any]) -> None:
+    def __init__(self, given: Any) -> None:
+        build, arguments = ray.get(given)
         self.work = build(*arguments)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
@@ -59,33 +62,65 @@ def run_pool(
     """
     if not case_ids:
         return {}
-    logging.getLogger("ray.data").setLevel(
-        logging.ERROR
-    )  # one line per pipeline, and one on progress bars, are of no use
+    actors = min(num_actors, len(case_ids))
+    cpus = min(float(threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors)
+    pipeline = (list(case_ids), [ray.put((build, tuple(arguments)))], actors, cpus, num_gpus)
+    rows: dict[str, Mapping[str, Any]] = {}
+    with telling_unplaced_actors(Demand(title, actors, threads, num_gpus)):
+        for content in _run(pipeline):
+            rows[content["case_id"]] = json.loads(content["row"])
+            if on_row is not None:
+                on_row(rows[content["case_id"]])
+    return rows
+
+
+def _run(pipeline: tuple[Any, ...]) -> Iterator[dict[str, str]]:
+    """The rows of a pipeline, which runs in a process of the cluster on this node.
+
+    In this process Ray would print an error line for each actor (its issue 53727: a restart needs arguments that might
+    be lost, which Ray Data keeps); a process of the cluster has a log for that.
+    """
+    if ray.util.client.ray.is_connected():  # such a client gets no results one by one
+        yield from _stream(*pipeline)
+        return
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming", scheduling_strategy=here)(_stream)
+    for reference in task.remote(*pipeline):
+        yield ray.get(reference)
+
+
+def _stream(
+    case_ids: Sequence[str], given: Sequence[Any], actors: int, cpus: float, num_gpus: float
+) -> Iterator[dict[str, str]]:
+    """The pipeline of Ray Data; yields row after row as `_Worker` gives them.
+
+    Args:
+        case_ids: Cases, each once.
+        given: The reference to `build` and its arguments, which only the actors read; in a list, as Ray would read it.
+        actors: Cases at the same time.
+        cpus: That an actor asks for.
+        num_gpus: That an actor asks for.
+    """
+    # one line per pipeline, and one on progress bars, are of no use
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items([{"case_id": name} for name in case_ids], override_num_blocks=len(case_ids))
     dataset.context.max_errored_blocks = -1  # a case whose worker always dies is missing from the result, no more
     dataset.context.enable_progress_bars = False
-    actors = min(num_actors, len(case_ids))
     with warnings.catch_warnings():
         # Without a bound, a case that kills its worker is tried for ever. Ray 2.60 takes the bound only as a remote
         # argument, which it announces to replace. The workers themselves restart without bound, for the other cases.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         done = dataset.map(
             _Worker,
-            fn_constructor_args=(build, tuple(arguments)),
+            fn_constructor_args=tuple(given),
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            num_cpus=min(float(threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors),
+            num_cpus=cpus,
             num_gpus=num_gpus or None,
             max_task_retries=RETRIES,
         )
-    rows: dict[str, Mapping[str, Any]] = {}
-    with telling_unplaced_actors(Demand(title, actors, threads, num_gpus)):
-        for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for content in batch.to_pylist():
-                rows[content["case_id"]] = json.loads(content["row"])
-                if on_row is not None:
-                    on_row(rows[content["case_id"]])
-    return rows
+    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for row in batch.to_pylist():  # noqa: UP028 - Ray sends to this generator, which a list's iterator cannot take
+            yield row
 
 
 def explain_lost(case_id: str, advice: str) -> str:

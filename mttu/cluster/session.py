@@ -73,10 +73,6 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
         check_address(address)
     folder = _make_folder() if starts else None
     handlers = _end_on_signals() if starts else {}
-    if not os.environ.get(KEEP_LOGS):
-        # else each pool of Ray Data prints an error line on what its actors may lose in a restart (Ray's issue 53727),
-        # which Ray Data itself keeps for them; failures still arrive as exceptions
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if starts:
             ray.init(
