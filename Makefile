@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# a test has one thread and waits for disks and processes, so three run at a time on two cores
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+# a test has one thread, so two run at a time
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format wheel clean

@@ -18,6 +18,7 @@ from mttu.networks.checkpoint import write_checkpoint
 
 torch.set_num_threads(1)  # the tests' tensors are small, and threads that wait for each other cost more than they do
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # else tests that run beside those on Ray starve its processes
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to their own folders, not to somebody's server
 
 TINY: dict[str, Any] = {
@@ -118,6 +119,12 @@ def ray_session() -> Iterator[None]:
 
     with connect(WorkerSettings(num_workers=2, threads_per_worker=2)):
         yield
+
+
+@pytest.fixture
+def tiny_changes() -> dict[str, Any]:
+    """What makes the preset demo tiny."""
+    return dict(TINY)
 
 
 @pytest.fixture

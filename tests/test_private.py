@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 from mttu.ablations import preset
 from mttu.config import override, to_yaml
@@ -79,14 +78,14 @@ def test_a_word_that_is_neither_on_nor_off_is_refused(chosen):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(("private", "folders", "files"), [("", "0o750", "0o640"), ("1", "0o700", "0o600")])
-def test_every_command_writes_with_the_rights_that_were_asked_for(tmp_path, private, folders, files):
+def test_every_command_writes_with_the_rights_that_were_asked_for(tmp_path, tiny_changes, private, folders, files):
     """Each command as a person runs it, in a process of its own: nothing is left out of what it writes."""
     ray = Path(tempfile.mkdtemp(prefix="m"))  # short, for the names of sockets
     environment = {**os.environ, "MTTU_PRIVATE": private, "RAY_TMPDIR": str(ray)}
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
     out = tmp_path / "out"
-    changes = {**TINY, "train.epochs": 1, "mc.passes": 2, "self_training.rounds": 1, "tracking.enabled": True}
+    changes = {**tiny_changes, "train.epochs": 1, "mc.passes": 2, "self_training.rounds": 1, "tracking.enabled": True}
     changes |= {"data.manifest": str(out / "m.parquet"), "data.cache_dir": str(out / "cache")}
     changes |= {"output.folder": str(out / "runs"), "output.name": "r", "selection.confidence_threshold": 0.5}
     (tmp_path / "s.yaml").write_text(to_yaml(override(preset("demo"), changes)))

@@ -58,6 +58,7 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_as_an_exception_does(fake_ray, tmp_path, number):
+    found = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore it, as `nohup` does
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as ended, session.connect(WorkerSettings()):
         signal.raise_signal(number)
@@ -65,6 +66,7 @@ def test_a_signal_ends_a_command_as_an_exception_does(fake_ray, tmp_path, number
     assert fake_ray["down"]
     assert list((tmp_path / "ray").iterdir()) == []
     assert signal.getsignal(number) is before
+    signal.signal(number, found)
 
 
 def test_a_signal_that_is_ignored_stays_ignored(fake_ray):
@@ -77,7 +79,9 @@ def test_a_signal_that_is_ignored_stays_ignored(fake_ray):
 
 
 LIVE = """
+import signal
 import time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from mttu.cluster.session import connect
 from mttu.config import WorkerSettings
 with connect(WorkerSettings()):
