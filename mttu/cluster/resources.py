@@ -12,6 +12,7 @@ from ray._private import state
 from ray.util import placement_group_table
 
 from mttu.cluster.session import is_private
+from mttu.cluster.watching import watching
 from mttu.errors import say_count
 
 FIRST_SECONDS = 10.0
@@ -98,7 +99,7 @@ class Waiting:
 @contextmanager
 def telling_pending_group(demand: Demand) -> Iterator[None]:
     """Says while the body runs that its workers, which Ray Train places as one group, wait for their place."""
-    before = set() if is_private() else set(placement_group_table())
+    before = set(placement_group_table())
 
     def count() -> int:
         groups = {name: group for name, group in placement_group_table().items() if name not in before}
@@ -128,27 +129,19 @@ def _telling(demand: Demand, count: Callable[[], int]) -> Iterator[None]:
     if is_private():  # nobody else has a place in a cluster of our own
         yield
         return
-    stop, waiting = threading.Event(), Waiting(demand)
+    waiting = Waiting(demand)
 
-    def watch() -> None:
-        while not stop.wait(_LOOK_SECONDS):
-            number = count()
-            if number:
-                waiting.tell(number)
-            else:
-                waiting.begin()
-
-    def watch_quietly() -> None:
+    def watch(stop: threading.Event) -> None:
         with suppress(Exception):  # a cluster that is gone is told by the work itself
-            watch()
+            while not stop.wait(_LOOK_SECONDS):
+                number = count()
+                if number:
+                    waiting.tell(number)
+                else:
+                    waiting.begin()
 
-    thread = threading.Thread(target=watch_quietly, name="mttu-waiting", daemon=True)
-    thread.start()
-    try:
+    with watching(watch, "mttu-waiting"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def is_of(bundles: dict[int, dict[str, float]], demand: Demand) -> bool:

@@ -16,6 +16,7 @@ from mttu.cluster.process_group import describe_group
 from mttu.cluster.resources import Demand, say_gpus, tell_placement, telling_pending_group, wants_gpus
 from mttu.cluster.runtime import ProgressFile, train_worker
 from mttu.cluster.session import connect
+from mttu.cluster.watching import watching
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths
@@ -33,7 +34,6 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
     Raises:
         Exception: What `on_epoch` raised, after the body is done.
     """
-    stop = threading.Event()
     newest = 0
     failures: list[Exception] = []
 
@@ -52,7 +52,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
                 on_epoch(epoch, row)
         handle.seek(position)  # a line still being written is read again
 
-    def watch() -> None:
+    def watch(stop: threading.Event) -> None:
         try:
             with path.open(encoding="utf-8") as handle:
                 while not stop.wait(0.3):
@@ -63,13 +63,8 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
 
     path.unlink(missing_ok=True)  # a link, perhaps, which writing would follow
     path.write_text("", encoding="utf-8")  # of this start; earlier epochs are in the history
-    thread = threading.Thread(target=watch, name="mttu-progress", daemon=True)
-    thread.start()
-    try:
+    with watching(watch, "mttu-progress"):
         yield
-    finally:
-        stop.set()
-        thread.join()
     if failures:
         raise failures[0]
 

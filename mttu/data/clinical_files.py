@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mttu.data.file_kinds import explain_refusal
+from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_kind, explain_refusal
 from mttu.data.workbooks import Sheet, describe_sheet, open_sheet
 from mttu.errors import InputError, raise_if_any
 
@@ -98,10 +98,9 @@ def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
         return "is a workbook of the old kind (.xls), or one with a password; save it as .csv (UTF-8) or .xlsx"
     if data.startswith(b"\x1f\x8b"):
         return "is compressed by gzip; unpack it"
-    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, as a failed download leaves; fetch it again, logged in if need be"
-    if data.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS to the file; run `git lfs pull` in its repository"
+    kind = explain_kind(data[:LOOKED_AT_BYTES])
+    if kind is not None:
+        return "; ".join(kind).removeprefix("it ")
     if is_workbook and data and b"\0" not in data[:1000]:
         return "cannot be read as .xlsx (it is a text); name it .csv if it is a table"
     zeros = data[:1000].count(0)

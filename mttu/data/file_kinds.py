@@ -86,7 +86,12 @@ def _unpack_head(head: bytes) -> bytes:
         return b""
 
 
-def _explain_head(head: bytes) -> tuple[str, str] | None:
+def explain_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is neither an image nor a table, and the cure; None if its beginning is of no known kind.
+
+    Args:
+        head: Its first `LOOKED_AT_BYTES`.
+    """
     for beginning, cause, cure in _BEGINNINGS:
         if head.startswith(beginning):
             return cause, cure
@@ -94,11 +99,18 @@ def _explain_head(head: bytes) -> tuple[str, str] | None:
         return "it is DICOM", "convert the series to .nii.gz, e.g. with dcm2niix"
     if head[257:262] == b"ustar":
         return "it is a tar archive", _UNPACK
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:20].lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as a failed download leaves", f"{_FETCH}, logged in if need be"
+    return None
+
+
+def _explain_head(head: bytes) -> tuple[str, str] | None:
+    kind = explain_kind(head)
+    if kind is not None:
+        return kind
     if not head.strip(b"\0"):
         return "it holds nothing but zeros, as an interrupted copy leaves", "copy it again"
     text = _read_text(head)
-    if text.lower().startswith(("<!doctype html", "<html")):
-        return "it is a web page, as a failed download leaves", f"{_FETCH}, logged in if need be"
     if text:
         return f"it is a text that begins {text[:30]!r}", f"{_FETCH}, or {_RESTORE}"
     if _header_size(head) and not _is_nifti(head):

@@ -40,12 +40,14 @@ def open_task(task: Task) -> Opened:
     """
     problems: list[str] = []
     seen: dict[str, str] = {}
+    opened: dict[str, CachedCase] = {}
     start, has_cache = task.config.train.start_from, task.cache_dir.is_dir()
     if not has_cache:  # said once, not for every case
         problems.append(f"the folder of prepared cases {task.cache_dir} is not there")
     for case in (*task.train, *task.val) if has_cache else ():
         try:
-            content = open_cached(task.cache_dir, case.case_id).content_hash
+            opened[case.case_id] = open_cached(task.cache_dir, case.case_id)
+            content = opened[case.case_id].content_hash
             seen[f"case {case.case_id}"] = f"{content} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
         except InputError as error:
             problems += error.problems
@@ -56,5 +58,4 @@ def open_task(task: Task) -> Opened:
             problems.append(f"train.start_from {start}: {error}")
     raise_if_any(problems)
     dataset = PatchDataset(task.train, task.cache_dir, task.config)
-    validation = [(case, open_cached(task.cache_dir, case.case_id)) for case in task.val]
-    return Opened(dataset, validation, seen)
+    return Opened(dataset, [(case, opened[case.case_id]) for case in task.val], seen)

@@ -60,17 +60,17 @@ def test_the_table_of_rounds():
 
 
 def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
-    clock = iter([0.0, 50.0, 54.0, 100.0, 102.0, 200.0, 203.0, 210.0])
+    clock = iter([0.0, 50.0, 51.0, 100.0, 102.0, 200.0, 203.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     settings = override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2})
     left = TimeLeft(settings, {"score": 9, "evaluate": 3, "test": 2})
     assert left.describe(Step(0, 2, "train", 1, 10, metrics={"time/epoch_seconds": 5.0})) == "at least 85 s left"
     assert left.describe(Step(0, 2, "evaluate", 1, 3, "v")) == "at least 40 s left"  # eight epochs; no case's pace yet
-    # eight epochs and, of 4 s each, 18 cases to score, 7 to evaluate and 6 to test
-    assert left.describe(Step(0, 2, "evaluate", 2, 3, "w")) == "about 3 min left"
-    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 2 min left"  # 40 s, 15, 6 and 6 cases of 4 s
-    assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 2 min left"  # scoring takes 2 s: 40 + 28 + 48 s
-    assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 12 s left"  # three cases
+    # eight epochs and, of 1 s each, 18 cases to score, 7 to evaluate and 6 to test
+    assert left.describe(Step(0, 2, "evaluate", 2, 3, "w")) == "about 71 s left"
+    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 67 s left"  # 40 s, and 15, 6 and 6 cases of 1 s
+    assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 80 s left"  # scoring takes 2 s: 40 + 28 + 6 + 6 s
+    assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 3 s left"  # three cases of 1 s
     assert left.describe(Step(1, 2, "test", 2, 2, "b")) == "about 6 s left"  # round 2 on two cases of 3 s
 
 
