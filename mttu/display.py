@@ -1,6 +1,7 @@
 """What a person sees while work goes on: a progress bar on a terminal, plain lines in a log."""
 
 import logging
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,7 +140,8 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Progress(*columns, console=console) as progress:
+    # by default rich estimates from the last 30 s, in which a long epoch or case does not end, and shows no time left
+    with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
         bar = progress.add_task(name_breaks(title), total=total, text="")
 
         def move_bar(done: int, text: str) -> None:

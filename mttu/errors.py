@@ -1,6 +1,8 @@
 """The one error a user's mistake raises: every problem at once, each with what was found and what is allowed."""
 
+import errno
 import re
+import resource
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
@@ -85,6 +87,30 @@ def name_some(names: Sequence[str], most: int = 8) -> str:
     """The first names of many: `A, B and 3 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def explain_open_files(error: BaseException) -> str:
+    """What to do where no more files can be opened; an empty text for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    if error.errno == errno.ENFILE:
+        return "too many files are open on this machine; end what holds them, or have fs.file-max raised"
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (
+        f"too many files are open (at most {most} at once); allow more with `ulimit -n {max(65536, 4 * most)}` in the "
+        "shell that starts mttu, or Ray where the cluster is not mttu's own"
+    )
+
+
+def stop_if_too_many_open(error: BaseException) -> None:
+    """Called before a file is said to be missing or damaged, which is not so where no more files can be opened.
+
+    Raises:
+        RunError: This process, or the machine, has as many files open as it may.
+    """
+    cure = explain_open_files(error)
+    if cure:
+        raise RunError(f"{cure}, and give the same command again") from None
 
 
 class RunError(RuntimeError):

@@ -139,6 +139,18 @@ def test_no_name_acts_on_the_terminal(capsys, monkeypatch):
         assert not re.search(r"^\W*error: wiped", text, re.MULTILINE)
 
 
+def test_the_time_left_is_known_where_a_unit_takes_minutes(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console, "get_time", lambda: now[0])
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_width", 200)
+    with show_progress("train", 10) as advance:
+        for done in (4, 5, 6):
+            now[0] += 45
+            advance(done, "")
+    assert "0:03:00" in capsys.readouterr().out
+
+
 def test_a_refusal_and_a_defect_show_no_control_character(capsys, monkeypatch):
     for error in (
         InputError(BROKEN),

@@ -1,8 +1,22 @@
+import errno
+import os
 import pickle
+import resource
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from mttu.errors import InputError, RunError, mask_secrets, raise_if_any
+from mttu.data.cache import open_cached
+from mttu.data.manifest import read_manifest
+from mttu.data.score_table import read_scores
+from mttu.data.volumes import read_volume
+from mttu.errors import InputError, RunError, explain_open_files, mask_secrets, raise_if_any
+from mttu.evaluate.predictions import read_predictions
+from mttu.scoring.reports import read_selection
+from mttu.self_training.evaluation import read_rows
+from mttu.self_training.round_folder import read_record
+from mttu.training.fold_results import read_folds_table
 
 
 def test_input_error_shows_every_problem() -> None:
@@ -88,3 +102,44 @@ def test_no_error_tells_a_secret(text: str) -> None:
 )
 def test_what_is_no_secret_is_told(text: str) -> None:
     assert mask_secrets(text) == text
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "prepared case": lambda folder: open_cached(folder, "A"),
+    "source files": lambda folder: read_volume(folder / "a.nii", "A"),
+    "manifest": lambda folder: read_manifest(folder / "a.parquet"),
+    "scores": lambda folder: read_scores(folder / "a.parquet"),
+    "selection": lambda folder: read_selection(folder / "a.parquet"),
+    "rows of a round": lambda folder: read_rows(folder / "a.parquet"),
+    "predictions": lambda folder: read_predictions(folder),
+    "folds": lambda folder: read_folds_table(folder),
+    "round": lambda folder: read_record(folder),
+}
+
+
+def test_no_file_is_blamed_where_no_more_can_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "A").mkdir()
+    for name in ("A/case.json", "a.nii", "a.parquet", "predictions.parquet", "folds.json", "round.json"):
+        (tmp_path / name).write_text("?")
+    for read in READERS.values():
+        with pytest.raises(InputError):
+            read(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
+    os.close(free)
+    found = {}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        for name, read in READERS.items():
+            try:
+                read(tmp_path)
+            except (InputError, RunError) as error:
+                found[name] = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found.keys() == READERS.keys()
+    cure = f"too many files are open (at most {free} at once); allow more with `ulimit -n 65536` in the shell that"
+    assert [name for name, text in found.items() if cure not in text or "damaged" in text] == []
+    whole_machine = explain_open_files(OSError(errno.ENFILE, ""))
+    assert whole_machine == "too many files are open on this machine; end what holds them, or have fs.file-max raised"
+    assert explain_open_files(OSError(errno.EIO, "")) == explain_open_files(ValueError()) == ""

@@ -1,12 +1,18 @@
 """Servers that do not answer: said soon, refused after a limit."""
 
+import datetime
+import http.server
 import logging
 import socket
+import ssl
 import threading
 import time
 from contextlib import closing
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mttu import reach
 from mttu.cluster import session
@@ -14,6 +20,7 @@ from mttu.config import Config, WorkerSettings, override
 from mttu.errors import InputError, RunError
 from mttu.reach import ask_port, find_reason
 from mttu.tracking import MlflowTracker, open_tracker
+from mttu.tracking.connection import check_server, writing_to
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +98,7 @@ def test_a_dead_ray_address_is_refused_before_ray_tries_it(closed, monkeypatch, 
         ),
         ("head", "is not an address of a Ray cluster; expected HOST:PORT"),
         ("head:port", "is not an address of a Ray cluster; expected HOST:PORT"),
+        ("head..lan:6379", "is not an address of a Ray cluster; expected HOST:PORT"),
         ("redis://head:6379", "is not an address of a Ray cluster; expected HOST:PORT"),
     ],
 )
@@ -140,8 +148,103 @@ def test_an_mlflow_that_died_meanwhile_stops_a_call_soon(closed):
 
 
 def test_any_answer_of_a_server_counts(other):
-    from mttu.tracking.connection import check_server
-
     check_server(f"http://127.0.0.1:{other}")
     check_server("sqlite:///somewhere/mlflow.db")
     check_server("postgresql:///mlflow")  # by a socket file
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A file with a certificate for 127.0.0.1 that signed itself, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    for extension in (
+        x509.SubjectAlternativeName([x509.DNSName("localhost")]),
+        x509.BasicConstraints(ca=True, path_length=None),
+    ):
+        builder = builder.add_extension(extension, critical=False)
+    path = tmp_path / "certificate.pem"
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(
+        key.private_bytes(pem, kind, serialization.NoEncryption())
+        + builder.sign(key, hashes.SHA256()).public_bytes(pem)
+    )
+    return path
+
+
+@pytest.fixture
+def encrypted(certificate):
+    """Address of a server that wants a certificate of its client, too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.load_verify_locations(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS")
+def test_an_encrypted_mlflow_is_asked_with_the_certificates_that_mlflow_takes(encrypted, certificate, monkeypatch):
+    refused = f"tracking.uri {encrypted}: no encrypted connection ("
+    cure = "set MLFLOW_TRACKING_SERVER_CERT_PATH to its certificate or its authority's (PEM), MLFLOW_TRACKING_CLIENT_C"
+    with pytest.raises(InputError) as caught:
+        check_server(encrypted)
+    assert str(caught.value).startswith(f"{refused}[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self")
+    assert cure in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+    with pytest.raises(InputError) as caught:  # it wants ours, too
+        check_server(encrypted)
+    assert str(caught.value).startswith(f"{refused}[SSL: ")
+    monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(certificate))
+    check_server(encrypted)
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/nowhere.pem")
+    with pytest.raises(RunError) as stopped, writing_to(encrypted):
+        pass
+    assert str(stopped.value).startswith(f"{refused}Could not find a suitable TLS CA certificate bundle, invalid path:")
+    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "1")
+    check_server(encrypted)
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "yes")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_INSECURE_TLS: 'yes'; MLflow takes true or false"):
+        check_server(encrypted)
+
+
+def test_a_dead_mlflow_is_told_by_the_variable_that_named_it(closed, tmp_path, monkeypatch):
+    uri = f"http://127.0.0.1:{closed}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    sentence = f"MLFLOW_TRACKING_URI {uri}: nothing answers there"
+    with pytest.raises(InputError, match=sentence):
+        open_tracker(Config(), tmp_path / "run", "3f" * 32, True)
+    tracker = MlflowTracker(uri, "run", "MLFLOW_TRACKING_URI")
+    with pytest.raises(InputError, match=sentence):
+        open_tracker(Config(), tmp_path / "run" / "fold_1", "3f" * 32, True, tracker, "fold 1")
+    with pytest.raises(RunError, match=f"{sentence}.*the same command goes on from here"):
+        tracker.log_epoch(1, {"train/loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://u:hid/den@h:notaport/db",
+        "postgresql://h:99999/db",
+        "postgresql://h..lan/db",
+        "mysql://[::1/db",
+        "http://u:hidden@127.0.0.1:99999",
+        "http://[bad",
+        "https://",
+    ],
+)
+def test_what_is_no_address_of_an_mlflow_is_refused_at_once(uri, tmp_path, caplog):
+    config = override(Config(), {"tracking.uri": uri})
+    with pytest.raises(
+        InputError, match=r"^tracking\.uri [^ ]+: is no address.*; expected .*, a port of 1 to 65"
+    ) as caught:
+        open_tracker(config, tmp_path / "run", "3f" * 32, True)
+    with pytest.raises(RunError, match=r"is no address"), writing_to(uri):
+        pass
+    assert "waiting" not in caplog.text
+    assert "hid" not in str(caught.value)

@@ -249,7 +249,7 @@ def demo(
 ) -> None:
     """Run everything on a phantom cohort: phantom, cohort, prepare, self-train, predict."""
     from mttu.data.phantom import TRUTH_TABLE
-    from mttu.tracking import resolve_uri, show_command, show_page
+    from mttu.tracking import name_source, resolve_uri, show_command, show_page
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
     if not (data / "phantom.json").exists():
@@ -282,7 +282,8 @@ def demo(
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     uri = resolve_uri(settings.tracking.uri, run)
     console.print(f"MLflow       {show_command(uri)}", markup=False)
-    console.print(f"             then open {show_page(uri, settings.tracking.experiment)}", markup=False)
+    page = show_page(uri, settings.tracking.experiment, name_source(settings.tracking.uri, run))
+    console.print(f"             then open {page}", markup=False)
 
 
 def _describe_defect(error: BaseException) -> str:

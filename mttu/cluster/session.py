@@ -211,6 +211,7 @@ def _split(place: str) -> tuple[str, int | None]:
     """Host and port of an address; None where there is none."""
     try:
         parts = urlsplit(f"//{place}")
+        (parts.hostname or "").encode("idna")  # as a socket would
         return parts.hostname or "", parts.port if parts.hostname else None
     except ValueError:
         return "", None

@@ -19,7 +19,7 @@ from mttu.data.geometry import Geometry
 from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
 from mttu.data.source_records import SourceRecords, from_json, list_sources, record_sources, to_json
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 
 FORMAT_VERSION = 2
 MEND = "run `mttu prepare` on the manifest again"
@@ -198,6 +198,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
 
     Raises:
         InputError: Not there, of another format version, or damaged; says what mends it.
+        RunError: No more files can be opened; a case that is open holds two, for a map of Python's keeps its file open.
     """
     folder = cache_dir / case_id
     where = f"case {case_id}: prepared case {folder}"
@@ -230,6 +231,7 @@ def open_cached(cache_dir: Path, case_id: str) -> CachedCase:
     except DAMAGE as error:
         if isinstance(error, InputError):
             raise
+        stop_if_too_many_open(error)
         raise InputError(f"{where} is damaged ({error}); {MEND}") from None
 
 

@@ -29,7 +29,7 @@ from mttu.data.cache import (
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.manifest import Case, Manifest, is_safe_name
 from mttu.data.source_records import find_changes
-from mttu.errors import InputError, say_count
+from mttu.errors import InputError, say_count, stop_if_too_many_open
 from mttu.lock import lock_folder
 
 OnCase = Callable[[int, str], None]
@@ -149,6 +149,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
                 continue
             problems += _find_impossible(name, np.load(path, allow_pickle=False))
         except DAMAGE as error:
+            stop_if_too_many_open(error)
             problems.append(f"{name} cannot be read ({error})")
     return [Finding(cached.case_id, problem, anew) for problem in problems]
 
@@ -226,7 +227,8 @@ def _is_entry(folder: Path) -> bool:
     try:
         about = read_json(folder / ABOUT)
         return bool(about["case_id"] == folder.name and about["content_hash"] and about["format_version"])
-    except DAMAGE:
+    except DAMAGE as error:
+        stop_if_too_many_open(error)
         return False
 
 

@@ -5,6 +5,8 @@ import os
 import zlib
 from pathlib import Path
 
+from mttu.errors import explain_open_files
+
 ENDINGS = (".nii.gz", ".nii")
 """Of the files that are read, in any case of letters; others nibabel would unpack, too, but without measure."""
 LOOKED_AT_BYTES = 1024
@@ -73,6 +75,8 @@ def explain_refusal(error: OSError) -> str:
     """Why the system refuses a file or folder, and the cure: `cannot be read (Permission denied); allow it (...)`."""
     if error.errno == errno.ELOOP:
         return "is a link that leads back to itself; put the file there"
+    if cure := explain_open_files(error):
+        return f"cannot be read: {cure}"
     reason = f"cannot be read ({error if error.errno is None else os.strerror(error.errno)})"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{reason}; allow it (chmod a+r, and a+x for the folders above it)"

@@ -143,12 +143,21 @@ def read_volume(cached: CachedCase, config: Config) -> Tensor:
 
 
 class PatchDataset(Dataset[Patch]):
-    """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly."""
+    """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly.
 
-    def __init__(self, cases: Sequence[Case], cache_dir: Path, config: Config) -> None:
+    Args:
+        cases: In the order that an item's index counts.
+        cache_dir: Where they are prepared.
+        config: Patches, augmentation and seed.
+        opened: The prepared cases, in the same order; opened here if not given.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], cache_dir: Path, config: Config, opened: Sequence[CachedCase] | None = None
+    ) -> None:
         self.cases = tuple(cases)
         self.config = config
-        self.cached = [open_cached(cache_dir, case.case_id) for case in cases]
+        self.cached = [open_cached(cache_dir, case.case_id) for case in cases] if opened is None else list(opened)
         self.channels = [cached.channels(config.data.modalities) for cached in self.cached]
         self.margin = rotation_margin(config.patch.size, config.augment.rotation_degrees)
 

@@ -17,7 +17,7 @@ from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
 from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.tables import read_parquet
 
 FORMAT_VERSION = 1
@@ -171,6 +171,7 @@ def read_scores(path: Path) -> ScoreTable:
     except PermissionError as error:
         raise InputError(f"scores {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
+        stop_if_too_many_open(error)
         reason = str(error).splitlines()[0]
         raise InputError(f"scores {path}: no readable Parquet file ({reason}); {MEND}") from None
     if metadata.get("kind") != _KIND:

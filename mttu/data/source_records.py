@@ -13,7 +13,7 @@ from typing import Any
 
 from mttu.data.layouts import BRAIN_MASK, SEG
 from mttu.data.manifest import Case
-from mttu.errors import raise_if_any
+from mttu.errors import raise_if_any, stop_if_too_many_open
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class SourceRecord:
             if not has_other_time and not always_read:
                 return None, False
             same = _hash(path, now.st_size, now.st_mtime_ns) == self.sha256
-        except OSError:
+        except OSError as error:
+            stop_if_too_many_open(error)
             return None, has_other_time  # archived scans
         return None if same else f"{self.size_bytes:,} bytes as then, but others", has_other_time
 
@@ -86,6 +87,7 @@ def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRec
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
+            stop_if_too_many_open(error)
             problems.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}); restore it")
         else:
             records[role] = SourceRecord(status.st_size, status.st_mtime_ns, sha256)

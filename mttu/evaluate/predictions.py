@@ -13,7 +13,7 @@ from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.data.file_kinds import explain_refusal
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case, is_one_name
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
 from mttu.tables import read_parquet
 from mttu.training.kept_calibration import KeptCalibration, parse_calibration
@@ -74,6 +74,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     except PermissionError as error:
         raise InputError(f"predictions {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
+        stop_if_too_many_open(error)
         reason = str(error).splitlines()[0]
         raise InputError(f"predictions {path}: no readable Parquet file ({reason}); {_MEND}") from None
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

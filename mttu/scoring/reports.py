@@ -14,7 +14,7 @@ from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.score_table import ScoreTable
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
@@ -149,6 +149,7 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
     try:
         metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
     except (OSError, pa.ArrowException) as error:
+        stop_if_too_many_open(error)
         reason = str(error).splitlines()[0]
         raise InputError(f"selection {path}: no readable Parquet file ({reason})") from None
     kind, version = metadata.get(b"kind", b"").decode(), metadata.get(b"format_version", b"").decode()

@@ -13,7 +13,7 @@ from mttu.config import Config
 from mttu.config.training import ValidationMetric
 from mttu.data.cache import open_cached
 from mttu.data.manifest import Case
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 from mttu.inference import choose_precision
 from mttu.metrics.reliability import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint
@@ -111,6 +111,7 @@ def read_rows(path: Path) -> tuple[list[CaseRow], dict[str, str]]:
     try:
         metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
     except (OSError, pa.ArrowException) as error:
+        stop_if_too_many_open(error)
         raise InputError(f"{path}: no readable Parquet file ({str(error).splitlines()[0]})") from None
     about = {key.decode(): value.decode() for key, value in metadata.items()}
     if (about.pop("kind", None), about.pop("format_version", None)) != (_KIND, str(FORMAT_VERSION)):

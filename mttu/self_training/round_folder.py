@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mttu.atomic import move_into_place, read_json, remove, write_json
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 
 FORMAT_VERSION = 1
 RECORD = "round.json"
@@ -162,7 +162,8 @@ def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = dict(read_json(path))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError) as error:
+        stop_if_too_many_open(error)
         raise InputError(f"{path}: missing or damaged; {_mend(path.parent)}") from None
     version = content.pop("format_version", None)
     if version != FORMAT_VERSION:

@@ -1,6 +1,6 @@
 """Experiment tracking: an MLflow run per training, runs below runs, weights registered. Alone imports mlflow."""
 
-from mttu.tracking.address import describe_environment, resolve_uri, show_command
+from mttu.tracking.address import describe_environment, name_source, resolve_uri, show_command
 from mttu.tracking.connection import show_page
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.opening import follow_moved_folder, open_tracker
@@ -15,6 +15,7 @@ __all__ = [
     "check_model_name",
     "describe_environment",
     "follow_moved_folder",
+    "name_source",
     "open_tracker",
     "resolve_uri",
     "show_command",

@@ -8,6 +8,7 @@ from mttu.atomic import read_json
 from mttu.errors import InputError, keep_secret, mask_secrets
 
 SQLITE = "sqlite:///"
+SETTING = "tracking.uri"
 VARIABLE = "MLFLOW_TRACKING_URI"
 """MLflow's own; counts where `tracking.uri` is not set."""
 RECORD = "tracking.json"
@@ -26,9 +27,9 @@ def resolve_uri(uri: str | None, run_folder: Path) -> str:
     Raises:
         InputError: An address of a kind that MLflow does not write to, such as a plain folder.
     """
-    where = "tracking.uri"
-    if is_from_environment(uri, run_folder):
-        where, uri = VARIABLE, os.environ[VARIABLE]
+    where = name_source(uri, run_folder)
+    if where == VARIABLE:
+        uri = os.environ[VARIABLE]
     if uri is None:
         return f"{SQLITE}{run_folder.resolve().parent / 'mlflow.db'}"
     keep_secret(uri)
@@ -44,12 +45,17 @@ def resolve_uri(uri: str | None, run_folder: Path) -> str:
     return uri if database is None else f"{SQLITE}{database.resolve()}"
 
 
-def is_from_environment(uri: str | None, run_folder: Path) -> bool:
+def _is_from_environment(uri: str | None, run_folder: Path) -> bool:
     """Whether `MLFLOW_TRACKING_URI` says where a run is tracked: no setting does, and it was not begun without it."""
     if uri is not None or not os.environ.get(VARIABLE):
         return False
     run_id, named_by = _read_names(run_folder)
     return run_id is None or named_by == VARIABLE
+
+
+def name_source(uri: str | None, run_folder: Path) -> str:
+    """Name of the setting or variable that says where a run is tracked."""
+    return VARIABLE if _is_from_environment(uri, run_folder) else SETTING
 
 
 def lacks_environment(uri: str | None, run_folder: Path) -> bool:
@@ -63,7 +69,7 @@ def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str 
     if not named:
         return None
     keep_secret(named)
-    if is_from_environment(uri, run_folder) or (fresh and uri is None):
+    if _is_from_environment(uri, run_folder) or (fresh and uri is None):
         return f"MLflow writes to {mask_secrets(named)}, as {VARIABLE} says; tracking.uri counts before it"
     if uri is not None:
         return f"{VARIABLE} is ignored, for tracking.uri is set"

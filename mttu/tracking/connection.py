@@ -9,12 +9,16 @@ from typing import Any
 
 from mttu.errors import InputError, RunError, mask_secrets
 from mttu.reach import ask_port, find_reason
-from mttu.tracking.address import database_path
+from mttu.tracking.address import SETTING, database_path
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Patience of MLflow with a server that answered a moment ago; its own is 120 s, and seven more tries, each after twice
 the pause of the one before. What the user's environment says counts."""
+_INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
+_SERVER_FILE, _CLIENT_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_HTTP = "http://HOST:PORT or https://HOST:PORT, a port of 1 to 65535"
+_DATABASE = "KIND://HOST:PORT/NAME, a port of 1 to 65535, and signs such as : / @ in a password as %3A %2F %40"
 
 
 def connect(uri: str) -> Any:
@@ -24,46 +28,68 @@ def connect(uri: str) -> Any:
     return _cached_client(uri)
 
 
-def check_server(uri: str) -> None:
+def check_server(uri: str, named_by: str = SETTING) -> None:
     """Makes sure that the server of an address answers, for MLflow itself would try for minutes; a file needs none.
 
     Args:
         uri: Tracking URI in full.
+        named_by: Setting or variable that it is from.
 
     Raises:
-        InputError: Nothing answers within `mttu.reach.PATIENCE_SECONDS`.
+        InputError: It is no address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or what does cannot be
+            trusted.
     """
     if database_path(uri) is not None:
         return
-    ask = _ask_http(uri) if uri.startswith("http") else _ask_database(uri)
+    where = f"{named_by} {uri}"
+    ask = _ask_http(uri, where) if uri.startswith("http") else _ask_database(uri, where)
     if ask is None:
         return
     reason = find_reason(ask, f"MLflow's {'server' if uri.startswith('http') else 'database'} at {mask_secrets(uri)}")
     if reason:
         raise InputError(
-            f"tracking.uri {uri}: nothing answers there ({reason}); start it, mend the address, or go on untracked "
+            f"{where}: nothing answers there ({reason}); start it, mend the address, or go on untracked "
             "with tracking.enabled=false"
         )
 
 
-def _ask_http(uri: str) -> Callable[[float], str]:
+def _ask_http(uri: str, where: str) -> Callable[[float], str]:
     """Any answer counts, a refusal too: MLflow knows better what it means. As MLflow does, by way of a proxy if set."""
     import requests  # comes with mlflow
 
-    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
+    insecure = os.environ.get(_INSECURE, "false")
+    if insecure.lower() not in ("true", "false", "1", "0"):
+        raise InputError(f"{_INSECURE}: {insecure!r}; MLflow takes true or false")
+    verify = os.environ.get(_SERVER_FILE, insecure.lower() not in ("true", "1"))
+    options: dict[str, Any] = {"verify": verify, "cert": os.environ.get(_CLIENT_FILE), "allow_redirects": False}
 
     def ask(seconds: float) -> str:
         try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=seconds, verify=verify).close()
+            requests.get(f"{uri.rstrip('/')}/health", timeout=seconds, **options).close()
         except requests.Timeout:
             return "no answer"
+        except requests.exceptions.SSLError as error:
+            reason = _root_of(error)
+            if "EOF" in reason:  # a server that is being restarted, say
+                return reason
+            raise _distrust(where, reason) from None
         except requests.ConnectionError as error:
             return _root_of(error)
         except requests.RequestException as error:
-            return reason_of(error)
+            if isinstance(error, ValueError):  # requests finds that before it asks, in a proxy's address, too
+                raise InputError(f"{where}: is no address ({reason_of(error)}); expected {_HTTP}") from None
+        except OSError as error:  # a file of certificates is not there
+            raise _distrust(where, reason_of(error)) from None
         return ""
 
     return ask
+
+
+def _distrust(where: str, reason: str) -> InputError:
+    return InputError(
+        f"{where}: no encrypted connection ({reason}); set {_SERVER_FILE} to its certificate or its authority's (PEM), "
+        f"{_CLIENT_FILE} to yours where it asks for one, or give http:// where it speaks without encryption"
+    )
 
 
 def _root_of(error: BaseException) -> str:
@@ -76,10 +102,17 @@ def _root_of(error: BaseException) -> str:
     return getattr(system, "strerror", None) or getattr(error, "strerror", None) or reason_of(Exception(str(error)))
 
 
-def _ask_database(uri: str) -> Callable[[float], str] | None:
+def _ask_database(uri: str, where: str) -> Callable[[float], str] | None:
     from sqlalchemy.engine import make_url  # comes with mlflow
+    from sqlalchemy.exc import ArgumentError
 
-    address = make_url(uri)
+    try:
+        address = make_url(uri)
+        (address.host or "").encode("idna")  # as a socket would
+        if not 0 < (1 if address.port is None else address.port) < 2**16:
+            raise ValueError
+    except (ArgumentError, ValueError):  # whose words might be a part of the password
+        raise InputError(f"{where}: is no address; expected {_DATABASE}") from None
     host, port = address.host, address.port or _PORTS.get(address.get_backend_name())
     if host is None or port is None:
         return None  # a socket file, or a driver's own way to say where
@@ -106,21 +139,26 @@ def reason_of(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def show_page(uri: str, experiment: str) -> str:
+def show_page(uri: str, experiment: str, named_by: str = SETTING) -> str:
     """The page of an experiment's runs: on the server, or where the command of `show_command` serves it.
 
     Args:
         uri: Of a database or server.
         experiment: Name of an experiment that it holds.
+        named_by: Setting or variable that the address is from.
     """
     server = mask_secrets(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    with writing_to(uri) as client:
+    with writing_to(uri, named_by) as client:
         return f"{server}/#/experiments/{client.get_experiment_by_name(experiment).experiment_id}/runs"
 
 
 @contextmanager
-def writing_to(uri: str) -> Iterator[Any]:
+def writing_to(uri: str, named_by: str = SETTING) -> Iterator[Any]:
     """Yields a client of a database or server that is there; what then goes wrong is told in words.
+
+    Args:
+        uri: Tracking URI in full.
+        named_by: Setting or variable that it is from.
 
     Raises:
         RunError: The database is not on this machine, or MLflow refuses or fails.
@@ -132,13 +170,13 @@ def writing_to(uri: str) -> Iterator[Any]:
             "MLflow server that all of them reach, e.g. tracking.uri=http://SERVER:5000"
         )
     try:
-        check_server(uri)
-    except InputError as error:
-        raise RunError(f"{error}; the same command goes on from here") from None
-    try:
+        try:
+            check_server(uri, named_by)
+        except InputError as error:
+            raise RunError(f"{error}; the same command goes on from here") from None
         yield connect(uri)
     except mlflow_errors() as error:
         raise RunError(
-            f"tracking.uri {uri}: MLflow cannot write ({reason_of(error)}); mend it and give the "
+            f"{named_by} {uri}: MLflow cannot write ({reason_of(error)}); mend it and give the "
             "same command again, it goes on from here, or go on untracked with tracking.enabled=false"
         ) from error

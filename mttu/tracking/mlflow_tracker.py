@@ -13,6 +13,7 @@ from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.data.absent_classes import read_absences
 from mttu.patients import drop_patients
+from mttu.tracking.address import SETTING
 from mttu.tracking.connection import writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
@@ -37,15 +38,17 @@ class MlflowTracker:
     Args:
         uri: Tracking URI in full (`resolve_uri`).
         run_id: MLflow's id of the run.
+        named_by: Setting or variable that the address is from, for messages.
     """
 
     uri: str
     run_id: str
+    named_by: str = SETTING
 
     @property
     def allows_pictures(self) -> bool:
         """Whether the run was opened for a synthetic cohort, or with `tracking.log_patient_images`."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             return bool(client.get_run(self.run_id).data.tags.get(PICTURES_TAG) == "allowed")
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -56,7 +59,7 @@ class MlflowTracker:
             metrics: Name to value, e.g. `val/dice_wt`. Values that are not finite are left out: what could not be
                 measured is missing, not a number.
         """
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             if not _holds(client, self.run_id, EPOCH, epoch):
                 absences = read_absences(metrics)
                 if absences is not None:  # before the metrics: what a kill keeps from them is logged again, with this
@@ -66,7 +69,7 @@ class MlflowTracker:
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs in one transaction those of the metrics that the run does not hold at that step. See `Tracker`."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             known = client.get_run(self.run_id).data.metrics
             new = {
                 name: value
@@ -77,7 +80,7 @@ class MlflowTracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags the run. See `Tracker`."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             for name, value in tags.items():
                 client.set_tag(self.run_id, name, value)
 
@@ -90,12 +93,12 @@ class MlflowTracker:
 
     def log_figure(self, path: Path) -> None:
         """Keeps a picture that shows no case under `pictures/`."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             client.log_artifact(self.run_id, str(path), "pictures")
 
     def log_table(self, path: Path) -> None:
         """Keeps a table under `tables/`. See `Tracker`."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             client.log_artifact(self.run_id, str(path), "tables")
 
     def log_dataset(self, name: str, digest: str, context: str) -> None:
@@ -103,13 +106,13 @@ class MlflowTracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": name}))
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
             client.log_inputs(self.run_id, datasets=inputs)
 
     def log_checkpoint(self, folder: Path) -> None:
         """Keeps a checkpoint folder as the artifact `best`, its settings without paths, its JSON without patients."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             for file in sorted(item for item in folder.rglob("*") if item.is_file()):
                 target = Path(BEST, file.relative_to(folder))
                 if file.name == "config.yaml":
@@ -124,19 +127,19 @@ class MlflowTracker:
         """Makes a checkpoint the run's version of a registered model. See `Tracker`."""
         check_model_name(model_name)
         check_safe_files(folder)
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             return register_version(client, self.run_id, model_name, folder, tags, BEST, self.log_checkpoint)
 
     def set_alias(self, model_name: str, version: str, alias: str) -> None:
         """Points an alias to a version that `register` returned."""
         check_model_name(model_name)
         check_alias(alias)
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             point_alias(client, model_name, version, alias)
 
     def finish(self, status: Status) -> None:
         """Closes the run; one that is closed like that keeps its time of ending. A resume opens it again."""
-        with writing_to(self.uri) as client:
+        with writing_to(self.uri, self.named_by) as client:
             if client.get_run(self.run_id).info.status != status:
                 client.set_terminated(self.run_id, status)
 

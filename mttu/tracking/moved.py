@@ -50,7 +50,7 @@ def follow_database(database: Path) -> None:
                     _rebase(connection, place.as_uri(), here.as_uri())
                 connection.execute("COMMIT")
     except sqlite3.Error as error:
-        raise InputError(f"tracking.uri sqlite:///{database}: MLflow cannot use it ({error})") from error
+        raise InputError(f"sqlite:///{database}: MLflow cannot use it ({error})") from error
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:

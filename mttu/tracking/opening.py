@@ -14,8 +14,8 @@ from mttu.tracking.address import (
     RECORD,
     VARIABLE,
     database_path,
-    is_from_environment,
     lacks_environment,
+    name_source,
     resolve_uri,
 )
 from mttu.tracking.connection import check_server, connect, mlflow_errors, reason_of
@@ -84,10 +84,12 @@ def open_tracker(
             f"{run_folder}: is tracked where {VARIABLE} said when it was begun, and it is not set now; set it, or "
             f"tracking.uri, to that address, or delete {RECORD} to go on in a new MLflow run"
         )
-    from_environment = parent is None and is_from_environment(config.tracking.uri, run_folder)
-    uri = parent.uri if isinstance(parent, MlflowTracker) else resolve_uri(config.tracking.uri, run_folder)
+    if isinstance(parent, MlflowTracker):
+        uri, source = parent.uri, parent.named_by
+    else:
+        uri, source = resolve_uri(config.tracking.uri, run_folder), name_source(config.tracking.uri, run_folder)
     try:
-        check_server(uri)
+        check_server(uri, source)
         client = connect(uri)
         if isinstance(parent, MlflowTracker):
             above = client.get_run(parent.run_id)
@@ -95,15 +97,14 @@ def open_tracker(
         else:
             location, shared = _prepare_artifacts(uri, run_folder), database_path(uri) is None
             experiment_id = _find_experiment(client, config.tracking.experiment, location, shared)
-            named_by = {NAMED_BY: VARIABLE} if from_environment else {}
+            named_by = {NAMED_BY: VARIABLE} if source == VARIABLE else {}
             run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name, named_by)
-        tracker = MlflowTracker(uri, run.info.run_id)
+        tracker = MlflowTracker(uri, run.info.run_id, source)
         describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:
-        where = VARIABLE if from_environment else "tracking.uri"
-        raise InputError(f"{where} {uri}: MLflow cannot use it ({reason_of(error)})") from error
+        raise InputError(f"{source} {uri}: MLflow cannot use it ({reason_of(error)})") from error
     return tracker
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mttu.atomic import atomic_file, read_json, write_json
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 from mttu.tables import write_csv
 
 FORMAT_VERSION = 1
@@ -115,7 +115,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = dict(read_json(path))
         version = content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        stop_if_too_many_open(error)
         raise InputError(f"{path}: missing or damaged; {_MEND}") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")

@@ -14,7 +14,7 @@ from mttu.config import Config, MetricSettings, override
 from mttu.config.metrics import RELEASE_METRICS
 from mttu.data.folds import write_folds
 from mttu.data.manifest import Manifest, read_manifest
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
 from mttu.training.fold_results import FoldsRow, Results, keep_finite, summarise_folds, write_folds_table
 from mttu.training.held_out import fill_ensemble, pool_folds, write_out_of_fold
@@ -145,7 +145,8 @@ def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
     try:
         changed = describe_checkpoint(place)["weights_sha256"] != weights
-    except OSError:
+    except OSError as error:
+        stop_if_too_many_open(error)
         changed = True
     if changed:
         raise InputError(f"{place}: its weights are not those that the fold was finished with; {mend}")

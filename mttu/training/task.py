@@ -33,10 +33,11 @@ class Opened:
 
 
 def open_task(task: Task) -> Opened:
-    """Opens every prepared case, without reading its voxels.
+    """Opens every prepared case, once and without reading its voxels; each holds two open files.
 
     Raises:
         InputError: Lists every case that is not there, and what else cannot be read.
+        RunError: No more files can be opened.
     """
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -57,5 +58,6 @@ def open_task(task: Task) -> Opened:
         except (InputError, OSError) as error:
             problems.append(f"train.start_from {start}: {error}")
     raise_if_any(problems)
-    dataset = PatchDataset(task.train, task.cache_dir, task.config)
+    train = [opened[case.case_id] for case in task.train]
+    dataset = PatchDataset(task.train, task.cache_dir, task.config, train)
     return Opened(dataset, [(case, opened[case.case_id]) for case in task.val], seen)

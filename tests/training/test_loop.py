@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from mttu.config import override
 from mttu.config.sharing import without_paths
+from mttu.data import cache
 from mttu.data.augment import Augmentation
 from mttu.data.loaders import Batch
 from mttu.errors import RunError
@@ -14,6 +16,7 @@ from mttu.training.loop import clip_gradients, fit, set_learning_rate, train_epo
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
+from mttu.training.task import open_task
 
 CPU = torch.device("cpu")
 
@@ -268,3 +271,20 @@ def test_a_head_that_never_sees_a_label_keeps_its_first_weights(tiny, tmp_path):
         for name, tensor in state.network.named_parameters()
     }
     assert {name for name, is_same in same.items() if is_same} == {name for name in same if "idh_head" in name}
+
+
+def test_each_prepared_case_is_opened_once(tiny, monkeypatch):
+    task, mapped = task_of(tiny), Counter()
+    map_file = cache._map
+
+    def count(path, *arguments):
+        mapped[path] += 1
+        return map_file(path, *arguments)
+
+    monkeypatch.setattr(cache, "_map", count)
+    opened = open_task(task)
+    assert [one.case_id for one in opened.dataset.cached] == [case.case_id for case in task.train]
+    assert [one.case_id for _, one in opened.validation] == [case.case_id for case in task.val]
+    assert mapped == {
+        task.cache_dir / case.case_id / name: 1 for case in (*task.train, *task.val) for name in cache.FILES[:2]
+    }
