@@ -1,7 +1,7 @@
 """The one error a user's mistake raises: every problem at once, each with what was found and what is allowed."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
 _INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
@@ -85,6 +85,12 @@ def name_some(names: Sequence[str], most: int = 8) -> str:
     """The first names of many: `A, B and 3 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def name_groups(groups: Mapping[str, Sequence[str]], most: int = 3) -> str:
+    """The first members of the first groups: `P: A, B and 3 more; Q: C; and 2 more`."""
+    listed = [f"{name}: {name_some(members, most)}" for name, members in groups.items()]
+    return "; ".join([*listed[:most], *([f"and {len(listed) - most} more"] if len(listed) > most else [])])
 
 
 class RunError(RuntimeError):
