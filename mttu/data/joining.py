@@ -117,7 +117,8 @@ def join_clinical(
     nowhere = [
         row for number, row in enumerate(rows) if number not in used and not any(map(here.find, row.ids | row.aliases))
     ]
-    columns = _find_names(unused, {case.case_id for case in cases if case.case_id not in row_of})
+    lacking = [case for case in cases if case.case_id not in row_of]
+    columns = _find_names(unused, {name for case in lacking for name in (case.case_id, case.patient_id)})
     if rows and len(nowhere) == len(rows):
         first = [name for row in rows[:_MOST_NAMED] for name in sorted(row.ids)][:3]
         problems.append(
@@ -141,7 +142,7 @@ def join_clinical(
 
 
 def _find_names(unused: Sequence[UnusedColumn], lacking: Collection[str]) -> list[tuple[str, str]]:
-    """Tables with columns that are not read and name cases that have no row, and how to have them read."""
+    """Tables with columns that are not read and hold names of cases or patients without a row, and the cure."""
     names = {name for name in lacking if len(name) > 1 and any(map(str.isalpha, name))}  # a number may be anything
     found = [(column, held) for column in unused if (held := sorted(names & column.cells))]
     return [

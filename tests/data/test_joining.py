@@ -70,7 +70,7 @@ def test_a_row_is_found_whatever_its_letters_but_not_where_it_may_be_another_s()
 
 
 def test_a_column_of_other_names_joins_and_one_that_is_not_read_is_said(tmp_path):
-    cases = [case("pat-1"), case("pat-2"), case("3"), case("pat-4")]
+    cases = [case("ses-1", "pat-1"), case("pat-2"), case("3"), case("pat-4")]
     table = tmp_path / "t.csv"
 
     def findings(column, *cells):
@@ -80,7 +80,7 @@ def test_a_column_of_other_names_joins_and_one_that_is_not_read_is_said(tmp_path
         joined = join_clinical(cases, read.rows, (), [one.case_id for one in cases], unused=read.unused)
         return joined.row_of, [(one.severity, one.text) for one in joined.findings if "holds" in one.text]
 
-    assert findings("other name", "pat-1", "pat-2") == ({"pat-1": 0, "pat-2": 1}, [])
+    assert findings("other name", "pat-1", "pat-2") == ({"ses-1": 0, "pat-2": 1}, [])
     told = (
         "column code is not used, but holds 2 names of cases without a row (pat-1, pat-2); call it other_name to join"
     )
