@@ -94,11 +94,8 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
 def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
     """What a table is whose content is not what its ending says, and the cure; None if it is."""
     if data.startswith(b"PK\x03\x04"):
-        return (
-            None
-            if is_workbook
-            else "is a workbook or an archive by its content; if it is a workbook, name it .xlsx, else unpack it"
-        )
+        archive = "is a workbook or an archive by its content; if it is a workbook, name it .xlsx, else unpack it"
+        return None if is_workbook else archive
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         return "is a workbook of the old kind (.xls), or one with a password; save it as .csv (UTF-8) or .xlsx"
     kind = explain_no_table(data[:LOOKED_AT_BYTES], _GIVE)

@@ -94,7 +94,7 @@ def _unpack_head(head: bytes) -> bytes:
         return b""
 
 
-def explain_stand_in(head: bytes) -> tuple[str, str] | None:
+def _find_stand_in(head: bytes) -> tuple[str, str] | None:
     """What stands in the place of a file, whatever that should be, and the cure: a pointer, an archive, a web page.
 
     Args:
@@ -124,7 +124,7 @@ def explain_no_table(head: bytes, give: str) -> tuple[str, str] | None:
         head: Its first `LOOKED_AT_BYTES`.
         give: What helps where another kind of file was given.
     """
-    stand_in = explain_stand_in(head)
+    stand_in = _find_stand_in(head)
     if stand_in is not None:
         return stand_in
     if _is_nifti(_unpack_head(head) if head.startswith(b"\x1f\x8b") else head):
@@ -161,7 +161,7 @@ def _find_format(head: bytes) -> tuple[str, str] | None:
 
 
 def _explain_head(head: bytes) -> tuple[str, str] | None:
-    kind = explain_stand_in(head) or _find_format(head)
+    kind = _find_stand_in(head) or _find_format(head)
     if kind is not None:
         return kind
     text = _read_text(head)

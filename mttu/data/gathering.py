@@ -135,8 +135,8 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[lis
         places = [_say_place(case) for case in found if case.images and case.case_id == name] if number > 1 else []
         if places:
             problems.append(
-                f"case {name}: {number} folders or rows have this name ({name_some(places)}); give each one of its own, "
-                "or a table of paths with a case_id for each"
+                f"case {name}: {number} folders or rows have this name ({name_some(places)}); give each one of its "
+                "own, or a table of paths with a case_id for each"
             )
     for same in spellings.values():
         problems += [
