@@ -3,7 +3,7 @@
 import errno
 import re
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
 _INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
@@ -111,6 +111,12 @@ def stop_if_too_many_open(error: BaseException) -> None:
     cure = explain_open_files(error)
     if cure:
         raise RunError(f"{cure}, and give the same command again") from None
+
+
+def name_groups(groups: Mapping[str, Sequence[str]], most: int = 3) -> str:
+    """The first members of the first groups: `P: A, B and 3 more; Q: C; and 2 more`."""
+    listed = [f"{name}: {name_some(members, most)}" for name, members in groups.items()]
+    return "; ".join([*listed[:most], *([f"and {len(listed) - most} more"] if len(listed) > most else [])])
 
 
 class RunError(RuntimeError):

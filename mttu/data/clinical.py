@@ -26,11 +26,23 @@ __all__ = [
     "ClinicalRow",
     "ClinicalTable",
     "ClinicalTables",
+    "UnusedColumn",
     "is_low_grade",
     "read_clinical",
     "read_clinical_tables",
     "site_of_row",
 ]
+
+
+@dataclass(frozen=True)
+class UnusedColumn:
+    """A column that is not read, whose cells may be names all the same."""
+
+    source: str
+    """Its table."""
+    name: str
+    """As spelled."""
+    cells: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class ClinicalTables:
     rows: list[ClinicalRow]
     findings: list[Finding]
     """Columns, sheets and rows that are not what they seem, or not used."""
+    unused: Sequence[UnusedColumn] = ()
 
 
 def read_clinical(paths: Path | Sequence[Path], table: str | None = None) -> list[ClinicalRow]:
@@ -74,17 +87,18 @@ def read_clinical_tables(
     files = [paths] if isinstance(paths, Path) else list(paths)
     if table is not None:
         find_table((), table)
-    tables, findings, problems = [], [], []
+    tables, findings, unused, problems = [], [], [], []
     for path in files:
         try:
-            rows, found = _read_file(path, table, alone=len(files) == 1, keep_bad=keep_bad)
+            rows, found, others = _read_file(path, table, alone=len(files) == 1, keep_bad=keep_bad)
             tables.append(rows)
             findings += found
+            unused += others
         except InputError as error:
             problems += error.problems
     raise_if_any(problems)
     joined = join_rows(tables, keep_bad)
-    return ClinicalTables([replace(row, site=row.site or site_of_row(row)) for row in joined], findings)
+    return ClinicalTables([replace(row, site=row.site or site_of_row(row)) for row in joined], findings, unused)
 
 
 def site_of_row(row: ClinicalRow) -> str | None:
@@ -92,7 +106,9 @@ def site_of_row(row: ClinicalRow) -> str | None:
     return next(filter(None, map(site_of_barcode, (row.patient_id, *sorted(row.ids)))), None)
 
 
-def _read_file(path: Path, chosen: str | None, alone: bool, keep_bad: bool) -> tuple[list[ClinicalRow], list[Finding]]:
+def _read_file(
+    path: Path, chosen: str | None, alone: bool, keep_bad: bool
+) -> tuple[list[ClinicalRow], list[Finding], list[UnusedColumn]]:
     text = read_text_table(path)
     names = [normalise_column(name) for name in text.header]
     try:
@@ -114,7 +130,12 @@ def _read_file(path: Path, chosen: str | None, alone: bool, keep_bad: bool) -> t
             findings += [Finding("warning", "", f"clinical table {path}: line {line}: {text}") for text in refused]
     if not keep_bad:
         raise_if_any(problems)
-    return rows, findings
+    unused = [
+        UnusedColumn(str(path), name, frozenset(cells[index] for _, cells in text.rows))
+        for index, name in enumerate(text.header)
+        if name and normalise_column(name) not in reader.used
+    ]
+    return rows, findings, unused
 
 
 def _is_of_line(problem: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_kind, explain_refusal
+from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table, explain_refusal
 from mttu.data.workbooks import Sheet, describe_sheet, open_sheet
 from mttu.errors import InputError, raise_if_any
 
@@ -17,8 +17,9 @@ LARGEST_BYTES = 32 * 2**20
 MOST_CELLS = 2_000_000
 """With `LARGEST_BYTES`, keeps a file that is no clinical table from filling the memory."""
 
+_GIVE = "give a .csv, .tsv or .xlsx file"
 _WORKBOOKS = (".xlsx", ".xlsm")
-_FOREIGN = {".xls", ".xlsb", ".ods", ".numbers", ".parquet", ".json", ".pdf", ".sav", ".zip", ".gz"}
+_FOREIGN = {".xls", ".xlsb", ".ods", ".numbers", ".parquet", ".json", ".pdf", ".sav"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
         raise InputError(f"{what} {path}: {ending} cannot be read; save it as .csv (UTF-8) or .xlsx")
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{what} {path}: cannot be read (no file); give a .csv, .tsv or .xlsx file")
+            raise InputError(f"{what} {path}: cannot be read (no file); {_GIVE}")
         if path.stat().st_size > LARGEST_BYTES:
             raise InputError(f"{what} {path}: larger than {LARGEST_BYTES >> 20} MiB; give a {what}")
         data = path.read_bytes()
@@ -76,7 +77,7 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
             raise
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise InputError(f"{what} {path}: {explain_refusal(error)}") from None
-        raise InputError(f"{what} {path}: cannot be read ({error}); give a .csv, .tsv or .xlsx file") from None
+        raise InputError(f"{what} {path}: cannot be read ({error}); {_GIVE}") from None
     disguise = _find_disguise(data, ending in _WORKBOOKS)
     if disguise:
         raise InputError(f"{what} {path}: {disguise}")
@@ -93,14 +94,15 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
 def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
     """What a table is whose content is not what its ending says, and the cure; None if it is."""
     if data.startswith(b"PK\x03\x04"):
-        return None if is_workbook else "is a workbook or an archive by its content; if it is a workbook, name it .xlsx"
+        archive = "is a workbook or an archive by its content; if it is a workbook, name it .xlsx, else unpack it"
+        return None if is_workbook else archive
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         return "is a workbook of the old kind (.xls), or one with a password; save it as .csv (UTF-8) or .xlsx"
-    if data.startswith(b"\x1f\x8b"):
-        return "is compressed by gzip; unpack it"
-    kind = explain_kind(data[:LOOKED_AT_BYTES])
+    kind = explain_no_table(data[:LOOKED_AT_BYTES], _GIVE)
     if kind is not None:
         return "; ".join(kind).removeprefix("it ")
+    if data.startswith(b"\x1f\x8b"):
+        return "is compressed by gzip; unpack it"
     if is_workbook and data and b"\0" not in data[:1000]:
         return "cannot be read as .xlsx (it is a text); name it .csv if it is a table"
     zeros = data[:1000].count(0)

@@ -108,7 +108,10 @@ _ID_ENDINGS = ("_id", "_subject_id")
 EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "ids": ("case_id",),
     "patient": ("patient_id", "patient"),
-    "aliases": tuple(f"{name}{ending}" for name in ("brats21", "brats2021", "brats_2021") for ending in _ID_ENDINGS),
+    "aliases": (
+        *(f"{name}{ending}" for name in ("brats21", "brats2021", "brats_2021") for ending in _ID_ENDINGS),
+        "other_name",
+    ),
     "idh": _IDH_COLUMNS,
     "grade": ("grade",),
     "age": ("age",),

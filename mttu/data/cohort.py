@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,15 @@ from mttu.data.cohort_request import CohortRequest, check_request
 from mttu.data.copies import find_copies, find_twins, find_twins_left_out, share_volumes
 from mttu.data.findings import Finding, merge_findings, to_findings
 from mttu.data.fingerprints import choose_modality, find_same_brains
-from mttu.data.gathering import CheckedVolumes, OnCase, case_from_folder, check_volumes, find_cases, name_cases
+from mttu.data.gathering import (
+    CheckedVolumes,
+    OnCase,
+    case_from_folder,
+    check_volumes,
+    doubt_patients,
+    find_cases,
+    name_cases,
+)
 from mttu.data.joining import join_clinical
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.layouts import MODALITIES
@@ -121,7 +129,7 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
         cases = _without_errors(cases, findings)
     told = {case.case_id: case.told for _, case in found if case.told}
     present = {case.case_id for _, case in found}
-    joined = join_clinical(cases, tables.rows, crosswalk, present, told, request.brats_numbers)
+    joined = join_clinical(cases, tables.rows, crosswalk, present, told, request.brats_numbers, tables.unused)
     findings += joined.findings
     usable = {case.case_id for case in cases}
     refused = [case for name, case in everyone.items() if name not in usable]
@@ -147,8 +155,11 @@ def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohor
     if request.brats_numbers:
         findings += _note_numbers(other_names)
     pairs = _link(pairs, others, checked, crosswalk, other_names, request, findings)
+    with_patient = {name for name, number in joined.row_of.items() if tables.rows[number].patient_id}
+    findings += doubt_patients([case for _, case in found], [case for case, _ in pairs], with_patient)
     assigned = _assign(pairs, request, findings)
-    return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad)
+    folders = Counter(case.case_id for _, case in found if case.images)
+    return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad, folders)
 
 
 def _note_numbers(other_names: Sequence[OtherNames]) -> list[Finding]:
@@ -266,21 +277,29 @@ def _to_manifest(cases: Sequence[Case], request: CohortRequest, synthetic: Synth
     return Manifest(root, ordered, tuple(request.modalities), all(case in synthetic for case in cases))
 
 
-def _answer(manifest: Manifest | None, findings: Sequence[Finding], skip_bad: bool = False) -> Cohort:
-    """Errors of the cohort as a whole refuse it; those of a case only if bad cases are not skipped."""
+def _answer(
+    manifest: Manifest | None,
+    findings: Sequence[Finding],
+    skip_bad: bool = False,
+    found: Mapping[str, int] | None = None,
+) -> Cohort:
+    """Errors of the cohort as a whole refuse it; those of a case only if bad cases are not skipped.
+
+    Args:
+        manifest: Of the cases that are left.
+        findings: All of them.
+        skip_bad: See `CohortRequest`.
+        found: How many cases have an id; two that share one are both left out.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     refused = [finding for finding in errors if not (skip_bad and finding.case_id)]
     ordered = list(findings)
     if manifest is None and not refused:
         ordered.append(Finding("error", "", "no case is left"))
     elif not refused and errors:
-        ordered.append(
-            Finding(
-                "note",
-                "",
-                f"{say_count(len(_ids_with_errors(errors)), 'case with errors is', 'cases with errors are')} left out",
-            )
-        )
+        number = sum(max(1, (found or {}).get(name, 1)) for name in _ids_with_errors(errors))
+        text = f"{say_count(number, 'case with errors is', 'cases with errors are')} left out"
+        ordered.append(Finding("note", "", text))
     ordered.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return Cohort(None if refused else manifest, tuple(ordered))
 

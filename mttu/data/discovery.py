@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,15 @@ from mttu.data.left_out import (
     find_brain_masks,
     is_left_out,
 )
-from mttu.errors import InputError, say_count
+from mttu.data.names import is_examination
+from mttu.errors import InputError, name_groups, name_some, say_count
 
 PREDICTIONS = "predictions.parquet"
 """A folder with this file holds results of `mttu predict`, which are no cases."""
 
 _MOST_NAMED = 3
+_MOST_EXAMINATIONS = 30
+"""Of one patient; a folder with more cases, whatever their names, is that of a site or a study."""
 _LEAST_IMAGES = 2
 """Bare names of a case at least, or as many as are asked for; `atlas/t1.nii.gz` alone is no data set."""
 
@@ -128,6 +132,7 @@ def discover_folder(
         there = _describe_found(folders)
         raise InputError([f"{root}: holds no case; {_describe_expected(names)}{there}", *unread])
     ((name, found),) = fitting.items()
+    found = _name_cases(root, found, findings)
     if findings is not None:
         findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
         findings += describe_links(root, left_out, found)
@@ -184,6 +189,114 @@ def _drop_inner(cases: Sequence[FoundCase], modalities: Sequence[str]) -> list[F
     return [case for case in cases if whole.isdisjoint(case.folder.parents)]
 
 
+def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding] | None) -> list[FoundCase]:
+    """Gives cases in folders of any name their own name and their patient, as far as the folders above tell them.
+
+    `patient_1/mri` and `patient_2/mri` are patient_1 and patient_2; where a folder holds several cases, its name stands
+    before theirs. Cases that are named like examinations are those of the patient that the folder above is named after.
+
+    Args:
+        root: Where the walk began; the names of this folder and those above it tell nothing.
+        cases: All that were found.
+        findings: A note on what was decided is added.
+    """
+    general = {case.folder: case.folder for case in cases if case.layout in LAYOUTS and LAYOUTS[case.layout].is_general}
+    ids = _choose_names(root, general)
+    any_folder = [case for case in cases if case.layout in LAYOUTS and LAYOUTS[case.layout].takes_any_folder]
+    places = {case.folder: general.get(case.folder, case.folder) for case in any_folder}
+    patients = _find_patients(root, list(places.values()))
+    inside = Counter(place.parent for place in places.values())
+    named = []
+    for case in cases:
+        place = places.get(case.folder)
+        if place is None:
+            named.append(case)
+            continue
+        case_id, patient, shared = ids.get(case.folder, case.case_id), patients.get(place), None
+        if patient is None and inside[place.parent] > 1:
+            doubtful = is_examination(place.name) or (case.folder in general and place.parent != root)
+            shared = place.parent if doubtful else None
+        problems = tuple(problem.replace(f"case {case.case_id}: ", f"case {case_id}: ", 1) for problem in case.problems)
+        named.append(replace(case, case_id=case_id, patient_id=patient or case_id, shared=shared, problems=problems))
+    if findings is not None:
+        renamed = {folder: name for folder, name in ids.items() if name != folder.name}
+        findings += _note_names(root, renamed, patients)
+    return named
+
+
+def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
+    """Folder to the name of its case: its own, or, where that is not the only one, one that the folder above gives.
+
+    Args:
+        root: Where the walk began.
+        places: Folder of each case to the folder that stands for the case, at first the same; where a case is alone in
+            the folder above, and shares the name of its own with others, it becomes the one above.
+    """
+    while True:
+        inside = Counter(place.parent for place in places.values())
+        alike: dict[str, list[Path]] = {}
+        for folder, place in places.items():
+            alike.setdefault(place.name, []).append(folder)
+        moving = [
+            folder
+            for same in alike.values()
+            if len(same) > 1
+            and all(_lies_below(root, parent := places[one].parent) and inside[parent] == 1 for one in same)
+            for folder in same
+        ]
+        if not moving:
+            break
+        places.update({folder: places[folder].parent for folder in moving})
+    if all(len(same) == 1 for same in alike.values()):
+        return {folder: place.name for folder, place in places.items()}
+    long = {
+        folder: f"{place.parent.name}_{place.name}" if _lies_below(root, place.parent) else place.name
+        for folder, place in places.items()
+    }
+    return long if len(set(long.values())) == len(long) else {folder: folder.name for folder in places}
+
+
+def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
+    """Folders that are named like examinations to the patient that the folder above them all is named after."""
+    above: dict[Path, list[Path]] = {}
+    for place in places:
+        parent = place.parent
+        while is_examination(parent.name) and _lies_below(root, parent.parent):
+            parent = parent.parent
+        above.setdefault(parent, []).append(place)
+    patients = {
+        parent: inner
+        for parent, inner in above.items()
+        if _lies_below(root, parent)
+        and len(inner) <= _MOST_EXAMINATIONS
+        and all(is_examination(place.name) for place in inner)
+    }
+    names = Counter(parent.name for parent in patients)
+    return {place: parent.name for parent, inner in patients.items() if names[parent.name] == 1 for place in inner}
+
+
+def _lies_below(root: Path, folder: Path) -> bool:
+    return root in folder.parents
+
+
+def _note_names(root: Path, renamed: Mapping[Path, str], patients: Mapping[Path, str]) -> Iterator[Finding]:
+    if renamed:
+        listed = name_some([f"{folder.relative_to(root)} is {name}" for folder, name in renamed.items()], _MOST_NAMED)
+        count = say_count(len(renamed), "case is", "cases are")
+        text = f"{count} named after the folder above, for several folders have one name ({listed})"
+        yield Finding("note", "", f"{root}: {text}")
+    if patients:
+        of: dict[str, list[str]] = {}
+        for folder, patient in patients.items():
+            of.setdefault(patient, []).append(folder.name)
+        count = say_count(len(patients), "case is", "cases are")
+        text = (
+            f"{count} named like examinations, and taken as those of {say_count(len(of), 'patient', 'patients')}, whom "
+            f"the folder above names ({name_groups(of)}); where that is not so, give a table of paths with patient_id"
+        )
+        yield Finding("note", "", f"{root}: {text}")
+
+
 def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
     """Finds all that could be a case at or below a folder, each by itself, whatever its layout.
 
@@ -207,6 +320,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
             fitting = [replace(fitting[0], case_id=folder.name, problems=(problem,))]
         cases += fitting
+    cases = _name_cases(root, cases, findings)
     if findings is not None:
         findings += describe_skipped(root, left_out)
         findings += find_brain_masks(cases, [file for _, files in folders for file in files])

@@ -1,7 +1,8 @@
-"""What a file is that is no readable NIfTI file: told by its first bytes, with what to do about it."""
+"""What a file is that is not what it should be, an image or a table: told by its first bytes, with what to do."""
 
 import errno
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -20,15 +21,22 @@ _RESTORE = "restore it from its source"
 _CONVERT = "convert it to .nii.gz"
 _UNPACK = "unpack it"
 
-_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+_ANNEX = ("it is a pointer of git-annex to the file", "run `git annex get` or `datalad get` there")
+_ANNEX_LINK = re.compile(rb"(\.\./)*\.git/annex/objects/")
+"""Where there are no links, their targets stand in files."""
+_WEB_PAGE = re.compile(rb"(<\?xml[^>]*>\s*)?<(!doctype html|html)", re.IGNORECASE)
+
+_STAND_INS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS to the file", "run `git lfs pull` in its repository"),
-    (b"/annex/objects/", "it is a pointer of git-annex to the file", "run `git annex get` or `datalad get` there"),
+    (b"/annex/objects/", *_ANNEX),
     (b"PK\x03\x04", "it is a zip archive", _UNPACK),
     (b"BZh", "it is compressed by bzip2", _UNPACK),
     (b"\xfd7zXZ\0", "it is compressed by xz", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "it is compressed by zstd", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive", _UNPACK),
     (b"Rar!", "it is a RAR archive", _UNPACK),
+)
+_FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (b"NRRD000", "it is NRRD", _CONVERT),
     (b"ObjectType =", "it is MetaImage", _CONVERT),
     (b"NDims =", "it is MetaImage", _CONVERT),
@@ -90,30 +98,76 @@ def _unpack_head(head: bytes) -> bytes:
         return b""
 
 
-def explain_kind(head: bytes) -> tuple[str, str] | None:
-    """What a file is that is neither an image nor a table, and the cure; None if its beginning is of no known kind.
+def _find_stand_in(head: bytes) -> tuple[str, str] | None:
+    """What stands in the place of a file, whatever that should be, and the cure: a pointer, an archive, a web page.
 
     Args:
         head: Its first `LOOKED_AT_BYTES`.
+
+    Returns:
+        None if the file may be what it should be, or one of another kind.
     """
-    for beginning, cause, cure in _BEGINNINGS:
+    for beginning, cause, cure in _STAND_INS:
+        if head.startswith(beginning):
+            return cause, cure
+    if _ANNEX_LINK.match(head):
+        return _ANNEX
+    if head[257:262] == b"ustar":
+        return "it is a tar archive", _UNPACK
+    if _WEB_PAGE.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")):
+        return "it is a web page, as a failed download leaves", f"{_FETCH}, logged in if need be"
+    if head and not head.strip(b"\0"):
+        return "it holds nothing but zeros, as an interrupted copy leaves", "copy it again"
+    return None
+
+
+def explain_no_table(head: bytes, give: str) -> tuple[str, str] | None:
+    """What a file is that should be a table and is none, and the cure; None if its beginning is of no known kind.
+
+    Args:
+        head: Its first `LOOKED_AT_BYTES`.
+        give: What helps where another kind of file was given.
+    """
+    stand_in = _find_stand_in(head)
+    if stand_in is not None:
+        return stand_in
+    if _is_nifti(_unpack_head(head) if head.startswith(b"\x1f\x8b") else head):
+        return "it is a NIfTI image", give
+    format_ = _find_format(head)
+    return None if format_ is None else (format_[0], give)
+
+
+def explain_no_parquet(path: Path, error: Exception, mend: str) -> str:
+    """Why a file is no Parquet file, and the cure.
+
+    Args:
+        path: The file.
+        error: What reading it raised.
+        mend: What helps if nothing better is known.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(LOOKED_AT_BYTES)
+    except OSError:
+        head = b""
+    cause, cure = explain_no_table(head, mend) or (str(error).partition("\n")[0], mend)
+    return f"no readable Parquet file ({cause}); {cure}"
+
+
+def _find_format(head: bytes) -> tuple[str, str] | None:
+    """Which other format a file has, and what makes a NIfTI image of it; None if it is of no known one."""
+    for beginning, cause, cure in _FORMATS:
         if head.startswith(beginning):
             return cause, cure
     if head[128:132] == b"DICM":
         return "it is DICOM", "convert the series to .nii.gz, e.g. with dcm2niix"
-    if head[257:262] == b"ustar":
-        return "it is a tar archive", _UNPACK
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:20].lower().startswith((b"<!doctype html", b"<html")):
-        return "it is a web page, as a failed download leaves", f"{_FETCH}, logged in if need be"
     return None
 
 
 def _explain_head(head: bytes) -> tuple[str, str] | None:
-    kind = explain_kind(head)
+    kind = _find_stand_in(head) or _find_format(head)
     if kind is not None:
         return kind
-    if not head.strip(b"\0"):
-        return "it holds nothing but zeros, as an interrupted copy leaves", "copy it again"
     text = _read_text(head)
     if text:
         return f"it is a text that begins {text[:30]!r}", f"{_FETCH}, or {_RESTORE}"

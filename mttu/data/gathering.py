@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +19,14 @@ from mttu.data.joining import UNSAFE
 from mttu.data.label_anatomy import MaskLook, find_label_suspicions, look_at_mask
 from mttu.data.label_choice import choose_labels, note_labels
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN
-from mttu.data.layouts import FoundCase
+from mttu.data.layouts import LAYOUTS, FoundCase
 from mttu.data.manifest import Case, is_safe_name
+from mttu.data.names import is_examination, patient_before_examination
 from mttu.data.path_table import read_path_table
 from mttu.data.sources import digest_readable, read_sources
 from mttu.data.suspicions import find_suspicions
 from mttu.data.synthetic import SyntheticCases
-from mttu.errors import InputError, raise_if_any, say_count
+from mttu.errors import InputError, name_groups, name_some, raise_if_any, say_count
 
 _MOST_READERS = 4
 """Cases checked at the same time; each holds about 0.2 GB."""
@@ -74,7 +75,28 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
         findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))
         found = [(index, case) for index, case in found if not _is_later(case)]
     findings += note_labels([case for _, case in found], request.labels)
+    findings += _note_kinds(request, found)
     return found
+
+
+def _note_kinds(request: CohortRequest, found: Sequence[tuple[int, FoundCase]]) -> Iterator[Finding]:
+    """How many masks of a data set are of which kind, and how many cases have which images if not all have the same."""
+    for index, place in enumerate(request.places):
+        cases = [case for own, case in found if own == index]
+        masks = Counter(kind for case in cases if case.seg is not None and (kind := case.kind_of(case.seg)))
+        images = Counter(
+            " and ".join(sorted({kind for path in case.images.values() if (kind := case.kind_of(path))}))
+            for case in cases
+        )
+        del images[""]
+        if masks:
+            yield Finding("note", "", f"{place}: masks by their kind: {_say_kinds(masks)}")
+        if len(images) > 1 or any(" and " in kinds for kinds in images):
+            yield Finding("note", "", f"{place}: cases by the kind of their images: {_say_kinds(images)}")
+
+
+def _say_kinds(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
 
 
 def _is_later(case: FoundCase) -> bool:
@@ -109,9 +131,13 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[lis
             cases.append(_to_case(case, case.labels or "brats"))
         if len(cases) == refused:
             others.append(_to_case(case, case.labels or "brats"))
-    problems += [
-        f"case {name}: two folders or rows have this name; rename one" for name, number in names.items() if number > 1
-    ]
+    for name, number in names.items():
+        places = [_say_place(case) for case in found if case.images and case.case_id == name] if number > 1 else []
+        if places:
+            problems.append(
+                f"case {name}: {number} folders or rows have this name ({name_some(places)}); give each one of its "
+                "own, or a table of paths with a case_id for each"
+            )
     for same in spellings.values():
         problems += [
             f"case {name}: {' and '.join(sorted(same - {name}))} differs in upper and lower case only, which some file "
@@ -122,6 +148,49 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[lis
     findings += to_findings("error", problems)
     findings += find_shared_files(found)
     return cases, others
+
+
+def _say_place(case: FoundCase) -> str:
+    """The folder of a case, or an image of one that a table of paths names."""
+    return str(case.folder if case.layout in LAYOUTS else next(iter(case.images.values())))
+
+
+def doubt_patients(found: Sequence[FoundCase], cases: Sequence[Case], told: Collection[str]) -> list[Finding]:
+    """Says which cases count as patients of their own though their folders or names may mean one patient.
+
+    Args:
+        found: All cases that were found.
+        cases: Those that are used, with the patient that tables and images tell.
+        told: Ids of cases whose patient a table names.
+    """
+    patients = {case.case_id: case.patient_id for case in cases if case.case_id not in told}
+    unsaid = [case for case in found if case.patient_id == case.case_id == patients.get(case.case_id)]
+    folders: dict[str, list[str]] = {}
+    examined: dict[str, list[str]] = {}
+    for case in unsaid:
+        patient = patient_before_examination(case.case_id)
+        inner = {path.parent for path in case.images.values()} if case.layout not in LAYOUTS else set()
+        if case.shared is not None:
+            is_named_so = patient is not None or is_examination(case.case_id)
+            (examined if is_named_so else folders).setdefault(str(case.shared), []).append(case.case_id)
+        elif patient is not None:
+            examined.setdefault(patient, []).append(case.case_id)
+        elif len(inner) == 1 and is_examination((folder := inner.pop()).name):
+            examined.setdefault(str(folder.parent), []).append(case.case_id)
+    findings = []
+    for groups, one, several in (
+        (folders, "folder holds several cases", "folders hold several cases each"),
+        (examined, "patient seems to have several cases by name", "patients seem to have several cases by name"),
+    ):
+        doubted = {name: ids for name, ids in groups.items() if len(ids) > 1}
+        is_group = groups is folders and max(map(len, doubted.values()), default=0) == len(unsaid)  # `images`, or so
+        if doubted:
+            text = (
+                f"{say_count(len(doubted), one, several)} ({name_groups(doubted)}), and every case counts as a patient "
+                "of its own; where several are one patient's, give a clinical table with a column patient_id"
+            )
+            findings.append(Finding("note" if is_group else "warning", "", text))
+    return findings
 
 
 def _no_labels() -> str:

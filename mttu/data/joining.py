@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mttu.data.clinical import ClinicalRow, site_of_row
+from mttu.data.clinical import ClinicalRow, UnusedColumn, site_of_row
 from mttu.data.clinical_rows import find_contradictions, merge_rows
 from mttu.data.clinical_values import site_of_barcode
 from mttu.data.findings import Finding, to_findings
@@ -17,6 +17,8 @@ from mttu.errors import say_count
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
 
 _MOST_NAMED = 5
+_FEWEST_NAMES = 2
+"""One name alone may be there by chance: a site that is called like a case."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def join_clinical(
     present: Collection[str],
     told: Mapping[str, ClinicalRow] | None = None,
     brats_numbers: bool = True,
+    unused: Sequence[UnusedColumn] = (),
 ) -> Joined:
     """Gives every case what its rows say.
 
@@ -46,8 +49,9 @@ def join_clinical(
     spelt so, upper and lower case and leading zeros do not count, unless the row may be another's then. The patient id
     of a row holds for all cases that are one patient by their file names.
 
-    Rows that name the case, its patient or its own row in any column, or by a name that is known to be the same
-    patient's (`mttu.data.synonyms`), fill in what its own row does not say, and are its rows if it has none of its own.
+    Rows that name the case, its patient or its own row in a column of ids or of other names (`other_name`, see
+    `mttu.data.clinical_tables.EVERYWHERE`), or by a name that is known to be the same patient's
+    (`mttu.data.synonyms`), fill in what its own row does not say, and are its rows if it has none of its own.
     They may not contradict each other in IDH status, grade, sex or split; the age is that of the own row.
 
     Args:
@@ -57,6 +61,8 @@ def join_clinical(
         present: Ids of all cases that were found, those that cannot be used included.
         told: Case id to what its line in a table of paths says, which a clinical row may add to but not contradict.
         brats_numbers: See `mttu.data.synonyms.known_patients`.
+        unused: Columns that are not read. No row is joined by them, since they may name a control, a relative or
+            another scan; but that they name cases which have no row is said.
     """
     told = told or {}
     others = set(present) - {case.case_id for case in cases}
@@ -108,28 +114,46 @@ def join_clinical(
             case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
         joined.append((case, row.split if row else None))
     here = NameIndex((name, name) for name in present)
-    unused = [
+    nowhere = [
         row for number, row in enumerate(rows) if number not in used and not any(map(here.find, row.ids | row.aliases))
     ]
-    if rows and len(unused) == len(rows):
+    lacking = [case for case in cases if case.case_id not in row_of]
+    columns = _find_names(unused, {name for case in lacking for name in (case.case_id, case.patient_id)})
+    if rows and len(nowhere) == len(rows):
         first = [name for row in rows[:_MOST_NAMED] for name in sorted(row.ids)][:3]
         problems.append(
             f"clinical table {', '.join(sorted({row.source for row in rows}))}: none of its ids is a case "
             f"({', '.join(first)}, ...; cases are {', '.join(sorted(present)[:3])}, ...); "
-            "one id column must hold the folder names"
+            + ("; ".join(text for _, text in columns) or "one id column must hold the folder names")
         )
     elif rows:
         without = [case.case_id for case in cases if case.case_id not in row_of]
         without = [name for name in without if name not in told or told[name].idh == IDH_UNKNOWN]
-        warnings += [f"clinical table {problem} (no case here)" for row in unused for problem in row.problems]
-        if unused:
-            ids = _name([min(row.ids, default="?") for row in unused])
-            notes.append(f"{say_count(len(unused), 'clinical row has', 'clinical rows have')} no case here ({ids})")
+        warnings += [f"clinical table {problem} (no case here)" for row in nowhere for problem in row.problems]
+        warnings += [f"clinical table {source}: {text}" for source, text in columns]
+        if nowhere:
+            ids = _name([min(row.ids, default="?") for row in nowhere])
+            notes.append(f"{say_count(len(nowhere), 'clinical row has', 'clinical rows have')} no case here ({ids})")
         if without:
             count = say_count(len(without), "case has", "cases have")
             notes.append(f"{count} no clinical row: IDH status unknown ({_name(without)})")
     findings = (*to_findings("error", problems), *to_findings("warning", warnings), *to_findings("note", notes))
     return Joined(tuple(joined), findings, row_of, tuple(other_names))
+
+
+def _find_names(unused: Sequence[UnusedColumn], lacking: Collection[str]) -> list[tuple[str, str]]:
+    """Tables with columns that are not read and hold names of cases or patients without a row, and the cure."""
+    names = {name for name in lacking if len(name) > 1 and any(map(str.isalpha, name))}  # a number may be anything
+    found = [(column, held) for column in unused if (held := sorted(names & column.cells))]
+    return [
+        (
+            column.source,
+            f"column {column.name} is not used, but holds {say_count(len(held), 'name', 'names')} of cases without a "
+            f"row ({_name(held)}); call it other_name to join them",
+        )
+        for column, held in found
+        if len(held) >= min(_FEWEST_NAMES, len(lacking))
+    ]
 
 
 def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, list[str]]:

@@ -69,9 +69,16 @@ class Layout:
 
     other_folders: tuple[str, ...] = ()
     """Folders of the data set, beside those of the cases, whose volumes belong to no case."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What kind of file a template names, where a data set has several kinds for one role: not all masks are alike."""
     is_general: bool = False
     """Whether any data set may have such names. Then it counts only where no other layout fits, and two names for one
     file are not in an order, but refused."""
+
+    @property
+    def takes_any_folder(self) -> bool:
+        """Whether a case's folder may have any name, which then need not tell the patient."""
+        return re.fullmatch(self.folder, "any name") is not None
 
     @property
     def known_folders(self) -> frozenset[str]:
@@ -127,6 +134,11 @@ LAYOUTS: Mapping[str, Layout] = {
             "../../automated_segm/{case}_automated_approx_segm",
         ),
         labels="brats",
+        kinds={
+            "{case}_segm": "by experts",
+            "../../images_segm/{case}_segm": "by experts",
+            "../../automated_segm/{case}_automated_approx_segm": "automatic",
+        },
         other_folders=("images_structural_unstripped", "images_DTI", "images_DSC"),
         example="images_structural/UPENN-GBM-00001_11/UPENN-GBM-00001_11_{FLAIR,T1GD,T1,T2}.nii[.gz]",
     ),
@@ -152,7 +164,13 @@ LAYOUTS: Mapping[str, Layout] = {
                 *(("t1", "t1", "t1"), ("t2", "t2", "t2")),
             )
         },
-        seg=("rtumorseg_manual_correction", "tumorseg_FeTS"),  # corrected by hand, else automatic
+        seg=("rtumorseg_manual_correction", "tumorseg_FeTS"),
+        kinds={
+            "rtumorseg_manual_correction": "corrected by hand",
+            "tumorseg_FeTS": "automatic",
+            **{f"brain_{name}": "brain_*" for name in ("flair", "t1ce", "t1", "t2")},
+            **{f"brain_{name}_ants": "brain_*_ants" for name in ("fl", "t1ce", "t1", "t2")},
+        },
         labels="brats",
         example="BT0001/{brain_{flair,t1ce,t1,t2},tumorseg_FeTS}.nii[.gz]",
     ),
@@ -188,6 +206,17 @@ class FoundCase:
     site: str | None = None
     told: ClinicalRow | None = None
     """What a table of paths says of this case beside its files."""
+    shared: Path | None = None
+    """A folder with several cases, which may be one patient's; nothing tells whether they are."""
+
+    def kind_of(self, path: Path) -> str | None:
+        """Which of the kinds that its layout has for one role a file of this case is."""
+        layout = LAYOUTS.get(self.layout)
+        stem = (volume_stem(path) or path.name).casefold()
+        for template, kind in layout.kinds.items() if layout else ():
+            if template.replace("{case}", self.case_id).rpartition("/")[2].casefold() == stem:
+                return kind
+        return None
 
 
 def volume_stem(path: Path) -> str | None:

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mttu.data.clinical_tables import EVERYWHERE, normalise_column
 from mttu.data.clinical_values import FIELDS
+from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table
 from mttu.data.findings import Finding, to_findings
 from mttu.data.fingerprints import SameBrain
 from mttu.data.manifest import Case
@@ -24,6 +25,7 @@ from mttu.data.names import NameIndex
 from mttu.data.synonyms import known_patients
 from mttu.errors import InputError, raise_if_any, say_count
 
+_GIVE = "give a CSV file in UTF-8"
 _NO_NAME = frozenset({"", "-", "na", "n/a", "nan", "none", "unknown"})
 _SIDES = {"train": "training", "unlabelled": "training", "val": "val", "test": "test"}
 _MOST_NAMED = 4
@@ -106,12 +108,16 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
         InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        kind = explain_no_table(data[:LOOKED_AT_BYTES], _GIVE)
+        if kind is not None:
+            raise InputError(f"crosswalk {path}: {'; '.join(kind).removeprefix('it ')}")
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
         header = text.partition("\n")[0]
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
         records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader if any(record)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"crosswalk {path}: cannot be read ({error}); give a CSV file in UTF-8") from None
+        raise InputError(f"crosswalk {path}: cannot be read ({error}); {_GIVE}") from None
     titles = records[0][1] if records else []
     facts = {name for role in FIELDS for name in EVERYWHERE[role]}
     ids = {column for column, title in enumerate(titles) if normalise_column(title) not in facts}

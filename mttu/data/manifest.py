@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mttu.atomic import atomic_file, find_obstacle
-from mttu.data.file_kinds import explain_refusal
+from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.tables import read_parquet
@@ -205,8 +205,7 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(f"manifest {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         stop_if_too_many_open(error)
-        reason = str(error).splitlines()[0]
-        raise InputError(f"manifest {path}: no readable Parquet file ({reason}); {MEND}") from None
+        raise InputError(f"manifest {path}: {explain_no_parquet(path, error, MEND)}") from None
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     found = metadata.get("format_version")
     if found != str(FORMAT_VERSION):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mttu.atomic import atomic_file, parse_json
 from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
-from mttu.data.file_kinds import explain_refusal
+from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.tables import read_parquet
@@ -172,8 +172,7 @@ def read_scores(path: Path) -> ScoreTable:
         raise InputError(f"scores {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         stop_if_too_many_open(error)
-        reason = str(error).splitlines()[0]
-        raise InputError(f"scores {path}: no readable Parquet file ({reason}); {MEND}") from None
+        raise InputError(f"scores {path}: {explain_no_parquet(path, error, MEND)}") from None
     if metadata.get("kind") != _KIND:
         raise InputError(f"scores {path}: is no table of scores; give one that `mttu score` wrote")
     if metadata.get("format_version") != str(FORMAT_VERSION):

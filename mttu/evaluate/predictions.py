@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mttu.atomic import parse_json
 from mttu.config.metrics import RELEASE_METRICS, MetricSettings
-from mttu.data.file_kinds import explain_refusal
+from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case, is_one_name
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
@@ -75,8 +75,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         raise InputError(f"predictions {path}: {explain_refusal(error)}") from None
     except (pa.ArrowException, OSError) as error:
         stop_if_too_many_open(error)
-        reason = str(error).splitlines()[0]
-        raise InputError(f"predictions {path}: no readable Parquet file ({reason}); {_MEND}") from None
+        raise InputError(f"predictions {path}: {explain_no_parquet(path, error, _MEND)}") from None
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     found = metadata.get("format_version")
     if found != str(FORMAT_VERSION):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mttu.atomic import parse_json
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
+from mttu.data.file_kinds import explain_no_parquet
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError, stop_if_too_many_open
@@ -150,8 +151,7 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
         metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         stop_if_too_many_open(error)
-        reason = str(error).splitlines()[0]
-        raise InputError(f"selection {path}: no readable Parquet file ({reason})") from None
+        raise InputError(f"selection {path}: {explain_no_parquet(path, error, 'select again')}") from None
     kind, version = metadata.get(b"kind", b"").decode(), metadata.get(b"format_version", b"").decode()
     if (kind, version) != ("mttu selection", str(FORMAT_VERSION)) or not table.schema.equals(SELECTION_SCHEMA):
         raise InputError(

@@ -1,4 +1,5 @@
 import datetime
+import gzip
 import zipfile
 
 import openpyxl
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 from mttu.data import clinical_files
 from mttu.data.clinical import read_clinical, read_clinical_tables
 from mttu.data.clinical_files import read_text_table
+from mttu.data.leakage import read_crosswalk
+from mttu.data.manifest import read_manifest
+from mttu.data.path_table import read_path_table
+from mttu.data.score_table import read_scores
 from mttu.errors import InputError
+from mttu.evaluate.predictions import read_predictions
 
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -101,6 +107,69 @@ def test_unreadable_files_are_refused(tmp_path, name, data, problem):
     path = tmp_path / name
     path.write_bytes(data)
     assert refusal(path).startswith(problem)
+
+
+NIFTI = (348).to_bytes(4, "little") + bytes(340) + b"n+1\0" + bytes(99)
+GIVE = "give a .csv, .tsv or .xlsx file"
+LFS = b"version https://git-lfs.github.com/spec/v1\n"
+NO_TABLES = [
+    (NIFTI, "is a NIfTI image", GIVE),
+    (gzip.compress(NIFTI), "is a NIfTI image", GIVE),
+    (b"NRRD0005\n# x\n", "is NRRD", GIVE),
+    (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG picture", GIVE),
+    (b"\xff\xd8\xff\xe0" + bytes(20), "is a JPEG picture", GIVE),
+    (b"%PDF-1.4", "is a PDF", GIVE),
+    (b"\x89HDF\r\n\x1a\n", "is HDF5", GIVE),
+    (b"\0\0\0\1\0\0" + bytes(30), "is a FreeSurfer volume (.mgh, .mgz)", GIVE),
+    (bytes(128) + b"DICM", "is DICOM", GIVE),
+    (bytes(99), "holds nothing but zeros, as an interrupted copy leaves", "copy it again"),
+    (LFS, "is a pointer of Git LFS to the file", "run `git lfs pull` in its repository"),
+    (
+        b"../.git/annex/objects/x/y/MD5E-s1--0",
+        "is a pointer of git-annex to the file",
+        "run `git annex get` or `datalad get` there",
+    ),
+    (b"BZh91AY", "is compressed by bzip2", "unpack it"),
+    (
+        b'<?xml version="1.0"?>\n<!DOCTYPE html>\n<html>',
+        "is a web page, as a failed download leaves",
+        "fetch it again, logged in if need be",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "cause", "cure"), NO_TABLES, ids=[f"{kind[1][:25]}" for kind in NO_TABLES])
+def test_a_table_that_is_none_gets_the_cure_of_a_table(tmp_path, data, cause, cure):
+    for name in ("t.csv", "t.tsv", "t.xlsx"):
+        (tmp_path / name).write_bytes(data)
+        assert refusal(tmp_path / name) == f"{cause}; {cure}"
+    path = tmp_path / "t.csv"
+    with pytest.raises(InputError) as caught:
+        read_path_table(path, ("flair",), [])
+    assert str(caught.value) == f"table of paths {path}: {cause}; {cure}"
+    with pytest.raises(InputError) as caught:
+        read_crosswalk(path)
+    assert str(caught.value) == f"crosswalk {path}: {cause}; {cure.replace(GIVE, 'give a CSV file in UTF-8')}"
+
+
+@pytest.mark.parametrize(
+    ("read", "what", "mend"),
+    [
+        (read_manifest, "manifest", "write it again with `mttu cohort`"),
+        (read_scores, "scores", "write it again with `mttu score`"),
+        (read_predictions, "predictions", "write it again with `mttu predict`"),
+    ],
+)
+def test_a_table_of_mttu_s_own_that_is_none_names_what_it_is(tmp_path, read, what, mend):
+    path = tmp_path / "predictions.parquet"
+    for data, cause, cure in (
+        (NIFTI, "it is a NIfTI image", mend),
+        (LFS, "it is a pointer of Git LFS to the file", "run `git lfs pull` in its repository"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            read(tmp_path if read is read_predictions else path)
+        assert str(caught.value) == f"{what} {path}: no readable Parquet file ({cause}); {cure}"
 
 
 def test_what_is_no_file_is_refused(tmp_path):

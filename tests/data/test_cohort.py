@@ -15,6 +15,8 @@ from mttu.data.cohort import (
     read_manifest,
     write_manifest,
 )
+from mttu.data.discovery import discover_folder
+from mttu.data.gathering import doubt_patients, name_cases
 from mttu.errors import InputError
 
 
@@ -132,7 +134,8 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     expected = [
         "cases A, B: no t2; expected <case>_t2.nii.gz or <case>_t2.nii",
         "case E 1: this id is no safe file name",
-        "case D: two folders or rows have this name; rename one",
+        f"case D: 2 folders or rows have this name ({root / 'HGG' / 'D'}, {root / 'LGG' / 'D'}); give each one of its "
+        "own, or a table of paths with a case_id for each",
         "case C: seg has labels {0, 2, 3, 4}; expected a subset of {0, 1, 2, 4} (BraTS to 2021)",
         "case D: D_t1.nii.gz: is empty (0 bytes)",
         f"clinical table {table}: line 2: idh is '?'",
@@ -140,6 +143,67 @@ def test_all_problems_of_all_cases_are_named_at_once(tmp_path):
     assert len(found) == len(expected)
     for problem, start in zip(found, expected, strict=True):
         assert problem.startswith(start)
+
+
+def test_cases_that_share_a_name_are_counted_one_by_one(tmp_path):
+    for name in ("HGG/D", "LGG/D", "E"):
+        write_case(tmp_path / name, "D" if "D" in name else "E")
+    cohort = build_cohort(CohortRequest((tmp_path,), skip_bad=True))
+    assert [case.case_id for case in cohort.manifest.cases] == ["E"]
+    assert cohort.findings[-1].text == "2 cases with errors are left out"
+
+
+def rename_to_bare(folder):
+    """Files of a case in BraTS names to the bare names of the layout `plain`."""
+    for path in folder.iterdir():
+        path.rename(folder / path.name.rpartition("_")[2])
+
+
+DOUBT = (
+    "and every case counts as a patient of its own; where several are one patient's, give a clinical table with a "
+    "column patient_id"
+)
+
+
+def test_cases_whose_patient_nobody_tells_are_doubted(tmp_path):
+    def doubt(*names, told=()):
+        for name in names:
+            (tmp_path / name).mkdir(parents=True)
+            for role in MODALITIES:
+                (tmp_path / name / f"{role}.nii.gz").touch()
+        found = discover_folder(tmp_path, None, MODALITIES)
+        findings = doubt_patients(found, name_cases(found, [])[0], told)
+        return [(one.severity, one.text.replace(f"{tmp_path}", "")) for one in findings]
+
+    assert doubt("P/a", "P/b") == [("note", f"1 folder holds several cases (/P: a, b), {DOUBT}")]
+    both = ("warning", f"2 folders hold several cases each (/P: a, b; /Q: c, d), {DOUBT}")
+    assert doubt("Q/c", "Q/d") == [both]
+    assert doubt("x", told=("c", "d")) == [("warning", f"1 folder holds several cases (/P: a, b), {DOUBT}")]
+    named = f"1 patient seems to have several cases by name (R: R_ses-1, R_ses-2), {DOUBT}"
+    assert doubt("R_ses-1", "R_ses-2") == [both, ("warning", named)]
+    dates = f"2 patients seem to have several cases by name (: 2019-01-02, 2020-05-06; R: R_ses-1, R_ses-2), {DOUBT}"
+    assert doubt("2019-01-02", "2020-05-06") == [both, ("warning", dates)]
+
+
+def test_a_patient_whom_a_table_tells_is_not_doubted(tmp_path):
+    for name in ("P_ses-1", "P_ses-2", "R_ses-1", "R_ses-2"):
+        write_case(tmp_path, name)
+    row = {"idh": "1", "split": "train", "patient_id": "Q"}
+    table = write_table(tmp_path / "t.csv", *({"case_id": f"P_ses-{number}", **row} for number in (1, 2)))
+    cohort = build_cohort(CohortRequest((tmp_path,), (table,), same_brain=2))
+    (doubt,) = [found for found in cohort.findings if "seems" in found.text]
+    assert doubt.text == f"1 patient seems to have several cases by name (R: R_ses-1, R_ses-2), {DOUBT}"
+
+
+def test_examinations_in_a_table_of_paths_are_doubted(tmp_path):
+    lines = ["case_id,flair,t1ce,t1,t2"]
+    for number, name in enumerate(("2019-01-02", "2020-05-06")):
+        write_case(tmp_path / "P", name)
+        lines.append(",".join([f"X{number}", *(f"P/{name}/{name}_{role}.nii.gz" for role in MODALITIES)]))
+    table = tmp_path / "paths.csv"
+    table.write_text("\n".join(lines))
+    (doubt,) = [found for found in build_cohort(CohortRequest((table,))).findings if "seems" in found.text]
+    assert (doubt.severity, f"({tmp_path / 'P'}: X0, X1)" in doubt.text) == ("warning", True)
 
 
 def test_ids_that_differ_in_case_only_are_refused(tmp_path):

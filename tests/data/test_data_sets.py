@@ -9,6 +9,8 @@ import pytest
 from small_cases import LPS, draw_volumes, sign
 
 from mttu.data.cohort import Cohort, CohortRequest, build_cohort, read_manifest, write_manifest
+from mttu.data.findings import Finding
+from mttu.data.gathering import find_cases
 from mttu.errors import InputError
 
 VOLUMES = draw_volumes()
@@ -130,11 +132,31 @@ def test_upenn_with_masks_in_folders_of_their_own(tmp_path):
     assert ids(cohort) == [f"UPENN-GBM-0000{number}_11" for number in (1, 2, 3)]
     first, second, third = cohort.manifest.cases
     assert [case.seg is not None for case in cohort.manifest.cases] == [True, True, False]
+    assert Finding("note", "", f"{tmp_path / 'images_structural'}: masks by their kind: 1 automatic, 1 by experts") in (
+        cohort.findings
+    )
     assert (first.idh, second.idh, third.idh) == (0, 1, -1)
     assert (second.patient_id, second.age, third.split) == ("UPENN-GBM-00002", 40.2, "unlabelled")
     write_manifest(cohort.manifest, tmp_path / "cohort.parquet")
     again = read_manifest(tmp_path / "cohort.parquet")
     assert all(case.seg is None or case.seg.is_file() for case in again.cases)
+
+
+def test_utsw_says_how_many_masks_and_images_are_of_which_kind(tmp_path):
+    registered, native = ("fl_ants", "t1ce_ants", "t1_ants", "t2_ants"), ("flair", "t1ce", "t1", "t2")
+    for number, (names, mask) in enumerate(
+        [(registered, "tumorseg_FeTS"), (registered, "rtumorseg_manual_correction"), (native, "tumorseg_FeTS")]
+    ):
+        folder = tmp_path / f"BT000{number}"
+        folder.mkdir()
+        for name in (*(f"brain_{one}" for one in names), mask):
+            (folder / f"{name}.nii.gz").touch()
+    findings = []
+    find_cases(CohortRequest((tmp_path,)), findings)
+    assert [finding.text for finding in findings] == [
+        f"{tmp_path}: masks by their kind: 2 automatic, 1 corrected by hand",
+        f"{tmp_path}: cases by the kind of their images: 1 brain_*, 2 brain_*_ants",
+    ]
 
 
 def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
@@ -151,7 +173,8 @@ def test_upenn_as_downloaded_has_folders_that_are_no_cases(tmp_path):
     assert ids(cohort) == ["UPENN-GBM-00001_11", "UPENN-GBM-00002_11"]
     assert {case.seg.parent.name for case in cohort.manifest.cases} == {"images_segm"}
     assert [finding.text for finding in cohort.findings if finding.severity == "note"] == [
-        f"{root}: folders of other images are not used: images_structural_unstripped"
+        f"{root}: folders of other images are not used: images_structural_unstripped",
+        f"{root}: masks by their kind: 2 by experts",
     ]
     stray = root / "copies" / "UPENN-GBM-00001_11" / "scan.nii.gz"
     stray.parent.mkdir(parents=True)

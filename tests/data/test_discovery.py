@@ -4,6 +4,7 @@ import pytest
 from test_layouts import FOUR, touch
 
 from mttu.data.discovery import discover_any, discover_folder, walk_folders
+from mttu.data.names import is_examination, patient_before_examination
 from mttu.errors import InputError
 
 
@@ -178,3 +179,73 @@ def test_one_bare_name_is_no_data_set_but_one_of_its_cases(tmp_path):
     ]
     touch(tmp_path / "one" / "x", "flair.nii.gz")
     assert [case.case_id for case in discover_folder(tmp_path / "one", None, ("flair",))] == ["x"]
+
+
+def by_id(cases):
+    return {case.case_id: case.patient_id for case in cases}
+
+
+@pytest.mark.parametrize("discover", [lambda *a: discover_folder(a[0], None, *a[1:]), discover_any])
+def test_examinations_are_those_of_the_patient_that_the_folder_above_names(tmp_path, discover):
+    names = ("p1/2019-01-02", "p1/2020-05-06", "p2/ses-a/mri", "p2/baseline/mri", "p3/20170101")
+    for name in names:
+        plain(tmp_path, name)
+    findings = []
+    found = discover(tmp_path, FOUR, findings)
+    assert by_id(found) == {
+        **{"2019-01-02": "p1", "2020-05-06": "p1", "20170101": "p3"},
+        **{"ses-a": "p2", "baseline": "p2"},
+    }
+    assert [finding.text for finding in findings] == [
+        f"{tmp_path}: 2 cases are named after the folder above, for several folders have one name (p2/baseline/mri is "
+        "baseline, p2/ses-a/mri is ses-a)",
+        f"{tmp_path}: 5 cases are named like examinations, and taken as those of 3 patients, whom the folder above "
+        "names (p1: 2019-01-02, 2020-05-06; p2: baseline, ses-a; p3: 20170101); where that is not so, give a table "
+        "of paths with patient_id",
+    ]
+    assert [case.shared for case in found] == [None] * 5
+
+
+def test_examinations_in_names_of_brats_are_one_patient_s_too(tmp_path):
+    for name in ("2019-01-02", "2020-05-06"):
+        brats(tmp_path / "p1", name)
+    assert by_id(discover_folder(tmp_path, None, FOUR)) == {"2019-01-02": "p1", "2020-05-06": "p1"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("p1/mri", "p2/mri", "p3"), {"p1": "p1", "p2": "p2", "p3": "p3"}),
+        (("s/p1/a/mri", "s/p2/a/mri"), {"p1": "p1", "p2": "p2"}),
+        (("p1/ses-1", "p1/ses-2", "p2/ses-1"), {"p1_ses-1": "p1", "p1_ses-2": "p1", "p2_ses-1": "p2"}),
+        (("X/001", "X/002", "Y/001"), {"X_001": "X_001", "X_002": "X_002", "Y_001": "Y_001"}),
+        (("HGG/a", "HGG/b", "LGG/c"), {"a": "a", "b": "b", "c": "c"}),
+    ],
+)
+def test_folders_that_share_a_name_are_named_by_the_folder_above(tmp_path, names, expected):
+    for name in names:
+        plain(tmp_path, name, ("flair", "t1", "t2"))
+    found = discover_folder(tmp_path, "plain", FOUR)
+    assert by_id(found) == expected
+    assert [case.problems[0].partition(";")[0] for case in found] == [f"case {name}: no t1ce" for name in expected]
+
+
+def test_more_examinations_than_a_patient_has_are_no_patient_s(tmp_path):
+    for number in range(31):
+        plain(tmp_path, f"clinic/visit_{number}", ("flair", "t1"))
+    found = discover_folder(tmp_path, None, FOUR)
+    assert len({case.patient_id for case in found}) == 31
+    assert {case.shared for case in found} == {tmp_path / "clinic"}
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        *(("P7_ses-1", "P7"), ("sub-01_2019-01-02", "sub-01"), ("P7_20190102", "P7"), ("A.week-012", "A")),
+        *(("Brats17_2013_10_1", None), ("BraTS20_Training_355", None), ("P7_scan3", None), ("20191302", None)),
+        *(("phantom_000", None), ("UTSW_T1", None), ("session", None), ("TCGA-02-0001", None), ("2019-01-02", None)),
+    ],
+)
+def test_examinations_in_names(name, patient):
+    assert patient_before_examination(name) == patient
+    assert is_examination(name) == (name == "2019-01-02")

@@ -1,4 +1,4 @@
-from mttu.data.clinical import ClinicalRow
+from mttu.data.clinical import ClinicalRow, read_clinical_tables
 from mttu.data.joining import join_clinical
 from mttu.data.leakage import CrosswalkRow
 from mttu.data.manifest import Case
@@ -67,3 +67,31 @@ def test_a_row_is_found_whatever_its_letters_but_not_where_it_may_be_another_s()
     assert [(found.case_id, found.text) for found in joined.findings if found.severity == "error"] == [
         (name, "clinical table t.csv line 3: 'X1' may be x01 or x1; write the one you mean") for name in ("x1", "x01")
     ]
+
+
+def test_a_column_of_other_names_joins_and_one_that_is_not_read_is_said(tmp_path):
+    cases = [case("ses-1", "pat-1"), case("pat-2"), case("3"), case("pat-4")]
+    table = tmp_path / "t.csv"
+
+    def findings(column, *cells):
+        rows = [f"R{number},{number},wt,{cell}" for number, cell in enumerate(cells)]
+        table.write_text("\n".join([f"case_id,age,idh,{column}", *rows]))
+        read = read_clinical_tables(table)
+        joined = join_clinical(cases, read.rows, (), [one.case_id for one in cases], unused=read.unused)
+        return joined.row_of, [(one.severity, one.text) for one in joined.findings if "holds" in one.text]
+
+    assert findings("other name", "pat-1", "pat-2") == ({"ses-1": 0, "pat-2": 1}, [])
+    told = (
+        "column code is not used, but holds 2 names of cases without a row (pat-1, pat-2); call it other_name to join"
+    )
+    ((severity, text),) = findings("code", "pat-1", "pat-2", "x")[1]
+    assert severity == "error"
+    assert text.startswith(f"clinical table {table}: none of its ids is a case (R0, R1, R2, ...; ")
+    assert text.endswith(f"...); {told} them")
+    cases.append(case("R2"))
+    assert findings("code", "pat-1", "pat-2", "x") == (
+        {"R2": 2},
+        [("warning", f"clinical table {table}: {told} them")],
+    )
+    assert findings("code", "3", "pat-4", "x") == ({"R2": 2}, [])  # a number, and one name alone
+    assert findings("code", "pat-1", "x", "R2") == ({"R2": 2}, [])
