@@ -3,15 +3,18 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import ray
 import ray.data
 import ray.util.client
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mttu.cluster.resources import Demand, telling_unplaced_actors
+from mttu.errors import RunError
 
 RETRIES = 2
 """How often a case is tried again whose worker died, e.g. for want of memory."""
@@ -59,6 +62,9 @@ def run_pool(
 
     Returns:
         Case to row; a case whose worker died each time is not among them.
+
+    Raises:
+        RunError: The process that hands out the cases ended, e.g. with its node.
     """
     if not case_ids:
         return {}
@@ -66,27 +72,40 @@ def run_pool(
     cpus = min(float(threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors)
     pipeline = (list(case_ids), [ray.put((build, tuple(arguments)))], actors, cpus, num_gpus)
     rows: dict[str, Mapping[str, Any]] = {}
-    with telling_unplaced_actors(Demand(title, actors, threads, num_gpus)):
-        for content in _run(pipeline):
+    with telling_unplaced_actors(Demand(title, actors, threads, num_gpus)), closing(_run(pipeline, title)) as contents:
+        for content in contents:
             rows[content["case_id"]] = json.loads(content["row"])
             if on_row is not None:
                 on_row(rows[content["case_id"]])
     return rows
 
 
-def _run(pipeline: tuple[Any, ...]) -> Iterator[dict[str, str]]:
+def _run(pipeline: tuple[Any, ...], title: str) -> Generator[dict[str, str]]:
     """The rows of a pipeline, which runs in a process of the cluster on this node.
 
     In this process Ray would print an error line for each actor (its issue 53727: a restart needs arguments that might
-    be lost, which Ray Data keeps); a process of the cluster has a log for that.
+    be lost, which Ray Data keeps); a process of the cluster has a log for that. When the caller stops before the last
+    row, so does the pipeline, on a cluster that lives on, too.
     """
     if ray.util.client.ray.is_connected():  # such a client gets no results one by one
         yield from _stream(*pipeline)
         return
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     task = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming", scheduling_strategy=here)(_stream)
-    for reference in task.remote(*pipeline):
-        yield ray.get(reference)
+    references = task.remote(*pipeline)
+    try:
+        for reference in references:
+            yield ray.get(reference)
+    except RayTaskError:  # a defect of the pipeline, with its trace
+        raise
+    except RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{title}: the process that hands out the cases ended ({reason}); is memory full, or a node gone? The same "
+            "command goes on"
+        ) from error
+    finally:
+        ray.cancel(references)  # nothing, if it has ended
 
 
 def _stream(

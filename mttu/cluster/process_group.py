@@ -17,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, get_device
 from torch import distributed as dist
 
-from mttu.cluster.session import is_private
+from mttu.cluster.session import private_folder
 
 _RayBackend: Any = TorchConfig().backend_cls
 
@@ -26,18 +26,19 @@ _RayBackend: Any = TorchConfig().backend_cls
 class WorkerGroup(TorchConfig):  # type: ignore[misc]
     """What Ray Train is told of the process group of its workers."""
 
-    one_machine: bool = False
-    """Whether all workers are on this machine, in a private cluster."""
+    folder: str | None = None
+    """Of a private cluster, which has all workers on this machine; None for any other."""
 
     @property
     def backend_cls(self) -> type:
         """What sets the group up."""
-        return _LocalBackend if self.one_machine else _ClusterBackend
+        return _ClusterBackend if self.folder is None else _LocalBackend
 
 
 def describe_group() -> WorkerGroup:
     """The process group for the cluster that is connected."""
-    return WorkerGroup(one_machine=is_private())
+    folder = private_folder()
+    return WorkerGroup(folder=None if folder is None else str(folder))
 
 
 class _ClusterBackend(_RayBackend):  # type: ignore[misc]
@@ -55,7 +56,7 @@ class _LocalBackend(_RayBackend):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: WorkerGroup) -> None:
         if len(worker_group) > 1:
-            self.folder = tempfile.mkdtemp(prefix="mttu-workers-")  # only its owner may enter
+            self.folder = tempfile.mkdtemp(prefix="workers-", dir=backend_config.folder)  # only its owner may enter
             worker_group.execute(_join, str(Path(self.folder) / "store"), backend_config.timeout_s)
 
     def on_shutdown(self, worker_group: Any, backend_config: WorkerGroup) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray._private import services
+from ray.exceptions import AuthenticationError
 
 from mttu import GUARDS_RAY, PRIVATE
 from mttu.cluster.temporary_folder import INNER, check_place, find_place
@@ -38,12 +39,17 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Of `kill`, of a batch system, and of a terminal that is closed."""
 
 _CURES = "start it (ray start --head), mend the address, or unset RAY_ADDRESS to work on this machine alone"
-_started = False
+_folder: Path | None = None
 
 
 def is_private() -> bool:
     """Whether the cluster that is connected is one that `connect` started, on this machine alone."""
-    return _started
+    return _folder is not None
+
+
+def private_folder() -> Path | None:
+    """The folder of the cluster that is connected, if `connect` started it on this machine; only its user enters it."""
+    return _folder
 
 
 @contextmanager
@@ -55,10 +61,10 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             at least as many logical CPUs as the workers' threads.
 
     Raises:
-        InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`, or a private one has no room
-            for its sockets.
+        InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`, it is of another version or
+            wants another token, or a private one has no room for its sockets.
     """
-    global _started
+    global _folder
     if ray.is_initialized():
         yield
         return
@@ -71,13 +77,14 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "local")
     if not starts:
         check_address(address)
-    folder = _make_folder() if starts else None
+    folder = None
     handlers = _end_on_signals() if starts else {}
     try:
         if starts:
+            folder = _make_folder()
             ray.init(
                 address="local",
-                _temp_dir=None if folder is None else str(folder / INNER),
+                _temp_dir=str(folder / INNER),
                 num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -89,25 +96,43 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     except Exception as error:  # of a start that takes too long, a bare one
         _remove(folder)
         _restore(handlers)
+        if isinstance(error, InputError):
+            raise
         if starts:
             raise RunError(f"Ray did not start on this machine: {error}") from error
-        if not isinstance(error, ConnectionError | ValueError):
+        refusal = _explain(error)
+        if refusal is None:
             raise
-        raise InputError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+        raise InputError(f"RAY_ADDRESS {address!r}: {refusal}") from None
     except BaseException:  # interrupted, or a failure of Ray's own
         _remove(folder)
         _restore(handlers)
         raise
-    _started = starts
+    _folder = folder
     try:
         if starts:
             _end_on_signals()  # again, for Ray has put a handler of its own in place that aborts the process
         yield
     finally:
-        _started = False
+        _folder = None
         ray.shutdown()
         _remove(folder)
         _restore(handlers)
+
+
+def _explain(error: Exception) -> str | None:
+    """Why a cluster that is there takes no connection, and the cure; None for what is not known here."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AuthenticationError):
+        return (
+            f"the cluster wants another token ({error.message}); set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the cluster's own"
+        )
+    if isinstance(error, RuntimeError) and "ersion mismatch" in text:
+        return f"{text}; install the same versions here and there"
+    if isinstance(error, ConnectionError | ValueError):
+        return f"no Ray cluster answers there ({text})"
+    return None
 
 
 def _end_on_signals() -> dict[int, Any]:

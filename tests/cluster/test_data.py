@@ -1,9 +1,12 @@
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mttu.cluster.data import prepare_cohort
+from mttu.cluster.pool import run_pool
 from mttu.config import PrepareSettings
 from mttu.data.cache import open_cached
 from mttu.data.cohort import discover
@@ -35,3 +38,28 @@ def test_a_bad_case_gets_its_row_and_the_others_are_prepared(
     with pytest.raises(InputError, match="not prepared"):
         open_cached(tmp_path / "cache", names[1])
     assert "core_worker" not in "".join(capfd.readouterr())  # nor any other line of Ray's own
+
+
+def test_work_ends_when_nobody_waits_for_it(tmp_path: Path, ray_session: None) -> None:
+    def build(folder: str) -> Callable[[str], dict[str, str]]:  # here, so that Ray takes it along
+        def work(case_id: str) -> dict[str, str]:
+            (Path(folder) / case_id).touch()
+            time.sleep(0.2)
+            return {}
+
+        return work
+
+    def stop(row: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [f"case_{index:03d}" for index in range(200)]
+    with pytest.raises(KeyboardInterrupt):
+        run_pool(names, build, (str(tmp_path),), num_actors=1, on_row=stop)
+    for _ in range(5):
+        before = len(list(tmp_path.iterdir()))
+        time.sleep(2)
+        if len(list(tmp_path.iterdir())) == before:
+            break
+    else:
+        pytest.fail(f"{before} of {len(names)} cases, and going on")
+    assert 1 <= before < len(names)

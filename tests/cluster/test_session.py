@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from mttu.cluster import session
 from mttu.config import WorkerSettings
+from mttu.errors import InputError
 
 
 @pytest.fixture
@@ -59,14 +61,39 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_as_an_exception_does(fake_ray, tmp_path, number):
     found = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore it, as `nohup` does
-    before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as ended, session.connect(WorkerSettings()):
-        signal.raise_signal(number)
-    assert ended.value.code == 128 + number
-    assert fake_ray["down"]
-    assert list((tmp_path / "ray").iterdir()) == []
-    assert signal.getsignal(number) is before
-    signal.signal(number, found)
+    try:
+        before = signal.getsignal(number)
+        with pytest.raises(SystemExit) as ended, session.connect(WorkerSettings()):
+            signal.raise_signal(number)
+        assert ended.value.code == 128 + number
+        assert fake_ray["down"]
+        assert list((tmp_path / "ray").iterdir()) == []
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, found)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.1\n"),
+            "Ray: 2.9.0 Python: 3.10.1; install the same versions",
+        ),
+        (AuthenticationError("Authentication token not provided"), "wants another token .* set RAY_AUTH_MODE=token"),
+        (ConnectionError("timed out"), "no Ray cluster answers there .timed out"),
+    ],
+    ids=["version", "token", "silent"],
+)
+def test_a_cluster_that_refuses_says_why_in_a_sentence(fake_ray, monkeypatch, refusal, said):
+    def refuse(**options):
+        raise refusal
+
+    monkeypatch.setattr(session.ray, "init", refuse)
+    monkeypatch.setattr(session, "check_address", lambda address: None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(InputError, match=f"RAY_ADDRESS '10.0.0.1:6379': .*{said}"), session.connect(WorkerSettings()):
+        pass
 
 
 def test_a_signal_that_is_ignored_stays_ignored(fake_ray):
