@@ -17,25 +17,34 @@ from mttu.ablations import preset
 from mttu.config import Config
 from mttu.errors import mask_secrets
 
-_KINDS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""What acts or is not seen: control and format characters, halves of characters, separators of lines and paragraphs."""
+_KINDS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+"""What acts or is not seen: control and format characters, halves of characters, those of nobody and of private use,
+separators of lines and paragraphs, and all blanks but the plain one."""
+_UNSEEN = {
+    *map(ord, "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"),
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+}
+"""Of other kinds, and not seen either: joiners, fillers, vowels that are left out, variation selectors (Unicode's
+Default_Ignorable_Code_Point), and the pattern of no Braille dots."""
 
 
 class _Spelt(dict[int, str]):
     """What a character is shown as."""
 
-    def __init__(self, left: str = "") -> None:
+    def __init__(self, left: str = " ") -> None:
         super().__init__()
         self.left = left
 
     def __missing__(self, code: int) -> str:
         sign = chr(code)
-        acts = unicodedata.category(sign) in _KINDS and sign not in self.left
-        self[code] = repr(sign)[1:-1] if acts else sign
+        acts = (unicodedata.category(sign) in _KINDS or code in _UNSEEN) and sign not in self.left
+        self[code] = sign.encode("unicode_escape").decode() if acts else sign
         return self[code]
 
 
-_IN_LINES, _IN_A_LINE = _Spelt("\n\t"), _Spelt()
+_IN_LINES, _IN_A_LINE = _Spelt(" \n\t"), _Spelt()
 
 
 def name_controls(text: str) -> str:

@@ -3,8 +3,8 @@
 import errno
 import re
 import resource
-from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import unquote
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
 """A quote or bracket within a password; one that ends a quotation has a blank or a sign behind it."""
@@ -26,22 +26,50 @@ _HEADER = re.compile(
     r"(?i)\b(authorization['\"]?\s*[:=]?\s*['\"]?(?:basic|bearer)|bearer(?=\s+\S{16})|"
     r"authorization['\"]?\s*[:=]\s*['\"]?\w+(?=\s+(?:\S*[0-9]|\S{16})))\s+[A-Za-z0-9._~+/=-]{6,}"
 )
+_SECRET_NAME = re.compile(rf"(?i).*(?:{_PLAIN})|pass|auth|key|sig(?:nature)?|credentials?")
+_QUERY = re.compile(r"[?&]([^?&=]+)=([^&]+)")
+_ODBC = re.compile(r"(?:^|;)\s*([^;={}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]+)")
+"""Names and values of a connection string; in braces a value may hold semicolons, and a brace twice."""
+_MASK = "=***"
 _SHORTEST = 6
 """Least length of a known password that is masked wherever it stands; a shorter one, or a word, might be anything."""
-_known: set[str] = set()
+_known: dict[str, str] = {}
+"""What is masked wherever it stands, and by what."""
 
 
 def keep_secret(address: str) -> None:
-    """Has `mask_secrets` hide what stands before the `@` of an address that is in use, whatever signs it holds."""
+    """Has `mask_secrets` hide the secrets of an address that is in use, whatever signs they hold.
+
+    They stand before its `@`, or in its query under a name such as `password`, and there within `odbc_connect`, too.
+    """
     if address.startswith(("sqlite:///", "file:")):
         return
     rest = address.partition("://")[2] or address
     infos = {rest.rpartition("@")[0], rest.partition("/")[0].rpartition("@")[0]} - {""}
     secrets = {info.partition(":")[2] or info for info in infos}
     secrets |= {unquote(secret) for secret in secrets}
+    masks = {f"{info}@": "" for info in infos}
+    for name, value in _find_named(address):
+        masks[f"{name}={value}"] = f"{name}{_MASK}"
+        bare = value.removeprefix("{").removesuffix("}").replace("}}", "}")
+        secrets |= {value, bare, quote(bare, safe=""), quote_plus(bare)}
     certain = {secret for secret in secrets if len(secret) >= _SHORTEST and not (secret.isalpha() and secret.islower())}
-    for secret in {f"{info}@" for info in infos} | certain:
-        _known.update((secret, repr(secret)[1:-1]))
+    for secret, mask in {**dict.fromkeys(certain, "***"), **masks}.items():
+        _known[secret] = _known[repr(secret)[1:-1]] = mask
+
+
+def _find_named(address: str) -> Iterator[tuple[str, str]]:
+    """Names and values of the secrets in the query of an address, as they stand there and as they are read."""
+    for name, value in _QUERY.findall(address):
+        key, parts = unquote(name), {value, value.partition("#")[0]}
+        texts = {spelt for part in parts for spelt in (part, unquote(part), unquote_plus(part)) if spelt}
+        if key.lower() == "odbc_connect":
+            inside = [pair for text in texts for pair in _ODBC.findall(text) if _SECRET_NAME.fullmatch(pair[0])]
+            yield from inside
+            texts = {value} if inside else set()
+        elif not _SECRET_NAME.fullmatch(key):
+            continue
+        yield from ((spelt, text) for spelt in (name, key) for text in texts)
 
 
 def mask_secrets(text: str) -> str:
@@ -49,8 +77,8 @@ def mask_secrets(text: str) -> str:
 
     Whatever a database or a server says of its address goes through here before a person or a file sees it.
     """
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, "" if secret.endswith("@") else "***")
+    for secret in sorted(_known, key=lambda secret: (_known[secret].endswith(_MASK), len(secret)), reverse=True):
+        text = text.replace(secret, _known[secret])  # those with a name first, for they may hold an `@`
     text = _USER_INFO.sub(r"\1", text)
     text = _NAMED.sub(r"\1***", text)
     return _HEADER.sub(r"\1 ***", text)

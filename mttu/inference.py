@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
+from math import ceil, prod
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from mttu.config import InferenceSettings
 from mttu.config.training import PrecisionSetting
 from mttu.data.labels import WHOLE_TUMOUR
-from mttu.errors import say_count
+from mttu.errors import raise_if_any, say_count
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,6 +25,10 @@ NECROSIS = 1
 """Class that enhancing tumour of too small a volume is relabelled to: NCR/NET."""
 ENHANCING = 3
 """Class of enhancing tumour."""
+
+MOST_WINDOWS = 2**18
+"""Of a case: windows times flips, or times Monte Carlo passes. The paper's window needs half as many for a whole grid
+of 0.5 mm at the largest overlap, flips and all; of small windows that overlap so much there would be 100 million."""
 
 _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
@@ -79,6 +84,32 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def explain_windows(
+    shape: Sequence[int], patch_size: Sequence[int], overlap: float, times: int = 1, setting: str = ""
+) -> list[str]:
+    """Says why a volume has too many windows to go through; nothing if it has not.
+
+    Args:
+        shape: Of the volume, (H, W, D).
+        patch_size: Window in voxels.
+        overlap: See `InferenceSettings.overlap`.
+        times: How often a window goes through the network.
+        setting: Which says so.
+    """
+    windows = prod(
+        1 + ceil(max(0, extent - side) / max(1, int(side * (1 - overlap))))
+        for extent, side in zip(shape, patch_size, strict=True)
+    )
+    if windows * times <= MOST_WINDOWS:
+        return []
+    size, grid = ("x".join(map(str, axes)) for axes in (patch_size, shape))
+    return [
+        f"patch.size {size} and inference.overlap {overlap} need {windows} windows for {grid} voxels"
+        f"{f', and {setting} {times} times as many' if times > 1 else ''}; at most {MOST_WINDOWS} go through a network"
+        f"; choose larger windows or a smaller overlap{f', or change {setting}' if times > 1 else ''}"
+    ]
+
+
 def predict_volume(
     network: nn.Module,
     image: Tensor,
@@ -104,12 +135,14 @@ def predict_volume(
         precision: `bfloat16` runs the forward pass under autocast; IDH head, softmax and blending stay float32.
 
     Raises:
+        InputError: See `explain_windows`.
         FloatingPointError: The network's output is not finite.
     """
-    volume = image.to(device=device, dtype=torch.float32)
     total: Tensor | None = None
     logits: list[Tensor] = []
     flips: Sequence[tuple[int, ...]] = _FLIPS if settings.flips else _FLIPS[:1]
+    raise_if_any(explain_windows(image.shape[1:], patch_size, settings.overlap, len(flips), "inference.flips"))
+    volume = image.to(device=device, dtype=torch.float32)
     with _evaluating(network), torch.inference_mode():
         for axes in flips:
             probabilities, idh_logits = _slide(network, volume.flip(axes), patch_size, settings.overlap, precision)

@@ -88,7 +88,9 @@ def _write_owner(folder: Path) -> None:
 
 def _read_owner(folder: Path) -> str:
     try:
-        content = json.loads((folder / OWNER).read_text(encoding="utf-8")[:1000])
+        descriptor = os.open(folder / OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait
+        with os.fdopen(descriptor, "rb") as file:
+            content = json.loads(file.read(1000))
         return f" (process {int(content['pid'])} of {content['user']!s:.64} on {content['host']!s:.64})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

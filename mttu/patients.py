@@ -18,10 +18,10 @@ from typing import Any
 _DIGEST_BYTES = 8
 _SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _MOST_KEYS = 64
-_MOST_MEMORY = 2**18
-"""Of n * r in a file that somebody else wrote, in units of 128 bytes: 32 MiB for an id."""
+_MOST_MEMORY = 2**18 + 2**13
+"""Of `PatientKey.memory` in a file that somebody else wrote: 33 MiB for an id."""
 _MOST_WORK = _MOST_KEYS * 2**17
-"""Of n * r * p over all its keys: what 64 of this version cost, 3 s for an id. More would stop whoever reads it."""
+"""Of `PatientKey.work` over all its keys: what 64 of this version cost, 3 s for an id. More would stop a reader."""
 _MOST_THREADS = 8
 
 
@@ -38,8 +38,13 @@ class PatientKey:
 
     @property
     def work(self) -> int:
-        """What a digest costs, in units of 128 bytes that are mixed."""
-        return self.n * self.r * self.p
+        """What a digest costs, in units of 128 bytes that are mixed; filling and hashing them counts as n = 8."""
+        return max(self.n, 8) * self.r * self.p
+
+    @property
+    def memory(self) -> int:
+        """What a digest takes while it is computed, in units of 128 bytes."""
+        return self.r * (self.n + self.p + 2)
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,20 @@ def read_patients(content: Any) -> KnownPatients:
         if not isinstance(digests, list) or not all(isinstance(one, str) for one in digests):
             raise ValueError("patients: expected digests")
         known |= KnownPatients(((_read_key(group["scrypt"]) if "scrypt" in group else None, frozenset(digests)),))
+    check_work(known)
+    return known
+
+
+def check_work(known: KnownPatients) -> None:
+    """Refuses a set that would stop whoever asks it.
+
+    Raises:
+        ValueError: Its keys cost too much.
+    """
     if known.work > _MOST_WORK:
         raise ValueError(
             f"patients: n * r * p of scrypt adds up to {known.work} over all keys; expected at most {_MOST_WORK}"
         )
-    return known
 
 
 def _read_key(content: Any) -> PatientKey:
@@ -147,15 +161,16 @@ def _read_key(content: Any) -> PatientKey:
     salt, costs = content["salt"], [content[name] for name in ("n", "r", "p")]
     if not all(type(cost) is int and 1 <= cost <= _MOST_WORK for cost in costs):
         raise ValueError(f"patients: scrypt with n, r, p {costs}; expected whole numbers of 1 to {_MOST_WORK}")
-    n, r, _ = costs
-    if n < 2 or n & (n - 1) or n.bit_length() > 16 * r or n * r > _MOST_MEMORY:  # the third: scrypt itself (RFC 7914)
-        raise ValueError(
-            f"patients: scrypt with n, r, p {costs}; expected n a power of two from 2 to below 2**(16 r), and n * r at "
-            f"most {_MOST_MEMORY}"
-        )
     if not isinstance(salt, str) or not _SALT.fullmatch(salt):
         raise ValueError("patients: the salt is not hexadecimal")
-    return PatientKey(salt, *costs)
+    key = PatientKey(salt, *costs)
+    is_valid = key.n >= 2 and not key.n & (key.n - 1) and key.n.bit_length() <= 16 * key.r  # RFC 7914
+    if not is_valid or key.memory > _MOST_MEMORY:
+        raise ValueError(
+            f"patients: scrypt with n, r, p {costs}; expected n a power of two from 2 to below 2**(16 r), and "
+            f"r * (n + p + 2) at most {_MOST_MEMORY}"
+        )
+    return key
 
 
 def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,13 +191,12 @@ def _digest_all(patient_ids: Sequence[str], key: PatientKey | None) -> list[str]
 
 @lru_cache(maxsize=2**16)
 def _digest(patient_id: str, key: PatientKey) -> str:
-    memory = 128 * key.r * (key.n + key.p + 2)
     return hashlib.scrypt(
         f"mttu patient {patient_id}".encode(),
         salt=bytes.fromhex(key.salt),
         n=key.n,
         r=key.r,
         p=key.p,
-        maxmem=memory + 2**20,
+        maxmem=128 * key.memory + 2**20,
         dklen=_DIGEST_BYTES,
     ).hex()

@@ -81,9 +81,13 @@ def _is_number(kind: Any) -> bool:
 
 def _check_size(metadata: Any) -> None:
     """By what the footer says of each column, before anything else is read."""
+    _check_sign(metadata.num_rows)
     values = 0
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+        _check_sign(group.num_rows)
         for column in (group.column(number) for number in range(group.num_columns)):
+            _check_sign(column.num_values)
+            _check_sign(column.total_uncompressed_size)
             values += max(column.num_values, group.num_rows)
             if column.compression not in _CODECS:
                 raise pa.ArrowInvalid(f"compressed with {column.compression}; mttu writes and reads SNAPPY")
@@ -96,6 +100,12 @@ def _check_size(metadata: Any) -> None:
                 )
     if max(values, metadata.num_rows * metadata.num_columns) > MOST_VALUES:
         raise pa.ArrowInvalid(f"unpacks to {values} values; at most {MOST_VALUES} are read")
+
+
+def _check_sign(count: int) -> None:
+    """A footer may hold any number; one below 0 would make room for others where they are added up."""
+    if count < 0:
+        raise pa.ArrowInvalid(f"its footer counts {count} of something; restore the file from a copy")
 
 
 def _count_text(column: Any) -> int:

@@ -266,7 +266,13 @@ def test_an_empty_space_is_refused(tmp_path: Path) -> None:
         ("a: 1" + ":1" * 300 + ".0", "line 1 has '1:1:"),
         ("a: !!int 1:30", "line 1 has '1:30'"),
         ("a: 2024-13-45\n", "month must be in 1..12"),
-        (f"a: {'9' * 5000}\n", "4300"),
+        (f"a: {'9' * 5000}\n", r"line 1 has a whole number of 5000 digits \(9{20}\.\.\.\); at most 20 are read"),
+        (f"a: [1, 0x{'f' * 4000}]\n", r"line 1 has a whole number of 4002 digits \(0xf{18}\.\.\.\)"),
+        ("b: 1\na: !!bool abc\n", r"line 2 has a tag \(!!bool\), which settings do not need; leave it out"),
+        ("a: !!timestamp abc", r"has a tag \(!!timestamp\)"),
+        ("a: !!float ''", r"has a tag \(!!float\)"),
+        ("a: !!set {b}", r"has a tag \(!!set\)"),
+        ("a: [!mine 1]", r"has a tag \(!mine\)"),
     ],
 )
 def test_a_settings_file_that_grows_or_breaks_the_reader_is_refused(tmp_path: Path, text: str, reason: str) -> None:

@@ -9,7 +9,16 @@ from mttu.cli import main
 from mttu.cli.cross_validation import cross_validate_shown
 from mttu.cli.self_train import show_rounds
 from mttu.config import Config, override
-from mttu.display import PROPOSED_CROPS, console, describe_absences, errors, show_progress, tell
+from mttu.display import (
+    PROPOSED_CROPS,
+    console,
+    describe_absences,
+    errors,
+    name_breaks,
+    name_controls,
+    show_progress,
+    tell,
+)
 from mttu.errors import InputError, RunError
 from mttu.self_training import Step
 
@@ -113,8 +122,15 @@ def test_training_tells_it_at_every_validation_and_through_a_resume(tiny, never_
 
 NASTY = "a\x1b[31m\x9b2J\x07\r\u202eb[bold]x[/]\u2066"
 UNSEEN = "\u200b\u2060\ufeff\xad\u206a\u2028\U000e0041\udcff"
+UNSEEN += "\ue000\u0378\u034f\u115f\u1160\u17b4\u180b\u3164\ufe0f\uffa0\U000e0100\u2800\xa0\u3000"
 BROKEN = f"{NASTY}\nerror: wiped\t{UNSEEN}"
 SPELT = r"\nerror: wiped\t\u200b\u2060\ufeff\xad\u206a\u2028\U000e0041\udcff"
+SPELT += r"\ue000\u0378\u034f\u115f\u1160\u17b4\u180b\u3164\ufe0f\uffa0\U000e0100\u2800\xa0\u3000"
+SEEN = "Jos\u00e9-\u738b Zo\u00eb\u0308 \ud55c\uae00 \u2212\u0664"
+
+
+def test_names_in_any_writing_are_shown_as_they_are():
+    assert name_breaks(SEEN) == name_controls(SEEN) == SEEN
 
 
 def test_no_name_acts_on_the_terminal(capsys, monkeypatch):

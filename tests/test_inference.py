@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mttu.ablations import preset
 from mttu.config import InferenceSettings, override
-from mttu.inference import predict_volume, segment
+from mttu.errors import InputError
+from mttu.inference import explain_windows, predict_volume, segment
 from mttu.networks import build_network
 
 CPU = torch.device("cpu")
@@ -42,6 +43,33 @@ def random_image(*shape: int) -> Tensor:
 
 def expected_probabilities(image: Tensor) -> Tensor:
     return torch.stack([image[0] * factor for factor in (0.0, 1.0, -1.0, 2.0)]).softmax(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "overlap", "flips"), [((33, 16, 20), 0.5, False), ((24, 9, 25), 0.9, True), ((16, 16, 16), 0.9, True)]
+)
+def test_a_case_of_too_many_windows_is_refused_before_the_first(
+    shape: tuple[int, int, int], overlap: float, flips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, network = InferenceSettings(overlap=overlap, flips=flips), Pointwise()
+    predict_volume(network, random_image(*shape), (16, 16, 16), settings, CPU)
+    needed = len(network.windows)
+    monkeypatch.setattr("mttu.inference.MOST_WINDOWS", needed)
+    predict_volume(network, random_image(*shape), (16, 16, 16), settings, CPU)
+    monkeypatch.setattr("mttu.inference.MOST_WINDOWS", needed - 1)
+    with pytest.raises(InputError, match=f"at most {needed - 1} go through a network"):
+        predict_volume(network, random_image(*shape), (16, 16, 16), settings, CPU)
+    assert len(network.windows) == 2 * needed
+
+
+def test_small_windows_that_overlap_much_are_refused_and_the_paper_s_are_not() -> None:
+    assert explain_windows((240, 240, 155), (8, 8, 8), 0.9, 8, "inference.flips") == [
+        "patch.size 8x8x8 and inference.overlap 0.9 need 8034772 windows for 240x240x155 voxels, and inference.flips 8 "
+        "times as many; at most 262144 go through a network; choose larger windows or a smaller overlap, or change "
+        "inference.flips"
+    ]
+    assert explain_windows((480, 480, 310), (128, 128, 128), 0.9, 8) == []
+    assert explain_windows((240, 240, 155), (128, 128, 128), 0.125, 10_000) == []
 
 
 def test_eight_windows_of_one_case_each_cover_the_grid_of_brats() -> None:

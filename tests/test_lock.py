@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mttu.errors import InputError
-from mttu.lock import LOCK, MARKER, lock_folder
+from mttu.lock import LOCK, MARKER, OWNER, lock_folder
 
 HOLD = "import sys; from pathlib import Path; from mttu.lock import lock_folder\n"
 AS_NOBODY = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -49,6 +50,24 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a link, and links are not followed"):
         lock_folder(tmp_path / "run").__enter__()
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["long", "link", "pipe"])
+def test_a_note_of_who_holds_it_is_short_and_no_link(tmp_path: Path, kind: str) -> None:
+    note = json.dumps({"pid": 7, "user": "one", "host": "two"})
+    with lock_folder(tmp_path):
+        owner = tmp_path / OWNER
+        owner.unlink()
+        if kind == "long":
+            owner.write_text(note + " " * 1000 + "}")
+        elif kind == "link":
+            (tmp_path / "elsewhere").write_text(note)
+            owner.symlink_to(tmp_path / "elsewhere")
+        else:
+            os.mkfifo(owner)
+        with pytest.raises(InputError) as caught:
+            lock_folder(tmp_path).__enter__()
+        assert ("process 7 of one on two" in str(caught.value)) == (kind == "long")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -69,7 +69,7 @@ def with_costs(n, r, p, salt="00" * 8):
     return [{"scrypt": {"salt": salt, "n": n, "r": r, "p": p}, "digests": []}]
 
 
-@pytest.mark.parametrize(("n", "r", "p"), [(2, 1, 1), (2**15, 1, 1), (2**15, 8, 1), (2, 2**17, 1), (2, 1, 2**8)])
+@pytest.mark.parametrize(("n", "r", "p"), [(2, 1, 1), (2**15, 1, 1), (2**15, 8, 1), (2, 2**15, 1), (2, 1, 2**8)])
 def test_costs_that_are_read_can_be_borne(n, r, p):
     assert "P-1" not in read_patients(with_costs(n, r, p))
 
@@ -86,7 +86,10 @@ def test_costs_that_are_read_can_be_borne(n, r, p):
         (with_costs(3, 8, 1), "expected n a power of two"),
         (with_costs(1, 8, 1), "expected n a power of two from 2"),  # scrypt itself would raise when an id is asked for
         (with_costs(2**16, 1, 1), r"below 2\*\*\(16 r\)"),  # likewise
-        (with_costs(2**16, 8, 1), "n \\* r at most 262144"),
+        (with_costs(2**16, 8, 1), r"r \* \(n \+ p \+ 2\) at most 270336"),
+        (with_costs(2, 2**17, 1), r"r \* \(n \+ p \+ 2\) at most 270336"),
+        (with_costs(2, 1, 2**22), r"r \* \(n \+ p \+ 2\) at most 270336"),
+        ([one for salt in range(5) for one in with_costs(2, 1, 2**18, f"{salt:016x}")], "adds up to 10485760"),
         (with_costs(2**14, 8, 65), r"n \* r \* p of scrypt adds up to 8519680 over all keys; expected at most 8388608"),
         (with_costs(2**14, 8, 1) + with_costs(2**14, 8, 64, "11" * 8), "adds up to 8519680"),
         ([{"scrypt": {"salt": "zz", "n": 16, "r": 8, "p": 1}, "digests": []}], "not hexadecimal"),
@@ -97,6 +100,21 @@ def test_costs_that_would_stop_the_reader_are_refused(tmp_path, patients, reason
     (tmp_path / "checkpoint.json").write_text(json.dumps({"patients": patients}))
     with pytest.raises(InputError, match=rf"checkpoint\.json: damaged \(.*{reason}.*; restore it from a copy"):
         read_learned_from(tmp_path)
+
+
+def test_costs_of_all_members_of_an_ensemble_are_bounded_together(tmp_path):
+    members = [{"folder": f"member_{place}", "weights_sha256": "", "config_sha256": ""} for place in (1, 2)]
+    (tmp_path / "ensemble.json").write_text(json.dumps({"format_version": 1, "members": members}))
+    for place, salt in ((1, "00" * 8), (2, "11" * 8)):
+        (tmp_path / f"member_{place}").mkdir()
+        content = json.dumps({"patients": with_costs(2**14, 8, 40, salt)})
+        (tmp_path / f"member_{place}" / "checkpoint.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"its members name more patients together .*adds up to 10485760 over all keys"
+    ):
+        read_teachers(tmp_path)
+    (tmp_path / "member_2" / "checkpoint.json").write_text(content.replace("11" * 8, "00" * 8))
+    assert read_teachers(tmp_path).work == 40 * 2**17
 
 
 def test_what_goes_to_others_says_nothing_of_them():

@@ -211,6 +211,9 @@ def test_nothing_of_a_patient_travels_with_the_code() -> None:
     written += [f"data/a{ending}" for ending in OTHER_VOLUMES if ending != ".nii.zip"]
     others = "npz pth ckpt onnx h5 hdf5 mat feather arrow xlsb sav zip tar tgz 7z nii.bz2 nii.zst nii.xz jpg JPEG tif"
     written += [f"data/a.{ending}" for ending in [*others.split(), "TIFF", "IMA", "mnc", "PAR", "rec", "Npz", "ZIP"]]
+    others = "png PNG webp bmp gif jp2 heic dicom dta sas7bdat rds numbers pkl Pickle sqlite sqlite3-wal lz4 lzma"
+    written += [f"data/a.{ending}" for ending in others.split()]
+    written += [f"runs.d/mlflow.db-{part}" for part in ("wal", "shm", "journal")] + ["docs/figures/case.png"]
     written += ["run/held_out.json", "ensemble/out_of_fold.csv"]
     written += ["best/weights.safetensors", "train/state.pt", "mlflow.db", "out/a_overlay.png", "cluster/B.DCM"]
     checked = run("git", "check-ignore", "--no-index", *written)
@@ -218,7 +221,13 @@ def test_nothing_of_a_patient_travels_with_the_code() -> None:
     assert run("git", "ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
     (is_left_out,) = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
     assert [path for path in written if not is_left_out(ROOT / path)] == []
-    sent = ["jobs/train.py", "mttu/data/cohort.py", "tune_spaces/transformer_depth.yaml", "pyproject.toml"]
+    sent = [
+        "docs/pictures/selection_study.png",
+        "jobs/train.py",
+        "mttu/data/cohort.py",
+        "tune_spaces/transformer_depth.yaml",
+        "pyproject.toml",
+    ]
     assert [path for path in [*sent, "constraints.txt", "README.md"] if is_left_out(ROOT / path)] == []
     assert cluster()["rsync_filter"] == [".gitignore"]
     excluded = set(cluster()["rsync_exclude"])

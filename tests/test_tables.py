@@ -154,7 +154,44 @@ def write_list(path):
     pq.write_table(pa.table({"case_id": column}), path, write_statistics=False, store_schema=False)
 
 
+def encode(count):
+    """A whole number of 64 bits as a Parquet footer holds it: zigzag, seven bits a byte."""
+    left, written = ((count << 1) ^ (count >> 63)) & (2**64 - 1), b""
+    while left >= 128:
+        written, left = written + bytes([left & 127 | 128]), left >> 7
+    return written + bytes([left])
+
+
+def write_negative(path, changed):
+    """Two columns whose footer counts values below 0 for some of them, so that they add up to few."""
+    rows = 2 * MOST_VALUES
+    table = pa.table(
+        {"case_id": np.zeros(rows, np.int8), "b": np.zeros(rows, np.int8)},
+        pa.schema([pa.field(name, pa.int8(), nullable=False) for name in ("case_id", "b")]),
+    )
+    pq.write_table(table, path, store_schema=False, row_group_size=rows, write_statistics=False)
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    parts = data[start:].split(encode(rows))
+    assert len(parts) == 5  # rows of the file, values of each column, rows of the group
+    footer = parts[0] + b"".join(
+        encode(-rows if place in changed else rows) + part for place, part in enumerate(parts[1:])
+    )
+    path.write_bytes(data[:start] + footer)
+
+
+def write_fewer_rows(path):
+    """One of the two columns takes back what the other one counts."""
+    write_negative(path, (0, 1, 3))
+
+
+def write_fewer_values(path):
+    write_negative(path, (1,))
+
+
 BOMBS = {
+    write_fewer_rows: "its footer counts -16777216 of something; restore the file from a copy",
+    write_fewer_values: "its footer counts -16777216 of something; restore the file from a copy",
     write_bytes: "column case_id is neither text nor numbers, but binary",
     write_shared: "encoded with DELTA_BYTE_ARRAY, which mttu neither writes nor reads",
     write_list: "column case_id holds lists",

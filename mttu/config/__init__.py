@@ -66,7 +66,10 @@ _UNION_TAGS = {"transformer", "convolution"}
 LONGEST_YAML = 2**16
 """Characters of a settings file."""
 _MOST_BRACKETS = 20
-_NUMBER_TAGS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_TAGS = "tag:yaml.org,2002:"
+_NUMBER_TAGS = {f"{_TAGS}int", f"{_TAGS}float"}
+_MOST_DIGITS = 20
+"""Of a whole number, with its sign: 64 bits. Python writes out none of more than 4300."""
 _NOTHING = {"", "null", "~"}
 
 
@@ -204,7 +207,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 class _PlainLoader(yaml.SafeLoader):
     """The safe loader without aliases, by which a file of half a kilobyte can name a billion values, and without
-    brackets in so many brackets that it takes minutes to read them, or numbers in base 60 of so many digits.
+    brackets in so many brackets that it takes minutes to read them, or numbers in base 60 of so many digits. Nor does
+    it take tags, for PyYAML fails in any way at all on a text that is not what its tag says (`!!bool abc`).
     """
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
@@ -216,7 +220,14 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise yaml.YAMLError(f"line {line} has an alias (*name), which settings do not need; write the value out")
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if event.tag is not None:
+            raise yaml.YAMLError(
+                f"line {event.start_mark.line + 1} has a tag ({event.tag.replace(_TAGS, '!!')[:40]}), which settings "
+                "do not need; leave it out, and put a text in quotes"
+            )
+        return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node: yaml.ScalarNode = super().compose_scalar_node(anchor)
@@ -225,6 +236,11 @@ class _PlainLoader(yaml.SafeLoader):
                 f"line {node.start_mark.line + 1} has {node.value[:20]!r}, to YAML a number in base 60; put it in "
                 "quotes, or write the number out"
             )
+        if node.tag == f"{_TAGS}int" and len(node.value) > _MOST_DIGITS:
+            raise yaml.YAMLError(
+                f"line {node.start_mark.line + 1} has a whole number of {len(node.value)} digits "
+                f"({node.value[:_MOST_DIGITS]}...); at most {_MOST_DIGITS} are read; put it in quotes if it is a text"
+            )
         return node
 
 
@@ -232,7 +248,8 @@ def load_yaml(text: str) -> Any:
     """The value of a YAML text, by the safe loader, without aliases.
 
     Raises:
-        ValueError: It is longer than `LONGEST_YAML`, nested too deeply, holds an alias, or is not YAML.
+        ValueError: It is longer than `LONGEST_YAML`, nested too deeply, holds an alias, a tag or too long a number, or
+            is not YAML.
     """
     if len(text) > LONGEST_YAML:
         raise ValueError(f"longer than {LONGEST_YAML} characters; settings take a few thousand")

@@ -109,7 +109,8 @@ class InferenceSettings(Settings):
 
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.125
     """Least overlap of neighbouring windows as a fraction of the window; 0.125 covers 240x240x155 with eight. At most
-    0.9, which reads each voxel a thousand times: a foreign file could ask for more, and a case would take days."""
+    0.9, which reads each voxel up to a thousand times. A case that needs more than 262,144 windows, flips or passes of
+    Monte Carlo dropout counted in, is refused: a foreign file could ask for more, and a case would take weeks."""
     flips: bool = False
     """Test-time augmentation: mean softmax over the 8 flips of the three axes."""
     min_enhancing_mm3: Annotated[float, Field(ge=0)] = 0.0

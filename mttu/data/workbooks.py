@@ -15,6 +15,10 @@ from mttu.errors import InputError, name_some, say_count
 
 _ROWS_LOOKED_AT = 100
 """Of the other sheets, to tell whether they hold anything."""
+_LAST_COLUMN = 16384
+"""That a sheet can have (XFD)."""
+MOST_MERGED = 500_000
+"""Cells under all merged ranges of a sheet, inside of what it holds: a range may be named again and again."""
 _ERROR_TEXTS = re.compile(r"#(?:REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!)")
 
 
@@ -65,7 +69,8 @@ def open_sheet(data: Any) -> tuple[Sheet, Iterator[tuple[int, Sequence[str]]]]:
 
 def describe_sheet(sheet: Sheet, lines: Sequence[int]) -> tuple[list[str], list[str]]:
     """Warnings on hidden rows among the lines that hold data, and notes on sheets that are not read."""
-    hidden = [str(line) for line in sheet.hidden_lines if line in set(lines)]
+    there = set(lines)
+    hidden = [str(line) for line in sheet.hidden_lines if line in there]
     count = say_count(len(hidden), "row is hidden and counts", "rows are hidden and count")
     warnings = [f"{count} like the others: {name_some(hidden)}; delete what should not count"] if hidden else []
     others = ", ".join(sheet.others)
@@ -111,7 +116,8 @@ def _holds_anything(sheet: Any) -> bool:
 
 def _look_beneath(source: Any, found: Sheet) -> None:
     """What openpyxl does not say when it reads rows one by one: formulas without value, hidden and merged cells."""
-    line = column = 0
+    line = column = last_line = width = num_hidden = 0
+    merged: list[str] = []
     for event, element in iterparse(source, events=("start", "end")):
         name = element.tag.rpartition("}")[2]
         if event == "start" and name == "row":
@@ -120,21 +126,40 @@ def _look_beneath(source: Any, found: Sheet) -> None:
                 found.hidden_lines.append(line)
         elif event == "start" and name == "col" and _is_on(element.attrib, "hidden"):
             first, last = int(element.get("min", 1)), int(element.get("max", 1))
-            found.hidden_columns.update(range(first, min(last, first + 16384) + 1))
+            num_hidden += max(1, last - first + 1)
+            if first < 1 or last > _LAST_COLUMN or num_hidden > _LAST_COLUMN:
+                raise InputError(
+                    f"hides columns {first} to {last}, {num_hidden} with those before; a sheet has {_LAST_COLUMN}; "
+                    "save it again, or as .csv (UTF-8)"
+                )
+            found.hidden_columns.update(range(first, last + 1))
         elif event == "end" and name == "c":
             column = range_boundaries(element.get("r"))[0] if element.get("r") else column + 1
+            width = max(width, column)
             if _lacks_value(element):
                 found.flaws[line, column] = "a formula whose value is not in the file; open it and save it again"
             element.clear()
         elif event == "end" and name == "mergeCell":
-            left, top, right, bottom = range_boundaries(element.get("ref", "A1"))
-            if (bottom - top + 1) * (right - left + 1) <= 100_000:
-                for place in itertools.product(range(top, bottom + 1), range(left, right + 1)):
-                    if place != (top, left):  # the value of all is there
-                        why = f"nothing of its own: it is merged with others ({element.get('ref')}); unmerge them"
-                        found.flaws.setdefault(place, why)
+            merged.append(element.get("ref", "A1"))
         elif event == "end" and name == "row":
+            last_line = max(last_line, line)
             element.clear()
+    _mark_merged(merged, last_line, width, found)
+
+
+def _mark_merged(ranges: Sequence[str], last_line: int, last_column: int, found: Sheet) -> None:
+    """Adds the flaws of merged cells, those beyond the last cell of the sheet aside."""
+    num_merged = 0
+    for text in ranges:
+        left, top, right, bottom = range_boundaries(text)
+        lines, columns = range(top, min(bottom, last_line) + 1), range(left, min(right, last_column) + 1)
+        num_merged += max(1, len(lines) * len(columns))
+        if num_merged > MOST_MERGED:
+            raise InputError(f"merges more than {MOST_MERGED} cells; unmerge them, or save it as .csv (UTF-8)")
+        why = f"nothing of its own: it is merged with others ({text}); unmerge them"
+        for place in itertools.product(lines, columns):
+            if place != (top, left):  # the value of all is there
+                found.flaws.setdefault(place, why)
 
 
 def _lacks_value(cell: Any) -> bool:

@@ -23,6 +23,8 @@ FORMAT_VERSION = 2
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
 LARGEST_HEADER_BYTES = 2**20
 """Of a file of weights: a name and a shape for each of some hundred tensors."""
+_KINDS = {torch.float32: "F32", torch.int64: "I64"}
+"""What weights and counts are written as, and what safetensors calls it."""
 _DAMAGED = "checkpoint {}: checkpoint.json is damaged; restore it from a copy"
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
@@ -163,9 +165,11 @@ def _check_weights(folder: Path, config: Config) -> None:
         raise InputError(f"{refusal} (its header is {length} bytes long; expected at most {LARGEST_HEADER_BYTES})")
     try:
         with safe_open(path, "pt") as weights:
-            found = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            found = {name: f"{part.get_shape()} {part.get_dtype()}" for name, part in parts.items()}
         with torch.device("meta"):
-            wanted = {name: list(tensor.shape) for name, tensor in build_network(config.network).state_dict().items()}
+            built = build_network(config.network).state_dict()
+        wanted = {name: f"{list(part.shape)} {_KINDS.get(part.dtype, part.dtype)}" for name, part in built.items()}
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{refusal} ({' '.join(str(error).split())[:400]})") from None
     differences = [

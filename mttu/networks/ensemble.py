@@ -19,7 +19,7 @@ from mttu.config.metrics import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
-from mttu.patients import KnownPatients
+from mttu.patients import KnownPatients, check_work
 
 FORMAT_VERSION = 1
 SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
@@ -158,13 +158,28 @@ def read_config(folder: Path) -> Config:
 
 
 def read_teachers(folder: Path) -> KnownPatients | None:
-    """The patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`."""
+    """The patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`.
+
+    Raises:
+        InputError: What they say of them is damaged, or together would take too long to be asked.
+    """
     folder = find_checkpoint(folder)
     if not (folder / ENSEMBLE).exists():
         return read_learned_from(folder)
     found = [read_learned_from(folder / member["folder"]) for member in _read_mark(folder)]
     known = [patients for patients in found if patients is not None]
-    return reduce(or_, known, KnownPatients()) if len(known) == len(found) else None
+    if len(known) < len(found):
+        return None
+    united = reduce(or_, known, KnownPatients())
+    try:
+        check_work(united)
+    except ValueError as error:
+        raise InputError(
+            f"ensemble {folder}: its members name more patients together than can be asked for ({error}); write an "
+            "ensemble of fewer, or take the entry patients out of their checkpoint.json: whom they know is then "
+            "unknown, and said so"
+        ) from None
+    return united
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mttu.config import InferenceSettings, MonteCarloSettings
 from mttu.data.loaders import crop
-from mttu.inference import Precision
+from mttu.errors import raise_if_any
+from mttu.inference import Precision, explain_windows
 from mttu.networks import MttuNet
 from mttu.networks.idh_passes import IdhPasses
 from mttu.networks.pass_dropout import name_pass
@@ -67,9 +68,10 @@ def run_passes(
         member: Number of the network in its ensemble, which decides its masks.
 
     Raises:
-        InputError: See `IdhPasses`.
+        InputError: See `IdhPasses` and `explain_windows`.
         FloatingPointError: Logits are not finite.
     """
+    raise_if_any(explain_windows(image.shape[1:], patch_size, inference.overlap, settings.passes, "mc.passes"))
     idh_passes = IdhPasses(network, settings.active_dropout)
     keys = [name_pass(settings.seed, case_id, number, member) for number in range(settings.passes)]
     chunks = [

@@ -11,6 +11,7 @@ from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.cohort import Case, Manifest, read_manifest
 from mttu.data.source_records import find_changes
 from mttu.errors import InputError, name_some, raise_if_any, say_count
+from mttu.inference import explain_windows
 from mttu.networks.learned import explain_unlearned
 from mttu.patients import KnownPatients
 from mttu.training.start import (
@@ -174,6 +175,12 @@ def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
             f"case {case.case_id}: its mask was prepared with labels {cached.labels}, the manifest says {case.labels}; "
             f"{MEND}"
         )
+    if case.split == "val":  # said now, and not when the first epoch is over
+        times = 8 if config.inference.flips else 1
+        found = explain_windows(
+            cached.image.shape[1:], config.patch.size, config.inference.overlap, times, "inference.flips"
+        )
+        problems += [f"case {case.case_id}: {problem}" for problem in found]
     return problems
 
 

@@ -8,7 +8,7 @@ from clinical_examples import write_rows, write_text, write_workbook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mttu.data import clinical_files
+from mttu.data import clinical_files, workbooks
 from mttu.data.clinical import read_clinical, read_clinical_tables
 from mttu.data.clinical_files import read_text_table
 from mttu.data.leakage import read_crosswalk
@@ -193,6 +193,31 @@ def test_a_workbook_is_as_large_as_its_cells_not_as_it_claims(tmp_path, monkeypa
     assert len(read_text_table(path).rows) == 2
     alter_sheet(path, lambda text: text.replace('<row r="3"', '<row r="99999999999"'))
     assert refusal(path) == "more than 1000 cells; give a clinical table with one row per case"
+
+
+def test_what_is_merged_again_and_again_or_hidden_far_away_takes_no_room(tmp_path, monkeypatch):
+    def read_with(before, added):
+        path = write_workbook(tmp_path / "t.xlsx", ROWS)
+        alter_sheet(path, lambda text: text.replace(before, added))
+        return path
+
+    end = "</sheetData>"
+    tall = read_with(end, f'{end}<mergeCells><mergeCell ref="B2:XFD1048576"/></mergeCells>')
+    assert set(read_text_table(tall).sheet.flaws) == {(2, 3), (3, 2), (3, 3)}
+    monkeypatch.setattr(workbooks, "MOST_MERGED", 17)
+    again = '<mergeCell ref="A1:A1048576"/>' * 3 + '<mergeCell ref="A1:XFD1048576"/>'
+    assert refusal(read_with(end, f"{end}<mergeCells>{again}</mergeCells>")) == (
+        "merges more than 17 cells; unmerge them, or save it as .csv (UTF-8)"
+    )
+    start = "<sheetData>"
+    hidden = read_with(start, f'<cols><col min="9" max="16384" hidden="1"/></cols>{start}')
+    assert read_text_table(hidden).sheet.hidden_columns == set(range(9, 16385))
+    for cols in (
+        '<col min="9" max="16385" hidden="1"/>',
+        '<col max="16384" hidden="1"/><col min="16384" max="1" hidden="1"/>',
+    ):
+        path = read_with(start, f"<cols>{cols}</cols>{start}")
+        assert refusal(path).endswith("; a sheet has 16384; save it again, or as .csv (UTF-8)")
 
 
 def write_odd_workbook(path, change):

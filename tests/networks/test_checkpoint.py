@@ -163,6 +163,12 @@ def nest_the_record(folder: Path) -> None:
     (folder / "checkpoint.json").write_text("[" * 200_000)
 
 
+def shrink_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    name = next(name for name in weights if name.endswith("weight"))
+    save_file(weights | {name: weights[name].half()}, folder / "weights.safetensors")
+
+
 def claim_a_long_header(folder: Path) -> None:
     (folder / "weights.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}")
 
@@ -177,6 +183,7 @@ def claim_a_long_header(folder: Path) -> None:
         (name_an_endless_one, r"network.blocks.0: Input should be less than or equal to 64, found 1000000000"),
         (multiply_by_aliases, r"not valid YAML \(line 2 has an alias \(\*name\), which settings do not need; write"),
         (nest_the_record, "checkpoint.json is damaged"),
+        (shrink_a_weight, r"does not fit config.yaml \(\S+: \[.*\] F16 in the weights, \[.*\] F32 by the settings\)"),
         (claim_a_long_header, r"its header is 1099511627776 bytes long; expected at most 1048576"),
         (remove_settings, "config.yaml not found"),
         (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),

@@ -6,6 +6,7 @@ import torch
 
 from mttu.ablations import preset
 from mttu.config import InferenceSettings, MonteCarloSettings, override
+from mttu.errors import InputError
 from mttu.inference import predict_volume
 from mttu.networks import build_network
 from mttu.networks.idh_passes import IdhPasses
@@ -43,6 +44,15 @@ def test_logits_are_averaged_over_windows_and_softmax_comes_after(network):
     logits = torch.stack([torch.cat([passes.run(passes.share(window), [key]) for key in keys]) for window in windows])
     torch.testing.assert_close(found.passes, logits.mean(dim=0))
     torch.testing.assert_close(torch.tensor(found.mutant_probabilities), logits.mean(dim=0).softmax(1)[:, 1])
+
+
+def test_passes_over_too_many_windows_are_refused_before_the_first(network, monkeypatch):
+    monkeypatch.setattr("mttu.inference.MOST_WINDOWS", 7)
+    run(network, draw_image(16, 16, 28))
+    with pytest.raises(
+        InputError, match=r"need 4 windows for 16x28x28 voxels, and mc\.passes 3 times as many; at most 7"
+    ):
+        run(None, draw_image(16, 28, 28))
 
 
 @pytest.mark.parametrize("active", ["all", "transformer+head", "head"])

@@ -46,13 +46,45 @@ def test_addresses_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert show_command("https://someone:secret@host/x") == "https://host/x"
 
 
-@pytest.mark.parametrize("password", ["S3'cr3t", "s3 cr3t!", "s3/cr3t, it", "p@s3<cr3t>", "s3%20cr3t", "s3\\cr3t"])
-def test_the_password_in_use_is_masked_whatever_signs_it_holds(password: str, tmp_path: Path) -> None:
-    uri = f"postgresql://someone:{password}@host/db"
+PASSWORDS = ["S3'cr3t", "s3 cr3t!", "s3/cr3t, it", "p@s3<cr3t>", "s3%20cr3t", "s3\\cr3t", "s3%26cr3t", "s3?cr3t=;"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://someone:{}@host/db",
+        "postgresql://host/db?user=someone&password={}",
+        "postgresql://host/db?pass%77ord={}&user=someone",
+        "https://host/x?token={}#top",
+        "mssql+pyodbc:///?odbc_connect=Driver={{x}};UID=someone;PWD={{{}}};DATABASE=d",
+        "mssql+pyodbc:///?odbc_connect=Driver%3D%7Bx%7D%3BPWD%3D%7B{}%7D%3BDATABASE%3Dd&x=1",
+    ],
+)
+def test_the_password_in_use_is_masked_whatever_signs_it_holds(
+    address: str, password: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mttu.errors._known", {})  # of the addresses before it
+    uri = address.format(password)
     resolve_uri(uri, tmp_path)
-    for text in (uri, repr(uri), f"no answer of {uri}: it said {password!r}", f"someone:{password}@host", unquote(uri)):
+    read = unquote(password)
+    for text in (
+        uri,
+        repr(uri),
+        f"no answer of {uri}: it said {password!r}",
+        f"someone:{password}@host",
+        unquote(uri),
+        f"bad dsn 'user=someone password={read}', or {read!r}",
+        f"cannot open Driver={{x}};PWD={{{read}}};DATABASE=d",
+    ):
         assert "cr3t" not in mask_secrets(text)
         assert "cr3t" not in show_command(uri)
+
+
+def test_what_is_no_secret_of_the_address_in_use_stays(tmp_path: Path) -> None:
+    resolve_uri("postgresql://host/db?user=someone-1&password=short&x=s3cr3t-9", tmp_path)
+    assert mask_secrets("someone-1 of s3cr3t-9 is short") == "someone-1 of s3cr3t-9 is short"
+    assert mask_secrets("postgresql://host/db?user=someone-1&password=short&x=1").endswith("password=***&x=1")
 
 
 def test_a_password_that_is_a_word_masks_no_sentence(tmp_path: Path) -> None:

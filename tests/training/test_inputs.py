@@ -28,6 +28,13 @@ def test_a_sound_cohort_passes(tiny):
     assert inputs.fingerprint == check_inputs(tiny).fingerprint
 
 
+def test_windows_that_no_validation_would_get_through_are_refused_before_training(tiny, monkeypatch):
+    monkeypatch.setattr("mttu.inference.MOST_WINDOWS", 0)
+    val = read_manifest(tiny.data.manifest).split("val")
+    found = problems_of(tiny)
+    assert [problem.partition(": patch.size ")[0] for problem in found] == [f"case {case.case_id}" for case in val]
+
+
 def test_no_manifest(tiny):
     [problem] = problems_of(override(tiny, {"data.manifest": None}))
     assert problem.startswith("data.manifest: not set; give the file that `mttu cohort` wrote")
