@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mttu.config import Config, InferenceSettings, MonteCarloSettings, override
-from mttu.inference import choose_precision
+from mttu.inference.passes import run_passes
+from mttu.inference.windows import choose_precision
 from mttu.networks import MttuNet, build_network
-from mttu.networks.idh_passes import IdhPasses
-from mttu.networks.pass_dropout import drop_by_pass, name_pass
-from mttu.scoring.passes import run_passes
+from mttu.networks.monte_carlo import IdhPasses, drop_by_pass, name_pass
 
 TOLERANCE, SHARED_TOLERANCE = 1e-4, 1e-5
 LEAST_SHARE = {"head": 0.8}

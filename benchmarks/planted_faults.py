@@ -29,7 +29,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mttu.data.phantom import write_phantom
+from mttu.phantom import write_phantom
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_SLOWER = 1.2
@@ -202,7 +202,8 @@ import json, resource, sys, time
 from pathlib import Path
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cohort import CohortRequest, build_cohort
+from mttu.cohort.build import build_cohort
+from mttu.cohort.found_cases import CohortRequest
 
 data, cache = Path(sys.argv[1]), Path(sys.argv[2])
 started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
@@ -220,7 +221,7 @@ import sys
 from pathlib import Path
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cohort import read_manifest
+from mttu.data.manifest import read_manifest
 
 manifest = read_manifest(Path(sys.argv[1]))
 for case in manifest.cases:

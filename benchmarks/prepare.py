@@ -15,11 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from mttu.cluster.data import PreparedRow, prepare_cohort
+from mttu.cluster.cases import PreparedRow, prepare_cohort
 from mttu.cluster.session import connect
+from mttu.cohort.build import discover
 from mttu.config import PrepareSettings, WorkerSettings
-from mttu.data.cohort import Manifest, discover
-from mttu.data.phantom import write_phantom
+from mttu.data.manifest import Manifest
+from mttu.phantom import write_phantom
 
 
 def main() -> None:

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from mttu.ablations import PRESETS, preset
-from mttu.atomic import write_json
+from mttu.cohort.build import discover
 from mttu.config import Config, override, parse_overrides
 from mttu.data.cache import cache_case, open_cached
-from mttu.data.cohort import Manifest, discover, write_manifest
 from mttu.data.loaders import read_volume
-from mttu.data.phantom import write_phantom
-from mttu.inference import predict_volume, segment
+from mttu.data.manifest import Manifest, write_manifest
+from mttu.files import write_json
+from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.segmentation import Overlap, count_overlaps
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.phantom import write_phantom
+from mttu.search.presets import PRESETS, preset
 from mttu.training.run import launch_locally, run_training
 
 REGIONS = ("et", "tc", "wt")

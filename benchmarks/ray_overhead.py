@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mttu.cluster.session  # isort: skip  (before anything imports ray)
-from mttu.cluster.pool import Work, run_pool
+from mttu.cluster.cases import Work, run_pool
 from mttu.config import WorkerSettings
 
 MOST_OVERHEAD = 0.15

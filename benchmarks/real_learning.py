@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mttu.ablations import preset
-from mttu.atomic import atomic_file, write_json
+from mttu.cohort.build import discover
 from mttu.config import Config, override
 from mttu.data.cache import cache_case, open_cached
-from mttu.data.cohort import Manifest, discover, read_manifest, write_manifest
+from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import predict_volume, segment
+from mttu.files import atomic_file, write_json
+from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.segmentation import score_dice
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.search.presets import preset
 from mttu.training.run import launch_locally, run_training
 
 BRATS2013 = ("brats_2013_pat0003_1", "brats_2013_pat0005_1", "brats_2013_pat0006_1")

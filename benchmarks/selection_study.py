@@ -31,21 +31,21 @@ from typing import Any
 
 import torch
 
-from mttu.ablations import preset
-from mttu.atomic import write_json
+from mttu.cohort.build import discover
+from mttu.cohort.truth import read_truth
 from mttu.config import Config, override
 from mttu.data.cache import cache_case
-from mttu.data.cohort import Case, Manifest, discover, read_manifest, write_manifest
-from mttu.data.phantom import TRUTH_TABLE, measure_phantom, write_phantom
-from mttu.data.score_table import ScoreTable, summarise_passes
-from mttu.data.truth import read_truth
-from mttu.scoring.cases import OnRow, make_table, score_cases
-from mttu.scoring.plan import ScoringPlan
+from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
+from mttu.files import write_json
+from mttu.phantom import TRUTH_TABLE, measure_phantom, write_phantom
+from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
+from mttu.pseudo_labels.scoring import OnRow, ScoringPlan, make_table, score_cases
+from mttu.search.presets import preset
 from mttu.self_training import Callables, run_self_training
-from mttu.self_training.callables import CaseRow, OnCase
 from mttu.self_training.evaluation import evaluate_locally
-from mttu.self_training.mixing import read_pseudo_labels
-from mttu.self_training.summary import read_versioned
+from mttu.self_training.job import CaseRow, OnCase
+from mttu.self_training.mixture import read_pseudo_labels
+from mttu.self_training.tracking import read_versioned
 from mttu.training.run import History, OnEpoch, launch_locally
 from mttu.training.start import digest_weights
 

@@ -15,8 +15,8 @@ import torch
 from network import seconds_of
 from torch import Tensor, nn
 
-from mttu.ablations import preset
 from mttu.networks import build_network
+from mttu.search.presets import preset
 
 PRESETS = {"demo": 32, "small": 64, "paper": 128}
 """And the edge of their window in voxels."""
@@ -29,7 +29,7 @@ def predict(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def predict_plainly(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    with patch("mttu.networks.convolution._falls_short_of_onednn", lambda x: False):
+    with patch("mttu.networks.cpu.convolution._falls_short_of_onednn", lambda x: False):
         return predict(network, image)
 
 

@@ -14,11 +14,20 @@ from matplotlib.figure import Figure
 from scipy import stats
 from selection_study import ARMS, POOL, TEST, TRAIN, VAL
 
-from mttu.data.phantom import TRUTH_TABLE
-from mttu.data.truth import read_truth
-from mttu.figures.saving import save_figure
-from mttu.figures.style import ERROR_BARS, GUIDE, LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, new_figure, style_of
-from mttu.self_training.summary import RoundSummary, read_versioned, summarise_rounds
+from mttu.cohort.truth import read_truth
+from mttu.figures.style import (
+    ERROR_BARS,
+    GUIDE,
+    LABEL_SIZE,
+    NOTE_SIZE,
+    PAGE_WIDTH_IN,
+    TITLE_SIZE,
+    new_figure,
+    save_figure,
+    style_of,
+)
+from mttu.phantom import TRUTH_TABLE
+from mttu.self_training.tracking import RoundSummary, read_versioned, summarise_rounds
 
 FIGURES = {"test/idh_auc": "IDH AUC", "test/idh_accuracy": "IDH accuracy", "test/dice_wt": "WT Dice"}
 PAIRS = (

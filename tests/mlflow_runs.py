@@ -4,10 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, override
-from mttu.tracking import (
-    MlflowTracker,
-    open_tracker,
-)
+from mttu.tracking import MlflowTracker, open_tracker
 
 FINGERPRINT = "3f" * 32
 

@@ -3,8 +3,8 @@
 import torch
 from safetensors.torch import load_file
 
-from mttu.data.score_table import ScoreRow, ScoreTable, summarise_passes
 from mttu.errors import RunError
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
 from mttu.self_training import Callables
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from mttu.data.cache import open_cached
 from mttu.data.manifest import read_manifest
-from mttu.data.score_table import read_scores
 from mttu.data.volumes import read_volume
 from mttu.errors import InputError, RunError, explain_open_files, mask_secrets, raise_if_any
-from mttu.evaluate.predictions import read_predictions
-from mttu.scoring.reports import read_selection
+from mttu.pseudo_labels.reports import read_selection
+from mttu.pseudo_labels.score_table import read_scores
+from mttu.report.predictions import read_predictions
 from mttu.self_training.evaluation import read_rows
 from mttu.self_training.round_folder import read_record
-from mttu.training.fold_results import read_folds_table
+from mttu.training.folds import read_folds_table
 
 
 def test_input_error_shows_every_problem() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mttu.errors import InputError
-from mttu.lock import LOCK, MARKER, OWNER, lock_folder
+from mttu.files import LOCK, MARKER, OWNER, lock_folder
 
-HOLD = "import sys; from pathlib import Path; from mttu.lock import lock_folder\n"
+HOLD = "import sys; from pathlib import Path; from mttu.files import lock_folder\n"
 AS_NOBODY = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mttu.ablations import preset
 from mttu.config import override, to_yaml
 from mttu.data.cache import cache_case
 from mttu.data.findings import Finding, write_findings
 from mttu.data.manifest import read_manifest
-from mttu.data.phantom import TRUTH_TABLE
+from mttu.phantom import TRUTH_TABLE
 from mttu.predict import plan_predictions, predict_cases
+from mttu.search.presets import preset
 from mttu.training.run import launch_locally, run_training
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from mttu.cohort.layouts import OTHER_VOLUMES
 from mttu.config import Config, override
-from mttu.config.search import load_space
-from mttu.data.layouts import OTHER_VOLUMES
+from mttu.search.spaces import load_space
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -106,6 +106,12 @@ def test_a_job_refuses_what_its_command_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "mttu").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_is_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_no_package_is_crowded() -> None:
+    folders = {path.parent for path in (ROOT / "mttu").rglob("*.py")}
+    counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: count for name, count in counts.items() if count > 20} == {}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -224,7 +230,7 @@ def test_nothing_of_a_patient_travels_with_the_code() -> None:
     sent = [
         "docs/pictures/selection_study.png",
         "jobs/train.py",
-        "mttu/data/cohort.py",
+        "mttu/cohort/build.py",
         "tune_spaces/transformer_depth.yaml",
         "pyproject.toml",
     ]

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mttu.cohort.truth import read_truth
 from mttu.data.findings import Finding, write_findings
 from mttu.data.manifest import read_manifest
-from mttu.data.score_table import read_scores
-from mttu.data.truth import read_truth
 from mttu.errors import InputError
-from mttu.evaluate.predictions import read_predictions
+from mttu.files import MOST_VALUES, neutralise, read_parquet, restore, write_csv, write_csv_rows
 from mttu.predict.results import check_output
-from mttu.tables import MOST_VALUES, neutralise, read_parquet, restore, write_csv, write_csv_rows
+from mttu.pseudo_labels.score_table import read_scores
+from mttu.report.predictions import read_predictions
 
 SHEET = ["=1+1", "+1+1", "-1|x", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''-", "＝1"]  # noqa: RUF001
 SHEET += [
@@ -106,7 +106,7 @@ def test_no_other_module_writes_csv_or_reads_parquet(request):
             for word in ("csv.write_csv", "csv.writer", "DictWriter", "pq.read_table", "ParquetFile(")
         )
     ]
-    assert found == ["tables.py"]
+    assert found == ["files.py"]
 
 
 def write_long(path):

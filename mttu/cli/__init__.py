@@ -14,21 +14,28 @@ from typing import Annotated, Any
 import typer
 
 from mttu import __version__
-from mttu.ablations import PRESETS
 from mttu.cli.cache import app as cache_app
-from mttu.cli.calibration import print_calibration, print_start
 from mttu.cli.cohort import cohort, describe
-from mttu.cli.cross_validation import cross_validate_shown
-from mttu.cli.ensemble import ensemble
+from mttu.cli.display import (
+    console,
+    errors,
+    name_controls,
+    show_log,
+    show_progress,
+    summarise_epoch,
+    tell,
+    tell_absences,
+)
 from mttu.cli.evaluate import evaluate
+from mttu.cli.folds import cross_validate_shown, split
+from mttu.cli.networks import ensemble, print_calibration, print_start
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import PrecisionOption, score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation, tell_tracking
-from mttu.cli.split import split
 from mttu.config import Config, override, to_yaml
-from mttu.display import console, errors, name_controls, show_log, show_progress, summarise_epoch, tell, tell_absences
 from mttu.errors import InputError, RunError, mask_secrets
+from mttu.search.presets import PRESETS
 
 app = typer.Typer(
     name="mttu",
@@ -87,11 +94,11 @@ def prepare(
 
 def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> int:
     """Prepares with progress; returns the number of cases that failed, each named on standard error."""
-    from mttu.cluster.data import prepare_cohort
+    from mttu.cluster.cases import prepare_cohort
     from mttu.cluster.session import connect
     from mttu.data.cache_space import check_room, check_writable, measure_room
-    from mttu.data.cohort import read_manifest
-    from mttu.lock import lock_folder
+    from mttu.data.manifest import read_manifest
+    from mttu.files import lock_folder
     from mttu.training.inputs import resolve_paths
 
     path, cache_dir = resolve_paths(settings)
@@ -206,7 +213,7 @@ def predict_shown(
     """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
 
-    from mttu.inference import describe_device
+    from mttu.inference.windows import describe_device
     from mttu.predict import PredictionRow, plan_predictions, predict_cases
 
     if device not in ("auto", "cpu", "gpu"):
@@ -248,7 +255,7 @@ def demo(
     cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 64,
 ) -> None:
     """Run everything on a phantom cohort: phantom, cohort, prepare, self-train, predict."""
-    from mttu.data.phantom import TRUTH_TABLE
+    from mttu.phantom import TRUTH_TABLE
     from mttu.tracking import name_source, resolve_uri, show_command, show_page
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mttu.display import console, show_progress
+from mttu.cli.display import console, show_progress
 from mttu.errors import say_count
 
 app = typer.Typer(help="Check and tidy up prepared cases.", no_args_is_help=True)

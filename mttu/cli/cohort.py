@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mttu.display import Advance, console, errors, show_progress
+from mttu.cli.display import Advance, console, errors, show_progress
 from mttu.errors import InputError, say_count
 
 if TYPE_CHECKING:
@@ -67,8 +67,10 @@ def cohort(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the train/val split")] = 0,
 ) -> None:
     """Check folders of cases and write their manifest."""
-    from mttu.data.cohort import CohortRequest, build_cohort, check_target, describe_manifest, write_manifest
+    from mttu.cohort.build import build_cohort, describe_manifest
+    from mttu.cohort.found_cases import CohortRequest
     from mttu.data.findings import check_findings_target
+    from mttu.data.manifest import check_target, write_manifest
 
     if recipe not in (None, "paper"):
         raise InputError(f"--recipe {recipe!r}: unknown; choose paper")
@@ -120,7 +122,7 @@ def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu 
 
 
 def _show_table_one(manifest: "Manifest") -> Table:
-    from mttu.data.table_one import COLUMNS, table_one
+    from mttu.cohort.table_one import COLUMNS, table_one
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")

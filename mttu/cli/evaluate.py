@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mttu.display import console, show_progress
+from mttu.cli.display import console, show_progress
 
 
 def evaluate(
@@ -26,8 +26,8 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
     """Score predictions against true masks and IDH statuses, with intervals and tests."""
-    from mttu.evaluate import evaluate_cases, plan_evaluation, write_evaluation
-    from mttu.evaluate.tables import build_tables, describe_cases
+    from mttu.report import evaluate_cases, plan_evaluation, write_evaluation
+    from mttu.report.tables import build_tables, describe_cases
 
     conventions = (empty_dice, empty_hd95)
     plan = plan_evaluation(

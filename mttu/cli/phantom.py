@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mttu.display import console, show_progress
+from mttu.cli.display import console, show_progress
 
 
 def phantom(
@@ -24,7 +24,7 @@ def phantom(
     defects: Annotated[int, typer.Option(min=0, help="Cases broken on purpose, listed in defects.csv")] = 0,
 ) -> None:
     """Write a synthetic glioma cohort in BraTS layout, with clinical.csv, and say how well its IDH can be told."""
-    from mttu.data.phantom import measure_phantom, write_phantom
+    from mttu.phantom import measure_phantom, write_phantom
 
     with show_progress("phantom", cases) as advance:
         write_phantom(

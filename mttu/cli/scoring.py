@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mttu.cli.display import console, errors, show_progress, tell
 from mttu.config import Config, SelectionSettings, override, parse_overrides
-from mttu.display import console, errors, show_progress, tell
 from mttu.errors import InputError
 
 Overrides = Annotated[
@@ -41,11 +41,10 @@ def score(
     """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
     import torch
 
-    from mttu.cluster.score import score_on_ray
-    from mttu.data.score_table import ScoreRow, check_score_target, write_scores
-    from mttu.inference import describe_device
-    from mttu.scoring.cases import choose_device, score_cases
-    from mttu.scoring.plan import plan_scoring
+    from mttu.cluster.cases import score_on_ray
+    from mttu.inference.windows import describe_device
+    from mttu.pseudo_labels.score_table import ScoreRow, check_score_target, write_scores
+    from mttu.pseudo_labels.scoring import choose_device, plan_scoring, score_cases
 
     check_score_target(output)
     changes = parse_overrides(arguments or []) | ({} if precision is None else {"train.precision": precision})
@@ -94,12 +93,11 @@ def select(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and pictures")] = None,
 ) -> None:
     """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
-    from mttu.data.score_table import read_scores
-    from mttu.data.truth import match_truth, read_truth
+    from mttu.cohort.truth import match_truth, read_truth
     from mttu.pseudo_labels import select as select_cases
+    from mttu.pseudo_labels.reports import check_report, compare_methods, write_selection
+    from mttu.pseudo_labels.score_table import read_scores
     from mttu.pseudo_labels.selection import CLASS_NAMES
-    from mttu.scoring.report_files import check_report
-    from mttu.scoring.reports import compare_methods, write_selection
 
     settings = _selection_settings(arguments)
     if output is not None:
@@ -152,12 +150,11 @@ def thresholds(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and picture")] = None,
 ) -> None:
     """Try thresholds for pseudo-labels on labelled cases; suggests a pair and decides nothing."""
-    from mttu.data.score_table import read_scores
-    from mttu.data.truth import read_truth
+    from mttu.cohort.truth import read_truth
     from mttu.pseudo_labels import pool_scores, search_thresholds, suggest_thresholds
+    from mttu.pseudo_labels.reports import check_report, write_thresholds
+    from mttu.pseudo_labels.score_table import read_scores
     from mttu.pseudo_labels.thresholds import CONFIDENCE_GRID, UNCERTAINTY_GRID
-    from mttu.scoring.report_files import check_report
-    from mttu.scoring.reports import write_thresholds
 
     if output is not None:
         check_report(output, "thresholds")

@@ -12,17 +12,17 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mttu.ablations import PRESETS
-from mttu.cli.calibration import print_calibration, print_start
-from mttu.cli.cross_validation import print_folds
+from mttu.cli.display import console, name_breaks, summarise_epoch, tell, tell_absences
+from mttu.cli.folds import print_folds
+from mttu.cli.networks import print_calibration, print_start
 from mttu.cli.settings import read_given, resolve_run, tell_accumulation, tell_tracking
 from mttu.config import Config, to_yaml
-from mttu.display import console, name_breaks, summarise_epoch, tell, tell_absences
+from mttu.search.presets import PRESETS
 
 if TYPE_CHECKING:
     from mttu.data.manifest import Manifest
     from mttu.self_training import OnStep, Step
-    from mttu.self_training.summary import RoundSummary
+    from mttu.self_training.tracking import RoundSummary
 
 _SILENCE_SECONDS = 10.0
 """In a log, scored cases are told at most this often, and when the last one is done."""
@@ -203,9 +203,9 @@ def _name_round(step: "Step") -> str:
 
 def print_rounds(settings: Config, folder: Path) -> None:
     """Prints the table of rounds, and what was chosen and why it ended."""
-    from mttu.data.truth import read_truth
-    from mttu.self_training.finishing import read_summary
-    from mttu.self_training.summary import summarise_rounds
+    from mttu.cohort.truth import read_truth
+    from mttu.self_training.evaluation import read_summary
+    from mttu.self_training.tracking import summarise_rounds
 
     notes: list[str] = []
     truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth, notes)

@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mttu.ablations import earlier_preset, preset
+from mttu.cli.display import console, errors, tell
 from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
 from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, NUM_WORKERS, rename
-from mttu.display import console, errors, tell
 from mttu.errors import InputError
+from mttu.search.presets import earlier_preset, preset
 
 Given = Sequence[tuple[Mapping[str, Any], str]]
 """What a user asked for: dotted names to values, and where they come from; later ones count."""
@@ -50,7 +50,7 @@ def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
     folder = config.output.folder / config.output.name
     if fresh or not folder.exists():
         return config
-    from mttu.training.run_folder import read_format  # takes seconds
+    from mttu.training.run import read_format  # takes seconds
 
     found = read_format(folder)
     then = {} if found is None else earlier_preset(preset_name, found)

@@ -12,8 +12,26 @@ from ray._private import state
 from ray.util import placement_group_table
 
 from mttu.cluster.session import is_private
-from mttu.cluster.watching import watching
 from mttu.errors import say_count
+
+
+@contextmanager
+def watching(watch: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+    """Runs a function in a thread of its own while the body runs, and waits for its end.
+
+    Args:
+        watch: Given what is set when the body is over; catches its own errors.
+        name: Of the thread.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(target=watch, args=(stop,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
 
 FIRST_SECONDS = 10.0
 """Until waiting is said for the first time: workers of a free cluster need a few seconds to start."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from mttu.config import Config
 from mttu.errors import InputError, RunError, raise_if_any
-from mttu.training.agreement import AgreedError
+from mttu.training.inputs import Task
 from mttu.training.loop import fit
 from mttu.training.run import task_of
 from mttu.training.runtime import (
+    AgreedError,
     WriteCheckpoint,
     epoch_name,
     gather_over_ranks,
@@ -25,7 +26,6 @@ from mttu.training.runtime import (
     prepare_for_device,
     sum_over_ranks,
 )
-from mttu.training.task import Task
 
 Row = TypeVar("Row")
 

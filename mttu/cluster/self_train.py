@@ -7,19 +7,17 @@ from typing import Any
 
 import torch
 
-from mttu.cluster.pool import Work, explain_lost, run_pool
-from mttu.cluster.score import choose_device, score_on_ray
+from mttu.cluster.cases import Work, choose_device, explain_lost, run_pool, score_on_ray
 from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
-from mttu.data.score_table import ScoreTable
 from mttu.errors import InputError, RunError, mask_secrets
-from mttu.scoring.cases import OnRow
-from mttu.scoring.plan import ScoringPlan
+from mttu.pseudo_labels.score_table import ScoreTable
+from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
 from mttu.self_training import Callables
-from mttu.self_training.callables import CaseRow, OnCase
 from mttu.self_training.evaluation import CaseEvaluator
+from mttu.self_training.job import CaseRow, OnCase
 
 GPUS_PER_ACTOR = 1.0
 

@@ -8,9 +8,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from mttu.config.data import AugmentSettings, DataSettings, PatchSettings, PrepareSettings
+from mttu.config.data import (
+    RELEASE_METRICS,
+    AugmentSettings,
+    DataSettings,
+    MetricSettings,
+    PatchSettings,
+    PrepareSettings,
+)
 from mttu.config.earlier import GONE, complete
-from mttu.config.metrics import RELEASE_METRICS, MetricSettings
 from mttu.config.network import (
     ConvolutionSettings,
     DropoutSettings,

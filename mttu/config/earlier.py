@@ -1,7 +1,8 @@
 """Settings as earlier versions stored them, under today's names and with the values that they had then.
 
-Whoever adds a setting adds a line to `NEWER`; whoever changes a preset, one to `mttu.ablations.EARLIER_PRESETS`. Then
-checkpoints, run folders, rounds and prepared cases of earlier versions stay what they were, and go on.
+Whoever adds a setting adds a line to `NEWER`; whoever changes a preset, one to
+`mttu.search.presets.EARLIER_PRESETS`. Then checkpoints, run folders, rounds and prepared cases of earlier versions stay
+what they were, and go on.
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""From folders of NIfTI files to patches: labels, manifest, preparation, cache, phantom, loaders, augmentation."""
+"""From a manifest to patches: labels, volumes, preparation, cache, loaders, augmentation."""

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_file, atomic_folder, read_json
 from mttu.config import PrepareSettings
 from mttu.config.earlier import complete_section, drop_unchanged
 from mttu.data.geometry import Geometry
@@ -20,6 +19,7 @@ from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_case
 from mttu.data.source_records import SourceRecords, from_json, list_sources, record_sources, to_json
 from mttu.errors import InputError, stop_if_too_many_open
+from mttu.files import atomic_file, atomic_folder, read_json
 
 FORMAT_VERSION = 2
 MEND = "run `mttu prepare` on the manifest again"

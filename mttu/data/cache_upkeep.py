@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import PREFIX, read_json
 from mttu.data.cache import (
     ABOUT,
     DAMAGE,
@@ -30,7 +29,7 @@ from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.manifest import Case, Manifest, is_safe_name
 from mttu.data.source_records import find_changes
 from mttu.errors import InputError, say_count, stop_if_too_many_open
-from mttu.lock import lock_folder
+from mttu.files import PREFIX, lock_folder, read_json
 
 OnCase = Callable[[int, str], None]
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mttu.atomic import atomic_file
 from mttu.errors import InputError, name_some
-from mttu.tables import write_csv_rows
+from mttu.files import atomic_file, write_csv_rows
 
 Severity = Literal["error", "warning", "note"]
 

@@ -16,8 +16,8 @@ from mttu.config.batches import share_batch
 from mttu.config.network import Task
 from mttu.data.augment import Augmentation, draw_augmentation, rotation_margin
 from mttu.data.cache import CachedCase, open_cached
-from mttu.data.cohort import Case
 from mttu.data.labels import knows_parts
+from mttu.data.manifest import Case
 
 _ORDER, _SAMPLE = 1, 2
 """Last number of a seed, one per purpose: NumPy pads seeds with zeros, [1, 2] and [1, 2, 0] are the same stream."""

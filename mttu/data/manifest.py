@@ -12,13 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file, find_obstacle
 from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.tables import read_parquet
+from mttu.files import atomic_file, find_obstacle, read_parquet
 
 FORMAT_VERSION = 3
+MODALITIES = ("flair", "t1ce", "t1", "t2")
+SEG, BRAIN_MASK = "seg", "brain mask"
+"""Roles of files beside the modalities."""
 SPLITS = ("train", "val", "unlabelled", "test")
 IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"

@@ -11,8 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mttu.data.layouts import BRAIN_MASK, SEG
-from mttu.data.manifest import Case
+from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.errors import raise_if_any, stop_if_too_many_open
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from mttu.data.brain_checks import FoundBrain, check_brain, find_brain
+from mttu.data.brain import FoundBrain, check_brain, find_brain
 from mttu.data.geometry import compare_forms
 from mttu.data.labels import to_classes
-from mttu.data.layouts import BRAIN_MASK, SEG
-from mttu.data.manifest import Case
+from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.data.volumes import differ, read_notes, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
 
@@ -34,7 +33,7 @@ class Sources:
     seg: NDArray[np.uint8] | None
     """Classes 0 to 3."""
     brain: NDArray[np.bool_]
-    """Brain: the given mask above one half, else what `mttu.data.brain_checks.find_brain` takes from the images."""
+    """Brain: the given mask above one half, else what `mttu.data.brain.find_brain` takes from the images."""
     modalities: tuple[str, ...]
     """Of the images."""
     has_mask: bool

@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.atomic import atomic_file
 from mttu.data.file_kinds import ENDINGS, explain_content, explain_refusal
 from mttu.data.geometry import Geometry, restore_mask, spatial_shape, use_qform
-from mttu.data.nearest import say_nearest
+from mttu.data.names import say_nearest
 from mttu.errors import InputError, say_count
+from mttu.files import atomic_file
 
 __all__ = [
     "Geometry",

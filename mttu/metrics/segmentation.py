@@ -2,21 +2,62 @@
 
 Nothing here decides what an empty mask scores: a score that has no value is None, and the status says why. Conventions
 for empty masks are applied when cases are summarised, see `mttu.metrics.empty_masks`.
+
+HD95: a border voxel is a voxel of the mask with a face on the outside of the mask, or on the edge of the volume.
+From each border voxel of one mask the Euclidean distance, in mm, to the nearest border voxel of the other is taken,
+between centres. The 95th percentile (linear interpolation) is taken in each direction, and the larger of the two is the
+HD95. This is MONAI's definition. Others pool both directions before the percentile (medpy) or weight by surface area
+(surface-distance of the BraTS 2023 tool); they give other figures for the same masks.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mttu.config.metrics import RELEASE_METRICS, MetricSettings
+from mttu.config.data import RELEASE_METRICS, MetricSettings
 from mttu.data.labels import CLASSES, REGIONS, WHOLE_TUMOUR
 from mttu.metrics.empty_masks import fill_dice
-from mttu.metrics.surface import measure_hausdorff_mm
+
+
+def measure_hausdorff_mm(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: Sequence[float], percentile: float = 95.0
+) -> float | None:
+    """Hausdorff distance at a percentile: the larger of both directions.
+
+    Args:
+        predicted: (H, W, D).
+        truth: Same shape.
+        spacing_mm: Of the voxels along H, W, D.
+        percentile: Above 0, to 100; 100 is the Hausdorff distance itself.
+
+    Returns:
+        mm; None if a mask is empty, for then there is no distance.
+
+    Raises:
+        ValueError: The shapes differ, or the percentile is out of range.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted has shape {predicted.shape}, truth {truth.shape}; they must agree")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile is {percentile}; allowed is above 0, to 100")
+    if not (predicted.any() and truth.any()):
+        return None
+    masks = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (predicted, truth)]
+    with warnings.catch_warnings():
+        # MONAI 1.6 passes an argument to itself that it has deprecated
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        found = compute_hausdorff_distance(
+            *masks, include_background=True, percentile=percentile, spacing=[float(size) for size in spacing_mm]
+        )
+    return float(found)
+
 
 Status = Literal["normal", "missed", "spurious", "both-empty", "not-defined"]
 """normal: both masks hold the region. missed: only the true one does. spurious: only the predicted one does.
@@ -73,7 +114,7 @@ class RegionScores:
     dice: float | None = None
     """In [0, 1]; 0 if one mask is empty. None if both are."""
     hd95_mm: float | None = None
-    """See `mttu.metrics.surface`. None unless both masks hold the region."""
+    """See `mttu.metrics.segmentation`. None unless both masks hold the region."""
     sensitivity: float | None = None
     """Share of true voxels that were found. None if there are none."""
     specificity: float | None = None

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mttu.atomic import atomic_folder, read_json
 from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError, name_some
+from mttu.files import atomic_folder, read_json
 from mttu.networks import MttuNet, build_network
 from mttu.patients import KnownPatients, read_patients
 

@@ -13,10 +13,10 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import atomic_folder, read_json, write_json
 from mttu.config import Config, flatten, load_stored_config, override
-from mttu.config.metrics import RELEASE_METRICS
+from mttu.config.data import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
+from mttu.files import atomic_folder, read_json, write_json
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
 from mttu.patients import KnownPatients, check_work

@@ -10,24 +10,23 @@ import torch
 from numpy.typing import NDArray
 
 from mttu import __version__
-from mttu.atomic import atomic_file
-from mttu.data.cohort import Case
-from mttu.data.copies import find_copies, find_same_images
-from mttu.data.fingerprints import choose_modality
+from mttu.cohort.copies import choose_modality, find_copies, find_same_images
+from mttu.cohort.suspicions import find_suspicions
+from mttu.data.geometry import Geometry, restore_mask
 from mttu.data.labels import from_classes
+from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_sources
 from mttu.data.sources import read_sources
-from mttu.data.suspicions import find_suspicions
-from mttu.data.volumes import Geometry, restore_mask, write_mask
+from mttu.data.volumes import write_mask
 from mttu.errors import InputError, mask_secrets
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import predict_ensemble, segment
-from mttu.lock import lock_folder
+from mttu.files import atomic_file, lock_folder
+from mttu.inference.calibration import KeptCalibration
+from mttu.inference.windows import predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.predict.plan import Candidate, PredictionPlan
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
-from mttu.training.kept_calibration import KeptCalibration
 
 OnCase = Callable[[int, PredictionRow], None]
 

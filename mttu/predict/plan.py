@@ -9,22 +9,21 @@ from typing import Any, Literal
 
 import torch
 
+from mttu.cohort.discovery import discover_any
+from mttu.cohort.found_cases import to_predict
+from mttu.cohort.synthetic import SyntheticCases
 from mttu.config import Config, override
-from mttu.data.cohort import Case, read_manifest
-from mttu.data.discovery import discover_any
 from mttu.data.findings import Finding
-from mttu.data.gathering import to_predict
 from mttu.data.labels import find_convention, knows_parts
-from mttu.data.manifest import SPLITS
-from mttu.data.synthetic import SyntheticCases
+from mttu.data.manifest import SPLITS, Case, read_manifest
 from mttu.errors import InputError, raise_if_any
-from mttu.inference import Precision, choose_precision
+from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
+from mttu.inference.windows import Precision, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
 from mttu.patients import KnownPatients
 from mttu.predict.results import check_output, recover_output
-from mttu.training.kept_calibration import KeptCalibration, hold_for, read_calibration
 
 CHANGEABLE = ("inference.", "patch.", "train.precision")
 """Settings of a checkpoint, or sections of them, that a prediction may change."""

@@ -15,12 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import PREFIX, atomic_file, drop_link, remove, write_text
-from mttu.data.discovery import PREDICTIONS
+from mttu.cohort.discovery import PREDICTIONS
 from mttu.data.manifest import is_one_name
 from mttu.errors import InputError, name_some
 from mttu.figures.overlay import RESEARCH_USE
-from mttu.tables import read_parquet, write_csv
+from mttu.files import PREFIX, atomic_file, drop_link, read_parquet, remove, write_csv, write_text
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
@@ -98,14 +97,14 @@ class PredictionRow:
     missing: str = ""
     """Why the network has no answer to a task, for any case; empty if it has."""
     idh_calibrated_probability: float | None = None
-    """See `mttu.training.kept_calibration.KeptCalibration.calibrate`."""
+    """See `mttu.inference.calibration.KeptCalibration.calibrate`."""
     idh_call: str | None = None
     """`mutant` or `wild type` by the kept threshold on `idh_mutant_probability`; None where none is kept."""
     calibrated_on: bool | None = None
     """Whether the kept calibration was fitted on a scan of a patient of this id; None where none was fitted."""
 
     warnings: str | None = None
-    """What looks wrong with a case that was predicted, see `mttu.data.suspicions`."""
+    """What looks wrong with a case that was predicted, see `mttu.cohort.suspicions`."""
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from mttu.config import SelectionSettings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.data.score_table import ScoreRow, ScoreTable
 from mttu.errors import InputError, say_count
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 
 ROUNDING = 1e-9
 """So that 1.6 x 5 is 8."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.score_table import ScoreTable, complete_about
 from mttu.errors import name_some, raise_if_any
+from mttu.pseudo_labels.score_table import ScoreTable, complete_about
 from mttu.pseudo_labels.selection import is_certain, is_confident, read_figures
 
 CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))

@@ -3,22 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mttu.atomic import write_json
+from mttu.cohort.splits import draw_folds
 from mttu.config import Config, override
-from mttu.data.folds import draw_folds
 from mttu.errors import InputError
-from mttu.lock import lock_folder
-from mttu.self_training.callables import Callables, OnStep, Step
-from mttu.self_training.finishing import read_summary
+from mttu.files import lock_folder, write_json
+from mttu.self_training.algorithm import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
+from mttu.self_training.evaluation import read_summary
 from mttu.self_training.inputs import check_self_training
-from mttu.self_training.job import last_round
-from mttu.self_training.run import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
+from mttu.self_training.job import Callables, OnStep, Step, last_round
 from mttu.tracking import follow_moved_folder, open_tracker
-from mttu.training.cross_validation import log_folds
-from mttu.training.fold_results import Results
-from mttu.training.folds import check_each, fold_settings, run_folds
-from mttu.training.run import FINISHED, closing, name_missing
-from mttu.training.run_folder import begin_or_continue
+from mttu.training.folds import Results, check_each, fold_settings, log_folds, run_folds
+from mttu.training.run import FINISHED, begin_or_continue, closing, name_missing
 
 CHOSEN = "chosen round"
 """Name, in the table over folds, of the round that a fold's val cases chose; the others are `round 0` and so on."""

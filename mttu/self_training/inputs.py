@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mttu.cohort.truth import read_truth
 from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Case, Manifest
-from mttu.data.truth import read_truth
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
-from mttu.scoring.plan import find_scoring_problems
+from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.job import round_config
-from mttu.self_training.mixing import find_strangers, first_mixture
+from mttu.self_training.mixture import find_strangers, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
-from mttu.training.run_folder import differences, identify
+from mttu.training.run import differences, identify
 from mttu.training.start import find_learned_tasks
 
 

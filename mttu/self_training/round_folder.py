@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import move_into_place, read_json, remove, write_json
 from mttu.errors import InputError, stop_if_too_many_open
+from mttu.files import move_into_place, read_json, remove, write_json
 
 FORMAT_VERSION = 1
 RECORD = "round.json"
@@ -40,7 +40,7 @@ class RoundRecord:
 
     round: int
     identity: Mapping[str, Any]
-    """What its training depends on, see `mttu.training.run_folder.identify`."""
+    """What its training depends on, see `mttu.training.run.identify`."""
     manifest_fingerprint: str
     """Of `manifest.parquet`."""
     weights_sha256: str

@@ -1,28 +1,153 @@
-"""What tracking is told of a self-training: a run for each round below that of the whole, the same names in each.
+"""What is told of a self-training: its rounds in short, their figures, and an MLflow run for each.
 
 In a round's run the curves `train/...` and `val/...` are over epochs, as in any training. `best/...` (validation by the
-best weights), `selected/...` and `test/...` are one figure per round; the run of the whole has them as curves over
+best weights), `selected/...` and `test/...` are one value per round; the run of the whole has them as curves over
 rounds. All calls may be repeated, so a resume completes what a kill cut off.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from mttu.config import Config
+from matplotlib.figure import Figure
+
+from mttu.config import Config, MetricSettings
 from mttu.data.manifest import Manifest, read_manifest
-from mttu.figures.saving import save_figure
+from mttu.errors import InputError
+from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
+from mttu.figures.style import save_figure
+from mttu.files import read_json
+from mttu.metrics.empty_masks import explain_dice
 from mttu.networks.learned import explain_unlearned
+from mttu.pseudo_labels.reports import draw_selection
 from mttu.self_training.job import Job, round_config
-from mttu.self_training.pictures import draw_round, draw_summary
-from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, read_record, round_folder
-from mttu.self_training.selecting import Selected
-from mttu.self_training.summary import RoundSummary
+from mttu.self_training.mixture import Selected, read_pseudo_labels
+from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, count_finished, read_record, round_folder
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run import History, closing, name_missing
 from mttu.training.start import find_learned_tasks
 from mttu.training.state import BEST
+
+FORMAT_VERSION = 1
+TEST = "test.json"
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """One line of the table at the end."""
+
+    round: int
+    num_pool: int
+    num_mutant: int
+    """Pseudo-labels that the round trained with."""
+    num_wild: int
+    num_known: int
+    """Of these, cases whose true class is known."""
+    num_right: int
+    """Of these, right ones."""
+    metrics: Mapping[str, float]
+    """On validation and, once it is finished, on test."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right pseudo-labels among those whose truth is known; None without any."""
+        return self.num_right / self.num_known if self.num_known else None
+
+
+def summarise_rounds(folder: Path, truth: Mapping[str, int]) -> list[RoundSummary]:
+    """The finished rounds, one line each.
+
+    Args:
+        folder: Run folder.
+        truth: Case to true class, where known; it changes the counts of right labels and nothing else.
+    """
+    test = read_test(folder) or {}
+    rows = []
+    for number in range(count_finished(folder)):
+        place = round_folder(folder, number)
+        record, labels = read_record(place), read_pseudo_labels(read_manifest(place / MANIFEST))
+        known = {case_id: label for case_id, label in labels.items() if case_id in truth}
+        rows.append(
+            RoundSummary(
+                round=number,
+                num_pool=record.num_pool,
+                num_mutant=record.num_mutant,
+                num_wild=record.num_wild,
+                num_known=len(known),
+                num_right=sum(truth[case_id] == label for case_id, label in known.items()),
+                metrics={**record.metrics, **test.get(number, {})},
+                notes=record.notes,
+            )
+        )
+    return rows
+
+
+def read_test(folder: Path) -> dict[int, dict[str, float]] | None:
+    """Round to its metrics on the test cases; None before they were looked at.
+
+    Raises:
+        InputError: See `read_versioned`.
+    """
+    path = folder / TEST
+    if not path.exists():
+        return None
+    return {int(number): found for number, found in read_versioned(path)["rounds"].items()}
+
+
+def read_versioned(path: Path) -> dict[str, Any]:
+    """Reads a JSON file of this package.
+
+    Raises:
+        InputError: Damaged, or of another format version.
+    """
+    try:
+        content = dict(read_json(path))
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: damaged; remove it and run the same command again, which writes it anew") from None
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        raise InputError(f"{path}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
+    return content
+
+
+PANELS = {"dice": "Dice", "idh_auc": "IDH AUC", "idh_accuracy": "IDH accuracy", "idh_ece": "IDH ECE"}
+"""Metrics that are drawn over rounds, and their panels."""
+
+
+def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> Iterator[tuple[str, Figure]]:
+    """Yields name and figure of what a round selected; none shows a case's image.
+
+    Args:
+        selected: Of the round.
+        truth: Case to true class, where known.
+        number: Of the round.
+    """
+    if any(row.confidence is not None for row in selected.scores.rows):
+        title = f"unlabelled, round {number}"
+        yield from draw_selection(selected.scores, selected.selection, selected.settings, truth, title).items()
+
+
+def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
+    """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6).
+
+    Args:
+        rounds: Finished rounds.
+        method: Names what selected.
+        chosen: The round that validation chose.
+        metrics: Conventions that Dice was counted by.
+    """
+    scores = [
+        RoundScore(method, row.round, f"{title}, {part}", [row.metrics[f"{part}/{name}"]])
+        for part in ("val", "test")
+        for name, title in PANELS.items()
+        for row in rounds
+        if f"{part}/{name}" in row.metrics
+    ]
+    selections = [RoundSelection(method, row.round, row.num_mutant, row.num_wild) for row in rounds if row.round]
+    return draw_rounds(scores, selections, {method: chosen}, remarks=[explain_dice(metrics)])
 
 
 def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Manifest) -> Tracker:

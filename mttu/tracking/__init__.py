@@ -1,10 +1,9 @@
 """Experiment tracking: an MLflow run per training, runs below runs, weights registered. Alone imports mlflow."""
 
-from mttu.tracking.address import describe_environment, name_source, resolve_uri, show_command
-from mttu.tracking.connection import show_page
+from mttu.tracking.connection import describe_environment, name_source, resolve_uri, show_command, show_page
 from mttu.tracking.mlflow_tracker import MlflowTracker
-from mttu.tracking.opening import follow_moved_folder, open_tracker
 from mttu.tracking.registry import check_model_name
+from mttu.tracking.runs import follow_moved_folder, open_tracker
 from mttu.tracking.tracker import NullTracker, Status, Tracker
 
 __all__ = [

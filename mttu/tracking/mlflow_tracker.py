@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mttu.atomic import read_json
 from mttu.config import load_stored_config, to_yaml
 from mttu.config.sharing import without_paths
 from mttu.data.absent_classes import read_absences
+from mttu.files import read_json
 from mttu.patients import drop_patients
-from mttu.tracking.address import SETTING
-from mttu.tracking.connection import writing_to
+from mttu.tracking.connection import SETTING, writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
 from mttu.tracking.tracker import Status
 

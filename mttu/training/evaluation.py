@@ -11,17 +11,16 @@ from mttu.config import Config
 from mttu.config.training import ValidationMetric
 from mttu.data.absent_classes import count_classes, describe_classes
 from mttu.data.cache import CachedCase
-from mttu.data.cohort import Case
 from mttu.data.labels import REGIONS, find_regions
 from mttu.data.loaders import read_volume
+from mttu.data.manifest import Case
 from mttu.errors import RunError
-from mttu.inference import Precision, predict_volume, segment
+from mttu.inference.windows import Precision, predict_volume, segment
 from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
 from mttu.networks import MttuNet
-from mttu.training.agreement import agreeing
-from mttu.training.runtime import Runtime
+from mttu.training.runtime import Runtime, agreeing
 
 EMPTY = ("both-empty", "missed", "spurious")
 """Kinds of empty masks that are counted beside each mean Dice."""

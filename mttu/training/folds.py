@@ -5,20 +5,138 @@ A run folder then holds `manifests/fold_1.parquet` and so on, a folder `fold_1` 
 `folds.json`, and, when tracking knows all of it, `finished.json`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, TypeVar
 
-from mttu.atomic import read_json, write_json
-from mttu.config import Config, MetricSettings, override
-from mttu.config.metrics import RELEASE_METRICS
-from mttu.data.folds import write_folds
+import pyarrow as pa
+
+from mttu.cohort.splits import draw_folds, write_folds
+from mttu.config import Config, override
+from mttu.config.data import RELEASE_METRICS, MetricSettings
+from mttu.data.absent_classes import without_absences
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
+from mttu.files import atomic_file, lock_folder, read_json, write_csv, write_json
+from mttu.inference.calibration import CALIBRATION
+from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
-from mttu.training.fold_results import FoldsRow, Results, keep_finite, summarise_folds, write_folds_table
+from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.held_out import fill_ensemble, pool_folds, write_out_of_fold
-from mttu.training.kept_calibration import CALIBRATION
+from mttu.training.inputs import check_inputs
+from mttu.training.run import FINISHED, Launch, Tell, begin_or_continue, closing, name_missing, run_training
+
+_TABLE_FORMAT = 1
+TABLE = "folds.json"
+CSV = "folds.csv"
+_MEND = "remove it and run the same command again"
+
+Results = Mapping[str, Mapping[str, float]]
+"""What a fold reports: metrics by name of each of its networks, such as that of each round."""
+
+
+@dataclass(frozen=True)
+class FoldsRow:
+    """One metric of one network over folds.
+
+    An AUC is the mean of the folds' AUCs: probabilities of networks that were trained apart are on scales of their own,
+    so ranking the pooled cases would compare what cannot be compared.
+    """
+
+    network: str
+    """Which of a fold's networks, e.g. `best` or `round 0`."""
+    metric: str
+    mean: float | None
+    """Over the folds that define it; None without any."""
+    std: float | None
+    """Sample standard deviation over those folds (ddof 1); None with fewer than two."""
+    num_folds: int
+    """Folds that define it."""
+    values: tuple[float | None, ...]
+    """Of each fold, in order."""
+
+
+def summarise_folds(results: Sequence[Results]) -> list[FoldsRow]:
+    """Mean and deviation over folds of each metric of each network.
+
+    Args:
+        results: Of each fold, in order; what a fold lacks, or what is not finite, is not defined there.
+    """
+    names = dict.fromkeys(
+        (network, metric) for result in results for network, metrics in result.items() for metric in metrics
+    )
+    rows = []
+    for network, metric in names:
+        values = tuple(_finite(result.get(network, {}).get(metric)) for result in results)
+        known = [value for value in values if value is not None]
+        mean, std = fmean(known) if known else None, stdev(known) if len(known) > 1 else None
+        rows.append(FoldsRow(network, metric, mean, std, len(known), values))
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def keep_finite(results: Results) -> dict[str, dict[str, float]]:
+    """Results as JSON can hold them: what is not finite is left out."""
+    return {
+        network: {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        for network, metrics in results.items()
+    }
+
+
+def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSettings = RELEASE_METRICS) -> None:
+    """Writes `folds.csv`, then `folds.json`; both name the convention for empty masks that each Dice was counted by."""
+    content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
+    if any("/dice" in row.metric for row in rows):
+        content = [{**line, "empty_dice": metrics.empty_dice if "/dice" in line["metric"] else ""} for line in content]
+    columns: list[dict[str, Any]] = [
+        line | {f"fold_{number}": value for number, value in enumerate(row.values, 1)}
+        for line, row in zip(content, rows, strict=True)
+    ]
+    with atomic_file(folder / CSV) as partial:
+        write_csv(pa.Table.from_pylist(columns), partial)
+    named = {"format_version": _TABLE_FORMAT, "empty_dice": metrics.empty_dice}
+    write_json(folder / TABLE, {**named, "rows": [asdict(row) for row in rows]})
+
+
+def read_folds_table(folder: Path) -> list[FoldsRow]:
+    """Reads the table of a finished cross-validation.
+
+    Raises:
+        InputError: Missing, damaged, or of another format version.
+    """
+    content = _read(folder / TABLE)
+    try:
+        return [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / TABLE}: missing or damaged; {_MEND}") from None
+
+
+def read_empty_dice(folder: Path) -> str:
+    """Convention for empty masks that the table's Dice was counted by; an older table, which names none, has `brats`.
+
+    Raises:
+        InputError: See `read_folds_table`.
+    """
+    return str(_read(folder / TABLE).get("empty_dice", "brats"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = dict(read_json(path))
+        version = content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        stop_if_too_many_open(error)
+        raise InputError(f"{path}: missing or damaged; {_MEND}") from None
+    if version != _TABLE_FORMAT:
+        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {_TABLE_FORMAT}")
+    return content
+
 
 FORMAT_VERSION = 1
 MANIFESTS = "manifests"
@@ -77,7 +195,7 @@ def run_folds(
     The ensemble is calibrated on out-of-fold predictions: of each fold's val cases, by that fold's network alone.
 
     Args:
-        folds: What `mttu.data.folds.draw_folds` drew.
+        folds: What `mttu.cohort.splits.draw_folds` drew.
         folder: Run folder; the caller holds it, and knows that it is of these settings.
         run_fold: Called for one fold after the other.
         metrics: Conventions that the folds measure by, to be named in the table.
@@ -151,3 +269,87 @@ def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
     if changed:
         raise InputError(f"{place}: its weights are not those that the fold was finished with; {mend}")
     return content
+
+
+NETWORK = "best"
+"""Name of a fold's network in the table."""
+OnFoldEpoch = Callable[[int, int, Mapping[str, float]], None]
+"""Told the fold, its newest epoch and that epoch's metrics."""
+
+
+def cross_validate(
+    config: Config,
+    launch: Launch,
+    folds: int,
+    seed: int = 0,
+    fresh: bool = False,
+    show: OnFoldEpoch | None = None,
+    tell: Tell | None = None,
+) -> Path:
+    """Trains once per fold, tracked in MLflow as runs below one, and makes an ensemble of the folds.
+
+    The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of those, too: they are a little
+    too good, the more so the fewer cases there are.
+
+    Args:
+        config: All settings; train and val cases of the manifest are drawn anew.
+        launch: How workers are launched.
+        folds: Number of folds k.
+        seed: Of the draw, see `mttu.cohort.splits.draw_folds`; the training has its own.
+        fresh: Start anew; an older run of the same name is kept aside.
+        show: Called with each finished epoch.
+        tell: Called with what will be missing, before anything is trained.
+
+    Returns:
+        The run folder, with `ensemble/` and `folds.csv` in it.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+        RunError: Training stopped; the same command goes on from there.
+    """
+    inputs = check_inputs(config)
+    drawn = draw_folds(inputs.manifest, folds, seed)
+    checked = check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
+    folder = (config.output.folder / config.output.name).resolve()
+    with lock_folder(folder):
+        begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
+        if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
+            return folder
+        if tell is not None:
+            for note in dict.fromkeys(note for one in (inputs, *checked) for note in one.notes):
+                tell(note)
+        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tracker = open_tracker(config, folder, *about, tags=name_missing(inputs.missing))
+
+        def run_fold(number: int, manifest: Path, place: Path) -> Results:
+            def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+                if show is not None:
+                    show(number, epoch, metrics)
+
+            settings = fold_settings(config, number, manifest, folder, inputs.cache_dir)
+            run_training(settings, launch, show=on_epoch, parent=tracker)
+            content = read_json(find_checkpoint(place) / "checkpoint.json")
+            return {NETWORK: without_absences(content["metrics"])}
+
+        with closing(tracker):
+            log_folds(tracker, run_folds(drawn, folder, run_fold, config.metrics), folder, {NETWORK: 0})
+        write_json(folder / FINISHED, {"format_version": 1})
+    return folder
+
+
+def log_folds(tracker: Tracker, rows: list[FoldsRow], folder: Path, steps: Mapping[str, int]) -> None:
+    """Logs means over folds under the metrics' own names, deviations as `NAME_std`, and the table.
+
+    Args:
+        tracker: Of the whole.
+        rows: The table over folds.
+        folder: Where its file is.
+        steps: Networks of the table that are logged, and MLflow's step of each.
+    """
+    for network, step in steps.items():
+        known = [row for row in rows if row.network == network]
+        means = {row.metric: row.mean for row in known if row.mean is not None}
+        deviations = {f"{row.metric}_std": row.std for row in known if row.std is not None}
+        tracker.log_step(step, means | deviations)
+    tracker.log_table(folder / CSV)

@@ -14,15 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.atomic import atomic_file, read_json, write_json
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
 from mttu.errors import InputError
+from mttu.files import atomic_file, read_json, write_csv, write_json
+from mttu.inference.calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_teachers
 from mttu.patients import KnownPatients, derive_key, digest_bare, known_by_digest, name_patients
-from mttu.tables import write_csv
-from mttu.training.kept_calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 
 FORMAT_VERSION = 2
 """2: `patient_id` in place of `patient`, a digest, because these files name cases anyway."""

@@ -17,40 +17,26 @@ from mttu.config.network import Task as LearningTask
 from mttu.data.absent_classes import find_held_classes, lacks_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import CachedCase
-from mttu.data.cohort import Case
 from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.loaders import Batch, build_loader, labels_of_steps
+from mttu.data.manifest import Case
 from mttu.errors import RunError
-from mttu.inference import choose_precision
-from mttu.losses import (
-    combine,
-    idh_class_weights,
-    idh_loss,
-    idh_sums,
-    mix_losses,
-    segmentation_sums,
-    whole_tumour_sums,
-)
+from mttu.inference.windows import choose_precision
+from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
 from mttu.networks import MttuNet
 from mttu.patients import KnownPatients, derive_key, name_patients
-from mttu.training.agreement import agreeing, check_same
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
-from mttu.training.runtime import Runtime
-from mttu.training.start import (
-    find_learned_parts,
-    find_learned_tasks,
-    load_start,
-    read_start_teachers,
-)
+from mttu.training.inputs import Task, open_task
+from mttu.training.runtime import Runtime, agreeing, check_same
+from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_teachers
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
-from mttu.training.task import Task, open_task
 
 
 def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
-    No rank waits for one that stopped: what may fail on one machine alone comes first, see `mttu.training.agreement`.
+    No rank waits for one that stopped: what may fail on one machine alone comes first, see `mttu.training.runtime`.
 
     Args:
         task: What to train, or what reads it.

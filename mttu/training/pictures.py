@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from mttu.config import Config, load_stored_config
 from mttu.data.cache import open_cached
-from mttu.data.cohort import Case
 from mttu.data.loaders import read_volume
+from mttu.data.manifest import Case
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
-from mttu.inference import choose_precision, predict_volume, segment
+from mttu.inference.windows import choose_precision, predict_volume, segment
 from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet

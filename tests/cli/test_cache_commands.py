@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mttu.cli import main
-from mttu.data.cohort import write_manifest
+from mttu.data.manifest import write_manifest
 
 
 def run(capsys, *words):

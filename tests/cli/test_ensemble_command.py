@@ -1,7 +1,7 @@
 import pytest
 
 from mttu.cli import main
-from mttu.data.score_table import read_scores
+from mttu.pseudo_labels.score_table import read_scores
 
 
 def run(capsys, *words):

@@ -1,8 +1,8 @@
 import pyarrow.csv
 
-from mttu.cli.cross_validation import print_folds
+from mttu.cli.folds import print_folds
 from mttu.config import MetricSettings
-from mttu.training.fold_results import read_folds_table, summarise_folds, write_folds_table
+from mttu.training.folds import read_folds_table, summarise_folds, write_folds_table
 
 
 def test_means_and_deviations_are_printed(capsys, tmp_path):

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 import mttu
-from mttu.ablations import preset
 from mttu.cli import main
 from mttu.config import Config
-from mttu.data.cohort import read_manifest
+from mttu.data.manifest import read_manifest
 from mttu.errors import RunError
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
+from mttu.search.presets import preset
 
 
 def run(capsys, *words):
@@ -143,7 +143,7 @@ def test_help_needs_none_of_the_slow_imports():
 
 def test_a_terminal_that_knows_ascii_only_gets_its_results(tmp_path):
     script = (
-        "from mttu.display import console; import mttu.cli as cli; "
+        "from mttu.cli.display import console; import mttu.cli as cli; "
         "cli.app = lambda *a, **o: console.print('49.6 ± 1'); cli.main([])"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}

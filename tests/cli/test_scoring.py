@@ -4,8 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mttu.cli import main
-from mttu.data.cohort import discover, write_manifest
-from mttu.data.score_table import ScoreTable, read_scores, summarise_passes, write_scores
+from mttu.cohort.build import discover
+from mttu.data.manifest import write_manifest
+from mttu.pseudo_labels.score_table import ScoreTable, read_scores, summarise_passes, write_scores
 
 
 def run(capsys, *words):

@@ -8,7 +8,7 @@ from mttu.cli import main
 from mttu.cli.self_train import TimeLeft, count_cases, tabulate
 from mttu.config import Config, override
 from mttu.self_training import Step
-from mttu.self_training.summary import RoundSummary
+from mttu.self_training.tracking import RoundSummary
 
 
 def run(capsys, *words):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mttu.cluster import resources, score, train
+from mttu.cluster import cases, resources, train
 from mttu.cluster.resources import (
     Demand,
     Waiting,
@@ -51,7 +51,7 @@ def test_too_few_gpus_stop_a_training_with_the_number_that_fits(cluster, device)
         "workers.num_workers=4, or workers.device=cpu"
     )
     with pytest.raises(InputError, match="8 actors with 1 GPUs each, but the cluster has 7; take 7 actors, a smaller"):
-        score.choose_device(8, 1, device, 1.0)
+        cases.choose_device(8, 1, device, 1.0)
 
 
 def test_auto_takes_gpus_where_they_are_enough_and_the_cpu_where_there_is_none(cluster):
@@ -59,10 +59,10 @@ def test_auto_takes_gpus_where_they_are_enough_and_the_cpu_where_there_is_none(c
     eight = override(Config(), EIGHT)
     assert train.choose_device(eight)
     assert not train.choose_device(override(eight, {"workers.device": "cpu"}))
-    assert score.choose_device(16, 1, "auto", 0.5) == "cuda"
+    assert cases.choose_device(16, 1, "auto", 0.5) == "cuda"
     cluster({"CPU": 32.0})
     assert not train.choose_device(eight)
-    assert score.choose_device(16, 1, "auto", 0.5) == "cpu"
+    assert cases.choose_device(16, 1, "auto", 0.5) == "cpu"
     with pytest.raises(InputError, match="but the cluster has 0 GPUs; set workers"):
         train.choose_device(override(eight, {"workers.device": "gpu"}))
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from mttu.cluster.self_train import build_evaluator, callables_on_ray, evaluate_on_ray
 from mttu.config import override, to_yaml
-from mttu.data.cohort import write_manifest
+from mttu.data.manifest import write_manifest
 from mttu.errors import RunError
-from mttu.scoring.reports import read_selection
+from mttu.pseudo_labels.reports import read_selection
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
 
@@ -115,7 +115,7 @@ def is_same(one, two):
 
 @pytest.mark.ray
 def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session):
-    from mttu.scoring.cases import score_cases
+    from mttu.pseudo_labels.scoring import score_cases
     from mttu.training.run import launch_locally
 
     on_ray = run_self_training(config, callables_on_ray(config.workers))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mttu.cluster.temporary_folder import LONGEST_SOCKET_BYTES, check_place, find_place
+from mttu.cluster.session import LONGEST_SOCKET_BYTES, check_place, find_place
 from mttu.errors import InputError
 
 INSIDE = len(f"/ray-12345678/r/session_2000-12-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store")

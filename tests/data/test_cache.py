@@ -161,7 +161,7 @@ class Killed(BaseException):
 
 
 KILL_POINTS = [("mttu.data.cache.np.save", count) for count in (0, 1)]
-KILL_POINTS += [("mttu.atomic.os.replace", count) for count in (0, 1)] + [("mttu.atomic.shutil.rmtree", 0)]
+KILL_POINTS += [("mttu.files.os.replace", count) for count in (0, 1)] + [("mttu.files.shutil.rmtree", 0)]
 
 
 @pytest.mark.parametrize(("function", "count"), KILL_POINTS)

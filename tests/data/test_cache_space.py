@@ -8,14 +8,7 @@ from small_cases import MODALITIES, SHAPE, draw_volumes
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cache_space import (
-    ABOUT_BYTES,
-    check_room,
-    check_writable,
-    estimate_bytes,
-    format_bytes,
-    measure_room,
-)
+from mttu.data.cache_space import ABOUT_BYTES, check_room, check_writable, estimate_bytes, format_bytes, measure_room
 from mttu.errors import InputError
 
 SETTINGS = PrepareSettings()

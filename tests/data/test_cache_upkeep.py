@@ -10,7 +10,7 @@ from small_cases import MODALITIES, draw_volumes
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case, checksum, open_cached
 from mttu.data.cache_upkeep import Finding, list_cases, prune_cache, verify_cache
-from mttu.data.cohort import Manifest
+from mttu.data.manifest import Manifest
 from mttu.errors import InputError
 
 SETTINGS = PrepareSettings()

@@ -99,7 +99,7 @@ def test_a_spacing_coarser_than_the_brain_is_refused(make_case):
 
 @pytest.mark.real
 def test_a_real_patient(real_data):
-    from mttu.data.cohort import case_from_folder
+    from mttu.cohort.found_cases import case_from_folder
 
     case = case_from_folder(real_data / "tcga_lgg" / "TCGA-FG-6692", "brats", MODALITIES)
     prepared = prepare_case(case, MODALITIES, PrepareSettings())

@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mttu.ablations import preset
 from mttu.config import override
 from mttu.data.cache import open_cached
-from mttu.data.cohort import Manifest
+from mttu.data.manifest import Manifest
 from mttu.figures.candidates import Candidate
 from mttu.networks import build_network
+from mttu.search.presets import preset
 
 NETWORK: dict[str, Any] = {
     "network.widths": [4, 4, 8, 8],

@@ -15,7 +15,7 @@ from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliabili
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
 from mttu.figures.selection import SelectionRow, draw_selection_error
-from mttu.figures.surface_distance import SurfaceCase, draw_surface_distance
+from mttu.figures.surface import SurfaceCase, draw_surface_distance
 from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
 
 SYSTEMS = ("U-Net", "V-Net", "DMFNet", "UNETR", "SGPNet", "CMSVNet", "MA-MTLN", "MTTU-Net")

@@ -7,8 +7,7 @@ from mttu import __version__
 from mttu.errors import InputError
 from mttu.figures.estimates import Estimate
 from mttu.figures.roc import RocCurve, draw_roc
-from mttu.figures.saving import save_figure
-from mttu.figures.style import DPI, PAGE_WIDTH_IN
+from mttu.figures.style import DPI, PAGE_WIDTH_IN, save_figure
 
 
 def draw():

@@ -3,8 +3,16 @@ import pytest
 from figure_contents import notes, texts
 from scipy.spatial.distance import cdist
 
-from mttu.figures.surface_distance import SurfaceCase, draw_surface_distance
-from mttu.figures.surface_rendering import View, cast_rays, find_border, frame_masks, measure_distances, shade
+from mttu.figures.surface import (
+    SurfaceCase,
+    View,
+    cast_rays,
+    draw_surface_distance,
+    find_border,
+    frame_masks,
+    measure_distances,
+    shade,
+)
 
 MM = (1.0, 1.0, 1.0)
 

@@ -11,8 +11,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 from mttu.data.labels import REGIONS, to_classes
-from mttu.metrics.segmentation import score_regions
-from mttu.metrics.surface import measure_hausdorff_mm
+from mttu.metrics.segmentation import measure_hausdorff_mm, score_regions
 
 Mask = NDArray[np.bool_]
 ISOTROPIC = (1.0, 1.0, 1.0)

@@ -7,7 +7,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mttu.ablations import preset
 from mttu.config import Config
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
@@ -20,6 +19,7 @@ from mttu.networks.checkpoint import (
     write_checkpoint,
 )
 from mttu.patients import known_by_digest
+from mttu.search.presets import preset
 
 
 @pytest.fixture

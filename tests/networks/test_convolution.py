@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mttu.networks.convolution import Conv3d, conv3d
+from mttu.networks.cpu.convolution import Conv3d, conv3d
 
 
 @pytest.mark.parametrize(("channels", "kernel", "stride", "padding"), [(5, 3, 1, 1), (5, 3, 2, 1), (7, 1, 1, 0)])

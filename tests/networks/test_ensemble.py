@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mttu import atomic
+from mttu import files
 from mttu.errors import InputError
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_leaves_the_older_ensemble(
     monkeypatch.undo()
     write_ensemble(folder, runs[:2])
     assert len(read_members(folder)[0]) == 2
-    assert not list(folder.parent.glob(f"{atomic.PREFIX}*"))
+    assert not list(folder.parent.glob(f"{files.PREFIX}*"))
 
 
 @pytest.mark.parametrize(

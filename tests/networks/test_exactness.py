@@ -7,9 +7,8 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from mttu.networks.batch_norm import BatchNorm3d
-from mttu.networks.dropout_attention import dropout_attention
-from mttu.networks.dropout_masks import MaskStream
-from mttu.networks.lean_conv import lean_pre_activated_conv
+from mttu.networks.cpu.dropout import MaskStream, dropout_attention
+from mttu.networks.cpu.steps import lean_pre_activated_conv
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from mttu.config import Config, override
 from mttu.errors import InputError
-from mttu.networks import build_network, lean_mlp
+from mttu.networks import build_network
 from mttu.networks.batch_norm import BatchNorm3d
-from mttu.networks.blocks import PreActivatedConv, ResidualBlock
-from mttu.networks.decoder import UpStep
-from mttu.networks.lean_conv import lean_pre_activated_conv
+from mttu.networks.cnn import PreActivatedConv, ResidualBlock, UpStep
+from mttu.networks.cpu import steps
+from mttu.networks.cpu.steps import lean_pre_activated_conv
 
 
 def randomise(module, scale=0.3):
@@ -49,16 +49,16 @@ def test_one_value_per_channel_cannot_be_normalised():
 
 @pytest.mark.parametrize("chunk", [2, 512])
 def test_lean_mlp_step_equals_the_plain_one(chunk, monkeypatch):
-    monkeypatch.setattr(lean_mlp, "CHUNK", chunk)
+    monkeypatch.setattr(steps, "CHUNK", chunk)
     torch.manual_seed(0)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 8), (3, 8), (3,))]
-    lean, plain = lean_mlp.lean_gelu_dropout_linear(*inputs, 0.0), F.linear(F.gelu(inputs[0]), *inputs[1:])
+    lean, plain = steps.lean_gelu_dropout_linear(*inputs, 0.0), F.linear(F.gelu(inputs[0]), *inputs[1:])
     torch.testing.assert_close(lean, plain)
     torch.testing.assert_close(gradients(lean, inputs), gradients(plain, inputs))
 
     def with_drops(*tensors):
         torch.manual_seed(3)  # the same mask at each call
-        return lean_mlp.lean_gelu_dropout_linear(*tensors, 0.4)
+        return steps.lean_gelu_dropout_linear(*tensors, 0.4)
 
     assert gradcheck(with_drops, inputs)
     assert not torch.allclose(with_drops(*inputs), plain)

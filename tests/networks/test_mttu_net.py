@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from mttu.ablations import ABLATIONS, PRESETS
 from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.losses import TaskWeighting, idh_loss, idh_sums, segmentation_loss, segmentation_sums
 from mttu.networks import build_network
+from mttu.search.presets import ABLATIONS, PRESETS
 
 SHRUNK = {
     "network.widths": [4, 4, 8, 8],

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mttu.ablations import preset
 from mttu.config import override
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.predict import PredictionPlan
+from mttu.search.presets import preset
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 LPS_1MM = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from mttu.cli import predict_shown
+from mttu.cohort.found_cases import case_from_folder
 from mttu.config import PrepareSettings, override
-from mttu.data.cohort import case_from_folder
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
 from mttu.metrics.segmentation import score_dice

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
-from mttu.inference import predict_ensemble, predict_volume
+from mttu.inference.windows import predict_ensemble, predict_volume
 from mttu.networks.ensemble import write_ensemble
 from mttu.predict import plan_predictions, predict_cases
 

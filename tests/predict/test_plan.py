@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mttu.cli import main
-from mttu.data.cohort import Manifest, discover, write_manifest
+from mttu.cohort.build import discover
+from mttu.data.manifest import Manifest, write_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import write_ensemble
 from mttu.predict import PredictionPlan, plan_predictions

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mttu.config import SelectionSettings
-from mttu.data.score_table import ScoreRow, ScoreTable
 from mttu.errors import InputError
 from mttu.pseudo_labels import count_selected, select
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 
 
 def row(case_id, label, confidence, uncertainty, error=""):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from mttu.atomic import atomic_file
+from mttu.cohort.build import discover
 from mttu.config import Config, PrepareSettings, override
 from mttu.data.cache import cache_case
-from mttu.data.cohort import discover, write_manifest
-from mttu.data.manifest import Manifest
-from mttu.data.phantom import write_phantom
-from mttu.scoring.cases import score_cases
+from mttu.data.manifest import Manifest, write_manifest
+from mttu.files import atomic_file
+from mttu.phantom import write_phantom
+from mttu.pseudo_labels.scoring import score_cases
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import evaluate_locally
 from mttu.training.run import launch_locally

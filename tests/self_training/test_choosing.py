@@ -1,9 +1,9 @@
 import pytest
 
 from mttu.config import SelectionSettings
-from mttu.data.score_table import ScoreRow, ScoreTable
-from mttu.self_training.choosing import KEPT, choose_labels, is_unchanged, search_settings
-from mttu.self_training.finishing import choose_round, measure_prior
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
+from mttu.self_training.evaluation import choose_round, measure_prior
+from mttu.self_training.mixture import KEPT, choose_labels, is_unchanged, search_settings
 from mttu.self_training.round_folder import RoundRecord
 
 UPS = SelectionSettings(wild_per_mutant=1.0)

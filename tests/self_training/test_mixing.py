@@ -5,7 +5,7 @@ import pytest
 
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
 from mttu.errors import InputError
-from mttu.self_training.mixing import find_strangers, mix, read_pseudo_labels
+from mttu.self_training.mixture import find_strangers, mix, read_pseudo_labels
 
 ROOT = Path("/data")
 

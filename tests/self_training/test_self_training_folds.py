@@ -9,7 +9,7 @@ from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.self_training import cross_validate_self_training, run_self_training
-from mttu.training.fold_results import read_folds_table
+from mttu.training.folds import read_folds_table
 
 FOLDS = {
     "self_training.folds": 2,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mttu.cohort.splits import draw_folds
 from mttu.config import override
-from mttu.data.folds import draw_folds
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.self_training import check_self_training, run_self_training

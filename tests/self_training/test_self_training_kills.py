@@ -7,10 +7,9 @@ from boundaries import BOUNDARIES, KilledError, differences
 from safetensors.torch import load_file
 
 from mttu.config import override
-from mttu.scoring.reports import read_selection
+from mttu.pseudo_labels.reports import read_selection
 from mttu.self_training import run_self_training
-from mttu.self_training.evaluation import read_rows
-from mttu.self_training.finishing import read_summary
+from mttu.self_training.evaluation import read_rows, read_summary
 from mttu.self_training.round_folder import count_finished, read_history, read_record
 
 pytestmark = pytest.mark.usefixtures("sketches")

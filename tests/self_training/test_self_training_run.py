@@ -6,11 +6,11 @@ from small_self_training import names, same, scoring, stopping, weights
 
 from mttu.config import override
 from mttu.data.manifest import read_manifest, write_manifest
-from mttu.data.score_table import read_scores
 from mttu.errors import InputError, RunError
-from mttu.scoring.reports import read_selection
+from mttu.pseudo_labels.reports import read_selection
+from mttu.pseudo_labels.score_table import read_scores
 from mttu.self_training import Callables, run_self_training
-from mttu.self_training.finishing import read_summary
+from mttu.self_training.evaluation import read_summary
 from mttu.self_training.round_folder import read_record
 from mttu.training.run import launch_locally, run_training
 

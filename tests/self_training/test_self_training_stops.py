@@ -11,11 +11,11 @@ from small_self_training import names, same, scoring, stopping, weights
 
 from mttu.config import override
 from mttu.errors import InputError, RunError
-from mttu.lock import lock_folder
-from mttu.self_training import rounds as rounds_module
+from mttu.files import lock_folder
+from mttu.self_training import algorithm as rounds_module
 from mttu.self_training import run_self_training
-from mttu.self_training.finishing import read_summary
-from mttu.self_training.run import naming_full_disk
+from mttu.self_training.algorithm import naming_full_disk
+from mttu.self_training.evaluation import read_summary
 
 pytestmark = pytest.mark.usefixtures("sketches")
 
@@ -131,7 +131,8 @@ def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkey
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), 2**40, False),
         (RuntimeError("database or disk is full"), 2**40, True),
     ):
-        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("mttu.self_training.algorithm.shutil.disk_usage", lambda _, usage=usage: usage)
         with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
             raise failure
         assert isinstance(caught.value, RunError) is full

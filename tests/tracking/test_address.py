@@ -10,12 +10,7 @@ import pytest
 from mlflow_runs import start
 
 from mttu.errors import InputError, mask_secrets
-from mttu.tracking import (
-    MlflowTracker,
-    describe_environment,
-    resolve_uri,
-    show_command,
-)
+from mttu.tracking import MlflowTracker, describe_environment, resolve_uri, show_command
 
 FINGERPRINT = "3f" * 32
 

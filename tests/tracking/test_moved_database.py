@@ -12,7 +12,7 @@ from mlflow_runs import artifacts, client_of, run_of
 
 from mttu.config import override
 from mttu.errors import InputError
-from mttu.tracking.moved import check_location, follow_database
+from mttu.tracking.runs import check_location, follow_database
 from mttu.training.run import launch_locally, run_training
 
 

@@ -14,15 +14,8 @@ from mttu.config import Config, flatten, load_stored_config, to_yaml
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.errors import InputError, RunError
 from mttu.patients import PatientKey, name_patients
-from mttu.tracking import (
-    MlflowTracker,
-    NullTracker,
-    Tracker,
-    description,
-    open_tracker,
-    opening,
-    show_page,
-)
+from mttu.tracking import MlflowTracker, NullTracker, Tracker, description, open_tracker, show_page
+from mttu.tracking import runs as tracking_runs
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +162,7 @@ def test_a_tracker_where_the_database_is_not_says_so(tmp_path: Path) -> None:
 def test_a_kill_while_opening_leaves_one_run(runs: Path, monkeypatch: pytest.MonkeyPatch, boundary: str) -> None:
     """The folder's record is written twice: before the run is made, and with the run's id."""
     folder = runs / f"killed before {boundary}"
-    original = opening.write_json
+    original = tracking_runs.write_json
 
     def killed(path: Path, content: dict[str, Any]) -> None:
         if boundary == "the run is recorded" and content["run_id"] is not None:
@@ -179,7 +172,7 @@ def test_a_kill_while_opening_leaves_one_run(runs: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "write_json", killed)
+        patch.setattr(tracking_runs, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             start(folder, **{"output.name": "killed"})
     tracker = start(folder, **{"output.name": "killed"})

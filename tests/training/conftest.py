@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mttu.cohort.build import discover
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cohort import discover, read_manifest, write_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from mttu.cli import main
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.cache_upkeep import verify_cache
-from mttu.data.cohort import read_manifest
+from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.self_training import check_self_training
-from mttu.training.cross_validation import cross_validate
+from mttu.training.folds import cross_validate
 from mttu.training.inputs import check_inputs
 
 

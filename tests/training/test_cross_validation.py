@@ -9,18 +9,16 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from mttu.calibration import fit_calibration
+from mttu.cohort.splits import draw_folds, write_folds
 from mttu.config import override
-from mttu.data.folds import draw_folds, write_folds
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError
-from mttu.evaluate import evaluate_cases, plan_evaluation
+from mttu.metrics.calibration import fit_calibration
 from mttu.metrics.classification import choose_threshold
 from mttu.predict import plan_predictions, predict_cases
-from mttu.scoring.cases import score_cases
-from mttu.scoring.plan import plan_scoring
-from mttu.training.cross_validation import cross_validate
-from mttu.training.fold_results import read_folds_table
+from mttu.pseudo_labels.scoring import plan_scoring, score_cases
+from mttu.report import evaluate_cases, plan_evaluation
+from mttu.training.folds import cross_validate, read_folds_table
 from mttu.training.run import launch_locally, run_training
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mttu.config import override
 from mttu.data.cache import open_cached
-from mttu.inference import VolumePrediction
+from mttu.inference.windows import VolumePrediction
 from mttu.networks import build_network
 from mttu.training.evaluation import score_case, summarise
 

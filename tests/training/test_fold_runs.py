@@ -10,12 +10,11 @@ import pyarrow.csv
 import pytest
 from held_out_answers import keep_answers
 
-from mttu.data.folds import draw_folds
+from mttu.cohort.splits import draw_folds
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import describe_checkpoint, read_members
-from mttu.training.fold_results import FoldsRow, read_folds_table, summarise_folds
-from mttu.training.folds import check_each, run_folds
+from mttu.training.folds import FoldsRow, check_each, read_folds_table, run_folds, summarise_folds
 
 AUC = {1: 0.5, 2: 0.75, 3: 1.0}
 
@@ -105,7 +104,7 @@ def test_kills_before_a_rename_change_nothing(drawn, trained, tmp_path, monkeypa
             raise StoppedError
         replace(source, target)
 
-    monkeypatch.setattr("mttu.atomic.os.replace", count)
+    monkeypatch.setattr("mttu.files.os.replace", count)
     expected = run_folds(drawn, tmp_path / "unbroken", Trainer(trained))
     total = len(replaced)
     assert total > 10

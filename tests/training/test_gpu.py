@@ -6,7 +6,7 @@ import torch
 from mttu.config import override
 from mttu.data.cache import open_cached
 from mttu.data.loaders import read_volume
-from mttu.inference import predict_volume
+from mttu.inference.windows import predict_volume
 from mttu.networks.batch_norm import BatchNorm3d, synchronise
 from mttu.training.loop import fit
 from mttu.training.run import task_of

@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from held_out_answers import KEY, keep_answers
 
-from mttu.ablations import preset
-from mttu.calibration import fit_calibration
+from mttu.cohort.splits import draw_folds
 from mttu.config import override
-from mttu.data.folds import draw_folds
 from mttu.errors import InputError
+from mttu.inference.calibration import fit_kept, hold_for, read_calibration
+from mttu.metrics.calibration import fit_calibration
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.ensemble import write_ensemble
 from mttu.patients import KnownPatients, digest_bare, drop_patients, name_patients
+from mttu.search.presets import preset
 from mttu.training.folds import run_folds
 from mttu.training.held_out import (
     copy_held_out,
@@ -27,7 +28,6 @@ from mttu.training.held_out import (
     select_held_out,
     write_held_out,
 )
-from mttu.training.kept_calibration import fit_kept, hold_for, read_calibration
 from mttu.training.run import keep_best
 
 ANSWERS = (0.9, 0.35, 0.4, 0.2, 0.3, 0.45)  # of the six train and val cases, by id; they do not part the classes

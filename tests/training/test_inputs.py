@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mttu.config import override
-from mttu.data.cohort import read_manifest, write_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError
 from mttu.training.inputs import check_inputs
 
@@ -29,7 +29,7 @@ def test_a_sound_cohort_passes(tiny):
 
 
 def test_windows_that_no_validation_would_get_through_are_refused_before_training(tiny, monkeypatch):
-    monkeypatch.setattr("mttu.inference.MOST_WINDOWS", 0)
+    monkeypatch.setattr("mttu.inference.windows.MOST_WINDOWS", 0)
     val = read_manifest(tiny.data.manifest).split("val")
     found = problems_of(tiny)
     assert [problem.partition(": patch.size ")[0] for problem in found] == [f"case {case.case_id}" for case in val]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mttu.config import override
-from mttu.data.cohort import read_manifest, write_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks, write_checkpoint
 from mttu.networks.learned import describe_voters, explain_missing_answers

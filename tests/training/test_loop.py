@@ -12,11 +12,11 @@ from mttu.data.augment import Augmentation
 from mttu.data.loaders import Batch
 from mttu.errors import RunError
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.training.inputs import open_task
 from mttu.training.loop import clip_gradients, fit, set_learning_rate, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
-from mttu.training.task import open_task
 
 CPU = torch.device("cpu")
 

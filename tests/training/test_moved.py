@@ -3,8 +3,8 @@
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.cache_upkeep import verify_cache
-from mttu.data.cohort import read_manifest
 from mttu.data.loaders import PatchDataset, read_volume
+from mttu.data.manifest import read_manifest
 from mttu.predict.plan import find_candidates
 from mttu.training.inputs import check_inputs, resolve_paths
 from mttu.training.run import task_of

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mttu.ablations import EARLIER_PRESETS, PRESETS
 from mttu.cli.settings import read_given, resolve_run
 from mttu.config import Config, flatten
 from mttu.config.earlier import GONE, NEWER, complete
 from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.networks.checkpoint import read_checkpoint
-from mttu.scoring.cases import score_cases
+from mttu.pseudo_labels.scoring import score_cases
+from mttu.search.presets import EARLIER_PRESETS, PRESETS
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
-from mttu.training.run import launch_locally, run_training
-from mttu.training.run_folder import FORMAT_VERSION, MARK
+from mttu.training.run import FORMAT_VERSION, MARK, launch_locally, run_training
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 EXPECTED = json.loads((FIXTURES / "format_1" / "expected.json").read_text())
@@ -62,8 +61,8 @@ def test_a_training_goes_on(old, capsys, monkeypatch):
 
 
 def test_a_self_training_goes_on(old, monkeypatch):
-    monkeypatch.setattr("mttu.self_training.rounds.log_round", lambda *arguments: None)
-    monkeypatch.setattr("mttu.self_training.finishing.log_finish", lambda *arguments: None)
+    monkeypatch.setattr("mttu.self_training.algorithm.log_round", lambda *arguments: None)
+    monkeypatch.setattr("mttu.self_training.evaluation.log_finish", lambda *arguments: None)
     trained = []
 
     def train(config, folder, on_epoch, on_start):

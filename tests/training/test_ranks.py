@@ -12,7 +12,6 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from mttu.ablations import preset
 from mttu.config import override
 from mttu.data.augment import Augmentation
 from mttu.data.cache import open_cached
@@ -22,13 +21,14 @@ from mttu.errors import InputError, RunError
 from mttu.losses import idh_class_weights
 from mttu.metrics.empty_masks import BOTH, summarise_region
 from mttu.metrics.segmentation import RegionScores
+from mttu.search.presets import preset
 from mttu.training import evaluation
 from mttu.training.evaluation import evaluate
+from mttu.training.inputs import Task
 from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state, write_state
-from mttu.training.task import Task
 
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
 IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two

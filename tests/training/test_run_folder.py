@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from mttu.ablations import preset
 from mttu.config import override
 from mttu.errors import InputError
-from mttu.lock import lock_folder
-from mttu.training.run_folder import begin_or_continue, move_aside
+from mttu.files import lock_folder
+from mttu.search.presets import preset
+from mttu.training.run import begin_or_continue, move_aside
 
 
 def hold(folder, ready, done):

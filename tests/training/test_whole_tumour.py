@@ -12,11 +12,11 @@ import torch
 from mttu.config import PrepareSettings, override
 from mttu.data.augment import Augmentation, augment_batch
 from mttu.data.cache import cache_case, open_cached
-from mttu.data.cohort import Manifest, read_manifest, write_manifest
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import PatchDataset, collate
+from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.errors import InputError
-from mttu.inference import VolumePrediction
+from mttu.inference.windows import VolumePrediction
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.predict import plan_predictions, predict_cases
 from mttu.training.evaluation import score_case, summarise

@@ -1,0 +1,150 @@
+"""Folds: `mttu split`, and cross-validation with progress and what it came to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from mttu.cli.display import console, show_progress, summarise_epoch, tell, tell_absences
+from mttu.cli.networks import print_calibration, print_start
+from mttu.cli.settings import tell_accumulation, tell_tracking
+from mttu.config import Config
+
+if TYPE_CHECKING:
+    from mttu.data.manifest import Manifest
+    from mttu.training.folds import FoldsRow
+
+_FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
+_PARTS = {"val": "each fold's val cases", "test": "the test cases"}
+
+
+def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = False) -> Path:
+    """Trains once per fold with progress and shows the table over folds; returns the run folder."""
+    from mttu.cluster.train import launch_on_ray
+    from mttu.training.folds import cross_validate
+
+    epochs = settings.train.epochs
+    tell_accumulation(settings)
+    tell_tracking(settings, fresh)
+
+    def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
+        tell_absences(metrics, settings, f"fold {fold}/{folds}: ")
+
+    print_start(settings)
+    with show_progress("train", folds * epochs) as advance:
+        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
+    print_folds(folder)
+    return folder
+
+
+def print_folds(folder: Path) -> None:
+    """Prints mean and deviation over folds, and where the ensemble is."""
+    from mttu.training.folds import CSV, ENSEMBLE_FOLDER, read_empty_dice, read_folds_table
+
+    rows, empty_dice = read_folds_table(folder), read_empty_dice(folder)
+    for part in _PARTS:
+        if any(row.metric.startswith(f"{part}/") for row in rows):
+            console.print(tabulate_folds(rows, part, empty_dice))
+    console.print(f"every figure of every fold: {folder / CSV}", markup=False)
+    console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
+    if (folder / ENSEMBLE_FOLDER).is_dir():  # else it was taken away after the end
+        print_calibration(folder / ENSEMBLE_FOLDER)
+
+
+def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "brats") -> Table:
+    """One row per network: mean and standard deviation over folds of what is looked at most.
+
+    Where fewer folds define a figure, their number stands behind it.
+
+    Args:
+        rows: The table over folds.
+        part: val or test.
+        empty_dice: Convention for empty masks that Dice was counted by.
+    """
+    known = {(row.network, row.metric): row for row in rows}
+    folds = max((len(row.values) for row in rows), default=0)
+    title = f"mean and standard deviation over {folds} folds, on {_PARTS[part]}"
+    has_dice = any(row.metric == f"{part}/dice" and row.mean is not None for row in rows)
+    caption = f"Dice of empty masks: {empty_dice}" if has_dice else None
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("network", no_wrap=True)
+    for name in _FIGURES.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for network in dict.fromkeys(row.network for row in rows):
+        table.add_row(network, *(_show(known.get((network, f"{part}/{name}")), folds) for name in _FIGURES))
+    return table
+
+
+def _show(row: "FoldsRow | None", folds: int) -> str:
+    if row is None or row.mean is None:
+        return "-"
+    spread = "" if row.std is None else f" ± {row.std:.3f}"
+    return f"{row.mean:.3f}{spread}" + (f" ({row.num_folds})" if row.num_folds < folds else "")
+
+
+ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]
+
+
+def split(
+    manifest: ManifestFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for fold_1.parquet, fold_2.parquet, ...")],
+    folds: Annotated[int, typer.Option(help="Number of folds")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw")] = 0,
+    group: Annotated[str, typer.Option(help="patient, or site: a site is never in two folds")] = "patient",
+    exclude_test: Annotated[bool, typer.Option("--exclude-test", help="Leave test cases out of the folds")] = False,
+) -> None:
+    """Draw cross-validation folds by patient, stratified by IDH; train on each with data.manifest=FILE."""
+    from mttu.cohort.splits import check_folder, draw_folds, write_folds
+    from mttu.data.manifest import read_manifest
+
+    check_folder(output)
+    cohort = read_manifest(manifest)
+    drawn = draw_folds(cohort, folds, seed, group, exclude_test)
+    write_folds(drawn, output)
+    console.print(_show_folds(drawn))
+    console.print(_say_unchanged(cohort, drawn, exclude_test), markup=False)
+    console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet", markup=False)
+
+
+def _show_folds(folds: Sequence["Manifest"]) -> Table:
+    """How many cases train and validate; of those that validate: patients, sites, IDH status and masks."""
+    from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+
+    table = Table(box=box.SIMPLE_HEAD, caption="patients to masks: of val")
+    titles = ("fold", "train", "val", "patients", "sites", "mutant", "wild", "unknown", "masks")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for number, manifest in enumerate(folds, 1):
+        val = manifest.split("val")
+        counts = (
+            number,
+            len(manifest.split("train")),
+            len(val),
+            len({case.patient_id for case in val}),
+            len({case.site for case in val if case.site}),
+            *(sum(case.idh == status for case in val) for status in (IDH_MUTANT, IDH_WILD, IDH_UNKNOWN)),
+            sum(case.seg is not None for case in val),
+        )
+        table.add_row(*map(str, counts))
+    return table
+
+
+def _say_unchanged(cohort: "Manifest", folds: Sequence["Manifest"], exclude_test: bool) -> str:
+    """What is the same in all folds, and the unlabelled cases that are not, for their patients validate."""
+    unlabelled = {case.case_id for case in cohort.split("unlabelled")}
+    moved = unlabelled & {case.case_id for fold in folds for case in fold.split("val")}
+    gone = {name for fold in folds for name in unlabelled - {case.case_id for case in fold.cases}}
+    test = len(cohort.split("test"))
+    tests = f"without the {test} test cases" if exclude_test else f"{test} test"
+    parts = [f"in each fold: {len(unlabelled)} unlabelled, {tests}"]
+    if moved:
+        parts.append(f"unlabelled cases that validate with their patient: {', '.join(sorted(moved))}")
+    if gone:
+        parts.append(
+            f"unlabelled cases without mask, left out while their patient validates: {', '.join(sorted(gone))}"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""From folders of NIfTI files and clinical tables to a checked manifest."""

@@ -1,0 +1,363 @@
+"""Train, val, unlabelled, test, and the folds of a cross-validation: by patient, stratified by IDH status."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from mttu.data.findings import Finding, to_findings
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.manifest import Case, Manifest, check_target, write_manifest
+from mttu.errors import InputError, name_some, raise_if_any
+from mttu.files import atomic_folder
+
+_STATES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
+
+
+def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> frozenset[str]:
+    """Draws the patients of the validation split (80/20, section V-A).
+
+    Each stratum gives its rounded share, at least one and never all of its patients; a stratum of a single patient
+    stays in training, for nothing can be learned of a class that is only validated.
+
+    Args:
+        strata: Patient to stratum, e.g. IDH status.
+        fraction: Share of the patients of each stratum, 0 to below 1.
+        seed: Seed; the result doesn't depend on the order of `strata`.
+    """
+    drawn: set[str] = set()
+    for stratum in sorted(set(strata.values())):
+        patients = sorted(patient for patient, own in strata.items() if own == stratum)
+        if fraction == 0 or len(patients) < 2:
+            continue
+        share = min(max(1, round(fraction * len(patients))), len(patients) - 1)
+        drawn.update(train_test_split(patients, test_size=share, random_state=seed)[1])
+    return frozenset(drawn)
+
+
+@dataclass(frozen=True)
+class _Patient:
+    cases: list[tuple[Case, str | None]]
+
+    @property
+    def named(self) -> set[str]:
+        """Splits that its rows name, unlabelled counted as training: both are seen while learning."""
+        return {{"unlabelled": "train"}.get(split, split) for _, split in self.cases if split}
+
+    @property
+    def known(self) -> set[int]:
+        return {case.idh for case, _ in self.cases} - {IDH_UNKNOWN}
+
+
+def assign_splits(cases: Sequence[tuple[Case, str | None]], val_fraction: float, seed: int) -> list[Case]:
+    """Gives every case a split; the rules are those of `mttu.cohort.build.discover`.
+
+    Args:
+        cases: Each with the split that the clinical table names for it, if any.
+        val_fraction: Share of validation.
+        seed: Of the draw.
+
+    Raises:
+        InputError: A patient on two sides or with two IDH states, or a train or val case with nothing to learn; each
+            sentence names one case, so that those can be left out.
+    """
+    patients: dict[str, _Patient] = {}
+    for case, split in cases:
+        patients.setdefault(case.patient_id, _Patient([])).cases.append((case, split))
+    problems = []
+    for name, patient in patients.items():
+        texts = []
+        if len(patient.named) > 1:
+            listed = ", ".join(f"{case.case_id} {split}" for case, split in patient.cases if split)
+            texts.append(f"patient {name} is in several splits ({listed}); a patient belongs to one side only")
+        if len(patient.known) > 1:
+            known = [case for case, _ in patient.cases if case.idh in _STATES]
+            listed = ", ".join(f"{case.case_id} {_STATES[case.idh]}" for case in known)
+            texts.append(f"patient {name} is IDH mutant and wild type ({listed}); correct the clinical table")
+        problems += [f"case {case.case_id}: {text}" for text in texts for case, _ in patient.cases]
+    raise_if_any(problems)
+    free = {name: patient for name, patient in patients.items() if not patient.named}
+    strata = {name: next(iter(patient.known)) for name, patient in free.items() if patient.known}
+    only_segmentation = not strata and len(free) == len(patients)
+    if only_segmentation:
+        strata = {name: IDH_UNKNOWN for name, patient in free.items() if any(case.seg for case, _ in patient.cases)}
+    drawn = draw_validation(strata, val_fraction, seed)
+    assigned = []
+    for name, patient in patients.items():
+        for case, split in patient.cases:
+            if split is None and patient.named:
+                split = next(iter(patient.named))
+                split = "unlabelled" if split == "train" and case.idh == IDH_UNKNOWN else split
+            elif split is None and name in drawn:
+                split = "val"
+            elif split is None:
+                learns = case.idh != IDH_UNKNOWN or (only_segmentation and case.seg is not None)
+                split = "train" if learns else "unlabelled"
+            if split in ("train", "val") and case.idh == IDH_UNKNOWN and case.seg is None:
+                problems.append(
+                    f"case {case.case_id}: is in split {split} but has neither a tumour mask nor an IDH status; "
+                    "put it into unlabelled or test"
+                )
+            assigned.append(replace(case, split=split))
+    raise_if_any(problems)
+    return assigned
+
+
+EXPECTED: Mapping[str, int] = {
+    "labelled, mutant": 57,
+    "labelled, wild type": 91,
+    "unlabelled": 221,
+    "test, mutant": 32,
+    "test, wild type": 38,
+}
+"""Cases of each kind (Table I)."""
+
+
+@dataclass(frozen=True)
+class PaperCohort:
+    """Cases with the split the recipe gives them; None is drawn into train or val later."""
+
+    cases: tuple[tuple[Case, str | None], ...]
+    findings: tuple[Finding, ...]
+
+
+def follow_paper(
+    training: Sequence[Case], test: Sequence[Case], row_of: Mapping[str, int], with_crosswalk: bool = False
+) -> PaperCohort:
+    """Labelled, unlabelled and test cases as the paper has them.
+
+    Of the training folder every case is used: labelled where its IDH status is known, else unlabelled. Of the second
+    folder, which is BraTS 2020's validation set or BraTS 2021, only the cases with a clinical row are used, as test; of
+    BraTS 2021, which contains BraTS 2020, not those whose row is that of a training case: they are the same patients.
+
+    Args:
+        training: Cases of the first folder, with clinical facts.
+        test: Cases of the second folder, with clinical facts.
+        row_of: Case id to the number of its clinical row, of the cases that have one.
+        with_crosswalk: Whether a crosswalk was given, for the advice.
+    """
+    rows = {row_of[case.case_id] for case in training if case.case_id in row_of}
+    known = [case for case in test if case.case_id in row_of]
+    kept = [case for case in known if row_of[case.case_id] not in rows]
+    counts = {
+        "labelled, mutant": sum(case.idh == IDH_MUTANT for case in training),
+        "labelled, wild type": sum(case.idh == IDH_WILD for case in training),
+        "unlabelled": sum(case.idh == IDH_UNKNOWN for case in training),
+        "test, mutant": sum(case.idh == IDH_MUTANT for case in kept),
+        "test, wild type": sum(case.idh == IDH_WILD for case in kept),
+    }
+    wrong = [f"{name}: {counts[name]} instead of {want}" for name, want in EXPECTED.items() if counts[name] != want]
+    problems, notes = [], []
+    if wrong:
+        advice = "; give both complete folders and both tables, or leave out --recipe"
+        if not kept and with_crosswalk:
+            advice = (
+                "; no case of the second folder has a clinical row of its own: the crosswalk needs the names of its "
+                "cases and those of the test table, one patient in each row"
+            )
+        elif not kept:
+            advice = "; BraTS 2021 has other case names: pass --crosswalk with a table of the BraTS 2020 and 2021 names"
+        problems.append(f"this is not the cohort of the paper ({'; '.join(wrong)}){advice}")
+    if len(known) < len(test):
+        notes.append(f"{_count(len(test) - len(known), 'has', 'have')} no clinical row: left out")
+    if len(kept) < len(known):
+        notes.append(
+            f"{_count(len(known) - len(kept), 'is', 'are')} in the training folder under another name: left out"
+        )
+    for name, cases in (("training folder", training), ("test", kept)):
+        without = [case.case_id for case in cases if case.seg is None]
+        if without:
+            listed = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+            notes.append(f"{len(without)} of {len(cases)} cases of the {name} have no tumour mask ({listed})")
+    split = [(case, None if case.idh != IDH_UNKNOWN else "unlabelled") for case in training]
+    findings = (*to_findings("error", problems), *to_findings("note", notes))
+    return PaperCohort((*split, *((case, "test") for case in kept)), findings)
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {'case' if number == 1 else 'cases'} of the second folder {one if number == 1 else several}"
+
+
+GROUPS = ("patient", "site")
+_CLASSES = {IDH_MUTANT: "IDH mutant", IDH_WILD: "IDH wild type"}
+
+
+def draw_folds(
+    manifest: Manifest, folds: int = 5, seed: int = 0, group: str = "patient", exclude_test: bool = False
+) -> list[Manifest]:
+    """Draws k manifests: in each, another part of the train and val cases is val and the rest is train.
+
+    The draw is by patient and stratified by IDH status; patients with a mask and unknown IDH are a stratum of their
+    own. Unlabelled and test cases stay what they are; but while a patient validates, his unlabelled cases do so too, or
+    are left out if they have no mask, for else the network would have seen him.
+
+    Args:
+        manifest: Its train and val cases are drawn anew.
+        folds: k, at least 2.
+        seed: Of the draw; the order of the cases has no influence.
+        group: `patient`, or `site`: all patients of a site are in one fold, the strata as even as the sites allow.
+            Sites that share a patient are drawn as one. Unlabelled cases are in training whatever their site.
+        exclude_test: Leave the test cases out, so that no later step can look at them.
+
+    Raises:
+        InputError: k too small, fewer patients of a class or fewer sites than folds, patients of two IDH states or on
+            two sides, cases without site; lists all problems.
+    """
+    if folds < 2 or group not in GROUPS:
+        problems = [f"folds: {folds}; expected 2 or more"] if folds < 2 else []
+        problems += [] if group in GROUPS else [f"group {group!r}: unknown; choose one of {', '.join(GROUPS)}"]
+        raise InputError(problems)
+    drawn = [case for case in manifest.cases if case.split in ("train", "val")]
+    strata, problems = _find_strata(manifest.cases, drawn)
+    problems += _find_scarce(strata, folds)
+    sites = _group_sites(drawn) if group == "site" else {}
+    if group == "site":
+        problems += _find_site_problems(drawn, sites, folds)
+    raise_if_any(problems)
+    fold_of = _assign(strata, folds, seed, sites)
+    raise_if_any(_find_poor_folds(strata, fold_of, folds))
+    return [_make_fold(manifest, fold_of, fold, exclude_test) for fold in range(folds)]
+
+
+def _find_strata(cases: Sequence[Case], drawn: Sequence[Case]) -> tuple[dict[str, int], list[str]]:
+    """Patient to IDH status, sorted by name, and what forbids the draw."""
+    states: dict[str, set[int]] = {}
+    for case in drawn:
+        states.setdefault(case.patient_id, set()).add(case.idh)
+    tested = sorted({case.patient_id for case in cases if case.split == "test"} & set(states))
+    problems = [f"patient {name}: has cases in test and in train or val; put all into one split" for name in tested]
+    strata = {}
+    for name, found in sorted(states.items()):
+        known = found - {IDH_UNKNOWN}
+        if len(known) > 1:
+            problems.append(f"patient {name}: has cases of IDH mutant and wild type; correct the clinical table")
+        strata[name] = max(known, default=IDH_UNKNOWN)
+    return strata, problems
+
+
+def _find_scarce(strata: Mapping[str, int], folds: int) -> list[str]:
+    counts = {status: list(strata.values()).count(status) for status in (*_CLASSES, IDH_UNKNOWN)}
+    if not any(counts[status] for status in _CLASSES):  # a cohort for segmentation alone
+        number = counts[IDH_UNKNOWN]
+        return [] if number >= folds else [f"{number} patients in train and val for {folds} folds; take fewer folds"]
+    return [
+        f"{counts[status]} {title} patients in train and val for {folds} folds; take at most {counts[status]} folds"
+        if counts[status] > 1
+        else f"{counts[status]} {title} patients in train and val for {folds} folds; each fold needs one"
+        for status, title in _CLASSES.items()
+        if counts[status] < folds
+    ]
+
+
+def _group_sites(cases: Sequence[Case]) -> dict[str, int]:
+    """Patient to a number that he shares with all patients of his sites, and with theirs."""
+    patients = sorted({case.patient_id for case in cases})
+    sites = sorted({case.site for case in cases if case.site is not None})
+    row = {name: index for index, name in enumerate(patients)}
+    column = {name: len(row) + index for index, name in enumerate(sites)}
+    pairs = [(row[case.patient_id], column[case.site]) for case in cases if case.site is not None]
+    ends = np.array(pairs, int).reshape(-1, 2)
+    size = len(row) + len(column)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    numbers = connected_components(graph, directed=False)[1]
+    return {name: int(numbers[index]) for name, index in row.items()}
+
+
+def _find_site_problems(cases: Sequence[Case], sites: Mapping[str, int], folds: int) -> list[str]:
+    without = [case.case_id for case in cases if case.site is None]
+    if without:
+        return [
+            f"cases {name_some(without)}: site unknown ({len(without)} of {len(cases)} in train "
+            "and val); name it in the clinical table (column site), or group by patient"
+        ]
+    groups = len(set(sites.values()))
+    names = name_some(sorted({case.site for case in cases if case.site}))
+    if groups < folds:
+        return [
+            f"{groups} separate sites ({names}) for {folds} folds; take at most {groups} folds, or group by patient"
+        ]
+    return []
+
+
+def _assign(strata: Mapping[str, int], folds: int, seed: int, sites: Mapping[str, int]) -> dict[str, int]:
+    """Patient to fold."""
+    patients, states = list(strata), list(strata.values())
+    with warnings.catch_warnings():  # of a stratum smaller than k: checked where it matters
+        warnings.simplefilter("ignore", UserWarning)
+        if sites:
+            grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            parts = list(grouped.split(np.zeros(len(states)), states, [sites[patient] for patient in patients]))
+        else:
+            parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(states)), states))
+    return {patients[index]: fold for fold, (_, held_out) in enumerate(parts) for index in held_out.tolist()}
+
+
+def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], folds: int) -> list[str]:
+    """Folds that would have nothing to validate or a class less to train on: large sites can do that."""
+    problems = []
+    for fold in range(folds):
+        if fold not in fold_of.values():
+            problems.append(f"fold {fold + 1}: gets no patient; take fewer folds, another seed, or group by patient")
+        trained = {status for patient, status in strata.items() if fold_of[patient] != fold}
+        problems += [
+            f"fold {fold + 1}: all {title} patients would be in val and none in train, for they are of few sites; "
+            "take another seed, or group by patient"
+            for status, title in _CLASSES.items()
+            if status in strata.values() and status not in trained
+        ]
+    return problems
+
+
+def _make_fold(manifest: Manifest, fold_of: Mapping[str, int], fold: int, exclude_test: bool) -> Manifest:
+    cases = []
+    for case in manifest.cases:
+        validates = fold_of.get(case.patient_id) == fold
+        if case.split == "test" and exclude_test:
+            continue
+        if case.split in ("train", "val"):
+            case = replace(case, split="val" if validates else "train")
+        elif case.split == "unlabelled" and validates:
+            if case.seg is None:
+                continue
+            case = replace(case, split="val")
+        cases.append(case)
+    return replace(manifest, cases=tuple(cases))
+
+
+def write_folds(folds: Sequence[Manifest], folder: Path) -> None:
+    """Writes `fold_1.parquet` and so on, all or none; older folds there are replaced.
+
+    Raises:
+        InputError: See `check_folder`.
+    """
+    check_folder(folder)
+    with atomic_folder(folder.resolve()) as partial:
+        for number, manifest in enumerate(folds, 1):
+            write_manifest(manifest, partial / f"fold_{number}.parquet")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder for folds that holds anything else, for that would be lost.
+
+    Raises:
+        InputError: A file, or a folder with something in it that is no fold; names it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a new folder")
+    items = sorted(folder.iterdir()) if folder.exists() else []
+    problems = []
+    others = [item.name for item in items if not (item.name.startswith("fold_") and item.suffix == ".parquet")]
+    if others:
+        problems.append(f"{folder}: holds what is no fold ({name_some(others)}); give a new or an empty folder")
+    for item in items:
+        try:
+            if item.name not in others:
+                check_target(item)
+        except InputError as error:
+            problems += error.problems
+    raise_if_any(problems)

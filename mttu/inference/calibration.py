@@ -1,0 +1,209 @@
+"""Threshold and calibration of the IDH probability, kept beside the checkpoint or ensemble that they belong to.
+
+They are fitted on probabilities of cases that the network in question did not learn from, and on nothing else: of one
+training on its val cases, which chose the epoch but taught nothing; of the folds of a cross-validation on their pooled
+out-of-fold predictions. `calibration.json` says on how many cases, and where nothing could be fitted, why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mttu.config import Config
+from mttu.data.labels import IDH_MUTANT
+from mttu.errors import InputError
+from mttu.files import read_json, write_json
+from mttu.metrics.calibration import Calibration, fit_calibration
+from mttu.metrics.classification import choose_threshold
+from mttu.networks.checkpoint import find_checkpoint
+from mttu.networks.ensemble import describe_checkpoint
+from mttu.patients import KnownPatients, read_patients
+
+FORMAT_VERSION = 2
+"""In 1, patients were bare digests."""
+CALIBRATION = "calibration.json"
+TEMPERATURE = "temperature"
+WITH_BIAS = "temperature + bias"
+FittedOn = Literal["", "validation", "out-of-fold"]
+
+_MEND = "restore it from a copy, or remove it: then nothing is calibrated"
+
+
+@dataclass(frozen=True)
+class KeptCalibration:
+    """What was fitted, and on whom; without a threshold nothing was, and `reason` says why."""
+
+    fitted_on: FittedOn = ""
+    """Which cases: `validation`, or those that each fold of a cross-validation held out."""
+    num_cases: int = 0
+    num_mutant: int = 0
+    threshold: float | None = None
+    """Least probability, as predicted, that is called mutant: that of the largest Youden index."""
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """By name, `TEMPERATURE` and `WITH_BIAS`."""
+    reason: str = ""
+    """Why nothing was fitted; empty if it was."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the fit, and why nothing kept before it was used."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Windows and flips that the probabilities were made with, see `describe_windows`."""
+    patients: KnownPatients | None = field(default_factory=KnownPatients)
+    """Those that it was fitted on; None where it does not say, as one that was taken from MLflow."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a threshold."""
+        return self.threshold is not None
+
+    def calibrate(self, mutant_probability: float) -> float | None:
+        """By temperature alone, so that the order of cases and the side of one half stay; None if not determined."""
+        found = self.calibrations.get(TEMPERATURE)
+        return float(found.apply([mutant_probability])[0]) if found is not None and found.determined else None
+
+    def call(self, mutant_probability: float) -> str | None:
+        """`mutant` or `wild type`, by the kept threshold; None without one."""
+        if self.threshold is None:
+            return None
+        return "mutant" if mutant_probability >= self.threshold else "wild type"
+
+    def describe(self) -> str:
+        """One sentence for a person."""
+        if self.threshold is None:
+            return f"IDH, nothing calibrated: {self.reason}"
+        found = self.calibrations[TEMPERATURE]
+        start = f"IDH, fitted on {self.num_cases} {self.fitted_on} cases ({self.num_mutant} mutant): "
+        start += f"threshold {self.threshold:.3f}"
+        if not found.determined:
+            return f"{start}; they do not determine a temperature, so there are no calibrated probabilities"
+        return f"{start}, temperature {found.temperature:.2f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, without the patients."""
+        content = asdict(replace(self, patients=None))
+        del content["patients"]
+        return content | {"notes": list(self.notes)}
+
+
+def parse_calibration(content: Mapping[str, Any], patients: KnownPatients | None = None) -> KeptCalibration:
+    """Reads what `KeptCalibration.to_json` gave; raises KeyError, TypeError or ValueError if it is anything else."""
+    values = dict(content)
+    values["calibrations"] = {name: Calibration(**one) for name, one in values["calibrations"].items()}
+    if values["threshold"] is not None:
+        values["threshold"] = float(values["threshold"])
+        values["calibrations"][TEMPERATURE]
+    return KeptCalibration(**{**values, "notes": tuple(values["notes"]), "patients": patients})
+
+
+def fit_kept(
+    mutant_probabilities: Sequence[float],
+    idh: Sequence[int],
+    fitted_on: FittedOn,
+    notes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    patients: KnownPatients | None = None,
+) -> KeptCalibration:
+    """Threshold, temperature, and temperature with bias; of cases that lack a class, or are not told apart, nothing.
+
+    Args:
+        mutant_probabilities: Of cases that the network did not learn from.
+        idh: 1 mutant, 0 wild type; one per case.
+        fitted_on: Which cases they are.
+        notes: What was left out.
+        settings: See `describe_windows`.
+        patients: Those of the cases.
+    """
+    mutants = sum(status == IDH_MUTANT for status in idh)
+    wild = len(idh) - mutants
+    common: dict[str, Any] = {
+        "fitted_on": fitted_on,
+        "num_cases": len(idh),
+        "num_mutant": mutants,
+        "notes": tuple(notes),
+        "settings": dict(settings or {}),
+        "patients": KnownPatients() if patients is None else patients,
+    }
+    if not (mutants and wild):
+        reason = (
+            f"the {fitted_on} cases that the network did not learn from are {mutants} mutant and {wild} wild type; "
+            "both are needed"
+        )
+        return KeptCalibration(**common, reason="; ".join([reason, *notes]))
+    threshold = choose_threshold(mutant_probabilities, idh)
+    if threshold is None:
+        reason = f"no threshold parts the {len(idh)} {fitted_on} cases ({mutants} mutant) better than chance"
+        return KeptCalibration(**common, reason="; ".join([reason, *notes]))
+    calibrations = {
+        TEMPERATURE: fit_calibration(mutant_probabilities, idh),
+        WITH_BIAS: fit_calibration(mutant_probabilities, idh, with_bias=True),
+    }
+    return KeptCalibration(**common, threshold=threshold, calibrations=calibrations)
+
+
+def describe_windows(config: Config) -> dict[str, Any]:
+    """Settings that decide how a network's IDH probability of a case is made, as dotted JSON values."""
+    return {
+        "patch.size": list(config.patch.size),
+        "inference.overlap": config.inference.overlap,
+        "inference.flips": config.inference.flips,
+    }
+
+
+def hold_for(kept: KeptCalibration, config: Config) -> KeptCalibration:
+    """The calibration, or where probabilities are now made in another way than those it was fitted on, why not."""
+    now = describe_windows(config)
+    changed = [name for name, value in now.items() if kept.fitted and kept.settings.get(name) != value]
+    if not changed:
+        return kept
+    told = ", ".join(f"{name}={kept.settings.get(name)}, now {now[name]}" for name in changed)
+    return KeptCalibration(reason=f"the kept calibration was fitted with {told}")
+
+
+def write_calibration(folder: Path, kept: KeptCalibration) -> None:
+    """Writes `calibration.json` into a checkpoint or ensemble folder, bound to its weights.
+
+    Args:
+        folder: Holds the weights already.
+        kept: To write.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
+        "patients": None if kept.patients is None else kept.patients.to_json(),
+        "calibration": kept.to_json(),
+    }
+    write_json(folder / CALIBRATION, content)
+
+
+def read_calibration(checkpoint: Path) -> KeptCalibration:
+    """Reads the calibration of a checkpoint that `mttu.networks.ensemble.read_members` reads.
+
+    A checkpoint without one, such as an older one or an ensemble of hand-picked members, is none to refuse: the reason
+    says so.
+
+    Args:
+        checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
+
+    Raises:
+        InputError: `calibration.json` is damaged, of another format, or of other weights.
+    """
+    folder = find_checkpoint(checkpoint)
+    path = folder / CALIBRATION
+    if not path.exists():
+        return KeptCalibration(reason="no calibration is kept with this checkpoint")
+    try:
+        content = read_json(path)
+        version = content["format_version"]
+        is_known = version in (1, FORMAT_VERSION)
+        if is_known:
+            patients = None if content["patients"] is None else read_patients(content["patients"])
+            kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: damaged; {_MEND}") from None
+    if not is_known:
+        raise InputError(
+            f"{path}: format_version is {version}; this version of mttu reads 1 to {FORMAT_VERSION}; {_MEND}"
+        )
+    if weights != describe_checkpoint(folder)["weights_sha256"]:
+        raise InputError(f"{path}: was fitted for other weights than those beside it; {_MEND}")
+    return kept

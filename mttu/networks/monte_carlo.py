@@ -1,0 +1,190 @@
+"""Monte Carlo passes to the IDH logits: the samples of a batch are passes, each with masks of its own (section IV-B).
+
+A mask is named, not drawn in turn: its seed comes from the pass and from the place of the dropout in the network. So a
+pass has the same masks wherever and how often it is computed, in whichever batch, and whatever was computed before it.
+
+The way from image to IDH logits, without the decoder, is cut at the first active dropout: what lies before it is the
+same in every pass. Axes are (B, C, H, W, D); tokens (B, N, C).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mttu.config.scoring import ActiveDropout
+from mttu.errors import InputError
+from mttu.networks.bottleneck import SelfAttention, TransformerBottleneck
+from mttu.networks.cpu.dropout import MaskStream
+from mttu.networks.mttu_net import MttuNet
+
+ROWS = 512
+"""Tokens whose mask is made at a time."""
+
+_PARTS: dict[ActiveDropout, tuple[str, ...]] = {
+    "all": ("encoder.", "bottleneck.", "idh_head."),
+    "transformer+head": ("bottleneck.", "idh_head."),
+    "head": ("idh_head.",),
+}
+
+
+def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
+    """Names of the dropout modules that are active and drop anything, in the order of the forward pass."""
+    return tuple(
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Dropout | nn.Dropout3d) and module.p > 0 and name.startswith(_PARTS[active])
+    )
+
+
+def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
+    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case.
+
+    Args:
+        seed: Of the masks.
+        case_id: Case.
+        number: Pass, from 0.
+        member: Of an ensemble, from 1. Each has masks of its own: members that start from the same initial weights
+            share much of the meaning of their channels, and the same masks would make them err alike. The first has
+            those of a network alone.
+    """
+    return json.dumps([seed, case_id, number] if member == 1 else [seed, case_id, number, member])
+
+
+def mask_seed(key: str, place: str) -> int:
+    """Seed of the mask of a pass at a place, 0 to 2^62 - 1."""
+    return int.from_bytes(hashlib.blake2b(f"{key}\n{place}".encode(), digest_size=8).digest(), "big") >> 2
+
+
+@contextmanager
+def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
+    """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
+
+    No gradient is kept in the body. On a GPU, and only there, torch's generators are seeded anew: fork them around it.
+
+    Args:
+        network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
+        places: See `find_places`.
+        keys: One per sample of the batch, see `name_pass`.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())  # masks are applied in place, which a gradient forbids
+        for place in places:
+            module = network.get_submodule(place)
+            seeds = [mask_seed(key, place) for key in keys]
+            parent = network.get_submodule(place.rpartition(".")[0])
+            if isinstance(parent, SelfAttention) and module is parent.attention_dropout:
+                parent.map_seeds = seeds
+                stack.callback(setattr, parent, "map_seeds", None)
+            else:
+                stack.callback(module.register_forward_hook(_hook(seeds)).remove)
+        yield
+
+
+def _hook(seeds: Sequence[int]) -> Any:
+    def drop_samples(module: nn.Dropout | nn.Dropout3d, _: Any, output: Tensor) -> Tensor:
+        samples = zip(torch.split(output, 1), seeds, strict=True)
+        dropped = [_drop(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
+        return dropped[0] if len(dropped) == 1 else torch.cat(dropped)
+
+    return drop_samples
+
+
+def _drop(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
+    """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C)."""
+    if sample.device.type != "cpu":
+        torch.manual_seed(seed)
+        return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
+    if whole_channels:
+        mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
+        return sample * mask.view(1, -1, 1, 1, 1)
+    rows = sample.flatten(0, -2)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    masks = MaskStream(min(ROWS, len(rows)), rows.shape[1], probability, seed, sample.dtype)
+    for part, target in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
+        torch.mul(part, masks.draw(len(part)), out=target)
+    return out.view(sample.shape)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all passes of a window share, a batch of one; `stem` or `tokens` is what the first dropout works on."""
+
+    stem: Tensor | None
+    """(1, widths[0], H, W, D) before the stem's dropout; None if that dropout is off."""
+    tokens: Tensor | None
+    """(1, N, C) before the embedding's dropout; None if F5 is shared too, or not yet there."""
+    grid: tuple[int, ...]
+    """Tokens per axis."""
+    pooled: dict[str, Tensor]
+    """Pooled levels (1, 2C), float32, before the first active dropout."""
+
+
+class IdhPasses:
+    """Monte Carlo passes of one network.
+
+    Args:
+        network: In evaluation mode, with an IDH head.
+        active: Where dropout is on.
+
+    Raises:
+        InputError: The network has no IDH head, or no dropout there that drops anything.
+    """
+
+    def __init__(self, network: MttuNet, active: ActiveDropout) -> None:
+        if network.idh_head is None:
+            raise InputError("the network has no IDH head (network.tasks); nothing can be scored")
+        self.network, self.head = network, network.idh_head
+        self.places = find_places(network, active)
+        if not self.places:
+            raise InputError(
+                f"mc.active_dropout={active}: no dropout there has a probability above 0 (network.dropout), so all "
+                "passes would be equal; choose a larger part, or a network trained with dropout"
+            )
+        self._from_stem = self.places[0].startswith("encoder.")
+        self._from_tokens = self.places[0].startswith("bottleneck.")
+
+    @torch.inference_mode()  # here too, for a graph that is kept changes last bits
+    def share(self, image: Tensor) -> Shared:
+        """Computes what lies before the first active dropout.
+
+        Args:
+            image: One window (1, in_channels, H, W, D); H, W and D are multiples of 8.
+        """
+        network = self.network
+        if self._from_stem:
+            stem = network.encoder.stem(image.contiguous(memory_format=torch.channels_last_3d))
+            return Shared(stem, None, (), {})
+        if self._from_tokens and isinstance(network.bottleneck, TransformerBottleneck):
+            features = network.encoder(image.contiguous(memory_format=torch.channels_last_3d))
+            f4 = features["F4"]
+            return Shared(None, network.bottleneck.embed(f4), tuple(f4.shape[2:]), self.head.pool(features))
+        return Shared(None, None, (), self.head.pool(network.encode(image)))
+
+    def finish(self, shared: Shared, copies: int = 1) -> Tensor:
+        """Logits (copies, 2) of as many copies; with `drop_by_pass` around it, each copy is a pass of its own."""
+        network, pooled = self.network, shared.pooled
+        if shared.stem is not None:
+            features = network.encoder.extract(_repeat(shared.stem, copies))
+            if network.bottleneck is not None:
+                features["F5"] = network.bottleneck(features["F4"])
+            return self.head.classify(self.head.pool(features))
+        if shared.tokens is not None and isinstance(network.bottleneck, TransformerBottleneck):
+            f5 = network.bottleneck.transform(_repeat(shared.tokens, copies), shared.grid)
+            pooled = pooled | self.head.pool({"F5": f5})
+        return self.head.classify({name: _repeat(level, copies) for name, level in pooled.items()})
+
+    def run(self, shared: Shared, keys: Sequence[str]) -> Tensor:
+        """Logits (len(keys), 2) of the named passes, as one batch."""
+        with drop_by_pass(self.network, self.places, keys):
+            return self.finish(shared, len(keys))
+
+
+def _repeat(tensor: Tensor, copies: int) -> Tensor:
+    return tensor if len(tensor) == copies else tensor.expand(copies, *tensor.shape[1:])

@@ -1,0 +1,313 @@
+"""A phantom cohort on disk: cases drawn in memory, some of them broken on purpose."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.cohort.synthetic import PHANTOM_MARKER
+from mttu.data.labels import from_classes
+from mttu.errors import InputError
+from mttu.files import atomic_folder, find_obstacle, read_json, write_csv_rows
+from mttu.phantom.fields import Grid
+from mttu.phantom.head import draw_head
+from mttu.phantom.lesion import draw_place, grow_lesion
+from mttu.phantom.scanner import MODALITIES, draw_protocol, scan
+from mttu.phantom.signs import Learnability, Signs, Truth, draw_signs, measure_learnability
+from mttu.phantom.subjects import Purpose, Recipe, Subject, check_recipe, plan_subjects, stream
+
+
+@dataclass(frozen=True)
+class DrawnCase:
+    """A case as its files show it, and the truth behind it."""
+
+    images: Mapping[str, NDArray[np.int16]]
+    """Modality to (size, size, size), above 0 inside the brain and 0 outside."""
+    classes: NDArray[np.uint8]
+    """(size, size, size) true mask, classes 0 to 3."""
+    truth: Truth
+
+
+def draw_case(recipe: Recipe, subject: Subject) -> DrawnCase:
+    """Draws one case; it depends on seed, number and IDH status of the case, and on what a setting is about."""
+    index = subject.index
+    signs = draw_signs(stream(recipe, Purpose.SIGNS, index), subject.idh, recipe.difficulty)
+    grid, visible = Grid(recipe.size), signs.visible()
+    place = draw_place(stream(recipe, Purpose.PLACE, index))
+    head = draw_head(stream(recipe, Purpose.HEAD, index), grid, place.bulge)
+    lesion = grow_lesion(stream(recipe, Purpose.LESION, index), grid, head, place, visible)
+    protocol = draw_protocol(stream(recipe, Purpose.PROTOCOL, subject.site), reference=subject.site == 0)
+    scanner = stream(recipe, Purpose.SCAN, index)
+    images = scan(scanner, grid, head, lesion, visible, protocol, recipe.thick_slices)
+    classes = grid.embed(lesion.classes)
+    truth = Truth(
+        case_id=subject.case_id,
+        split=subject.split,
+        idh=subject.idh,
+        age=subject.age,
+        latents=astuple(signs),
+        volume_ml=float(np.count_nonzero(classes)) / 1000,
+        means=tuple(_mean_z_score(image, classes > 0) for image in images.values()),
+    )
+    return DrawnCase(images, classes, truth)
+
+
+def _mean_z_score(image: NDArray[np.int16], inside: NDArray[np.bool_]) -> float:
+    brain = image[image > 0].astype(np.float64)
+    return float((image[inside].mean(dtype=np.float64) - brain.mean()) / brain.std())
+
+
+DEFECTS = {
+    "truncated": "the file ends in the middle",
+    "nan": "some voxels are NaN",
+    "missing": "the file is not there",
+    "shape": "the last slice is cut off, so that the grid is not that of the other modalities",
+    "affine": "the image lies 5 mm further back than the other modalities",
+    "empty": "the file has no byte",
+    "constant": "every voxel of the brain has the same value",
+}
+"""Kinds of damage, in the order in which a cohort gets them, and what is wrong."""
+
+
+def damage_case(folder: Path, number: int) -> tuple[str, str]:
+    """Damages one image of a case.
+
+    Args:
+        folder: Of the case.
+        number: The case's number among the damaged ones: decides the kind, and with it the modality.
+
+    Returns:
+        Name of the file and kind of damage.
+    """
+    kind = list(DEFECTS)[number % len(DEFECTS)]
+    modality = MODALITIES[(number + number // len(DEFECTS)) % len(MODALITIES)]
+    path = folder / f"{folder.name}_{modality}.nii.gz"
+    if kind == "missing":
+        path.unlink()
+    elif kind in ("truncated", "empty"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2 if kind == "truncated" else 0])
+    else:
+        _rewrite(path, kind)
+    return path.name, kind
+
+
+def _rewrite(path: Path, kind: str) -> None:
+    image = nib.load(path)
+    voxels, affine, header = np.asarray(image.dataobj), image.affine.copy(), image.header.copy()
+    if kind == "nan":
+        voxels = voxels.astype(np.float32)
+        voxels[tuple(extent // 2 for extent in voxels.shape)] = np.nan
+        header.set_data_dtype(np.float32)
+    elif kind == "shape":
+        voxels = voxels[..., :-1]
+    elif kind == "affine":
+        affine[1, 3] -= 5
+    else:
+        voxels = np.where(voxels > 0, 100, 0).astype(voxels.dtype)
+    nib.save(nib.Nifti1Image(voxels, affine, header), path)
+
+
+FORMAT_VERSION = 2
+TRUTH_TABLE = "hidden_truth.csv"
+DEFECT_TABLE = "defects.csv"
+
+_SIGNS = tuple(field.name for field in fields(Signs))
+_MEANS = tuple(f"mean_{name}" for name in MODALITIES)
+_MOST_DRAWN = 4
+"""Cases drawn at the same time; each holds about 1 GB at 240 voxels per axis."""
+_README = """A synthetic glioma cohort (mttu phantom). No patient is in it.
+
+<case>/<case>_{{flair,t1ce,t1,t2,seg}}.nii.gz   images and tumour mask, labels 0 1 2 4 as in BraTS to 2021
+clinical.csv       what is known of the cases; empty idh: unlabelled
+{truth}   FOR EVALUATION ONLY, never for training: the true IDH status of every case, the unlabelled ones
+                   included, the latent strength of each sign, and what simple features see
+{marker}       how the cohort was made; it marks the folder as synthetic
+"""
+"""What lies in the folder."""
+
+
+def write_phantom(
+    folder: Path,
+    cases: int = 24,
+    size: int = 64,
+    seed: int = 0,
+    unlabelled_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    *,
+    difficulty: float = 0.6,
+    mutant_fraction: float = 0.385,
+    unlabelled_mutant_fraction: float = 0.15,
+    missing_masks: float = 0.0,
+    sites: int = 1,
+    thick_slices: float = 0.5,
+    defects: int = 0,
+    show: Callable[[int, str], None] | None = None,
+) -> None:
+    """Writes a cohort: `<id>/<id>_<modality>.nii.gz` (1 mm, LPS), `clinical.csv`, `hidden_truth.csv`, `phantom.json`.
+
+    Unlabelled cases have a mask but no IDH status in `clinical.csv`; their true one is in `hidden_truth.csv`, which is
+    for evaluation only and which `mttu cohort` doesn't read.
+
+    Args:
+        folder: New or empty folder; one that holds this very phantom is left as it is.
+        cases: Number of cases, each a patient.
+        size: Voxels along each axis, of 1 mm. The head is scaled into the grid; it is life-size from 200 on.
+        seed: Same seed, same bytes.
+        unlabelled_fraction: Share of the cases without IDH status.
+        test_fraction: Share of the test split. Of the rest, a fifth validates.
+        difficulty: 0, IDH is plain to see; 1, the images say nothing of it. The ideal observer's AUC is
+            Phi(6 (1 - difficulty) / sqrt(2)): 0.955 at 0.6, 0.9997 at 0.2.
+        mutant_fraction: Of the cases with IDH status; the default is that of the paper's labelled cases, 57 of 148.
+        unlabelled_mutant_fraction: Of those without; low, for the paper's pool is 209 of 221 high-grade.
+        missing_masks: Share of the cases without tumour mask, in every split.
+        sites: Hospitals, each with its own contrasts, brightness and noise; IDH doesn't depend on them.
+        thick_slices: Share of the images taken in slices of 3 to 6 mm of a life-size head, and resampled.
+        defects: Number of cases broken on purpose, listed in `defects.csv`; see `mttu.phantom.writing`.
+        show: Told how many cases are written and the newest one's id.
+
+    Raises:
+        InputError: The folder holds something else or cannot be written, or an argument is out of range.
+    """
+    recipe = Recipe(
+        cases=cases,
+        size=size,
+        seed=seed,
+        difficulty=difficulty,
+        mutant_fraction=mutant_fraction,
+        unlabelled_fraction=unlabelled_fraction,
+        unlabelled_mutant_fraction=unlabelled_mutant_fraction,
+        test_fraction=test_fraction,
+        missing_masks=missing_masks,
+        sites=sites,
+        thick_slices=thick_slices,
+        defects=defects,
+    )
+    check_recipe(recipe)
+    subjects = plan_subjects(recipe)
+    names = [subject.case_id for subject in subjects]
+    marker = {"format_version": FORMAT_VERSION, "synthetic": True, "cases": names, "recipe": asdict(recipe)}
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if _read_marker(folder) == marker:
+            return
+        raise InputError(f"{folder}: holds something else than this phantom; give a new or an empty folder")
+    obstacle = find_obstacle(folder)
+    if obstacle:
+        raise InputError(f"{folder}: {obstacle}")
+    with atomic_folder(folder.resolve()) as partial:
+        truths = _write_cases(partial, recipe, subjects, show)
+        _write_table(partial / "clinical.csv", [_describe(subject) for subject in subjects])
+        _write_table(partial / TRUTH_TABLE, [_flatten(truth) for truth in truths])
+        broken = sorted((s for s in subjects if s.defect is not None), key=lambda subject: subject.defect or 0)
+        if broken:
+            _write_table(partial / DEFECT_TABLE, [_damage(partial, subject) for subject in broken])
+        readme = _README.format(truth=TRUTH_TABLE, marker=PHANTOM_MARKER)
+        (partial / "README.txt").write_text(readme, encoding="utf-8")
+        (partial / PHANTOM_MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def measure_phantom(folder: Path) -> Learnability:
+    """Measures how well IDH can be told in a phantom on disk.
+
+    Raises:
+        InputError: The folder holds no phantom of this format.
+    """
+    try:
+        marker = read_json(folder / PHANTOM_MARKER)
+        with (folder / TRUTH_TABLE).open(encoding="utf-8", newline="") as file:
+            truths = [_unflatten(row) for row in csv.DictReader(file)]
+        return measure_learnability(truths, float(marker["recipe"]["difficulty"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: no phantom of this version ({error}); write one with `mttu phantom`") from None
+
+
+def _read_marker(folder: Path) -> Any:
+    try:
+        return read_json(folder / PHANTOM_MARKER)
+    except (OSError, ValueError):
+        return None
+
+
+def _write_cases(
+    folder: Path, recipe: Recipe, subjects: Sequence[Subject], show: Callable[[int, str], None] | None
+) -> list[Truth]:
+    def write(subject: Subject) -> Truth:
+        case = draw_case(recipe, subject)
+        place = folder / subject.case_id
+        place.mkdir()
+        for name, image in case.images.items():
+            _save(image, place / f"{subject.case_id}_{name}.nii.gz")
+        if subject.has_mask:
+            _save(from_classes(case.classes, "brats"), place / f"{subject.case_id}_seg.nii.gz")
+        return case.truth
+
+    truths = []
+    with ThreadPoolExecutor(min(_MOST_DRAWN, os.cpu_count() or 1)) as pool:  # arrays free the interpreter lock
+        for done, truth in enumerate(pool.map(write, subjects), 1):
+            truths.append(truth)
+            if show is not None:
+                show(done, truth.case_id)
+    return truths
+
+
+def _save(voxels: NDArray[Any], path: Path) -> None:
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[1, 3] = len(voxels) - 1
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _describe(subject: Subject) -> dict[str, Any]:
+    """A clinical row: what a hospital would know."""
+    return {
+        "case_id": subject.case_id,
+        "patient_id": subject.patient_id,
+        "idh": "" if subject.split == "unlabelled" else subject.idh,
+        "age": subject.age,
+        "sex": subject.sex,
+        "grade": subject.grade,
+        "split": subject.split,
+        "site": f"site_{subject.site + 1:02d}",
+    }
+
+
+def _damage(folder: Path, subject: Subject) -> dict[str, str]:
+    name, kind = damage_case(folder / subject.case_id, subject.defect or 0)
+    return {"case_id": subject.case_id, "file": name, "defect": kind, "description": DEFECTS[kind]}
+
+
+def _flatten(truth: Truth) -> dict[str, Any]:
+    return {
+        "case_id": truth.case_id,
+        "split": truth.split,
+        "true_idh": truth.idh,
+        "age": truth.age,
+        **{name: f"{value:.6f}" for name, value in zip(_SIGNS, truth.latents, strict=True)},
+        "volume_ml": f"{truth.volume_ml:.3f}",
+        **{name: f"{value:.6f}" for name, value in zip(_MEANS, truth.means, strict=True)},
+    }
+
+
+def _unflatten(row: Mapping[str, str]) -> Truth:
+    return Truth(
+        case_id=row["case_id"],
+        split=row["split"],
+        idh=int(row["true_idh"]),
+        age=int(row["age"]),
+        latents=tuple(float(row[name]) for name in _SIGNS),
+        volume_ml=float(row["volume_ml"]),
+        means=tuple(float(row[name]) for name in _MEANS),
+    )
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_csv_rows(path, list(rows[0]), (list(row.values()) for row in rows))

@@ -1,0 +1,359 @@
+"""What a selection and a search of thresholds leave behind: a folder with a table as Parquet and CSV, and figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from mttu.config import SelectionSettings
+from mttu.config.scoring import Method
+from mttu.data.file_kinds import explain_no_parquet
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.errors import InputError, stop_if_too_many_open
+from mttu.figures.candidates import Candidate, draw_candidates
+from mttu.figures.estimates import Estimate
+from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
+from mttu.figures.selection import SelectionRow, draw_selection_error
+from mttu.figures.style import save_figure
+from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
+from mttu.files import atomic_file, atomic_folder, parse_json, read_parquet, recover_folder, write_csv
+from mttu.metrics.intervals import wilson_interval
+from mttu.metrics.reliability import CalibrationError, measure_calibration_error
+from mttu.pseudo_labels import (
+    LabelledScore,
+    SelectedCase,
+    Selection,
+    SelectionCounts,
+    ThresholdRow,
+    count_selected,
+    search_thresholds,
+    select,
+)
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
+from mttu.pseudo_labels.selection import read_figures
+
+FORMAT_VERSION = 1
+PICTURES: Mapping[str, Sequence[str]] = {
+    "selection": ("candidates", "pseudo_labels", "selection_error", "uncertainty"),
+    "thresholds": ("selection_error",),
+}
+"""Kind of a report to the names of its pictures, each as `.png` and `.pdf`; one without data is not drawn."""
+
+
+def list_files(kind: str) -> list[str]:
+    """All that a report of this kind may hold; a folder with anything else is not replaced."""
+    pictures = [f"{name}.{suffix}" for name in PICTURES[kind] for suffix in ("png", "pdf")]
+    return [f"{kind}.parquet", f"{kind}.csv", *pictures]
+
+
+def check_report(folder: Path, kind: str) -> None:
+    """Refuses a folder that holds anything but an earlier report of this kind, because it would be replaced.
+
+    Args:
+        folder: Where the report goes.
+        kind: `selection` or `thresholds`.
+
+    Raises:
+        InputError: It is a file, holds files of others, or files of these names without a table of this kind.
+    """
+    folder = folder.resolve()
+    recover_folder(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"output {folder}: is a file; give a folder")
+    present = sorted(item.name for item in folder.iterdir())
+    foreign = [name for name in present if name not in list_files(kind)]
+    if foreign:
+        raise InputError(
+            f"output {folder}: holds {', '.join(foreign[:3])}, not of an earlier {kind} here; give another folder"
+        )
+    try:
+        own = (pq.read_schema(folder / f"{kind}.parquet").metadata or {}).get(b"kind") == f"mttu {kind}".encode()
+    except (OSError, pa.ArrowException):
+        own = False
+    if present and not own:
+        raise InputError(
+            f"output {folder}: holds {', '.join(present[:3])}, not of an earlier {kind} here; give another folder"
+        )
+
+
+def write_report(
+    folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any], figures: Mapping[str, Figure]
+) -> list[Path]:
+    """Writes table and pictures; an earlier report there goes, pictures that this one lacks included.
+
+    Args:
+        folder: Passed `check_report`.
+        kind: `selection` or `thresholds`.
+        rows: Dataclasses.
+        schema: Their columns.
+        about: How they were made, for the metadata of the Parquet file.
+        figures: Name, one of `PICTURES`, to figure.
+
+    Returns:
+        The pictures.
+    """
+    names = []
+    with atomic_folder(folder.resolve()) as partial:
+        write_table(partial, kind, rows, schema, about)
+        for name, figure in figures.items():
+            names += [path.name for path in save_figure(figure, partial / name)]
+    return [folder / name for name in names]
+
+
+def write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
+    """Writes rows (dataclasses) as `<kind>.csv`, then `<kind>.parquet` with `about` in its metadata."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
+    with atomic_file(folder / f"{kind}.csv") as partial:
+        write_csv(table, partial)
+    with atomic_file(folder / f"{kind}.parquet") as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial)
+
+
+MOST_BINS = 5
+LEAST_CASES = 5
+"""Cases per bin; with fewer the error says nothing."""
+UNCERTAINTY_INTERVAL = "95% bootstrap interval over cases"
+"""What the intervals are: a table of scores names no patients, so several cases of one count as independent."""
+_LEAST_WIDTH = 1e-6  # equal uncertainties still make a bar
+_RESAMPLES = 500
+
+
+def measure_by_uncertainty(table: ScoreTable, truth: Mapping[str, int], title: str) -> UncertaintyCurve:
+    """ECE (eq. 16) of the cases of known truth, in bins of about equal numbers of cases by rising uncertainty.
+
+    Args:
+        table: Monte Carlo scores; rows with an error and cases without truth are left out.
+        truth: Case to true class.
+        title: Of the curve.
+    """
+    known = [row for row in table.rows if read_figures(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
+    ordered = sorted(known, key=lambda row: (row.uncertainty, row.case_id))
+    count = max(1, min(MOST_BINS, len(ordered) // LEAST_CASES))
+    parts = [[ordered[index] for index in part] for part in np.array_split(np.arange(len(ordered)), count) if len(part)]
+    bins = []
+    for part in parts:
+        low, high = float(part[0].uncertainty or 0.0), float(part[-1].uncertainty or 0.0)
+        found = _measure(part, truth)
+        wide = max(high, low + _LEAST_WIDTH)
+        bins.append(UncertaintyBin(low, wide, len(part), _to_estimate(found), found.expected_when_calibrated))
+    return UncertaintyCurve(title, bins, _to_estimate(_measure(ordered, truth)))
+
+
+def _measure(rows: Sequence[ScoreRow], truth: Mapping[str, int]) -> CalibrationError:
+    probabilities: list[Any] = [row.mean_probability for row in rows]
+    names = [row.case_id for row in rows]
+    return measure_calibration_error(probabilities, [truth[name] for name in names], names, num_resamples=_RESAMPLES)
+
+
+def _to_estimate(found: CalibrationError) -> Estimate:
+    return Estimate(found.ece, found.interval.low, found.interval.high)
+
+
+METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
+
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("pseudo_label", pa.int8(), nullable=False),
+        pa.field("confidence", pa.float64()),
+        pa.field("uncertainty", pa.float64()),
+        pa.field("meets_thresholds", pa.bool_(), nullable=False),
+        pa.field("selected", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+THRESHOLDS_SCHEMA = pa.schema(
+    [
+        pa.field("confidence_threshold", pa.float64(), nullable=False),
+        pa.field("uncertainty_threshold", pa.float64(), nullable=False),
+        pa.field("num_selected", pa.int32(), nullable=False),
+        pa.field("num_wrong", pa.int32(), nullable=False),
+        pa.field("num_cases", pa.int32(), nullable=False),
+        pa.field("error_low", pa.float64()),
+        pa.field("error_high", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class MethodCounts:
+    """What one method selects at the thresholds in use."""
+
+    method: Method
+    balanced: bool
+    counts: SelectionCounts
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of right pseudo-labels with its 95% Wilson interval."""
+        counts = self.counts
+        found = wilson_interval(counts.num_right_mutant + counts.num_right_wild, counts.num_known)
+        return Estimate(found.estimate, found.low, found.high)
+
+
+def compare_methods(
+    table: ScoreTable, settings: SelectionSettings, truth: Mapping[str, int] | None
+) -> list[MethodCounts]:
+    """PL, CPL and UPS of one table, each without and with balancing (Table VII and Fig. 5).
+
+    Balanced rows are left out where no class ratio is known.
+    """
+    rows = []
+    for method in METHODS:
+        for balanced in (False, True):
+            chosen = settings.model_copy(update={"method": method, "balance": balanced})
+            try:
+                rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen), truth)))
+            except InputError:  # no ratio; where the user asked for balancing, `select` has refused already
+                continue
+    return rows
+
+
+def write_selection(
+    folder: Path,
+    table: ScoreTable,
+    selection: Selection,
+    settings: SelectionSettings,
+    truth: Mapping[str, int] | None,
+    title: str,
+) -> list[Path]:
+    """Writes table and pictures of a selection; an earlier one there is replaced whole.
+
+    Args:
+        folder: Passed `check_report`.
+        table: Scores that were selected from.
+        selection: What `select` said of them.
+        settings: The settings in use.
+        truth: Case to true class, if known.
+        title: Names the set of cases in the pictures.
+
+    Returns:
+        The pictures: candidates; selected numbers by method; with a truth also the error over both
+        thresholds, and the calibration error over uncertainty.
+    """
+    figures = draw_selection(table, selection, settings, truth, title)
+    about = _describe_selection(table, selection, settings)
+    return write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
+
+
+def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
+    """Writes `selection.csv` and `selection.parquet` alone into a folder of other files."""
+    about = _describe_selection(table, selection, settings)
+    write_table(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+
+
+def _describe_selection(table: ScoreTable, selection: Selection, settings: SelectionSettings) -> dict[str, Any]:
+    return {
+        "scores_sha256": table.digest,
+        "selection": settings.model_dump(mode="json"),
+        "balanced": selection.balanced,
+        "wild_per_mutant": selection.wild_per_mutant,
+        "notes": list(selection.notes),
+    }
+
+
+def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
+    """Reads a `selection.parquet` that `write_selection_table` wrote, and how it was made.
+
+    Raises:
+        InputError: Missing, damaged, or of another kind or format version.
+    """
+    try:
+        metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
+    except (OSError, pa.ArrowException) as error:
+        stop_if_too_many_open(error)
+        raise InputError(f"selection {path}: {explain_no_parquet(path, error, 'select again')}") from None
+    kind, version = metadata.get(b"kind", b"").decode(), metadata.get(b"format_version", b"").decode()
+    if (kind, version) != ("mttu selection", str(FORMAT_VERSION)) or not table.schema.equals(SELECTION_SCHEMA):
+        raise InputError(
+            f"selection {path}: is {kind or 'no table of mttu'}, format {version}; expected mttu selection, "
+            f"format {FORMAT_VERSION}; select again"
+        )
+    about = parse_json(metadata[b"about"])
+    cases = tuple(SelectedCase(**row) for row in table.to_pylist())
+    return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"])), about
+
+
+def draw_selection(
+    table: ScoreTable,
+    selection: Selection,
+    settings: SelectionSettings,
+    truth: Mapping[str, int] | None,
+    title: str,
+) -> dict[str, Figure]:
+    """Draws the pictures of a selection by name, see `write_selection`."""
+    known = truth or {}
+    tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None
+    tau_u = settings.uncertainty_threshold if settings.method == "UPS" else None
+    chosen = {case.case_id for case in selection.cases if case.selected}
+    candidates = [
+        Candidate(
+            row.case_id,
+            figures_of_case.confidence,
+            figures_of_case.uncertainty,
+            figures_of_case.predicted_class,
+            known.get(row.case_id, IDH_UNKNOWN),
+            selected=row.case_id in chosen,
+        )
+        for row in table.rows
+        if (figures_of_case := read_figures(row)) is not None
+    ]
+    figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title, selection.balanced)}
+    rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
+    figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(candidates)})
+    labelled = [
+        LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted)
+        for one in candidates
+        if one.idh != IDH_UNKNOWN
+    ]
+    if labelled:
+        figures["uncertainty"] = draw_ece_by_uncertainty(
+            [measure_by_uncertainty(table, known, title)], interval=UNCERTAINTY_INTERVAL
+        )
+        figures["selection_error"] = draw_selection_error(
+            {title: to_error_rows(search_thresholds(labelled))},
+            None if tau_c is None or tau_u is None else (tau_c, tau_u),
+        )
+    return figures
+
+
+def write_thresholds(
+    folder: Path, rows: Sequence[ThresholdRow], suggested: ThresholdRow | None, about: Mapping[str, Any], title: str
+) -> list[Path]:
+    """Writes table and picture of a search; returns the pictures. `folder` passed `check_report`."""
+    content = {**about, "suggested": None if suggested is None else asdict(suggested)}
+    chosen = None if suggested is None else (suggested.confidence_threshold, suggested.uncertainty_threshold)
+    figures = {"selection_error": draw_selection_error({title: to_error_rows(rows)}, chosen)}
+    return write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content, figures)
+
+
+def to_error_rows(rows: Sequence[ThresholdRow]) -> list[SelectionRow]:
+    """Rows of a search as the figure takes them."""
+    return [
+        SelectionRow(
+            row.confidence_threshold, row.uncertainty_threshold, row.num_selected, row.num_wrong, row.num_cases
+        )
+        for row in rows
+    ]
+
+
+def _to_bars(row: MethodCounts) -> MethodSelection:
+    counts = row.counts
+    all_known = counts.num_known == counts.num_mutant + counts.num_wild and counts.num_known > 0
+    return MethodSelection(
+        method=f"{row.method}\nbalanced" if row.balanced else row.method,
+        num_mutant=counts.num_mutant,
+        num_wild=counts.num_wild,
+        num_right_mutant=counts.num_right_mutant if all_known else None,
+        num_right_wild=counts.num_right_wild if all_known else None,
+        accuracy=row.accuracy,
+    )

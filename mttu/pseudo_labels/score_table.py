@@ -1,0 +1,197 @@
+"""The table of Monte Carlo scores: one row per case in a Parquet file, and how it was made in the file's metadata."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mttu.config.earlier import complete_section
+from mttu.data.cache import PREPARE
+from mttu.data.file_kinds import explain_no_parquet, explain_refusal
+from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
+from mttu.files import atomic_file, parse_json, read_parquet
+
+FORMAT_VERSION = 1
+MEND = "write it again with `mttu score`"
+_KIND = "mttu scores"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("mutant_probabilities", pa.list_(pa.float64())),
+        pa.field("mean_probability", pa.float64()),
+        pa.field("uncertainty", pa.float64()),
+        pa.field("predicted_class", pa.int8()),
+        pa.field("confidence", pa.float64()),
+        pa.field("deterministic_probability", pa.float64()),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+
+
+_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What Monte Carlo dropout says of one case; None where the case has an error."""
+
+    case_id: str
+    seconds: float
+    """Wall time from reading to the last pass."""
+    error: str = ""
+    """Reason without a result; empty when fine."""
+    mutant_probabilities: tuple[float, ...] | None = None
+    """IDH-mutant probability of each pass."""
+    mean_probability: float | None = None
+    """Their mean."""
+    uncertainty: float | None = None
+    """Standard deviation (ddof 1) of the predicted class's probability over the passes."""
+    predicted_class: int | None = None
+    """1 mutant, 0 wild type: the likelier one by `mean_probability`, mutant at exactly one half."""
+    confidence: float | None = None
+    """Mean probability of the predicted class, at least one half."""
+    deterministic_probability: float | None = None
+    """IDH-mutant probability without dropout."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of a set of cases, sorted by id."""
+
+    rows: tuple[ScoreRow, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: checkpoint, settings, split, labelled cases, device, threads; JSON values."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted rows without `seconds`: equal if and only if all scores are, to the last bit."""
+        rows = [{name: value for name, value in asdict(row).items() if name != "seconds"} for row in self.rows]
+        rows.sort(key=lambda row: str(row["case_id"]))
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def summarise_passes(
+    case_id: str, mutant_probabilities: Sequence[float], deterministic_probability: float, seconds: float
+) -> ScoreRow:
+    """A case's row from its passes (section IV-B: class and confidence of the mean, deviation over the passes).
+
+    Args:
+        case_id: Case.
+        mutant_probabilities: IDH-mutant probability of each pass, two at least.
+        deterministic_probability: The same without dropout.
+        seconds: Wall time.
+    """
+    values = np.asarray(mutant_probabilities, dtype=np.float64)
+    mean = float(values.mean())
+    predicted = IDH_MUTANT if mean >= 0.5 else IDH_WILD
+    return ScoreRow(
+        case_id=case_id,
+        seconds=seconds,
+        mutant_probabilities=tuple(values.tolist()),
+        mean_probability=mean,
+        uncertainty=float(values.std(ddof=1)),  # the same for both classes: p and 1 - p
+        predicted_class=predicted,
+        confidence=mean if predicted == IDH_MUTANT else 1.0 - mean,
+        deterministic_probability=float(deterministic_probability),
+    )
+
+
+def to_arrow(rows: Sequence[ScoreRow]) -> Any:
+    """Rows as an Arrow table of `SCHEMA`."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+
+
+def from_arrow(table: Any) -> list[ScoreRow]:
+    """Rows of an Arrow table of `SCHEMA`."""
+    rows = []
+    for content in table.to_pylist():
+        passes = content.pop("mutant_probabilities")
+        rows.append(ScoreRow(**content, mutant_probabilities=None if passes is None else tuple(passes)))
+    return rows
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    found = pq.read_schema(path).metadata or {}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()}
+
+
+def check_score_target(path: Path) -> None:
+    """Refuses to write scores over a file that holds something else.
+
+    Raises:
+        InputError: The name does not end in `.parquet`, or the file is there and no table of scores.
+    """
+    if path.suffix != ".parquet":
+        raise InputError(f"scores {path}: the name must end in .parquet")
+    if path.is_dir():
+        raise InputError(f"scores {path}: is a folder; give a file name")
+    if path.exists():
+        try:
+            kind = _metadata(path).get("kind")
+        except (pa.ArrowException, OSError):
+            kind = None
+        if kind != _KIND:
+            raise InputError(f"scores {path}: is there and no table of scores; it would be lost; give another name")
+
+
+def write_scores(table: ScoreTable, path: Path) -> None:
+    """Writes a table whole or not at all, its rows sorted by case id.
+
+    Raises:
+        InputError: See `check_score_target`.
+    """
+    check_score_target(path)
+    rows = sorted(table.rows, key=lambda row: row.case_id)
+    metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "about": json.dumps(table.about, sort_keys=True)}
+    with atomic_file(path) as partial:
+        pq.write_table(to_arrow(rows).replace_schema_metadata(metadata), partial)
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """Reads a table that `write_scores` wrote.
+
+    Raises:
+        InputError: Missing, no table of scores, another format version, or a case with two rows.
+    """
+    try:
+        metadata, table = _metadata(path), read_parquet(path, lists=_LISTS)
+    except FileNotFoundError:
+        raise InputError(f"scores {path}: not found; write them with `mttu score`") from None
+    except PermissionError as error:
+        raise InputError(f"scores {path}: {explain_refusal(error)}") from None
+    except (pa.ArrowException, OSError) as error:
+        stop_if_too_many_open(error)
+        raise InputError(f"scores {path}: {explain_no_parquet(path, error, MEND)}") from None
+    if metadata.get("kind") != _KIND:
+        raise InputError(f"scores {path}: is no table of scores; give one that `mttu score` wrote")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        found = metadata.get("format_version")
+        raise InputError(f"scores {path}: format_version is {found}; expected {FORMAT_VERSION}; {MEND}")
+    if not table.schema.equals(SCHEMA):
+        columns = ", ".join(table.schema.names)
+        raise InputError(f"scores {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")
+    rows = from_arrow(table)
+    counts = Counter(row.case_id for row in rows)
+    raise_if_any([f"scores {path}: case {name} has {n} rows; {MEND}" for name, n in counts.items() if n > 1])
+    return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), parse_json(metadata.get("about", "{}")))
+
+
+def complete_about(name: str, value: object) -> object:
+    """A section of settings that a table names, with what is newer than the table as it was then.
+
+    Args:
+        name: In `ScoreTable.about`; what holds no section of settings is returned as it is.
+        value: What the table says.
+    """
+    prefix = {"prepare": PREPARE}.get(name, f"{name}.")
+    return complete_section(prefix, value) if isinstance(value, Mapping) else value

@@ -1,0 +1,318 @@
+"""Monte Carlo scores: what scoring needs, checked before the first case, then case after case.
+
+A case that fails becomes a row with its reason.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mttu import __version__
+from mttu.config import Config, override
+from mttu.data.cache import content_hash, open_cached
+from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
+from mttu.data.preprocess import prepare_case
+from mttu.errors import InputError, mask_secrets, raise_if_any
+from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
+from mttu.inference.windows import choose_precision, name_member, predict_ensemble, segment
+from mttu.networks import MttuNet
+from mttu.networks.checkpoint import find_checkpoint
+from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
+from mttu.networks.learned import describe_voters, explain_missing, find_voters
+from mttu.networks.monte_carlo import IdhPasses
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
+
+CHANGEABLE = ("mc.", "inference.", "patch.", "train.precision")
+"""Settings of a checkpoint, or sections of them, that scoring may change."""
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """Everything that a scorer needs, checked; small enough to travel."""
+
+    checkpoint: Path
+    """Checkpoint or ensemble folder."""
+    config: Config
+    """The checkpoint's settings with the changes."""
+    cases: tuple[Case, ...]
+    cache_dir: Path | None
+    """Prepared cases, used where they are true; the others are prepared on the way."""
+    about: Mapping[str, Any]
+    """For the table, see `ScoreTable.about`."""
+
+
+def plan_scoring(
+    checkpoint: Path,
+    manifest: Path,
+    split: str,
+    changes: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
+) -> ScoringPlan:
+    """Reads checkpoint and manifest and checks that they fit.
+
+    Whether a case's images can be read is found out when it is scored: one that cannot is a row with its error.
+
+    Args:
+        checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
+        manifest: Manifest that `mttu cohort` wrote.
+        split: train, val, unlabelled or test.
+        changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
+        cache_dir: Folder of prepared cases; None: every case is prepared on the way.
+
+    Raises:
+        InputError: Lists every problem of checkpoint, manifest, split and settings.
+    """
+    problems: list[str] = []
+    networks: tuple[MttuNet, ...] = ()
+    config, cohort, voters = Config(), None, list[int]()
+    try:
+        networks, config = read_members(checkpoint)
+        config = _change(config, changes or {})
+        voters = find_voters(networks, "idh")
+        segments = bool(find_voters(networks, "segmentation"))
+        for number in voters or range(1, len(networks) + 1):
+            found = find_scoring_problems(networks[number - 1], config, segments)
+            problems += [name_member(problem, number, len(networks)) for problem in found]
+    except InputError as error:
+        problems += error.problems
+    try:
+        cohort = read_manifest(manifest)
+        problems += _find_misfits(cohort, manifest, split, config, bool(networks))
+    except InputError as error:
+        problems += error.problems
+    if cache_dir is not None and not cache_dir.is_dir():
+        problems.append(f"cache {cache_dir}: no such folder; run `mttu prepare`, or leave it out")
+    raise_if_any(problems)
+    if cohort is None:
+        raise InputError(f"manifest {manifest}: could not be read")
+    folder = find_checkpoint(checkpoint).resolve()
+    about = _describe(folder, config, cohort, split)
+    if len(voters) < len(networks):  # not in other tables, so that those of before stay true
+        about |= {"idh_members": voters, "notes": describe_voters(networks)}
+    return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
+
+
+def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
+    """Says why a network cannot be scored with these settings; nothing if it can.
+
+    Args:
+        network: Network.
+        config: Settings.
+        segments: Whether the ensemble that it belongs to has a segmentation; None: as the network has.
+    """
+    learned, problems = network.learned_tasks, []
+    if network.idh_head is not None and "idh" not in learned:
+        reason = explain_missing(network.tasks, learned)["idh"]
+        return [f"{reason}; score with a network that was trained on cases of known IDH status"]
+    try:
+        IdhPasses(network, config.mc.active_dropout)
+    except InputError as error:
+        problems += error.problems
+    segments = "segmentation" in learned if segments is None else segments
+    if not segments and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
+        problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
+    return problems
+
+
+def _change(config: Config, changes: Mapping[str, Any]) -> Config:
+    raise_if_any(
+        [
+            f"setting {name}: belongs to the trained network or has no effect on scoring; allowed are settings of "
+            f"{', '.join(section.rstrip('.') for section in CHANGEABLE)}"
+            for name in changes
+            if not name.startswith(CHANGEABLE)
+        ]
+    )
+    return override(config, changes, "score")
+
+
+def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, check_modalities: bool) -> list[str]:
+    if split not in SPLITS:
+        return [f"split {split!r}: unknown; choose one of {', '.join(SPLITS)}"]
+    problems = []
+    missing = [name for name in config.data.modalities if name not in cohort.modalities]
+    if missing and check_modalities:
+        trained = ", ".join(config.data.modalities)
+        problems.append(f"manifest {path}: has no {', '.join(missing)}; the checkpoint was trained on {trained}")
+    if not cohort.split(split):
+        counts = ", ".join(f"{len(cohort.split(name))} {name}" for name in SPLITS)
+        problems.append(f"manifest {path}: no case is in split {split}; it holds {counts}")
+    return problems
+
+
+def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
+    teachers = read_teachers(checkpoint)
+    known = None if teachers is None else teachers.find(case.patient_id for case in cohort.split(split))
+    learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
+    return {
+        "mttu_version": __version__,
+        **describe_checkpoint(checkpoint),
+        "manifest_fingerprint": cohort.fingerprint,
+        "split": split,
+        "learned_from": None
+        if known is None
+        else [case.case_id for case in cohort.split(split) if case.patient_id in known],
+        "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},
+        "modalities": list(config.data.modalities),
+        "mc": config.mc.model_dump(mode="json"),
+        "patch": config.patch.model_dump(mode="json"),
+        "inference": {"overlap": config.inference.overlap},
+        "prepare": config.data.prepare.model_dump(mode="json"),
+    }
+
+
+OnRow = Callable[[int, ScoreRow], None]
+
+
+class CaseScorer:
+    """A network, or an ensemble, that scores one case after the other; its weights are read once.
+
+    Of an ensemble, a pass's probability is the mean over the members, whose masks differ; so is the probability
+    without dropout. Members whose IDH head never saw a label have no say. Independent masks average out: the deviation
+    over passes shrinks with the number of members, and their disagreement is not part of it, so a threshold found for
+    one network does not hold for an ensemble.
+
+    Args:
+        plan: See `plan_scoring`.
+        device: Where the passes run.
+
+    Raises:
+        InputError: The checkpoint cannot be read here.
+    """
+
+    def __init__(self, plan: ScoringPlan, device: torch.device) -> None:
+        networks, _ = read_members(plan.checkpoint)
+        self.networks = [network.to(device) for network in networks]
+        self.voters = find_voters(networks, "idh")
+        self.config = plan.config
+        self.cache_dir = plan.cache_dir
+        self.device = device
+        self.precision = choose_precision(plan.config.train.precision, device)
+
+    def score(self, case: Case) -> ScoreRow:
+        """The case's row; never raises for a case that cannot be scored."""
+        started = time.perf_counter()
+        try:
+            row = self._score(case)
+            return replace(row, seconds=time.perf_counter() - started)
+        except InputError as refusal:
+            error = "; ".join(refusal.problems)
+        except Exception as failure:  # whatever it is, the other cases still count
+            first_line = mask_secrets((str(failure).strip().splitlines() or ["no message"])[0])
+            error = f"case {case.case_id}: {type(failure).__name__}: {first_line}"
+        return ScoreRow(case.case_id, time.perf_counter() - started, error)
+
+    def _score(self, case: Case) -> ScoreRow:
+        config, mc = self.config, self.config.mc
+        image, seg = self._read(case)
+        if mc.windows == "tumour":
+            classes = seg if mc.tumour_mask == "given" else self._segment(image)
+            if classes is None:
+                raise InputError(f"case {case.case_id}: has no mask; choose mc.tumour_mask=predicted")
+            window = cut_tumour_window(image, classes, config.patch.size)
+            if window is None:
+                raise InputError(
+                    f"case {case.case_id}: no tumour in the {mc.tumour_mask} mask; choose mc.windows=sliding"
+                )
+            image = window
+        volume = torch.from_numpy(np.asarray(image, dtype=np.float32))
+        answers = [self._run_passes(volume, case.case_id, member) for member in self.voters]
+        passes = zip(*(answer.mutant_probabilities for answer in answers), strict=True)
+        without_dropout = fmean(answer.deterministic_probability for answer in answers)
+        return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
+
+    def _run_passes(self, volume: Tensor, case_id: str, member: int) -> PassLogits:
+        config = self.config
+        network, patch_size = self.networks[member - 1], config.patch.size
+        arguments = (config.mc, config.inference, self.device, self.precision, member)
+        try:
+            return run_passes(network, volume, case_id, patch_size, *arguments)
+        except FloatingPointError as error:
+            raise FloatingPointError(name_member(str(error), member, len(self.networks))) from None
+
+    def _read(self, case: Case) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
+        """The prepared image and mask, from the cache where that is true to the case's files as they are now."""
+        modalities, settings = self.config.data.modalities, self.config.data.prepare
+        wants_seg = self.config.mc.windows == "tumour" and self.config.mc.tumour_mask == "given"
+        if self.cache_dir is not None:
+            try:
+                cached = open_cached(self.cache_dir, case.case_id)
+                if cached.settings == settings and cached.content_hash == content_hash(
+                    case, cached.modalities, settings
+                ):
+                    cached.will_need()
+                    return np.asarray(cached.image)[cached.channels(modalities)], cached.seg
+            except InputError:
+                pass  # not there, damaged or without a modality: prepared below, which has its own say
+        prepared = prepare_case(case if wants_seg else replace(case, seg=None), modalities, settings)
+        return prepared.image, prepared.seg
+
+    def _segment(self, image: NDArray[np.float16]) -> NDArray[np.uint8]:
+        prediction = predict_ensemble(
+            self.networks,
+            torch.from_numpy(np.asarray(image, dtype=np.float32)),
+            self.config.patch.size,
+            self.config.inference,
+            self.device,
+            self.precision,
+        )
+        if prediction.seg_probabilities is None:
+            raise InputError("the network has no segmentation; choose mc.windows=sliding")
+        voxel_mm3 = self.config.data.prepare.spacing_mm**3
+        classes: NDArray[np.uint8] = (
+            segment(prediction.seg_probabilities, self.config.inference, voxel_mm3).cpu().numpy()
+        )
+        return classes
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device in this process.
+
+    Args:
+        setting: auto, cpu or gpu.
+
+    Raises:
+        InputError: Another word, or a GPU is asked for and there is none.
+    """
+    if setting not in ("auto", "cpu", "gpu"):
+        raise InputError(f"device {setting!r}: choose auto, cpu or gpu")
+    available = torch.cuda.is_available()
+    if setting == "gpu" and not available:
+        raise InputError("device gpu: no CUDA device was found; choose cpu or auto")
+    return torch.device("cuda" if available and setting != "cpu" else "cpu")
+
+
+def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = None) -> ScoreTable:
+    """Scores every case of a plan in this process, one after the other, without Ray.
+
+    Args:
+        plan: See `plan_scoring`.
+        device: Where the passes run.
+        on_row: Told how many cases are done, and the newest row.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    scorer = CaseScorer(plan, device)
+    rows: list[ScoreRow] = []
+    for case in plan.cases:
+        rows.append(scorer.score(case))
+        if on_row is not None:
+            on_row(len(rows), rows[-1])
+    return make_table(plan, rows, device.type, torch.get_num_threads())
+
+
+def make_table(plan: ScoringPlan, rows: list[ScoreRow], device_type: str, threads: int) -> ScoreTable:
+    """The table of a plan's rows, sorted; device and threads decide last bits and are noted."""
+    precision = choose_precision(plan.config.train.precision, torch.device(device_type))
+    about = {**plan.about, "device": device_type, "precision": precision, "threads": threads}
+    return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), about)

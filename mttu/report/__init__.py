@@ -1,0 +1,7 @@
+"""From predictions and a manifest to scores: tables of cases, their summary, baselines, and a comparison of systems."""
+
+from mttu.report.evaluation import Evaluation, evaluate_cases
+from mttu.report.files import write_evaluation
+from mttu.report.plan import EvaluationPlan, plan_evaluation
+
+__all__ = ["Evaluation", "EvaluationPlan", "evaluate_cases", "plan_evaluation", "write_evaluation"]

@@ -1,0 +1,223 @@
+"""The folder of an evaluation: tables of cases, summary, figures, note; written whole or not at all."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from mttu.config import MetricSettings
+from mttu.data.labels import IDH_MUTANT
+from mttu.figures.case_scores import CaseScore, draw_case_scores
+from mttu.figures.estimates import Estimate
+from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
+from mttu.figures.roc import RocCurve, draw_roc
+from mttu.figures.style import save_figure
+from mttu.files import atomic_file, atomic_folder, read_json, recover_folder, write_csv, write_json, write_text
+from mttu.metrics.delong import estimate_auc
+from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
+
+PICTURES = ("roc", "reliability", "segmentation")
+"""Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
+
+
+def draw_pictures(
+    region_rows: Sequence[Mapping[str, Any]], idh_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> dict[str, Figure]:
+    """Draws what the tables hold.
+
+    Args:
+        region_rows: Columns of `mttu.report.files.REGION_SCHEMA`.
+        idh_rows: Columns of `mttu.report.files.IDH_SCHEMA`.
+        summary: From `mttu.report.evaluation.evaluate_cases`.
+
+    Returns:
+        Name, one of `PICTURES`, to figure.
+    """
+    figures = {}
+    if idh_rows:
+        figures["roc"] = draw_roc([_to_curve(name, rows) for name, rows in _by_system(idh_rows).items()])
+    if summary["idh"] is not None:
+        figures["reliability"] = draw_reliability(_to_diagrams(summary["systems"][0]["name"], summary["idh"]))
+    if region_rows:
+        conventions = MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
+        figures["segmentation"] = _draw_segmentation(region_rows, conventions)
+    return figures
+
+
+def _draw_segmentation(rows: Sequence[Mapping[str, Any]], conventions: MetricSettings) -> Figure:
+    """Scores as the conventions for empty masks count them, so that means and n are those of the summary."""
+    scores = []
+    for row in rows:
+        if row["status"] != "not-defined":
+            filled = fill_scores(row, conventions)
+            scores.append(CaseScore(row["case_id"], row["system"], row["region"], filled["dice"], filled["hd95_mm"]))
+    penalty_mm = HD95[conventions.empty_hd95].scores["missed"]
+    return draw_case_scores(scores, penalty_mm, [explain_dice(conventions), explain_hd95(conventions)])
+
+
+def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    systems: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        systems.setdefault(row["system"], []).append(row)
+    return systems
+
+
+def _to_curve(name: str, rows: Sequence[Mapping[str, Any]]) -> RocCurve:
+    probabilities, idh = [row["mutant_probability"] for row in rows], [row["idh"] for row in rows]
+    auc = estimate_auc(probabilities, idh)
+    false_rates: list[float] = []
+    true_rates: list[float] = []
+    if auc.num_mutant and auc.num_wild:
+        found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
+        false_rates, true_rates = found[0].tolist(), found[1].tolist()
+    estimate = Estimate(auc.auc, auc.low, auc.high)
+    return RocCurve(name, false_rates, true_rates, estimate, auc.num_mutant, auc.num_wild)
+
+
+def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
+    """Before calibration, and after each that was fitted."""
+    error = next(one for one in idh["calibration_errors"] if one["binning"] == "equal-width")
+    diagrams = [_to_diagram("before calibration" if idh["calibrations"] else name, idh["reliability"], error)]
+    for fitted in idh["calibrations"]:
+        after = fitted["after"]
+        diagrams.append(_to_diagram(fitted["name"], after["reliability"], after["calibration_error"]))
+    return diagrams
+
+
+def _to_diagram(title: str, bars: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> Reliability:
+    bins = [
+        ReliabilityBin(bar["low"], bar["high"], bar["num_cases"], bar["mean_confidence"], _to_estimate(bar["accuracy"]))
+        for bar in bars
+    ]
+    return Reliability(title, bins, Estimate(error["ece"], error["interval"]["low"], error["interval"]["high"]))
+
+
+def _to_estimate(interval: Mapping[str, Any]) -> Estimate:
+    return Estimate(interval["estimate"], interval["low"], interval["high"])
+
+
+FORMAT_VERSION = 1
+SUMMARY = "summary.json"
+REGION_TABLE, IDH_TABLE = "case_scores", "case_idh"
+README = "README.txt"
+OWN_FILES = (
+    *(SUMMARY, README),
+    *(f"{name}.{kind}" for name in (REGION_TABLE, IDH_TABLE) for kind in ("parquet", "csv")),
+    *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf")),
+)
+"""All that an evaluation writes; a folder with anything else is not replaced."""
+
+_SCORES = (
+    *("dice", "hd95_mm", "sensitivity", "specificity", "predicted_ml", "truth_ml"),
+    *("volume_difference_ml", "relative_volume_difference"),
+)
+_WHO = [pa.field("case_id", pa.string(), nullable=False), pa.field("patient_id", pa.string(), nullable=False)]
+_SYSTEM = pa.field("system", pa.string(), nullable=False)
+_LEARNED_FROM = pa.field("learned_from", pa.bool_())
+REGION_SCHEMA = pa.schema(
+    [
+        *_WHO,
+        _SYSTEM,
+        pa.field("region", pa.string(), nullable=False),
+        _LEARNED_FROM,
+        pa.field("status", pa.string(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in _SCORES),
+        *(pa.field(name, pa.string(), nullable=False) for name in MetricSettings.model_fields),
+    ]
+)
+IDH_SCHEMA = pa.schema(
+    [
+        *_WHO,
+        _SYSTEM,
+        _LEARNED_FROM,
+        pa.field("idh", pa.int8(), nullable=False),
+        pa.field("mutant_probability", pa.float64(), nullable=False),
+        pa.field("confidence", pa.float64(), nullable=False),
+        pa.field("right", pa.bool_(), nullable=False),
+    ]
+)
+
+_README = """Scores that mttu computed from predictions and a manifest. Research use only. Not for diagnosis.
+
+case_scores.parquet/.csv  one row per case, region (wt, tc, et) and system; an empty value means that there is none:
+  learned_from            the network was trained on a scan of a patient of this id: no fair test; empty: not known
+  status                  normal, missed (only the true mask holds the region), spurious (only the predicted one does),
+                          both-empty, not-defined (a whole-tumour mask has no parts)
+  dice                    0 to 1; of empty masks as empty_dice says
+  hd95_mm                 larger of the two directed 95th percentiles between voxel borders; of empty masks as
+                          empty_hd95 says
+  sensitivity, specificity   of voxels, over the whole volume
+  predicted_ml, truth_ml  millilitres
+  volume_difference_ml    predicted minus true; relative_volume_difference is the same, divided by the true volume
+  empty_dice              brats: both masks empty 1, only one empty 0; exclude: left out without a true region, missed 0
+  empty_hd95              exclude: left out unless both masks hold the region; brats2020, brats2023: both empty 0, only
+                          one empty 373.12866 or 374 mm
+case_idh.parquet/.csv     one row per case of known IDH status and system:
+  idh                     1 mutant, 0 wild type
+  mutant_probability, confidence   the latter is that of the called class, at threshold 0.5; right: whether it is true
+summary.json              everything that was printed, and more
+roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with their DeLong interval, reliability of the
+                          called class, Dice and HD95 of every case
+"""
+
+
+def check_output(out: Path) -> list[str]:
+    """Says what of the user's would be overwritten."""
+    recover_folder(out)
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        return [f"output {out}: {nearest} is a file; give a folder"]
+    if not os.access(nearest, os.W_OK):
+        return [f"output {out}: {nearest} is not writable; give another folder"]
+    if not out.exists():
+        return []
+    foreign = sorted(item.name for item in out.iterdir() if item.name not in OWN_FILES)
+    if foreign:
+        return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of an evaluation; give another folder"]
+    if any(out.iterdir()) and not _is_evaluation(out / SUMMARY):
+        return [f"output {out}: holds files, but no evaluation; give another folder"]
+    return []
+
+
+def _is_evaluation(path: Path) -> bool:
+    try:
+        return "format_version" in read_json(path)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def write_evaluation(
+    out: Path,
+    region_rows: Sequence[Mapping[str, Any]],
+    idh_rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> None:
+    """Writes tables, figures and summary, replacing an earlier evaluation.
+
+    Args:
+        out: Folder, see `check_output`.
+        region_rows: Columns of `REGION_SCHEMA`.
+        idh_rows: Columns of `IDH_SCHEMA`.
+        summary: JSON values without NaN.
+    """
+    with atomic_folder(out) as partial:
+        _write_table(partial, REGION_TABLE, region_rows, REGION_SCHEMA)
+        _write_table(partial, IDH_TABLE, idh_rows, IDH_SCHEMA)
+        write_text(partial / README, _README)
+        for name, figure in draw_pictures(region_rows, idh_rows, summary).items():
+            save_figure(figure, partial / name)
+        write_json(partial / SUMMARY, {**summary, "format_version": FORMAT_VERSION})
+
+
+def _write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
+    described = schema.with_metadata({"format_version": str(FORMAT_VERSION)})
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=described)
+    with atomic_file(folder / f"{name}.parquet") as partial:
+        pq.write_table(table, partial)
+    with atomic_file(folder / f"{name}.csv") as partial:
+        write_csv(table, partial)

@@ -1,0 +1,240 @@
+"""What an evaluation needs, checked before any mask is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mttu.config import MetricSettings
+from mttu.config.data import RELEASE_METRICS
+from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.manifest import Case, Manifest, read_manifest
+from mttu.errors import InputError, name_some, raise_if_any
+from mttu.inference.calibration import KeptCalibration, fit_kept
+from mttu.metrics.clinical_baselines import Subject, check_grades
+from mttu.metrics.comparisons import align_cases
+from mttu.metrics.empty_masks import choose_conventions, name_conventions
+from mttu.report.files import check_output
+from mttu.report.predictions import Predictions, read_predictions
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Everything that `evaluate_cases` needs, checked."""
+
+    manifest: Manifest
+    split: str
+    cases: tuple[Case, ...]
+    """Cases of the split."""
+    systems: tuple[Predictions, ...]
+    """The predictions; and those that they are compared with, if any."""
+    metrics: MetricSettings
+    """Conventions for empty masks."""
+    baselines: bool
+    """Whether to fit the baselines without images."""
+    out: Path
+    num_resamples: int
+    """Of each bootstrap."""
+
+    def failed(self, system: Predictions) -> list[str]:
+        """Cases that the system could not predict."""
+        return [case.case_id for case in self.cases if system.rows[case.case_id]["error"]]
+
+    def with_masks(self, system: Predictions) -> list[Case]:
+        """Cases whose true and predicted mask can be compared."""
+        return [case for case in self.cases if case.seg is not None and _has_mask(system, case.case_id)]
+
+    def with_idh(self, system: Predictions) -> list[Case]:
+        """Cases whose IDH status is known and predicted."""
+        return _classified(system, self.cases)
+
+    def fit(self, system: Predictions) -> KeptCalibration:
+        """Threshold and calibration to score with, fitted on neither evaluated cases nor those that taught the network.
+
+        What is kept with the predictions comes first. Else it is fitted on val cases outside of the evaluated split, as
+        far as the table of predictions says that the network did not learn from their patients.
+        """
+        kept, seen = system.calibration, 0
+        if kept.fitted:
+            seen = sum(bool(system.rows[case.case_id].get("calibrated_on")) for case in self.with_idh(system))
+            if not seen:
+                return kept
+        evaluated = {case.patient_id for case in self.cases}
+        val = [case for case in self.manifest.split("val") if case.patient_id not in evaluated]
+        known = _classified(system, val)
+        by_answer: dict[bool | None, list[Case]] = {True: [], False: [], None: []}
+        for case in known:
+            by_answer[system.rows[case.case_id].get("learned_from")].append(case)
+        held_out, taught, unknown = by_answer[False], len(by_answer[True]), len(by_answer[None])
+        told = {
+            f"the kept calibration was fitted on {seen} of the evaluated cases": seen,
+            f"the network learned from {taught} val cases": taught,
+            f"of {unknown} val cases the predictions do not say whether the network learned from them": unknown,
+        }
+        notes = [*([kept.reason] if kept.reason else []), *(sentence for sentence, count in told.items() if count)]
+        probabilities = system.probabilities(held_out)
+        return fit_kept(list(probabilities.values()), [case.idh for case in held_out], "validation", notes)
+
+    def learned_from(self, system: Predictions) -> list[str]:
+        """Cases of patients that the system was trained on, as its table says."""
+        return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
+
+    def can_compare(self, task: str) -> bool:
+        """Whether every system has an answer to a task; what one of them cannot say is not compared."""
+        return not any(task in system.missing for system in self.systems)
+
+    def not_said(self, system: Predictions) -> list[str]:
+        """Predicted cases of which the table does not say whether the system was trained on their patients."""
+        rows = [system.rows[case.case_id] for case in self.cases]
+        return [str(row["case_id"]) for row in rows if not row["error"] and row.get("learned_from") is None]
+
+    def training(self) -> list[Subject]:
+        """What baselines are fitted on: train and val, without the evaluated split."""
+        names = [name for name in ("train", "val") if name != self.split]
+        return [describe_subject(case) for name in names for case in self.manifest.split(name)]
+
+
+def describe_subject(case: Case) -> Subject:
+    """The clinical facts of a case."""
+    return Subject(case.case_id, case.idh, case.age, case.grade, case.site)
+
+
+def _has_mask(system: Predictions, case_id: str) -> bool:
+    row = system.rows[case_id]
+    return not row["error"] and row["wt_ml"] is not None
+
+
+def _classified(system: Predictions, cases: Sequence[Case]) -> list[Case]:
+    probabilities = system.probabilities(cases)
+    return [case for case in cases if case.idh != IDH_UNKNOWN and case.case_id in probabilities]
+
+
+def plan_evaluation(
+    predictions: Path,
+    manifest: Path,
+    out: Path,
+    split: str = "test",
+    empty: str | None = None,
+    baselines: bool = True,
+    compare: Path | None = None,
+    num_resamples: int = 2000,
+    empty_dice: str | None = None,
+    empty_hd95: str | None = None,
+) -> EvaluationPlan:
+    """Reads tables and manifest and checks that they belong together.
+
+    Args:
+        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits. Where no calibration is kept
+            with it, those of val that the network did not learn from serve to choose the threshold and to fit the
+            calibration, unless val itself is evaluated.
+        manifest: Manifest with the true masks and IDH statuses.
+        out: Folder to write; an earlier evaluation there is replaced.
+        split: Split to evaluate.
+        empty: Conventions for empty masks, a name in `mttu.metrics.empty_masks.BOTH`; None: those that the table of
+            predictions names, which are the network's settings `metrics`.
+        baselines: Whether to fit the baselines without images.
+        compare: Predictions of another system for the same cases.
+        num_resamples: Of each bootstrap, at least 1.
+        empty_dice: Convention of Dice alone, a name in `mttu.metrics.empty_masks.DICE`.
+        empty_hd95: Convention of HD95 alone, a name in `mttu.metrics.empty_masks.HD95`.
+
+    Raises:
+        InputError: Lists every problem.
+    """
+    problems: list[str] = []
+    try:
+        choose_conventions(RELEASE_METRICS, empty, empty_dice, empty_hd95)
+    except InputError as error:
+        problems += error.problems
+    problems += check_output(out)
+    cohort: Manifest | None = None
+    cases: tuple[Case, ...] = ()
+    try:
+        cohort = read_manifest(manifest)
+        cases = cohort.split(split)
+    except InputError as error:
+        problems += error.problems
+    systems = []
+    folders = [predictions] if compare is None else [predictions, compare]
+    alike = len({folder.resolve().name for folder in folders}) < len(folders)
+    for folder in folders:
+        try:
+            systems.append(read_predictions(folder, str(folder) if alike else None))
+        except InputError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    if cohort is None:
+        raise InputError(f"manifest {manifest}: could not be read")
+    conventions = [choose_conventions(system.metrics, empty, empty_dice, empty_hd95) for system in systems]
+    raise_if_any(_find_disagreement(systems, conventions))
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, out, num_resamples)
+    raise_if_any(_find_problems(plan, manifest))
+    return plan
+
+
+def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:
+    """Says if two systems would be scored by different conventions, each by its own."""
+    if all(found == conventions[0] for found in conventions):
+        return []
+    shown = "; ".join(
+        f"{name_conventions(found)} for {system.name}" for system, found in zip(systems, conventions, strict=True)
+    )
+    return [f"comparison: empty masks would count as {shown}; choose one for both: --empty-dice and --empty-hd95"]
+
+
+def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
+    if not plan.cases:
+        return [f"manifest {manifest}: split {plan.split} has no case; choose another one"]
+    problems = []
+    for system in plan.systems:
+        absent = [case.case_id for case in plan.cases if case.case_id not in system.rows]
+        if absent:
+            problems.append(
+                f"predictions {system.folder}: {len(absent)} of the {len(plan.cases)} cases of split {plan.split} are "
+                f"not in the table: {name_some(absent)}; predict all of them"
+            )
+    if problems:
+        return problems
+    for system in plan.systems:
+        lost = [case.case_id for case in plan.with_masks(system) if not system.mask(case.case_id).is_file()]
+        if lost:
+            problems.append(
+                f"predictions {system.folder}: the masks of {name_some(lost)} are gone; predict these cases again"
+            )
+        if not plan.with_masks(system) and not plan.with_idh(system):
+            reasons = "".join(f"; {reason}" for reason in system.missing.values())
+            problems.append(
+                f"predictions {system.folder}: nothing to score: no case of split {plan.split} has a true mask or a "
+                f"known IDH status that was predicted{reasons}"
+            )
+    if plan.baselines:
+        problems += _problems_of_grades(plan)
+    return problems + _find_differences(plan)
+
+
+def _problems_of_grades(plan: EvaluationPlan) -> list[str]:
+    try:
+        check_grades([*plan.training(), *(describe_subject(case) for case in plan.cases)])
+    except InputError as error:
+        return error.problems
+    return []
+
+
+def _find_differences(plan: EvaluationPlan) -> list[str]:
+    """Cases that only one of two systems has scores for."""
+    names = [system.name for system in plan.systems]
+    if len(set(names)) < len(names):
+        return [f"comparison: {names[0]} would be compared with itself; give the folder of another system"]
+    problems = []
+    for what, task, select in (("masks", "segmentation", plan.with_masks), ("IDH", "idh", plan.with_idh)):
+        if not plan.can_compare(task):
+            continue
+        tables = {f"{system.name} ({what})": dict.fromkeys(_ids(select(system)), 0) for system in plan.systems}
+        try:
+            align_cases(tables)
+        except InputError as error:
+            problems += error.problems
+    return problems
+
+
+def _ids(cases: Sequence[Case]) -> list[str]:
+    return [case.case_id for case in cases]

@@ -1,0 +1,140 @@
+"""The folder that `mttu predict` wrote, read back and checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from mttu.config.data import RELEASE_METRICS, MetricSettings
+from mttu.data.file_kinds import explain_no_parquet, explain_refusal
+from mttu.data.labels import CONVENTIONS
+from mttu.data.manifest import Case, is_one_name
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
+from mttu.files import parse_json, read_parquet
+from mttu.inference.calibration import KeptCalibration, parse_calibration
+from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
+
+_MEND = "write it again with `mttu predict`"
+_NEEDED = ("case_id", "idh_mutant_probability", "wt_ml", "error")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One system's predictions."""
+
+    name: str
+    """What the system is called in tables."""
+    folder: Path
+    rows: Mapping[str, Mapping[str, Any]]
+    """Case to its row of the table."""
+    labels: str
+    """Label convention of the masks."""
+    checkpoint: str
+    """Where they come from, as the table says."""
+    metrics: MetricSettings = RELEASE_METRICS
+    """Conventions for empty masks of the network's settings; the defaults where the table does not say."""
+    precision: str = "unknown"
+    """Arithmetic of the forward passes, as the table says."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that the network has no answer to, with the reason, as the table says."""
+    notes: tuple[str, ...] = ()
+    """Sentences of the table on what it lacks, and on who had a say."""
+    calibration: KeptCalibration = field(default_factory=KeptCalibration)
+    """What the checkpoint had with it."""
+
+    def mask(self, case_id: str) -> Path:
+        """Path of a case's mask."""
+        return self.folder / mask_name(case_id)
+
+    def probabilities(self, cases: Sequence[Case]) -> dict[str, float]:
+        """Case to probability of IDH mutant, for those of the cases that have one, in their order."""
+        values = {case.case_id: self.rows.get(case.case_id, {}).get("idh_mutant_probability") for case in cases}
+        return {case_id: float(value) for case_id, value in values.items() if value is not None}
+
+
+def read_predictions(folder: Path, name: str | None = None) -> Predictions:
+    """Reads the table of a prediction; masks are read when they are scored.
+
+    Args:
+        folder: That `mttu predict` wrote.
+        name: What to call the system; the folder's name if not given.
+
+    Raises:
+        InputError: No such table, another format, or refused rows; lists all of them.
+    """
+    path = folder / TABLE
+    try:
+        table = read_parquet(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"predictions {folder}: holds no {TABLE}; give a folder that `mttu predict` wrote") from None
+    except PermissionError as error:
+        raise InputError(f"predictions {path}: {explain_refusal(error)}") from None
+    except (pa.ArrowException, OSError) as error:
+        stop_if_too_many_open(error)
+        raise InputError(f"predictions {path}: {explain_no_parquet(path, error, _MEND)}") from None
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    found = metadata.get("format_version")
+    if found != str(FORMAT_VERSION):
+        raise InputError(f"predictions {path}: format_version is {found}; expected {FORMAT_VERSION}; {_MEND}")
+    missing = [name for name in _NEEDED if name not in table.column_names]
+    if missing or metadata.get("labels") not in CONVENTIONS:
+        what = f"has no column {', '.join(missing)}" if missing else f"labels are {metadata.get('labels')!r}"
+        raise InputError(f"predictions {path}: {what}; {_MEND}")
+    rows = table.to_pylist()
+    raise_if_any([f"predictions {path}: {problem}; {_MEND}" for problem in _find_problems(rows)])
+    by_case = {str(row["case_id"]): row for row in rows}
+    called = folder.resolve().name if name is None else name
+    kept = KeptCalibration()
+    if "calibration" in metadata:  # an older version wrote none
+        try:
+            kept = parse_calibration(_parse(metadata["calibration"], dict, path))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"predictions {path}: the calibration in its metadata is damaged; {_MEND}") from None
+    return Predictions(
+        called,
+        folder,
+        by_case,
+        metadata["labels"],
+        metadata.get("checkpoint", "unknown"),
+        _read_conventions(metadata.get("metrics", "{}"), path),
+        metadata.get("precision", "unknown"),
+        dict(_parse(metadata.get("missing", "{}"), dict, path)),
+        tuple(_parse(metadata.get("notes", "[]"), list, path)),
+        kept,
+    )
+
+
+def _parse(text: str, kind: type, path: Path) -> Any:
+    """A JSON value of the table's metadata."""
+    try:
+        content = parse_json(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, kind):
+        raise InputError(f"predictions {path}: damaged description {text[:40]!r}; {_MEND}")
+    return content
+
+
+def _read_conventions(text: str, path: Path) -> MetricSettings:
+    """Conventions that a table names; those of an older table, which names none, are the defaults."""
+    try:
+        return MetricSettings.model_validate(_parse(text, dict, path))
+    except ValidationError:
+        raise InputError(f"predictions {path}: metrics are {text}, which this version does not know; {_MEND}") from None
+
+
+def _find_problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    problems, seen = [], set()
+    for row in rows:
+        case_id, probability = row["case_id"], row["idh_mutant_probability"]
+        if not is_one_name(str(case_id)):
+            problems.append(f"case {case_id!r}: is no file name, and a mask is named after it")
+        if case_id in seen:
+            problems.append(f"case {case_id} has two rows")
+        seen.add(case_id)
+        if probability is not None and not 0 <= probability <= 1:
+            problems.append(f"case {case_id}: idh_mutant_probability is {probability}; expected 0 to 1")
+    return problems

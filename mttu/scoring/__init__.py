@@ -1,1 +1,0 @@
-"""Monte Carlo dropout: how sure the network is of a case's IDH status (section IV-B)."""

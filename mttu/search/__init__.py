@@ -1,0 +1,1 @@
+"""Presets and ablations by name, and search spaces. No Ray in it."""

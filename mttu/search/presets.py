@@ -1,0 +1,108 @@
+"""Named settings as lines of data: presets (how large) and ablations (what differs from the paper's network)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mttu.config import Config, override
+from mttu.errors import InputError
+
+_SMALL_NETWORK: dict[str, Any] = {
+    "network.widths": [8, 16, 32, 64],
+    "network.blocks": [1, 1, 1, 2],
+    "network.bottleneck.width": 128,
+    "network.bottleneck.num_layers": 2,
+    "network.bottleneck.num_heads": 4,
+    "network.bottleneck.mlp_width": 256,
+    "network.bottleneck.position_grid": [8, 8, 8],
+    "network.idh_head.hidden": [64, 16],
+    "loss.segmentation": "dice_ce",  # Dice alone may never predict a rare class
+    "loss.include_background": True,  # Dice of the foreground alone got stuck on "tumour everywhere"
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "robust": {
+        "loss.segmentation": "dice_ce",  # Dice alone may never predict a rare class
+        "augment.foreground_crop_probability": 1 / 3,  # as in nnU-Net
+        "optim.clip_norm": 12.0,  # as in nnU-Net: far above a usual step, it stops one bad batch
+    },
+    "small": {
+        **_SMALL_NETWORK,
+        "patch.size": [64, 64, 64],
+        "train.epochs": 200,
+        "train.global_batch": 2,
+        "optim.lr": 1e-3,
+        "augment.foreground_crop_probability": 0.5,
+        "inference.overlap": 0.25,
+    },
+    "demo": {
+        **_SMALL_NETWORK,
+        "network.bottleneck.width": 64,
+        "network.bottleneck.num_layers": 1,
+        "network.bottleneck.mlp_width": 128,
+        "network.bottleneck.position_grid": [4, 4, 4],
+        "patch.size": [32, 32, 32],
+        "train.epochs": 30,
+        "train.steps_per_epoch": 8,
+        "train.validate_every": 5,
+        "train.checkpoint_every": 5,
+        "train.global_batch": 4,
+        "train.batch_per_worker": 4,
+        "optim.lr": 2e-3,
+        "augment.foreground_crop_probability": 0.5,
+        "inference.overlap": 0.25,
+        # One window where the tumour is, as in training: tenfold passes over all windows would take most of the time.
+        "mc.windows": "tumour",
+        "mc.tumour_mask": "given",
+        # A network of minutes is never as sure as the paper's: its 0.9 and 0.05 would select next to nothing here.
+        "selection.confidence_threshold": 0.75,
+        "selection.uncertainty_threshold": 0.2,
+        "self_training.epochs": 8,
+        "self_training.lr": 1e-3,
+    },
+}
+"""`paper`: as published, for GPUs; `robust`: the same network and sizes, for data of one's own; `small`: for real MRI
+on a laptop; `demo`: for the phantom in minutes."""
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II, and none
+    "conv": {"network.bottleneck.kind": "convolution"},  # Table II, row Conv
+    "clsnet": {"network.tasks": ["idh"]},  # Table III
+    "segnet": {"network.tasks": ["segmentation"]},  # Table III
+    "levels-5": {"network.idh_head.levels": ["F5"]},  # Table IV
+    "levels-2-5": {"network.idh_head.levels": ["F2", "F5"]},
+    "levels-3-5": {"network.idh_head.levels": ["F3", "F5"]},
+    "levels-3-4-5": {"network.idh_head.levels": ["F3", "F4", "F5"]},
+    "equal-weights": {"loss.task_weighting": "equal"},  # Table V
+    "focal-segmentation": {"loss.segmentation": "focal"},  # section V-C.4
+    "focal-idh": {"loss.idh": "focal"},
+    "focal-both": {"loss.segmentation": "focal", "loss.idh": "focal"},
+}
+"""Rows of the paper's ablation tables as overrides of the defaults."""
+
+
+EARLIER_PRESETS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
+    1: {
+        "paper": {"train.batch_size": 2},  # of a worker: on one it was a global batch of 2
+        "small": {"train.batch_size": 2, "loss.segmentation": "dice"},
+        "demo": {"train.batch_size": 4, "loss.segmentation": "dice"},
+    }
+}
+"""What presets said otherwise when a run folder had this format (`mttu.training.run`), under the names of then:
+a run goes on with the preset that it was begun with."""
+
+
+def earlier_preset(name: str, format_version: int) -> Mapping[str, Any]:
+    """What a preset said otherwise at a format version; empty for a newer preset or today's format."""
+    return EARLIER_PRESETS.get(format_version, {}).get(name, {})
+
+
+def preset(name: str) -> Config:
+    """The paper's settings with a preset's overrides.
+
+    Raises:
+        InputError: Unknown name; lists the known ones.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r}: unknown; choose one of {', '.join(PRESETS)}")
+    return override(Config(), PRESETS[name], f"preset {name}")

@@ -1,0 +1,342 @@
+"""The MLflow run of a training: found by the run folder, or by its parent and name, or made; artifacts that were moved.
+
+MLflow keeps absolute paths of artifacts and has no call for moving them, so the rows of its SQLite database are changed
+here, all at once. Without it, what a training writes after a move would go into the old folder, made anew.
+"""
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mttu.config import Config
+from mttu.errors import InputError
+from mttu.files import read_json, write_json
+from mttu.tracking.connection import (
+    NAMED_BY,
+    RECORD,
+    VARIABLE,
+    check_server,
+    connect,
+    database_path,
+    lacks_environment,
+    mlflow_errors,
+    name_source,
+    reason_of,
+    resolve_uri,
+)
+from mttu.tracking.description import describe_run
+from mttu.tracking.mlflow_tracker import MlflowTracker
+from mttu.tracking.registry import check_model_name
+from mttu.tracking.tracker import NullTracker, Tracker
+
+ARTIFACTS = "mlflow-artifacts"
+"""Folder beside the database, or beside the run folders where the database is a server's."""
+
+_PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow that hold a place of artifacts."""
+
+
+def follow_database(database: Path) -> None:
+    """Makes all paths of artifacts that lie beside a SQLite database say so; does nothing where they do.
+
+    A copy of a folder is treated like one that was moved: it uses its own artifacts. Artifacts of an experiment that
+    somebody gave another place in MLflow stay there, whether its disk is mounted or not.
+
+    Args:
+        database: May be missing, or not MLflow's.
+
+    Raises:
+        InputError: The artifacts did not come along, or the database cannot be read or changed.
+    """
+    if not database.is_file():
+        return
+    here = database.parent / ARTIFACTS
+    try:
+        with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
+            stale = [place for place in _list_places(connection) if _was_left(connection, place, here, database)]
+            if stale:
+                connection.execute("BEGIN IMMEDIATE")
+                for place in stale:
+                    _rebase(connection, place.as_uri(), here.as_uri())
+                connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise InputError(f"sqlite:///{database}: MLflow cannot use it ({error})") from error
+
+
+def check_location(location: str, has_runs: bool, experiment: str) -> None:
+    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; not of the one beside the database.
+
+    Args:
+        location: Of the experiment's artifacts.
+        has_runs: Whether anything was written there before.
+        experiment: Its name.
+
+    Raises:
+        InputError: The folder is not there any more.
+    """
+    place = _read_place(location)
+    if place is None or place.is_dir() or not has_runs:
+        return
+    raise InputError(
+        f"tracking.experiment {experiment!r}: MLflow keeps its artifacts in {place}, which is not there any more; "
+        f"bring it back or mount its disk, make a link to where it is now (ln -s NEW/{ARTIFACTS} {place}), or give "
+        "tracking.experiment another name"
+    )
+
+
+def _read_place(location: str | None) -> Path | None:
+    """The folder of a location that we gave; None for any other."""
+    parts = urlsplit(location or "")
+    place = Path(unquote(parts.path))
+    return place if parts.scheme == "file" and place.name == ARTIFACTS else None
+
+
+def _list_places(connection: sqlite3.Connection) -> Iterator[Path]:
+    if not any(_existing(connection)):
+        return  # nothing of MLflow yet
+    for (location,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
+        place = _read_place(location)
+        if place is not None:
+            yield place
+
+
+def _existing(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """Those of the tables and columns that MLflow's version of the database has."""
+    for table, column in _PATHS:
+        if any(row[1] == column for row in connection.execute(f"PRAGMA table_info({table})")):
+            yield table, column
+
+
+def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database: Path) -> bool:
+    """Whether artifacts that should lie in `place` are `here` now."""
+    if place == here or (place.is_dir() and here.is_dir() and os.path.samefile(place, here)):
+        return False
+    uris = [str(uri) for (uri,) in connection.execute("SELECT artifact_uri FROM runs").fetchall()]
+    written = [run for uri in uris if (run := _read_run(uri, place)) is not None]
+    came_along = here.is_dir() and any((here / run).exists() for run in written)
+    if not place.is_dir():
+        if not written:
+            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # with runs in ours, it is one that somebody chose
+        if here.is_dir():  # of other runs only: the place is one that somebody chose, on a disk that is not mounted
+            return came_along or not any(here.iterdir())
+        raise InputError(
+            f"tracking: the artifacts of {database} are neither beside it nor in {place}, where they were; bring "
+            f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
+        )
+    if here.is_dir():
+        return came_along  # else it is a place that somebody chose
+    raise InputError(
+        f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
+        f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
+    )
+
+
+def _read_run(uri: str, place: Path) -> str | None:
+    """The run that a place of artifacts is of; None if it does not lie below `place`."""
+    prefix = f"{place.as_uri()}/"
+    return uri.removeprefix(prefix).partition("/")[0] if uri.startswith(prefix) else None
+
+
+def _rebase(connection: sqlite3.Connection, old: str, new: str) -> None:
+    for table, column in list(_existing(connection)):
+        connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+            (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+        )
+
+
+_FORMAT_VERSION = 1
+_TRAINING_TAG = "mttu.training"
+_PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own: its pages show such a run below its parent."""
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's own: its pages open such an experiment at its runs, any other at traces of language models."""
+_ALL_RUNS = 3
+"""`mlflow.entities.ViewType.ALL`: deleted ones, too."""
+
+
+def open_tracker(
+    config: Config,
+    run_folder: Path,
+    fingerprint: str,
+    synthetic: bool,
+    parent: Tracker | None = None,
+    name: str | None = None,
+    labels: Mapping[str, object] | None = None,
+    note: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> Tracker:
+    """Opens the MLflow run of a training: a new one, or the one that the run folder already belongs to.
+
+    Call it in one process before others write: it creates the database, which two processes cannot do at once.
+
+    A child, such as a round of self-training, is known by its parent and its name, whatever becomes of its folder: it
+    is found again where the folder was moved or made anew. A child that is finished stays so.
+
+    Args:
+        config: Settings of the training; logged as flat parameters and as the artifact `config.yaml`, without paths.
+        run_folder: Folder of the training; `tracking.json` in it holds the id of the MLflow run.
+        fingerprint: Content hash of the manifest.
+        synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
+        parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
+        name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
+            shown before its parent's: `round 2, fold 1, demo`.
+        labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
+        note: Description on the run's page, Markdown.
+        tags: What else the run's page says of it, e.g. why it has no IDH metric.
+
+    Returns:
+        A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false or the parent is
+        one.
+
+    Raises:
+        InputError: The address is refused or does not work, the recorded run or the folder of artifacts is gone,
+            `tracking.model` is no name for a registered model, or a parameter differs from what the run was started
+            with.
+    """
+    if not config.tracking.enabled or isinstance(parent, NullTracker):
+        return NullTracker()
+    if config.tracking.model is not None:
+        check_model_name(config.tracking.model)  # before anything is trained for it
+    run_folder.mkdir(parents=True, exist_ok=True)
+    if parent is None and lacks_environment(config.tracking.uri, run_folder):
+        raise InputError(
+            f"{run_folder}: is tracked where {VARIABLE} said when it was begun, and it is not set now; set it, or "
+            f"tracking.uri, to that address, or delete {RECORD} to go on in a new MLflow run"
+        )
+    if isinstance(parent, MlflowTracker):
+        uri, source = parent.uri, parent.named_by
+    else:
+        uri, source = resolve_uri(config.tracking.uri, run_folder), name_source(config.tracking.uri, run_folder)
+    try:
+        check_server(uri, source)
+        client = connect(uri)
+        if isinstance(parent, MlflowTracker):
+            above = client.get_run(parent.run_id)
+            run = _find_child(client, above, run_folder / RECORD, name or config.output.name)
+        else:
+            location, shared = _prepare_artifacts(uri, run_folder), database_path(uri) is None
+            experiment_id = _find_experiment(client, config.tracking.experiment, location, shared)
+            named_by = {NAMED_BY: VARIABLE} if source == VARIABLE else {}
+            run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name, named_by)
+        tracker = MlflowTracker(uri, run.info.run_id, source)
+        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
+        if parent is None or run.info.status != "FINISHED":
+            client.update_run(tracker.run_id, status="RUNNING")
+    except mlflow_errors() as error:
+        raise InputError(f"{source} {uri}: MLflow cannot use it ({reason_of(error)})") from error
+    return tracker
+
+
+def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
+    """Where artifacts go, for a database; a server decides that itself. Makes the folder of a database that is a file,
+    and has its paths follow it.
+    """
+    if uri.startswith("http"):
+        return None
+    database = database_path(uri)
+    if database is None:
+        return (run_folder.resolve().parent / ARTIFACTS).as_uri()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    follow_database(database)
+    return (database.parent / ARTIFACTS).as_uri()
+
+
+def follow_moved_folder(config: Config, run_folder: Path) -> None:
+    """Makes MLflow show the artifacts of a finished run where its folder lies now, if they came along.
+
+    Args:
+        config: Settings of the training.
+        run_folder: Folder of the training; one that is not finished is `open_tracker`'s.
+    """
+    database = database_path(resolve_uri(config.tracking.uri, run_folder)) if config.tracking.enabled else None
+    if database is not None:
+        with suppress(InputError):  # nothing is to be written, so nothing has to be refused
+            follow_database(database)
+
+
+def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
+    """The experiment's id.
+
+    Args:
+        client: Of MLflow.
+        name: Of the experiment.
+        location: Where its artifacts go if it is new.
+        shared: Whether its database is a server's, whose rows nobody but the server changes.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
+    if found.lifecycle_stage != "active":
+        raise InputError(
+            f"tracking.experiment: {name!r} was deleted in MLflow; restore it there "
+            f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
+        )
+    for tag, value in _KIND.items():
+        if tag not in found.tags:  # made before MLflow had this tag, or by something else; a choice of the user's stays
+            client.set_experiment_tag(found.experiment_id, tag, value)
+    if shared or found.artifact_location != location:  # ours beside a database that is a file may be made anew
+        check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
+    return str(found.experiment_id)
+
+
+def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, named_by: Mapping[str, str]) -> Any:
+    """The run of a folder. The folder's own id is written first, so that a kill leaves no run without an owner."""
+    record = _read_record(record_path)
+    if record is None:
+        record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None, **named_by}
+        write_json(record_path, record)
+    tag = {_TRAINING_TAG: record["training"]}
+    found = client.search_runs([experiment_id], filter_string=f"tags.`{_TRAINING_TAG}` = '{record['training']}'")
+    if not found and record["run_id"] is not None:
+        raise InputError(
+            f"{record_path}: MLflow run {record['run_id']} is not in experiment {experiment_id} any more; give the "
+            f"tracking.uri and tracking.experiment it was written to, or delete {RECORD} to go on in a new MLflow run"
+        )
+    run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tag)
+    if record["run_id"] is None:
+        write_json(record_path, {**record, "run_id": run.info.run_id, **named_by})
+    return run
+
+
+def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
+    """The child of that name. Its id comes from its parent's and its name, so its folder's record is a note only."""
+    training = uuid.uuid5(uuid.NAMESPACE_URL, f"{parent.info.run_id}/{name}").hex
+    experiment_id = parent.info.experiment_id
+    condition = f"tags.`{_TRAINING_TAG}` = '{training}'"
+    found = client.search_runs([experiment_id], filter_string=condition, run_view_type=_ALL_RUNS)
+    if found and found[0].info.lifecycle_stage != "active":
+        raise InputError(
+            f"{record_path.parent}: its MLflow run {name!r} was deleted; restore it "
+            f"(mlflow runs restore --run-id {found[0].info.run_id})"
+        )
+    tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
+    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart where they are compared
+    run = found[0] if found else client.create_run(experiment_id, run_name=full_name, tags=tags)
+    record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
+    write_json(record_path, record)
+    return run
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path)
+        known = record["format_version"] == _FORMAT_VERSION and {"training", "run_id"} <= set(record)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise InputError(f"{path}: damaged or of another version; delete it to go on in a new MLflow run")
+    return dict(record)

@@ -1,0 +1,164 @@
+"""Settings of earlier versions: under today's names, with the values of then; the user is told."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mttu.cli import app
+from mttu.cli.settings import read_given, resolve, resolve_run
+from mttu.config import Config, PrepareSettings, earlier, load_stored_config, override, to_yaml
+from mttu.data import cache
+from mttu.errors import InputError
+from mttu.search.presets import preset
+from mttu.search.spaces import load_space
+from mttu.training.run import MARK, differences, identify
+
+
+def batches(config):
+    return config.train.global_batch, config.train.batch_per_worker
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train.batch_size=2"], (2, 2)),
+        (["train.batch_size=2", "workers.num_workers=4"], (8, 2)),
+        (["workers.num_workers=2", "train.batch_size=1"], (2, 1)),
+    ],
+)
+def test_an_earlier_batch_size_is_taken_and_said(arguments, expected, capsys):
+    assert batches(resolve("paper", read_given(None, arguments))) == expected
+    size = next(argument for argument in arguments if argument.startswith("train.batch_size"))
+    assert capsys.readouterr().err == (
+        f"argument: {size} is taken as train.global_batch={expected[0]}, for all workers together, and "
+        f"train.batch_per_worker={expected[1]}; please write these two\n"
+    )
+
+
+def test_a_files_batch_size_counts_for_the_workers_of_the_command_line(tmp_path, capsys):
+    path = tmp_path / "my.yaml"
+    path.write_text("train:\n  batch_size: 3\n  epochs: 7\n")
+    config = resolve("paper", read_given(path, ["workers.num_workers=2"]))
+    assert batches(config) == (6, 3)
+    assert config.train.epochs == 7
+    assert f"{path}: train.batch_size=3 is taken as train.global_batch=6" in capsys.readouterr().err
+    assert batches(resolve("paper", read_given(path, ["train.global_batch=12"]))) == (12, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.batch_size=2", "train.global_batch=4"], "leave it out, for train.global_batch is given too"),
+        (["train.batch_size=x"], "is now two settings; set train.global_batch (patches of a step, over all workers"),
+        (["train.batch_size=2.5"], "found '2.5'"),
+    ],
+)
+def test_a_batch_size_that_cannot_be_taken_is_refused(arguments, message):
+    with pytest.raises(InputError) as caught:
+        resolve("paper", read_given(None, arguments))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("argument: train.batch_size: is now two settings; ")
+
+
+@pytest.mark.parametrize("workers", ["abc", "0"])
+def test_a_wrong_number_of_workers_is_not_blamed_on_the_batch(workers, capsys):
+    with pytest.raises(InputError) as caught:
+        resolve("paper", read_given(None, ["train.batch_size=2", f"workers.num_workers={workers}"]))
+    [problem] = caught.value.problems
+    assert problem.startswith("argument: workers.num_workers: ")
+    assert problem.endswith(f"found '{workers}'")
+    assert capsys.readouterr().err == ""
+
+
+def test_elsewhere_the_message_names_the_two_new_settings(tmp_path):
+    """A search over it would be one over two settings at a time."""
+    path = tmp_path / "space.yaml"
+    path.write_text("format_version: 1\nspace:\n  train.batch_size: [1, 2]\n")
+    with pytest.raises(InputError, match=r"train\.batch_size: is now two settings; set train\.global_batch"):
+        load_space(path)
+
+
+def stored_then(config, num_workers, batch):
+    """What format 1 kept of a run."""
+    identity = identify(override(config, {"workers.num_workers": num_workers}), "abc")
+    settings = {name: value for name, value in identity["settings"].items() if name not in _NEW}
+    return {**identity, "format_version": 1, "settings": {**settings, "train.batch_size": batch}}
+
+
+_NEW = ("train.global_batch", "train.batch_per_worker")
+
+
+def test_an_old_run_counts_as_its_global_batch():
+    config = override(preset("demo"), {"workers.num_workers": 2, "train.global_batch": 6, "train.batch_per_worker": 3})
+    now = identify(config, "abc")
+    assert differences(stored_then(config, 2, 3), now) == []
+    assert differences(stored_then(config, 2, 4), now) == [
+        "train.batch_per_worker: 4 -> 3",
+        "train.global_batch: 8 -> 6",
+    ]
+    future = {**stored_then(config, 2, 3), "format_version": 99}
+    assert differences(future, now) == ["format_version: 99 -> 2"]
+
+
+def test_a_setting_that_an_old_run_lacks_counts_as_its_value_then(monkeypatch):
+    config = preset("demo")
+    old = stored_then(config, 1, 4)
+    del old["settings"]["optim.lr"]
+    monkeypatch.setattr(earlier, "NEWER", {"optim.lr": config.optim.lr, "mc.passes": 3})  # the latter is free to change
+    assert differences(old, identify(config, "abc")) == []
+    changed = identify(override(config, {"optim.lr": 0.5}), "abc")
+    assert differences(old, changed) == [f"optim.lr: {config.optim.lr} -> 0.5"]
+
+
+def test_an_old_checkpoint_has_the_settings_of_then(tmp_path, monkeypatch):
+    lines = to_yaml(override(Config(), {"workers.num_workers": 2})).splitlines()
+    lines = [line for line in lines if line.strip().split(":")[0] not in {"global_batch", "batch_per_worker", "power"}]
+    lines.insert(lines.index("train:") + 1, "  batch_size: 3")
+    lines.remove("  poly_power: 0.9")
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(lines))
+    monkeypatch.setattr(earlier, "NEWER", {"optim.poly_power": 0.25})
+    config = load_stored_config(path)
+    assert batches(config) == (6, 3)
+    assert config.optim.poly_power == 0.25
+
+
+def test_a_prepared_case_of_then_is_still_true(monkeypatch):
+    settings = PrepareSettings()
+    monkeypatch.setattr(earlier, "NEWER", {"data.prepare.margin_voxels": settings.margin_voxels})
+    stored = {name: value for name, value in settings.model_dump(mode="json").items() if name != "margin_voxels"}
+    assert earlier.complete_section(cache.PREPARE, stored) == settings.model_dump(mode="json")
+    before = cache.settings_hash(["flair"], settings)
+    assert before != cache.settings_hash(["flair"], PrepareSettings(margin_voxels=9))
+    monkeypatch.setattr(earlier, "NEWER", {"data.prepare.margin_voxels": 9})  # the hash goes without the value of then
+    assert cache.settings_hash(["flair"], PrepareSettings(margin_voxels=9)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "expected"), [("paper", 1, (2, 2)), ("paper", 2, (4, 2)), ("demo", 2, (8, 4))]
+)
+def test_an_old_run_goes_on_with_its_preset_of_then(tmp_path, capsys, name, workers, expected):
+    given = read_given(None, [f"output.folder={tmp_path}", "output.name=old", f"workers.num_workers={workers}"])
+    now = resolve_run(name, given, fresh=False)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / MARK).write_text(json.dumps({"format_version": 1}))
+    config = resolve_run(name, given, fresh=False)
+    assert batches(config) == expected
+    told = capsys.readouterr().err
+    if batches(now) == expected:
+        assert told == ""
+    else:
+        assert f"{tmp_path / 'old'}: was begun by an earlier version, whose preset {name} had " in told
+        assert f"train.global_batch={expected[0]} (now 4)" in told
+    assert resolve_run(name, given, fresh=True) == now
+    asked = read_given(None, ["train.global_batch=16"])
+    assert resolve_run(name, [*given, *asked], fresh=False).train.global_batch == 16
+
+
+def test_the_command_line_takes_it():
+    result = CliRunner().invoke(app, ["train", "--print-config", "train.batch_size=3"])
+    assert result.exit_code == 0
+    train = yaml.safe_load(result.stdout)["train"]
+    assert (train["global_batch"], train["batch_per_worker"]) == (3, 3)

@@ -1,0 +1,75 @@
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mttu.data.manifest import Case, Manifest, write_manifest
+from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
+
+WritePredictions = Callable[..., Path]
+SPLITS = ("test", "test", "test", "test", "val", "val", "train", "train")
+IDH = (1, 0, 1, 0, 1, 0, 1, 0)
+GRADES = ("LGG", "HGG", "LGG", "HGG", "LGG", "HGG", "LGG", "HGG")
+PROBABILITIES = (0.9, 0.2, 0.4, 0.6, 0.3, 0.1, 0.9, 0.1)
+
+
+@pytest.fixture(scope="session")
+def cohort(phantom_manifest: Manifest) -> Manifest:
+    """Eight phantom cases: four test, two val, two train; mutant and wild type, low and high grade by turns."""
+    cases = [
+        replace(case, split=split, idh=idh, grade=grade, age=40.0 + 5 * number, site="AB"[number % 2])
+        for number, (case, split, idh, grade) in enumerate(
+            zip(phantom_manifest.cases, SPLITS, IDH, GRADES, strict=True)
+        )
+    ]
+    return replace(phantom_manifest, cases=tuple(cases))
+
+
+@pytest.fixture
+def manifest(cohort: Manifest, tmp_path: Path) -> Path:
+    """`cohort` as a file."""
+    path = tmp_path / "cohort.parquet"
+    write_manifest(cohort, path)
+    return path
+
+
+@pytest.fixture
+def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
+    """Writes a prediction folder: each true mask shifted, the probabilities as given, some cases failed.
+
+    `taught_by` are splits that the network learned from, None where it does not say.
+    """
+
+    def write(
+        name: str,
+        shift: int = 1,
+        probabilities: Sequence[float | None] = PROBABILITIES,
+        failed: Sequence[str] = (),
+        cases: Sequence[Case] = cohort.cases,
+        change: Callable[[np.ndarray], np.ndarray] = lambda seg: seg,
+        metadata: Mapping[str, object] = {"labels": "brats", "checkpoint": "run/best"},
+        taught_by: Sequence[str] | None = ("train",),
+        calibrated_on: Sequence[str] = (),
+    ) -> Path:
+        out = tmp_path / name
+        staging = open_staging(out)
+        rows = []
+        for case, probability in zip(cases, probabilities, strict=False):
+            if case.case_id in failed:
+                rows.append(PredictionRow(case.case_id, 1.0, f"case {case.case_id}: broken"))
+                continue
+            image = nib.load(case.seg)
+            seg = change(np.roll(np.asarray(image.dataobj), shift, axis=0))
+            nib.save(nib.Nifti1Image(seg.astype(np.uint8), image.affine), staging / mask_name(case.case_id))
+            (staging / overlay_name(case.case_id)).write_bytes(b"")
+            row = PredictionRow(case.case_id, 1.0, "", probability, 1.0, 1.0, 1.0, False, False)
+            learned_from = None if taught_by is None else case.split in taught_by
+            rows.append(replace(row, learned_from=learned_from, calibrated_on=case.split in calibrated_on))
+        write_tables(staging, rows, dict(metadata))
+        publish(out)
+        return out
+
+    return write
