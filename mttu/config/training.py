@@ -162,3 +162,8 @@ class OutputSettings(Settings):
     """Parent of all run folders."""
     name: str = Field(default="mttu-net", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of this run and of its folder."""
+
+    @property
+    def place(self) -> Path:
+        """The run folder, in full."""
+        return (self.folder / self.name).resolve()

@@ -15,7 +15,7 @@ from mttu.config.sharing import FREE_TO_CHANGE
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError, raise_if_any, say_count
-from mttu.files import atomic_folder, drop_link, lock_folder, read_json, write_json
+from mttu.files import atomic_folder, drop_link, read_json
 from mttu.self_training.evaluation import finish, is_tested, measure, read_summary, write_rows
 from mttu.self_training.inputs import Checked, check_self_training, check_shared_start
 from mttu.self_training.job import Callables, CaseRow, Job, OnStep, Step, last_round, round_config
@@ -40,10 +40,10 @@ from mttu.self_training.round_folder import (
     write_record,
 )
 from mttu.self_training.tracking import log_round, open_round, read_test
-from mttu.tracking import Tracker, follow_moved_folder, open_tracker
+from mttu.tracking import Tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import copy_held_out
-from mttu.training.run import FINISHED, History, begin_or_continue, closing, identify, name_missing
+from mttu.training.run import FINISHED, History, closing, identify, open_run
 from mttu.training.start import check_start, digest_weights
 from mttu.training.state import BEST
 
@@ -222,23 +222,19 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
     if config.self_training.folds:
         raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
     checked = check_self_training(config)
-    folder = (config.output.folder / config.output.name).resolve()
-    if fresh or not is_finished(folder, 0):
-        raise_if_any(check_shared_start(config, checked.inputs.fingerprint, checked.inputs.manifest))
-    with lock_folder(folder), naming_full_disk(folder):
-        begin_or_continue(folder, config, checked.inputs.fingerprint, fresh, FREE)
+    inputs = checked.inputs
+    if fresh or not is_finished(config.output.place, 0):
+        raise_if_any(check_shared_start(config, inputs.fingerprint, inputs.manifest))
+
+    def check(folder: Path) -> None:
         check_rounds_wanted(config, folder)
-        if (folder / FINISHED).exists():
-            follow_moved_folder(config, folder)
-            return folder  # its tracked runs stay as they are, too
-        check_rounds(config, folder)
-        manifest = checked.inputs.manifest
-        tags = name_missing(checked.inputs.missing)
-        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, tags=tags)
-        with closing(tracker):
-            self_train(config, checked, folder, callables, tracker, show)
-        write_json(folder / FINISHED, {"format_version": 1})
-    return folder
+        if not (folder / FINISHED).exists():
+            check_rounds(config, folder)
+
+    with naming_full_disk(config.output.place), open_run(config, inputs, fresh, FREE, check=check) as run:
+        if run.tracker is not None:
+            self_train(config, checked, run.folder, callables, run.tracker, show)
+    return run.folder
 
 
 def self_train(

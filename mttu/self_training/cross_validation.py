@@ -6,14 +6,13 @@ from pathlib import Path
 from mttu.cohort.splits import draw_folds
 from mttu.config import Config, override
 from mttu.errors import InputError
-from mttu.files import lock_folder, write_json
 from mttu.self_training.algorithm import FREE, check_rounds, check_rounds_wanted, naming_full_disk, self_train
 from mttu.self_training.evaluation import read_summary
 from mttu.self_training.inputs import check_self_training
 from mttu.self_training.job import Callables, OnStep, Step, last_round
-from mttu.tracking import follow_moved_folder, open_tracker
+from mttu.tracking import open_tracker
 from mttu.training.folds import Results, check_each, fold_settings, log_folds, run_folds
-from mttu.training.run import FINISHED, begin_or_continue, closing, name_missing
+from mttu.training.run import closing, open_run
 
 CHOSEN = "chosen round"
 """Name, in the table over folds, of the round that a fold's val cases chose; the others are `round 0` and so on."""
@@ -46,19 +45,18 @@ def cross_validate_self_training(
     inputs = check_self_training(config).inputs
     drawn = draw_folds(inputs.manifest, settings.folds, settings.fold_seed)
     checked = check_each(drawn, lambda manifest: check_self_training(config, manifest))
-    folder = (config.output.folder / config.output.name).resolve()
-    with lock_folder(folder), naming_full_disk(folder):
-        begin_or_continue(folder, config, inputs.fingerprint, fresh, FREE)
+
+    def check_folds(folder: Path) -> None:
         for number in range(1, len(drawn) + 1):
             place = folder / f"fold_{number}"
             check_rounds_wanted(config, place)
             if not place.with_suffix(".json").exists():
                 check_rounds(config, place)
-        if (folder / FINISHED).exists():
-            follow_moved_folder(config, folder)
+
+    with naming_full_disk(config.output.place), open_run(config, inputs, fresh, FREE, check=check_folds) as run:
+        tracker, folder = run.tracker, run.folder
+        if tracker is None:
             return folder
-        tags = name_missing(inputs.missing)
-        tracker = open_tracker(config, folder, inputs.manifest.fingerprint, inputs.manifest.synthetic, tags=tags)
 
         def run_fold(number: int, manifest_path: Path, place: Path) -> Results:
             def tell(step: Step) -> None:
@@ -76,12 +74,10 @@ def cross_validate_self_training(
                 self_train(own, checked[number - 1], place, callables, below, tell)
             return read_results(place)
 
-        with closing(tracker):
-            rows = run_folds(drawn, folder, run_fold, config.metrics)
-            steps = {f"round {number}": number for number in range(last_round(config) + 1)}
-            renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
-            log_folds(tracker, renamed, folder, steps)
-        write_json(folder / FINISHED, {"format_version": 1})
+        rows = run_folds(drawn, folder, run_fold, config.metrics)
+        steps = {f"round {number}": number for number in range(last_round(config) + 1)}
+        renamed = [replace(row, metric=row.metric.replace("val/", "best/", 1)) for row in rows]  # as rounds do
+        log_folds(tracker, renamed, folder, steps)
     return folder
 
 

@@ -20,14 +20,14 @@ from mttu.config.data import RELEASE_METRICS, MetricSettings
 from mttu.data.absent_classes import without_absences
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.files import atomic_file, lock_folder, read_json, write_csv, write_json
+from mttu.files import atomic_file, read_json, write_csv, write_json
 from mttu.inference.calibration import CALIBRATION
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
-from mttu.tracking import Tracker, follow_moved_folder, open_tracker
+from mttu.tracking import Tracker
 from mttu.training.held_out import fill_ensemble, pool_folds, write_out_of_fold
 from mttu.training.inputs import check_inputs
-from mttu.training.run import FINISHED, Launch, Tell, begin_or_continue, closing, name_missing, run_training
+from mttu.training.run import Launch, Tell, open_run, run_training
 
 _TABLE_FORMAT = 1
 TABLE = "folds.json"
@@ -310,17 +310,12 @@ def cross_validate(
     inputs = check_inputs(config)
     drawn = draw_folds(inputs.manifest, folds, seed)
     checked = check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
-    folder = (config.output.folder / config.output.name).resolve()
-    with lock_folder(folder):
-        begin_or_continue(folder, config, inputs.fingerprint, fresh, extra={"folds": folds, "fold seed": seed})
-        if (folder / FINISHED).exists():
-            follow_moved_folder(config, folder)
+    notes = dict.fromkeys(note for one in (inputs, *checked) for note in one.notes)
+    extra = {"folds": folds, "fold seed": seed}
+    with open_run(config, inputs, fresh, extra=extra, tell=tell, notes=notes) as run:
+        tracker, folder = run.tracker, run.folder
+        if tracker is None:
             return folder
-        if tell is not None:
-            for note in dict.fromkeys(note for one in (inputs, *checked) for note in one.notes):
-                tell(note)
-        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
-        tracker = open_tracker(config, folder, *about, tags=name_missing(inputs.missing))
 
         def run_fold(number: int, manifest: Path, place: Path) -> Results:
             def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -332,9 +327,7 @@ def cross_validate(
             content = read_json(find_checkpoint(place) / "checkpoint.json")
             return {NETWORK: without_absences(content["metrics"])}
 
-        with closing(tracker):
-            log_folds(tracker, run_folds(drawn, folder, run_fold, config.metrics), folder, {NETWORK: 0})
-        write_json(folder / FINISHED, {"format_version": 1})
+        log_folds(tracker, run_folds(drawn, folder, run_fold, config.metrics), folder, {NETWORK: 0})
     return folder
 
 

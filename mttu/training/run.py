@@ -1,8 +1,9 @@
 """One training from check to finished run folder; how the workers are launched is the caller's choice."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,65 @@ def closing(tracker: Tracker) -> Iterator[None]:
     tracker.finish("FINISHED")
 
 
+@dataclass
+class Run:
+    """A run folder that this process holds."""
+
+    folder: Path
+    tracker: Tracker | None
+    """None for a run that was finished before: there is nothing left to do."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """What `finished.json` is to say; JSON values."""
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    inputs: Inputs,
+    fresh: bool,
+    free: tuple[str, ...] = FREE_TO_CHANGE,
+    extra: Mapping[str, Any] | None = None,
+    check: Callable[[Path], None] | None = None,
+    parent: Tracker | None = None,
+    tell: Tell | None = None,
+    notes: Iterable[str] = (),
+) -> Iterator[Run]:
+    """Holds a run folder while the body runs: locked, begun or found to be the same run, tracked, marked as finished.
+
+    Args:
+        config: All settings.
+        inputs: What was found out of data and settings.
+        fresh: Start anew; an older run of the same name is kept aside.
+        free: What settings that may change while the run is stopped start with.
+        extra: What else must stay the same, see `begin_or_continue`.
+        check: Called with the locked folder; raises if the run may not go on.
+        parent: Run that this one belongs to.
+        tell: Called with each of `notes`, unless the run was finished before.
+        notes: What will be missing.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+    """
+    folder = config.output.place
+    with lock_folder(folder):
+        begin_or_continue(folder, config, inputs.fingerprint, fresh, free, extra)
+        if check is not None:
+            check(folder)
+        if (folder / FINISHED).exists():
+            follow_moved_folder(config, folder)
+            yield Run(folder, None)
+            return
+        if tell is not None:
+            for note in notes:
+                tell(note)
+        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
+        tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
+        run = Run(folder, tracker)
+        with closing(tracker):
+            yield run
+        write_json(folder / FINISHED, {"format_version": 1, **run.result})
+
+
 def run_training(
     config: Config,
     launch: Launch,
@@ -209,21 +269,10 @@ def run_training(
         RunError: Training stopped; the same command goes on from the last checkpoint.
     """
     inputs = check_inputs(config)
-    folder = (config.output.folder / config.output.name).resolve()
-    with lock_folder(folder):
-        begin_or_continue(folder, config, inputs.fingerprint, fresh)
-        if (folder / FINISHED).exists():
-            follow_moved_folder(config, folder)
-            return folder
-        if tell is not None:
-            for note in inputs.notes:
-                tell(note)
-        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
-        tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
-        with closing(tracker):
-            history = _train_and_log(config, inputs, folder, launch, tracker, show)
-        write_json(folder / FINISHED, {"format_version": 1, "history": history})
-    return folder
+    with open_run(config, inputs, fresh, parent=parent, tell=tell, notes=inputs.notes) as run:
+        if run.tracker is not None:
+            run.result["history"] = _train_and_log(config, inputs, run.folder, launch, run.tracker, show)
+    return run.folder
 
 
 def _train_and_log(
