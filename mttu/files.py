@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from mttu import PRIVATE
-from mttu.errors import InputError
+from mttu.errors import InputError, stop_if_too_many_open
 
 PREFIX = ".partial-"
 
@@ -148,6 +148,34 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_versioned(path: Path, version: int, mend: str, earlier: Sequence[int] = (), name: str = "") -> dict[str, Any]:
+    """A JSON object of ours, which says its `format_version`.
+
+    Args:
+        path: File.
+        version: That is written today.
+        mend: What helps where the file is damaged or of another version.
+        earlier: Versions that are read, too.
+        name: Of the file, for the message; its path if not given.
+
+    Raises:
+        InputError: Missing, damaged, or of another version.
+        RunError: No more files can be opened.
+    """
+    where = name or str(path)
+    try:
+        content = dict(read_json(path))
+        found = content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        stop_if_too_many_open(error)
+        reason = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise InputError(f"{where}: {reason}; {mend}") from None
+    if found not in (*earlier, version):
+        reads = f"{earlier[0]} to {version}" if earlier else version
+        raise InputError(f"{where}: format_version is {found}; this version of mttu reads {reads}; {mend}")
+    return content
 
 
 def write_json(target: Path, content: Any) -> None:

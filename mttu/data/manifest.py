@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.files import atomic_file, find_obstacle, read_parquet
+from mttu.data.tables import read_table
+from mttu.errors import InputError, raise_if_any
+from mttu.files import atomic_file, find_obstacle
 
 FORMAT_VERSION = 3
 MODALITIES = ("flair", "t1ce", "t1", "t2")
@@ -199,19 +199,8 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         InputError: Missing, no manifest, another format version, or refused rows; lists all of them.
     """
-    try:
-        table = read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"manifest {path}: not found; write it with `mttu cohort DIR -o {path.name}`") from None
-    except PermissionError as error:
-        raise InputError(f"manifest {path}: {explain_refusal(error)}") from None
-    except (pa.ArrowException, OSError) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"manifest {path}: {explain_no_parquet(path, error, MEND)}") from None
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    found = metadata.get("format_version")
-    if found != str(FORMAT_VERSION):
-        raise InputError(f"manifest {path}: format_version is {found}; expected {FORMAT_VERSION}; {MEND}")
+    cure = f"write it with `mttu cohort DIR -o {path.name}`"
+    metadata, table = read_table(path, "manifest", FORMAT_VERSION, MEND, cure=cure)
     modalities = tuple(metadata.get("modalities", "").split(","))
     table = _add_newer(table, modalities)
     if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities)):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT
 from mttu.errors import InputError
-from mttu.files import read_json, write_json
+from mttu.files import read_versioned, write_json
 from mttu.metrics.calibration import Calibration, fit_calibration
 from mttu.metrics.classification import choose_threshold
 from mttu.networks.checkpoint import find_checkpoint
@@ -191,19 +191,12 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
     path = folder / CALIBRATION
     if not path.exists():
         return KeptCalibration(reason="no calibration is kept with this checkpoint")
+    content = read_versioned(path, FORMAT_VERSION, _MEND, earlier=(1,))
     try:
-        content = read_json(path)
-        version = content["format_version"]
-        is_known = version in (1, FORMAT_VERSION)
-        if is_known:
-            patients = None if content["patients"] is None else read_patients(content["patients"])
-            kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        patients = None if content["patients"] is None else read_patients(content["patients"])
+        kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
-    if not is_known:
-        raise InputError(
-            f"{path}: format_version is {version}; this version of mttu reads 1 to {FORMAT_VERSION}; {_MEND}"
-        )
     if weights != describe_checkpoint(folder)["weights_sha256"]:
         raise InputError(f"{path}: was fitted for other weights than those beside it; {_MEND}")
     return kept

@@ -16,7 +16,7 @@ from typing import Any
 from mttu.config import Config, flatten, load_stored_config, override
 from mttu.config.data import RELEASE_METRICS
 from mttu.errors import InputError, raise_if_any
-from mttu.files import atomic_folder, read_json, write_json
+from mttu.files import atomic_folder, read_versioned, write_json
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
 from mttu.patients import KnownPatients, check_work
@@ -214,19 +214,13 @@ def _digest(folder: Path) -> dict[str, str]:
 
 
 def _read_mark(folder: Path) -> list[dict[str, Any]]:
-    try:
-        content = read_json(folder / ENSEMBLE)
-        found = content["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}") from None
-    if found != FORMAT_VERSION:
-        raise InputError(f"ensemble {folder}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
-    members = content.get("members")
+    content = read_versioned(folder / ENSEMBLE, FORMAT_VERSION, _MEND, name=f"ensemble {folder}: {ENSEMBLE}")
+    members: Any = content.get("members")
     known = isinstance(members, list) and all(
         isinstance(member, dict) and {"folder", *_DIGESTS.values()} <= member.keys() for member in members
     )
     if not known or [member["folder"] for member in members] != [f"member_{n}" for n in range(1, len(members) + 1)]:
-        raise InputError(f"ensemble {folder}: {ENSEMBLE} is damaged; {_MEND}")
+        raise InputError(f"ensemble {folder}: {ENSEMBLE}: damaged; {_MEND}")
     if not members:
         raise InputError(f"ensemble {folder}: has no member; {_MEND}")
     return list(members)

@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
-from mttu.data.file_kinds import explain_no_parquet
 from mttu.data.labels import IDH_UNKNOWN
-from mttu.errors import InputError, stop_if_too_many_open
+from mttu.data.tables import read_table
+from mttu.errors import InputError
 from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import Estimate
 from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
 from mttu.figures.selection import SelectionRow, draw_selection_error
 from mttu.figures.style import save_figure
 from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
-from mttu.files import atomic_file, atomic_folder, parse_json, read_parquet, recover_folder, write_csv
+from mttu.files import atomic_file, atomic_folder, parse_json, recover_folder, write_csv
 from mttu.metrics.intervals import wilson_interval
 from mttu.metrics.reliability import CalibrationError, measure_calibration_error
 from mttu.pseudo_labels import (
@@ -267,18 +267,10 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
     Raises:
         InputError: Missing, damaged, or of another kind or format version.
     """
-    try:
-        metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"selection {path}: {explain_no_parquet(path, error, 'select again')}") from None
-    kind, version = metadata.get(b"kind", b"").decode(), metadata.get(b"format_version", b"").decode()
-    if (kind, version) != ("mttu selection", str(FORMAT_VERSION)) or not table.schema.equals(SELECTION_SCHEMA):
-        raise InputError(
-            f"selection {path}: is {kind or 'no table of mttu'}, format {version}; expected mttu selection, "
-            f"format {FORMAT_VERSION}; select again"
-        )
-    about = parse_json(metadata[b"about"])
+    metadata, table = read_table(path, "selection", FORMAT_VERSION, "select again", "mttu selection")
+    if not table.schema.equals(SELECTION_SCHEMA):
+        raise InputError(f"selection {path}: columns are not those of format {FORMAT_VERSION}; select again")
+    about = parse_json(metadata["about"])
     cases = tuple(SelectedCase(**row) for row in table.to_pylist())
     return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"])), about
 

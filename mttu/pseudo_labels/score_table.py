@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
-from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.files import atomic_file, parse_json, read_parquet
+from mttu.data.tables import read_table
+from mttu.errors import InputError, raise_if_any
+from mttu.files import atomic_file, parse_json
 
 FORMAT_VERSION = 1
 MEND = "write it again with `mttu score`"
@@ -163,20 +163,9 @@ def read_scores(path: Path) -> ScoreTable:
     Raises:
         InputError: Missing, no table of scores, another format version, or a case with two rows.
     """
-    try:
-        metadata, table = _metadata(path), read_parquet(path, lists=_LISTS)
-    except FileNotFoundError:
-        raise InputError(f"scores {path}: not found; write them with `mttu score`") from None
-    except PermissionError as error:
-        raise InputError(f"scores {path}: {explain_refusal(error)}") from None
-    except (pa.ArrowException, OSError) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"scores {path}: {explain_no_parquet(path, error, MEND)}") from None
-    if metadata.get("kind") != _KIND:
-        raise InputError(f"scores {path}: is no table of scores; give one that `mttu score` wrote")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        found = metadata.get("format_version")
-        raise InputError(f"scores {path}: format_version is {found}; expected {FORMAT_VERSION}; {MEND}")
+    metadata, table = read_table(
+        path, "scores", FORMAT_VERSION, MEND, _KIND, cure="write them with `mttu score`", lists=_LISTS
+    )
     if not table.schema.equals(SCHEMA):
         columns = ", ".join(table.schema.names)
         raise InputError(f"scores {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from mttu.config.data import RELEASE_METRICS, MetricSettings
-from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import Case, is_one_name
-from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.files import parse_json, read_parquet
+from mttu.data.tables import read_table
+from mttu.errors import InputError, raise_if_any
+from mttu.files import parse_json
 from mttu.inference.calibration import KeptCalibration, parse_calibration
 from mttu.predict.results import FORMAT_VERSION, TABLE, mask_name
 
@@ -66,19 +65,8 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         InputError: No such table, another format, or refused rows; lists all of them.
     """
     path = folder / TABLE
-    try:
-        table = read_parquet(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"predictions {folder}: holds no {TABLE}; give a folder that `mttu predict` wrote") from None
-    except PermissionError as error:
-        raise InputError(f"predictions {path}: {explain_refusal(error)}") from None
-    except (pa.ArrowException, OSError) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"predictions {path}: {explain_no_parquet(path, error, _MEND)}") from None
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    found = metadata.get("format_version")
-    if found != str(FORMAT_VERSION):
-        raise InputError(f"predictions {path}: format_version is {found}; expected {FORMAT_VERSION}; {_MEND}")
+    cure = "give a folder that `mttu predict` wrote"
+    metadata, table = read_table(path, "predictions", FORMAT_VERSION, _MEND, cure=cure)
     missing = [name for name in _NEEDED if name not in table.column_names]
     if missing or metadata.get("labels") not in CONVENTIONS:
         what = f"has no column {', '.join(missing)}" if missing else f"labels are {metadata.get('labels')!r}"

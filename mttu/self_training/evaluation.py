@@ -15,15 +15,15 @@ from mttu.config.training import ValidationMetric
 from mttu.data.cache import open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Case, Manifest
-from mttu.errors import InputError, stop_if_too_many_open
-from mttu.files import atomic_file, atomic_folder, drop_link, read_parquet, remove, write_json
+from mttu.data.tables import read_table
+from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
 from mttu.inference.windows import choose_precision
 from mttu.metrics.reliability import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing
 from mttu.self_training.job import CaseRow, Job, OnCase, last_round
 from mttu.self_training.round_folder import UNCHANGED, RoundRecord, count_finished, read_record, round_folder
-from mttu.self_training.tracking import FORMAT_VERSION, TEST, log_finish, read_test, read_versioned, summarise_rounds
+from mttu.self_training.tracking import FORMAT_VERSION, MEND, TEST, log_finish, read_test, summarise_rounds
 from mttu.training.evaluation import score_case, summarise
 from mttu.training.held_out import copy_held_out
 from mttu.training.inputs import resolve_paths
@@ -115,15 +115,8 @@ def read_rows(path: Path) -> tuple[list[CaseRow], dict[str, str]]:
     Raises:
         InputError: Missing, damaged, or of another kind or format version.
     """
-    try:
-        metadata, table = pq.read_schema(path).metadata or {}, read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"{path}: no readable Parquet file ({str(error).splitlines()[0]})") from None
-    about = {key.decode(): value.decode() for key, value in metadata.items()}
-    if (about.pop("kind", None), about.pop("format_version", None)) != (_KIND, str(_SCORES_FORMAT)):
-        raise InputError(f"{path}: holds no case scores of format {_SCORES_FORMAT}")
-    return table.to_pylist(), {name: text for name, text in about.items() if name != "ARROW:schema"}
+    metadata, table = read_table(path, "case scores", _SCORES_FORMAT, "restore it from a copy", _KIND)
+    return table.to_pylist(), {key: value for key, value in metadata.items() if key not in ("kind", "format_version")}
 
 
 SUMMARY = "summary.json"
@@ -231,4 +224,4 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / SUMMARY
     if not path.exists():
         return None
-    return read_versioned(path)
+    return read_versioned(path, FORMAT_VERSION, MEND)

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mttu.errors import InputError, stop_if_too_many_open
-from mttu.files import move_into_place, read_json, remove, write_json
+from mttu.errors import InputError
+from mttu.files import move_into_place, read_versioned, remove, write_json
 
 FORMAT_VERSION = 1
 RECORD = "round.json"
@@ -160,14 +160,8 @@ def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"{path}: missing or damaged; {_mend(path.parent)}") from None
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
+    content = read_versioned(path, FORMAT_VERSION, _mend(path.parent))
+    del content["format_version"]
     return content
 
 

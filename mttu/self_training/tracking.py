@@ -8,16 +8,14 @@ rounds. All calls may be repeated, so a resume completes what a kill cut off.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from mttu.config import Config, MetricSettings
 from mttu.data.manifest import Manifest, read_manifest
-from mttu.errors import InputError
 from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
 from mttu.figures.style import save_figure
-from mttu.files import read_json
+from mttu.files import read_versioned
 from mttu.metrics.empty_masks import explain_dice
 from mttu.networks.learned import explain_unlearned
 from mttu.pseudo_labels.reports import draw_selection
@@ -31,6 +29,7 @@ from mttu.training.start import find_learned_tasks
 from mttu.training.state import BEST
 
 FORMAT_VERSION = 1
+MEND = "remove it and run the same command again, which writes it anew"
 TEST = "test.json"
 
 
@@ -89,28 +88,12 @@ def read_test(folder: Path) -> dict[int, dict[str, float]] | None:
     """Round to its metrics on the test cases; None before they were looked at.
 
     Raises:
-        InputError: See `read_versioned`.
+        InputError: See `mttu.files.read_versioned`.
     """
     path = folder / TEST
     if not path.exists():
         return None
-    return {int(number): found for number, found in read_versioned(path)["rounds"].items()}
-
-
-def read_versioned(path: Path) -> dict[str, Any]:
-    """Reads a JSON file of this package.
-
-    Raises:
-        InputError: Damaged, or of another format version.
-    """
-    try:
-        content = dict(read_json(path))
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: damaged; remove it and run the same command again, which writes it anew") from None
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise InputError(f"{path}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
-    return content
+    return {int(number): found for number, found in read_versioned(path, FORMAT_VERSION, MEND)["rounds"].items()}
 
 
 PANELS = {"dice": "Dice", "idh_auc": "IDH AUC", "idh_accuracy": "IDH accuracy", "idh_ece": "IDH ECE"}

@@ -20,7 +20,7 @@ from mttu.config.data import RELEASE_METRICS, MetricSettings
 from mttu.data.absent_classes import without_absences
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
-from mttu.files import atomic_file, read_json, write_csv, write_json
+from mttu.files import atomic_file, read_json, read_versioned, write_csv, write_json
 from mttu.inference.calibration import CALIBRATION
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
@@ -110,11 +110,11 @@ def read_folds_table(folder: Path) -> list[FoldsRow]:
     Raises:
         InputError: Missing, damaged, or of another format version.
     """
-    content = _read(folder / TABLE)
+    content = read_versioned(folder / TABLE, _TABLE_FORMAT, _MEND)
     try:
         return [FoldsRow(**{**row, "values": tuple(row["values"])}) for row in content["rows"]]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{folder / TABLE}: missing or damaged; {_MEND}") from None
+        raise InputError(f"{folder / TABLE}: damaged; {_MEND}") from None
 
 
 def read_empty_dice(folder: Path) -> str:
@@ -123,19 +123,7 @@ def read_empty_dice(folder: Path) -> str:
     Raises:
         InputError: See `read_folds_table`.
     """
-    return str(_read(folder / TABLE).get("empty_dice", "brats"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = dict(read_json(path))
-        version = content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        stop_if_too_many_open(error)
-        raise InputError(f"{path}: missing or damaged; {_MEND}") from None
-    if version != _TABLE_FORMAT:
-        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {_TABLE_FORMAT}")
-    return content
+    return str(read_versioned(folder / TABLE, _TABLE_FORMAT, _MEND).get("empty_dice", "brats"))
 
 
 FORMAT_VERSION = 1
@@ -253,16 +241,11 @@ def _list_manifests(place: Path, folds: int) -> list[Path]:
 
 def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
     mend = f"restore it from a copy, or remove {path.name} and {place.name} and run the same command again"
+    content = read_versioned(path, FORMAT_VERSION, mend)
+    if not {"weights_sha256", "results"} <= content.keys():
+        raise InputError(f"{path}: damaged; {mend}")
     try:
-        content = dict(read_json(path))
-        version, weights = content["format_version"], content["weights_sha256"]
-        content["results"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: damaged; {mend}") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}")
-    try:
-        changed = describe_checkpoint(place)["weights_sha256"] != weights
+        changed = describe_checkpoint(place)["weights_sha256"] != content["weights_sha256"]
     except OSError as error:
         stop_if_too_many_open(error)
         changed = True

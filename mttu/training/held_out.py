@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
 from mttu.errors import InputError
-from mttu.files import atomic_file, read_json, write_csv, write_json
+from mttu.files import atomic_file, read_versioned, write_csv, write_json
 from mttu.inference.calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_teachers
@@ -110,16 +110,11 @@ def read_held_out(folder: Path) -> tuple[HeldOut, ...] | None:
     if not path.exists():
         return None
     mend = "restore it from a copy, or remove it: then these predictions calibrate nothing"
+    content = read_versioned(path, FORMAT_VERSION, mend, earlier=(1,))
     try:
-        content = read_json(path)
-        version = content["format_version"]
-        known = version in (1, FORMAT_VERSION)
-        predictions = tuple(HeldOut(**row) for row in content["predictions"]) if known else ()
+        return tuple(HeldOut(**row) for row in content["predictions"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: damaged; {mend}") from None
-    if not known:
-        raise InputError(f"{path}: format_version is {version}; this version of mttu reads {FORMAT_VERSION}; {mend}")
-    return predictions
 
 
 def copy_held_out(source: Path, target: Path) -> None:

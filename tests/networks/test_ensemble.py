@@ -199,14 +199,14 @@ def cut_the_mark(folder: Path) -> None:
         (change_a_setting, r"member_3: config\.yaml is not the file that the ensemble was made of"),
         (take_another_checkpoint, r"member_1: weights\.safetensors is not the file"),
         (lose_a_member, r"member_2: checkpoint\.json, config\.yaml, weights\.safetensors not found; restore it"),
-        (cut_the_mark, r"ensemble\.json is damaged; restore it from a copy"),
-        (lambda folder: (folder / "ensemble.json").write_text("[]"), r"ensemble\.json is damaged"),
+        (cut_the_mark, r"ensemble\.json: damaged; restore it from a copy"),
+        (lambda folder: (folder / "ensemble.json").write_text("[]"), r"ensemble\.json: damaged"),
         (lambda folder: change_mark(folder, lambda mark: mark.update(format_version=7)), "format_version is 7; this"),
         (lambda folder: change_mark(folder, lambda mark: mark.update(members=[])), "has no member"),
-        (lambda folder: change_mark(folder, lambda mark: mark.update(members="all")), r"ensemble\.json is damaged"),
+        (lambda folder: change_mark(folder, lambda mark: mark.update(members="all")), r"ensemble\.json: damaged"),
         (
             lambda folder: change_mark(folder, lambda mark: mark["members"][0].update(folder="../../elsewhere")),
-            r"ensemble\.json is damaged",
+            r"ensemble\.json: damaged",
         ),
     ],
 )

@@ -68,7 +68,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path):
     ("change", "message"),
     [
         ({"format_version": "2"}, "format_version is 2; expected 1; write it again with `mttu score`"),
-        ({"kind": "other"}, "is no table of scores"),
+        ({"kind": "other"}, "is other; expected mttu scores"),
     ],
 )
 def test_refused_tables_say_why(tmp_path: Path, change, message):
