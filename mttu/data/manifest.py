@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mttu.data.labels import CONVENTIONS, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.data.tables import read_table
+from mttu.data.tables import check_table_target, read_table
 from mttu.errors import InputError, raise_if_any
-from mttu.files import atomic_file, find_obstacle
+from mttu.files import atomic_file
 
 FORMAT_VERSION = 3
 MODALITIES = ("flair", "t1ce", "t1", "t2")
@@ -147,26 +147,8 @@ def _schema(modalities: Sequence[str]) -> Any:
 
 
 def check_target(path: Path) -> None:
-    """Refuses to write a manifest where it would not be found again, or over a file that is none.
-
-    Raises:
-        InputError: The name does not end in `.parquet`, the file is there and no manifest, or its folder cannot be
-            written.
-    """
-    if path.suffix != ".parquet":
-        raise InputError(f"manifest {path}: the name must end in .parquet")
-    if path.is_dir():
-        raise InputError(f"manifest {path}: is a folder; give a file name")
-    obstacle = find_obstacle(path)
-    if obstacle:
-        raise InputError(f"manifest {path}: {obstacle}")
-    if path.exists():
-        try:
-            metadata = pq.read_schema(path).metadata or {}
-        except (pa.ArrowException, OSError):
-            metadata = {}
-        if b"format_version" not in metadata or b"root" not in metadata:
-            raise InputError(f"manifest {path}: is there and no manifest; it would be lost; give another name")
+    """Refuses to write a manifest over anything else, see `mttu.data.tables.check_table_target`."""
+    check_table_target(path, "manifest", "manifest", lambda found: {b"format_version", b"root"} <= found.keys())
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

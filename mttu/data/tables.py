@@ -1,14 +1,43 @@
 """Tables of ours in Parquet, which say their kind and format version: read and checked in one way."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.errors import InputError, stop_if_too_many_open
-from mttu.files import read_parquet
+from mttu.files import find_obstacle, read_parquet
+
+
+def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Mapping[bytes, bytes]], bool]) -> None:
+    """Refuses to write a table where it would not be found again, or over a file that is none of its kind.
+
+    Args:
+        path: File to write.
+        title: What to call it in a message, e.g. `manifest`.
+        what: What a file that may be replaced is, e.g. `manifest`.
+        is_ours: Tells it by the metadata of the file that is there.
+
+    Raises:
+        InputError: The name does not end in `.parquet`, the file is there and another, or its folder cannot be written.
+    """
+    if path.suffix != ".parquet":
+        raise InputError(f"{title} {path}: the name must end in .parquet")
+    if path.is_dir():
+        raise InputError(f"{title} {path}: is a folder; give a file name")
+    obstacle = find_obstacle(path)
+    if obstacle:
+        raise InputError(f"{title} {path}: {obstacle}")
+    if path.exists():
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+        except (pa.ArrowException, OSError):
+            metadata = {}
+        if not is_ours(metadata):
+            raise InputError(f"{title} {path}: is there and no {what}; it would be lost; give another name")
 
 
 def read_table(

@@ -19,7 +19,7 @@ from mttu.cohort.discovery import PREDICTIONS
 from mttu.data.manifest import is_one_name
 from mttu.errors import InputError, name_some
 from mttu.figures.overlay import RESEARCH_USE
-from mttu.files import PREFIX, atomic_file, drop_link, read_parquet, remove, write_csv, write_text
+from mttu.files import PREFIX, atomic_file, drop_link, find_obstacle, read_parquet, remove, write_csv, write_text
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
@@ -133,11 +133,9 @@ def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Pat
     """
     if out.resolve() in own_folders:
         return [f"output {out}: is one of the input folders; give a folder of its own, e.g. {out / 'predictions'}"]
-    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        return [f"output {out}: {nearest} is a file; give a folder"]
-    if not os.access(nearest, os.W_OK):
-        return [f"output {out}: {nearest} is not writable; give another folder"]
+    obstacle = find_obstacle(out / TABLE)
+    if obstacle:
+        return [f"output {out}: {obstacle}"]
     earlier = _read_case_ids(out / TABLE)
     if earlier is None:
         names = [*_COMMON, *(name for case_id in case_ids for name in (mask_name(case_id), overlay_name(case_id)))]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mttu.config.earlier import complete_section
 from mttu.data.cache import PREPARE
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.tables import read_table
+from mttu.data.tables import check_table_target, read_table
 from mttu.errors import InputError, raise_if_any
 from mttu.files import atomic_file, parse_json
 
@@ -120,28 +120,9 @@ def from_arrow(table: Any) -> list[ScoreRow]:
     return rows
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    found = pq.read_schema(path).metadata or {}
-    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()}
-
-
 def check_score_target(path: Path) -> None:
-    """Refuses to write scores over a file that holds something else.
-
-    Raises:
-        InputError: The name does not end in `.parquet`, or the file is there and no table of scores.
-    """
-    if path.suffix != ".parquet":
-        raise InputError(f"scores {path}: the name must end in .parquet")
-    if path.is_dir():
-        raise InputError(f"scores {path}: is a folder; give a file name")
-    if path.exists():
-        try:
-            kind = _metadata(path).get("kind")
-        except (pa.ArrowException, OSError):
-            kind = None
-        if kind != _KIND:
-            raise InputError(f"scores {path}: is there and no table of scores; it would be lost; give another name")
+    """Refuses to write scores over anything else, see `mttu.data.tables.check_table_target`."""
+    check_table_target(path, "scores", "table of scores", lambda found: found.get(b"kind") == _KIND.encode())
 
 
 def write_scores(table: ScoreTable, path: Path) -> None:

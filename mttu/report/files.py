@@ -1,6 +1,5 @@
 """The folder of an evaluation: tables of cases, summary, figures, note; written whole or not at all."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,16 @@ from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.figures.style import save_figure
-from mttu.files import atomic_file, atomic_folder, read_json, recover_folder, write_csv, write_json, write_text
+from mttu.files import (
+    atomic_file,
+    atomic_folder,
+    find_obstacle,
+    read_json,
+    recover_folder,
+    write_csv,
+    write_json,
+    write_text,
+)
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
 
@@ -169,11 +177,9 @@ roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with thei
 def check_output(out: Path) -> list[str]:
     """Says what of the user's would be overwritten."""
     recover_folder(out)
-    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        return [f"output {out}: {nearest} is a file; give a folder"]
-    if not os.access(nearest, os.W_OK):
-        return [f"output {out}: {nearest} is not writable; give another folder"]
+    obstacle = find_obstacle(out / SUMMARY)
+    if obstacle:
+        return [f"output {out}: {obstacle}"]
     if not out.exists():
         return []
     foreign = sorted(item.name for item in out.iterdir() if item.name not in OWN_FILES)

@@ -29,8 +29,8 @@ def test_all_problems_are_named_at_once(tmp_path):
         "empty masks 'none'",
         f"output {tmp_path / 'out'}",
         f"manifest {tmp_path / 'm.parquet'}",
-        f"predictions {tmp_path / 'p'}",
-        f"predictions {tmp_path / 'q'}",
+        f"predictions {tmp_path / 'p' / 'predictions.parquet'}",
+        f"predictions {tmp_path / 'q' / 'predictions.parquet'}",
     ]
     assert (tmp_path / "out" / "thesis.docx").read_text() == "mine"
 
@@ -115,7 +115,7 @@ def test_only_an_evaluation_is_replaced(tmp_path):
     assert check_output(out) == []
     (out / "notes.txt").write_text("mine")
     assert "holds notes.txt, which is not of an evaluation" in check_output(out)[0]
-    assert "is a file; give a folder" in check_output(out / "notes.txt")[0]
+    assert "is a file; give another folder" in check_output(out / "notes.txt")[0]
 
 
 def test_the_command_prints_tables_and_writes_them(write_predictions, manifest, tmp_path, capsys, monkeypatch):
