@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mttu.config import Config, InferenceSettings, MonteCarloSettings, override
+from mttu.inference.device import choose_precision
 from mttu.inference.passes import run_passes
-from mttu.inference.windows import choose_precision
 from mttu.networks import MttuNet, build_network
 from mttu.networks.monte_carlo import IdhPasses, drop_by_pass, name_pass
 

@@ -117,6 +117,14 @@ def name_some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def explain_failure(case_id: str, failure: Exception) -> str:
+    """Why a case has no result, in one line: what was refused, or the kind of another error and its first line."""
+    if isinstance(failure, InputError):
+        return "; ".join(failure.problems)
+    first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+    return mask_secrets(f"case {case_id}: {type(failure).__name__}: {first_line}")
+
+
 def explain_open_files(error: BaseException) -> str:
     """What to do where no more files can be opened; an empty text for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):

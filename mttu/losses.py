@@ -154,20 +154,19 @@ def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
     return (full[-1] * loss + whole[-1] * segmentation_loss(whole, settings)) / (full[-1] + whole[-1])
 
 
-def idh_sums(logits: Tensor, idh: Tensor, selected: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
+def idh_sums(logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
     """Sums that the IDH loss (eq. 14, with the selection mask g of eq. 20) is a function of.
 
     Args:
         logits: (B, 2); class 0 wild type, class 1 mutant.
-        idh: (B,) 1 mutant, 0 wild type, -1 unknown.
-        selected: (B,) bool; False for a pseudo-label that was not selected.
+        idh: (B,) 1 mutant, 0 wild type, -1 unknown, as is a pseudo-label that was not selected.
         class_weights: (2,) weight of wild type and mutant, see `idh_class_weights`.
         settings: Cross entropy or focal loss.
 
     Returns:
         (3,) weighted sum of losses, number m of all samples, number of samples that count.
     """
-    counts = selected & (idh >= 0)
+    counts = idh >= 0
     target = idh.clamp(min=0).long()
     log_true = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])[:, 0]
     losses = -class_weights.to(log_true)[target] * log_true

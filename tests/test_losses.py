@@ -266,10 +266,9 @@ def test_without_a_whole_tumour_mask_not_a_bit_changes(has_seg, kind):
     assert torch.equal(found.grad, before.grad)
 
 
-def idh(probabilities, labels, weights=(0.4, 0.6), selected=None, **changes):
+def idh(probabilities, labels, weights=(0.4, 0.6), **changes):
     logits = torch.tensor([[1 - p, p] for p in probabilities]).log().requires_grad_()
-    chosen = torch.ones(len(labels), dtype=torch.bool) if selected is None else torch.tensor(selected)
-    sums = idh_sums(logits, torch.tensor(labels), chosen, torch.tensor(weights), LossSettings(**changes))
+    sums = idh_sums(logits, torch.tensor(labels), torch.tensor(weights), LossSettings(**changes))
     return idh_loss(sums), sums, logits
 
 
@@ -284,7 +283,7 @@ def test_class_weights_do_not_cancel_in_a_batch_of_one_class():
 
 
 def test_unselected_pseudo_labels_do_not_count():
-    loss, sums, logits = idh([0.9, 0.2], [1, 0], selected=[True, False])
+    loss, sums, logits = idh([0.9, 0.2], [1, -1])
     assert float(loss) == pytest.approx(-0.6 * math.log(0.9) / 2, abs=1e-6)
     assert sums[-1] == 1
     loss.backward()

@@ -213,7 +213,7 @@ def predict_shown(
     """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
 
-    from mttu.inference.windows import describe_device
+    from mttu.inference.device import describe_device
     from mttu.predict import PredictionRow, plan_predictions, predict_cases
 
     if device not in ("auto", "cpu", "gpu"):

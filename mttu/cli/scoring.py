@@ -42,9 +42,9 @@ def score(
     import torch
 
     from mttu.cluster.cases import score_on_ray
-    from mttu.inference.windows import describe_device
+    from mttu.inference.device import choose_device, describe_device
     from mttu.pseudo_labels.score_table import ScoreRow, check_score_target, write_scores
-    from mttu.pseudo_labels.scoring import choose_device, plan_scoring, score_cases
+    from mttu.pseudo_labels.scoring import plan_scoring, score_cases
 
     check_score_target(output)
     changes = parse_overrides(arguments or []) | ({} if precision is None else {"train.precision": precision})

@@ -26,7 +26,7 @@ from mttu.cluster.session import connect
 from mttu.config import PrepareSettings, WorkerSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
-from mttu.errors import InputError, RunError, mask_secrets, raise_if_any
+from mttu.errors import InputError, RunError, explain_failure, mask_secrets, raise_if_any
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 from mttu.pseudo_labels.scoring import CaseScorer, OnRow, ScoringPlan, make_table
 
@@ -180,10 +180,8 @@ def _build_preparer(
         written, error = False, ""
         try:
             written = cache_case(cases[case_id], cache_dir, modalities, settings)
-        except InputError as problem:
-            error = "; ".join(problem.problems)
-        except Exception as problem:  # a full disk or a defect of ours in one case is no reason to lose the others
-            error = f"case {case_id}: {type(problem).__name__}: {mask_secrets(str(problem))}"
+        except Exception as failure:  # a full disk or a defect of ours in one case is no reason to lose the others
+            error = explain_failure(case_id, failure)
         seconds = time.perf_counter() - start
         return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
 
@@ -228,27 +226,34 @@ def prepare_cohort(
     return [cast(PreparedRow, rows[name]) for name in cases]
 
 
-def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
-    """In an actor: reads the weights once; a checkpoint that cannot be read there is every case's error."""
+def build_or_explain(build: Callable[[], Work], refuse: Callable[[str, str], Mapping[str, Any]], threads: int) -> Work:
+    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error.
+
+    Args:
+        build: Builds it.
+        refuse: From a case id and the reason to the case's row.
+        threads: Of the actor.
+    """
     torch.set_num_threads(threads)
-    cases = {case.case_id: case for case in plan.cases}
-    score: Callable[[str], ScoreRow]
     try:
-        scorer = CaseScorer(plan, torch.device(device_type))
-
-        def score(case_id: str) -> ScoreRow:
-            return scorer.score(cases[case_id])
-
+        return build()
     except (InputError, OSError) as error:
         reason = mask_secrets(f"on node {os.uname().nodename}: {error}")
-
-        def score(case_id: str) -> ScoreRow:
-            return ScoreRow(case_id, 0.0, reason)
-
-    return lambda case_id: asdict(score(case_id))
+        return lambda case_id: refuse(case_id, reason)
 
 
-def choose_device(num_actors: int, threads: int, device: str, gpus_per_actor: float, title: str = "score") -> str:
+def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
+    """In an actor: scores cases of a plan."""
+    cases = {case.case_id: case for case in plan.cases}
+
+    def build() -> Work:
+        scorer = CaseScorer(plan, torch.device(device_type))
+        return lambda case_id: asdict(scorer.score(cases[case_id]))
+
+    return build_or_explain(build, lambda case_id, reason: asdict(ScoreRow(case_id, 0.0, reason)), threads)
+
+
+def place_actors(num_actors: int, threads: int, device: str, gpus_per_actor: float, title: str = "score") -> str:
     """The type of device that the actors get, once it is sure that the cluster can hold them; says which.
 
     Raises:
@@ -308,7 +313,7 @@ def score_on_ray(
             on_row(len(done), done[-1])
 
     with connect(WorkerSettings(num_workers=num_actors, threads_per_worker=threads)):
-        device_type = choose_device(num_actors, threads, device, gpus_per_actor)
+        device_type = place_actors(num_actors, threads, device, gpus_per_actor)
         names = [case.case_id for case in plan.cases]
         gpus = gpus_per_actor if device_type == "cuda" else 0.0
         arguments = (plan, threads, device_type)

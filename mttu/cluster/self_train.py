@@ -1,18 +1,17 @@
 """Self-training on Ray: training by Ray Train, scores and evaluation by pools of actors."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mttu.cluster.cases import Work, choose_device, explain_lost, run_pool, score_on_ray
+from mttu.cluster.cases import Work, build_or_explain, explain_lost, place_actors, run_pool, score_on_ray
 from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
-from mttu.errors import InputError, RunError, mask_secrets
+from mttu.errors import RunError, explain_failure
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
 from mttu.self_training import Callables
@@ -60,7 +59,7 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
 
     with connect(workers):
         actors, threads = workers.num_workers, workers.threads_per_worker
-        device_type = choose_device(actors, threads, workers.device, GPUS_PER_ACTOR, "evaluate")
+        device_type = place_actors(actors, threads, workers.device, GPUS_PER_ACTOR, "evaluate")
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
         arguments = (checkpoint, by_name, secretless, threads, device_type)
@@ -94,22 +93,20 @@ def _run_here(
 def build_evaluator(
     checkpoint: Path, cases: Mapping[str, Case], config: Config, threads: int, device_type: str
 ) -> Work:
-    """In an actor: reads the weights once; what fails is every case's error."""
-    torch.set_num_threads(threads)
-    evaluate: Callable[[Case], CaseRow]
-    try:
-        evaluate = CaseEvaluator(checkpoint, config, torch.device(device_type)).evaluate
-    except (InputError, OSError) as failure:
-        reason = f"on node {os.uname().nodename}: {failure}"
+    """In an actor: evaluates cases; what fails is the case's error, for the driver to raise when all are done."""
 
-        def evaluate(case: Case) -> CaseRow:
-            raise RunError(reason)
+    def refuse(case_id: str, reason: str) -> Mapping[str, Any]:
+        return {"case_id": case_id, "scores": None, "error": reason}
 
-    def work(case_id: str) -> Mapping[str, Any]:
-        try:
-            return {"case_id": case_id, "scores": evaluate(cases[case_id]), "error": ""}
-        except Exception as failure:  # the pool must not lose the other cases, and the driver raises
-            text = mask_secrets((str(failure).strip().splitlines() or [type(failure).__name__])[0])
-            return {"case_id": case_id, "scores": None, "error": f"case {case_id}: {text}"}
+    def build() -> Work:
+        evaluator = CaseEvaluator(checkpoint, config, torch.device(device_type))
 
-    return work
+        def work(case_id: str) -> Mapping[str, Any]:
+            try:
+                return {"case_id": case_id, "scores": evaluator.evaluate(cases[case_id]), "error": ""}
+            except Exception as failure:
+                return refuse(case_id, explain_failure(case_id, failure))
+
+        return work
+
+    return build_or_explain(build, lambda case_id, reason: refuse(case_id, f"case {case_id}: {reason}"), threads)

@@ -140,7 +140,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         raise failures[0]
 
 
-def choose_device(config: Config) -> bool:
+def place_workers(config: Config) -> bool:
     """Whether the workers get a GPU each.
 
     Raises:
@@ -187,7 +187,7 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
 
 
 def _fit(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
-    workers, use_gpu = config.workers, choose_device(config)
+    workers, use_gpu = config.workers, place_workers(config)
     demand = Demand("train", workers.num_workers, workers.threads_per_worker, float(use_gpu))
     tell_placement(demand)
     on_start("gpu" if use_gpu else "cpu", workers.num_workers)

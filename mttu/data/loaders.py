@@ -39,8 +39,6 @@ class Batch:
     """(B,) bool; the mask knows the whole tumour only, not its parts."""
     idh: Tensor
     """(B,) 1 mutant, 0 wild type, -1 unknown."""
-    selected: Tensor
-    """(B,) bool; False masks an IDH label out of the loss."""
     case_ids: tuple[str, ...]
     """Cases, for messages."""
     augmentations: tuple[Augmentation, ...] = field(repr=False)
@@ -55,7 +53,6 @@ class Batch:
             has_seg=self.has_seg.pin_memory(),
             only_wt=self.only_wt.pin_memory(),
             idh=self.idh.pin_memory(),
-            selected=self.selected.pin_memory(),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -70,7 +67,6 @@ class Batch:
             has_seg=self.has_seg.to(device, non_blocking=True),
             only_wt=self.only_wt.to(device, non_blocking=True),
             idh=self.idh.to(device, non_blocking=True),
-            selected=self.selected.to(device, non_blocking=True),
         )
 
 
@@ -194,7 +190,6 @@ def collate(patches: Sequence[Patch]) -> Batch:
         has_seg=torch.tensor([patch.has_seg for patch in patches]),
         only_wt=torch.tensor([patch.only_wt for patch in patches]),
         idh=torch.tensor([patch.idh for patch in patches]),
-        selected=torch.ones(len(patches), dtype=torch.bool),
         case_ids=tuple(patch.case_id for patch in patches),
         augmentations=tuple(patch.augmentation for patch in patches),
     )

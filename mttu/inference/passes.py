@@ -12,7 +12,8 @@ from torch import Tensor
 from mttu.config import InferenceSettings, MonteCarloSettings
 from mttu.data.loaders import crop
 from mttu.errors import raise_if_any
-from mttu.inference.windows import Precision, explain_windows
+from mttu.inference.device import Precision
+from mttu.inference.windows import explain_windows
 from mttu.networks import MttuNet
 from mttu.networks.monte_carlo import IdhPasses, name_pass
 

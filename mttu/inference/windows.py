@@ -8,18 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
 from math import ceil, prod
-from typing import Literal
 
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
-from mttu.config.training import PrecisionSetting
 from mttu.data.labels import WHOLE_TUMOUR
-from mttu.errors import raise_if_any, say_count
-
-Precision = Literal["float32", "bfloat16"]
+from mttu.errors import raise_if_any
+from mttu.inference.device import Precision
 
 NECROSIS = 1
 """Class that enhancing tumour of too small a volume is relabelled to: NCR/NET."""
@@ -32,28 +29,6 @@ of 0.5 mm at the largest overlap, flips and all; of small windows that overlap s
 
 _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
-
-
-def describe_device(device: torch.device) -> str:
-    """Which device of this process the work runs on, as a user reads it."""
-    if device.type == "cuda":
-        return f"on the GPU: {torch.cuda.get_device_name(device)}"
-    return f"on the CPU: {say_count(torch.get_num_threads(), 'thread', 'threads')}"
-
-
-def choose_precision(setting: PrecisionSetting, device: torch.device) -> Precision:
-    """Arithmetic of the forward pass, in training, validation, test, prediction and scoring alike.
-
-    The IDH head, from pooling to logits, is in float32 whatever this says.
-
-    Args:
-        setting: `train.precision` of the settings that the network was trained with, or what a command was told in its
-            place. auto: bfloat16 on a GPU, float32 on a CPU.
-        device: Where the network runs.
-    """
-    if setting == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    return setting
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_sources
 from mttu.data.sources import read_sources
 from mttu.data.volumes import write_mask
-from mttu.errors import InputError, mask_secrets
+from mttu.errors import explain_failure
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
 from mttu.inference.calibration import KeptCalibration
@@ -108,11 +108,8 @@ def _predict_or_explain(
         try:
             row = _predict(plan, candidate.case, candidate.is_synthetic, staging, digests)
             return replace(row, seconds=time.perf_counter() - started)
-        except InputError as refusal:
-            error = "; ".join(refusal.problems)
         except Exception as failure:  # whatever it is, the other cases still count
-            first_line = mask_secrets((str(failure).strip().splitlines() or ["no message"])[0])
-            error = f"case {candidate.case_id}: {type(failure).__name__}: {first_line}"
+            error = explain_failure(candidate.case_id, failure)
     for name in (mask_name(candidate.case_id), overlay_name(candidate.case_id)):
         (staging / name).unlink(missing_ok=True)
     return PredictionRow(candidate.case_id, time.perf_counter() - started, error)

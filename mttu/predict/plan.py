@@ -18,7 +18,7 @@ from mttu.data.labels import find_convention, knows_parts
 from mttu.data.manifest import SPLITS, Case, read_manifest
 from mttu.errors import InputError, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
-from mttu.inference.windows import Precision, choose_precision
+from mttu.inference.device import Precision, choose_device, choose_precision
 from mttu.networks import MttuNet
 from mttu.networks.ensemble import read_members, read_teachers
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
@@ -121,13 +121,15 @@ def plan_predictions(
     left_out: list[Finding] = []
     candidates, refused = find_candidates(inputs, config.data.modalities, left_out, split)
     problems += refused
-    if device == "gpu" and not torch.cuda.is_available():
-        problems.append("device gpu: no CUDA device was found; choose cpu or auto")
+    chosen = torch.device("cpu")
+    try:
+        chosen = choose_device(device)
+    except InputError as error:
+        problems += error.problems
     problems += check_output(out, [candidate.case_id for candidate in candidates], _input_folders(inputs, candidates))
     raise_if_any(problems)
     if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
-    chosen = torch.device("cuda" if device == "gpu" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     return PredictionPlan(
         checkpoint=checkpoint,
         networks=tuple(network.to(chosen) for network in networks),

@@ -21,9 +21,10 @@ from mttu.data.cache import content_hash, open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
 from mttu.data.preprocess import prepare_case
-from mttu.errors import InputError, mask_secrets, raise_if_any
+from mttu.errors import InputError, explain_failure, raise_if_any
+from mttu.inference.device import choose_precision
 from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
-from mttu.inference.windows import choose_precision, name_member, predict_ensemble, segment
+from mttu.inference.windows import name_member, predict_ensemble, segment
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
@@ -204,12 +205,8 @@ class CaseScorer:
         try:
             row = self._score(case)
             return replace(row, seconds=time.perf_counter() - started)
-        except InputError as refusal:
-            error = "; ".join(refusal.problems)
         except Exception as failure:  # whatever it is, the other cases still count
-            first_line = mask_secrets((str(failure).strip().splitlines() or ["no message"])[0])
-            error = f"case {case.case_id}: {type(failure).__name__}: {first_line}"
-        return ScoreRow(case.case_id, time.perf_counter() - started, error)
+            return ScoreRow(case.case_id, time.perf_counter() - started, explain_failure(case.case_id, failure))
 
     def _score(self, case: Case) -> ScoreRow:
         config, mc = self.config, self.config.mc
@@ -272,23 +269,6 @@ class CaseScorer:
             segment(prediction.seg_probabilities, self.config.inference, voxel_mm3).cpu().numpy()
         )
         return classes
-
-
-def choose_device(setting: str) -> torch.device:
-    """The device in this process.
-
-    Args:
-        setting: auto, cpu or gpu.
-
-    Raises:
-        InputError: Another word, or a GPU is asked for and there is none.
-    """
-    if setting not in ("auto", "cpu", "gpu"):
-        raise InputError(f"device {setting!r}: choose auto, cpu or gpu")
-    available = torch.cuda.is_available()
-    if setting == "gpu" and not available:
-        raise InputError("device gpu: no CUDA device was found; choose cpu or auto")
-    return torch.device("cuda" if available and setting != "cpu" else "cpu")
 
 
 def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = None) -> ScoreTable:

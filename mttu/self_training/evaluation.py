@@ -17,7 +17,7 @@ from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Case, Manifest
 from mttu.data.tables import read_table
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
-from mttu.inference.windows import choose_precision
+from mttu.inference.device import choose_precision
 from mttu.metrics.reliability import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing

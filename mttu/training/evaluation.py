@@ -15,7 +15,8 @@ from mttu.data.labels import REGIONS, find_regions
 from mttu.data.loaders import read_volume
 from mttu.data.manifest import Case
 from mttu.errors import RunError
-from mttu.inference.windows import Precision, predict_volume, segment
+from mttu.inference.device import Precision
+from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps

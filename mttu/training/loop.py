@@ -21,7 +21,7 @@ from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.loaders import Batch, build_loader, labels_of_steps
 from mttu.data.manifest import Case
 from mttu.errors import RunError
-from mttu.inference.windows import choose_precision
+from mttu.inference.device import choose_precision
 from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
 from mttu.networks import MttuNet
 from mttu.patients import KnownPatients, derive_key, name_patients
@@ -284,7 +284,7 @@ def task_sums(
         sums["parts"] = segmentation_sums(logits, seg, batch.has_seg & ~batch.only_wt, config.loss)
         sums["whole tumour"] = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
     if "idh_logits" in outputs:
-        sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, batch.selected, class_weights, config.loss)
+        sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, class_weights, config.loss)
     return sums
 
 

@@ -12,7 +12,8 @@ from mttu.data.loaders import read_volume
 from mttu.data.manifest import Case
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
-from mttu.inference.windows import choose_precision, predict_volume, segment
+from mttu.inference.device import choose_precision
+from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks import MttuNet

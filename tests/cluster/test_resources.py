@@ -45,26 +45,26 @@ def wait_for(true):
 def test_too_few_gpus_stop_a_training_with_the_number_that_fits(cluster, device):
     cluster({"CPU": 32.0, "GPU": 7.0})
     with pytest.raises(InputError) as caught:
-        train.choose_device(override(Config(), EIGHT | {"workers.device": device}))
+        train.place_workers(override(Config(), EIGHT | {"workers.device": device}))
     assert str(caught.value) == (
         f"workers.num_workers is 8 with workers.device={device}, but the cluster has 7 GPUs; set "
         "workers.num_workers=4, or workers.device=cpu"
     )
     with pytest.raises(InputError, match="8 actors with 1 GPUs each, but the cluster has 7; take 7 actors, a smaller"):
-        cases.choose_device(8, 1, device, 1.0)
+        cases.place_actors(8, 1, device, 1.0)
 
 
 def test_auto_takes_gpus_where_they_are_enough_and_the_cpu_where_there_is_none(cluster):
     cluster({"CPU": 32.0, "GPU": 8.0})
     eight = override(Config(), EIGHT)
-    assert train.choose_device(eight)
-    assert not train.choose_device(override(eight, {"workers.device": "cpu"}))
-    assert cases.choose_device(16, 1, "auto", 0.5) == "cuda"
+    assert train.place_workers(eight)
+    assert not train.place_workers(override(eight, {"workers.device": "cpu"}))
+    assert cases.place_actors(16, 1, "auto", 0.5) == "cuda"
     cluster({"CPU": 32.0})
-    assert not train.choose_device(eight)
-    assert cases.choose_device(16, 1, "auto", 0.5) == "cpu"
+    assert not train.place_workers(eight)
+    assert cases.place_actors(16, 1, "auto", 0.5) == "cpu"
     with pytest.raises(InputError, match="but the cluster has 0 GPUs; set workers"):
-        train.choose_device(override(eight, {"workers.device": "gpu"}))
+        train.place_workers(override(eight, {"workers.device": "gpu"}))
 
 
 def test_what_work_runs_on_is_said_once(cluster, caplog, monkeypatch):

@@ -47,7 +47,7 @@ def test_evaluation_is_the_same_bits_on_actors(config, tiny_checkpoint, phantom_
 def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_checkpoint, phantom_manifest, monkeypatch):
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
-    monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cpu")
     two = override(config, {"workers.threads_per_worker": 2})
     before, threads, cases = torch.get_num_threads(), [], phantom_manifest.split("val")
 
@@ -75,7 +75,7 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: False)
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
-    monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cuda")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cuda")
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
     assert pools == [[case.case_id for case in cases]] * 3
     assert len(threads) == 2
@@ -89,7 +89,7 @@ def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, pha
         f"case {case.case_id}: on node {os.uname().nodename}: checkpoint {tmp_path / 'gone'}"
     )
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
-    monkeypatch.setattr("mttu.cluster.self_train.choose_device", lambda *arguments: "cpu")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cpu")
     config = override(config, {"workers.num_workers": 2})
     monkeypatch.setattr("mttu.cluster.self_train.run_pool", lambda *arguments: {case.case_id: row})
     with pytest.raises(RunError, match=f"evaluation: case {case.case_id}: on node"):

@@ -11,7 +11,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
-from mttu.cluster.train import choose_device, explain, follow, launch_on_ray
+from mttu.cluster.train import explain, follow, launch_on_ray, place_workers
 from mttu.config import override, to_yaml
 from mttu.errors import InputError, RunError
 from mttu.training.run import run_training
@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_stops_both_workers_without_a_retry(tiny, ray_
 def test_a_cluster_that_is_too_small_is_refused(tiny, ray_session):
     config = override(tiny, {"workers.num_workers": 100, "workers.device": "gpu"})
     with pytest.raises(InputError) as caught:
-        choose_device(config)
+        place_workers(config)
     assert "num_workers is 100 with workers.device=gpu, but the cluster has" in str(caught.value)
     assert "workers need 100 x 1 CPUs, but the cluster has 4" in str(caught.value)
 

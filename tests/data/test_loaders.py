@@ -145,7 +145,6 @@ def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):
     known = {case.case_id: case.idh for case in train_cases}
     assert batch.idh.tolist() == [known[case_id] for case_id in batch.case_ids]
     assert batch.has_seg.all()
-    assert batch.selected.all()
 
 
 def test_channels_follow_the_settings(tiny, train_cases, phantom_cache):

@@ -10,8 +10,9 @@ from mttu.cohort.build import discover
 from mttu.data import cache
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
+from mttu.inference.device import choose_device
 from mttu.pseudo_labels import scoring as scoring_cases
-from mttu.pseudo_labels.scoring import CaseScorer, choose_device, plan_scoring, score_cases
+from mttu.pseudo_labels.scoring import CaseScorer, plan_scoring, score_cases
 
 CPU = torch.device("cpu")
 

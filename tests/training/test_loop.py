@@ -118,7 +118,6 @@ def batch_of(image, idh=(1, 0)):
         has_seg=torch.ones(len(image), dtype=torch.bool),
         only_wt=torch.zeros(len(image), dtype=torch.bool),
         idh=torch.tensor(idh),
-        selected=torch.ones(len(image), dtype=torch.bool),
         case_ids=("first", "second"),
         augmentations=(Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4),) * len(image),
     )

@@ -68,7 +68,6 @@ def global_batch(first, stop, only_wt=ONLY_WT["none"]):
         has_seg=torch.tensor(HAS_SEG[part]),
         only_wt=only_wt[part],
         idh=torch.tensor(IDH[part]),
-        selected=torch.ones(stop - first, dtype=torch.bool),
         case_ids=tuple("abcd"[part]),
         augmentations=(STILL,) * (stop - first),
     )
@@ -155,7 +154,7 @@ SMALL = {
 
 
 def pick(batch, places):
-    tensors = {name: getattr(batch, name)[places] for name in ("image", "seg", "has_seg", "only_wt", "idh", "selected")}
+    tensors = {name: getattr(batch, name)[places] for name in ("image", "seg", "has_seg", "only_wt", "idh")}
     chosen = {name: tuple(getattr(batch, name)[at] for at in places) for name in ("case_ids", "augmentations")}
     return replace(batch, **tensors, **chosen)
 
