@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -24,7 +24,7 @@ from mttu.config.network import (
     NetworkSettings,
     TransformerSettings,
 )
-from mttu.config.schema import Settings
+from mttu.config.schema import MAY_CHANGE, OUTSIDE_OF_TRAINING, Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
 from mttu.config.self_training import SelfTrainingSettings
 from mttu.config.training import (
@@ -100,17 +100,17 @@ class Config(Settings):
     """Sliding windows and post-processing."""
     metrics: MetricSettings = RELEASE_METRICS
     """Conventions for empty masks."""
-    mc: MonteCarloSettings = MonteCarloSettings()
+    mc: Annotated[MonteCarloSettings, OUTSIDE_OF_TRAINING] = MonteCarloSettings()
     """Monte Carlo dropout."""
-    selection: SelectionSettings = SelectionSettings()
+    selection: Annotated[SelectionSettings, OUTSIDE_OF_TRAINING] = SelectionSettings()
     """Pseudo-labels."""
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     """Rounds of self-training."""
-    tracking: TrackingSettings = TrackingSettings()
+    tracking: Annotated[TrackingSettings, MAY_CHANGE] = TrackingSettings()
     """MLflow."""
     workers: WorkerSettings = WorkerSettings()
     """Ray Train workers."""
-    output: OutputSettings = OutputSettings()
+    output: Annotated[OutputSettings, MAY_CHANGE] = OutputSettings()
     """Run folder."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mttu.config.schema import Settings
+from mttu.config.schema import MAY_CHANGE, Settings
 
 WindowSize = Annotated[int, Field(ge=1, le=512)]
 MOST_WINDOW_VOXELS = 256**3
@@ -29,9 +29,9 @@ class PrepareSettings(Settings):
 class DataSettings(Settings):
     """Where cases come from."""
 
-    manifest: Path | None = None
+    manifest: Annotated[Path | None, MAY_CHANGE] = None
     """Manifest that `mttu cohort` wrote."""
-    cache_dir: Path | None = None
+    cache_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Folder of prepared cases that `mttu prepare` wrote; beside the manifest, under `cache`, if not given."""
     modalities: tuple[Modality, ...] = ("flair", "t1ce", "t1", "t2")
     """Channels in order (section V-A; order as in the authors' release)."""
@@ -89,7 +89,7 @@ class MetricSettings(Settings):
     region has 0. Not stated in the paper; `brats`, as in the authors' release: then every case counts, whatever is
     predicted, so that false alarms cost and the checkpoints that validation chooses from are compared on the same
     cases."""
-    empty_hd95: EmptyHd95 = "exclude"
+    empty_hd95: Annotated[EmptyHd95, MAY_CHANGE] = "exclude"
     """`exclude`: no distance unless both masks hold the region; `brats2020`, `brats2023`: both empty 0 mm, only one
     empty 373.12866 or 374 mm. Not stated in the paper; `exclude`, as in the authors' release: the standard deviations
     of its tables (section V) leave no room for one such penalty."""

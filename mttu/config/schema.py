@@ -1,6 +1,23 @@
 """What all settings share: frozen, no unknown field, every field documented by the string below it."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class MayChange:
+    """Mark of a setting, or of a section, that may change while a run is stopped: what was done so far stays true.
+
+    Another device or another number of threads gives other last bits.
+    """
+
+    in_rounds: bool = True
+    """Whether in a self-training, too, or in a plain training alone, which has no use for the setting."""
+
+
+MAY_CHANGE = MayChange()
+OUTSIDE_OF_TRAINING = MayChange(in_rounds=False)
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mttu.config.network import Positive
-from mttu.config.schema import Settings
+from mttu.config.schema import MAY_CHANGE, OUTSIDE_OF_TRAINING, Settings
 
 Start = Literal["fresh", "kept"]
 CountedLabels = Literal["true", "true+pseudo"]
@@ -15,23 +15,23 @@ CountedLabels = Literal["true", "true+pseudo"]
 class SelfTrainingSettings(Settings):
     """Rounds of self-training; which predictions become labels is said by `selection`."""
 
-    rounds: Annotated[int, Field(ge=0)] = 3
+    rounds: Annotated[int, Field(ge=0), MAY_CHANGE] = 3
     """Rounds after round 0, which trains on true labels alone (Algorithm 1). 3, because the paper sees performance
     "tend to be stable gradually after three pseudo-labeling iterations" (section VI). No effect with
     `selection.method=direct`, which is one training."""
-    stop_when_unchanged: bool = True
+    stop_when_unchanged: Annotated[bool, MAY_CHANGE] = True
     """Stop before a round (the second or a later one) whose pseudo-labels are those of the round before. Not stated in
     the paper. `selection.method=none` trains every round all the same: it is what the other methods are compared
     with."""
-    epochs: Positive | None = None
+    epochs: Annotated[Positive | None, OUTSIDE_OF_TRAINING] = None
     """Epochs of each round after round 0; null: as `train.epochs`. Not stated in the paper."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[Annotated[float, Field(gt=0)] | None, OUTSIDE_OF_TRAINING] = None
     """Initial learning rate of each round after round 0, decaying anew; null: as `optim.lr`. Not stated in the
     paper."""
-    relabel: bool = True
+    relabel: Annotated[bool, OUTSIDE_OF_TRAINING] = True
     """Select anew from the whole pool each round, so that a label can change or go; false: earlier pseudo-labels stay
     and only other cases can join. Anew, because Algorithm 1 labels the whole pool each time (lines 3 to 5)."""
-    optimiser: Start = "fresh"
+    optimiser: Annotated[Start, OUTSIDE_OF_TRAINING] = "fresh"
     """State of Adam and of the task weights at the start of a round: fresh, or kept from the last epoch of the round
     before. Not stated in the paper; fresh, because Algorithm 1 loads weights only (line 6), and because moments that
     were gathered on other labels at the end of a decay say little of the first steps at a new learning rate."""
@@ -39,24 +39,24 @@ class SelfTrainingSettings(Settings):
     """Labels that w_mutant and w_wild are counted from (below eq. 14, eq. 20): the true ones, or pseudo-labels too. Not
     stated in the paper; true, because selected labels are balanced to the same ratio anyway, and a round whose
     selection leans to one class should not weigh its own lean."""
-    thresholds: Literal["fixed", "search"] = "fixed"
+    thresholds: Annotated[Literal["fixed", "search"], OUTSIDE_OF_TRAINING] = "fixed"
     """Thresholds as set in `selection`, or searched each round on the Monte Carlo scores of the validation cases; see
     `mttu thresholds`. The paper determines them once on validation data (section IV-B)."""
-    min_coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
+    min_coverage: Annotated[float, Field(gt=0, le=1), OUTSIDE_OF_TRAINING] = 0.5
     """Least share of the validation cases that searched thresholds have to select. Not stated in the paper; half, so
     that an error of zero rests on more than a handful."""
-    folds: Annotated[int, Field(ge=0)] = 0
+    folds: Annotated[int, Field(ge=0), OUTSIDE_OF_TRAINING] = 0
     """0: the manifest's own split; 2 or more: cross-validation, a whole self-training for each fold, and an ensemble of
     the folds at the end. 5 would be the paper's 80 % for training and 20 % for tuning (section V-B)."""
-    fold_seed: Annotated[int, Field(ge=0)] = 0
+    fold_seed: Annotated[int, Field(ge=0), OUTSIDE_OF_TRAINING] = 0
     """Seed of the draw of folds, as that of `mttu split`; apart from `train.seed`, so that trainings of several seeds
     can share their folds."""
-    keep: Literal["best", "all"] = "best"
+    keep: Annotated[Literal["best", "all"], MAY_CHANGE] = "best"
     """Of a finished round: the best weights, or its training checkpoints (optimiser included) too."""
-    start: Path | None = None
+    start: Annotated[Path | None, MAY_CHANGE] = None
     """Folder `round_0` of another self-training with the same settings and data, copied instead of trained anew, so
     that methods can share it."""
-    truth: Path | None = None
+    truth: Annotated[Path | None, MAY_CHANGE] = None
     """True classes of the unlabelled cases, where they are known after all: a manifest or a table, see `mttu select`.
     For reports only; no choice looks at it."""
 

@@ -1,23 +1,29 @@
 """Settings fit to leave the machine they were written on, or to change while a run is stopped."""
 
-from mttu.config import Config, SelfTrainingSettings, override
+from typing import Any
 
-FREE_TO_CHANGE = (
-    "output.",
-    "tracking.",
-    "mc.",
-    "selection.",
-    "metrics.empty_hd95",
-    "data.manifest",
-    "data.cache_dir",
-    "train.loader_workers",
-    "workers.device",
-    "workers.max_failures",
-    "workers.threads_per_worker",
-    *(f"self_training.{name}" for name in SelfTrainingSettings.model_fields if name != "class_weights"),
-)
-"""Settings that a resumed run may have changed: none of them makes the epochs so far untrue. Another device or another
-number of threads gives other last bits."""
+from mttu.config import Config, override
+from mttu.config.schema import MayChange, Settings
+
+
+def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix: str = "") -> tuple[str, ...]:
+    """What dotted names of settings start with that may change while a run is stopped, as said at each field.
+
+    Args:
+        in_rounds: Of a self-training; false: of a plain training.
+        section: Where to look.
+        prefix: Of its settings' names.
+    """
+    found: list[str] = []
+    for name, described in section.model_fields.items():
+        kind: Any = described.annotation
+        mark = next((one for one in described.metadata if isinstance(one, MayChange)), None)
+        is_section = isinstance(kind, type) and issubclass(kind, Settings)
+        if mark is not None and (mark.in_rounds or not in_rounds):
+            found.append(f"{prefix}{name}." if is_section else f"{prefix}{name}")
+        elif is_section:
+            found += list_free(in_rounds, kind, f"{prefix}{name}.")
+    return tuple(found)
 
 
 def without_paths(config: Config) -> Config:

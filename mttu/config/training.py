@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mttu.config.network import Positive
-from mttu.config.schema import Settings
+from mttu.config.schema import MAY_CHANGE, Settings
 
 ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
@@ -94,7 +94,7 @@ class TrainSettings(Settings):
     precision: PrecisionSetting = "auto"
     """Arithmetic of the forward pass, in training and of the trained network in prediction and scoring; auto: bfloat16
     autocast on a GPU, float32 on a CPU. The IDH head is in float32 always. Not stated in the paper."""
-    loader_workers: Annotated[int, Field(ge=0)] = 0
+    loader_workers: Annotated[int, Field(ge=0), MAY_CHANGE] = 0
     """Processes per worker that read patches ahead; 0 reads in the training process."""
 
     @model_validator(mode="after")
@@ -147,11 +147,11 @@ class WorkerSettings(Settings):
 
     num_workers: Positive = 1
     """Training processes; on GPUs, one per GPU. Divides `train.global_batch`."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "gpu"], MAY_CHANGE] = "auto"
     """auto: GPUs if the Ray cluster has any, and then it must have one for each worker; else the CPU."""
-    threads_per_worker: Positive = 2
+    threads_per_worker: Annotated[Positive, MAY_CHANGE] = 2
     """CPU threads of each worker. Recorded, because results on a CPU are bit-equal only for the same number."""
-    max_failures: Annotated[int, Field(ge=-1)] = 3
+    max_failures: Annotated[int, Field(ge=-1), MAY_CHANGE] = 3
     """How often a crashed worker group restarts from the last checkpoint; -1: without limit."""
 
 

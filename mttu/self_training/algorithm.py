@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mttu.config import Config, override
-from mttu.config.sharing import FREE_TO_CHANGE
+from mttu.config.sharing import list_free
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError, raise_if_any, say_count
@@ -194,10 +194,7 @@ def _describe(job: Job, mixture: Mixture) -> tuple[str, ...]:
     )
 
 
-CHANGES_ROUNDS = ("mc.", "selection.", "self_training.")
-FREE = tuple(name for name in FREE_TO_CHANGE if not name.startswith(CHANGES_ROUNDS)) + tuple(
-    f"self_training.{name}" for name in ("rounds", "stop_when_unchanged", "keep", "start", "truth")
-)
+FREE = list_free(in_rounds=True)
 """Settings that may change while a self-training is stopped: none of them makes the rounds so far untrue."""
 _LEAST_ROOM = 2**20
 """Bytes; a checkpoint needs more."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from mttu.config import Config, flatten, to_yaml
 from mttu.config.batches import describe_accumulation
-from mttu.config.sharing import FREE_TO_CHANGE, without_paths
+from mttu.config.sharing import list_free, without_paths
 from mttu.errors import raise_if_any
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker
 
@@ -58,7 +58,7 @@ def describe_run(
             f"{name}: the MLflow run of this folder was started with {earlier[name]}, now it is {value}; "
             "set it back, or train under another output.name"
             for name, value in changed.items()
-            if not name.startswith(FREE_TO_CHANGE)
+            if not name.startswith(list_free())
         ]
     )
     pictures = synthetic or config.tracking.log_patient_images

@@ -9,7 +9,7 @@ from typing import Any
 
 from mttu.config import Config, flatten
 from mttu.config.earlier import complete
-from mttu.config.sharing import FREE_TO_CHANGE
+from mttu.config.sharing import list_free
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.figures.style import save_figure
@@ -27,9 +27,11 @@ from mttu.training.state import BEST
 FORMAT_VERSION = 2
 """2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
+FREE = list_free()
+"""What settings start with that may change while a training is stopped."""
 
 
-def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE_TO_CHANGE) -> dict[str, Any]:
+def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> dict[str, Any]:
     """What must stay the same for a run to go on: settings, the content of its prepared cases and where it started.
 
     Args:
@@ -74,7 +76,7 @@ def begin_or_continue(
     config: Config,
     fingerprint: str,
     fresh: bool,
-    free: tuple[str, ...] = FREE_TO_CHANGE,
+    free: tuple[str, ...] = FREE,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Marks a folder with what its run was started with, or checks that it still is the same run.
@@ -200,7 +202,7 @@ def open_run(
     config: Config,
     inputs: Inputs,
     fresh: bool,
-    free: tuple[str, ...] = FREE_TO_CHANGE,
+    free: tuple[str, ...] = FREE,
     extra: Mapping[str, Any] | None = None,
     check: Callable[[Path], None] | None = None,
     parent: Tracker | None = None,

@@ -172,7 +172,7 @@ def test_batches_for_a_gpu_are_pinned_by_torchs_loader(dataset, monkeypatch, dev
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     moved = torch.utils.data._utils.pin_memory.pin_memory(batch)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    assert len(seen) == len(tensors) == 6
+    assert len(seen) == len(tensors) == 5
     for name, value in tensors.items():
         found = getattr(moved, name)
         assert found is not value, name

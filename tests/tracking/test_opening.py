@@ -11,7 +11,7 @@ import pytest
 from mlflow_runs import FINGERPRINT, artifact, artifacts, client_of, history, run_of, settings, start
 
 from mttu.config import Config, flatten, load_stored_config, to_yaml
-from mttu.config.sharing import FREE_TO_CHANGE
+from mttu.config.sharing import list_free
 from mttu.errors import InputError, RunError
 from mttu.patients import PatientKey, name_patients
 from mttu.tracking import MlflowTracker, NullTracker, Tracker, description, open_tracker, show_page
@@ -228,7 +228,7 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "self_training.start": "/elsewhere/round_0",
     }
     known = flatten(Config().model_dump(mode="json"))
-    for free in FREE_TO_CHANGE:
+    for free in list_free():
         assert any(name.startswith(free) for name in changes) or not any(name.startswith(free) for name in known)
     first = start(folder)
     assert start(folder, **changes) == first
