@@ -7,7 +7,7 @@ import pytest
 
 from mttu.errors import InputError
 from mttu.networks.checkpoint import read_learned_from
-from mttu.networks.ensemble import read_teachers
+from mttu.networks.ensemble import read_known_patients
 from mttu.patients import (
     PatientKey,
     derive_key,
@@ -60,7 +60,7 @@ def test_digests_of_an_earlier_version_are_read_and_checked(tiny_checkpoint, tmp
     path = tmp_path / "checkpoint.json"
     path.write_text(json.dumps(content | {"learned_from": ["3b1ef1c5e9aa3a9b", digest_bare("P-1")]}))
     assert read_learned_from(tmp_path).find(["P-1", "P-2"]) == {"P-1"}
-    assert read_teachers(tmp_path) == read_learned_from(tmp_path)
+    assert read_known_patients(tmp_path) == read_learned_from(tmp_path)
     path.write_text(json.dumps(content))
     assert read_learned_from(tmp_path) is None
 
@@ -112,9 +112,9 @@ def test_costs_of_all_members_of_an_ensemble_are_bounded_together(tmp_path):
     with pytest.raises(
         InputError, match=r"its members name more patients together .*adds up to 10485760 over all keys"
     ):
-        read_teachers(tmp_path)
+        read_known_patients(tmp_path)
     (tmp_path / "member_2" / "checkpoint.json").write_text(content.replace("11" * 8, "00" * 8))
-    assert read_teachers(tmp_path).work == 40 * 2**17
+    assert read_known_patients(tmp_path).work == 40 * 2**17
 
 
 def test_what_goes_to_others_says_nothing_of_them():

@@ -228,7 +228,7 @@ def predict_shown(
     def show(done: int, row: PredictionRow) -> None:
         advance(done, row.case_id)
 
-    with show_progress("predict", len(plan.candidates)) as advance:
+    with show_progress("predict", len(plan.cases)) as advance:
         rows = predict_cases(plan, show)
     failed = [row for row in rows if row.error]
     for row in failed:
@@ -241,7 +241,7 @@ def predict_shown(
     console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
         console.print(plan.calibration.describe(), markup=False)
-    if plan.teachers is None:
+    if plan.known_patients is None:
         console.print("note: the checkpoint does not say whom it learned from")
     known = sum(bool(row.learned_from) for row in rows)
     if known:

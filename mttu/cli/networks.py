@@ -29,9 +29,9 @@ def print_calibration(folder: Path) -> None:
 
 def print_start(settings: Config) -> None:
     """Says it if training starts from weights that do not say whom they learned from."""
-    from mttu.training.start import check_start, read_start_teachers
+    from mttu.training.start import check_start, read_start_patients
 
-    if not check_start(settings) and read_start_teachers(settings) is None:
+    if not check_start(settings) and read_start_patients(settings) is None:
         console.print(
             f"note: train.start_from {settings.train.start_from} does not say whom it learned from. If that were val "
             "cases, figures on them and the epoch that they choose are too good; nothing will be calibrated on them",

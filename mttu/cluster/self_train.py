@@ -16,7 +16,7 @@ from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import CaseEvaluator
-from mttu.self_training.job import CaseRow, OnCase
+from mttu.self_training.job import CaseRow, OnEvaluated
 
 GPUS_PER_ACTOR = 1.0
 
@@ -35,7 +35,7 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
     return Callables(launch_on_ray, score, evaluate_on_ray)
 
 
-def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
+def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
     """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
 
     One CPU worker of a private cluster is this process, which is there already.

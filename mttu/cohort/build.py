@@ -18,7 +18,7 @@ from mttu.cohort.copies import (
 from mttu.cohort.found_cases import (
     CheckedVolumes,
     CohortRequest,
-    OnCase,
+    OnRead,
     case_from_folder,
     check_request,
     check_volumes,
@@ -98,7 +98,7 @@ def discover(
     return cohort.manifest
 
 
-def build_cohort(request: CohortRequest, on_case: OnCase | None = None) -> Cohort:
+def build_cohort(request: CohortRequest, on_case: OnRead | None = None) -> Cohort:
     """Finds, reads and checks all cases, joins what the tables say of them, and splits them.
 
     A split named in a clinical table is kept. Of the other cases, those with a known IDH status are split into train

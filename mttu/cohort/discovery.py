@@ -136,7 +136,7 @@ def discover_folder(
     if findings is not None:
         findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
         findings += describe_links(root, left_out, found)
-    return _add_unreadable([*found, *_find_strangers(folders, found, name)], left_out)
+    return _add_unreadable([*found, *_find_unmatched(folders, found, name)], left_out)
 
 
 def _match(
@@ -325,7 +325,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
         findings += describe_skipped(root, left_out)
         findings += find_brain_masks(cases, [file for _, files in folders for file in files])
         findings += describe_links(root, left_out, cases)
-    return _add_unreadable([*cases, *_find_strangers(folders, cases, None)], left_out)
+    return _add_unreadable([*cases, *_find_unmatched(folders, cases, None)], left_out)
 
 
 def _add_unreadable(cases: Sequence[FoundCase], left_out: LeftOut) -> list[FoundCase]:
@@ -375,7 +375,7 @@ def _say_general(folder: Path, layout: str | None) -> str:
     return ""
 
 
-def _find_strangers(
+def _find_unmatched(
     folders: Sequence[tuple[Path, tuple[Path, ...]]], cases: Sequence[FoundCase], layout: str | None
 ) -> Iterator[FoundCase]:
     root = folders[0][0] if folders else Path()

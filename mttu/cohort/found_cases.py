@@ -122,7 +122,7 @@ _MOST_READERS = 4
 
 _LATER = ("follow-up or post-operative examination is", "follow-up or post-operative examinations are")
 
-OnCase = Callable[[int, int, str], None]
+OnRead = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def check_volumes(
     others: Sequence[Case],
     modalities: Sequence[str],
     synthetic: SyntheticCases,
-    on_case: OnCase | None,
+    on_case: OnRead | None,
 ) -> CheckedVolumes:
     """Reads every case.
 

@@ -31,11 +31,11 @@ from mttu.data.source_records import find_changes
 from mttu.errors import InputError, say_count, stop_if_too_many_open
 from mttu.files import PREFIX, lock_folder, read_json
 
-OnCase = Callable[[int, str], None]
+OnChecked = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CacheFinding:
     """What is wrong with a prepared case."""
 
     case_id: str
@@ -48,7 +48,7 @@ class Verification:
     """What a look at every prepared case found."""
 
     cases: int
-    findings: tuple[Finding, ...]
+    findings: tuple[CacheFinding, ...]
     settings: Counter[str]
     """How cases were prepared, in words, and how many."""
 
@@ -75,7 +75,7 @@ def list_cases(cache_dir: Path, manifest: Manifest | None = None) -> list[str]:
     return sorted(found if manifest is None else found | {case.case_id for case in manifest.cases})
 
 
-def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnCase | None = None) -> Verification:
+def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnChecked | None = None) -> Verification:
     """Reads every prepared case whole and checks it; with a manifest also whether it is what the sources give.
 
     Args:
@@ -88,7 +88,7 @@ def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnC
     """
     _check_folder(cache_dir)
     cases = {} if manifest is None else {case.case_id: case for case in manifest.cases}
-    findings: list[Finding] = []
+    findings: list[CacheFinding] = []
     settings: Counter[str] = Counter()
     with _hold(cache_dir):
         names = list_cases(cache_dir, manifest)
@@ -96,7 +96,7 @@ def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnC
             try:
                 cached = open_cached(cache_dir, name)
             except InputError as error:
-                findings += [Finding(name, problem, MEND) for problem in _without(error.problems, name)]
+                findings += [CacheFinding(name, problem, MEND) for problem in _without(error.problems, name)]
             else:
                 settings[_describe(cached)] += 1
                 findings += _check_voxels(cache_dir / name, cached)
@@ -132,7 +132,7 @@ def _describe(cached: CachedCase) -> str:
     return f"{','.join(cached.modalities)}; {settings}"
 
 
-def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
+def _check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
     """Reads the files whole, not as maps: a disk that fails then raises an error instead of killing the process."""
     anew = f"remove {folder} and {MEND}"  # preparation goes by the content hash, and would leave it as it is
     problems = []
@@ -150,7 +150,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[Finding]:
         except DAMAGE as error:
             stop_if_too_many_open(error)
             problems.append(f"{name} cannot be read ({error})")
-    return [Finding(cached.case_id, problem, anew) for problem in problems]
+    return [CacheFinding(cached.case_id, problem, anew) for problem in problems]
 
 
 def _find_impossible(name: str, voxels: NDArray[Any]) -> list[str]:
@@ -161,18 +161,20 @@ def _find_impossible(name: str, voxels: NDArray[Any]) -> list[str]:
     return [f"{name} has class {largest}; the largest is {WHOLE_TUMOUR}"] if largest > WHOLE_TUMOUR else []
 
 
-def _check_sources(case: Case, cached: CachedCase) -> list[Finding]:
+def _check_sources(case: Case, cached: CachedCase) -> list[CacheFinding]:
     try:
         if content_hash(case, cached.modalities, cached.settings) == cached.content_hash:
             return []
     except InputError as error:
         problems = _without(error.problems, case.case_id)
-        return [Finding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems]
+        return [
+            CacheFinding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems
+        ]
     changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)[0]
     if case.seg is not None and cached.labels != case.labels:
         changes.append(f"its mask was prepared with labels {cached.labels}, the manifest says {case.labels}")
     unnamed = "its sources or labels are not those that it was prepared from"
-    return [Finding(case.case_id, change, MEND) for change in changes or [unnamed]]
+    return [CacheFinding(case.case_id, change, MEND) for change in changes or [unnamed]]
 
 
 def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) -> list[Removal]:

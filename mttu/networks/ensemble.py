@@ -157,7 +157,7 @@ def read_config(folder: Path) -> Config:
     return load_stored_config(place / "config.yaml")
 
 
-def read_teachers(folder: Path) -> KnownPatients | None:
+def read_known_patients(folder: Path) -> KnownPatients | None:
     """The patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`.
 
     Raises:

@@ -25,13 +25,13 @@ from mttu.inference.calibration import KeptCalibration
 from mttu.inference.windows import predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
-from mttu.predict.plan import Candidate, PredictionPlan
+from mttu.predict.plan import InputCase, PredictionPlan
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
 
-OnCase = Callable[[int, PredictionRow], None]
+OnPredicted = Callable[[int, PredictionRow], None]
 
 
-def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[PredictionRow]:
+def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> list[PredictionRow]:
     """Predicts every case of a plan and puts the results in place.
 
     Args:
@@ -49,7 +49,7 @@ def predict_cases(plan: PredictionPlan, on_case: OnCase | None = None) -> list[P
     digests: dict[str, Mapping[str, str]] = {}
     with lock_folder(plan.out):
         staging = open_staging(plan.out)
-        for candidate in plan.candidates:
+        for candidate in plan.cases:
             rows.append(_predict_or_explain(plan, candidate, staging, digests))
             if on_case is not None:
                 on_case(len(rows), rows[-1])
@@ -66,7 +66,7 @@ def _warn_of_copies(
     modalities = plan.config.data.modalities
     cases = [
         replace(one.case, seg=None, images={name: one.case.images[name] for name in modalities})
-        for one in plan.candidates
+        for one in plan.cases
         if one.case is not None and one.case_id in digests
     ]
     added: dict[str, list[str]] = {}
@@ -100,7 +100,7 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
 
 
 def _predict_or_explain(
-    plan: PredictionPlan, candidate: Candidate, staging: Path, digests: dict[str, Mapping[str, str]]
+    plan: PredictionPlan, candidate: InputCase, staging: Path, digests: dict[str, Mapping[str, str]]
 ) -> PredictionRow:
     started = time.perf_counter()
     error = candidate.error
@@ -132,7 +132,7 @@ def _predict(
     prediction = predict_ensemble(
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
-    learned_from = None if plan.teachers is None else case.patient_id in plan.teachers
+    learned_from = None if plan.known_patients is None else case.patient_id in plan.known_patients
     warnings = "; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions)
     row = PredictionRow(
         case.case_id,

@@ -20,7 +20,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
 from mttu.networks import MttuNet
-from mttu.networks.ensemble import read_members, read_teachers
+from mttu.networks.ensemble import read_known_patients, read_members
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
 from mttu.patients import KnownPatients
 from mttu.predict.results import check_output, recover_output
@@ -30,7 +30,7 @@ CHANGEABLE = ("inference.", "patch.", "train.precision")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class InputCase:
     """A case that was named, readable or not."""
 
     case_id: str
@@ -51,12 +51,12 @@ class PredictionPlan:
     networks: tuple[MttuNet, ...]
     """One, or the members of an ensemble."""
     config: Config
-    candidates: tuple[Candidate, ...]
+    cases: tuple[InputCase, ...]
     out: Path
     labels: str
     device: torch.device
     precision: Precision
-    teachers: KnownPatients | None
+    known_patients: KnownPatients | None
     """Patients that the network was trained on; None where it does not say."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
@@ -119,7 +119,7 @@ def plan_predictions(
         problems += error.problems
     recover_output(out)  # first: what a kill left there could pass for a case
     left_out: list[Finding] = []
-    candidates, refused = find_candidates(inputs, config.data.modalities, left_out, split)
+    candidates, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
     problems += refused
     chosen = torch.device("cpu")
     try:
@@ -134,12 +134,12 @@ def plan_predictions(
         checkpoint=checkpoint,
         networks=tuple(network.to(chosen) for network in networks),
         config=config,
-        candidates=tuple(candidates),
+        cases=tuple(candidates),
         out=out,
         labels=labels,
         device=chosen,
         precision=choose_precision(config.train.precision, chosen),
-        teachers=read_teachers(checkpoint),
+        known_patients=read_known_patients(checkpoint),
         missing=missing,
         tells_parts=tell_parts(networks),
         notes=(*missing.values(), *describe_voters(networks)),
@@ -160,7 +160,7 @@ def _change(config: Config, changes: Mapping[str, Any]) -> Config:
     return override(config, changes, "predict")
 
 
-def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> set[Path]:
+def _input_folders(inputs: Sequence[Path], candidates: Sequence[InputCase]) -> set[Path]:
     """Folders where a predicted mask would later pass for a case's own."""
     folders = {path.resolve() for path in inputs if path.is_dir()}
     for candidate in candidates:
@@ -170,12 +170,12 @@ def _input_folders(inputs: Sequence[Path], candidates: Sequence[Candidate]) -> s
     return folders
 
 
-def find_candidates(
+def find_input_cases(
     inputs: Sequence[Path],
     modalities: Sequence[str],
     findings: list[Finding] | None = None,
     split: str | None = None,
-) -> tuple[list[Candidate], list[str]]:
+) -> tuple[list[InputCase], list[str]]:
     """Finds the cases of all inputs.
 
     Folders that hold an earlier prediction are passed over: their masks are no MRI.
@@ -189,7 +189,7 @@ def find_candidates(
     Returns:
         Candidates in the order of the inputs, and the problems that refuse the whole prediction.
     """
-    candidates: list[Candidate] = []
+    candidates: list[InputCase] = []
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
     if split is not None and split not in SPLITS:
         return [], [*problems, f"--split {split!r}: unknown; choose one of {', '.join(SPLITS)}"]
@@ -217,16 +217,16 @@ def find_candidates(
     return candidates, problems
 
 
-def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] | None) -> list[Candidate]:
+def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] | None) -> list[InputCase]:
     candidates = []
     place = Path(os.path.abspath(root))
     synthetic = SyntheticCases([place.parent])  # one case of a phantom has the marker beside it
     for found in discover_any(place, modalities, findings):
         try:
             case = to_predict(found)
-            candidates.append(Candidate(found.case_id, found.folder, case, is_synthetic=_is_listed(case, synthetic)))
+            candidates.append(InputCase(found.case_id, found.folder, case, is_synthetic=_is_listed(case, synthetic)))
         except InputError as error:
-            candidates.append(Candidate(found.case_id, found.folder, None, "; ".join(error.problems)))
+            candidates.append(InputCase(found.case_id, found.folder, None, "; ".join(error.problems)))
     return candidates
 
 
@@ -237,7 +237,7 @@ def _is_listed(case: Case, synthetic: SyntheticCases) -> bool:
         return False
 
 
-def _read_manifest(path: Path, modalities: Sequence[str], split: str | None) -> list[Candidate]:
+def _read_manifest(path: Path, modalities: Sequence[str], split: str | None) -> list[InputCase]:
     manifest = read_manifest(path)
     missing = [name for name in modalities if name not in manifest.modalities]
     if missing:
@@ -248,4 +248,4 @@ def _read_manifest(path: Path, modalities: Sequence[str], split: str | None) -> 
     if not cases:
         there = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS if manifest.split(name))
         raise InputError(f"manifest {path}: no case has the split {split}; there are {there or 'none'}")
-    return [Candidate(case.case_id, path, case, is_synthetic=manifest.synthetic) for case in cases]
+    return [InputCase(case.case_id, path, case, is_synthetic=manifest.synthetic) for case in cases]

@@ -36,7 +36,7 @@ from mttu.pseudo_labels import (
     select,
 )
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
-from mttu.pseudo_labels.selection import read_figures
+from mttu.pseudo_labels.selection import read_certainty
 
 FORMAT_VERSION = 1
 PICTURES: Mapping[str, Sequence[str]] = {
@@ -135,7 +135,7 @@ def measure_by_uncertainty(table: ScoreTable, truth: Mapping[str, int], title: s
         truth: Case to true class.
         title: Of the curve.
     """
-    known = [row for row in table.rows if read_figures(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
+    known = [row for row in table.rows if read_certainty(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
     ordered = sorted(known, key=lambda row: (row.uncertainty, row.case_id))
     count = max(1, min(MOST_BINS, len(ordered) // LEAST_CASES))
     parts = [[ordered[index] for index in part] for part in np.array_split(np.arange(len(ordered)), count) if len(part)]
@@ -290,14 +290,14 @@ def draw_selection(
     candidates = [
         Candidate(
             row.case_id,
-            figures_of_case.confidence,
-            figures_of_case.uncertainty,
-            figures_of_case.predicted_class,
+            certainty.confidence,
+            certainty.uncertainty,
+            certainty.predicted_class,
             known.get(row.case_id, IDH_UNKNOWN),
             selected=row.case_id in chosen,
         )
         for row in table.rows
-        if (figures_of_case := read_figures(row)) is not None
+        if (certainty := read_certainty(row)) is not None
     ]
     figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title, selection.balanced)}
     rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]

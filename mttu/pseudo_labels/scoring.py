@@ -27,7 +27,7 @@ from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.inference.windows import name_member, predict_ensemble, segment
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import describe_checkpoint, read_members, read_teachers
+from mttu.networks.ensemble import describe_checkpoint, read_known_patients, read_members
 from mttu.networks.learned import describe_voters, explain_missing, find_voters
 from mttu.networks.monte_carlo import IdhPasses
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
@@ -151,8 +151,8 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
-    teachers = read_teachers(checkpoint)
-    known = None if teachers is None else teachers.find(case.patient_id for case in cohort.split(split))
+    known_patients = read_known_patients(checkpoint)
+    known = None if known_patients is None else known_patients.find(case.patient_id for case in cohort.split(split))
     learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,

@@ -72,7 +72,7 @@ class SelectionCounts:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Certainty:
     """What a case is selected by; all finite."""
 
     confidence: float
@@ -80,13 +80,13 @@ class Figures:
     predicted_class: int
 
 
-def read_figures(row: ScoreRow) -> Figures | None:
-    """The figures of a row; None if it has an error, or one of them is missing or not finite."""
+def read_certainty(row: ScoreRow) -> Certainty | None:
+    """What a row is selected by; None if it has an error, or any of it is missing or not finite."""
     if row.error or row.confidence is None or row.uncertainty is None or row.predicted_class is None:
         return None
     if not (math.isfinite(row.confidence) and math.isfinite(row.uncertainty)):
         return None
-    return Figures(row.confidence, row.uncertainty, row.predicted_class)
+    return Certainty(row.confidence, row.uncertainty, row.predicted_class)
 
 
 def is_confident(confidence: float, threshold: float) -> bool:
@@ -151,22 +151,22 @@ def _find_ratio(table: ScoreTable, settings: SelectionSettings) -> float:
 
 
 def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
-    figures = read_figures(row)
-    if figures is None:
+    certainty = read_certainty(row)
+    if certainty is None:
         # the error itself may name folders, and this table goes to MLflow
         reason = "has an error, see the scores" if row.error else "confidence or uncertainty is missing or not finite"
         return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
     reasons = []
-    if settings.method != "PL" and not is_confident(figures.confidence, settings.confidence_threshold):
-        reasons.append(f"confidence {figures.confidence:.4f} < {settings.confidence_threshold:g}")
-    if settings.method == "UPS" and not is_certain(figures.uncertainty, settings.uncertainty_threshold):
-        reasons.append(f"uncertainty {figures.uncertainty:.4f} > {settings.uncertainty_threshold:g}")
+    if settings.method != "PL" and not is_confident(certainty.confidence, settings.confidence_threshold):
+        reasons.append(f"confidence {certainty.confidence:.4f} < {settings.confidence_threshold:g}")
+    if settings.method == "UPS" and not is_certain(certainty.uncertainty, settings.uncertainty_threshold):
+        reasons.append(f"uncertainty {certainty.uncertainty:.4f} > {settings.uncertainty_threshold:g}")
     meets = not reasons
     return SelectedCase(
         case_id=row.case_id,
-        pseudo_label=figures.predicted_class,
-        confidence=figures.confidence,
-        uncertainty=figures.uncertainty,
+        pseudo_label=certainty.predicted_class,
+        confidence=certainty.confidence,
+        uncertainty=certainty.uncertainty,
         meets_thresholds=meets,
         selected=meets,
         reason="; ".join(reasons),
@@ -198,15 +198,15 @@ def _find_notes(
     ratio: float | None,
 ) -> list[str]:
     notes = []
-    scored = [figures for row in rows if (figures := read_figures(row)) is not None]
+    scored = [certainty for row in rows if (certainty := read_certainty(row)) is not None]
     failed = [row.case_id for row in rows if row.error]
-    unusable = [row.case_id for row in rows if not row.error and read_figures(row) is None]
+    unusable = [row.case_id for row in rows if not row.error and read_certainty(row) is None]
     if failed:
         subject = say_count(len(failed), "case has", "cases have")
         notes.append(f"{subject} an error and cannot be selected: {', '.join(failed)}")
     if unusable:
         subject = say_count(len(unusable), "case has", "cases have")
-        notes.append(f"{subject} figures that are missing or not finite: {', '.join(unusable)}")
+        notes.append(f"{subject} scores that are missing or not finite: {', '.join(unusable)}")
     if not scored:
         return ["nothing is selected: no case has a score", *notes]
     meeting = [case for case in cases if case.meets_thresholds]

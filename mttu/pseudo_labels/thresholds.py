@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import name_some, raise_if_any
 from mttu.pseudo_labels.score_table import ScoreTable, complete_about
-from mttu.pseudo_labels.selection import is_certain, is_confident, read_figures
+from mttu.pseudo_labels.selection import is_certain, is_confident, read_certainty
 
 CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5 to 0.95."""
@@ -100,14 +100,14 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
                 )
     scores, failed, unknown = [], [], []
     for row in (row for table in tables.values() for row in table.rows):
-        figures = read_figures(row)
-        if figures is None:
+        certainty = read_certainty(row)
+        if certainty is None:
             failed.append(row.case_id)
         elif truth.get(row.case_id) not in (IDH_WILD, IDH_MUTANT):
             unknown.append(row.case_id)
         else:
-            right = truth[row.case_id] == figures.predicted_class
-            scores.append(LabelledScore(row.case_id, figures.confidence, figures.uncertainty, right))
+            right = truth[row.case_id] == certainty.predicted_class
+            scores.append(LabelledScore(row.case_id, certainty.confidence, certainty.uncertainty, right))
     if not scores:
         problems.append("no case has both a score and a true class; give the tables of labelled cases and --truth")
     raise_if_any(problems)

@@ -19,7 +19,7 @@ from mttu.report.plan import EvaluationPlan
 from mttu.report.predictions import Predictions
 from mttu.report.summary import report_baselines, report_comparison, report_idh, report_segmentation
 
-OnCase = Callable[[int, str], None]
+OnScored = Callable[[int, str], None]
 Rows = list[dict[str, Any]]
 
 
@@ -35,7 +35,7 @@ class Evaluation:
     """JSON values."""
 
 
-def evaluate_cases(plan: EvaluationPlan, on_case: OnCase | None = None) -> Evaluation:
+def evaluate_cases(plan: EvaluationPlan, on_case: OnScored | None = None) -> Evaluation:
     """Scores every case of a plan and summarises.
 
     Args:
@@ -51,7 +51,7 @@ def evaluate_cases(plan: EvaluationPlan, on_case: OnCase | None = None) -> Evalu
     for system in plan.systems:
         for case in sorted(plan.with_masks(system), key=lambda case: case.case_id):
             try:
-                scores = score_case(case, system)
+                scores = score_masks(case, system)
                 region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
             except InputError as error:
                 problems += error.problems
@@ -63,7 +63,7 @@ def evaluate_cases(plan: EvaluationPlan, on_case: OnCase | None = None) -> Evalu
     return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows))
 
 
-def score_case(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
+def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
     """Scores a predicted mask against the true one, both on the original grid.
 
     Raises:

@@ -21,7 +21,7 @@ from mttu.inference.device import choose_precision
 from mttu.metrics.reliability import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing
-from mttu.self_training.job import CaseRow, Job, OnCase, last_round
+from mttu.self_training.job import CaseRow, Job, OnEvaluated, last_round
 from mttu.self_training.round_folder import UNCHANGED, RoundRecord, count_finished, read_record, round_folder
 from mttu.self_training.tracking import FORMAT_VERSION, MEND, TEST, log_finish, read_test, summarise_rounds
 from mttu.training.evaluation import score_case, summarise
@@ -61,7 +61,7 @@ class CaseEvaluator:
         return {**row, PRECISION: self.precision}
 
 
-def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
+def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
     """An `Evaluate` in this process, on the CPU, without Ray."""
     evaluator = CaseEvaluator(checkpoint, config, torch.device("cpu"))
     rows: list[CaseRow] = []

@@ -12,7 +12,7 @@ from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.job import round_config
-from mttu.self_training.mixture import find_strangers, first_mixture
+from mttu.self_training.mixture import find_pool_leaks, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run import differences, identify
@@ -102,7 +102,7 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         problems.append(
             f"{path}: holds pseudo-labels ({name_some(pseudo)}), as the manifest of a round does; give the cohort's own"
         )
-    strangers = [case.case_id for case in find_strangers(manifest)]
+    strangers = [case.case_id for case in find_pool_leaks(manifest)]
     if strangers:
         problems.append(
             f"{path}: unlabelled cases {name_some(strangers)} are of patients who validate or test; training on them "

@@ -16,11 +16,11 @@ from mttu.training.state import derive_seed
 
 CaseRow = Mapping[str, Any]
 """What `mttu.training.evaluation.score_case` says of a case; JSON values."""
-OnCase = Callable[[int, CaseRow], None]
+OnEvaluated = Callable[[int, CaseRow], None]
 """Told how many cases are done, and the newest row."""
 Score = Callable[[ScoringPlan, OnRow], ScoreTable]
 """Monte Carlo scores of a plan's cases; a case that fails is a row with its error."""
-Evaluate = Callable[[Path, Sequence[Case], Config, OnCase], list[CaseRow]]
+Evaluate = Callable[[Path, Sequence[Case], Config, OnEvaluated], list[CaseRow]]
 """Scores prepared cases with the network of a checkpoint folder, each once, in any order; raises if one fails."""
 
 

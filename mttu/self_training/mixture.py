@@ -141,7 +141,7 @@ def read_pseudo_labels(manifest: Manifest) -> dict[str, int]:
     return {case.case_id: case.idh for case in manifest.cases if case.pseudo_label}
 
 
-def find_strangers(manifest: Manifest) -> list[Case]:
+def find_pool_leaks(manifest: Manifest) -> list[Case]:
     """Pool cases of a patient who also validates or tests: training on them would give the answer away."""
     held_out = {case.patient_id for case in manifest.cases if case.split in ("val", "test")}
     return [case for case in manifest.split("unlabelled") if case.patient_id in held_out]

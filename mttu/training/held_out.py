@@ -20,7 +20,7 @@ from mttu.errors import InputError
 from mttu.files import atomic_file, read_versioned, write_csv, write_json
 from mttu.inference.calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
-from mttu.networks.ensemble import read_config, read_teachers
+from mttu.networks.ensemble import read_config, read_known_patients
 from mttu.patients import KnownPatients, derive_key, digest_bare, known_by_digest, name_patients
 
 FORMAT_VERSION = 2
@@ -184,7 +184,7 @@ def fill_ensemble(folder: Path, pooled: OutOfFold) -> None:
         return
     write_out_of_fold(folder, pooled)
     rows = [one for _, one in pooled.rows]
-    patients = _name_all(rows, read_teachers(folder))
+    patients = _name_all(rows, read_known_patients(folder))
     write_calibration(folder, _fit(rows, "out-of-fold", pooled.notes, describe_windows(config), patients))
 
 
@@ -210,7 +210,7 @@ def _fit(
     return fit_kept(probabilities, idh, fitted_on, notes, settings, patients)
 
 
-def _name_all(rows: Sequence[HeldOut], teachers: KnownPatients | None) -> KnownPatients:
+def _name_all(rows: Sequence[HeldOut], known_patients: KnownPatients | None) -> KnownPatients:
     """The patients of predictions, by the key of those that the network learned from.
 
     Where these have none, several, or one that costs less than this version's, as that of a foreign file may, a key is
@@ -219,7 +219,7 @@ def _name_all(rows: Sequence[HeldOut], teachers: KnownPatients | None) -> KnownP
     ids = [one.patient_id for one in rows if one.patient_id]
     old = known_by_digest(one.patient for one in rows if not one.patient_id)
     own = derive_key(repr(one.mutant_probability) for one in rows)
-    keys = () if teachers is None else teachers.keys
+    keys = () if known_patients is None else known_patients.keys
     shared = len(keys) == 1 and replace(keys[0], salt=own.salt) == own
     return old | name_patients(ids, keys[0] if shared else own)
 

@@ -21,7 +21,7 @@ from mttu.training.start import (
     find_labelled_tasks,
     find_learned_parts,
     find_learned_tasks,
-    read_start_teachers,
+    read_start_patients,
 )
 
 
@@ -72,7 +72,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *_check_labels(config, learned, train, path),
         *_check_validation(config, learned, val, path),
         *_check_batches(config),
-        *(start_problems or _check_teachers(config, manifest)),
+        *(start_problems or _check_known_patients(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     unrecorded, read_again = [], []
@@ -139,17 +139,17 @@ def _check_batches(config: Config) -> list[str]:
     return []
 
 
-def _check_teachers(config: Config, manifest: Manifest) -> list[str]:
+def _check_known_patients(config: Config, manifest: Manifest) -> list[str]:
     """Says if the weights to start from have seen whom they are to be chosen or tested by, or have no room for more."""
-    teachers = read_start_teachers(config) or KnownPatients()
-    if not teachers.has_room:
+    known_patients = read_start_patients(config) or KnownPatients()
+    if not known_patients.has_room:
         return [
             f"train.start_from {config.train.start_from}: its checkpoint.json names patients by as many or as costly "
             "keys as are read, and one more would be needed; start from other weights, or take its entry patients out: "
             "whom the network knows is then unknown, and said so"
         ]
     looked_at = {name: manifest.split(name) for name in ("val", "test")}
-    known = teachers.find(case.patient_id for cases in looked_at.values() for case in cases)
+    known = known_patients.find(case.patient_id for cases in looked_at.values() for case in cases)
     return [
         f"train.start_from {config.train.start_from}: learned from patients of the same ids as {name_some(named)} of "
         f"split {split}; start from other weights, or put these cases into train; if they are other people, give them "

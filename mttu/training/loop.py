@@ -29,7 +29,7 @@ from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.inputs import Task, open_task
 from mttu.training.runtime import Runtime, agreeing, check_same
-from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_teachers
+from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 
 
@@ -66,7 +66,7 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
         state.network.learned_parts = find_learned_parts(config, task.train)
         if runtime.rank == 0:  # which alone writes them, and slow they are on purpose
             cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
-            state.learned_from = name_teachers(task, cached)
+            state.learned_from = name_learned_patients(task, cached)
         if state.best is not None and state.best.held_out is not None:
             state.best.held_out = name_held_out(state.best.held_out, task.val)
     check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
@@ -103,7 +103,7 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
     return state
 
 
-def name_teachers(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | None:
+def name_learned_patients(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | None:
     """The patients of the training cases, by a key of their own, and those that the weights to start from know.
 
     A key of theirs is never taken over: salt and costs of a file that somebody else wrote may be weak. The folds of a
@@ -114,7 +114,7 @@ def name_teachers(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | N
         task: What is trained.
         cached: Its cases, train, then val. The content of those of known status is the key; of all, if none is known.
     """
-    before = read_start_teachers(task.config)
+    before = read_start_patients(task.config)
     if before is None:
         return None
     pairs = zip((*task.train, *task.val), cached, strict=True)

@@ -102,7 +102,7 @@ def check_start(config: Config) -> list[str]:
     return problems
 
 
-def read_start_teachers(config: Config) -> KnownPatients | None:
+def read_start_patients(config: Config) -> KnownPatients | None:
     """The patients that the weights to start from were trained on, none where training starts anew; None where they do
     not say.
     """

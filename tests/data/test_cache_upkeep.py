@@ -9,7 +9,7 @@ from small_cases import MODALITIES, draw_volumes
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case, checksum, open_cached
-from mttu.data.cache_upkeep import Finding, list_cases, prune_cache, verify_cache
+from mttu.data.cache_upkeep import CacheFinding, list_cases, prune_cache, verify_cache
 from mttu.data.manifest import Manifest
 from mttu.errors import InputError
 
@@ -128,15 +128,15 @@ def test_with_a_manifest_sources_count_too(cohort, cache):
     again = "run `mttu prepare` on the manifest again"
     difference = f"({then:,} bytes then, {now:,} now)"
     problem = f"t1 {cohort.cases[0].images['t1']} is not the file that was prepared {difference}"
-    assert changed == Finding("A", problem, again)
+    assert changed == CacheFinding("A", problem, again)
     assert gone.case_id == "B"
     assert gone.problem.startswith(f"{cohort.cases[1].images['t2']} cannot be read")
-    assert missing == Finding("C", f"not prepared in {cache}", again)
+    assert missing == CacheFinding("C", f"not prepared in {cache}", again)
     assert verify_cache(cache).findings == ()
     relabelled = replace(cohort, cases=(replace(cohort.cases[2], labels="brats2013"),))
     cache_case(cohort.cases[2], cache, MODALITIES, SETTINGS)
     said = "its mask was prepared with labels brats, the manifest says brats2013"
-    assert verify_cache(cache, relabelled).findings == (Finding("C", said, again),)
+    assert verify_cache(cache, relabelled).findings == (CacheFinding("C", said, again),)
 
 
 def test_a_cache_without_a_record_of_its_sources_is_still_compared(cohort, cache):

@@ -18,7 +18,7 @@ WriteCheckpoint = Callable[..., Path]
 
 
 def found(plan: PredictionPlan) -> list[str]:
-    return [candidate.case_id for candidate in plan.candidates]
+    return [candidate.case_id for candidate in plan.cases]
 
 
 def refusal(*arguments: object, **named: object) -> list[str]:
@@ -171,7 +171,7 @@ def test_a_manifest_without_a_modality_of_the_checkpoint_is_refused(
 
 def test_an_incomplete_case_stays_in_the_plan_with_its_reason(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
     (cases / "a" / "a_t1.nii.gz").unlink()
-    first, second = plan_predictions(checkpoint, [cases], tmp_path / "out").candidates
+    first, second = plan_predictions(checkpoint, [cases], tmp_path / "out").cases
     assert first.case is None
     assert "case a: no t1" in first.error
     assert second.case is not None
@@ -187,7 +187,7 @@ def test_a_linked_case_folder_keeps_the_name_of_the_link(
     (tmp_path / "linked").symlink_to(store)
     plan = plan_predictions(checkpoint, [tmp_path / "linked"], tmp_path / "out")
     assert found(plan) == ["linked"]
-    assert plan.candidates[0].error == ""
+    assert plan.cases[0].error == ""
 
 
 def test_output_must_not_be_an_input_or_case_folder(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_split_of_a_manifest_is_all_that_is_predicted(
 ) -> None:
     def ids(split: str | None) -> list[str]:
         plan = plan_predictions(checkpoint, [manifest_file], tmp_path / "out", device="cpu", split=split)
-        return [candidate.case_id for candidate in plan.candidates]
+        return [candidate.case_id for candidate in plan.cases]
 
     assert ids(None) == [case.case_id for case in phantom_manifest.cases]
     assert ids("test") == [case.case_id for case in phantom_manifest.split("test")]

@@ -11,7 +11,7 @@ from mttu.config import override
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError
 from mttu.inference.calibration import read_calibration
-from mttu.networks.ensemble import read_teachers, write_ensemble
+from mttu.networks.ensemble import read_known_patients, write_ensemble
 from mttu.patients import PatientKey, digest_bare
 from mttu.predict import plan_predictions, predict_cases
 from mttu.pseudo_labels import pool_scores
@@ -21,7 +21,7 @@ from mttu.report import evaluate_cases, plan_evaluation
 from mttu.report.tables import describe_cases
 from mttu.training.held_out import HeldOut, calibrate_training
 from mttu.training.inputs import Task, check_inputs, open_task
-from mttu.training.loop import name_teachers
+from mttu.training.loop import name_learned_patients
 from mttu.training.run import launch_locally, run_training
 
 
@@ -41,10 +41,10 @@ def turn(path, target, **other):
 
 def known(folder, path):
     """Splits of a manifest whose patients a network knows, all or none."""
-    teachers = read_teachers(folder)
+    known_patients = read_known_patients(folder)
     found = {}
     for case in read_manifest(path).cases:
-        found.setdefault(case.split, set()).add(case.patient_id in teachers)
+        found.setdefault(case.split, set()).add(case.patient_id in known_patients)
     assert all(len(answers) == 1 for answers in found.values())
     return {split for split, answers in found.items() if True in answers}
 
@@ -68,14 +68,14 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
     }
     second = run_training(override(tiny, changes), launch_locally)
     assert known(second, path) == {"train", "val"}  # those before are not forgotten
-    first_key, second_key = read_teachers(run).keys[0], set(read_teachers(second).keys)
+    first_key, second_key = read_known_patients(run).keys[0], set(read_known_patients(second).keys)
     assert len(second_key - {first_key}) == 1  # each cohort by its own, for the first may come from anybody
     changes["data.manifest"] = str(turn(path, tmp_path / "known.parquet", train="val", val="train"))
     with pytest.raises(InputError, match=r"learned from patients of the same ids as .* of split val; start from other"):
         run_training(override(tiny, changes), launch_locally)
     write_ensemble(tmp_path / "ensemble", [run, second])
     assert known(tmp_path / "ensemble", path) == {"train", "val"}
-    assert set(read_teachers(tmp_path / "ensemble").keys) == second_key
+    assert set(read_known_patients(tmp_path / "ensemble").keys) == second_key
 
 
 def plant(checkpoint, folder, *groups):
@@ -91,7 +91,7 @@ def name(config, train, val):
     """Whom a training on these cases would name, and how."""
     task = Task(config, tuple(train), tuple(val), config.data.cache_dir)
     opened = open_task(task)
-    return name_teachers(task, [*opened.dataset.cached, *(one for _, one in opened.validation)])
+    return name_learned_patients(task, [*opened.dataset.cached, *(one for _, one in opened.validation)])
 
 
 def test_no_patient_is_named_by_the_key_of_a_foreign_file(tiny, tiny_checkpoint, tmp_path):
@@ -125,15 +125,15 @@ def test_weights_whose_keys_leave_no_room_are_refused_before_training(tiny, tiny
         check_inputs(override(tiny, {"train.start_from": str(full)}))
 
 
-def test_a_checkpoint_that_does_not_say_is_of_unknown_teachers_and_so_is_what_starts_from_it(tiny, run):
+def test_a_checkpoint_that_does_not_say_is_of_unknown_patients_and_so_is_what_starts_from_it(tiny, run):
     record = run / "best" / "checkpoint.json"
     content = json.loads(record.read_text())
     del content["patients"]  # as before it is published
     record.write_text(json.dumps(content))
-    assert read_teachers(run) is None
+    assert read_known_patients(run) is None
     changes = {"train.epochs": 1, "train.start_from": str(run), "output.name": "second"}
     second = run_training(override(tiny, changes), launch_locally)
-    assert read_teachers(second) is None
+    assert read_known_patients(second) is None
     assert plan_scoring(second, tiny.data.manifest, "train").about["learned_from"] is None
 
 

@@ -173,7 +173,7 @@ def test_errors_and_numbers_that_are_none_are_never_selected(method):
     selection = select(scores, SelectionSettings(method=method, balance=False))
     assert selection.pseudo_labels == {"a": 1, "b": 0}
     assert "1 case has an error and cannot be selected: f" in selection.notes
-    assert "4 cases have figures that are missing or not finite: c, d, e, g" in selection.notes
+    assert "4 cases have scores that are missing or not finite: c, d, e, g" in selection.notes
 
 
 @pytest.mark.parametrize("scores", [table(), table(ScoreRow("a", 0.0, "case a: unreadable"))])

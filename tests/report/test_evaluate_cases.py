@@ -245,7 +245,7 @@ def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions,
     def say(case, system):
         return {"et": RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)}
 
-    monkeypatch.setattr("mttu.report.evaluation.score_case", say)
+    monkeypatch.setattr("mttu.report.evaluation.score_masks", say)
     predictions = write_predictions("a")
     for empty_dice, dice in (("brats", 1.0), ("exclude", None)):
         found = run(predictions, manifest, tmp_path / "out", empty_dice=empty_dice)

@@ -5,7 +5,7 @@ import pytest
 
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
 from mttu.errors import InputError
-from mttu.self_training.mixture import find_strangers, mix, read_pseudo_labels
+from mttu.self_training.mixture import find_pool_leaks, mix, read_pseudo_labels
 
 ROOT = Path("/data")
 
@@ -70,5 +70,5 @@ def test_it_is_read_back_from_a_file_and_a_wrong_pseudo_label_is_refused(tmp_pat
 
 def test_a_pool_case_of_a_patient_who_tests_is_a_stranger():
     again = case("d2", "unlabelled", patient="d")
-    assert find_strangers(replace(COHORT, cases=(*COHORT.cases, again))) == [again]
-    assert find_strangers(COHORT) == []
+    assert find_pool_leaks(replace(COHORT, cases=(*COHORT.cases, again))) == [again]
+    assert find_pool_leaks(COHORT) == []

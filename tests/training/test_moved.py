@@ -5,7 +5,7 @@ from mttu.data.cache import cache_case
 from mttu.data.cache_upkeep import verify_cache
 from mttu.data.loaders import PatchDataset, read_volume
 from mttu.data.manifest import read_manifest
-from mttu.predict.plan import find_candidates
+from mttu.predict.plan import find_input_cases
 from mttu.training.inputs import check_inputs, resolve_paths
 from mttu.training.run import task_of
 
@@ -34,7 +34,7 @@ def test_a_moved_folder_is_the_same_data(tiny, place, template, tmp_path):
         [False] * 4
     )
     assert verify_cache(moved / "cache", manifest).findings == ()
-    candidates, problems = find_candidates([moved / "cohort.parquet"], manifest.modalities)
+    candidates, problems = find_input_cases([moved / "cohort.parquet"], manifest.modalities)
     assert problems == []
     assert all(path.is_file() for candidate in candidates for path in candidate.case.images.values())
     written = [item.read_bytes() for item in (moved / "cache").rglob("*.json")]
