@@ -130,6 +130,8 @@ def test_documents_name_commands_options_and_files_that_exist(path: Path) -> Non
         for word in words:
             if word.startswith(("jobs/", "tune_spaces/")):
                 assert (ROOT / word).exists()
+    named = re.findall(r"`((?:mttu|tests|jobs|benchmarks|docs|tune_spaces)/[\w./]*)`", text)
+    assert [place for place in named if not (ROOT / place).exists()] == []
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (path.parent / link).exists()
 
