@@ -8,10 +8,11 @@ import pytest
 from small_cases import MODALITIES, draw_volumes
 
 from mttu.config import PrepareSettings
-from mttu.data.cache import cache_case, checksum, open_cached
+from mttu.data.cache import cache_case, open_cached
 from mttu.data.cache_upkeep import CacheFinding, list_cases, prune_cache, verify_cache
 from mttu.data.manifest import Manifest
 from mttu.errors import InputError
+from mttu.files import hash_file
 
 SETTINGS = PrepareSettings()
 
@@ -39,6 +40,10 @@ def rewrite_about(folder, **changes):
     (folder / "case.json").write_text(json.dumps(about | changes))
 
 
+def rewrite_checksums(folder):
+    rewrite_about(folder, checksums={name: hash_file(folder / name) for name in ("image.npy", "seg.npy")})
+
+
 def test_a_sound_cache_has_no_findings(cohort, cache):
     seen = []
     result = verify_cache(cache, cohort, lambda done, name: seen.append((done, name)))
@@ -60,16 +65,14 @@ def write_nan(folder):
     image = np.load(folder / "image.npy")
     image[1, 2, 3, 0] = np.nan
     np.save(folder / "image.npy", image)
-    sums = {name: checksum(folder / name) for name in ("image.npy", "seg.npy")}
-    rewrite_about(folder, checksums=sums)
+    rewrite_checksums(folder)
 
 
 def write_class(folder):
     seg = np.load(folder / "seg.npy")
     seg[0, 0, 0] = 7
     np.save(folder / "seg.npy", seg)
-    sums = {name: checksum(folder / name) for name in ("image.npy", "seg.npy")}
-    rewrite_about(folder, checksums=sums)
+    rewrite_checksums(folder)
 
 
 DAMAGE = {
