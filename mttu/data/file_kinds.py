@@ -100,8 +100,7 @@ def _unpack_head(head: bytes) -> bytes:
 
 
 def _find_stand_in(head: bytes) -> tuple[str, str] | None:
-    """What stands in place of a file of any kind (a pointer, an archive, a web page), and the cure; None if nothing does.
-    """
+    """What stands in place of the file (a pointer, an archive, a web page), and the cure; None if nothing does."""
     for beginning, cause, cure in _STAND_INS:
         if head.startswith(beginning):
             return cause, cure
