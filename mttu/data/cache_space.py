@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+from rich.filesize import decimal
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import open_cached, settings_hash
@@ -18,7 +19,6 @@ from mttu.errors import InputError
 
 IMAGE_BYTES, SEG_BYTES = 2, 1
 """Bytes of a voxel: float16 for each modality, uint8 for the mask."""
-
 ABOUT_BYTES = 16384
 """Bytes of a case besides its voxels: its description, two array headers, partly filled blocks."""
 
@@ -35,19 +35,9 @@ class Room:
 
     def __str__(self) -> str:
         return (
-            f"cases to prepare: {self.cases}, taking at most {format_bytes(self.needed_bytes)}; "
-            f"free: {format_bytes(self.free_bytes)}"
+            f"cases to prepare: {self.cases}, taking at most {decimal(self.needed_bytes)}; "
+            f"free: {decimal(self.free_bytes)}"
         )
-
-
-def format_bytes(count: int) -> str:
-    """Bytes in words, in decimal units: `12.3 GB`."""
-    size, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def measure_room(cases: Sequence[Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings) -> Room:
@@ -72,22 +62,17 @@ def _is_prepared(cache_dir: Path, case_id: str, wanted: str) -> bool:
 
 def estimate_bytes(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> int:
     """Upper bound of the bytes of a prepared case, from its whole grid; 0 if its header will be refused anyway."""
-    path = case.images.get(modalities[0])
-    voxels = 0 if path is None else _count_voxels(path, settings.spacing_mm)
-    of_voxel = IMAGE_BYTES * len(modalities) + (SEG_BYTES if case.seg is not None else 0)
-    return voxels * of_voxel + ABOUT_BYTES if voxels else 0
-
-
-def _count_voxels(path: Path, spacing_mm: float) -> int:
     try:
-        image = open_image(path)
+        image = open_image(case.images[modalities[0]])
         use_qform(image)
         shape, sizes = spatial_shape(image.shape), nib.affines.voxel_sizes(image.affine)
     except Exception:  # a damaged header makes nibabel raise nearly anything
         return 0
     low, high = SPACING_RANGE_MM
-    usable = len(shape) == 3 and max(shape) <= LARGEST_AXIS and all(low <= size <= high for size in sizes.tolist())
-    return math.prod(start_geometry(image, spacing_mm).grid_shape) if usable else 0
+    if len(shape) != 3 or max(shape) > LARGEST_AXIS or not all(low <= size <= high for size in sizes.tolist()):
+        return 0
+    of_voxel = IMAGE_BYTES * len(modalities) + (SEG_BYTES if case.seg is not None else 0)
+    return math.prod(start_geometry(image, settings.spacing_mm).grid_shape) * of_voxel + ABOUT_BYTES
 
 
 def check_room(room: Room, cache_dir: Path) -> None:

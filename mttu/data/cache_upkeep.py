@@ -30,8 +30,6 @@ from mttu.data.source_records import find_changes
 from mttu.errors import InputError, say_count, stop_if_too_many_open
 from mttu.files import PREFIX, hash_file, lock_folder, read_json
 
-OnChecked = Callable[[int, str], None]
-
 
 @dataclass(frozen=True)
 class CacheFinding:
@@ -74,7 +72,7 @@ def list_cases(cache_dir: Path, manifest: Manifest | None = None) -> list[str]:
     return sorted(found if manifest is None else found | {case.case_id for case in manifest.cases})
 
 
-def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnChecked | None = None) -> Verification:
+def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: Callable[[int, str], None] | None = None) -> Verification:
     """Reads every prepared case whole and checks it; with a manifest also against its source files.
 
     Args:
@@ -96,7 +94,8 @@ def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnC
             except InputError as error:
                 findings += [CacheFinding(name, problem, MEND) for problem in _without(error.problems, name)]
             else:
-                settings[_describe(cached)] += 1
+                words = [f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items()]
+                settings[f"{','.join(cached.modalities)}; {', '.join(words)}"] += 1
                 findings += _check_voxels(cache_dir / name, cached)
                 if name in cases:
                     findings += _check_sources(cases[name], cached)
@@ -124,11 +123,6 @@ def _without(problems: Sequence[str], case_id: str) -> Iterator[str]:
     """The problems, without what other columns of the table say."""
     for problem in problems:
         yield problem.removeprefix(f"case {case_id}: ").removesuffix(f"; {MEND}")
-
-
-def _describe(cached: CachedCase) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items())
-    return f"{','.join(cached.modalities)}; {settings}"
 
 
 def _check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
@@ -209,7 +203,10 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
             list_cases(cache_dir)  # raises if there are no damaged cases either: this is no cache
         if remove:
             for removal in reversed(found):  # leftovers first: a case takes a leftover's name before it goes
-                _remove(cache_dir / removal.name)
+                folder = cache_dir / removal.name
+                if not removal.name.startswith(PREFIX):  # so that a kill leaves no partial case
+                    folder = folder.rename(cache_dir / f"{PREFIX}{removal.name}")
+                shutil.rmtree(folder)
     return found
 
 
@@ -239,11 +236,3 @@ def _is_last_copy(leftover: Path, kept: set[str]) -> bool:
 
 def _size(folder: Path) -> int:
     return sum(item.stat().st_size for item in folder.iterdir())
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder, first renamed to a leftover, so that a kill leaves no partial case."""
-    aside = folder if folder.name.startswith(PREFIX) else folder.parent / f"{PREFIX}{folder.name}"
-    if aside != folder:
-        os.replace(folder, aside)
-    shutil.rmtree(aside)

@@ -74,8 +74,8 @@ def find_regions(convention: str) -> tuple[str, ...]:
     return tuple(REGIONS) if knows_parts(convention) else ("wt",)
 
 
-def _listed(values: NDArray[np.generic]) -> str:
-    shown = [f"{value:g}" for value in values[:10].tolist()]
+def _list_values(values: Sequence[float]) -> str:
+    shown = [f"{value:g}" for value in values[:10]]
     return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"
 
 
@@ -101,18 +101,19 @@ def to_classes(
     if np.abs(seg - whole).max(initial=0) > WHOLE_NUMBER_TOLERANCE:
         broken = np.unique(seg[np.abs(seg - whole) > WHOLE_NUMBER_TOLERANCE])
         raise InputError(
-            f"case {case_id}: seg has values {_listed(broken)} that are not whole numbers; "
+            f"case {case_id}: seg has values {_list_values(broken.tolist())} that are not whole numbers; "
             + (_explain_scaling(seg, convention, scaling) or f"expected labels; {_explain_broken(seg)}")
         )
     in_range = whole.min(initial=0) >= 0 and whole.max(initial=0) <= 255
     labels = whole.astype(np.uint8) if in_range else whole
-    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
-    if not set(found.tolist()) <= set(known.to_class):
-        others = any(set(found.tolist()) <= set(other.to_class) for other in CONVENTIONS.values())
+    counted = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
+    found = counted.tolist()
+    if not set(found) <= set(known.to_class):
+        others = any(set(found) <= set(other.to_class) for other in CONVENTIONS.values())
         another = "pass --labels NAME for another convention" if others else "no convention has these; correct the mask"
         raise InputError(
-            f"case {case_id}: seg has labels {_listed(found)}; expected a subset of "
-            f"{_listed(np.array(list(known.to_class)))} ({known.title}); "
+            f"case {case_id}: seg has labels {_list_values(found)}; expected a subset of "
+            f"{_list_values(list(known.to_class))} ({known.title}); "
             + (_explain_scaling(seg, convention, scaling) or another)
         )
     table = np.zeros(256, np.uint8)
@@ -154,10 +155,10 @@ def _explain_scaling(seg: NDArray[np.generic], own: str, scaling: tuple[float, f
     if scaling != (1.0, 0.0):
         stored = _to_labels(values, slope, inter, _ROUNDING)
         fitting = _find_fitting(stored, own, CONVENTIONS)
-        if fitting:
+        if stored and fitting:
             return (
                 f"its header scales the voxels (scl_slope {slope:g}, scl_inter {inter:g}), and stored are "
-                f"{_list_values(stored)}; set scl_slope to 1 and scl_inter to 0{_say_labels(own, fitting)}"
+                f"{_list_values(sorted(stored))}; set scl_slope to 1 and scl_inter to 0{_say_labels(own, fitting)}"
             )
     for factors, names in itertools.product(_list_factors(values), ([own], CONVENTIONS)):
         scaled = {
@@ -174,8 +175,8 @@ def _say_multiples(scaled: Mapping[frozenset[int], float], own: str, names: Coll
     first, factor = next(iter(scaled.items()))
     if first == {0, 1}:  # one tumour label: 255 is more likely 1 times 255 than 2 times 127.5
         told = "" if own == "whole-tumour" else ", and pass --labels whole-tumour if 1 is the whole tumour"
-        return f"they are {factor:g} times {_list_values(first)}; divide by {factor:g} and round{told}"
-    listed = " or ".join(f"{factor:g} times {_list_values(labels)}" for labels, factor in scaled.items())
+        return f"they are {factor:g} times {_list_values(sorted(first))}; divide by {factor:g} and round{told}"
+    listed = " or ".join(f"{factor:g} times {_list_values(sorted(labels))}" for labels, factor in scaled.items())
     divisor = f"{factor:g}" if len(scaled) == 1 else "the one that the data set means"
     told = _say_labels(own, _find_fitting(first, own, names))
     return f"they are {listed}; divide by {divisor} and round{told}"
@@ -214,7 +215,3 @@ def _to_labels(values: Sequence[float], slope: float, inter: float, tolerance: f
         return None
     found = frozenset(labels.astype(int).tolist())
     return found if len(found) == len(values) else None
-
-
-def _list_values(labels: frozenset[int] | None) -> str:
-    return "{" + ", ".join(map(str, sorted(labels or ()))) + "}"

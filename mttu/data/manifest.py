@@ -1,6 +1,7 @@
 """The manifest: one row per case in a Parquet file, root and relative paths, read back with every row checked."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,6 @@ MODALITIES = ("flair", "t1ce", "t1", "t2")
 SEG, BRAIN_MASK = "seg", "brain mask"
 """Roles of files beside the modalities."""
 SPLITS = ("train", "val", "unlabelled", "test")
-IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"
 
 NEWER_COLUMNS: Mapping[str, Any] = {}
@@ -76,7 +76,10 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over modalities and rows with relative paths: independent of the place and of new, unused columns."""
-        rows = [_drop_unused(_to_row(case, self.root)) for case in self.cases]
+        rows = [_to_row(case, self.root) for case in self.cases]
+        for row, (name, unused) in itertools.product(rows, NEWER_COLUMNS.items()):
+            if row[name] == unused:
+                del row[name]
         content = [self.synthetic, self.modalities, rows]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -102,10 +105,6 @@ def _to_row(case: Case, root: Path) -> dict[str, Any]:
     paths |= {"seg": case.seg, "brain_mask": case.brain_mask}
     row = {name: value for name, value in vars(case).items() if name != "images"}
     return row | {name: None if path is None else path.relative_to(root).as_posix() for name, path in paths.items()}
-
-
-def _drop_unused(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in NEWER_COLUMNS or value != NEWER_COLUMNS[name]}
 
 
 def _add_newer(table: Any, modalities: Sequence[str]) -> Any:
@@ -179,7 +178,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> list[str]:
     problems, seen = [], set()
-    allowed = {"split": SPLITS, "idh": IDH_VALUES, "labels": tuple(CONVENTIONS)}
+    allowed = {"split": SPLITS, "idh": (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT), "labels": tuple(CONVENTIONS)}
     for row in rows:
         case_id = row["case_id"]
         if case_id in seen:

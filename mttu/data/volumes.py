@@ -67,7 +67,12 @@ def read_volume(path: Path, case_id: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
-        raise InputError(f"{where}: {_explain(path, error)}") from None
+        try:
+            found = explain_content(path)
+        except OSError as refusal:
+            raise InputError(f"{where}: {explain_refusal(refusal)}") from None
+        cause, cure = found or (_reason(error), "mend the header, or restore the file from its source")
+        raise InputError(f"{where}: no readable NIfTI file ({cause}); {cure}") from None
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{where}: is {type(image).__name__}; expected NIfTI (.nii or .nii.gz)")
     _check_voxels(image.shape, kind, where)
@@ -158,16 +163,6 @@ def read_scaling(image: Any) -> tuple[float, float]:
     """Slope and intercept in the header of an image from `read_volume`."""
     slope, inter = image.extra[_SCALING]
     return slope, inter
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Why a file is no readable NIfTI file, as far as known, and the cure."""
-    try:
-        found = explain_content(path)
-    except OSError as refusal:
-        return explain_refusal(refusal)
-    cause, cure = found or (_reason(error), "mend the header, or restore the file from its source")
-    return f"no readable NIfTI file ({cause}); {cure}"
 
 
 def _check_voxels(written: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:

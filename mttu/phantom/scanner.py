@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.data.geometry import resample
+from mttu.data.manifest import MODALITIES
 from mttu.phantom.fields import Field, Grid, Noise
 from mttu.phantom.head import FLUID, Head
 from mttu.phantom.lesion import EDEMA, ENHANCING, NECROSIS, TUMOUR, Lesion
 from mttu.phantom.signs import Signs
-
-MODALITIES = ("flair", "t1ce", "t1", "t2")
 
 _HEALTHY = {
     "flair": (1.0, 1.14, 0.22, 0.6),

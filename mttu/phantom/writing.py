@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from mttu.cohort.synthetic import PHANTOM_MARKER
 from mttu.data.labels import from_classes
+from mttu.data.manifest import MODALITIES
 from mttu.errors import InputError
 from mttu.files import atomic_folder, find_obstacle, read_json, write_csv_rows
 from mttu.phantom.fields import Grid
 from mttu.phantom.head import draw_head
 from mttu.phantom.lesion import draw_place, grow_lesion
-from mttu.phantom.scanner import MODALITIES, draw_protocol, scan
+from mttu.phantom.scanner import draw_protocol, scan
 from mttu.phantom.signs import Learnability, Signs, Truth, draw_signs, measure_learnability
 from mttu.phantom.subjects import Purpose, Recipe, Subject, check_recipe, plan_subjects, stream
 

@@ -8,7 +8,7 @@ from small_cases import MODALITIES, SHAPE, draw_volumes
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cache_space import ABOUT_BYTES, check_room, check_writable, estimate_bytes, format_bytes, measure_room
+from mttu.data.cache_space import ABOUT_BYTES, check_room, check_writable, estimate_bytes, measure_room
 from mttu.errors import InputError
 
 SETTINGS = PrepareSettings()
@@ -102,10 +102,3 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot be written there \(Permission denied\)"):
         check_writable(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 bytes"), (1000, "1.0 kB"), (12_340_000_000, "12.3 GB"), (5 * 10**15, "5000.0 TB")]
-)
-def test_bytes_in_words(count, text):
-    assert format_bytes(count) == text
