@@ -15,6 +15,7 @@ from mttu.errors import InputError
 from mttu.files import hash_file
 
 SETTINGS = PrepareSettings()
+MEND = "run `mttu prepare` on the manifest again"
 
 
 @pytest.fixture
@@ -49,9 +50,8 @@ def test_a_sound_cache_has_no_findings(cohort, cache):
     result = verify_cache(cache, cohort, lambda done, name: seen.append((done, name)))
     assert (result.cases, result.findings) == (3, ())
     assert seen == [(1, "A"), (2, "B"), (3, "C")]
-    assert dict(result.settings) == {
-        "flair,t1ce,t1,t2; spacing_mm=1.0, field_of_view=brain, margin_voxels=4": 3,
-    }
+    words = "flair,t1ce,t1,t2; spacing_mm=1.0, field_of_view=brain, margin_voxels=4"
+    assert dict(result.settings) == {words: 3}
     assert verify_cache(cache).findings == ()
 
 
@@ -79,11 +79,7 @@ DAMAGE = {
     "an empty image": (lambda folder: (folder / "image.npy").write_bytes(b""), "is damaged (", False),
     "an empty mask": (lambda folder: (folder / "seg.npy").write_bytes(b""), "is damaged (", False),
     "JSON without an end": (lambda folder: (folder / "case.json").write_text("[" * 100_000), "is damaged (", False),
-    "of another case": (
-        lambda folder: rewrite_about(folder, case_id="C"),
-        "is damaged (its case.json is of case C)",
-        False,
-    ),
+    "of another case": (lambda folder: rewrite_about(folder, case_id="C"), "(its case.json is of case C)", False),
     "a flipped bit": (flip_a_byte, "image.npy is not as it was written", True),
     "not a number": (write_nan, "image.npy has 1 voxel that is NaN or infinite", True),
     "an impossible class": (write_class, "seg.npy has class 7; the largest is 4", True),
@@ -111,9 +107,7 @@ def test_damage_is_found_and_mended_as_told(cohort, cache, name):
     assert finding.case_id == "B"
     assert problem in finding.problem
     assert "case B" not in finding.problem
-    assert finding.mend == ("remove " + str(cache / "B") + " and " if by_hand else "") + (
-        "run `mttu prepare` on the manifest again"
-    )
+    assert finding.mend == (f"remove {cache / 'B'} and " if by_hand else "") + MEND
     if by_hand:
         shutil.rmtree(cache / "B")
     cache_case(cohort.cases[1], cache, MODALITIES, SETTINGS)
@@ -128,18 +122,17 @@ def test_with_a_manifest_sources_count_too(cohort, cache):
     cohort.cases[1].images["t2"].unlink()
     shutil.rmtree(cache / "C")
     changed, gone, missing = verify_cache(cache, cohort).findings
-    again = "run `mttu prepare` on the manifest again"
     difference = f"({then:,} bytes then, {now:,} now)"
     problem = f"t1 {cohort.cases[0].images['t1']} is not the file that was prepared {difference}"
-    assert changed == CacheFinding("A", problem, again)
+    assert changed == CacheFinding("A", problem, MEND)
     assert gone.case_id == "B"
     assert gone.problem.startswith(f"{cohort.cases[1].images['t2']} cannot be read")
-    assert missing == CacheFinding("C", f"not prepared in {cache}", again)
+    assert missing == CacheFinding("C", f"not prepared in {cache}", MEND)
     assert verify_cache(cache).findings == ()
     relabelled = replace(cohort, cases=(replace(cohort.cases[2], labels="brats2013"),))
     cache_case(cohort.cases[2], cache, MODALITIES, SETTINGS)
     said = "its mask was prepared with labels brats, the manifest says brats2013"
-    assert verify_cache(cache, relabelled).findings == (CacheFinding("C", said, again),)
+    assert verify_cache(cache, relabelled).findings == (CacheFinding("C", said, MEND),)
 
 
 def test_a_cache_without_a_record_of_its_sources_is_still_compared(cohort, cache):
