@@ -63,10 +63,6 @@ def find_brain(images: Sequence[NDArray[np.float32]], spacing_mm: Sequence[float
     """Takes the brain from skull-stripped images: where any of them is not 0.
 
     If that is more than a brain, voxels that are nearly 0 (`FAINT`) count as 0, provided that leaves a brain.
-
-    Args:
-        images: One (X, Y, Z) array per modality.
-        spacing_mm: Voxel size on each axis.
     """
     inside = np.asarray(reduce(np.logical_or, (image != 0 for image in images)))
     unstripped = _find_more(inside, spacing_mm)
@@ -95,11 +91,9 @@ def is_shown(image: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def measure_hollow(shown: NDArray[np.bool_], within: NDArray[np.bool_]) -> float:
-    """Share of an image's outline, i.e. of the voxels between its first and last one along every axis, that is not shown.
+    """Share of the outline of an image (X, Y, Z) that is not shown, looking only `within` a mask (X, Y, Z).
 
-    Args:
-        shown: (X, Y, Z).
-        within: (X, Y, Z) where to look.
+    The outline is made of the voxels between the first and the last one that is shown, along every axis.
     """
     outline = within.copy()
     for axis in range(3):

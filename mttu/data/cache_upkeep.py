@@ -72,7 +72,9 @@ def list_cases(cache_dir: Path, manifest: Manifest | None = None) -> list[str]:
     return sorted(found if manifest is None else found | {case.case_id for case in manifest.cases})
 
 
-def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: Callable[[int, str], None] | None = None) -> Verification:
+def verify_cache(
+    cache_dir: Path, manifest: Manifest | None = None, on_case: Callable[[int, str], None] | None = None
+) -> Verification:
     """Reads every prepared case whole and checks it; with a manifest also against its source files.
 
     Args:
@@ -159,10 +161,8 @@ def _check_sources(case: Case, cached: CachedCase) -> list[CacheFinding]:
         if content_hash(case, cached.modalities, cached.settings) == cached.content_hash:
             return []
     except InputError as error:
-        problems = _without(error.problems, case.case_id)
-        return [
-            CacheFinding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems
-        ]
+        mend = "mend the source or write the manifest again"
+        return [CacheFinding(case.case_id, problem, mend) for problem in _without(error.problems, case.case_id)]
     changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)[0]
     if case.seg is not None and cached.labels != case.labels:
         changes.append(f"its mask was prepared with labels {cached.labels}, the manifest says {case.labels}")
@@ -174,12 +174,7 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
     """Lists, and removes if told to, prepared cases that no manifest names and leftovers of interrupted preparations.
 
     A folder counts as a prepared case only if it is no link, holds nothing but a case's files, and its description
-    names it. Anything else is kept.
-
-    Args:
-        cache_dir: Cache.
-        manifests: All cohorts that use the cache.
-        remove: Whether to remove what was found.
+    names it. Anything else is kept. The manifests are all those that use the cache.
 
     Raises:
         InputError: No such folder, nothing of a cache in it, another process works in it, or the manifests name none of

@@ -13,10 +13,7 @@ ENDINGS = (".nii.gz", ".nii")
 LOOKED_AT_BYTES = 1024
 """Enough for every kind here."""
 _GZIP = b"\x1f\x8b"
-_NIFTI_HEADER = 348
-_NIFTI_MAGIC = (b"n+1\0", b"ni1\0")
-_NIFTI2_MAGIC = (b"n+2\0", b"ni2\0")
-_SIZES = (348, 540)
+_SIZES = _NIFTI_HEADER, _NIFTI2_HEADER = 348, 540
 _FETCH = "fetch it again"
 _RESTORE = "restore it from its source"
 _CONVERT = "convert it to .nii.gz"
@@ -118,9 +115,7 @@ def _find_stand_in(head: bytes) -> tuple[str, str] | None:
 def explain_no_table(head: bytes, give: str) -> tuple[str, str] | None:
     """What a file is that should be a table but isn't, and the cure; None if no known kind begins like this.
 
-    Args:
-        head: Its first `LOOKED_AT_BYTES`.
-        give: Cure where a file of another kind was given.
+    `head` are its first `LOOKED_AT_BYTES`, and `give` is the cure where a file of another kind was given.
     """
     if stand_in := _find_stand_in(head):
         return stand_in
@@ -172,7 +167,9 @@ def _header_size(head: bytes) -> int | None:
 
 def _is_nifti(head: bytes) -> bool:
     size = _header_size(head)
-    return (size == _SIZES[0] and head[344:348] in _NIFTI_MAGIC) or (size == _SIZES[1] and head[4:8] in _NIFTI2_MAGIC)
+    if size == _NIFTI_HEADER:
+        return head[344:348] in (b"n+1\0", b"ni1\0")
+    return size == _NIFTI2_HEADER and head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def _read_text(head: bytes) -> str:

@@ -84,11 +84,7 @@ def draw_start(
 ) -> tuple[int, int, int]:
     """First voxel of a crop on each axis; negative where the volume is smaller than the patch.
 
-    Args:
-        cached: Case to crop.
-        size: Patch size in voxels.
-        foreground_probability: Probability of a crop centred on a random tumour voxel.
-        generator: Source of randomness.
+    With `foreground_probability` the crop is centred on a random tumour voxel.
     """
     shape = cached.image.shape[1:]
     low = [min(0, extent - side) for extent, side in zip(shape, size, strict=True)]
@@ -100,8 +96,8 @@ def draw_start(
         if len(foreground):
             voxel = np.unravel_index(int(foreground[generator.integers(len(foreground))]), cached.seg.shape)
             start = np.clip(np.array(voxel) - np.array(size) // 2, low, high)
-    first, second, third = start.tolist()
-    return first, second, third
+    x, y, z = start.tolist()
+    return x, y, z
 
 
 def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> NDArray[Voxel]:

@@ -24,14 +24,10 @@ class SourceRecord:
     sha256: str
 
     def find_difference(self, path: Path, always_read: bool = False) -> tuple[str | None, bool]:
-        """How the file at a path differs now.
+        """How the file at a path differs now (None if it does not or is missing), and whether it has another time.
 
-        Args:
-            path: File; read only if its time differs, but not its size.
-            always_read: Read it also if size and time are the same: somebody may have reset its time.
-
-        Returns:
-            The difference, None if there is none or no file; and whether the file has another time.
+        It is read if its time differs but not its size; with `always_read` also if both are the same, because somebody
+        may have reset its time.
         """
         has_other_time = False
         try:
@@ -91,16 +87,9 @@ def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRec
 def find_changes(
     case: Case, modalities: Sequence[str], records: SourceRecords, always_read: bool = False
 ) -> tuple[list[str], bool]:
-    """How the files of a case differ from those that it was prepared from; a missing file is no difference.
+    """Sentences on how the files of a case differ from those that it was prepared from, and whether a time differs.
 
-    Args:
-        case: Case of the manifest as it is now.
-        modalities: Channels that it was prepared with.
-        records: Records of when it was prepared.
-        always_read: See `SourceRecord.find_difference`.
-
-    Returns:
-        A sentence for each difference, and whether any file has another time.
+    A missing file is no difference. See `SourceRecord.find_difference` for `always_read`.
     """
     changes, have_other_times = [], False
     for role, path in list_sources(case, modalities):

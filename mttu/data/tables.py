@@ -1,6 +1,7 @@
 """Parquet tables that mttu wrote, with their kind and format version."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,9 @@ def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Map
     if obstacle:
         raise InputError(f"{title} {path}: {obstacle}")
     if path.exists():
-        try:
+        metadata: Mapping[bytes, bytes] = {}
+        with suppress(pa.ArrowException, OSError):
             metadata = pq.read_schema(path).metadata or {}
-        except (pa.ArrowException, OSError):
-            metadata = {}
         if not is_ours(metadata):
             raise InputError(f"{title} {path}: is there and no {what}; it would be lost; give another name")
 

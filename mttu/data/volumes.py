@@ -220,13 +220,7 @@ def _reason(error: Exception) -> str:
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], geometry: Geometry) -> None:
-    """Writes a mask on the original grid as NIfTI, uint8, at the place of its image.
-
-    Args:
-        path: Ends in `.nii.gz` or `.nii`.
-        mask: Labels, of `geometry.shape`.
-        geometry: Of the prepared case; affine, both forms and their codes are written bit by bit.
-    """
+    """Writes labels of `geometry.shape` as NIfTI, uint8; affine, both forms and their codes are those of the image."""
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(mask.shape)

@@ -59,11 +59,9 @@ class Grid:
 
 
 class Noise:
-    """A random field of mean 0 and standard deviation 1 that looks the same on every grid.
+    """White noise smoothed by a Gaussian of `sigma_mm`, with mean 0 and standard deviation 1, the same on every grid.
 
-    Args:
-        generator: Source of randomness; the number of draws depends on `sigma_mm` only.
-        sigma_mm: Standard deviation of the Gaussian that smooths white noise.
+    The number of draws depends on `sigma_mm` only.
     """
 
     def __init__(self, generator: np.random.Generator, sigma_mm: float) -> None:

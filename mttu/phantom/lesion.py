@@ -73,14 +73,9 @@ def draw_place(generator: np.random.Generator) -> Place:
 
 
 def grow_lesion(generator: np.random.Generator, grid: Grid, head: Head, place: Place, signs: Signs) -> Lesion:
-    """Grows a lesion in a head.
+    """Grows a lesion in a head that has its mass effect; signs are as the image shows them, 0 to 1.
 
-    Args:
-        generator: Source of randomness; the draws don't depend on `signs`.
-        grid: Grid of the head.
-        head: Healthy head with the mass effect of the lesion.
-        place: Place and size.
-        signs: As the image shows them, 0 to 1.
+    The draws don't depend on the signs.
     """
     sigmas = (11.0, 9.0, 7.0, max(4.0, 0.6 * grid.voxel_mm))  # noise finer than a voxel would not show
     outline, inner, patches, ragged = (Noise(generator, sigma).on(grid) for sigma in sigmas)

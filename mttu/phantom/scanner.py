@@ -74,7 +74,7 @@ def scan(
     Args:
         generator: Source of randomness; the draws don't depend on `signs`.
         grid: Grid of head and lesion.
-        head: Healthy head with the mass effect of the lesion.
+        head: Head with the mass effect of the lesion.
         lesion: Lesion in it.
         signs: As the image shows them, 0 to 1.
         protocol: Protocol of the hospital.

@@ -21,9 +21,6 @@ from sklearn.preprocessing import StandardScaler
 
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 
-LARGEST_SEPARATION = 6.0
-"""At difficulty 0: an ideal AUC of 0.99999."""
-
 _WEIGHTS = np.array([0.6, 0.45, -0.6, -0.45])
 """How far the classes are apart in mismatch, sharpness, enhancement and necrosis, relative to each other."""
 _COVARIANCE = np.eye(4)
@@ -54,8 +51,8 @@ class Signs:
 
 
 def separation(difficulty: float) -> float:
-    """Mahalanobis distance of the two classes' means: 6 at difficulty 0, 0 at difficulty 1."""
-    return LARGEST_SEPARATION * (1 - difficulty)
+    """Mahalanobis distance of the two classes' means: 6 (an AUC of 0.99999) at difficulty 0, 0 at difficulty 1."""
+    return 6.0 * (1 - difficulty)
 
 
 def expected_auc(difficulty: float) -> float:
@@ -73,12 +70,7 @@ def draw_signs(generator: np.random.Generator, idh: int, difficulty: float) -> S
 
 
 def log_likelihood_ratio(latents: ArrayLike, difficulty: float) -> NDArray[np.float64]:
-    """Log-likelihood ratio of mutant to wild type for each case: the ideal observer's score.
-
-    Args:
-        latents: (N, 4), columns in the order of `Signs`.
-        difficulty: What they were drawn with; at 1 the answer is 0 for all.
-    """
+    """Log-likelihood ratio of mutant to wild type, (N,), for latents (N, 4) of `Signs`: the ideal observer's score."""
     return np.asarray(latents, np.float64).reshape(-1, 4) @ np.linalg.solve(_COVARIANCE, _gap(difficulty))
 
 

@@ -141,7 +141,7 @@ def write_phantom(folder: Path, recipe: Recipe, show: Callable[[int, str], None]
 
     Args:
         folder: New or empty folder; one that already holds this phantom is left as it is.
-        recipe: What to draw.
+        recipe: Recipe of the cohort.
         show: Called with the number of cases written and the newest one's id.
 
     Raises:
@@ -172,11 +172,7 @@ def write_phantom(folder: Path, recipe: Recipe, show: Callable[[int, str], None]
 
 
 def measure_phantom(folder: Path) -> Learnability:
-    """Measures how well IDH can be told in a phantom on disk.
-
-    Raises:
-        InputError: The folder holds no phantom of this format.
-    """
+    """Measures how well IDH can be told in a phantom on disk; an InputError if the folder holds none of this format."""
     try:
         marker = read_json(folder / PHANTOM_MARKER)
         with (folder / TRUTH_TABLE).open(encoding="utf-8", newline="") as file:
