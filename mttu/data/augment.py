@@ -55,8 +55,8 @@ def augment_batch(
     """Rotates, flips and shifts the intensities of a batch.
 
     Args:
-        image: (B, C, H', W', D') float32, 0 outside of the brain: patches with the margin of `rotation_margin`, equal on
-            opposite sides.
+        image: (B, C, H', W', D') float32, 0 outside of the brain: patches with the margin of `rotation_margin` on
+            both sides.
         seg: (B, H', W', D') uint8 classes.
         augmentations: One per sample.
         size: Patch size (H, W, D).

@@ -3,8 +3,8 @@
 Volume: whole brains of adults have 1.17 to 1.63 l (Filipek et al. 1994, doi:10.1093/cercor/4.4.344), a skull holds
 1.0 l and more from two years of age on (Sgouros et al. 1999, doi:10.3171/jns.1999.91.4.0610), a brain 0.34 l at birth
 and 0.56 l at three months (Holland et al. 2014, doi:10.1001/jamaneurol.2014.1638). A brain below
-`SMALLEST_BRAIN_LITRES` is an infant's, a part of one, or none; that alone is never an error. The errors of `check_brain`
-rest on shares, so they hold for a small phantom, too; the lower limit of volume is not applied to synthetic cases.
+`SMALLEST_BRAIN_LITRES` is an infant's, a part of one, or none; that alone is never an error. The errors of
+`check_brain` rest on shares, so they hold for a small phantom, too; synthetic cases have no lower limit of volume.
 
 Measured on five patients (two of TCGA, three of BraTS 2013): 1.1 to 1.7 l. Dice with the brain: non-zero voxels of one
 modality 0.998 and more; the brain of another patient on the same grid 0.70 to 0.93; the brain shifted sideways by 5 mm
@@ -259,4 +259,3 @@ def _percent(share: float) -> str:
 def _finding(is_error: bool | np.bool_, text: str) -> Finding:
     severity: Severity = "error" if is_error else "warning"
     return Finding(severity, "", text)
-

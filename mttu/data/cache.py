@@ -77,9 +77,8 @@ class CachedCase:
         stop = [min(extent, begin + side) for begin, side, extent in zip(start, size or shape, shape, strict=True)]
         if any(begin >= end for begin, end in zip(first, stop, strict=True)):
             return
-        for volume in (self.image[0], self.seg):
-            if volume is None:
-                continue
+        volumes: list[Any] = [self.image[0]] if self.seg is None else [self.image[0], self.seg]
+        for volume in volumes:
             base = np.frombuffer(volume._mmap, np.uint8).ctypes.data
             for plane in range(first[0], stop[0]):
                 begin = volume[plane, first[1], first[2] :].ctypes.data - base

@@ -193,7 +193,7 @@ def _say_labels(own: str, fitting: Sequence[str]) -> str:
 
 
 def _list_factors(values: Sequence[float]) -> Iterator[tuple[float, ...]]:
-    """Possible factors of labels: 1/255, as of a picture of bytes, then those by which 1 to 4 give the largest value."""
+    """Possible factors of labels: 1/255, as of a picture of bytes, then those that make 1 to 4 the largest value."""
     largest = max(values, default=0)
     if largest in _TOPS or (0 < largest <= 1 and not all(float(value).is_integer() for value in values)):
         if largest < 0.1:

@@ -40,8 +40,8 @@ def read_volume(path: Path, case_id: str) -> Any:
     """Reads a NIfTI file whole and checks it; memory stays bounded whatever its header claims.
 
     A file with both orientation codes 0 is read in nibabel's default order of axes. One whose sform is no placement,
-    such as zeros, is read by its qform; `read_notes` says so. Axes of length 1 after the third are dropped, because ANTs
-    and SPM write one volume as (x, y, z, 1).
+    such as zeros, is read by its qform; `read_notes` says so. Axes of length 1 after the third, as ANTs and SPM write
+    them, are dropped.
 
     Args:
         path: `.nii` or `.nii.gz`.

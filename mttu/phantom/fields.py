@@ -22,7 +22,7 @@ _HALF_MM = (79.0, 98.0, 84.0)
 
 @dataclass(frozen=True)
 class Grid:
-    """A cube of `size` voxels of 1 mm per axis. Heads are drawn in a box in its middle, to save time; the rest is empty."""
+    """A cube of `size` voxels of 1 mm per axis. Heads are drawn in a box in its middle only, to save time."""
 
     size: int
 

@@ -167,13 +167,13 @@ class Killed(BaseException):
     """Stands for a kill: only the test catches it."""
 
 
-KILL_POINTS = [((np, "save"), 0), ((np, "save"), 1), ((os, "replace"), 0), ((os, "replace"), 1), ((shutil, "rmtree"), 0)]
+KILLS = [(np, "save", 0), (np, "save", 1), (os, "replace", 0), (os, "replace", 1), (shutil, "rmtree", 0)]
 
 
-@pytest.mark.parametrize(("function", "count"), KILL_POINTS)
+@pytest.mark.parametrize(("module", "name", "count"), KILLS)
 @pytest.mark.parametrize("had_older", [False, True])
 def test_killed_at_any_boundary_the_next_run_makes_it_whole(
-    make_case, tmp_path, monkeypatch, function, count, had_older
+    make_case, tmp_path, monkeypatch, module, name, count, had_older
 ):
     case, cache = make_case("A"), tmp_path / "cache"
     cache_case(case, tmp_path / "unbroken", MODALITIES, SETTINGS)
@@ -182,7 +182,6 @@ def test_killed_at_any_boundary_the_next_run_makes_it_whole(
         cache_case(case, cache, MODALITIES, PrepareSettings(margin_voxels=0))
         whole["old"] = open_cached(cache, "A").image.shape
         assert whole["old"] != whole["new"]
-    module, name = function
     real = getattr(module, name)
     calls = []
 

@@ -123,10 +123,10 @@ def forms(sform, qform, sform_code=2, qform_code=1):
     [
         (LPS, None),
         (nib.affines.from_matvec(LPS[:3, :3], LPS[:3, 3] + [0.5, 0.5, 0.5]), None),  # 0.87 mm
-        (nib.affines.from_matvec(LPS[:3, :3], LPS[:3, 3] + [0, 37, 0]), "disagree by 37 mm at a corner of the grid; "),
-        (np.diag([1.0, -1, 1, 1]) @ LPS, "disagree by 432 mm at a corner of the grid; "),
-        (np.diag([-1.0, 1, 1, 1]) @ LPS, "disagree by 478 mm at a corner of the grid and left and right are opposite; "),
-        (nib.affines.from_matvec(1.01 * LPS[:3, :3], LPS[:3, 3]), "disagree by 3.71 mm at a corner of the grid; "),
+        (nib.affines.from_matvec(LPS[:3, :3], LPS[:3, 3] + [0, 37, 0]), "disagree by 37 mm at a corner of the grid"),
+        (np.diag([1.0, -1, 1, 1]) @ LPS, "disagree by 432 mm at a corner of the grid"),
+        (np.diag([-1.0, 1, 1, 1]) @ LPS, "disagree by 478 mm at a corner of the grid and left and right are opposite"),
+        (nib.affines.from_matvec(1.01 * LPS[:3, :3], LPS[:3, 3]), "disagree by 3.71 mm at a corner of the grid"),
     ],
     ids=["same", "rounding", "shifted", "front is back", "left is right", "spacing"],
 )
@@ -135,7 +135,7 @@ def test_two_placements_in_one_header(qform, found):
     if found is None:
         assert text is None
     else:
-        assert text.startswith(f"sform (code 2) and qform (code 1) {found}the sform is used")
+        assert text.startswith(f"sform (code 2) and qform (code 1) {found}; the sform is used")
     for codes in ((0, 1), (2, 0), (0, 0)):
         assert compare_forms(forms(LPS, qform, *codes), (240, 240, 155)) is None  # only one counts
 

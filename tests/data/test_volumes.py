@@ -233,14 +233,17 @@ def test_voxels_from_nowhere_are_refused_and_need_no_room(tmp_path, make_case, f
     assert estimate_bytes(case, MODALITIES, Config().data.prepare) == 0
 
 
+NO_ENDING = "its name ends in neither .nii nor .nii.gz); give it a name that ends in"
+
+
 @pytest.mark.parametrize(
     ("name", "pack", "problem"),
     [
         ("x.nii.bz2", bz2.compress, "it is compressed by bzip2); unpack it"),
         ("x.nii.xz", lzma.compress, "it is compressed by xz); unpack it"),
-        ("x.nii.zst", bytes, "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii"),
-        ("x.nii.gz.bz2", gzip.compress, "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii.gz"),
-        ("x.img", bytes, "its name ends in neither .nii nor .nii.gz); give it a name that ends in .nii"),
+        ("x.nii.zst", bytes, f"{NO_ENDING} .nii"),
+        ("x.nii.gz.bz2", gzip.compress, f"{NO_ENDING} .nii.gz"),
+        ("x.img", bytes, f"{NO_ENDING} .nii"),
     ],
 )
 def test_a_name_by_which_nobody_measures_is_refused(tmp_path, name, pack, problem):
