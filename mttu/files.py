@@ -241,12 +241,9 @@ def _acquire(folder: Path) -> BaseFileLock:
             f"run `chmod a+rw {path}`, or use another folder"
         ) from None
     except OSError as error:
-        cure = (
-            "is a link, and links are not followed; remove it"
-            if path.is_symlink()
-            else f"cannot be locked ({error.strerror})"
-        )
-        raise InputError(f"{path}: {cure}") from None
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, and links are not followed; remove it") from None
+        raise InputError(f"{path}: cannot be locked ({error.strerror})") from None
     return lock
 
 

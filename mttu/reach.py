@@ -17,29 +17,27 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 logger = logging.getLogger(__name__)
 
 
-def find_reason(ask: Callable[[float], str], name: str, patience: float | None = None) -> str:
+def find_reason(ask: Callable[[float], str], name: str) -> str:
     """Asks a server until it answers or patience ends; logs once that it waits.
 
     Args:
         ask: Called with the seconds it may take; returns an empty text if the server answers, else why not.
         name: Name of the server for the user, without a password.
-        patience: Seconds in all; `PATIENCE_SECONDS` if not given.
 
     Returns:
         An empty text, or the latest reason.
     """
-    patience = PATIENCE_SECONDS if patience is None else patience
-    end, told = time.monotonic() + patience, False
+    end, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         started = time.monotonic()
-        left = end - started if told else patience * _FIRST_SHARE  # so that a silent server is logged, too
+        left = end - started if told else PATIENCE_SECONDS * _FIRST_SHARE  # so that a silent server is logged, too
         reason = ask(max(left, 0.05))
         if not reason:
             return ""
         if time.monotonic() + _PAUSE_SECONDS >= end:
             return reason
         if not told:
-            logger.info("waiting for %s (%s), for at most %.0f s", name, reason, patience)
+            logger.info("waiting for %s (%s), for at most %.0f s", name, reason, PATIENCE_SECONDS)
             told = True
         time.sleep(max(0.0, _PAUSE_SECONDS - (time.monotonic() - started)))
 

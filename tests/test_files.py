@@ -139,7 +139,7 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_the_probe_of_a_killed_process_is_gone_after_the_next(tmp_path: Path) -> None:
     target = tmp_path / "cohort.parquet"
-    (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # what a kill between its making and its removal leaves
+    (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # left by a kill
     assert find_obstacle(target) is None
     assert list(tmp_path.iterdir()) == []
 

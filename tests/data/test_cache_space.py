@@ -18,7 +18,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def free(monkeypatch):
-    """Sets how many bytes are free, and tells of which places that was asked."""
+    """Sets the free bytes; returns the list of places that are asked for them."""
     asked = []
 
     def set_free(count):
@@ -71,7 +71,7 @@ def test_what_is_prepared_alike_needs_no_room(make_case, tmp_path, free):
     assert measure_room(cases, cache, MODALITIES, PrepareSettings(margin_voxels=9)).cases == 2
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_figures(make_case, tmp_path, free):
+def test_a_disk_that_is_too_small_is_refused_with_both_values(make_case, tmp_path, free):
     case = make_case("A")
     needed = estimate_bytes(case, MODALITIES, SETTINGS)
     free(needed - 1)

@@ -165,7 +165,7 @@ def test_pruning_refuses_a_folder_that_is_no_cache(cohort, cache, tmp_path):
         prune_cache(tmp_path / "images", [cohort], remove=True)
     for name in "ABC":
         (cache / name / "case.json").unlink()
-    assert prune_cache(cache, [cohort], remove=True) == []  # a cache, if damaged
+    assert prune_cache(cache, [cohort], remove=True) == []  # a damaged cache is one
 
 
 def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
@@ -174,7 +174,7 @@ def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
     shutil.copytree(cache / "C", cache / "D")  # its description names C: not a case of the cache's
     shutil.copytree(cache / "C", cache / "E")
     rewrite_about(cache / "E", case_id="E")
-    (cache / "E" / "extra.txt").write_text("mine")  # a case, but somebody keeps a file in it
+    (cache / "E" / "extra.txt").write_text("mine")  # a case with a foreign file
     shutil.copytree(cache / "C", cache.parent / "elsewhere" / "F")
     rewrite_about(cache.parent / "elsewhere" / "F", case_id="F")
     (cache / "F").symlink_to(cache.parent / "elsewhere" / "F")

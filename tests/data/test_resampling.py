@@ -1,4 +1,4 @@
-"""Cases that are not 1 mm: there, inside a given brain mask, and back."""
+"""Cases of other spacings than 1 mm: prepared inside a given brain mask, and brought back."""
 
 from dataclasses import replace
 
