@@ -133,10 +133,10 @@ def name_some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def name_groups(groups: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """The first members of the first groups: `P: A, B and 3 more; Q: C; and 2 more`."""
-    listed = [f"{name}: {name_some(members, most)}" for name, members in groups.items()]
-    return "; ".join([*listed[:most], *([f"and {len(listed) - most} more"] if len(listed) > most else [])])
+def name_groups(groups: Mapping[str, Sequence[str]]) -> str:
+    """The first three members of the first three groups: `P: A, B, C and 3 more; Q: D; R: E; and 2 more`."""
+    listed = [f"{name}: {name_some(members, 3)}" for name, members in groups.items()]
+    return "; ".join(listed[:3] + ([f"and {len(listed) - 3} more"] if len(listed) > 3 else []))
 
 
 def explain_failure(case_id: str, failure: Exception) -> str:
