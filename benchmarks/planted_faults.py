@@ -29,7 +29,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mttu.phantom import write_phantom
+from mttu.phantom import Recipe, write_phantom
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_SLOWER = 1.2
@@ -239,7 +239,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "clean"
-        write_phantom(clean, cases=arguments.cases, size=arguments.size)
+        write_phantom(clean, Recipe(cases=arguments.cases, size=arguments.size))
         fast_enough = compare(clean, arguments.against, arguments.repeats)
         found = find_faults(clean, Path(folder))
     return 0 if found and fast_enough else 1

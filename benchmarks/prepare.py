@@ -20,7 +20,7 @@ from mttu.cluster.session import connect
 from mttu.cohort.build import discover
 from mttu.config import PrepareSettings, WorkerSettings
 from mttu.data.manifest import Manifest
-from mttu.phantom import write_phantom
+from mttu.phantom import Recipe, write_phantom
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 
 def compare(folder: Path, cases: int, size: int, actors: list[int], repeats: int) -> None:
     data = folder / "phantom"
-    write_phantom(data, cases=cases, size=size)
+    write_phantom(data, Recipe(cases=cases, size=size))
     manifest = discover(data)
     print(f"{cases} phantom cases of {size}^3, {len(manifest.modalities)} modalities and mask; {os.cpu_count()} CPUs")
     everything: dict[int, list[float]] = {count: [] for count in actors}

@@ -27,7 +27,7 @@ from mttu.files import write_json
 from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.segmentation import Overlap, count_overlaps
 from mttu.networks.checkpoint import read_checkpoint
-from mttu.phantom import write_phantom
+from mttu.phantom import Recipe, write_phantom
 from mttu.search.presets import PRESETS, preset
 from mttu.training.run import launch_locally, run_training
 
@@ -46,7 +46,7 @@ def build(out: Path, arguments: argparse.Namespace) -> tuple[Manifest, Path]:
     data, path = out / "phantom", out / "cohort.parquet"
     recipe = {"difficulty": arguments.difficulty, "mutant_fraction": arguments.mutants}
     shares = {"unlabelled_fraction": 0.0, "test_fraction": 0.65}
-    write_phantom(data, cases=arguments.cases, size=arguments.size, seed=0, **recipe, **shares)
+    write_phantom(data, Recipe(cases=arguments.cases, size=arguments.size, **recipe, **shares))
     manifest = discover(data, data / "clinical.csv")
     write_manifest(manifest, path)
     for case in manifest.cases:

@@ -37,7 +37,7 @@ from mttu.config import Config, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
 from mttu.files import write_json
-from mttu.phantom import TRUTH_TABLE, measure_phantom, write_phantom
+from mttu.phantom import TRUTH_TABLE, Recipe, measure_phantom, write_phantom
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
 from mttu.pseudo_labels.scoring import OnRow, ScoringPlan, make_table, score_cases
 from mttu.search.presets import preset
@@ -82,8 +82,7 @@ def write_cohort(folder: Path) -> None:
     if (folder / "cohort.parquet").exists():
         return
     cases = TEST + SEEDS_AT_MOST * (TRAIN + VAL + POOL)
-    write_phantom(
-        folder / "phantom",
+    recipe = Recipe(
         cases=cases,
         size=SIZE,
         unlabelled_fraction=SEEDS_AT_MOST * POOL / cases,
@@ -91,6 +90,7 @@ def write_cohort(folder: Path) -> None:
         unlabelled_mutant_fraction=0.3,
         difficulty=0.2,
     )
+    write_phantom(folder / "phantom", recipe)
     manifest = discover(folder / "phantom", folder / "phantom" / "clinical.csv")
     for case in manifest.cases:
         cache_case(case, folder / "cache", manifest.modalities, Config().data.prepare)

@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises: every problem at once, each with what was found and what is allowed."""
+"""Errors for the user: what was found, where, what is allowed, what to do; without passwords and tokens."""
 
 import errno
 import re
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
-"""A quote or bracket within a password; one that ends a quotation has a blank or a sign behind it."""
+"""A quote or bracket inside a password; a closing one is followed by a blank or punctuation."""
 _USER_INFO = re.compile(
     r"(?i)\b((?!sqlite:///|file:)[a-z][a-z0-9+.-]*:/{2,3})"
     rf"(?:[^\s/:@'\"<>]|{_INSIDE})*(?::(?:[^\s'\"<>]|{_INSIDE})*)?@"
 )
-"""An address with what stands before its `@`: a user, or a user and a password, which may hold `@` and `/`."""
+"""An address up to its `@`: a user, or a user and a password, which may contain `@` and `/`."""
 _PLAIN = (
     r"pass(?:wor[dt]|wd|phrase)|pwd|(?:access[_-]?)?token|secret(?:[_-]?(?:access[_-]?)?key)?|"
     r"(?:api|access|account|private|shared)[_-]?key"
@@ -29,18 +29,18 @@ _HEADER = re.compile(
 _SECRET_NAME = re.compile(rf"(?i).*(?:{_PLAIN})|pass|auth|key|sig(?:nature)?|credentials?")
 _QUERY = re.compile(r"[?&]([^?&=]+)=([^&]+)")
 _ODBC = re.compile(r"(?:^|;)\s*([^;={}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]+)")
-"""Names and values of a connection string; in braces a value may hold semicolons, and a brace twice."""
+"""Names and values of a connection string; a value in braces may contain semicolons and doubled braces."""
 _MASK = "=***"
 _SHORTEST = 6
-"""Least length of a known password that is masked wherever it stands; a shorter one, or a word, might be anything."""
+"""Minimum length of a known password that is masked anywhere; a shorter one, or a plain word, might be anything."""
 _known: dict[str, str] = {}
-"""What is masked wherever it stands, and by what."""
+"""Known secrets, masked anywhere, with their replacements."""
 
 
 def keep_secret(address: str) -> None:
-    """Has `mask_secrets` hide the secrets of an address that is in use, whatever signs they hold.
+    """Makes `mask_secrets` hide the secrets of an address that is in use, whatever characters they contain.
 
-    They stand before its `@`, or in its query under a name such as `password`, and there within `odbc_connect`, too.
+    Secrets stand before its `@`, or in its query under a name such as `password`, also within `odbc_connect`.
     """
     if address.startswith(("sqlite:///", "file:")):
         return
@@ -59,7 +59,7 @@ def keep_secret(address: str) -> None:
 
 
 def _find_named(address: str) -> Iterator[tuple[str, str]]:
-    """Names and values of the secrets in the query of an address, as they stand there and as they are read."""
+    """Names and values of the secrets in the query of an address, as written and as decoded."""
     for name, value in _QUERY.findall(address):
         key, parts = unquote(name), {value, value.partition("#")[0]}
         texts = {spelt for part in parts for spelt in (part, unquote(part), unquote_plus(part)) if spelt}
@@ -73,19 +73,19 @@ def _find_named(address: str) -> Iterator[tuple[str, str]]:
 
 
 def mask_secrets(text: str) -> str:
-    """A text as it may be shown or kept: without what stands before the `@` of an address, and without named secrets.
+    """A text without named secrets and without what precedes the `@` of an address.
 
-    Whatever a database or a server says of its address goes through here before a person or a file sees it.
+    All that a database or a server says passes through here before it is shown or written to a file.
     """
     for secret in sorted(_known, key=lambda secret: (_known[secret].endswith(_MASK), len(secret)), reverse=True):
-        text = text.replace(secret, _known[secret])  # those with a name first, for they may hold an `@`
+        text = text.replace(secret, _known[secret])  # named ones first, since they may contain an `@`
     text = _USER_INFO.sub(r"\1", text)
     text = _NAMED.sub(r"\1***", text)
     return _HEADER.sub(r"\1 ***", text)
 
 
 class InputError(ValueError):
-    """Input that was refused at the border; the command line prints it and exits with code 2.
+    """Refused input; the command line prints it and exits with code 2.
 
     Args:
         problems: One sentence per problem: case or setting, the value found, what is allowed, what to do.
@@ -100,6 +100,22 @@ class InputError(ValueError):
         return InputError, (self.problems,)
 
 
+class RunError(RuntimeError):
+    """A run that stopped for a known reason; the command line prints it and exits with code 1.
+
+    Args:
+        message: What happened, where, and what to change.
+        all_ranks: Whether every rank stops with this error, or this one alone.
+    """
+
+    def __init__(self, message: str, all_ranks: bool = True) -> None:
+        super().__init__(mask_secrets(message))
+        self.all_ranks = all_ranks
+
+    def __reduce__(self) -> tuple[type["RunError"], tuple[str, bool]]:
+        return RunError, (str(self), self.all_ranks)
+
+
 def raise_if_any(problems: list[str]) -> None:
     """Raises one `InputError` that names all problems, if there are any."""
     if problems:
@@ -107,7 +123,7 @@ def raise_if_any(problems: list[str]) -> None:
 
 
 def say_count(number: int, one: str, several: str) -> str:
-    """A number with the words that go with it: `say_count(1, "case is", "cases are")` is "1 case is"."""
+    """A number with its words: `say_count(1, "case is", "cases are")` is "1 case is"."""
     return f"{number} {one if number == 1 else several}"
 
 
@@ -117,8 +133,14 @@ def name_some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def name_groups(groups: Mapping[str, Sequence[str]]) -> str:
+    """The first three members of the first three groups: `P: A, B, C and 3 more; Q: D; R: E; and 2 more`."""
+    listed = [f"{name}: {name_some(members, 3)}" for name, members in groups.items()]
+    return "; ".join(listed[:3] + ([f"and {len(listed) - 3} more"] if len(listed) > 3 else []))
+
+
 def explain_failure(case_id: str, failure: Exception) -> str:
-    """Why a case has no result, in one line: what was refused, or the kind of another error and its first line."""
+    """Why a case has no result, in one line: the problems of an InputError, or type and first line of another error."""
     if isinstance(failure, InputError):
         return "; ".join(failure.problems)
     first_line = (str(failure).strip().splitlines() or ["no message"])[0]
@@ -139,33 +161,11 @@ def explain_open_files(error: BaseException) -> str:
 
 
 def stop_if_too_many_open(error: BaseException) -> None:
-    """Called before a file is said to be missing or damaged, which is not so where no more files can be opened.
+    """Called before a file is reported as missing or damaged, to rule out another cause.
 
     Raises:
-        RunError: This process, or the machine, has as many files open as it may.
+        RunError: This process, or the machine, has reached its limit of open files.
     """
     cure = explain_open_files(error)
     if cure:
         raise RunError(f"{cure}, and give the same command again") from None
-
-
-def name_groups(groups: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """The first members of the first groups: `P: A, B and 3 more; Q: C; and 2 more`."""
-    listed = [f"{name}: {name_some(members, most)}" for name, members in groups.items()]
-    return "; ".join([*listed[:most], *([f"and {len(listed) - most} more"] if len(listed) > most else [])])
-
-
-class RunError(RuntimeError):
-    """A run that stopped itself for a named reason; the command line prints it and exits with code 1.
-
-    Args:
-        message: What happened, where, and what to change.
-        all_ranks: Whether every rank stops with this error, or this one alone.
-    """
-
-    def __init__(self, message: str, all_ranks: bool = True) -> None:
-        super().__init__(mask_secrets(message))
-        self.all_ranks = all_ranks
-
-    def __reduce__(self) -> tuple[type["RunError"], tuple[str, bool]]:
-        return RunError, (str(self), self.all_ranks)

@@ -1,13 +1,13 @@
-"""Files of ours: written whole or not at all, by one writer at a time, and measured before they are unpacked.
+"""Our own files: written whole or not at all, by one process at a time, and measured before they are unpacked.
 
-What is written goes to a temporary name beside the target, which is then renamed. A process that dies at any point
-leaves either the old content or the new one, and at most a leftover whose name starts with `.partial-`, which the next
-writer of the same target removes.
+A file is written under a temporary name beside its target and then renamed. A process that dies leaves the old content
+or the new one, and at most a leftover named `.partial-...`, which the next writer of the same target removes.
 """
 
 import csv
 import errno
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -39,7 +39,7 @@ def _sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a whole folder, or a link but not what it leads to, if it is there."""
+    """Removes a file, a whole folder, or a link (not its target), if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -47,7 +47,7 @@ def remove(path: Path) -> None:
 
 
 def drop_link(path: Path) -> None:
-    """Removes a link in place of a working folder: mttu makes none, and what it leads to is somebody else's."""
+    """Removes a link in place of a working folder: mttu makes no links, so its target is somebody else's."""
     if path.is_symlink():
         path.unlink()
 
@@ -60,11 +60,11 @@ def _partial(target: Path) -> Path:
 
 
 def find_obstacle(target: Path) -> str | None:
-    """Why `target` could not be written, tried out in the nearest folder that is there; None if it can."""
+    """Why `target` cannot be written, tested in its nearest existing folder; None if it can."""
     nearest = next(place for place in target.absolute().parents if place.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file; give another folder"
-    probe = nearest / f"{PREFIX}probe-{target.name}"[:100]  # rights alone do not tell, for root has them all
+    probe = nearest / f"{PREFIX}probe-{target.name}"[:100]  # permission bits say nothing for root
     try:
         probe.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
@@ -88,8 +88,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields an empty temporary folder; on success it is renamed to `target`, replacing an older folder there.
 
-    A folder cannot be renamed over a full one, so an older one is first moved aside, then removed. A kill between the
-    two renames leaves no `target`; `recover_folder`, which this calls first, brings the older one back.
+    The older folder is moved aside first, because no folder can be renamed over a full one. A kill between the two
+    renames leaves no `target`; `recover_folder`, called here first, brings the older one back.
     """
     recover_folder(target)
     partial = _partial(target)
@@ -106,11 +106,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def recover_folder(target: Path) -> None:
-    """Undoes what a kill inside `atomic_folder` left: afterwards `target` is there if it ever was written whole."""
+    """Repairs what a kill inside `atomic_folder` left: `target` exists afterwards if it was ever written whole."""
     aside = _aside(target)
     if not os.path.lexists(aside):
         return
-    if target.exists() or aside.is_symlink():  # a link may lead to what is not ours to put here
+    if target.exists() or aside.is_symlink():  # the target of a link is not ours
         remove(aside)
     else:
         os.replace(aside, target)
@@ -121,7 +121,7 @@ def _aside(target: Path) -> Path:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Renames what was built under a working name in the same folder; there is nothing at `target`."""
+    """Renames a finished file or folder to `target`, in the same folder, where there is nothing yet."""
     os.rename(source, target)
     _sync(target.parent)
 
@@ -133,17 +133,17 @@ def write_text(target: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file that this or somebody else wrote.
+    """Reads a JSON file of any origin.
 
     Raises:
-        OSError: Not there, or not to be read.
+        OSError: Missing or unreadable.
         ValueError: Not JSON, or nested too deeply.
     """
     return parse_json(path.read_text(encoding="utf-8"))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; see `read_json`."""
+    """Parses a JSON text; ValueError if it is none or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -151,14 +151,14 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_versioned(path: Path, version: int, mend: str, earlier: Sequence[int] = (), name: str = "") -> dict[str, Any]:
-    """A JSON object of ours, which says its `format_version`.
+    """Reads a JSON object that mttu wrote with a `format_version`.
 
     Args:
         path: File.
-        version: That is written today.
-        mend: What helps where the file is damaged or of another version.
-        earlier: Versions that are read, too.
-        name: Of the file, for the message; its path if not given.
+        version: Current version.
+        mend: Cure for a damaged file or another version.
+        earlier: Older versions that can still be read.
+        name: File name for the message; its path if not given.
 
     Raises:
         InputError: Missing, damaged, or of another version.
@@ -168,7 +168,7 @@ def read_versioned(path: Path, version: int, mend: str, earlier: Sequence[int] =
     try:
         content = dict(read_json(path))
         found = content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         stop_if_too_many_open(error)
         reason = "missing" if isinstance(error, FileNotFoundError) else "damaged"
         raise InputError(f"{where}: {reason}; {mend}") from None
@@ -183,19 +183,25 @@ def write_json(target: Path, content: Any) -> None:
     write_text(target, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 LOCK, MARKER, OWNER = ".lock", ".lock-marker", ".lock-owner"
-"""The file that is locked; the one whose being there is the lock where a file system has no locks; who holds it."""
+"""The locked file; the file whose existence is the lock on file systems without locks; a note of who holds it."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _MODE = 0o600 if PRIVATE else 0o666
-"""Mode of the lock, which holds nothing: whoever may write into the folder may lock it, if others may at all."""
+"""Mode of the lock file, which is empty: anyone who may write into the folder may lock it."""
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process; the lock goes with the process, however it ends.
+    """Holds a folder for this process; the lock ends with the process, however that ends.
 
-    Where the file system has no locks (Lustre, some NFS), a marker file is the lock. One that a killed process left is
-    recognised on the same machine; on another it has to be removed by hand, and the message says so.
+    On file systems without locks (Lustre, some NFS) a marker file is the lock. A marker left by a killed process is
+    recognised on the same machine; on another machine it has to be removed by hand, as the message says.
 
     Raises:
         InputError: Another process holds it, or it cannot be locked.
@@ -235,21 +241,18 @@ def _acquire(folder: Path) -> BaseFileLock:
             f"run `chmod a+rw {path}`, or use another folder"
         ) from None
     except OSError as error:
-        cure = (
-            "is a link, and links are not followed; remove it"
-            if path.is_symlink()
-            else f"cannot be locked ({error.strerror})"
-        )
-        raise InputError(f"{path}: {cure}") from None
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, and links are not followed; remove it") from None
+        raise InputError(f"{path}: cannot be locked ({error.strerror})") from None
     return lock
 
 
 def _write_owner(folder: Path) -> None:
-    """A note for whoever finds the folder held; no lock hangs on it."""
+    """Notes the holder, for messages only."""
     content = {"user": _user(), "host": socket.gethostname(), "pid": os.getpid()}
     with suppress(OSError):
         path = folder / OWNER
-        path.unlink(missing_ok=True)  # another user's, or a link
+        path.unlink(missing_ok=True)  # of another user, or a link
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -257,7 +260,7 @@ def _write_owner(folder: Path) -> None:
 
 def _read_owner(folder: Path) -> str:
     try:
-        descriptor = os.open(folder / OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait
+        descriptor = os.open(folder / OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would block
         with os.fdopen(descriptor, "rb") as file:
             content = json.loads(file.read(1000))
         return f" (process {int(content['pid'])} of {content['user']!s:.64} on {content['host']!s:.64})"
@@ -269,7 +272,7 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        return str(os.getuid())  # a container without this user
+        return str(os.getuid())  # no such user in this container
 
 
 def _owner_of(path: Path) -> str:
@@ -280,52 +283,54 @@ def _owner_of(path: Path) -> str:
 
 
 MOST_VALUES = 2**23
-"""Of all columns: 100,000 cases with 50 Monte Carlo passes are 6 million."""
+"""Over all columns: 100,000 cases with 50 Monte Carlo passes have 6 million."""
 MOST_TEXT_BYTES = 2**28
 _CODECS = {"UNCOMPRESSED", "SNAPPY"}
-"""What mttu writes. Others shrink a page of zeros ten thousand times."""
+"""Written by mttu. Other codecs compress a page of zeros ten-thousandfold."""
 _ENCODINGS = {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY", "BIT_PACKED"}
-"""What mttu writes. Others write a text as what it shares with the one before it."""
+"""Written by mttu. Others encode a text by the prefix it shares with the one before it."""
 _BREAK = re.compile(r"([;\t\r\n])")
-"""Where a program that splits at other signs, or takes no quotes, would begin a cell or a row."""
+"""Where a program with other separators, or one that ignores quotes, would begin a cell or a row."""
 _FORMULA = re.compile(
     r"'*[\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028\u2029\u2060\ufeff]*"
     r"[=+\-@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
 )
-"""Start of a text that a spreadsheet program runs or hides, the wide and the small signs and those behind what is not
-seen, too; the apostrophes keep the change one to one."""
+"""Start of a text that a spreadsheet runs as a formula, full-width and small signs and leading invisible characters
+included; the apostrophes keep the change reversible."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def read_parquet(path: Path, lists: Collection[str] = ()) -> Any:
-    """Reads a Parquet file that mttu wrote, once its footer says that this needs little memory.
+    """Reads a Parquet file that mttu wrote, after checking in its footer that this needs little memory.
 
-    A column of one value per row cannot have more of them than the footer says. How long lists are, only their pages
-    tell; the footer is believed.
+    A column of one value per row cannot hold more than its footer says. The length of lists stands in their pages only;
+    there the footer is trusted.
 
     Args:
-        path: To read.
+        path: File.
         lists: Names of columns that may hold lists of numbers.
 
     Raises:
-        OSError: Not there, or not to be read.
-        pyarrow.ArrowException: No Parquet file, one that would take more than `MOST_VALUES` values or
-            `MOST_TEXT_BYTES` of text, or a column that is neither text nor numbers.
+        OSError: Missing or unreadable.
+        pyarrow.ArrowException: No Parquet file, more than `MOST_VALUES` values or `MOST_TEXT_BYTES` of text, or a
+            column that is neither text nor numbers.
     """
     file = pq.ParquetFile(path)
     wanted = file.schema_arrow
     _check_types(wanted, lists)
     _check_size(file.metadata)
     texts = [field.name for field in wanted if _is_text(field.type)]
-    table = pq.ParquetFile(path, read_dictionary=texts).read()  # each text once, however often it is there
-    size = sum(_count_text(column) for column in table.columns if pa.types.is_dictionary(column.type))
+    table = pq.ParquetFile(path, read_dictionary=texts).read()  # keeps each distinct text once
+    chunks = [chunk for column in table.columns if pa.types.is_dictionary(column.type) for chunk in column.chunks]
+    sizes = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in chunks)
+    size = sum(size or 0 for size in sizes)
     if size > MOST_TEXT_BYTES:
         raise pa.ArrowInvalid(f"holds {size} bytes of text; at most {MOST_TEXT_BYTES} are read")
     return table.cast(wanted)
 
 
 def _check_types(schema: Any, lists: Collection[str]) -> None:
-    """By the types that the columns would be read as: what is stored alike may be bytes, decimals or fields."""
+    """Checks the types that columns are read as: the stored type does not tell text from bytes or decimals."""
     for field in schema:
         kind = field.type
         if pa.types.is_list(kind):
@@ -348,14 +353,13 @@ def _is_number(kind: Any) -> bool:
 
 
 def _check_size(metadata: Any) -> None:
-    """By what the footer says of each column, before anything else is read."""
-    _check_sign(metadata.num_rows)
+    """Checks what the footer says of each column, before anything else is read."""
+    _check_counts(metadata.num_rows)
     values = 0
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
-        _check_sign(group.num_rows)
+        _check_counts(group.num_rows)
         for column in (group.column(number) for number in range(group.num_columns)):
-            _check_sign(column.num_values)
-            _check_sign(column.total_uncompressed_size)
+            _check_counts(column.num_values, column.total_uncompressed_size)
             values += max(column.num_values, group.num_rows)
             if column.compression not in _CODECS:
                 raise pa.ArrowInvalid(f"compressed with {column.compression}; mttu writes and reads SNAPPY")
@@ -370,28 +374,24 @@ def _check_size(metadata: Any) -> None:
         raise pa.ArrowInvalid(f"unpacks to {values} values; at most {MOST_VALUES} are read")
 
 
-def _check_sign(count: int) -> None:
-    """A footer may hold any number; one below 0 would make room for others where they are added up."""
-    if count < 0:
-        raise pa.ArrowInvalid(f"its footer counts {count} of something; restore the file from a copy")
-
-
-def _count_text(column: Any) -> int:
-    sizes = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)) for chunk in column.chunks)
-    return sum(size.as_py() or 0 for size in sizes)
+def _check_counts(*counts: int) -> None:
+    """Refuses counts below 0: a forged footer could use them to hide large ones in a sum."""
+    for count in counts:
+        if count < 0:
+            raise pa.ArrowInvalid(f"its footer counts {count} of something; restore the file from a copy")
 
 
 def write_csv(table: Any, path: Path) -> None:
-    """Writes an Arrow table; texts and names of columns as `neutralise` gives them, numbers as they are."""
+    """Writes an Arrow table; texts and column names pass through `neutralise`."""
     for place, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+        if _is_text(field.type):
             texts = [None if text is None else neutralise(text) for text in table.column(place).to_pylist()]
             table = table.set_column(place, field, pa.array(texts, field.type))
     pyarrow.csv.write_csv(table.rename_columns([neutralise(name) for name in table.column_names]), path)
 
 
 def write_csv_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes rows of values; texts and names of columns as `neutralise` gives them."""
+    """Writes rows of values; texts and column names pass through `neutralise`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         for row in (columns, *rows):
@@ -399,17 +399,16 @@ def write_csv_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[A
 
 
 def neutralise(text: str) -> str:
-    """A text as it may stand in a CSV cell: with an apostrophe in front where a spreadsheet would run it (OWASP).
+    """A text for a CSV cell, with an apostrophe before whatever a spreadsheet would run as a formula (OWASP).
 
-    So is what follows a semicolon, a tab or a line break in it, for a program that splits there. A number stays one,
-    whatever its sign.
+    The same holds after each semicolon, tab and line break, where some programs split. Numbers stay as they are.
     """
     parts = _BREAK.split(text)
     return "".join(f"'{part}" if _is_run(parts, place) else part for place, part in enumerate(parts))
 
 
 def restore(cell: str) -> str:
-    """The text that `neutralise` was given."""
+    """Undoes `neutralise`."""
     parts = _BREAK.split(cell)
     for place, part in enumerate(parts):
         if part.startswith("'"):
@@ -420,7 +419,7 @@ def restore(cell: str) -> str:
 
 
 def _is_run(parts: Sequence[str], place: int) -> bool:
-    """Whether a part of a text, of which every second one is what parts the others, needs an apostrophe."""
+    """Whether a part of a text needs an apostrophe; parts at odd places are separators."""
     part = parts[place]
     if place % 2:
         return False

@@ -1,9 +1,9 @@
-"""Patients that a network knows, as the files beside its weights name them: by keyed digests, never by their ids.
+"""Patients that a network was trained on: the files beside its weights hold keyed digests of their ids, never the ids.
 
-A digest answers "is this id among them?" to anyone who holds the file, which the check for leakage needs. It should not
-answer "which ids are among them?", so it is slow to compute: scrypt (RFC 7914), with a salt and the costs beside the
-digests. The salt is drawn from the content of the images that were trained on: nobody who lacks them can compute
-digests in advance, the folds and resumed trainings of a cohort share it, and the same training writes the same file.
+The check for leakage asks "is this id among them?", which a digest answers. Listing the ids should be hard, so digests
+are slow to compute: scrypt (RFC 7914), with salt and costs stored beside the digests. The salt is derived from the
+content of the training images: digests cannot be computed in advance without them, folds and resumed trainings of a
+cohort share it, and the same training writes the same file.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _DIGEST_BYTES = 8
 _SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _MOST_KEYS = 64
 _MOST_MEMORY = 2**18 + 2**13
-"""Of `PatientKey.memory` in a file that somebody else wrote: 33 MiB for an id."""
+"""Limit of `PatientKey.memory` for foreign files: 33 MiB for an id."""
 _MOST_WORK = _MOST_KEYS * 2**17
-"""Of `PatientKey.work` over all its keys: what 64 of this version cost, 3 s for an id. More would stop a reader."""
+"""Limit of `PatientKey.work` over all keys of a file: 64 keys of this version, 3 s for an id."""
 _MOST_THREADS = 8
 
 
@@ -32,49 +32,52 @@ class PatientKey:
     salt: str
     """Hexadecimal."""
     n: int = 2**14
-    """Cost in time and memory; 2**14 takes 16 MiB and about 0.05 s for an id, so under a minute for a thousand."""
+    """Cost in time and memory; 2**14 takes 16 MiB and about 0.05 s for an id."""
     r: int = 8
     p: int = 1
 
     @property
     def work(self) -> int:
-        """What a digest costs, in units of 128 bytes that are mixed; filling and hashing them counts as n = 8."""
+        """Cost of a digest, in blocks of 128 bytes that are mixed; filling and hashing them counts as n = 8."""
         return max(self.n, 8) * self.r * self.p
 
     @property
     def memory(self) -> int:
-        """What a digest takes while it is computed, in units of 128 bytes."""
+        """Memory that computing a digest takes, in blocks of 128 bytes."""
         return self.r * (self.n + self.p + 2)
 
 
 @dataclass(frozen=True)
 class KnownPatients:
-    """A set of patients that can be asked for an id but not listed."""
+    """A set of patients with a test for membership, but no list of ids."""
 
     groups: tuple[tuple[PatientKey | None, frozenset[str]], ...] = ()
-    """Digests by key, at most one group for a key; None for the bare SHA-256 of earlier versions."""
+    """Digests by key, one group per key; key None for the bare SHA-256 of earlier versions."""
 
     @property
     def keys(self) -> tuple[PatientKey, ...]:
-        """Of digests that have one."""
+        """All keys but None."""
         return tuple(key for key, _ in self.groups if key is not None)
 
     @property
     def work(self) -> int:
-        """What it costs to ask for an id, see `PatientKey.work`."""
+        """Cost of the test for one id, see `PatientKey.work`."""
         return sum(key.work for key in self.keys)
 
     @property
     def has_room(self) -> bool:
-        """Whether `read_patients` would still read it with one more key of this version."""
+        """Whether `read_patients` would accept it with one more key of this version."""
         return len(self.groups) < _MOST_KEYS and self.work + PatientKey("").work <= _MOST_WORK
 
     def find(self, patient_ids: Iterable[str]) -> frozenset[str]:
-        """Which of these ids are among them."""
-        ids, found = list(dict.fromkeys(patient_ids)), set[str]()
-        for key, digests in self.groups:
-            found |= {name for name, digest in zip(ids, _digest_all(ids, key), strict=True) if digest in digests}
-        return frozenset(found)
+        """The given ids that are in the set."""
+        ids = list(dict.fromkeys(patient_ids))
+        return frozenset(
+            name
+            for key, digests in self.groups
+            for name, digest in zip(ids, _digest_all(ids, key), strict=True)
+            if digest in digests
+        )
 
     def __contains__(self, patient_id: str) -> bool:
         return bool(self.find([patient_id]))
@@ -95,37 +98,36 @@ class KnownPatients:
 
 
 def derive_key(contents: Iterable[str]) -> PatientKey:
-    """The key of a cohort.
-
-    Args:
-        contents: Hashes of the content of its cases, in any order.
-    """
+    """The key of a cohort, from the hashes of the content of its cases in any order."""
     text = "\n".join(["mttu patients", *sorted(contents)])
     return PatientKey(hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
 def name_patients(patient_ids: Iterable[str], key: PatientKey) -> KnownPatients:
     """The set of these patients."""
-    digests = frozenset(_digest_all(list(dict.fromkeys(patient_ids)), key))
-    return KnownPatients(((key, digests),)) if digests else KnownPatients()
+    return _group(key, _digest_all(list(dict.fromkeys(patient_ids)), key))
 
 
 def known_by_digest(digests: Iterable[str]) -> KnownPatients:
     """The set that an earlier version wrote as bare digests."""
+    return _group(None, digests)
+
+
+def _group(key: PatientKey | None, digests: Iterable[str]) -> KnownPatients:
     found = frozenset(digests)
-    return KnownPatients(((None, found),)) if found else KnownPatients()
+    return KnownPatients(((key, found),)) if found else KnownPatients()
 
 
 def digest_bare(patient_id: str) -> str:
-    """The digest of earlier versions, which a computer finds the id of in seconds; not to be written."""
+    """The digest of earlier versions, which reveals an id to a search of seconds; not to be written."""
     return hashlib.sha256(f"mttu patient {patient_id}".encode()).hexdigest()[: 2 * _DIGEST_BYTES]
 
 
 def read_patients(content: Any) -> KnownPatients:
-    """Reads what `KnownPatients.to_json` gave, or a list of digests of an earlier version.
+    """Reads the output of `KnownPatients.to_json`, or a list of digests of an earlier version.
 
     Raises:
-        ValueError: Anything else, or a cost that is too high to be borne.
+        ValueError: Anything else, or keys that cost too much.
     """
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise ValueError("patients: expected a list")
@@ -144,11 +146,7 @@ def read_patients(content: Any) -> KnownPatients:
 
 
 def check_work(known: KnownPatients) -> None:
-    """Refuses a set that would stop whoever asks it.
-
-    Raises:
-        ValueError: Its keys cost too much.
-    """
+    """Raises a ValueError if the keys of a set cost too much to test for an id."""
     if known.work > _MOST_WORK:
         raise ValueError(
             f"patients: n * r * p of scrypt adds up to {known.work} over all keys; expected at most {_MOST_WORK}"
@@ -174,7 +172,7 @@ def _read_key(content: Any) -> PatientKey:
 
 
 def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a `checkpoint.json` or `calibration.json` without digests; it then does not say whom it knows."""
+    """The content of a `checkpoint.json` or `calibration.json` without digests of patients."""
     kept = {name: value for name, value in content.items() if name not in ("patients", "learned_from")}
     return kept | ({"patients": None} if "calibration" in content else {})
 
@@ -182,7 +180,7 @@ def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
 def _digest_all(patient_ids: Sequence[str], key: PatientKey | None) -> list[str]:
     if key is None:
         return [digest_bare(patient_id) for patient_id in patient_ids]
-    threads = min(len(patient_ids), os.cpu_count() or 1, _MOST_THREADS)  # scrypt frees the interpreter lock
+    threads = min(len(patient_ids), os.cpu_count() or 1, _MOST_THREADS)  # scrypt releases the interpreter lock
     if threads < 2:
         return [_digest(patient_id, key) for patient_id in patient_ids]
     with ThreadPoolExecutor(threads) as pool:

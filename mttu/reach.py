@@ -1,4 +1,4 @@
-"""Whether a server answers: asked for some seconds before a library is, whose own patience is minutes of silence."""
+"""Whether a server answers: tested for some seconds, before a library would wait minutes in silence."""
 
 import logging
 import os
@@ -7,51 +7,45 @@ import time
 from collections.abc import Callable
 
 PATIENCE_SECONDS = 10.0
-"""How long a server may take to come up; longer than a restart behind a proxy, shorter than a person's."""
+"""Time for a server to come up; longer than a restart behind a proxy, shorter than a user would wait."""
 _PAUSE_SECONDS = 1.0
 _FIRST_SHARE = 0.3
-"""Of the patience that the first question may take."""
+"""Share of the patience that the first attempt may take."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-"""How a client opens HTTP/2, which gRPC speaks, with settings of its own that change nothing (RFC 9113, 3.4)."""
+"""A client's opening of HTTP/2, which gRPC uses, with empty settings (RFC 9113, 3.4)."""
 
 logger = logging.getLogger(__name__)
 
 
-def find_reason(ask: Callable[[float], str], name: str, patience: float | None = None) -> str:
-    """Asks a server until it answers or patience ends; says once that it is waited for.
+def find_reason(ask: Callable[[float], str], name: str) -> str:
+    """Asks a server until it answers or patience ends; logs once that it waits.
 
     Args:
-        ask: Given the seconds it may take; returns an empty text if the server answers, else why not.
-        name: Of the server, as the user is to read it, without a password.
-        patience: Seconds in all; `PATIENCE_SECONDS` if not given.
+        ask: Called with the seconds it may take; returns an empty text if the server answers, else why not.
+        name: Name of the server for the user, without a password.
 
     Returns:
-        An empty text, or the newest reason.
+        An empty text, or the latest reason.
     """
-    patience = PATIENCE_SECONDS if patience is None else patience
-    end, told = time.monotonic() + patience, False
+    end, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         started = time.monotonic()
-        left = end - started if told else patience * _FIRST_SHARE  # one that is mute is told, too
+        left = end - started if told else PATIENCE_SECONDS * _FIRST_SHARE  # so that a silent server is logged, too
         reason = ask(max(left, 0.05))
         if not reason:
             return ""
         if time.monotonic() + _PAUSE_SECONDS >= end:
             return reason
         if not told:
-            logger.info("waiting for %s (%s), for at most %.0f s", name, reason, patience)
+            logger.info("waiting for %s (%s), for at most %.0f s", name, reason, PATIENCE_SECONDS)
             told = True
         time.sleep(max(0.0, _PAUSE_SECONDS - (time.monotonic() - started)))
 
 
 def ask_port(host: str, port: int, seconds: float, speaks_grpc: bool = False) -> str:
-    """Why nothing answers at a port; an empty text where something does.
+    """Why nothing answers at a TCP port within some seconds; an empty text if something does.
 
-    Args:
-        host: Name or address.
-        port: TCP port.
-        seconds: It may take.
-        speaks_grpc: Whether it has to open HTTP/2 without encryption, as gRPC does.
+    With `speaks_grpc` the server also has to open HTTP/2 without encryption, as gRPC does.
     """
     try:
         with socket.create_connection((host, port), timeout=seconds) as connection:
@@ -65,7 +59,7 @@ def ask_port(host: str, port: int, seconds: float, speaks_grpc: bool = False) ->
 
 
 def _opens_http2(connection: socket.socket) -> bool:
-    """Whether the other side answers with its settings, the fourth byte of whose frame is 4."""
+    """Whether the server answers with a SETTINGS frame: its fourth byte is 4."""
     connection.sendall(_PREFACE)
     answer = b""
     while len(answer) < 4 and (more := connection.recv(4 - len(answer))):

@@ -18,7 +18,7 @@ from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, write_manifest
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
-from mttu.phantom import write_phantom
+from mttu.phantom import Recipe, write_phantom
 from mttu.search.presets import preset
 
 torch.set_num_threads(1)  # the tests' tensors are small, and threads that wait for each other cost more than they do
@@ -55,7 +55,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight cases of 32^3 voxels: 4 train and 2 val, half of them mutant, 1 unlabelled, 1 test. Not to be changed."""
     folder = tmp_path_factory.mktemp("phantom") / "cohort"
-    write_phantom(folder, cases=8, size=32, unlabelled_fraction=0.125, test_fraction=0.125, mutant_fraction=0.5)
+    recipe = Recipe(cases=8, size=32, unlabelled_fraction=0.125, test_fraction=0.125, mutant_fraction=0.5)
+    write_phantom(folder, recipe)
     return folder
 
 

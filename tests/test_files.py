@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from mttu import files
 from mttu.files import PREFIX, atomic_file, atomic_folder, find_obstacle, recover_folder, write_json, write_text
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing but the test catches it."""
+    """Stands for a kill: only the test catches it."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, boundary: int) -> None:
-    """Makes the boundary-th sync, rename or removal of the process its last act, before it happens."""
+    """Kills the process before its boundary-th sync, rename or removal."""
     count = 0
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +28,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, boundary: int) -> None:
 
         return call
 
-    monkeypatch.setattr(files, "_sync", guarded(files._sync))
+    monkeypatch.setattr(os, "fsync", guarded(os.fsync))
     monkeypatch.setattr(os, "replace", guarded(os.replace))
     monkeypatch.setattr(shutil, "rmtree", guarded(shutil.rmtree))
 
@@ -93,7 +92,7 @@ def test_folder_is_written_and_replaced(tmp_path: Path) -> None:
 
 
 def test_killed_folder_is_old_or_new_and_the_next_write_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every boundary of replacing a folder, one after the other, until one write is not hit any more."""
+    """Tries every boundary of replacing a folder until a write is not hit any more."""
     seen = []
     for boundary in range(1, 30):
         home = tmp_path / str(boundary)
@@ -140,7 +139,7 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_the_probe_of_a_killed_process_is_gone_after_the_next(tmp_path: Path) -> None:
     target = tmp_path / "cohort.parquet"
-    (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # what a kill between its making and its removal leaves
+    (tmp_path / f"{PREFIX}probe-cohort.parquet").mkdir()  # left by a kill
     assert find_obstacle(target) is None
     assert list(tmp_path.iterdir()) == []
 

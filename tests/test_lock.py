@@ -80,7 +80,7 @@ def test_two_users_share_a_folder(tmp_path: Path) -> None:
     with lock_folder(shared):
         pass
     script = AS_NOBODY + HOLD + "with lock_folder(Path(sys.argv[1])): print('held')"
-    command = [sys.executable, "-c", HOLD + script, str(shared)]  # imported as root, which may read every folder
+    command = [sys.executable, "-c", HOLD + script, str(shared)]  # imports need root's rights
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
     (shared / LOCK).chmod(0o600)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Who a network knows can be asked, not listed: keyed, slow digests in the files beside its weights."""
+"""A network's patients can be asked for, not listed: keyed, slow digests in the files beside its weights."""
 
 import json
 import time
@@ -84,7 +84,7 @@ def test_costs_that_are_read_can_be_borne(n, r, p):
         (with_costs(2**14, 8, 1.0), "whole numbers of 1 to 8388608"),
         (with_costs(2**14, 0, 1), "whole numbers of 1 to 8388608"),
         (with_costs(3, 8, 1), "expected n a power of two"),
-        (with_costs(1, 8, 1), "expected n a power of two from 2"),  # scrypt itself would raise when an id is asked for
+        (with_costs(1, 8, 1), "expected n a power of two from 2"),  # otherwise scrypt would raise later
         (with_costs(2**16, 1, 1), r"below 2\*\*\(16 r\)"),  # likewise
         (with_costs(2**16, 8, 1), r"r \* \(n \+ p \+ 2\) at most 270336"),
         (with_costs(2, 2**17, 1), r"r \* \(n \+ p \+ 2\) at most 270336"),
@@ -122,7 +122,7 @@ def test_what_goes_to_others_says_nothing_of_them():
     assert drop_patients(checkpoint) == {"metrics": {}}
     assert drop_patients({"metrics": {}, "learned_from": ["x"]}) == {"metrics": {}}
     kept = {"calibration": {}, "patients": ["x"]}
-    assert drop_patients(kept) == {"calibration": {}, "patients": None}  # not: fitted on nobody
+    assert drop_patients(kept) == {"calibration": {}, "patients": None}  # None, not an empty list: unknown, not nobody
 
 
 def test_there_is_room_for_one_more_key_where_that_would_still_be_read():

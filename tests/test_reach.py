@@ -1,4 +1,4 @@
-"""Servers that do not answer: said soon, refused after a limit."""
+"""Servers that do not answer: reported soon, refused after a limit."""
 
 import datetime
 import http.server
@@ -40,14 +40,14 @@ def closed():
 
 @pytest.fixture
 def mute():
-    """A port where everybody may connect and nobody answers."""
+    """A port that accepts connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield server.getsockname()[1]
 
 
 @pytest.fixture
 def other():
-    """A port where something answers that is not Ray."""
+    """A port with an HTTP server instead of Ray."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def answer():
@@ -60,9 +60,10 @@ def other():
         yield server.getsockname()[1]
 
 
-def test_a_server_that_comes_up_is_waited_for_and_that_is_said_once(caplog):
+def test_a_server_that_comes_up_is_waited_for_and_that_is_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr(reach, "PATIENCE_SECONDS", 5.0)
     answers = ["Connection refused", "Connection refused", ""]
-    assert find_reason(lambda seconds: answers.pop(0), "Ray at h:1", patience=5.0) == ""
+    assert find_reason(lambda seconds: answers.pop(0), "Ray at h:1") == ""
     assert caplog.messages == ["waiting for Ray at h:1 (Connection refused), for at most 5 s"]
 
 
@@ -155,7 +156,7 @@ def test_any_answer_of_a_server_counts(other):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A file with a certificate for 127.0.0.1 that signed itself, and its key."""
+    """A file with a self-signed certificate for localhost and its key."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
@@ -175,7 +176,7 @@ def certificate(tmp_path):
 
 @pytest.fixture
 def encrypted(certificate):
-    """Address of a server that wants a certificate of its client, too."""
+    """Address of a server that also requires a certificate of its client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.load_verify_locations(certificate)

@@ -1,4 +1,4 @@
-"""Tables on disk: what a Parquet file would unpack to is known before, and no CSV cell is a formula."""
+"""Tables on disk: the size of a Parquet file is known before it is unpacked, and no CSV cell is a formula."""
 
 import csv
 import re
@@ -22,36 +22,11 @@ from mttu.pseudo_labels.score_table import read_scores
 from mttu.report.predictions import read_predictions
 
 SHEET = ["=1+1", "+1+1", "-1|x", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''-", "＝1"]  # noqa: RUF001
-SHEET += [
-    " =1+1",
-    "\x0b=1",
-    "\x00=1",
-    "\xa0=1",
-    "\ufeff=1",
-    "\u200b=1",
-    "\u2212x",
-    "\ufe62x",
-    "\ufe63x",
-    "\ufe66x",
-    "\ufe6bx",
-]
+SHEET += [f"{sign}=1" for sign in " \x0b\x00\xa0\ufeff\u200b"]
+SHEET += [f"{sign}x" for sign in "\u2212\ufe62\ufe63\ufe66\ufe6b"]
 INSIDE = ["a;=1+1", "a; =1+1;b", "a\t@x", "a\n=1", "a\r+x", ";'=1", "a;b;-x", "=1;=1", "x;\ufeff=1"]
-HARMLESS = [
-    "",
-    "-1",
-    "+1.5",
-    "-0.173440",
-    "-2e-05",
-    "a=1",
-    "TCGA-02",
-    " -1",
-    "a; -5; +2",
-    "a;b",
-    "a - b",
-    "'quoted'",
-    "1",
-    "ä",
-]
+HARMLESS = ["", "-1", "+1.5", "-0.173440", "-2e-05", "a=1", "TCGA-02", " -1", "a; -5; +2", "a;b", "a - b"]
+HARMLESS += ["'quoted'", "1", "ä"]
 
 
 @pytest.mark.parametrize("text", [*SHEET, *HARMLESS, *INSIDE])
@@ -97,29 +72,24 @@ def test_truth_is_read_by_the_ids_that_were_written(tmp_path):
 
 
 def test_no_other_module_writes_csv_or_reads_parquet(request):
-    """One place for each, so that no cell and no file goes round it."""
-    found = [
-        path.name
-        for path in (request.config.rootpath / "mttu").rglob("*.py")
-        if any(
-            word in path.read_text()
-            for word in ("csv.write_csv", "csv.writer", "DictWriter", "pq.read_table", "ParquetFile(")
-        )
-    ]
-    assert found == ["files.py"]
+    words = ("csv.write_csv", "csv.writer", "DictWriter", "pq.read_table", "ParquetFile(")
+    modules = (request.config.rootpath / "mttu").rglob("*.py")
+    assert [path.name for path in modules if any(word in path.read_text() for word in words)] == ["files.py"]
 
 
 def write_long(path):
-    """A kilobyte that says one number a hundred million times."""
-    rows = 2 * MOST_VALUES
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array(["x"]))
+    """A kilobyte that repeats one text many million times."""
+    write_repeated(path, np.zeros(2 * MOST_VALUES, np.int8), "x")
+
+
+def write_repeated(path, indices, value):
+    column = pa.DictionaryArray.from_arrays(pa.array(indices), pa.array([value]))
     pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
 
 
 def write_wide(path):
     """One long text, and a reference to it in each row."""
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2**13, pa.int16()), pa.array(["x" * 2**17]))
-    pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
+    write_repeated(path, np.zeros(2**13, np.int16), "x" * 2**17)
 
 
 def write_squeezed(path):
@@ -131,13 +101,12 @@ def write_nested(path):
 
 
 def write_bytes(path):
-    """One long value of no text, and a reference to it in each row."""
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2**13, pa.int16()), pa.array([b"x" * 2**17]))
-    pq.write_table(pa.table({"case_id": column}), path, store_schema=False)
+    """One long value that is no text, and a reference to it in each row."""
+    write_repeated(path, np.zeros(2**13, np.int16), b"x" * 2**17)
 
 
 def write_shared(path):
-    """Long texts, each as what it does not share with the one before it."""
+    """Long texts, each encoded by the prefix it shares with the one before."""
     column = ["x" * 2**17 + str(number) for number in range(2**4)]
     pq.write_table(
         pa.table({"case_id": column}),
@@ -149,7 +118,7 @@ def write_shared(path):
 
 
 def write_list(path):
-    """A row of as many numbers as there may be, in a hundred bytes; its footer can be made to say that it has few."""
+    """A row with the maximum of numbers, in a hundred bytes; its footer can be forged to count few."""
     column = pa.ListArray.from_arrays(pa.array([0, MOST_VALUES], pa.int32()), np.zeros(MOST_VALUES, np.int8))
     pq.write_table(pa.table({"case_id": column}), path, write_statistics=False, store_schema=False)
 
@@ -163,7 +132,7 @@ def encode(count):
 
 
 def write_negative(path, changed):
-    """Two columns whose footer counts values below 0 for some of them, so that they add up to few."""
+    """Two columns whose footer counts values below 0 for some, so that they add up to few."""
     rows = 2 * MOST_VALUES
     table = pa.table(
         {"case_id": np.zeros(rows, np.int8), "b": np.zeros(rows, np.int8)},
@@ -181,7 +150,7 @@ def write_negative(path, changed):
 
 
 def write_fewer_rows(path):
-    """One of the two columns takes back what the other one counts."""
+    """One of the two columns offsets the count of the other."""
     write_negative(path, (0, 1, 3))
 
 

@@ -50,14 +50,15 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; else they are only listed")] = False,
 ) -> None:
     """List, and with --yes remove, prepared cases that no manifest names and leftovers of interrupted preparations."""
-    from mttu.data.cache_space import format_bytes
+    from rich.filesize import decimal
+
     from mttu.data.cache_upkeep import prune_cache
     from mttu.data.manifest import read_manifest
 
     removals = prune_cache(cache, [read_manifest(path) for path in manifests], remove=yes)
     for removal in removals:
-        console.print(f"{removal.name}: {removal.reason}, {format_bytes(removal.size_bytes)}", markup=False)
-    total = format_bytes(sum(removal.size_bytes for removal in removals))
+        console.print(f"{removal.name}: {removal.reason}, {decimal(removal.size_bytes)}", markup=False)
+    total = decimal(sum(removal.size_bytes for removal in removals))
     if not removals:
         console.print(f"{cache}: nothing to remove", markup=False)
     elif yes:

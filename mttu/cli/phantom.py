@@ -24,25 +24,24 @@ def phantom(
     defects: Annotated[int, typer.Option(min=0, help="Cases broken on purpose, listed in defects.csv")] = 0,
 ) -> None:
     """Write a synthetic glioma cohort in BraTS layout, with clinical.csv, and say how well its IDH can be told."""
-    from mttu.phantom import measure_phantom, write_phantom
+    from mttu.phantom import Recipe, measure_phantom, write_phantom
 
+    recipe = Recipe(
+        cases=cases,
+        size=size,
+        seed=seed,
+        unlabelled_fraction=unlabelled_fraction,
+        test_fraction=test_fraction,
+        difficulty=difficulty,
+        mutant_fraction=mutant_fraction,
+        unlabelled_mutant_fraction=unlabelled_mutant_fraction,
+        missing_masks=missing_masks,
+        sites=sites,
+        thick_slices=thick_slices,
+        defects=defects,
+    )
     with show_progress("phantom", cases) as advance:
-        write_phantom(
-            folder,
-            cases=cases,
-            size=size,
-            seed=seed,
-            unlabelled_fraction=unlabelled_fraction,
-            test_fraction=test_fraction,
-            difficulty=difficulty,
-            mutant_fraction=mutant_fraction,
-            unlabelled_mutant_fraction=unlabelled_mutant_fraction,
-            missing_masks=missing_masks,
-            sites=sites,
-            thick_slices=thick_slices,
-            defects=defects,
-            show=advance,
-        )
+        write_phantom(folder, recipe, advance)
     for line in measure_phantom(folder).describe():
         console.print(line, markup=False)
     console.print(f"{cases} phantom cases in {folder}")

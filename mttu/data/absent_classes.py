@@ -1,7 +1,6 @@
-"""Classes that training masks hold and no validation prediction does: a mean Dice hides them.
+"""Labels that training masks hold and no validation prediction does: a mean Dice hides them.
 
-All of it travels as metrics of an epoch, so that ranks, a tracker and the command line say the same, through any
-resume.
+All of it is part of an epoch's metrics, so that ranks, trackers and the command line agree after any resume.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,28 +13,23 @@ from numpy.typing import NDArray
 from mttu.data.labels import CLASSES, WHOLE_TUMOUR
 
 NAMES = ("background", "ncr_net", "edema", "enhancing")
-"""Classes in the names of metrics, in the order of `CLASSES`."""
+"""Labels in the names of metrics, in the order of `CLASSES`."""
 _PREDICTED, _TRUE, _ABSENT = "val/predicted_", "val/true_", "val/absent_since_"
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A class that is in no prediction for a validation case."""
+    """A label that no prediction for a validation case holds."""
 
     title: str
-    """E.g. `enhancing`."""
     since: int
-    """Epoch of the first of the validations, without a break, that found it in no prediction."""
+    """Epoch of the first of the consecutive validations that found it in no prediction."""
     in_masks: int
     """Validation cases whose mask holds it."""
 
 
 def find_held_classes(masks: Iterable[NDArray[np.uint8] | None]) -> tuple[str, ...]:
-    """Names of the classes that masks hold; reads no more masks than it takes to find all of them.
-
-    Args:
-        masks: Classes inside, as prepared; None for a case without a mask.
-    """
+    """Names of the labels that prepared masks hold; stops reading masks (None: no mask) once all are found."""
     found: set[str] = set()
     for mask in masks:
         if mask is not None:
@@ -46,19 +40,17 @@ def find_held_classes(masks: Iterable[NDArray[np.uint8] | None]) -> tuple[str, .
 
 
 def describe_classes(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> dict[str, int]:
-    """For each class whether prediction and true mask hold it, 1 or 0: `predicted_enhancing`, `true_enhancing`."""
-    row: dict[str, int] = {}
-    for part, mask in (("predicted", predicted), ("true", truth)):
-        held = _name_classes(mask)
-        row |= {f"{part}_{name}": int(name in held) for name in NAMES}
-    return row
+    """Whether prediction and true mask hold each label, 1 or 0: `predicted_enhancing`, `true_enhancing`."""
+    held = {"predicted": _name_classes(predicted), "true": _name_classes(truth)}
+    return {f"{part}_{name}": int(name in names) for part, names in held.items() for name in NAMES}
 
 
 def count_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """In how many cases prediction and true mask hold each class: `val/predicted_enhancing`, `val/true_enhancing`.
+    """Number of cases whose prediction and true mask hold each label: `val/predicted_enhancing`, `val/true_enhancing`.
 
     Args:
-        rows: Of cases, each with what `describe_classes` says; those without it count nowhere. Nothing without any.
+        rows: One per case; those without the values of `describe_classes` don't count, and without any there is no
+            metric.
     """
     counts = {}
     for name in NAMES:
@@ -70,20 +62,20 @@ def count_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def lacks_classes(metrics: Mapping[str, float]) -> bool:
-    """Whether no prediction of a validation holds some class, so that it matters what training masks hold."""
+    """Whether some label is in no prediction of a validation, so that it matters which ones training masks hold."""
     return any(metrics.get(f"{_PREDICTED}{name}") == 0 for name in NAMES)
 
 
 def note_absences(
     metrics: Mapping[str, float], held: Sequence[str], history: Sequence[Mapping[str, float]], epoch: int
 ) -> dict[str, float]:
-    """For each class that training masks hold and no prediction does, since which epoch: `val/absent_since_enhancing`.
+    """Since which epoch each label of the training masks is in no prediction: `val/absent_since_enhancing`.
 
     Args:
-        metrics: Of a validation, with `count_classes`.
-        held: What `find_held_classes` found in the training masks.
+        metrics: Metrics of a validation, with those of `count_classes`.
+        held: Result of `find_held_classes` for the training masks.
         history: Metrics of the earlier epochs, in order, each with `epoch`.
-        epoch: Of this validation.
+        epoch: Epoch of this validation.
     """
     noted = {}
     for name in held:
@@ -98,7 +90,7 @@ def note_absences(
 
 
 def read_absences(metrics: Mapping[str, float]) -> list[Absence] | None:
-    """What `note_absences` noted in an epoch's metrics; None for an epoch without a validation of masks."""
+    """Absences in an epoch's metrics; None for an epoch without a validation of masks."""
     if f"{_PREDICTED}{NAMES[0]}" not in metrics:
         return None
     return [
@@ -109,10 +101,7 @@ def read_absences(metrics: Mapping[str, float]) -> list[Absence] | None:
 
 
 def without_absences(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics without what `count_classes` and `note_absences` say.
-
-    Neither counts over trainings on different cases nor an epoch of one of them have a mean that says anything.
-    """
+    """Metrics without those of `count_classes` and `note_absences`, whose mean over trainings has no meaning."""
     return {name: value for name, value in metrics.items() if not name.startswith((_PREDICTED, _TRUE, _ABSENT))}
 
 

@@ -1,4 +1,4 @@
-"""Random augmentation of a batch of patches on its own device (section V-B.1); drawing and applying are apart."""
+"""Random augmentation of a batch of patches on its device (section V-B.1); drawing is separate from applying."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mttu.config import AugmentSettings
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one patch; drawn once, so that it can be replayed."""
+    """Parameters of one patch, drawn once, so that its augmentation can be replayed."""
 
     flips: tuple[bool, ...]
     """Mirror along H, W, D."""
@@ -27,13 +27,7 @@ class Augmentation:
 
 
 def draw_augmentation(settings: AugmentSettings, channels: int, generator: np.random.Generator) -> Augmentation:
-    """Draws the parameters of one patch; the number of draws never depends on the settings.
-
-    Args:
-        settings: Ranges.
-        channels: Number of modalities.
-        generator: Source of randomness.
-    """
+    """Draws the parameters of one patch; the number of draws never depends on the settings."""
     flips = generator.random(3) < settings.flip_probability
     angle = generator.uniform(-1, 1) * settings.rotation_degrees
     scale = 1 + generator.uniform(-1, 1, channels) * settings.intensity_scale
@@ -42,19 +36,14 @@ def draw_augmentation(settings: AugmentSettings, channels: int, generator: np.ra
 
 
 def rotation_margin(size: Sequence[int], rotation_degrees: float) -> tuple[int, int, int]:
-    """Voxels beyond each side of a patch that a rotation of up to so many degrees can turn into it.
+    """Voxels beyond each side of a patch (H, W, D) that a rotation of up to `rotation_degrees` can turn into it.
 
-    Args:
-        size: Patch size (H, W, D).
-        rotation_degrees: Largest angle about the axial axis, to either side.
-
-    Returns:
-        Of H, W and D; 0 along D, which is not rotated, and everywhere without rotation.
+    The rotation is about the axial axis, to either side, so the margin along D is 0.
     """
     margins = []
     for side, other in ((size[0], size[1]), (size[1], size[0])):
         along, across = (side - 1) / 2, (other - 1) / 2  # from the centre to the last voxel
-        angle = min(math.radians(rotation_degrees), math.atan2(across, along))  # where a corner reaches farthest
+        angle = min(math.radians(rotation_degrees), math.atan2(across, along))  # where a corner reaches furthest
         reach = along * math.cos(angle) + across * math.sin(angle)
         margins.append(math.ceil(round(reach - along, 6)))
     return margins[0], margins[1], 0
@@ -66,15 +55,14 @@ def augment_batch(
     """Rotates, flips and shifts the intensities of a batch.
 
     Args:
-        image: (B, C, H', W', D') float32, 0 outside of the brain: patches, with the same margin on opposite sides for
-            the rotation to turn voxels in from, see `rotation_margin`.
+        image: (B, C, H', W', D') float32, 0 outside of the brain: patches with the margin of `rotation_margin` on
+            both sides.
         seg: (B, H', W', D') uint8 classes.
         augmentations: One per sample.
-        size: Of the patches (H, W, D).
+        size: Patch size (H, W, D).
 
     Returns:
-        Augmented image (B, C, H, W, D) and seg (B, H, W, D); what a rotation turns in from outside of H' and W' is
-        background.
+        Augmented image (B, C, H, W, D) and seg (B, H, W, D); voxels turned in from outside of H' and W' are background.
     """
     image, seg = _rotate(image, seg, [item.angle_degrees for item in augmentations], size)
     scale = image.new_tensor([item.scale for item in augmentations])[:, :, None, None, None]
@@ -92,7 +80,7 @@ def augment_batch(
 def _rotate(image: Tensor, seg: Tensor, angles: Sequence[float], size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Rotates about the axial axis: slices along D are channels of a two-dimensional resampling.
 
-    Only the patch's own voxels are sampled, in place out of the larger crop: rotating that would be work thrown away.
+    Only the voxels of the patch are sampled, straight from the larger crop.
     """
     if not any(angles):
         for axis, side in enumerate(size, 1):

@@ -1,4 +1,4 @@
-"""Room for a cache, found out before anything is prepared: how much it takes at most, from headers alone."""
+"""Disk space for a cache, checked before anything is prepared: the most it can take, from headers alone."""
 
 import math
 import shutil
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+from rich.filesize import decimal
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import open_cached, settings_hash
@@ -18,53 +19,37 @@ from mttu.errors import InputError
 
 IMAGE_BYTES, SEG_BYTES = 2, 1
 """Bytes of a voxel: float16 for each modality, uint8 for the mask."""
-
 ABOUT_BYTES = 16384
-"""What a case takes besides its voxels: its description, two array headers, blocks that are not full."""
+"""Bytes of a case besides its voxels: its description, two array headers, partly filled blocks."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a preparation needs of a disk."""
+    """Disk space that a preparation needs and has."""
 
     cases: int
     """Cases that are not yet prepared with these settings."""
     needed_bytes: int
-    """At most: the crop to the brain, which a header does not tell, takes less, often half or below."""
+    """Upper bound; the crop to the brain, which no header tells, often takes half or less."""
     free_bytes: int
 
     def __str__(self) -> str:
         return (
-            f"cases to prepare: {self.cases}, taking at most {format_bytes(self.needed_bytes)}; "
-            f"free: {format_bytes(self.free_bytes)}"
+            f"cases to prepare: {self.cases}, taking at most {decimal(self.needed_bytes)}; "
+            f"free: {decimal(self.free_bytes)}"
         )
-
-
-def format_bytes(count: int) -> str:
-    """Bytes as a person reads them: 12.3 GB; decimal units, as disks are sold by."""
-    size, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def measure_room(cases: Sequence[Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings) -> Room:
     """Compares what the cases may take with what is free where the cache is or will be.
 
-    Args:
-        cases: Cases to prepare; those that are there with the same settings count as nothing.
-        cache_dir: Cache, which need not exist.
-        modalities: Channels.
-        settings: How a case is prepared.
+    Cases that are already there with the same settings need nothing.
     """
     wanted = settings_hash(modalities, settings)
     missing = [case for case in cases if not _is_prepared(cache_dir, case.case_id, wanted)]
     needed = sum(estimate_bytes(case, modalities, settings) for case in missing)
-    place = cache_dir.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    absolute = cache_dir.absolute()
+    place = next(place for place in (absolute, *absolute.parents) if place.exists())
     return Room(len(missing), needed, shutil.disk_usage(place).free)
 
 
@@ -76,26 +61,18 @@ def _is_prepared(cache_dir: Path, case_id: str, wanted: str) -> bool:
 
 
 def estimate_bytes(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> int:
-    """Bytes that a prepared case takes at most: its whole grid at the spacing wanted.
-
-    0 for a case whose header cannot be used: preparation refuses it, and says why.
-    """
-    path = case.images.get(modalities[0])
-    voxels = 0 if path is None else _count_voxels(path, settings.spacing_mm)
-    of_voxel = IMAGE_BYTES * len(modalities) + (SEG_BYTES if case.seg is not None else 0)
-    return voxels * of_voxel + ABOUT_BYTES if voxels else 0
-
-
-def _count_voxels(path: Path, spacing_mm: float) -> int:
+    """Upper bound of the bytes of a prepared case, from its whole grid; 0 if its header will be refused anyway."""
     try:
-        image = open_image(path)
+        image = open_image(case.images[modalities[0]])
         use_qform(image)
         shape, sizes = spatial_shape(image.shape), nib.affines.voxel_sizes(image.affine)
     except Exception:  # a damaged header makes nibabel raise nearly anything
         return 0
     low, high = SPACING_RANGE_MM
-    usable = len(shape) == 3 and max(shape) <= LARGEST_AXIS and all(low <= size <= high for size in sizes.tolist())
-    return math.prod(start_geometry(image, spacing_mm).grid_shape) if usable else 0
+    if len(shape) != 3 or max(shape) > LARGEST_AXIS or not all(low <= size <= high for size in sizes.tolist()):
+        return 0
+    of_voxel = IMAGE_BYTES * len(modalities) + (SEG_BYTES if case.seg is not None else 0)
+    return math.prod(start_geometry(image, settings.spacing_mm).grid_shape) * of_voxel + ABOUT_BYTES
 
 
 def check_room(room: Room, cache_dir: Path) -> None:

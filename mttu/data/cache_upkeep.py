@@ -1,4 +1,4 @@
-"""Upkeep of a cache: are its prepared cases whole and still true, and which of them does no manifest name?"""
+"""Upkeep of a cache: whether its prepared cases are whole and still valid, and which of them no manifest names."""
 
 import os
 import shutil
@@ -20,7 +20,6 @@ from mttu.data.cache import (
     MEND,
     SEG,
     CachedCase,
-    checksum,
     content_hash,
     open_cached,
     settings_hash,
@@ -29,14 +28,12 @@ from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.manifest import Case, Manifest, is_safe_name
 from mttu.data.source_records import find_changes
 from mttu.errors import InputError, say_count, stop_if_too_many_open
-from mttu.files import PREFIX, lock_folder, read_json
-
-OnChecked = Callable[[int, str], None]
+from mttu.files import PREFIX, hash_file, lock_folder, read_json
 
 
 @dataclass(frozen=True)
 class CacheFinding:
-    """What is wrong with a prepared case."""
+    """A problem of a prepared case, and its cure."""
 
     case_id: str
     problem: str
@@ -45,17 +42,17 @@ class CacheFinding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a look at every prepared case found."""
+    """Result of a check of every prepared case."""
 
     cases: int
     findings: tuple[CacheFinding, ...]
     settings: Counter[str]
-    """How cases were prepared, in words, and how many."""
+    """Number of cases by their settings of preparation, in words."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What `prune_cache` removes."""
+    """A folder that `prune_cache` removes."""
 
     name: str
     reason: str
@@ -75,18 +72,19 @@ def list_cases(cache_dir: Path, manifest: Manifest | None = None) -> list[str]:
     return sorted(found if manifest is None else found | {case.case_id for case in manifest.cases})
 
 
-def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnChecked | None = None) -> Verification:
-    """Reads every prepared case whole and checks it; with a manifest also whether it is what the sources give.
+def verify_cache(
+    cache_dir: Path, manifest: Manifest | None = None, on_case: Callable[[int, str], None] | None = None
+) -> Verification:
+    """Reads every prepared case whole and checks it; with a manifest also against its source files.
 
     Args:
         cache_dir: Cache; may be read-only.
-        manifest: Cohort that the cache was prepared from; its source files are read too.
-        on_case: Told how many cases are done, and the newest one's id.
+        manifest: Cohort that the cache was prepared from.
+        on_case: Called with the number of cases done and the newest one's id.
 
     Raises:
         InputError: No such folder, no prepared case in it, or another process works in it.
     """
-    _check_folder(cache_dir)
     cases = {} if manifest is None else {case.case_id: case for case in manifest.cases}
     findings: list[CacheFinding] = []
     settings: Counter[str] = Counter()
@@ -98,7 +96,8 @@ def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnC
             except InputError as error:
                 findings += [CacheFinding(name, problem, MEND) for problem in _without(error.problems, name)]
             else:
-                settings[_describe(cached)] += 1
+                words = [f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items()]
+                settings[f"{','.join(cached.modalities)}; {', '.join(words)}"] += 1
                 findings += _check_voxels(cache_dir / name, cached)
                 if name in cases:
                     findings += _check_sources(cases[name], cached)
@@ -107,14 +106,15 @@ def verify_cache(cache_dir: Path, manifest: Manifest | None = None, on_case: OnC
     return Verification(len(names), tuple(findings), settings)
 
 
+def _hold(cache_dir: Path) -> AbstractContextManager[None]:
+    """Keeps preparations out; a cache that cannot be written needs no lock."""
+    _check_folder(cache_dir)
+    return lock_folder(cache_dir) if os.access(cache_dir, os.W_OK) else nullcontext()
+
+
 def _check_folder(cache_dir: Path) -> None:
     if not cache_dir.is_dir():
         raise InputError(f"{cache_dir}: not found or no folder; give the folder that `mttu prepare` filled")
-
-
-def _hold(cache_dir: Path) -> AbstractContextManager[None]:
-    """Keeps preparations out; a cache that cannot be written needs no lock."""
-    return lock_folder(cache_dir) if os.access(cache_dir, os.W_OK) else nullcontext()
 
 
 def _list_folders(cache_dir: Path) -> list[str]:
@@ -122,19 +122,14 @@ def _list_folders(cache_dir: Path) -> list[str]:
 
 
 def _without(problems: Sequence[str], case_id: str) -> Iterator[str]:
-    """The problems, without what their column in the table says already."""
+    """The problems, without what other columns of the table say."""
     for problem in problems:
         yield problem.removeprefix(f"case {case_id}: ").removesuffix(f"; {MEND}")
 
 
-def _describe(cached: CachedCase) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items())
-    return f"{','.join(cached.modalities)}; {settings}"
-
-
 def _check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
-    """Reads the files whole, not as maps: a disk that fails then raises an error instead of killing the process."""
-    anew = f"remove {folder} and {MEND}"  # preparation goes by the content hash, and would leave it as it is
+    """Reads the files whole, not as maps: a failing disk then raises an error instead of killing the process."""
+    anew = f"remove {folder} and {MEND}"  # preparation goes by the content hash and would keep it
     problems = []
     if cached.settings_hash != settings_hash(cached.modalities, cached.settings):
         problems.append("its settings are not those that its settings hash stands for")
@@ -143,7 +138,7 @@ def _check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
         if not path.exists():
             continue
         try:
-            if checksum(path) != cached.checksums.get(name):
+            if hash_file(path) != cached.checksums.get(name):
                 problems.append(f"{name} is not as it was written: its checksum differs")
                 continue
             problems += _find_impossible(name, np.load(path, allow_pickle=False))
@@ -166,10 +161,8 @@ def _check_sources(case: Case, cached: CachedCase) -> list[CacheFinding]:
         if content_hash(case, cached.modalities, cached.settings) == cached.content_hash:
             return []
     except InputError as error:
-        problems = _without(error.problems, case.case_id)
-        return [
-            CacheFinding(case.case_id, problem, "mend the source or write the manifest again") for problem in problems
-        ]
+        mend = "mend the source or write the manifest again"
+        return [CacheFinding(case.case_id, problem, mend) for problem in _without(error.problems, case.case_id)]
     changes = [] if cached.sources is None else find_changes(case, cached.modalities, cached.sources, True)[0]
     if case.seg is not None and cached.labels != case.labels:
         changes.append(f"its mask was prepared with labels {cached.labels}, the manifest says {case.labels}")
@@ -178,21 +171,15 @@ def _check_sources(case: Case, cached: CachedCase) -> list[CacheFinding]:
 
 
 def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) -> list[Removal]:
-    """Finds prepared cases that no manifest names and leftovers of interrupted preparations; removes them if told to.
+    """Lists, and removes if told to, prepared cases that no manifest names and leftovers of interrupted preparations.
 
     A folder counts as a prepared case only if it is no link, holds nothing but a case's files, and its description
-    names it. Anything else is left alone.
-
-    Args:
-        cache_dir: Cache.
-        manifests: All cohorts that use the cache.
-        remove: Whether to remove what was found; else it is only listed.
+    names it. Anything else is kept. The manifests are all those that use the cache.
 
     Raises:
         InputError: No such folder, nothing of a cache in it, another process works in it, or the manifests name none of
             its cases.
     """
-    _check_folder(cache_dir)
     kept = {case.case_id for manifest in manifests for case in manifest.cases}
     with _hold(cache_dir):
         entries = [name for name in _list_folders(cache_dir) if _is_entry(cache_dir / name)]
@@ -208,17 +195,20 @@ def prune_cache(cache_dir: Path, manifests: Sequence[Manifest], remove: bool) ->
             if item.name.startswith(PREFIX) and _holds_case_files_only(item) and not _is_last_copy(item, kept)
         ]
         if not found and not entries:
-            list_cases(cache_dir)  # damaged cases are no entries, but tell that this is a cache
+            list_cases(cache_dir)  # raises if there are no damaged cases either: this is no cache
         if remove:
-            for removal in reversed(found):  # leftovers first: a case takes the name of its own on its way out
-                _remove(cache_dir / removal.name)
+            for removal in reversed(found):  # leftovers first: a case takes a leftover's name before it goes
+                folder = cache_dir / removal.name
+                if not removal.name.startswith(PREFIX):  # so that a kill leaves no partial case
+                    folder = folder.rename(cache_dir / f"{PREFIX}{removal.name}")
+                shutil.rmtree(folder)
     return found
 
 
 def _holds_case_files_only(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
-    ours = {*FILES, f"{PREFIX}{ABOUT}"}  # the last is what a kill leaves of a description that was to be renewed
+    ours = {*FILES, f"{PREFIX}{ABOUT}"}  # the last is a leftover of renewing a description
     return all(item.name in ours and item.is_file() and not item.is_symlink() for item in folder.iterdir())
 
 
@@ -234,18 +224,10 @@ def _is_entry(folder: Path) -> bool:
 
 
 def _is_last_copy(leftover: Path, kept: set[str]) -> bool:
-    """A case that a kill between two renames left aside; the next preparation brings it back."""
+    """Whether a kill between two renames left a case aside; the next preparation brings it back."""
     name = leftover.name.removeprefix(f"{PREFIX}old-")
     return name in kept and not (leftover.parent / name).exists()
 
 
 def _size(folder: Path) -> int:
     return sum(item.stat().st_size for item in folder.iterdir())
-
-
-def _remove(folder: Path) -> None:
-    """Under the name of a leftover first, so that a kill midway leaves no half case."""
-    aside = folder if folder.name.startswith(PREFIX) else folder.parent / f"{PREFIX}{folder.name}"
-    if aside != folder:
-        os.replace(folder, aside)
-    shutil.rmtree(aside)

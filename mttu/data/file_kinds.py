@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be, an image or a table: told by its first bytes, with what to do."""
+"""What a file is, by its first bytes, if it is not the image or table that it should be, and what to do."""
 
 import errno
 import os
@@ -9,13 +9,11 @@ from pathlib import Path
 from mttu.errors import explain_open_files
 
 ENDINGS = (".nii.gz", ".nii")
-"""Of the files that are read, in any case of letters; others nibabel would unpack, too, but without measure."""
+"""Endings of the files that are read, in upper or lower case; nibabel would unpack others without a limit."""
 LOOKED_AT_BYTES = 1024
-"""Every kind here shows itself in them."""
-_NIFTI_HEADER = 348
-_NIFTI_MAGIC = (b"n+1\0", b"ni1\0")
-_NIFTI2_MAGIC = (b"n+2\0", b"ni2\0")
-_SIZES = (348, 540)
+"""Enough for every kind here."""
+_GZIP = b"\x1f\x8b"
+_SIZES = _NIFTI_HEADER, _NIFTI2_HEADER = 348, 540
 _FETCH = "fetch it again"
 _RESTORE = "restore it from its source"
 _CONVERT = "convert it to .nii.gz"
@@ -23,7 +21,7 @@ _UNPACK = "unpack it"
 
 _ANNEX = ("it is a pointer of git-annex to the file", "run `git annex get` or `datalad get` there")
 _ANNEX_LINK = re.compile(rb"(\.\./)*\.git/annex/objects/")
-"""Where there are no links, their targets stand in files."""
+"""On file systems without links, files hold their targets."""
 _WEB_PAGE = re.compile(rb"(<\?xml[^>]*>\s*)?<(!doctype html|html)", re.IGNORECASE)
 
 _STAND_INS: tuple[tuple[bytes, str, str], ...] = (
@@ -52,25 +50,25 @@ _FORMATS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def explain_content(path: Path) -> tuple[str, str] | None:
-    """Why a file is no NIfTI file by its name, and the cure; None if its name and its first bytes look right.
+    """Why a file is not the NIfTI file that its name says, and the cure; None if name and first bytes look right.
 
     Raises:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(LOOKED_AT_BYTES)
+    is_packed = head.startswith(_GZIP)
+    inner = _unpack_head(head) if is_packed else head
     if not path.name.lower().endswith(ENDINGS):
-        is_packed = head.startswith(b"\x1f\x8b")
         ending = ".nii.gz" if is_packed else ".nii"
         named = "its name ends in neither .nii nor .nii.gz", f"give it a name that ends in {ending}"
-        return _explain_head(_unpack_head(head) if is_packed else head) or named
+        return _explain_head(inner) or named
     says_packed = path.name.lower().endswith(".gz")
-    if not head.startswith(b"\x1f\x8b"):
+    if not is_packed:
         if says_packed and _is_nifti(head):
             return "it is not compressed, though its name says so", f"rename it to {path.name[: -len('.gz')]}"
         return _explain_head(head)
-    inner = _unpack_head(head)
-    if inner.startswith(b"\x1f\x8b"):
+    if inner.startswith(_GZIP):
         return "it is compressed twice", "unpack it once, e.g. with gunzip"
     if not says_packed and _is_nifti(inner):
         return "it is compressed by gzip, though its name does not say so", f"rename it to {path.name}.gz"
@@ -99,14 +97,7 @@ def _unpack_head(head: bytes) -> bytes:
 
 
 def _find_stand_in(head: bytes) -> tuple[str, str] | None:
-    """What stands in the place of a file, whatever that should be, and the cure: a pointer, an archive, a web page.
-
-    Args:
-        head: Its first `LOOKED_AT_BYTES`.
-
-    Returns:
-        None if the file may be what it should be, or one of another kind.
-    """
+    """What stands in place of the file (a pointer, an archive, a web page), and the cure; None if nothing does."""
     for beginning, cause, cure in _STAND_INS:
         if head.startswith(beginning):
             return cause, cure
@@ -122,29 +113,20 @@ def _find_stand_in(head: bytes) -> tuple[str, str] | None:
 
 
 def explain_no_table(head: bytes, give: str) -> tuple[str, str] | None:
-    """What a file is that should be a table and is none, and the cure; None if its beginning is of no known kind.
+    """What a file is that should be a table but isn't, and the cure; None if no known kind begins like this.
 
-    Args:
-        head: Its first `LOOKED_AT_BYTES`.
-        give: What helps where another kind of file was given.
+    `head` are its first `LOOKED_AT_BYTES`, and `give` is the cure where a file of another kind was given.
     """
-    stand_in = _find_stand_in(head)
-    if stand_in is not None:
+    if stand_in := _find_stand_in(head):
         return stand_in
-    if _is_nifti(_unpack_head(head) if head.startswith(b"\x1f\x8b") else head):
+    if _is_nifti(_unpack_head(head) if head.startswith(_GZIP) else head):
         return "it is a NIfTI image", give
-    format_ = _find_format(head)
-    return None if format_ is None else (format_[0], give)
+    found = _find_format(head)
+    return (found[0], give) if found else None
 
 
 def explain_no_parquet(path: Path, error: Exception, mend: str) -> str:
-    """Why a file is no Parquet file, and the cure.
-
-    Args:
-        path: The file.
-        error: What reading it raised.
-        mend: What helps if nothing better is known.
-    """
+    """Why a file is no Parquet file, from the error of reading it, and the cure; `mend` if no better one is known."""
     try:
         with path.open("rb") as file:
             head = file.read(LOOKED_AT_BYTES)
@@ -155,7 +137,7 @@ def explain_no_parquet(path: Path, error: Exception, mend: str) -> str:
 
 
 def _find_format(head: bytes) -> tuple[str, str] | None:
-    """Which other format a file has, and what makes a NIfTI image of it; None if it is of no known one."""
+    """Which other format a file has, and how to make a NIfTI image of it; None if it has no known one."""
     for beginning, cause, cure in _FORMATS:
         if head.startswith(beginning):
             return cause, cure
@@ -165,11 +147,9 @@ def _find_format(head: bytes) -> tuple[str, str] | None:
 
 
 def _explain_head(head: bytes) -> tuple[str, str] | None:
-    kind = _find_stand_in(head) or _find_format(head)
-    if kind is not None:
+    if kind := _find_stand_in(head) or _find_format(head):
         return kind
-    text = _read_text(head)
-    if text:
+    if text := _read_text(head):
         return f"it is a text that begins {text[:30]!r}", f"{_FETCH}, or {_RESTORE}"
     if _header_size(head) and not _is_nifti(head):
         if len(head) < _NIFTI_HEADER:
@@ -187,7 +167,9 @@ def _header_size(head: bytes) -> int | None:
 
 def _is_nifti(head: bytes) -> bool:
     size = _header_size(head)
-    return (size == _SIZES[0] and head[344:348] in _NIFTI_MAGIC) or (size == _SIZES[1] and head[4:8] in _NIFTI2_MAGIC)
+    if size == _NIFTI_HEADER:
+        return head[344:348] in (b"n+1\0", b"ni1\0")
+    return size == _NIFTI2_HEADER and head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def _read_text(head: bytes) -> str:
@@ -195,7 +177,7 @@ def _read_text(head: bytes) -> str:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not merely cut within a character
+        if error.start < len(head) - 3:  # not just cut within a character
             return ""
         text = head[: error.start].decode("utf-8-sig")
     text = text.strip()

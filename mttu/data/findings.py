@@ -1,4 +1,4 @@
-"""What was found about the cases of a cohort: one row each, for a person to read and for a table to keep."""
+"""Findings about the cases of a cohort, merged for people and one per row in a table."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _COLUMNS = ("severity", "case_id", "finding")
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement about one case, or about the cohort where `case_id` is empty."""
+    """One statement about a case, or about the cohort if `case_id` is empty."""
 
     severity: Severity
     """error: the case cannot be used; warning: look at it; note: what was decided."""
@@ -29,10 +29,10 @@ def to_findings(severity: Severity, sentences: Iterable[str]) -> list[Finding]:
     findings = []
     for sentence in sentences:
         head, colon, text = sentence.partition(": ")
-        about_case = bool(colon) and head.startswith("case ")
-        findings.append(
-            Finding(severity, head.removeprefix("case "), text) if about_case else Finding(severity, "", sentence)
-        )
+        if colon and head.startswith("case "):
+            findings.append(Finding(severity, head.removeprefix("case "), text))
+        else:
+            findings.append(Finding(severity, "", sentence))
     return findings
 
 
@@ -40,19 +40,18 @@ def merge_findings(findings: Sequence[Finding]) -> list[str]:
     """Says once what several cases share: `cases A, B: text`; the order is kept."""
     sharing: dict[str, dict[str, None]] = {}
     for finding in findings:
-        unique = sharing.setdefault(finding.text, {})
+        names = sharing.setdefault(finding.text, {})
         if finding.case_id:
-            unique[finding.case_id] = None
+            names[finding.case_id] = None
     merged = []
-    for text, unique in sharing.items():
-        names = list(unique)
-        subject = f"{'cases' if len(names) > 1 else 'case'} {name_some(names)}: "
-        merged.append((subject if names else "") + text)
+    for text, names in sharing.items():
+        subject = f"{'cases' if len(names) > 1 else 'case'} {name_some(list(names))}: " if names else ""
+        merged.append(subject + text)
     return merged
 
 
 def check_findings_target(path: Path) -> None:
-    """Refuses to write a table of findings over anything else.
+    """Refuses to write a table of findings over any other file.
 
     Raises:
         InputError: A folder or another file has this name, or it cannot be read.

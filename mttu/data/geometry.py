@@ -14,13 +14,11 @@ from scipy.ndimage import gaussian_filter, zoom
 Shape = tuple[int, int, int]
 
 SPACING_TOLERANCE_MM = 1e-3
-"""A grid this close to the spacing wanted is not resampled."""
+"""A grid this close to the target spacing is not resampled."""
 FORMS_DIFFER_MM = 1.0
-"""sform and qform that put a corner of the grid further apart than this disagree; rounding alone stays far below."""
-
+"""An sform and a qform disagree if a corner of the grid lies further apart; rounding alone stays far below."""
 _LEAST_VOLUME = 1e-3
-"""Of the cell that three axes of length 1 span; less, and they lie in a plane."""
-
+"""Of the cell that three axes of length 1 span; below it they lie in a plane."""
 _HEADER_FIELDS = (
     *("qform_code", "sform_code", "xyzt_units", "pixdim"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -30,7 +28,7 @@ _HEADER_FIELDS = (
 
 @dataclass(frozen=True)
 class Geometry:
-    """What was done to a case's grid: original -> LPS order of axes -> resampled -> cropped. JSON in and out."""
+    """What was done to a case's grid: original -> LPS order of axes -> resampled -> cropped."""
 
     shape: Shape
     """Voxels of the original grid."""
@@ -39,7 +37,7 @@ class Geometry:
     header: Mapping[str, Any]
     """NIfTI fields that place the original grid in space: both forms with their codes, spacing, units."""
     axes: tuple[tuple[int, int], ...]
-    """For each original axis the LPS axis it becomes, and 1 or -1 for the direction."""
+    """For each original axis its LPS axis, and 1 or -1 for the direction."""
     grid_shape: Shape
     """Voxels after reorientation and resampling, before the crop."""
     crop_start: Shape
@@ -47,7 +45,7 @@ class Geometry:
     crop_shape: Shape
     """Voxels of the crop: H, W, D of the prepared case."""
     spacing_mm: tuple[float, float, float]
-    """Spacing of the prepared case along H, W, D."""
+    """Of the prepared case along H, W, D."""
 
     @property
     def voxel_ml(self) -> float:
@@ -69,7 +67,7 @@ def _frozen(value: Any) -> Any:
 
 
 def spatial_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without the axes of length 1 that some programs append to three: (x, y, z, 1) is (x, y, z)."""
+    """A shape without axes of length 1 after the third, as some programs append them: (x, y, z) of (x, y, z, 1)."""
     extents = tuple(shape)
     while len(extents) > 3 and extents[-1] == 1:
         extents = extents[:-1]
@@ -86,12 +84,7 @@ def _lps_transform(affine: NDArray[Any]) -> NDArray[Any]:
 
 
 def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
-    """How the sform of a NIfTI header differs from its qform, both being coded; None if it does not, or one counts.
-
-    Args:
-        header: Of a nibabel image.
-        shape: Voxels of the image.
-    """
+    """How sform and qform of the header of a nibabel image differ; None if they don't, or not both are coded."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     if sform_code <= 0 or qform_code <= 0:
         return None
@@ -113,10 +106,9 @@ def compare_forms(header: Any, shape: Sequence[int]) -> str | None:
 
 
 def use_qform(image: Any) -> str | None:
-    """Places an image by its qform where its sform is coded and no placement, such as zeros, and the qform is one.
+    """Places a nibabel image by its qform if its sform is coded but no placement, such as zeros, and the qform is one.
 
-    Args:
-        image: nibabel image; then its sform is not coded any more, so that a mask written like it has none either.
+    The sform is then not coded any more, so that a mask written like the image has none either.
 
     Returns:
         What was done; None if nothing.
@@ -143,13 +135,13 @@ def _is_placement(affine: NDArray[np.float64]) -> bool:
 
 
 def start_geometry(image: Any, spacing_mm: float) -> Geometry:
-    """Geometry of an image that is brought to LPS and an isotropic spacing, not yet cropped.
+    """Geometry of an image brought to LPS and an isotropic spacing, not yet cropped.
 
     A grid within 1e-3 mm of the spacing is not resampled. Axes of length 1 after the third are dropped.
     """
     original = spatial_shape(image.shape)
     header = {name: np.nan_to_num(image.header[name]).tolist() for name in _HEADER_FIELDS}
-    header["pixdim"] = header["pixdim"][:4]  # the rest belongs to time and further axes
+    header["pixdim"] = header["pixdim"][:4]  # the others belong to time and further axes
     transform = _lps_transform(image.affine).astype(int).tolist()
     sizes = voxel_sizes(image.affine)
     keeps_grid = bool((np.abs(sizes - spacing_mm) <= SPACING_TOLERANCE_MM).all())
@@ -171,12 +163,9 @@ def start_geometry(image: Any, spacing_mm: float) -> Geometry:
 
 
 def resample(volume: NDArray[Any], shape: Sequence[int], order: int) -> NDArray[Any]:
-    """Resamples to another number of voxels over the same extent; the volume itself if the shape is the same.
+    """Resamples a volume (H, W, D) to another shape over the same extent; the volume itself if the shape is the same.
 
-    Args:
-        volume: (H, W, D).
-        shape: Voxels wanted.
-        order: 1, linear, smoothed first along axes that lose voxels; or 0, nearest neighbour.
+    Order 1 is linear, after smoothing along axes that lose voxels; order 0 is nearest neighbour.
     """
     if volume.shape == tuple(shape):
         return volume
@@ -187,15 +176,7 @@ def resample(volume: NDArray[Any], shape: Sequence[int], order: int) -> NDArray[
 
 
 def restore_mask(classes: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Brings a mask on the prepared grid back to the original one; what was cropped away is background.
-
-    Args:
-        classes: (H, W, D) of `geometry.crop_shape`.
-        geometry: Of the prepared case.
-
-    Returns:
-        Mask of `geometry.shape`, nearest neighbour.
-    """
+    """Brings a mask of `geometry.crop_shape` back to the original grid by nearest neighbour, 0 outside of the crop."""
     grid = np.zeros(geometry.grid_shape, np.uint8)
     crop = zip(geometry.crop_start, geometry.crop_shape, strict=True)
     grid[tuple(slice(start, start + extent) for start, extent in crop)] = classes

@@ -1,10 +1,10 @@
-"""Voxel labels, tumour regions and IDH classes; how each data set's labels map to the classes used inside.
+"""Voxel labels, tumour regions and IDH classes; how the labels of each data set map to the classes used inside.
 
-Masks whose labels were scaled by their header, to the grey values of a picture or to 0..1, are told by their values.
+Masks whose labels were scaled by a header, to grey values of a picture or to 0..1, are recognised by their values.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ CLASSES = ("background", "NCR/NET", "edema", "enhancing")
 """Classes inside, by index, in the softmax order of the network."""
 
 WHOLE_TUMOUR = 4
-"""Voxel of a tumour whose part is unknown, in masks of the convention `whole-tumour`. The network has no such class."""
+"""Tumour voxel of unknown part, in masks of the convention `whole-tumour`. The network has no such class."""
 
 REGIONS: Mapping[str, tuple[int, ...]] = {"wt": (1, 2, 3, WHOLE_TUMOUR), "tc": (1, 3), "et": (3,)}
 """Tumour regions as classes inside: whole tumour, tumour core, enhancing tumour (section V-B.2)."""
@@ -26,10 +26,17 @@ IDH_UNKNOWN, IDH_WILD, IDH_MUTANT = -1, 0, 1
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """Scaled NIfTI files store 0.99999997 for 1."""
 
+_TOPS = (255, 65535)
+"""What programs stretch a mask to for display; other whole numbers may be labels of another kind."""
+_ROUNDING = 0.02
+"""Tolerance of a value, divided by its factor, against a label: 0.33 is a third of 1."""
+_MOST_VALUES = 16
+"""A scaled mask has as many values as labels; an interpolated one has hundreds."""
+
 
 @dataclass(frozen=True)
 class Convention:
-    """Labels of one family of files; of several labels of a class, the first is the one that is written."""
+    """Labels of one family of files; of several labels of a class, the first is written."""
 
     title: str
     to_class: Mapping[int, int]
@@ -50,11 +57,7 @@ doi:10.1038/s41467-022-30695-9), to which nnU-Net converts BraTS masks (2, 1, 4 
 
 
 def find_convention(name: str) -> Convention:
-    """The convention of that name.
-
-    Raises:
-        InputError: Unknown name; lists the known ones.
-    """
+    """The convention of that name; an InputError that lists the known ones for any other."""
     if name not in CONVENTIONS:
         known = ", ".join(f"{key} ({convention.title})" for key, convention in CONVENTIONS.items())
         raise InputError(f"labels {name!r}: unknown convention; choose one of {known}")
@@ -62,28 +65,17 @@ def find_convention(name: str) -> Convention:
 
 
 def knows_parts(convention: str) -> bool:
-    """Whether masks of that convention tell the parts of a tumour; else only the whole tumour is supervised and scored.
-
-    Raises:
-        InputError: See `find_convention`.
-    """
+    """Whether masks of a convention tell the parts of a tumour; else only the whole tumour is supervised and scored."""
     return WHOLE_TUMOUR not in find_convention(convention).to_class.values()
 
 
 def find_regions(convention: str) -> tuple[str, ...]:
-    """The regions that masks of a convention define: WT alone where the parts of the tumour are not told apart.
-
-    Raises:
-        InputError: Unknown convention.
-    """
-    classes = set(find_convention(convention).to_class.values())
-    return tuple(
-        region for region, members in REGIONS.items() if WHOLE_TUMOUR not in classes or WHOLE_TUMOUR in members
-    )
+    """The regions that masks of a convention define: WT alone if they don't tell the parts of a tumour."""
+    return tuple(REGIONS) if knows_parts(convention) else ("wt",)
 
 
-def _listed(values: NDArray[np.generic]) -> str:
-    shown = [f"{value:g}" for value in values[:10].tolist()]
+def _list_values(values: Sequence[float]) -> str:
+    shown = [f"{value:g}" for value in values[:10]]
     return "{" + ", ".join([*shown, "..."] if len(values) > len(shown) else shown) + "}"
 
 
@@ -102,36 +94,32 @@ def to_classes(
         Classes 0 to 3, or 0 and `WHOLE_TUMOUR`, of the same shape.
 
     Raises:
-        InputError: A label that the convention doesn't know, or a value that is no whole number.
+        InputError: Labels unknown to the convention, or values that are no whole numbers.
     """
     known = find_convention(convention)
     whole = np.rint(seg)
     if np.abs(seg - whole).max(initial=0) > WHOLE_NUMBER_TOLERANCE:
         broken = np.unique(seg[np.abs(seg - whole) > WHOLE_NUMBER_TOLERANCE])
         raise InputError(
-            f"case {case_id}: seg has values {_listed(broken)} that are not whole numbers; "
-            + (_explain(seg, convention, scaling) or f"expected labels; {_explain_broken(seg)}")
+            f"case {case_id}: seg has values {_list_values(broken.tolist())} that are not whole numbers; "
+            + (_explain_scaling(seg, convention, scaling) or f"expected labels; {_explain_broken(seg)}")
         )
     in_range = whole.min(initial=0) >= 0 and whole.max(initial=0) <= 255
     labels = whole.astype(np.uint8) if in_range else whole
-    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
-    if not set(found.tolist()) <= set(known.to_class):
-        others = any(set(found.tolist()) <= set(other.to_class) for other in CONVENTIONS.values())
+    counted = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)) if in_range else np.unique(whole)
+    found = counted.tolist()
+    if not set(found) <= set(known.to_class):
+        others = any(set(found) <= set(other.to_class) for other in CONVENTIONS.values())
         another = "pass --labels NAME for another convention" if others else "no convention has these; correct the mask"
         raise InputError(
-            f"case {case_id}: seg has labels {_listed(found)}; expected a subset of "
-            f"{_listed(np.array(list(known.to_class)))} ({known.title}); "
-            + (_explain(seg, convention, scaling) or another)
+            f"case {case_id}: seg has labels {_list_values(found)}; expected a subset of "
+            f"{_list_values(list(known.to_class))} ({known.title}); "
+            + (_explain_scaling(seg, convention, scaling) or another)
         )
     table = np.zeros(256, np.uint8)
     table[list(known.to_class)] = list(known.to_class.values())
     classes: NDArray[np.uint8] = np.take(table, labels)
     return classes
-
-
-def _explain(seg: NDArray[np.generic], convention: str, scaling: tuple[float, float]) -> str | None:
-    known = {name: frozenset(one.to_class) for name, one in CONVENTIONS.items()}
-    return explain_scaling(np.unique(seg).tolist(), convention, known, scaling)
 
 
 def _explain_broken(seg: NDArray[np.generic]) -> str:
@@ -158,63 +146,45 @@ def from_classes(classes: NDArray[np.uint8], convention: str) -> NDArray[np.uint
     return labels
 
 
-_TOPS = (255, 65535)
-"""What programs stretch a mask to that is to be seen; other whole numbers may be labels of another kind."""
-_ROUNDING = 0.02
-"""How far a value, divided by what it was multiplied by, may lie from a label: 0.33 is a third of 1."""
-_MOST_VALUES = 16
-"""A scaled mask has as many values as it has labels; one that was interpolated has hundreds."""
-
-Labels = frozenset[int]
-
-
-def explain_scaling(
-    values: Sequence[float], own: str, conventions: Mapping[str, Labels], scaling: tuple[float, float]
-) -> str | None:
-    """How the values of a refused mask are scaled labels, and the cure; None if they are not.
-
-    Args:
-        values: All values of the mask as they count, in order.
-        own: Name of the convention that refused them.
-        conventions: Name to labels.
-        scaling: Slope and intercept of the file's header.
-    """
+def _explain_scaling(seg: NDArray[np.generic], own: str, scaling: tuple[float, float]) -> str | None:
+    """How the values of a mask that convention `own` refused are scaled labels, and the cure; None if they are not."""
+    values = np.unique(seg).tolist()
     if len(values) > _MOST_VALUES:
         return None
     slope, inter = scaling
     if scaling != (1.0, 0.0):
         stored = _to_labels(values, slope, inter, _ROUNDING)
-        fitting = _find_fitting(stored, own, conventions)
-        if fitting:
+        fitting = _find_fitting(stored, own, CONVENTIONS)
+        if stored and fitting:
             return (
                 f"its header scales the voxels (scl_slope {slope:g}, scl_inter {inter:g}), and stored are "
-                f"{_list_values(stored)}; set scl_slope to 1 and scl_inter to 0{_say_labels(own, fitting)}"
+                f"{_list_values(sorted(stored))}; set scl_slope to 1 and scl_inter to 0{_say_labels(own, fitting)}"
             )
-    for factors, fits in itertools.product(_list_factors(values), ({own: conventions[own]}, conventions)):
+    for factors, names in itertools.product(_list_factors(values), ([own], CONVENTIONS)):
         scaled = {
             labels: factor
             for factor in factors
-            if (labels := _multiples(values, factor)) and _find_fitting(labels, own, fits)
+            if (labels := _find_multiples(values, factor)) and _find_fitting(labels, own, names)
         }
         if scaled:
-            return _say_multiples(scaled, own, fits)
+            return _say_multiples(scaled, own, names)
     return None
 
 
-def _say_multiples(scaled: Mapping[Labels, float], own: str, conventions: Mapping[str, Labels]) -> str:
+def _say_multiples(scaled: Mapping[frozenset[int], float], own: str, names: Collection[str]) -> str:
     first, factor = next(iter(scaled.items()))
-    if first == {0, 1}:  # one tumour label: 255 is rather once 255 than twice 127.5
+    if first == {0, 1}:  # one tumour label: 255 is more likely 1 times 255 than 2 times 127.5
         told = "" if own == "whole-tumour" else ", and pass --labels whole-tumour if 1 is the whole tumour"
-        return f"they are {factor:g} times {_list_values(first)}; divide by {factor:g} and round{told}"
-    listed = " or ".join(f"{factor:g} times {_list_values(labels)}" for labels, factor in scaled.items())
+        return f"they are {factor:g} times {_list_values(sorted(first))}; divide by {factor:g} and round{told}"
+    listed = " or ".join(f"{factor:g} times {_list_values(sorted(labels))}" for labels, factor in scaled.items())
     divisor = f"{factor:g}" if len(scaled) == 1 else "the one that the data set means"
-    told = _say_labels(own, _find_fitting(first, own, conventions))
+    told = _say_labels(own, _find_fitting(first, own, names))
     return f"they are {listed}; divide by {divisor} and round{told}"
 
 
-def _find_fitting(labels: Labels | None, own: str, conventions: Mapping[str, Labels]) -> list[str]:
-    """Names of the conventions that have these labels; the own one alone if it does."""
-    fitting = [name for name, known in conventions.items() if labels and labels <= known]
+def _find_fitting(labels: frozenset[int] | None, own: str, names: Collection[str]) -> list[str]:
+    """Which of the named conventions have these labels; `own` alone if it does."""
+    fitting = [name for name in names if labels and labels.issubset(CONVENTIONS[name].to_class)]
     return [own] if own in fitting else fitting
 
 
@@ -223,7 +193,7 @@ def _say_labels(own: str, fitting: Sequence[str]) -> str:
 
 
 def _list_factors(values: Sequence[float]) -> Iterator[tuple[float, ...]]:
-    """What labels may have been multiplied by: 1/255, as of a picture of bytes, then what makes 1 to 4 the largest."""
+    """Possible factors of labels: 1/255, as of a picture of bytes, then those that make 1 to 4 the largest value."""
     largest = max(values, default=0)
     if largest in _TOPS or (0 < largest <= 1 and not all(float(value).is_integer() for value in values)):
         if largest < 0.1:
@@ -231,13 +201,13 @@ def _list_factors(values: Sequence[float]) -> Iterator[tuple[float, ...]]:
         yield tuple(largest / label for label in (1, 2, 3, 4))
 
 
-def _multiples(values: Sequence[float], factor: float) -> Labels | None:
-    rounding = 1.0 / factor if factor > 1 else _ROUNDING  # whole numbers were rounded, up or down
+def _find_multiples(values: Sequence[float], factor: float) -> frozenset[int] | None:
+    rounding = 1.0 / factor if factor > 1 else _ROUNDING  # whole numbers were rounded up or down
     return _to_labels(values, factor, 0.0, rounding)
 
 
-def _to_labels(values: Sequence[float], slope: float, inter: float, tolerance: float) -> Labels | None:
-    """What `label * slope + inter` gives these values; None if no whole numbers do, each its own."""
+def _to_labels(values: Sequence[float], slope: float, inter: float, tolerance: float) -> frozenset[int] | None:
+    """Distinct whole numbers for which `label * slope + inter` gives these values; None if there are none."""
     with np.errstate(all="ignore"):
         exact = (np.asarray(values, np.float64) - inter) / slope
     labels = np.rint(exact)
@@ -245,7 +215,3 @@ def _to_labels(values: Sequence[float], slope: float, inter: float, tolerance: f
         return None
     found = frozenset(labels.astype(int).tolist())
     return found if len(found) == len(values) else None
-
-
-def _list_values(labels: Labels | None) -> str:
-    return "{" + ", ".join(map(str, sorted(labels or ()))) + "}"

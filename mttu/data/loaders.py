@@ -1,9 +1,9 @@
-"""Patches of cached cases as batches: memory-mapped reading, an order that depends on seed and epoch only."""
+"""Patches of cached cases as batches: memory-mapped, in an order that depends on seed and epoch only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,59 +20,48 @@ from mttu.data.labels import knows_parts
 from mttu.data.manifest import Case
 
 _ORDER, _SAMPLE = 1, 2
-"""Last number of a seed, one per purpose: NumPy pads seeds with zeros, [1, 2] and [1, 2, 0] are the same stream."""
+"""Last number of a seed, one per purpose; not 0, because for NumPy [1, 2] and [1, 2, 0] are the same seed."""
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches that one rank holds at once, still without augmentation: its share of a step, or a part of it."""
+    """Patches that one rank holds at once, before augmentation: its share of a step, or a part of it."""
 
     image: Tensor
-    """(B, C, H', W', D) float16 as read, z-scores inside the brain, 0 outside; around each patch there is what its
-    rotation may turn in, see `mttu.data.augment.rotation_margin`."""
+    """(B, C, H', W', D) float16, z-scores inside the brain, 0 outside; each patch with its margin for rotation, see
+    `mttu.data.augment.rotation_margin`."""
     seg: Tensor
     """(B, H', W', D) uint8 classes; 0 where there is no mask."""
     has_seg: Tensor
     """(B,) bool."""
     only_wt: Tensor
-    """(B,) bool; the mask knows the whole tumour only, not its parts."""
+    """(B,) bool; the mask tells the whole tumour only, not its parts."""
     idh: Tensor
     """(B,) 1 mutant, 0 wild type, -1 unknown."""
     case_ids: tuple[str, ...]
-    """Cases, for messages."""
+    """For messages."""
     augmentations: tuple[Augmentation, ...] = field(repr=False)
-    """What is to be done to each patch."""
+    """To apply to each patch."""
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU reads while the host goes on; torch's loader calls it."""
-        return replace(
-            self,
-            image=self.image.pin_memory(),
-            seg=self.seg.pin_memory(),
-            has_seg=self.has_seg.pin_memory(),
-            only_wt=self.only_wt.pin_memory(),
-            idh=self.idh.pin_memory(),
-        )
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
-        """A copy on another device, the image as float32 there: half the bytes travel.
+        """A copy on another device, the image as float32 there (half the bytes travel); see `pin_memory`."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, image=moved.image.float())
 
-        A copy from memory that is not page-locked lets the host wait; see `pin_memory`.
-        """
-        return replace(
-            self,
-            image=self.image.to(device, non_blocking=True).float(),
-            seg=self.seg.to(device, non_blocking=True),
-            has_seg=self.has_seg.to(device, non_blocking=True),
-            only_wt=self.only_wt.to(device, non_blocking=True),
-            idh=self.idh.to(device, non_blocking=True),
-        )
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One cropped case, with the margin that its rotation needs."""
+    """A crop of one case, with the margin for its rotation."""
 
     image: NDArray[np.float16]
     seg: NDArray[np.uint8]
@@ -81,11 +70,6 @@ class Patch:
     idh: int
     case_id: str
     augmentation: Augmentation
-
-
-def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """Randomness of the sample at a position of an epoch, the same on any rank and for any number of ranks."""
-    return np.random.default_rng([seed, epoch, position, _SAMPLE])
 
 
 def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -100,11 +84,7 @@ def draw_start(
 ) -> tuple[int, int, int]:
     """First voxel of a crop on each axis; negative where the volume is smaller than the patch.
 
-    Args:
-        cached: Case to crop.
-        size: Patch size in voxels.
-        foreground_probability: Probability of a crop centred on a random tumour voxel.
-        generator: Source of randomness.
+    With `foreground_probability` the crop is centred on a random tumour voxel.
     """
     shape = cached.image.shape[1:]
     low = [min(0, extent - side) for extent, side in zip(shape, size, strict=True)]
@@ -116,8 +96,8 @@ def draw_start(
         if len(foreground):
             voxel = np.unravel_index(int(foreground[generator.integers(len(foreground))]), cached.seg.shape)
             start = np.clip(np.array(voxel) - np.array(size) // 2, low, high)
-    first, second, third = start.tolist()
-    return first, second, third
+    x, y, z = start.tolist()
+    return x, y, z
 
 
 def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> NDArray[Voxel]:
@@ -142,10 +122,10 @@ class PatchDataset(Dataset[Patch]):
     """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly.
 
     Args:
-        cases: In the order that an item's index counts.
-        cache_dir: Where they are prepared.
+        cases: Cases in the order of their indices.
+        cache_dir: Cache of the prepared cases.
         config: Patches, augmentation and seed.
-        opened: The prepared cases, in the same order; opened here if not given.
+        opened: The prepared cases in the same order; opened here if not given.
     """
 
     def __init__(
@@ -161,14 +141,11 @@ class PatchDataset(Dataset[Patch]):
         return len(self.cases)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Patch:
-        """Reads one patch and its margin.
-
-        Args:
-            key: Epoch, position within it, index of the case.
-        """
+        """Reads one patch and its margin, by epoch, position in it and index of the case."""
         epoch, position, index = key
         case, cached, settings = self.cases[index], self.cached[index], self.config.augment
-        generator = sample_generator(self.config.train.seed, epoch, position)
+        seed = [self.config.train.seed, epoch, position, _SAMPLE]  # the same for any rank and number of ranks
+        generator = np.random.default_rng(seed)
         size = self.config.patch.size
         start = draw_start(cached, size, settings.foreground_crop_probability, generator)
         first = [begin - beyond for begin, beyond in zip(start, self.margin, strict=True)]
@@ -178,7 +155,7 @@ class PatchDataset(Dataset[Patch]):
         seg = np.zeros(extent, np.uint8) if cached.seg is None else crop(cached.seg, first, extent)
         augmentation = draw_augmentation(settings, len(image), generator)
         has_seg = cached.seg is not None
-        only_wt = has_seg and not knows_parts(case.labels)  # a crop beside the tumour would not tell
+        only_wt = has_seg and not knows_parts(case.labels)  # not from the voxels: a crop may hold no tumour
         return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation)
 
 
@@ -196,7 +173,7 @@ def collate(patches: Sequence[Patch]) -> Batch:
 
 
 def steps_per_epoch(num_cases: int, config: Config) -> int:
-    """Optimiser steps of an epoch: as set, or as many as it takes to see every case once."""
+    """Optimiser steps of an epoch: as set, or enough to see every case once."""
     return config.train.steps_per_epoch or -(-num_cases // config.train.global_batch)
 
 
@@ -209,7 +186,7 @@ def order_of_steps(num_cases: int, config: Config, epoch: int) -> NDArray[np.int
 def labels_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
     """For each optimiser step of an epoch, the tasks that its global batch has a label for.
 
-    The order alone decides, so that nothing has to be read first, and every rank says the same.
+    This follows from the order alone, so nothing is read for it, and all ranks agree.
     """
     with_label: dict[Task, NDArray[np.bool_]] = {
         "segmentation": np.array([cached.seg is not None for cached in dataset.cached]),
@@ -224,17 +201,10 @@ def labels_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
 def build_loader(
     dataset: PatchDataset, epoch: int, rank: int, world_size: int, device: torch.device | None = None
 ) -> DataLoader[Patch]:
-    """Micro-batches of one epoch for one rank; those of a step, of all ranks together, are its global batch.
+    """Micro-batches of one epoch (from 0) for one rank; those of a step, over all ranks, are its global batch.
 
-    Position p of the epoch's order belongs to step p // `train.global_batch`, however many ranks and micro-batches
-    there are.
-
-    Args:
-        dataset: Of all ranks.
-        epoch: Number from 0.
-        rank: Of this process.
-        world_size: Number of ranks.
-        device: Where batches go next; for a GPU they are put into page-locked memory.
+    Position p of the epoch's order belongs to step p // `train.global_batch` for any number of ranks and micro-batches.
+    Batches for a GPU, given as `device`, are put into page-locked memory.
     """
     train = dataset.config.train
     shares = share_batch(train, world_size)

@@ -1,6 +1,7 @@
 """The manifest: one row per case in a Parquet file, root and relative paths, read back with every row checked."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -22,12 +23,11 @@ MODALITIES = ("flair", "t1ce", "t1", "t2")
 SEG, BRAIN_MASK = "seg", "brain mask"
 """Roles of files beside the modalities."""
 SPLITS = ("train", "val", "unlabelled", "test")
-IDH_VALUES = (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT)
 MEND = "write it again with `mttu cohort`"
 
 NEWER_COLUMNS: Mapping[str, Any] = {}
-"""Columns that earlier manifests of this format may lack, with the value that every row had before they were there. A
-row with that value has the fingerprint that it had without the column."""
+"""Columns that earlier manifests of this format may lack, with the value that every row had then. A row with that value
+has the same fingerprint as without the column."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _IMAGE = "image_"
@@ -58,7 +58,7 @@ class Case:
     dataset: str | None = None
     """Name of the file layout that the case was found in."""
     pseudo_label: bool = False
-    """Whether `idh` is a network's guess that self-training selected, and no finding."""
+    """Whether `idh` is a network's prediction that self-training selected."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,22 @@ class Manifest:
     """Folder that all paths lie in."""
     cases: tuple[Case, ...]
     modalities: tuple[str, ...]
-    """Modalities that every case has."""
+    """Of every case."""
     synthetic: bool
-    """True for the phantom, whose pictures show no patient."""
+    """Whether it is a phantom."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over modalities and rows with relative paths: the same wherever the data set lies, and where columns
-        are new that no row makes use of.
-        """
-        rows = [_drop_unused(_to_row(case, self.root)) for case in self.cases]
+        """SHA-256 over modalities and rows with relative paths: independent of the place and of new, unused columns."""
+        rows = [_to_row(case, self.root) for case in self.cases]
+        for row, (name, unused) in itertools.product(rows, NEWER_COLUMNS.items()):
+            if row[name] == unused:
+                del row[name]
         content = [self.synthetic, self.modalities, rows]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def split(self, name: str) -> tuple[Case, ...]:
-        """The cases of one split: train, val, unlabelled or test."""
+        """The cases of one split, a name in `SPLITS`."""
         if name not in SPLITS:
             raise InputError(f"split {name!r}: unknown; choose one of {', '.join(SPLITS)}")
         return tuple(case for case in self.cases if case.split == name)
@@ -95,35 +96,15 @@ def is_safe_name(name: str) -> bool:
 
 
 def is_one_name(name: str) -> bool:
-    """Whether an id that stands in a file of unknown origin leads nowhere else when it becomes part of a path."""
+    """Whether an id from a file of unknown origin stays within its folder when it becomes part of a path."""
     return bool(name) and name == os.path.basename(name) and name not in (".", "..") and "\0" not in name
 
 
-def _relative(path: Path | None, root: Path) -> str | None:
-    return None if path is None else path.relative_to(root).as_posix()
-
-
 def _to_row(case: Case, root: Path) -> dict[str, Any]:
-    return {
-        "case_id": case.case_id,
-        "patient_id": case.patient_id,
-        "split": case.split,
-        **{f"{_IMAGE}{name}": _relative(path, root) for name, path in case.images.items()},
-        "seg": _relative(case.seg, root),
-        "brain_mask": _relative(case.brain_mask, root),
-        "idh": case.idh,
-        "grade": case.grade,
-        "age": case.age,
-        "sex": case.sex,
-        "labels": case.labels,
-        "site": case.site,
-        "dataset": case.dataset,
-        "pseudo_label": case.pseudo_label,
-    }
-
-
-def _drop_unused(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in NEWER_COLUMNS or value != NEWER_COLUMNS[name]}
+    paths: dict[str, Path | None] = {f"{_IMAGE}{name}": path for name, path in case.images.items()}
+    paths |= {"seg": case.seg, "brain_mask": case.brain_mask}
+    row = {name: value for name, value in vars(case).items() if name != "images"}
+    return row | {name: None if path is None else path.relative_to(root).as_posix() for name, path in paths.items()}
 
 
 def _add_newer(table: Any, modalities: Sequence[str]) -> Any:
@@ -154,8 +135,8 @@ def check_target(path: Path) -> None:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Writes a manifest whole or not at all.
 
-    The root is stored relative to the manifest's folder if both lie in one folder other than the file system's root,
-    so that they can move together; else absolute.
+    The root is stored relative to the manifest's folder, so that both can move together; absolute if they share only
+    the root of the file system.
 
     Raises:
         InputError: See `check_target`.
@@ -176,7 +157,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads a manifest and checks every row; whether the images are still there is found out when they are read.
+    """Reads a manifest and checks every row, but not whether the images are still there.
 
     Raises:
         InputError: Missing, no manifest, another format version, or refused rows; lists all of them.
@@ -197,7 +178,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> list[str]:
     problems, seen = [], set()
-    allowed = {"split": SPLITS, "idh": IDH_VALUES, "labels": tuple(CONVENTIONS)}
+    allowed = {"split": SPLITS, "idh": (IDH_UNKNOWN, IDH_WILD, IDH_MUTANT), "labels": tuple(CONVENTIONS)}
     for row in rows:
         case_id = row["case_id"]
         if case_id in seen:
@@ -221,20 +202,8 @@ def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str])
     return problems
 
 
-def _from_row(row: Mapping[str, Any], root: Path, modalities: Sequence[str]) -> Case:
-    return Case(
-        case_id=row["case_id"],
-        patient_id=row["patient_id"],
-        split=row["split"],
-        images={name: root / row[f"{_IMAGE}{name}"] for name in modalities},
-        seg=root / row["seg"] if row["seg"] else None,
-        brain_mask=root / row["brain_mask"] if row["brain_mask"] else None,
-        idh=row["idh"],
-        grade=row["grade"],
-        age=row["age"],
-        sex=row["sex"],
-        labels=row["labels"],
-        site=row["site"],
-        dataset=row["dataset"],
-        pseudo_label=row["pseudo_label"],
-    )
+def _from_row(row: dict[str, Any], root: Path, modalities: Sequence[str]) -> Case:
+    paths = {name: root / row[name] if row[name] else None for name in ("seg", "brain_mask")}
+    images = {name: root / row[f"{_IMAGE}{name}"] for name in modalities}
+    others = {name: value for name, value in row.items() if not name.startswith(_IMAGE)}
+    return Case(**(others | paths), images=images)

@@ -1,4 +1,4 @@
-"""Names as people write them: found without regard to case and leading zeros, and the nearest to a missing one."""
+"""Names as people write them: matched regardless of case and leading zeros; the nearest name to a missing one."""
 
 import os
 import re
@@ -14,18 +14,14 @@ _EXAMINATION = (
     r"ses-[a-z0-9]+|(?:ses|session|visit|tp|time|time-?point|follow-?up|fu|week|month|day)[-_ ]?\d[a-z0-9-]*|"
     r"baseline|follow[-_ ]?up|(?:pre|post)(?:[-_ ]?op(?:erative)?)?)"
 )
-"""A date, `ses-1`, `visit_2`, `week-012`, `baseline`, `postop`; not `scan_3` or `exam_3`, which may be a patient's."""
+"""A date, `ses-1`, `visit_2`, `week-012`, `baseline`, `postop`; not `scan_3` or `exam_3`, which may name a patient."""
 _NAMED_EXAMINATION = re.compile(rf"(.+?)[-_ .]{_EXAMINATION}", re.IGNORECASE)
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 Named = TypeVar("Named", bound=Hashable)
 
 
 class NameIndex(Generic[Named]):
-    """Things by their names; one thing may have several names, and one name may be that of several things.
-
-    Args:
-        names: Each with what it is a name of.
-    """
+    """Objects by their names; an object may have several names, and a name several objects."""
 
     def __init__(self, names: Iterable[tuple[str, Named]]) -> None:
         self._exact: dict[str, set[Named]] = {}
@@ -35,11 +31,11 @@ class NameIndex(Generic[Named]):
             self._loose.setdefault(_loosen(name), set()).add(named)
 
     def find_exact(self, name: str) -> set[Named]:
-        """All that is spelt so."""
+        """All with exactly this name."""
         return set(self._exact.get(name, ()))
 
     def find(self, name: str) -> set[Named]:
-        """All that is spelt so; if nothing is, all that only case and leading zeros tell apart from it."""
+        """All with exactly this name; if there are none, all whose name differs by case and leading zeros only."""
         return self.find_exact(name) or set(self._loose.get(_loosen(name), ()))
 
 
@@ -48,29 +44,26 @@ def _loosen(name: str) -> str:
 
 
 def is_examination(name: str) -> bool:
-    """Whether a name is that of one examination among several of a patient, and says nothing of the patient."""
+    """Whether a name is that of an examination alone, without the patient."""
     return re.fullmatch(_EXAMINATION, name, re.IGNORECASE) is not None
 
 
 def patient_before_examination(name: str) -> str | None:
-    """What stands before the examination in a name such as `P7_ses-1` or `P7_2019-01-02`; None if it has none."""
+    """The patient in a name such as `P7_ses-1` or `P7_2019-01-02`; None if it names no examination."""
     found = _NAMED_EXAMINATION.fullmatch(name)
     return found[1] if found else None
 
 
 LEAST_SIMILARITY = 0.6
-"""Of two names, as `difflib` counts it and has it for its default; `t2w` and `t2` have 0.8."""
+"""Of two names, by `difflib`, whose default it is; `t2w` and `t2` have 0.8."""
 _MOST_COMPARED = 100
-"""Names of a folder, those next to the one wanted in the alphabet: a table may miss a file in each of 5,000 rows."""
+"""Names of a folder, alphabetically next to the missing one: a table may name 5,000 missing files."""
 
 
 def say_nearest(path: Path) -> str:
-    """What to add to a message on a path that is not there; nothing where no name is near.
+    """What to add to a message on a missing path: the name nearest to its first missing part, or nothing.
 
-    Names whose numbers differ are not near: they are another patient's, or of another modality.
-
-    Args:
-        path: Anything; of its parts, the first one that is not there is compared with what lies in its place.
+    Names with other numbers are not near: they are of another patient or modality.
     """
     place = Path(os.path.abspath(path))
     while place.parent != place and not place.parent.is_dir():
@@ -97,27 +90,26 @@ def find_nearest(
     known_names: Mapping[str, Collection[str]],
     least: float = LEAST_SIMILARITY,
 ) -> str | None:
-    """The file that most probably is what a case lacks.
+    """The file that a case most likely lacks.
 
     Args:
-        role: What it lacks.
-        own_name: How its layout names that, without the case.
-        files: Name of each file that is not used otherwise, and what of it is neither ending nor case.
-        known_names: Role to names that are in use for it; a name of another role is not near.
-        least: Similarity; a name that is in use for it has 1.
+        role: Role of the missing file.
+        own_name: Its name in the case's layout, without the case.
+        files: Name of each unused file, and its part that is neither ending nor case.
+        known_names: Role to names in use for it; names of other roles are not near.
+        least: Minimum similarity; a name in use for the role has 1.
     """
     wanted = {_bare(name) for name in (own_name, *known_names.get(role, ()))}
     others = {_bare(name) for other, names in known_names.items() if other != role for name in names} - wanted
-    best: tuple[float, str] | None = None
+    near: list[tuple[float, str]] = []
     for file, rest in files:
         name = _bare(rest)
         if not name or name in others:
             continue
         parts = {part.casefold() for part in re.split(r"[^A-Za-z0-9]+", rest)}
-        similarity = 1.0 if parts & wanted else max(_compare(name, one) for one in wanted)
-        if similarity >= least and (best is None or similarity > best[0]):
-            best = similarity, file
-    return best[1] if best else None
+        near.append((1.0 if parts & wanted else max(_compare(name, one) for one in wanted), file))
+    similarity, nearest = max(near, key=lambda pair: pair[0], default=(0.0, None))
+    return nearest if similarity >= least else None
 
 
 def _bare(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from mttu.config import PrepareSettings
 from mttu.data.geometry import Geometry, resample, start_geometry, to_lps
@@ -17,44 +18,30 @@ from mttu.errors import InputError
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """What the network sees of a case."""
+    """Input of the network for a case."""
 
     image: NDArray[np.float16]
     """(C, H, W, D) z-scores inside the brain, exactly 0 outside; H runs to the left, W to the back, D upwards."""
     seg: NDArray[np.uint8] | None
-    """(H, W, D) classes 0 to 3; or 0 and `WHOLE_TUMOUR` where the mask knows no parts."""
+    """(H, W, D) classes 0 to 3; or 0 and `WHOLE_TUMOUR` if the mask tells no parts."""
     geometry: Geometry
-    """The way back to the original grid."""
+    """For the way back to the original grid."""
 
 
 def prepare_case(case: Case, modalities: Sequence[str], settings: PrepareSettings) -> PreparedCase:
-    """Prepares one case; float16 already here, so that prediction sees what training saw.
-
-    Args:
-        case: Case of a manifest or a folder.
-        modalities: Channels in order.
-        settings: Spacing and field of view.
-
-    Raises:
-        InputError: See `mttu.data.sources.read_sources` and `prepare_sources`.
-    """
+    """Prepares one case; its errors are those of `mttu.data.sources.read_sources` and `prepare_sources`."""
     return prepare_sources(case, read_sources(case, modalities), settings)
 
 
 def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> PreparedCase:
-    """Prepares one case that was read; see `prepare_case`.
-
-    Args:
-        case: The case.
-        sources: What its files hold.
-        settings: Spacing and field of view.
+    """Prepares one case from what its files hold; float16 already here, so that prediction sees what training saw.
 
     Raises:
-        InputError: The skull is still there and no brain mask given, a modality has no contrast, or the mask has tumour
-            outside of the field of view.
+        InputError: The images are not skull-stripped and no brain mask is given, the grid becomes too large or has no
+            brain, a modality has no contrast, or tumour lies outside of the field of view.
     """
     modalities = sources.modalities
-    if sources.unstripped is not None:  # z-scores over a whole head would be another image than the network knows
+    if sources.unstripped is not None:  # z-scores over a whole head would be unlike the training images
         raise InputError(f"case {case.case_id}: {sources.unstripped}")
     affine = sources.reference.affine
     whole = start_geometry(sources.reference, settings.spacing_mm)
@@ -68,10 +55,11 @@ def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> 
     if not brain.any():
         raise InputError(f"case {case.case_id}: no brain left at {settings.spacing_mm:g} mm; lower spacing_mm")
     geometry = _crop_to_brain(whole, brain, settings)
-    box = _box(geometry)
+    crop = zip(geometry.crop_start, geometry.crop_shape, strict=True)
+    box = tuple(slice(start, start + extent) for start, extent in crop)
     inside = brain[box]
-    # Divided by the brain's own weight, a voxel at its edge is interpolated from brain only: neither the skull beside
-    # a given mask nor the zeros around a stripped brain get in (normalised convolution, doi:10.1109/CVPR.1993.341081).
+    # Division by the interpolated brain makes voxels at its edge means over brain only, without skull beside a given
+    # mask or zeros around a stripped brain (normalised convolution, doi:10.1109/CVPR.1993.341081).
     weight = resample(source_brain.astype(np.float32), whole.grid_shape, order=1)[box][inside].astype(np.float64)
     image = np.zeros((len(modalities), *geometry.crop_shape), np.float16)
     for channel, (name, voxels) in enumerate(zip(modalities, sources.images, strict=True)):
@@ -95,24 +83,11 @@ def prepare_sources(case: Case, sources: Sources, settings: PrepareSettings) -> 
     return PreparedCase(image, seg, geometry)
 
 
-def _box(geometry: Geometry) -> tuple[slice, slice, slice]:
-    first, second, third = (
-        slice(start, start + extent) for start, extent in zip(geometry.crop_start, geometry.crop_shape, strict=True)
-    )
-    return first, second, third
-
-
 def _crop_to_brain(geometry: Geometry, brain: NDArray[np.bool_], settings: PrepareSettings) -> Geometry:
     if settings.field_of_view == "full":
         return geometry
-    starts, extents = [], []
-    for axis, size in enumerate(brain.shape):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(brain.any(axis=others))
-        start = max(0, int(occupied[0]) - settings.margin_voxels)
-        stop = min(size, int(occupied[-1]) + 1 + settings.margin_voxels)
-        starts.append(start)
-        extents.append(stop - start)
-    return replace(
-        geometry, crop_start=(starts[0], starts[1], starts[2]), crop_shape=(extents[0], extents[1], extents[2])
-    )
+    (box,) = find_objects(brain.view(np.uint8))
+    starts = [max(0, side.start - settings.margin_voxels) for side in box]
+    stops = [min(size, side.stop + settings.margin_voxels) for side, size in zip(box, brain.shape, strict=True)]
+    x, y, z = (stop - start for start, stop in zip(starts, stops, strict=True))
+    return replace(geometry, crop_start=(starts[0], starts[1], starts[2]), crop_shape=(x, y, z))

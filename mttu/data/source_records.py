@@ -1,10 +1,8 @@
-"""What a case's files were when it was prepared: size, time and content of each, so that a later edit is noticed.
+"""Size, time and content of a case's files when it was prepared, so that later edits are noticed.
 
-Looking costs one `stat` for each file. Where the size is the same and the time is another, as after copying a data set,
-the content decides.
+A check costs one `stat` per file. If the time alone differs, as after copying a data set, the content decides.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,27 +11,23 @@ from typing import Any
 
 from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.errors import raise_if_any, stop_if_too_many_open
+from mttu.files import hash_file
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One file as it was."""
+    """One file when the case was prepared."""
 
     size_bytes: int
     modified_ns: int
-    """Time of its last change, nanoseconds since 1970."""
+    """Time of its last change, in nanoseconds since 1970."""
     sha256: str
 
     def find_difference(self, path: Path, always_read: bool = False) -> tuple[str | None, bool]:
-        """How the file that lies there now differs.
+        """How the file at a path differs now (None if it does not or is missing), and whether it has another time.
 
-        Args:
-            path: Read only where size and time leave a doubt.
-            always_read: Read it even so: somebody may have given it its old time again.
-
-        Returns:
-            The difference, None if there is none or nothing to compare with; and whether the file has another time, so
-            that its content had to be compared.
+        It is read if its time differs but not its size; with `always_read` also if both are the same, because somebody
+        may have reset its time.
         """
         has_other_time = False
         try:
@@ -56,13 +50,12 @@ SourceRecords = Mapping[str, SourceRecord]
 
 @lru_cache(maxsize=1 << 16)
 def _hash(path: Path, size_bytes: int, modified_ns: int) -> str:
-    """SHA-256 of a file; a command checks its inputs several times, and reads a file for that once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, read once although a command checks its inputs several times."""
+    return hash_file(path)
 
 
 def list_sources(case: Case, modalities: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
-    """Yields role and file of everything that decides a prepared case, in order; None where the case has none."""
+    """Yields role and file (None: absent) of all that decides a prepared case, in order."""
     for name in modalities:
         if name in case.images:
             yield name, case.images[name]
@@ -82,14 +75,11 @@ def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRec
         if path is None:
             continue
         try:
-            status = path.stat()  # before it is read: a change while it is read is one to notice
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            status = path.stat()  # first, so that a change while it is read will be noticed
+            records[role] = SourceRecord(status.st_size, status.st_mtime_ns, hash_file(path))
         except OSError as error:
             stop_if_too_many_open(error)
             problems.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}); restore it")
-        else:
-            records[role] = SourceRecord(status.st_size, status.st_mtime_ns, sha256)
     raise_if_any(problems)
     return records
 
@@ -97,26 +87,18 @@ def record_sources(case: Case, modalities: Sequence[str]) -> dict[str, SourceRec
 def find_changes(
     case: Case, modalities: Sequence[str], records: SourceRecords, always_read: bool = False
 ) -> tuple[list[str], bool]:
-    """How the files of a case differ from those that it was prepared from; a file that is gone is no difference.
+    """Sentences on how the files of a case differ from those that it was prepared from, and whether a time differs.
 
-    Args:
-        case: As the manifest has it now.
-        modalities: Channels that it was prepared with.
-        records: What was recorded then.
-        always_read: See `SourceRecord.find_difference`.
-
-    Returns:
-        A sentence for each difference, and whether any file has another time than then.
+    A missing file is no difference. See `SourceRecord.find_difference` for `always_read`.
     """
     changes, have_other_times = [], False
     for role, path in list_sources(case, modalities):
         record = records.get(role)
-        if path is None or record is None:
-            if path is not None:
-                changes.append(f"was prepared without a {role}, and the manifest has one")
-            elif record is not None:
-                changes.append(f"was prepared with a {role}, and the manifest has none")
-        else:
+        if path is not None and record is None:
+            changes.append(f"was prepared without a {role}, and the manifest has one")
+        elif path is None and record is not None:
+            changes.append(f"was prepared with a {role}, and the manifest has none")
+        elif path is not None and record is not None:
             difference, has_other_time = record.find_difference(path, always_read)
             have_other_times |= has_other_time
             if difference:
@@ -131,10 +113,8 @@ def to_json(records: SourceRecords) -> dict[str, Any]:
 
 def from_json(content: Mapping[str, Any]) -> dict[str, SourceRecord]:
     """Undoes `to_json`; raises TypeError or ValueError for anything else."""
-    if not isinstance(content, dict):
-        raise ValueError("its record of source files is damaged")
-    records = {role: SourceRecord(**record) for role, record in content.items()}
-    if not all(
+    records = {role: SourceRecord(**record) for role, record in content.items()} if isinstance(content, dict) else None
+    if records is None or not all(
         isinstance(record.size_bytes, int) and isinstance(record.modified_ns, int) and isinstance(record.sha256, str)
         for record in records.values()
     ):

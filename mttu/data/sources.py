@@ -1,4 +1,4 @@
-"""A case's files read and checked together: what `mttu cohort` looks for and preparation builds on."""
+"""A case's files read and checked together, for `mttu cohort` and for preparation."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from mttu.data.volumes import differ, read_notes, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
 
 _LEAST_COMPARED = 100
-"""Tumour voxels; fewer may lie at one place in two patients by chance."""
+"""Tumour voxels; fewer may be the same in two patients by chance."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,20 @@ class Sources:
     """A case on its original grid."""
 
     reference: Any
-    """nibabel image of the first modality, whose grid is the case's grid."""
+    """nibabel image of the first modality, whose grid is that of the case."""
     images: tuple[NDArray[np.float32], ...]
     """One array per modality."""
     seg: NDArray[np.uint8] | None
     """Classes 0 to 3."""
     brain: NDArray[np.bool_]
-    """Brain: the given mask above one half, else what `mttu.data.brain.find_brain` takes from the images."""
+    """The given mask above one half, else the result of `mttu.data.brain.find_brain`."""
     modalities: tuple[str, ...]
-    """Of the images."""
     has_mask: bool
     """Whether the brain was given."""
     warnings: tuple[str, ...]
     """On brain, tumour and headers; each names the case."""
     unstripped: str | None = None
-    """Why `brain` can be no brain alone, and the cure, where no mask was given; None if it can."""
+    """Why `brain`, taken from the images, cannot be brain alone, and the cure; None if it can."""
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -50,21 +49,17 @@ class Sources:
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """Role to a hash of all voxels as they count, whatever file they came in; none of a mask of few voxels."""
+        """Role to a hash of its voxels, independent of the file; none for a tumour mask of few voxels."""
         images = dict(zip(self.modalities, self.images, strict=True))
         return _hash_all(images, self.seg, self.brain if self.has_mask else None)
 
 
 def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
-    """Reads and checks all files of a case.
-
-    Args:
-        case: Case of a manifest or a folder.
-        modalities: Channels in order.
+    """Reads and checks all files of a case, its modalities in this order.
 
     Raises:
         InputError: Lists all problems: files that cannot be read, are not finite or lie on different grids, labels
-            outside of the convention, no brain, a modality without contrast, and what `check_brain` is sure of.
+            outside of the convention, no brain, a modality without contrast, and errors of `check_brain`.
     """
     paths: dict[str, Path] = {name: case.images[name] for name in modalities if name in case.images}
     paths |= {role: path for role, path in {SEG: case.seg, BRAIN_MASK: case.brain_mask}.items() if path}
@@ -75,7 +70,13 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
             volumes[role] = read_volume(path, case.case_id)
         except InputError as error:
             problems += error.problems
-    problems += _find_misfits(case.case_id, volumes)
+    roles = list(volumes)
+    for role in roles[1:]:
+        if difference := differ(volumes[roles[0]], volumes[role]):
+            problems.append(
+                f"case {case.case_id}: {roles[0]} and {role} have different grids: {difference}; "
+                "register all volumes of a case to one grid"
+            )
     seg = None
     if SEG in volumes:
         try:
@@ -91,27 +92,31 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
         raise InputError(f"case {case.case_id}: no brain: {_say_empty(volumes.get(BRAIN_MASK))}")
     found = check_brain(images, brain, case.brain_mask is not None, seg, spacing)
     raise_if_any([f"case {case.case_id}: {finding.text}" for finding in found if finding.severity == "error"])
-    raise_if_any(_find_flat(case.case_id, modalities, images, brain))
+    for name, image in zip(modalities, images, strict=True):
+        inside = image[brain]
+        low, high = float(inside.min()), float(inside.max())
+        if low == high:
+            problems.append(f"case {case.case_id}: {name} is {low:g} everywhere in the brain; replace the file")
+    raise_if_any(problems)
     texts = [finding.text for finding in found]
     texts += [taken.note] if taken.note else []
     texts += [note for volume in volumes.values() for note in read_notes(volume)]
     forms = {paths[role].name: compare_forms(volume.header, volume.shape) for role, volume in volumes.items()}
     texts += [f"{name}: {text}" for name, text in forms.items() if text]
-    warnings = tuple(f"case {case.case_id}: {text}" for text in texts)
     return Sources(
-        volumes[modalities[0]],
-        images,
-        seg,
-        brain,
-        tuple(modalities),
-        case.brain_mask is not None,
-        warnings,
-        taken.unstripped,
+        reference=volumes[modalities[0]],
+        images=images,
+        seg=seg,
+        brain=brain,
+        modalities=tuple(modalities),
+        has_mask=case.brain_mask is not None,
+        warnings=tuple(f"case {case.case_id}: {text}" for text in texts),
+        unstripped=taken.unstripped,
     )
 
 
 def digest_readable(case: Case) -> Mapping[str, str]:
-    """`Sources.digests` of each file by itself, for a case that is refused; nothing of a file that cannot be read."""
+    """`Sources.digests` for a refused case, file by file; none for files that cannot be read."""
     seg = brain = None
     images: dict[str, NDArray[np.float32]] = {}
     for role, path in {**case.images, SEG: case.seg, BRAIN_MASK: case.brain_mask}.items():
@@ -134,32 +139,20 @@ def _hash_all(
     images: Mapping[str, NDArray[np.float32]], seg: NDArray[np.uint8] | None, brain: NDArray[np.bool_] | None
 ) -> dict[str, str]:
     volumes: dict[str, NDArray[Any]] = dict(images)
-    volumes |= {} if seg is None or np.count_nonzero(seg) < _LEAST_COMPARED else {SEG: seg}
-    volumes |= {} if brain is None else {BRAIN_MASK: brain}
-    return {role: _hash(voxels) for role, voxels in volumes.items()}
-
-
-def _hash(voxels: NDArray[Any]) -> str:
-    content: Any = np.asfortranarray(voxels).T  # as nibabel has them: no copy
-    return hashlib.sha1(memoryview(content), usedforsecurity=False).hexdigest()
+    if seg is not None and np.count_nonzero(seg) >= _LEAST_COMPARED:
+        volumes[SEG] = seg
+    if brain is not None:
+        volumes[BRAIN_MASK] = brain
+    digests = {}
+    for role, voxels in volumes.items():
+        content: Any = np.asfortranarray(voxels).T  # nibabel's order of memory: no copy
+        digests[role] = hashlib.sha1(memoryview(content), usedforsecurity=False).hexdigest()
+    return digests
 
 
 def _voxels(image: Any) -> NDArray[np.float32]:
     voxels: NDArray[np.float32] = image.get_fdata(dtype=np.float32)
     return voxels
-
-
-def _find_misfits(case_id: str, volumes: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for role in list(volumes)[1:]:
-        first = next(iter(volumes))
-        difference = differ(volumes[first], volumes[role])
-        if difference:
-            problems.append(
-                f"case {case_id}: {first} and {role} have different grids: {difference}; "
-                "register all volumes of a case to one grid"
-            )
-    return problems
 
 
 def _say_empty(mask: Any | None) -> str:
@@ -168,15 +161,3 @@ def _say_empty(mask: Any | None) -> str:
     largest = float(_voxels(mask).max())
     scaled = f", the largest is {largest:.3g}; make it 1 inside and 0 outside" if largest > 0 else "; replace the files"
     return f"the brain mask has no voxel above 0.5{scaled}"
-
-
-def _find_flat(
-    case_id: str, modalities: Sequence[str], images: Sequence[NDArray[np.float32]], brain: NDArray[np.bool_]
-) -> list[str]:
-    problems = []
-    for name, image in zip(modalities, images, strict=True):
-        inside = image[brain]
-        low, high = float(inside.min()), float(inside.max())
-        if low == high:
-            problems.append(f"case {case_id}: {name} is {low:g} everywhere in the brain; replace the file")
-    return problems

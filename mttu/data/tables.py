@@ -1,6 +1,7 @@
-"""Tables of ours in Parquet, which say their kind and format version: read and checked in one way."""
+"""Parquet tables that mttu wrote, with their kind and format version."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from mttu.files import find_obstacle, read_parquet
 
 
 def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Mapping[bytes, bytes]], bool]) -> None:
-    """Refuses to write a table where it would not be found again, or over a file that is none of its kind.
+    """Refuses to write a table over a file of another kind, or where it would not be found.
 
     Args:
         path: File to write.
-        title: What to call it in a message, e.g. `manifest`.
-        what: What a file that may be replaced is, e.g. `manifest`.
-        is_ours: Tells it by the metadata of the file that is there.
+        title: Its name in messages, e.g. `manifest`.
+        what: Kind of file that may be replaced, e.g. `manifest`.
+        is_ours: Recognises that kind by the metadata of a file.
 
     Raises:
-        InputError: The name does not end in `.parquet`, the file is there and another, or its folder cannot be written.
+        InputError: The name does not end in `.parquet`, another file is there, or its folder cannot be written.
     """
     if path.suffix != ".parquet":
         raise InputError(f"{title} {path}: the name must end in .parquet")
@@ -32,10 +33,9 @@ def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Map
     if obstacle:
         raise InputError(f"{title} {path}: {obstacle}")
     if path.exists():
-        try:
+        metadata: Mapping[bytes, bytes] = {}
+        with suppress(pa.ArrowException, OSError):
             metadata = pq.read_schema(path).metadata or {}
-        except (pa.ArrowException, OSError):
-            metadata = {}
         if not is_ours(metadata):
             raise InputError(f"{title} {path}: is there and no {what}; it would be lost; give another name")
 
@@ -49,15 +49,15 @@ def read_table(
     cure: str = "",
     lists: Collection[str] = (),
 ) -> tuple[dict[str, str], Any]:
-    """A table and the metadata that it was written with.
+    """Metadata and content of a table.
 
     Args:
         path: File.
-        title: What to call it in a message, e.g. `manifest`; its path follows.
+        title: Its name in messages, e.g. `manifest`, before the path.
         version: Its format version.
-        mend: What helps where it is damaged or of another version.
-        kind: That its metadata names; None for a table that names none.
-        cure: What helps where it is not there; `mend` if not given.
+        mend: Cure for a damaged table or another version.
+        kind: Kind in its metadata; None for tables without one.
+        cure: Cure for a missing table; `mend` if not given.
         lists: See `mttu.files.read_parquet`.
 
     Raises:

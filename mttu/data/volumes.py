@@ -1,4 +1,4 @@
-"""NIfTI in and out: reading with every check that needs no other file, writing a mask where its image lies."""
+"""NIfTI files: reading with all checks that need no other file, and writing a mask on the grid of its image."""
 
 import gzip
 import logging
@@ -11,48 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.data.file_kinds import ENDINGS, explain_content, explain_refusal
-from mttu.data.geometry import Geometry, restore_mask, spatial_shape, use_qform
+from mttu.data.geometry import Geometry, spatial_shape, use_qform
 from mttu.data.names import say_nearest
 from mttu.errors import InputError, say_count
 from mttu.files import atomic_file
 
-__all__ = [
-    "Geometry",
-    "differ",
-    "open_image",
-    "read_notes",
-    "read_scaling",
-    "read_volume",
-    "restore_mask",
-    "write_mask",
-]
-
 LARGEST_AXIS = 1024
 """Voxels; a larger axis is a damaged header or no brain MRI."""
 LARGEST_VOLUME = 2**27
-"""Voxels; a head of 24 cm at half a millimetre has 111 million. More would fill the memory for nothing."""
+"""Voxels; a head of 24 cm at half a millimetre has 111 million."""
 LARGEST_HEADER_BYTES = 2**24
 """Header and extensions of a file, before its voxels."""
 SPACING_RANGE_MM = (0.1, 20.0)
-"""A spacing outside of it is a header in other units."""
+"""Outside of it a header has other units."""
 TOLERANCE = 1e-3
 """Two affines agree within this, in mm."""
 _HEADER_BYTES = 540 + 4
-"""The longer header, of NIfTI-2, and what tells whether extensions follow."""
+"""The longer header, of NIfTI-2, and the flag of extensions."""
 _MOST_EXTENSIONS = 1000
 _SPARE_BYTES = 2**20  # some writers pad a file at its end
 _NOTES, _SCALING = "mttu notes", "mttu scaling"
-"""Where nibabel's `extra` of an image holds what was mended while it was read, and how its header scales it."""
+"""Keys in nibabel's `extra` of an image for repairs while it was read, and for the scaling of its header."""
 
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what it mends in a damaged header
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print its repairs of damaged headers
 
 
 def read_volume(path: Path, case_id: str) -> Any:
-    """Reads a NIfTI file whole and checks it; memory stays bounded whatever the file claims to hold.
+    """Reads a NIfTI file whole and checks it; memory stays bounded whatever its header claims.
 
-    A file whose two orientation codes are both 0 is read in nibabel's default order of axes. One whose sform is no
-    placement, as of zeros, is read by its qform; `read_notes` says so. ANTs and SPM write one volume as (x, y, z, 1);
-    axes of length 1 after the third are dropped, and nothing else of the file changes.
+    A file with both orientation codes 0 is read in nibabel's default order of axes. One whose sform is no placement,
+    such as zeros, is read by its qform; `read_notes` says so. Axes of length 1 after the third, as ANTs and SPM write
+    them, are dropped.
 
     Args:
         path: `.nii` or `.nii.gz`.
@@ -78,7 +67,12 @@ def read_volume(path: Path, case_id: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # a damaged header makes nibabel raise nearly anything
-        raise InputError(f"{where}: {_explain(path, error)}") from None
+        try:
+            found = explain_content(path)
+        except OSError as refusal:
+            raise InputError(f"{where}: {explain_refusal(refusal)}") from None
+        cause, cure = found or (_reason(error), "mend the header, or restore the file from its source")
+        raise InputError(f"{where}: no readable NIfTI file ({cause}); {cure}") from None
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{where}: is {type(image).__name__}; expected NIfTI (.nii or .nii.gz)")
     _check_voxels(image.shape, kind, where)
@@ -88,14 +82,14 @@ def read_volume(path: Path, case_id: str) -> Any:
     note = use_qform(image)
     _check_grid(image.affine, where)
     try:
-        with np.errstate(all="ignore"):  # what overflows is infinite and refused below
-            if path.name.lower().endswith(".gz"):  # at one go: nibabel alone never gets to the checksum at the end
+        with np.errstate(all="ignore"):  # overflow gives infinity, refused below
+            if path.name.lower().endswith(".gz"):  # in one go: nibabel never reaches the checksum at the end
                 image = type(image).from_bytes(_unpack(path, image))
                 use_qform(image)
             voxels = image.get_fdata(dtype=np.float32)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    except Exception as error:  # truncated, damaged in the middle, or a header that lies about what follows
+    except Exception as error:  # truncated, damaged inside, or a wrong header
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{where}: {explain_refusal(error)}") from None
         cause, cure = explain_content(path) or (_reason(error), "restore it from its source")
@@ -108,25 +102,27 @@ def read_volume(path: Path, case_id: str) -> Any:
         raise InputError(
             f"{where}: {say_count(finite.size - int(finite.sum()), 'voxel is', 'voxels are')} NaN or infinite; {cure}"
         )
-    return image if voxels.ndim == 3 else _drop_axes(image, voxels)
+    if voxels.ndim == 3:
+        return image
+    return type(image)(voxels.reshape(spatial_shape(voxels.shape)), image.affine, image.header, image.extra)
 
 
 def open_image(path: Path) -> Any:
-    """A NIfTI file as nibabel opens it: the header is read, and extensions of a bounded size.
+    """Opens a NIfTI file with nibabel: reads the header, and extensions up to a limit.
 
     Raises:
-        Exception: Nearly anything, of a damaged header; ValueError of an extension that claims too much, and of a name
-            by which nibabel would unpack what nothing here measures.
+        Exception: Nearly anything for a damaged header; ValueError for an extension that claims too much, and for a
+            name by which nibabel would unpack it without a limit.
     """
     if not path.name.lower().endswith(ENDINGS):
-        path.stat()  # where there is nothing, that is what is wrong
+        path.stat()  # a missing file is reported as missing
         raise ValueError("its name ends in neither .nii nor .nii.gz")
     _check_extensions(path)
     return nib.load(path)
 
 
 def _check_extensions(path: Path) -> None:
-    """Nibabel reads as much as an extension claims, and the rest of the file where that is less than nothing."""
+    """Checks the sizes that extensions claim: nibabel would read that much, or the rest of the file if below 0."""
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
         for kind in (nib.Nifti1Header, nib.Nifti2Header):
@@ -158,30 +154,15 @@ def _check_extensions(path: Path) -> None:
             raise ValueError(f"more than {_MOST_EXTENSIONS} extensions")
 
 
-def _drop_axes(image: Any, voxels: NDArray[np.float32]) -> Any:
-    """An image of the same voxels, place and header on its first three axes, the others being of length 1."""
-    return type(image)(voxels.reshape(spatial_shape(voxels.shape)), image.affine, image.header, image.extra)
-
-
 def read_notes(image: Any) -> tuple[str, ...]:
-    """What `read_volume` mended in an image, each sentence with the file's name."""
+    """Repairs of `read_volume` in an image, each sentence with the file's name."""
     return tuple(image.extra[_NOTES])
 
 
 def read_scaling(image: Any) -> tuple[float, float]:
-    """Slope and intercept by which the header of an image that `read_volume` read scales what is stored."""
+    """Slope and intercept in the header of an image from `read_volume`."""
     slope, inter = image.extra[_SCALING]
     return slope, inter
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Why a file is no NIfTI file, as far as that can be told, and what helps."""
-    try:
-        found = explain_content(path)
-    except OSError as refusal:
-        return explain_refusal(refusal)
-    cause, cure = found or (_reason(error), "mend the header, or restore the file from its source")
-    return f"no readable NIfTI file ({cause}); {cure}"
 
 
 def _check_voxels(written: tuple[int, ...], kind: np.dtype[Any], where: str) -> None:
@@ -209,7 +190,7 @@ def _check_grid(affine: NDArray[np.float64], where: str) -> None:
 
 
 def _unpack(path: Path, image: Any) -> bytes:
-    """The bytes of a compressed file, checksum verified, and no more of them than its header accounts for."""
+    """The bytes of a compressed file, its checksum verified; refuses more than its header accounts for."""
     start = int(image.dataobj.offset)
     if not 0 <= start <= LARGEST_HEADER_BYTES:
         raise InputError(f"voxels start at byte {start}; expected at most {LARGEST_HEADER_BYTES}; repair the header")
@@ -222,7 +203,7 @@ def _unpack(path: Path, image: Any) -> bytes:
 
 
 def differ(first: Any, second: Any) -> str | None:
-    """What differs between the grids of two images, with both values; None if they are the same grid."""
+    """How the grids of two images differ, with both values; None if they are the same."""
     if first.shape != second.shape:
         return f"shape {first.shape} and {second.shape}"
     gap = np.abs(first.affine - second.affine)
@@ -239,13 +220,7 @@ def _reason(error: Exception) -> str:
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], geometry: Geometry) -> None:
-    """Writes a mask on the original grid as NIfTI, uint8, with the place in space of the image it belongs to.
-
-    Args:
-        path: Ends with `.nii.gz` or `.nii`.
-        mask: Labels, of `geometry.shape`.
-        geometry: Of the prepared case; shape, affine, both forms and their codes are written bit by bit.
-    """
+    """Writes labels of `geometry.shape` as NIfTI, uint8; affine, both forms and their codes are those of the image."""
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(mask.shape)

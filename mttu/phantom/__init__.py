@@ -1,12 +1,12 @@
-"""A synthetic glioma cohort in BraTS layout, for trying things out: no patient, no licence, the same bytes per seed.
+"""A synthetic glioma cohort in BraTS layout: no patient, no licence, the same bytes for the same seed.
 
 Made to look like skull-stripped clinical MRI: hemispheres with folded cortex, fissures, ventricles, deep nuclei,
 cerebellum and stem; order and rough ratios of white matter, grey matter and fluid in FLAIR, T1ce, T1 and T2 (set beside
 TCGA-LGG patients); tissues that share voxels; an uneven coil, Rician noise, thick slices, sites with protocols of their
 own; lesions of log-normal size in the lobes where gliomas are (Larjavaara et al. 2007,
-doi:10.1215/15228517-2007-016) with edema along white matter, core, necrosis and enhancing rim, which push the brain
-aside. Brain sizes are true from 200 voxels per axis on; in a smaller grid the whole head is scaled down, with its
-lesion, while noise stays that of a voxel, and folds narrower than a voxel go.
+doi:10.1215/15228517-2007-016) with edema along white matter, core, necrosis and enhancing rim, and mass effect. Heads
+are life-size from 200 voxels per axis on; a smaller grid scales head and lesion down, while noise stays per voxel and
+folds narrower than a voxel vanish.
 
 The IDH status shows in four signs and nothing else in the images:
 
@@ -16,17 +16,17 @@ The IDH status shows in four signs and nothing else in the images:
 - enhancement: less complete and weaker in mutants (Qi et al. 2014);
 - necrosis: a larger share of the core in wild types (Yamashita et al. 2016, doi:10.3174/ajnr.A4491).
 
-Each has a latent strength per case whose distributions given the IDH status overlap, by one setting (`difficulty`), so
-that the best possible AUC is known. Outside of the images, age depends on it (AUC 0.77, that of the paper's cases).
+Each has a latent strength per case. Its distributions given the IDH status overlap by one setting (`difficulty`), so
+the best possible AUC is known. Outside of the images, age depends on IDH (AUC 0.77, as in the paper's cases).
 
-Not realistic, on purpose: volume, place, shape, sex, grade and site are independent of IDH, and the brain of age;
-in patients mutants are more often frontal and of low grade. A single lesion per head, none across the midline, none
-after surgery; no blood, calcium, motion, or error of registration, skull-stripping or annotation; 1p/19q, other grades'
-looks and other diseases are left out. The strengths' distributions are chosen, not measured. So: what a network reaches
-here says that the machinery works, and how it compares with the best possible; it says nothing about patients.
+Not realistic, on purpose: volume, place, shape, sex, grade and site are independent of IDH, and the brain of age; in
+patients, mutants are more often frontal and of low grade. One lesion per head, none across the midline, none after
+surgery; no blood, calcium, motion, or errors of registration, skull-stripping or annotation; no 1p/19q, no looks of
+grades, no other diseases. The strengths' distributions are chosen, not measured. A score reached here shows that the
+software works and how far it is from the best possible score; it says nothing about patients.
 """
 
-from mttu.phantom.signs import Learnability, Truth, measure_learnability
+from mttu.phantom.subjects import Recipe
 from mttu.phantom.writing import TRUTH_TABLE, measure_phantom, write_phantom
 
-__all__ = ["TRUTH_TABLE", "Learnability", "Truth", "measure_learnability", "measure_phantom", "write_phantom"]
+__all__ = ["TRUTH_TABLE", "Recipe", "measure_phantom", "write_phantom"]

@@ -13,37 +13,28 @@ Field = NDArray[np.float32]
 """(H, W, D)."""
 
 _LIFE_SIZE = 200
-"""Voxels per axis from which on the head is life-size; below, it is scaled into the grid."""
+"""Voxels per axis from which the head is life-size; in smaller grids it is scaled down."""
 _EXTENT_MM = 264.0
-"""Width of the random fields: more than any grid's."""
-
-
+"""Width of the random fields, wider than any grid."""
 _HALF_MM = (79.0, 98.0, 84.0)
 """Half the box that holds every head: left to right, front to back, top to bottom."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A cube of `size` voxels per axis of 1 mm, which shows a head scaled to `scale`.
-
-    Heads are drawn inside a box in its middle, which saves time; the rest is empty.
-    """
+    """A cube of `size` voxels of 1 mm per axis. Heads are drawn in a box in its middle only, to save time."""
 
     size: int
 
     @property
-    def scale(self) -> float:
-        """Length in the image over length in a life-size head, at most 1."""
-        return min(1.0, self.size / _LIFE_SIZE)
-
-    @property
     def voxel_mm(self) -> float:
         """Edge of a voxel in millimetres of a life-size head: the unit of everything in this package."""
-        return 1 / self.scale
+        return 1 / min(1.0, self.size / _LIFE_SIZE)
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
-        return tuple(max(0, math.floor(self.size / 2 - half * self.scale)) for half in _HALF_MM)
+        scale = min(1.0, self.size / _LIFE_SIZE)
+        return tuple(max(0, math.floor(self.size / 2 - half * scale)) for half in _HALF_MM)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,11 +59,9 @@ class Grid:
 
 
 class Noise:
-    """A random field of mean 0 and deviation 1, smooth over about `sigma_mm`; one field looks the same on every grid.
+    """White noise smoothed by a Gaussian of `sigma_mm`, with mean 0 and standard deviation 1, the same on every grid.
 
-    Args:
-        generator: Source of randomness; how much is drawn depends on `sigma_mm` alone.
-        sigma_mm: Deviation of the Gaussian that white noise is smoothed with.
+    The number of draws depends on `sigma_mm` only.
     """
 
     def __init__(self, generator: np.random.Generator, sigma_mm: float) -> None:
@@ -80,10 +69,7 @@ class Noise:
         count = math.ceil(_EXTENT_MM / sigma_mm) + 1
         coarse = gaussian_filter(generator.standard_normal((count,) * 3, np.float32), 1.0, mode="wrap")
         self._values = np.asarray(coarse / coarse.std(), np.float32)
-
-    @property
-    def _middle(self) -> float:
-        return (len(self._values) - 1) / 2
+        self._middle = (count - 1) / 2
 
     def on(self, grid: Grid) -> Field:
         """The field at the voxels of a grid's box."""
@@ -111,19 +97,19 @@ def ellipsoid(points: Field, centre: ArrayLike, radii: ArrayLike) -> Field:
 
 
 def capsule(points: Field, start: ArrayLike, stop: ArrayLike, radii: tuple[float, float]) -> Field:
-    """Depth below the surface of a rod with round ends whose radius changes linearly, negative outside."""
+    """Depth below the surface of a rod with round ends and linearly changing radius, negative outside."""
     first, way = column(start), column(stop) - column(start)
     along = np.clip(((points - first) * way).sum(axis=0) / (way**2).sum(), 0, 1)
     return np.asarray(radii[0] + along * (radii[1] - radii[0]) - length(points - first - along * way), np.float32)
 
 
 def share_above(depth: Field, width_mm: float) -> Field:
-    """Share of a voxel that lies where `depth` is positive, 0 to 1, for a voxel or a soft edge of `width_mm`."""
+    """Share of a voxel with positive `depth`, 0 to 1, for a voxel or a soft edge of `width_mm`."""
     return np.asarray(np.clip(depth / np.float32(width_mm) + np.float32(0.5), 0, 1), np.float32)
 
 
 def share_between(distance: Field, half_mm: Field | float, width_mm: float) -> Field:
-    """Share of a voxel that lies within `half_mm` of a sheet, 0 to 1, if it is cut `distance` away from the sheet."""
+    """Share of a voxel of `width_mm` within `half_mm` of a sheet, 0 to 1, by the voxel's distance from the sheet."""
     upper = np.minimum(distance + np.float32(width_mm / 2), half_mm)
     lower = np.maximum(distance - np.float32(width_mm / 2), -half_mm)
     return np.asarray(np.clip((upper - lower) / np.float32(width_mm), 0, 1), np.float32)

@@ -1,8 +1,8 @@
 """A healthy brain: hemispheres with folded cortex, ventricles, deep nuclei, cerebellum and stem, as tissue shares.
 
-Everything is a distance in millimetres of a life-size head, which is turned into the share of a voxel that a tissue
-fills: so voxels at an edge hold two tissues. Places and sizes are rounded from anatomy; one half mirrors the other
-until both are bent at random.
+Surfaces are distances in millimetres of a life-size head, turned into the share of a voxel that a tissue fills: voxels
+at an edge hold two tissues. Places and sizes are rounded from anatomy; the halves are mirror images until both are
+deformed at random.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _HORNS = (
 _NUCLEI = (((11, 14, 5), (9, 14, 8)), ((13, -18, 5), (6, 10, 9)), ((25, -2, 0), (6, 17, 10)))
 """Thalamus, head of the caudate, putamen with pallidum: centre and radii."""
 _FAR = np.float32(60)
-"""Depth that stands for: not near this surface."""
+"""Depth in place of: not near this surface."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,7 @@ class Bulge:
 
 
 def draw_head(generator: np.random.Generator, grid: Grid, bulge: Bulge) -> Head:
-    """Draws a head.
-
-    Args:
-        generator: Source of randomness.
-        grid: Where to draw it.
-        bulge: Mass effect.
-    """
+    """Draws a head with the mass effect of a lesion."""
     stretch = column(generator.uniform(0.95, 1.05, 3))
     bends = np.stack([Noise(generator, 24.0).on(grid) for _ in range(3)])
     folds, lobes = Noise(generator, max(_FOLD_MM, 0.8 * grid.voxel_mm)), Noise(generator, 9.0)
@@ -66,7 +60,8 @@ def draw_head(generator: np.random.Generator, grid: Grid, bulge: Bulge) -> Head:
     points, crowded = _pull(grid.points / stretch + np.float32(2.5) * bends, bulge)
     mirrored = np.concatenate([np.abs(points[:1]), points[1:]])
     unrest = lobes.on(grid)
-    cerebrum, cerebellum, stem = _cerebrum(mirrored), _cerebellum(mirrored), _stem(mirrored)
+    cerebrum, cerebellum = _cerebrum(mirrored), ellipsoid(mirrored, (0, 46, -36), (50, 31, 23))
+    stem = capsule(mirrored, (0, 10, -8), (0, 22, -66), (15, 12))
     depth = np.maximum(np.maximum(cerebrum, cerebellum), stem)
     pattern = _on_surface(points, folds) + np.float32(0.35) * _on_surface(points, lobes)
     bottom = np.maximum(cerebrum - _SULCUS_DEPTH_MM - np.float32(6) * unrest, _UNFOLDED_MM - length(points))
@@ -74,7 +69,7 @@ def draw_head(generator: np.random.Generator, grid: Grid, bulge: Bulge) -> Head:
     cortex = np.minimum(np.minimum(cerebrum, sulci), _fissures(mirrored))
     surface = np.maximum(np.maximum(cortex, _leaves(mirrored, cerebellum, grid)), stem)
 
-    half_mm = cleft_mm * (1 + np.float32(1.5) * np.exp(depth * np.float32(-0.25)).clip(0, 1))  # clefts open outwards
+    half_mm = cleft_mm * (1 + np.float32(1.5) * np.exp(depth * np.float32(-0.25)).clip(0, 1))  # clefts widen outwards
     fluid = np.maximum(share_between(surface, half_mm, grid.voxel_mm), share_above(-surface, grid.voxel_mm))
     grey = np.maximum(share_between(surface, half_mm + _CORTEX_MM, grid.voxel_mm) - fluid, 0)
     brain = (depth + np.float32(0.6) * unrest > 0.3) & ((fluid < 0.75) | (depth > 4))
@@ -88,7 +83,7 @@ def draw_head(generator: np.random.Generator, grid: Grid, bulge: Bulge) -> Head:
 
 
 def _pull(points: Field, bulge: Bulge) -> tuple[Field, Field]:
-    """Where the tissue now at `points` would be without the mass, and the depth inside the mass, which has no sulci."""
+    """Where the tissue at `points` would be without the mass, and the depth inside the mass, which has no sulci."""
     away = points - column(bulge.centre)
     distance = np.maximum(length(away), 1e-3)
     reach = np.exp(-((distance / np.float32(bulge.radius_mm + 12.0)) ** 2))
@@ -97,7 +92,7 @@ def _pull(points: Field, bulge: Bulge) -> tuple[Field, Field]:
 
 
 def _cerebrum(mirrored: Field) -> Field:
-    """Depth below the surface of hemispheres and temporal lobes without any sulci."""
+    """Depth below the smooth surface of hemispheres and temporal lobes."""
     x, y, z = mirrored
     upper = z > 8
     narrow = x * (1 + np.float32(0.14) * np.clip(-y / 85, 0, 1) ** 2)  # towards the front
@@ -107,22 +102,14 @@ def _cerebrum(mirrored: Field) -> Field:
     return np.maximum(hemispheres * np.where(upper, np.float32(1), np.float32(0.75)), temporal)
 
 
-def _cerebellum(mirrored: Field) -> Field:
-    return ellipsoid(mirrored, (0, 46, -36), (50, 31, 23))
-
-
-def _stem(mirrored: Field) -> Field:
-    return capsule(mirrored, (0, 10, -8), (0, 22, -66), (15, 12))
-
-
 def _on_surface(points: Field, noise: Noise) -> Field:
-    """Noise that changes slowly with depth, so that its sheets stand upright on the surface."""
+    """Noise that changes slowly with depth, so that its sheets are perpendicular to the surface."""
     outward = (np.float32(62) / np.maximum(length(points), 20)) ** np.float32(0.8)
     return noise.at(np.asarray(points * outward, np.float32))
 
 
 def _sheet(pattern: Field, below: Field, grid: Grid) -> Field:
-    """Distance to the sheets where a pattern is 0; they end where `below`, the depth under their bottom, is 0."""
+    """Distance to the sheets where a pattern is 0; `below` is the depth under the bottom of the sheets."""
     slope = np.maximum(length(np.asarray(np.gradient(pattern, grid.voxel_mm), np.float32)), np.float32(0.08))
     return np.asarray(np.hypot(np.abs(pattern) / slope, np.maximum(below, 0)), np.float32)
 

@@ -1,8 +1,8 @@
-"""A diffuse glioma in a head: where it sits, how large it is, and which voxels are core, necrosis, edema, enhancing.
+"""A diffuse glioma in a head: its place, its size, and which voxels are core, necrosis, edema and enhancing tumour.
 
-Place, size and shape are drawn without regard to IDH; the four signs decide the rest. Each compartment is where a field
-of "lateness" (distance from the start, random, longer through cortex and fluid than along white matter) is lowest, down
-to exactly its volume: so no sign changes a volume which is not its own.
+Place, size and shape are independent of IDH; the four signs decide the rest. Each compartment consists of the voxels
+with the lowest arrival time (distance from the start with noise, longer through cortex and fluid than along white
+matter) up to exactly its volume, so a sign changes no volume but its own.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ _LOBES = {
     "occipital": (0.03, (25, 56, 10)),
     "deep": (0.14, (27, 0, 12)),
 }
-"""Share of the gliomas (Larjavaara et al. 2007, doi:10.1215/15228517-2007-016), and a place in the white matter, mm."""
+"""Share of gliomas (Larjavaara et al. 2007, doi:10.1215/15228517-2007-016), and a place in the white matter, mm."""
 _OUTSIDE = np.float32(500)
-"""Lateness of what no lesion reaches."""
+"""Arrival time where no lesion grows."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lesion grows and how large it is; independent of IDH."""
+    """Place and size of a lesion; independent of IDH."""
 
     lobe: str
     centre: NDArray[np.float64]
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def bulge(self) -> Bulge:
-        """What the lesion does to the brain around it."""
+        """Mass effect on the brain around it."""
         radius = _radius_mm(self.volume_ml * self.core_share)
         return Bulge(self.centre, radius, 0.45 * self.push * radius)
 
@@ -73,16 +73,11 @@ def draw_place(generator: np.random.Generator) -> Place:
 
 
 def grow_lesion(generator: np.random.Generator, grid: Grid, head: Head, place: Place, signs: Signs) -> Lesion:
-    """Grows a lesion in a head.
+    """Grows a lesion in a head that has its mass effect; signs are as the image shows them, 0 to 1.
 
-    Args:
-        generator: Source of randomness; what is drawn doesn't depend on `signs`.
-        grid: Of the head.
-        head: Healthy, already pushed aside.
-        place: Where and how large.
-        signs: As the image shows them, 0 to 1.
+    The draws don't depend on the signs.
     """
-    sigmas = (11.0, 9.0, 7.0, max(4.0, 0.6 * grid.voxel_mm))  # finer noise than voxels costs time and shows nothing
+    sigmas = (11.0, 9.0, 7.0, max(4.0, 0.6 * grid.voxel_mm))  # noise finer than a voxel would not show
     outline, inner, patches, ragged = (Noise(generator, sigma).on(grid) for sigma in sigmas)
     axes = column(np.exp(generator.uniform(-0.22, 0.22, 3)))
     radius = _radius_mm(place.volume_ml)
@@ -120,10 +115,7 @@ def grow_lesion(generator: np.random.Generator, grid: Grid, head: Head, place: P
 
 
 def _lowest(field: Field, allowed: NDArray[np.bool_], count: float) -> tuple[NDArray[np.bool_], float]:
-    """The `count` allowed voxels where a field is lowest, and the value that bounds them.
-
-    No voxel, and a bound below all values, if `count` rounds to 0.
-    """
+    """The `count` allowed voxels with the lowest values, and their bound; none and a bound below all if that is 0."""
     values = field[allowed]
     number = min(round(float(count)), values.size)
     if number == 0:
@@ -133,5 +125,5 @@ def _lowest(field: Field, allowed: NDArray[np.bool_], count: float) -> tuple[NDA
 
 
 def _radius_mm(volume_ml: float) -> float:
-    """Of a ball."""
+    """Radius of a ball."""
     return float(np.cbrt(volume_ml * 1000 * 3 / (4 * np.pi)))

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.data.geometry import resample
+from mttu.data.manifest import MODALITIES
 from mttu.phantom.fields import Field, Grid, Noise
 from mttu.phantom.head import FLUID, Head
 from mttu.phantom.lesion import EDEMA, ENHANCING, NECROSIS, TUMOUR, Lesion
 from mttu.phantom.signs import Signs
-
-MODALITIES = ("flair", "t1ce", "t1", "t2")
 
 _HEALTHY = {
     "flair": (1.0, 1.14, 0.22, 0.6),
@@ -21,22 +20,22 @@ _HEALTHY = {
     "t1": (1.0, 0.74, 0.25, 0.7),
     "t2": (1.0, 1.4, 3.6, 0.7),
 }
-"""White matter, grey matter, fluid and vessels relative to white matter."""
+"""Signal of white matter, grey matter, fluid and vessels relative to white matter."""
 _LESION = {
     "flair": (1.62, 1.62, 1.1, 1.5),
     "t1ce": (0.76, 0.6, 0.42, 1.0),
     "t1": (0.78, 0.6, 0.42, 0.72),
     "t2": (1.8, 1.85, 2.7, 1.7),
 }
-"""Edema, tumour without enhancement, necrosis and enhancing tumour before any contrast agent's uptake."""
+"""Likewise of edema, tumour without enhancement, necrosis, and enhancing tumour before contrast agent."""
 _MISMATCH = {"flair": -0.9, "t2": 0.8}
 """What a full T2-FLAIR mismatch adds to tumour without enhancement."""
 _UPTAKE = 1.1
 """What full enhancement adds on T1ce."""
 _UNIT, _BRIGHTEST = 300.0, 32000
-"""White matter in the file, before any gain; and the largest value."""
+"""Value of white matter in the file before any gain, and the largest value."""
 _PLANES, _PLANE_SHARES = (2, 1, 0), (0.8, 0.12, 0.08)
-"""Axis that thick slices lie along, axial ones being the most frequent."""
+"""Axis across thick slices, and its frequency."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,16 @@ class Protocol:
     """How a hospital scans; each modality has its own contrast and gain."""
 
     contrast: Mapping[str, float]
-    """What multiplies every difference from white matter."""
+    """Factor on every difference from white matter."""
     gain: Mapping[str, float]
     noise: float
-    """Deviation relative to white matter."""
+    """Standard deviation relative to white matter."""
     unevenness: float
-    """Deviation of the log of the coil's sensitivity."""
+    """Standard deviation of the log of the coil's sensitivity."""
 
 
 def draw_protocol(generator: np.random.Generator, reference: bool) -> Protocol:
-    """Draws a hospital's protocol; the reference one is the same in every cohort."""
+    """Draws a hospital's protocol; the reference protocol is the same in every cohort."""
     if reference:
         return Protocol(dict.fromkeys(MODALITIES, 1.0), dict.fromkeys(MODALITIES, 1.0), 0.03, 0.07)
     contrast = {name: generator.uniform(0.7, 1.2) for name in MODALITIES}
@@ -70,15 +69,15 @@ def scan(
     protocol: Protocol,
     thick_slices: float,
 ) -> dict[str, NDArray[np.int16]]:
-    """Scans a head.
+    """Scans a head with its lesion.
 
     Args:
-        generator: Source of randomness; what is drawn doesn't depend on `signs`.
-        grid: Of head and lesion.
-        head: Healthy, already pushed aside.
-        lesion: Grown in it.
+        generator: Source of randomness; the draws don't depend on `signs`.
+        grid: Grid of head and lesion.
+        head: Head with the mass effect of the lesion.
+        lesion: Lesion in it.
         signs: As the image shows them, 0 to 1.
-        protocol: Of the hospital.
+        protocol: Protocol of the hospital.
         thick_slices: Share of the images taken in slices of 3 to 6 mm and resampled.
 
     Returns:
@@ -115,7 +114,7 @@ def _mix(shares: Field, values: Sequence[float], contrast: float) -> Field:
 
 
 def _lesion_values(generator: np.random.Generator, signs: Signs) -> dict[str, list[float]]:
-    """Brightness of the lesion's tissues; it varies from case to case where no sign does, so that means say little."""
+    """Signal of the lesion's tissues; it varies beyond the signs, so that mean intensities say little about IDH."""
     water, flair, dark, fluid, dose = generator.standard_normal(5).tolist()
     changes = {"flair": 0.15 * water + 0.2 * flair, "t2": 0.2 * water, "t1": 0.15 * dark, "t1ce": 0.15 * dark}
     values = {name: [1 + (value - 1) * max(0.2, 1 + changes[name]) for value in row] for name, row in _LESION.items()}
@@ -127,7 +126,7 @@ def _lesion_values(generator: np.random.Generator, signs: Signs) -> dict[str, li
 
 
 def _receive(generator: np.random.Generator, signal: Field, grid: Grid, noise: float, thick_slices: float) -> Field:
-    """The signal as the scanner gives it, thick slices resampled to the grid."""
+    """The signal with noise, thick slices resampled to the grid."""
     thick, thickness_mm = generator.random() < thick_slices, generator.uniform(3, 6)
     plane = int(generator.choice(_PLANES, p=_PLANE_SHARES))
     taken = list(signal.shape)

@@ -1,8 +1,8 @@
-"""What IDH does to the phantom, four imaging signs and the age, and how well its status can be told from them.
+"""How IDH shows in the phantom, by four imaging signs and the age, and how well it can be told from them.
 
-Each sign has a latent strength. Given the IDH status the four strengths are normal with the same covariance, around
-means that lie `separation(difficulty)` Mahalanobis units apart; so the best any reader of the latents can do has an AUC
-of Phi(separation / sqrt(2)), and its score, the log-likelihood ratio, is linear.
+Each sign has a latent strength. Given the IDH status, the four strengths are normal with the same covariance, and the
+means of the classes lie `separation(difficulty)` Mahalanobis units apart. The ideal observer of the latents then has an
+AUC of Phi(separation / sqrt(2)), and its score, the log-likelihood ratio, is linear.
 """
 
 import math
@@ -21,13 +21,10 @@ from sklearn.preprocessing import StandardScaler
 
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 
-LARGEST_SEPARATION = 6.0
-"""At difficulty 0: an ideal AUC of 0.99999."""
-
 _WEIGHTS = np.array([0.6, 0.45, -0.6, -0.45])
 """How far the classes are apart in mismatch, sharpness, enhancement and necrosis, relative to each other."""
 _COVARIANCE = np.eye(4)
-_COVARIANCE[2, 3] = _COVARIANCE[3, 2] = 0.4  # what enhances tends to die in the middle, whatever its IDH status
+_COVARIANCE[2, 3] = _COVARIANCE[3, 2] = 0.4  # enhancing tumours tend to have a necrotic centre, in both classes
 
 _AGE_MEAN = {IDH_WILD: 56.0, IDH_MUTANT: 42.5}
 _AGE_DEVIATION = 13.0
@@ -54,12 +51,12 @@ class Signs:
 
 
 def separation(difficulty: float) -> float:
-    """Mahalanobis distance of the two classes' means: 6 at difficulty 0, 0 at difficulty 1."""
-    return LARGEST_SEPARATION * (1 - difficulty)
+    """Mahalanobis distance of the two classes' means: 6 (an AUC of 0.99999) at difficulty 0, 0 at difficulty 1."""
+    return 6.0 * (1 - difficulty)
 
 
 def expected_auc(difficulty: float) -> float:
-    """AUC of the ideal observer of the latents in an endless cohort."""
+    """AUC of the ideal observer of the latents in an infinite cohort."""
     return float(norm.cdf(separation(difficulty) / math.sqrt(2)))
 
 
@@ -73,12 +70,7 @@ def draw_signs(generator: np.random.Generator, idh: int, difficulty: float) -> S
 
 
 def log_likelihood_ratio(latents: ArrayLike, difficulty: float) -> NDArray[np.float64]:
-    """Log of how much likelier each case's latents are for a mutant: the ideal observer's score.
-
-    Args:
-        latents: (N, 4), columns in the order of `Signs`.
-        difficulty: What they were drawn with; at 1 the answer is 0 for all.
-    """
+    """Log-likelihood ratio of mutant to wild type, (N,), for latents (N, 4) of `Signs`: the ideal observer's score."""
     return np.asarray(latents, np.float64).reshape(-1, 4) @ np.linalg.solve(_COVARIANCE, _gap(difficulty))
 
 
@@ -90,16 +82,16 @@ def _gap(difficulty: float) -> NDArray[np.float64]:
 
 def draw_age(generator: np.random.Generator, idh: int) -> int:
     """Whole years. Wild types are older: age alone reaches an AUC of 0.77, as in the TCGA cases of BraTS 2020."""
-    age = generator.normal(_AGE_MEAN[idh], _AGE_DEVIATION)
-    return round(min(max(age, _AGE_RANGE[0]), _AGE_RANGE[1]))
+    return round(float(np.clip(generator.normal(_AGE_MEAN[idh], _AGE_DEVIATION), *_AGE_RANGE)))
 
 
 _FOLDS = 5
+"""Of the cross-validation."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a phantom case and of no patient."""
+    """What is known of a phantom case but never of a patient."""
 
     case_id: str
     split: str
@@ -115,18 +107,18 @@ class Truth:
 
 @dataclass(frozen=True)
 class Learnability:
-    """AUC of three readers, mutant being positive; None with one class only, or too few cases for cross-validation."""
+    """AUC of three readers for mutants; None with one class only, or too few cases for cross-validation."""
 
     cases: int
     mutants: int
     expected_auc: float
-    """Ideal observer, in an endless cohort: no reader of the images does better than this on average."""
+    """Ideal observer in an infinite cohort: the upper bound, on average, for any reader of the images."""
     ideal_auc: float | None
     """Ideal observer in this cohort: log-likelihood ratio of the four latent strengths."""
     simple_auc: float | None
     """Cross-validated logistic regression on log volume and the mean z-scores inside the tumour."""
     age_auc: float | None
-    """Age alone, the younger the likelier a mutant."""
+    """Age alone; mutants are younger."""
 
     def describe(self) -> list[str]:
         """One line per reader."""
@@ -139,12 +131,7 @@ class Learnability:
 
 
 def measure_learnability(truths: Sequence[Truth], difficulty: float) -> Learnability:
-    """Measures how well IDH can be told in a cohort, unlabelled cases included.
-
-    Args:
-        truths: One per case.
-        difficulty: What the latents were drawn with.
-    """
+    """Measures how well IDH can be told in a cohort, unlabelled cases included, drawn with that difficulty."""
     idh = np.array([truth.idh for truth in truths])
     features = np.array([[math.log(truth.volume_ml), *truth.means] for truth in truths])
     folds = min(_FOLDS, int(np.bincount(idh, minlength=2).min()))

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from mttu.cohort.synthetic import PHANTOM_MARKER
 from mttu.data.labels import from_classes
+from mttu.data.manifest import MODALITIES
 from mttu.errors import InputError
 from mttu.files import atomic_folder, find_obstacle, read_json, write_csv_rows
 from mttu.phantom.fields import Grid
 from mttu.phantom.head import draw_head
 from mttu.phantom.lesion import draw_place, grow_lesion
-from mttu.phantom.scanner import MODALITIES, draw_protocol, scan
+from mttu.phantom.scanner import draw_protocol, scan
 from mttu.phantom.signs import Learnability, Signs, Truth, draw_signs, measure_learnability
 from mttu.phantom.subjects import Purpose, Recipe, Subject, check_recipe, plan_subjects, stream
 
@@ -37,7 +39,7 @@ class DrawnCase:
 
 
 def draw_case(recipe: Recipe, subject: Subject) -> DrawnCase:
-    """Draws one case; it depends on seed, number and IDH status of the case, and on what a setting is about."""
+    """Draws one case; it depends on seed, number and IDH status, and on the settings of what is drawn."""
     index = subject.index
     signs = draw_signs(stream(recipe, Purpose.SIGNS, index), subject.idh, recipe.difficulty)
     grid, visible = Grid(recipe.size), signs.visible()
@@ -74,22 +76,19 @@ DEFECTS = {
     "empty": "the file has no byte",
     "constant": "every voxel of the brain has the same value",
 }
-"""Kinds of damage, in the order in which a cohort gets them, and what is wrong."""
+"""Kinds of damage and their description, in the order in which a cohort gets them."""
 
 
-def damage_case(folder: Path, number: int) -> tuple[str, str]:
-    """Damages one image of a case.
-
-    Args:
-        folder: Of the case.
-        number: The case's number among the damaged ones: decides the kind, and with it the modality.
+def _damage_case(folder: Path, subject: Subject) -> dict[str, str]:
+    """Damages one image of a case; its number among the damaged ones decides the kind, and with it the modality.
 
     Returns:
-        Name of the file and kind of damage.
+        Row of the table of defects.
     """
+    number = subject.defect or 0
     kind = list(DEFECTS)[number % len(DEFECTS)]
     modality = MODALITIES[(number + number // len(DEFECTS)) % len(MODALITIES)]
-    path = folder / f"{folder.name}_{modality}.nii.gz"
+    path = folder / subject.case_id / f"{subject.case_id}_{modality}.nii.gz"
     if kind == "missing":
         path.unlink()
     elif kind in ("truncated", "empty"):
@@ -97,7 +96,7 @@ def damage_case(folder: Path, number: int) -> tuple[str, str]:
         path.write_bytes(content[: len(content) // 2 if kind == "truncated" else 0])
     else:
         _rewrite(path, kind)
-    return path.name, kind
+    return {"case_id": subject.case_id, "file": path.name, "defect": kind, "description": DEFECTS[kind]}
 
 
 def _rewrite(path: Path, kind: str) -> None:
@@ -123,7 +122,7 @@ DEFECT_TABLE = "defects.csv"
 _SIGNS = tuple(field.name for field in fields(Signs))
 _MEANS = tuple(f"mean_{name}" for name in MODALITIES)
 _MOST_DRAWN = 4
-"""Cases drawn at the same time; each holds about 1 GB at 240 voxels per axis."""
+"""Cases drawn at a time; each takes about 1 GB at 240 voxels per axis."""
 _README = """A synthetic glioma cohort (mttu phantom). No patient is in it.
 
 <case>/<case>_{{flair,t1ce,t1,t2,seg}}.nii.gz   images and tumour mask, labels 0 1 2 4 as in BraTS to 2021
@@ -132,72 +131,30 @@ clinical.csv       what is known of the cases; empty idh: unlabelled
                    included, the latent strength of each sign, and what simple features see
 {marker}       how the cohort was made; it marks the folder as synthetic
 """
-"""What lies in the folder."""
 
 
-def write_phantom(
-    folder: Path,
-    cases: int = 24,
-    size: int = 64,
-    seed: int = 0,
-    unlabelled_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    *,
-    difficulty: float = 0.6,
-    mutant_fraction: float = 0.385,
-    unlabelled_mutant_fraction: float = 0.15,
-    missing_masks: float = 0.0,
-    sites: int = 1,
-    thick_slices: float = 0.5,
-    defects: int = 0,
-    show: Callable[[int, str], None] | None = None,
-) -> None:
+def write_phantom(folder: Path, recipe: Recipe, show: Callable[[int, str], None] | None = None) -> None:
     """Writes a cohort: `<id>/<id>_<modality>.nii.gz` (1 mm, LPS), `clinical.csv`, `hidden_truth.csv`, `phantom.json`.
 
     Unlabelled cases have a mask but no IDH status in `clinical.csv`; their true one is in `hidden_truth.csv`, which is
     for evaluation only and which `mttu cohort` doesn't read.
 
     Args:
-        folder: New or empty folder; one that holds this very phantom is left as it is.
-        cases: Number of cases, each a patient.
-        size: Voxels along each axis, of 1 mm. The head is scaled into the grid; it is life-size from 200 on.
-        seed: Same seed, same bytes.
-        unlabelled_fraction: Share of the cases without IDH status.
-        test_fraction: Share of the test split. Of the rest, a fifth validates.
-        difficulty: 0, IDH is plain to see; 1, the images say nothing of it. The ideal observer's AUC is
-            Phi(6 (1 - difficulty) / sqrt(2)): 0.955 at 0.6, 0.9997 at 0.2.
-        mutant_fraction: Of the cases with IDH status; the default is that of the paper's labelled cases, 57 of 148.
-        unlabelled_mutant_fraction: Of those without; low, for the paper's pool is 209 of 221 high-grade.
-        missing_masks: Share of the cases without tumour mask, in every split.
-        sites: Hospitals, each with its own contrasts, brightness and noise; IDH doesn't depend on them.
-        thick_slices: Share of the images taken in slices of 3 to 6 mm of a life-size head, and resampled.
-        defects: Number of cases broken on purpose, listed in `defects.csv`; see `mttu.phantom.writing`.
-        show: Told how many cases are written and the newest one's id.
+        folder: New or empty folder; one that already holds this phantom is left as it is.
+        recipe: Recipe of the cohort.
+        show: Called with the number of cases written and the newest one's id.
 
     Raises:
-        InputError: The folder holds something else or cannot be written, or an argument is out of range.
+        InputError: The folder holds something else or cannot be written, or a value of the recipe is out of range.
     """
-    recipe = Recipe(
-        cases=cases,
-        size=size,
-        seed=seed,
-        difficulty=difficulty,
-        mutant_fraction=mutant_fraction,
-        unlabelled_fraction=unlabelled_fraction,
-        unlabelled_mutant_fraction=unlabelled_mutant_fraction,
-        test_fraction=test_fraction,
-        missing_masks=missing_masks,
-        sites=sites,
-        thick_slices=thick_slices,
-        defects=defects,
-    )
     check_recipe(recipe)
     subjects = plan_subjects(recipe)
     names = [subject.case_id for subject in subjects]
     marker = {"format_version": FORMAT_VERSION, "synthetic": True, "cases": names, "recipe": asdict(recipe)}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if _read_marker(folder) == marker:
-            return
+        with suppress(OSError, ValueError):
+            if read_json(folder / PHANTOM_MARKER) == marker:
+                return
         raise InputError(f"{folder}: holds something else than this phantom; give a new or an empty folder")
     obstacle = find_obstacle(folder)
     if obstacle:
@@ -208,18 +165,14 @@ def write_phantom(
         _write_table(partial / TRUTH_TABLE, [_flatten(truth) for truth in truths])
         broken = sorted((s for s in subjects if s.defect is not None), key=lambda subject: subject.defect or 0)
         if broken:
-            _write_table(partial / DEFECT_TABLE, [_damage(partial, subject) for subject in broken])
+            _write_table(partial / DEFECT_TABLE, [_damage_case(partial, subject) for subject in broken])
         readme = _README.format(truth=TRUTH_TABLE, marker=PHANTOM_MARKER)
         (partial / "README.txt").write_text(readme, encoding="utf-8")
         (partial / PHANTOM_MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
 def measure_phantom(folder: Path) -> Learnability:
-    """Measures how well IDH can be told in a phantom on disk.
-
-    Raises:
-        InputError: The folder holds no phantom of this format.
-    """
+    """Measures how well IDH can be told in a phantom on disk; an InputError if the folder holds none of this format."""
     try:
         marker = read_json(folder / PHANTOM_MARKER)
         with (folder / TRUTH_TABLE).open(encoding="utf-8", newline="") as file:
@@ -227,13 +180,6 @@ def measure_phantom(folder: Path) -> Learnability:
         return measure_learnability(truths, float(marker["recipe"]["difficulty"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no phantom of this version ({error}); write one with `mttu phantom`") from None
-
-
-def _read_marker(folder: Path) -> Any:
-    try:
-        return read_json(folder / PHANTOM_MARKER)
-    except (OSError, ValueError):
-        return None
 
 
 def _write_cases(
@@ -250,7 +196,7 @@ def _write_cases(
         return case.truth
 
     truths = []
-    with ThreadPoolExecutor(min(_MOST_DRAWN, os.cpu_count() or 1)) as pool:  # arrays free the interpreter lock
+    with ThreadPoolExecutor(min(_MOST_DRAWN, os.cpu_count() or 1)) as pool:  # NumPy releases the interpreter lock
         for done, truth in enumerate(pool.map(write, subjects), 1):
             truths.append(truth)
             if show is not None:
@@ -278,11 +224,6 @@ def _describe(subject: Subject) -> dict[str, Any]:
         "split": subject.split,
         "site": f"site_{subject.site + 1:02d}",
     }
-
-
-def _damage(folder: Path, subject: Subject) -> dict[str, str]:
-    name, kind = damage_case(folder / subject.case_id, subject.defect or 0)
-    return {"case_id": subject.case_id, "file": name, "defect": kind, "description": DEFECTS[kind]}
 
 
 def _flatten(truth: Truth) -> dict[str, Any]:

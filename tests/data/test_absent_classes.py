@@ -23,7 +23,7 @@ def test_no_more_masks_are_read_than_it_takes():
 
     assert find_held_classes(masks()) == ("background", "ncr_net", "edema", "enhancing")
     assert find_held_classes([mask(0, 2), mask(0, 0)]) == ("background", "edema")
-    assert find_held_classes([mask(0, 4)]) == ("background",)  # a tumour whose parts nobody knows
+    assert find_held_classes([mask(0, 4)]) == ("background",)  # a tumour of unknown parts
     assert find_held_classes([None]) == ()
 
 

@@ -81,7 +81,7 @@ def test_a_rotation_turns_the_volume_into_the_patch_and_no_background(size, angl
     cut = tuple(slice(by - side // 2, by + side // 2) for by, side in zip(reach[:2], size[:2], strict=True))
     torch.testing.assert_close(patch, turned[(..., *cut, slice(2, 6))], atol=1e-5, rtol=0)
     differing = labels != turned_labels[(..., *cut, slice(2, 6))]
-    assert float(differing.float().mean()) < 0.002  # the nearest voxel where two are as near
+    assert float(differing.float().mean()) < 0.002  # ties between nearest voxels
 
 
 def test_a_rotated_mask_stays_on_its_image():
@@ -117,7 +117,7 @@ def test_intensity_after_a_rotation_leaves_the_background_at_zero():
     turned, _ = augment_batch(image, torch.zeros(1, 28, 28, 4, dtype=torch.uint8), [change], (24, 24, 4))
     brain = (turned != 0).any(dim=1)
     assert 0.2 < float(brain.float().mean()) < 0.35
-    assert float(turned[0, 0][brain[0]].min()) >= 0.1  # partly brain at its border: moved like all of it
+    assert float(turned[0, 0][brain[0]].min()) >= 0.1  # voxels at its border are shifted, too
     assert float(turned[0, 1][brain[0]].min()) >= 0.2
 
 

@@ -1,4 +1,4 @@
-"""A given brain mask, a brain taken from the images, and the tumour in it: how wrong each may be."""
+"""Limits for a given brain mask, a brain taken from the images, and the tumour in it."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_what_is_right_is_silent():
     assert check(BRAIN, np.zeros(SHAPE, np.uint8)) == check(BRAIN, None) == []
     assert check(BRAIN, LESION, volumes=images(background=-3.2)) == []  # z-scores over the whole grid
     noisy = [image + np.float32(np.random.default_rng(0).random(SHAPE)) for image in images()]
-    assert check(BRAIN, LESION, volumes=noisy) == []  # air with noise tells nothing of the mask
+    assert check(BRAIN, LESION, volumes=noisy) == []  # noise in air hides the brain
     assert check(BRAIN, LESION, volumes=[np.where(HEAD > 0, 300, 0).astype(np.float32)]) == []  # a head around it
 
 

@@ -20,10 +20,22 @@ def snapshot(folder):
     return {str(item.relative_to(folder)): item.read_bytes() for item in folder.rglob("*") if item.is_file()}
 
 
-def test_what_is_cached_is_what_was_prepared(make_case, tmp_path):
-    case = make_case("A")
-    assert cache_case(case, tmp_path / "cache", MODALITIES, SETTINGS) is True
-    cached = open_cached(tmp_path / "cache", "A")
+def rewrite_about(folder, **changes):
+    about = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps(about | changes))
+
+
+@pytest.fixture
+def cached_case(make_case, tmp_path):
+    """A case, prepared in the cache that is returned with it."""
+    case, cache = make_case("A"), tmp_path / "cache"
+    assert cache_case(case, cache, MODALITIES, SETTINGS) is True
+    return case, cache
+
+
+def test_what_is_cached_is_what_was_prepared(cached_case):
+    case, cache = cached_case
+    cached = open_cached(cache, "A")
     prepared = prepare_case(case, MODALITIES, SETTINGS)
     assert isinstance(cached.image, np.memmap)
     assert isinstance(cached.seg, np.memmap)
@@ -49,17 +61,15 @@ def test_a_case_without_a_mask(make_case, tmp_path):
     cached.will_need()
 
 
-def test_a_second_time_nothing_is_written(make_case, tmp_path):
-    case = make_case("A")
-    cache_case(case, tmp_path / "cache", MODALITIES, SETTINGS)
-    before = {item: item.stat().st_mtime_ns for item in (tmp_path / "cache").rglob("*")}
-    assert cache_case(case, tmp_path / "cache", MODALITIES, SETTINGS) is False
-    assert {item: item.stat().st_mtime_ns for item in (tmp_path / "cache").rglob("*")} == before
+def test_a_second_time_nothing_is_written(cached_case):
+    case, cache = cached_case
+    before = {item: item.stat().st_mtime_ns for item in cache.rglob("*")}
+    assert cache_case(case, cache, MODALITIES, SETTINGS) is False
+    assert {item: item.stat().st_mtime_ns for item in cache.rglob("*")} == before
 
 
-def test_the_record_of_the_sources_is_renewed_without_the_voxels(make_case, tmp_path):
-    case, cache = make_case("A"), tmp_path / "cache"
-    cache_case(case, cache, MODALITIES, SETTINGS)
+def test_the_record_of_the_sources_is_renewed_without_the_voxels(cached_case):
+    case, cache = cached_case
     whole, voxels = snapshot(cache), (cache / "A" / "image.npy").stat().st_mtime_ns
     about = json.loads((cache / "A" / "case.json").read_text())
     status = case.seg.stat()
@@ -72,7 +82,7 @@ def test_the_record_of_the_sources_is_renewed_without_the_voxels(make_case, tmp_
     assert snapshot(cache) == whole
     assert (cache / "A" / "image.npy").stat().st_mtime_ns == voxels
     for damaged in ([], {"seg": 1}, {"seg": {"size_bytes": "1", "modified_ns": 1, "sha256": ""}}):
-        (cache / "A" / "case.json").write_text(json.dumps({**about, "sources": damaged}))
+        rewrite_about(cache / "A", sources=damaged)
         with pytest.raises(InputError, match=r"case A: .* is damaged"):
             open_cached(cache, "A")
 
@@ -94,9 +104,8 @@ def test_the_hash_follows_content_and_settings_but_not_the_place(make_case, tmp_
     assert len({first, *others}) == 1 + len(others)
 
 
-def test_a_changed_source_or_setting_is_prepared_again(make_case, tmp_path):
-    case, cache = make_case("A"), tmp_path / "cache"
-    cache_case(case, cache, MODALITIES, SETTINGS)
+def test_a_changed_source_or_setting_is_prepared_again(cached_case):
+    case, cache = cached_case
     assert cache_case(case, cache, MODALITIES, PrepareSettings(field_of_view="full")) is True
     assert open_cached(cache, "A").image.shape == (4, 20, 24, 18)
     case.images["t2"].write_bytes(case.images["t1"].read_bytes())
@@ -125,12 +134,10 @@ def test_a_case_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["truncated image", "other dtype", "no mask", "no JSON", "old format", "no geometry"]
 )
-def test_damage_is_refused_and_mended_by_preparing_again(make_case, tmp_path, damage):
-    case, cache = make_case("A"), tmp_path / "cache"
-    cache_case(case, cache, MODALITIES, SETTINGS)
+def test_damage_is_refused_and_mended_by_preparing_again(cached_case, damage):
+    case, cache = cached_case
     whole = snapshot(cache)
     folder = cache / "A"
-    about = json.loads((folder / "case.json").read_text())
     if damage == "truncated image":
         (folder / "image.npy").write_bytes((folder / "image.npy").read_bytes()[:-100])
     elif damage == "other dtype":
@@ -140,34 +147,33 @@ def test_damage_is_refused_and_mended_by_preparing_again(make_case, tmp_path, da
     elif damage == "no JSON":
         (folder / "case.json").write_text("{")
     elif damage == "old format":
-        (folder / "case.json").write_text(json.dumps({**about, "format_version": 0}))
+        rewrite_about(folder, format_version=0)
     else:
-        (folder / "case.json").write_text(json.dumps({**about, "geometry": {"shape": [1, 2, 3]}}))
+        rewrite_about(folder, geometry={"shape": [1, 2, 3]})
     with pytest.raises(InputError, match=r"case A: .*`mttu prepare`"):
         open_cached(cache, "A")
     assert cache_case(case, cache, MODALITIES, SETTINGS) is True
     assert snapshot(cache) == whole
 
 
-def test_pickled_arrays_are_refused(make_case, tmp_path):
-    cache_case(make_case("A"), tmp_path, MODALITIES, SETTINGS)
-    np.save(tmp_path / "A" / "seg.npy", np.array([{}], dtype=object), allow_pickle=True)
+def test_pickled_arrays_are_refused(cached_case):
+    _, cache = cached_case
+    np.save(cache / "A" / "seg.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"case A: .* is damaged"):
-        open_cached(tmp_path, "A")
+        open_cached(cache, "A")
 
 
 class Killed(BaseException):
-    """Ends the work at once, like a signal: nothing in the product catches it."""
+    """Stands for a kill: only the test catches it."""
 
 
-KILL_POINTS = [("mttu.data.cache.np.save", count) for count in (0, 1)]
-KILL_POINTS += [("mttu.files.os.replace", count) for count in (0, 1)] + [("mttu.files.shutil.rmtree", 0)]
+KILLS = [(np, "save", 0), (np, "save", 1), (os, "replace", 0), (os, "replace", 1), (shutil, "rmtree", 0)]
 
 
-@pytest.mark.parametrize(("function", "count"), KILL_POINTS)
+@pytest.mark.parametrize(("module", "name", "count"), KILLS)
 @pytest.mark.parametrize("had_older", [False, True])
 def test_killed_at_any_boundary_the_next_run_makes_it_whole(
-    make_case, tmp_path, monkeypatch, function, count, had_older
+    make_case, tmp_path, monkeypatch, module, name, count, had_older
 ):
     case, cache = make_case("A"), tmp_path / "cache"
     cache_case(case, tmp_path / "unbroken", MODALITIES, SETTINGS)
@@ -176,7 +182,6 @@ def test_killed_at_any_boundary_the_next_run_makes_it_whole(
         cache_case(case, cache, MODALITIES, PrepareSettings(margin_voxels=0))
         whole["old"] = open_cached(cache, "A").image.shape
         assert whole["old"] != whole["new"]
-    module, name = {"np": np, "os": os, "shutil": shutil}[function.split(".")[-2]], function.split(".")[-1]
     real = getattr(module, name)
     calls = []
 
@@ -187,7 +192,7 @@ def test_killed_at_any_boundary_the_next_run_makes_it_whole(
         return real(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(function, die)
+        patch.setattr(module, name, die)
         try:
             cache_case(case, cache, MODALITIES, SETTINGS)
             died = False
@@ -202,7 +207,7 @@ def test_killed_at_any_boundary_the_next_run_makes_it_whole(
 
 
 def open_sparse(make_case, tmp_path, modalities, shape):
-    """A cached case of any size whose voxels take no room on disk, in the layout that preparation writes."""
+    """A cached case of any size, whose voxels take no space on disk, in the layout of preparation."""
     cache_case(make_case("A"), tmp_path / "cache", modalities, SETTINGS)
     folder = tmp_path / "cache" / "A"
     about = json.loads((folder / "case.json").read_text())
@@ -223,13 +228,8 @@ def count_pages(volume, start, size=(128, 128, 128)):
     base = volume.__array_interface__["data"][0] % PAGE
     offset = crop.__array_interface__["data"][0] - volume.__array_interface__["data"][0]
     channel, plane, row, voxel = planes.strides
-    rows = (
-        base
-        + offset
-        + np.arange(planes.shape[0])[:, None, None] * channel
-        + np.arange(size[0])[:, None] * plane
-        + np.arange(size[1]) * row
-    )
+    steps = np.arange(planes.shape[0])[:, None, None] * channel + np.arange(size[0])[:, None] * plane
+    rows = base + offset + steps + np.arange(size[1]) * row
     first, last = rows // PAGE, (rows + (size[2] - 1) * voxel + volume.itemsize - 1) // PAGE
     for step in range(int((last - first).max()) + 1):
         pages.update(np.unique(np.minimum(first + step, last)).tolist())

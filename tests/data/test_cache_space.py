@@ -8,7 +8,7 @@ from small_cases import MODALITIES, SHAPE, draw_volumes
 
 from mttu.config import PrepareSettings
 from mttu.data.cache import cache_case
-from mttu.data.cache_space import ABOUT_BYTES, check_room, check_writable, estimate_bytes, format_bytes, measure_room
+from mttu.data.cache_space import ABOUT_BYTES, check_room, check_writable, estimate_bytes, measure_room
 from mttu.errors import InputError
 
 SETTINGS = PrepareSettings()
@@ -18,7 +18,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def free(monkeypatch):
-    """Sets how many bytes are free, and tells of which places that was asked."""
+    """Sets the free bytes; returns the list of places that are asked for them."""
     asked = []
 
     def set_free(count):
@@ -71,7 +71,7 @@ def test_what_is_prepared_alike_needs_no_room(make_case, tmp_path, free):
     assert measure_room(cases, cache, MODALITIES, PrepareSettings(margin_voxels=9)).cases == 2
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_figures(make_case, tmp_path, free):
+def test_a_disk_that_is_too_small_is_refused_with_both_values(make_case, tmp_path, free):
     case = make_case("A")
     needed = estimate_bytes(case, MODALITIES, SETTINGS)
     free(needed - 1)
@@ -102,10 +102,3 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot be written there \(Permission denied\)"):
         check_writable(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 bytes"), (1000, "1.0 kB"), (12_340_000_000, "12.3 GB"), (5 * 10**15, "5000.0 TB")]
-)
-def test_bytes_in_words(count, text):
-    assert format_bytes(count) == text

@@ -8,12 +8,14 @@ import pytest
 from small_cases import MODALITIES, draw_volumes
 
 from mttu.config import PrepareSettings
-from mttu.data.cache import cache_case, checksum, open_cached
+from mttu.data.cache import cache_case, open_cached
 from mttu.data.cache_upkeep import CacheFinding, list_cases, prune_cache, verify_cache
 from mttu.data.manifest import Manifest
 from mttu.errors import InputError
+from mttu.files import hash_file
 
 SETTINGS = PrepareSettings()
+MEND = "run `mttu prepare` on the manifest again"
 
 
 @pytest.fixture
@@ -39,14 +41,17 @@ def rewrite_about(folder, **changes):
     (folder / "case.json").write_text(json.dumps(about | changes))
 
 
+def rewrite_checksums(folder):
+    rewrite_about(folder, checksums={name: hash_file(folder / name) for name in ("image.npy", "seg.npy")})
+
+
 def test_a_sound_cache_has_no_findings(cohort, cache):
     seen = []
     result = verify_cache(cache, cohort, lambda done, name: seen.append((done, name)))
     assert (result.cases, result.findings) == (3, ())
     assert seen == [(1, "A"), (2, "B"), (3, "C")]
-    assert dict(result.settings) == {
-        "flair,t1ce,t1,t2; spacing_mm=1.0, field_of_view=brain, margin_voxels=4": 3,
-    }
+    words = "flair,t1ce,t1,t2; spacing_mm=1.0, field_of_view=brain, margin_voxels=4"
+    assert dict(result.settings) == {words: 3}
     assert verify_cache(cache).findings == ()
 
 
@@ -60,27 +65,21 @@ def write_nan(folder):
     image = np.load(folder / "image.npy")
     image[1, 2, 3, 0] = np.nan
     np.save(folder / "image.npy", image)
-    sums = {name: checksum(folder / name) for name in ("image.npy", "seg.npy")}
-    rewrite_about(folder, checksums=sums)
+    rewrite_checksums(folder)
 
 
 def write_class(folder):
     seg = np.load(folder / "seg.npy")
     seg[0, 0, 0] = 7
     np.save(folder / "seg.npy", seg)
-    sums = {name: checksum(folder / name) for name in ("image.npy", "seg.npy")}
-    rewrite_about(folder, checksums=sums)
+    rewrite_checksums(folder)
 
 
 DAMAGE = {
     "an empty image": (lambda folder: (folder / "image.npy").write_bytes(b""), "is damaged (", False),
     "an empty mask": (lambda folder: (folder / "seg.npy").write_bytes(b""), "is damaged (", False),
     "JSON without an end": (lambda folder: (folder / "case.json").write_text("[" * 100_000), "is damaged (", False),
-    "of another case": (
-        lambda folder: rewrite_about(folder, case_id="C"),
-        "is damaged (its case.json is of case C)",
-        False,
-    ),
+    "of another case": (lambda folder: rewrite_about(folder, case_id="C"), "(its case.json is of case C)", False),
     "a flipped bit": (flip_a_byte, "image.npy is not as it was written", True),
     "not a number": (write_nan, "image.npy has 1 voxel that is NaN or infinite", True),
     "an impossible class": (write_class, "seg.npy has class 7; the largest is 4", True),
@@ -108,9 +107,7 @@ def test_damage_is_found_and_mended_as_told(cohort, cache, name):
     assert finding.case_id == "B"
     assert problem in finding.problem
     assert "case B" not in finding.problem
-    assert finding.mend == ("remove " + str(cache / "B") + " and " if by_hand else "") + (
-        "run `mttu prepare` on the manifest again"
-    )
+    assert finding.mend == (f"remove {cache / 'B'} and " if by_hand else "") + MEND
     if by_hand:
         shutil.rmtree(cache / "B")
     cache_case(cohort.cases[1], cache, MODALITIES, SETTINGS)
@@ -125,18 +122,17 @@ def test_with_a_manifest_sources_count_too(cohort, cache):
     cohort.cases[1].images["t2"].unlink()
     shutil.rmtree(cache / "C")
     changed, gone, missing = verify_cache(cache, cohort).findings
-    again = "run `mttu prepare` on the manifest again"
     difference = f"({then:,} bytes then, {now:,} now)"
     problem = f"t1 {cohort.cases[0].images['t1']} is not the file that was prepared {difference}"
-    assert changed == CacheFinding("A", problem, again)
+    assert changed == CacheFinding("A", problem, MEND)
     assert gone.case_id == "B"
     assert gone.problem.startswith(f"{cohort.cases[1].images['t2']} cannot be read")
-    assert missing == CacheFinding("C", f"not prepared in {cache}", again)
+    assert missing == CacheFinding("C", f"not prepared in {cache}", MEND)
     assert verify_cache(cache).findings == ()
     relabelled = replace(cohort, cases=(replace(cohort.cases[2], labels="brats2013"),))
     cache_case(cohort.cases[2], cache, MODALITIES, SETTINGS)
     said = "its mask was prepared with labels brats, the manifest says brats2013"
-    assert verify_cache(cache, relabelled).findings == (CacheFinding("C", said, again),)
+    assert verify_cache(cache, relabelled).findings == (CacheFinding("C", said, MEND),)
 
 
 def test_a_cache_without_a_record_of_its_sources_is_still_compared(cohort, cache):
@@ -169,7 +165,7 @@ def test_pruning_refuses_a_folder_that_is_no_cache(cohort, cache, tmp_path):
         prune_cache(tmp_path / "images", [cohort], remove=True)
     for name in "ABC":
         (cache / name / "case.json").unlink()
-    assert prune_cache(cache, [cohort], remove=True) == []  # a cache, if damaged
+    assert prune_cache(cache, [cohort], remove=True) == []  # a damaged cache is one
 
 
 def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
@@ -178,7 +174,7 @@ def test_pruning_lists_first_and_removes_only_what_is_ours(cohort, cache):
     shutil.copytree(cache / "C", cache / "D")  # its description names C: not a case of the cache's
     shutil.copytree(cache / "C", cache / "E")
     rewrite_about(cache / "E", case_id="E")
-    (cache / "E" / "extra.txt").write_text("mine")  # a case, but somebody keeps a file in it
+    (cache / "E" / "extra.txt").write_text("mine")  # a case with a foreign file
     shutil.copytree(cache / "C", cache.parent / "elsewhere" / "F")
     rewrite_about(cache.parent / "elsewhere" / "F", case_id="F")
     (cache / "F").symlink_to(cache.parent / "elsewhere" / "F")

@@ -84,52 +84,28 @@ OTHERS = "brats2013 or brats2023 or brats2024 or brats2024-no-cavity or msd, whi
 @pytest.mark.parametrize(
     ("values", "scaling", "said"),
     [
-        (
-            [0, 85, 170, 255],
-            (1, 0),
-            f"they are 85 times {{0, 1, 2, 3}}; divide by 85 and round, and pass --labels {OTHERS}",
-        ),
+        ([0, 85, 170, 255], (1, 0), f"85 times {{0, 1, 2, 3}}; divide by 85 and round, and pass --labels {OTHERS}"),
         ([0, 64, 128, 255], (1, 0), "they are 63.75 times {0, 1, 2, 4}; divide by 63.75 and round"),
         (
             [0, 127, 255],
             (1, 0),
             "127.5 times {0, 1, 2} or 63.75 times {0, 2, 4}; divide by the one that the data set means and round",
         ),
-        (
-            [0, 255],
-            (1, 0),
-            "they are 255 times {0, 1}; divide by 255 and round, and pass --labels whole-tumour if 1 is",
-        ),
+        ([0, 255], (1, 0), "255 times {0, 1}; divide by 255 and round, and pass --labels whole-tumour if 1 is"),
         ([0, 0.25, 0.5, 1], (1, 0), "they are 0.25 times {0, 1, 2, 4}; divide by 0.25 and round"),
         ([0, 1 / 255, 2 / 255], (1, 0), "they are 0.00392157 times {0, 1, 2}; divide by 0.00392157 and round"),
         ([0, 0.33, 0.67, 1], (1, 0), "they are 0.333333 times {0, 1, 2, 3}; divide by 0.333333 and round, and pass"),
-        (
-            [-1, 1, 3, 7],
-            (2, -1),
-            "its header scales the voxels (scl_slope 2, scl_inter -1), and stored are {0, 1, 2, 4}; set scl_slope to 1",
-        ),
+        ([-1, 1, 3, 7], (2, -1), "(scl_slope 2, scl_inter -1), and stored are {0, 1, 2, 4}; set scl_slope to 1"),
         (
             [0, 85, 170, 255],
             (85, 0),
             "its header scales the voxels (scl_slope 85, scl_inter 0), and stored are {0, 1, 2, 3}; set scl_slope to 1 "
             f"and scl_inter to 0, and pass --labels {OTHERS}",
         ),
-        (
-            [0, 1, 2, 5],
-            (1, 0),
-            "expected a subset of {0, 1, 2, 4} (BraTS to 2021); no convention has these; correct the m",
-        ),
-        (
-            [0, 10, 20],
-            (1, 0),
-            "expected a subset of {0, 1, 2, 4} (BraTS to 2021); no convention has these; correct the m",
-        ),
+        ([0, 1, 2, 5], (1, 0), "a subset of {0, 1, 2, 4} (BraTS to 2021); no convention has these; correct the mask"),
+        ([0, 10, 20], (1, 0), "a subset of {0, 1, 2, 4} (BraTS to 2021); no convention has these; correct the mask"),
         ([0, 0.5, 2, 4], (1, 0), "expected labels; resample masks by nearest neighbour only"),
-        (
-            np.linspace(0, 1, 50),
-            (1, 0),
-            "expected labels; cut a map of probabilities at 0.5; if it is a mask that was res",
-        ),
+        (np.linspace(0, 1, 50), (1, 0), "expected labels; cut a map of probabilities at 0.5; if it is a mask that"),
     ],
 )
 def test_why_labels_are_none_is_told_by_their_values(values, scaling, said):

@@ -104,7 +104,7 @@ def test_a_rotation_changes_no_draw_and_its_margin_lies_around_the_same_crop(tin
 @pytest.mark.parametrize("steps", [3, None])
 @pytest.mark.parametrize(("world_size", "held"), [(1, 2), (1, 1), (2, 2), (2, 1), (4, 4)])
 def test_the_batches_of_a_step_together_are_the_global_batch(tiny, train_cases, phantom_cache, world_size, held, steps):
-    """Whoever holds them: steps an epoch, and the patches of each step in their order, are those of one worker."""
+    """For any number of ranks, the patches of each step, in order, are those of one worker."""
     cases = [*train_cases, *train_cases[:2]]  # six, so that an epoch is no multiple of the batch
     config = override(tiny, {"train.global_batch": 4, "train.batch_per_worker": 4, "train.steps_per_epoch": steps})
     alone = list(build_loader(PatchDataset(cases, phantom_cache, config), 0, 0, 1))
@@ -140,7 +140,7 @@ def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):
     [batch, *_] = build_loader(dataset, 0, 0, 1)
     assert batch.image.dtype == torch.float16
     assert batch.to(torch.device("cpu")).image.dtype == torch.float32
-    assert batch.image.shape == (2, 4, 20, 20, 16)  # 7.5 (cos 10 + sin 10) - 7.5 = 1.19: two voxels to turn in
+    assert batch.image.shape == (2, 4, 20, 20, 16)  # 7.5 (cos 10 + sin 10) - 7.5 = 1.19: a margin of 2
     assert batch.seg.shape == (2, 20, 20, 16)
     known = {case.case_id: case.idh for case in train_cases}
     assert batch.idh.tolist() == [known[case_id] for case_id in batch.case_ids]
@@ -159,7 +159,7 @@ def test_channels_follow_the_settings(tiny, train_cases, phantom_cache):
 
 @pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
 def test_batches_for_a_gpu_are_pinned_by_torchs_loader(dataset, monkeypatch, device, pinned):
-    """There may be no GPU here: what torch's loader does with a batch is asked of it, and each tensor is followed."""
+    """Works without a GPU: torch's own function pins a batch, and each tensor is followed."""
     seen = []
 
     def pin(tensor):

@@ -22,7 +22,7 @@ def test_z_scores_inside_the_brain_and_zero_outside(make_case):
     assert not prepared.image[:, ~brain].any()
 
 
-def test_each_modality_is_normalised_on_its_own_by_hand_computed_figures(make_case):
+def test_each_modality_is_normalised_on_its_own_by_hand_computed_values(make_case):
     volumes = draw_volumes()
     values = volumes["t1ce"][draw_brain(SHAPE)].astype(np.float64)
     prepared = prepare_case(make_case("A", volumes), MODALITIES, FULL)

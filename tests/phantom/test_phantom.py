@@ -11,7 +11,7 @@ from phantom_recipe import RECIPE
 
 from mttu.cohort.build import discover
 from mttu.errors import InputError
-from mttu.phantom import measure_phantom, write_phantom
+from mttu.phantom import Recipe, measure_phantom, write_phantom
 from mttu.phantom.subjects import plan_subjects
 from mttu.phantom.writing import DEFECTS, draw_case
 
@@ -28,7 +28,7 @@ def read_table(path):
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        write_phantom(tmp_path / name, cases=3, size=24, seed=seed)
+        write_phantom(tmp_path / name, Recipe(cases=3, size=24, seed=seed))
     first = digest(tmp_path / "a")
     assert len(first) == 3 * 5 + 4
     assert digest(tmp_path / "b") == first
@@ -59,8 +59,8 @@ def test_a_case_depends_on_seed_number_and_idh_alone():
 
 
 def test_options_leave_the_other_files_alone(tmp_path):
-    write_phantom(tmp_path / "plain", cases=4, size=24)
-    write_phantom(tmp_path / "odd", cases=4, size=24, missing_masks=0.25, defects=1)
+    write_phantom(tmp_path / "plain", Recipe(cases=4, size=24))
+    write_phantom(tmp_path / "odd", Recipe(cases=4, size=24, missing_masks=0.25, defects=1))
     plain, odd = digest(tmp_path / "plain"), digest(tmp_path / "odd")
     assert len(set(plain) - set(odd)) == 1
     assert set(odd) - set(plain) == {"defects.csv"}
@@ -71,7 +71,7 @@ def test_options_leave_the_other_files_alone(tmp_path):
 
 def test_the_table_the_splits_and_the_hidden_truth(tmp_path):
     folder = tmp_path / "p"
-    write_phantom(folder, cases=24, size=24)
+    write_phantom(folder, Recipe(cases=24, size=24))
     manifest = discover(folder, folder / "clinical.csv")
     assert manifest.synthetic
     assert [len(manifest.split(name)) for name in ("train", "val", "unlabelled", "test")] == [11, 3, 5, 5]
@@ -113,15 +113,15 @@ def test_sex_grade_and_site_say_nothing_of_idh():
 
 
 def test_a_single_case(tmp_path):
-    write_phantom(tmp_path / "p", cases=1, size=24)
+    write_phantom(tmp_path / "p", Recipe(cases=1, size=24))
     assert len(discover(tmp_path / "p", tmp_path / "p" / "clinical.csv").split("train")) == 1
-    figures = measure_phantom(tmp_path / "p")
-    assert (figures.ideal_auc, figures.simple_auc, figures.age_auc) == (None, None, None)
-    assert "cannot be said" in figures.describe()[0]
+    measured = measure_phantom(tmp_path / "p")
+    assert (measured.ideal_auc, measured.simple_auc, measured.age_auc) == (None, None, None)
+    assert "cannot be said" in measured.describe()[0]
 
 
 def test_missing_masks_and_sites(tmp_path):
-    write_phantom(tmp_path / "p", cases=8, size=24, missing_masks=0.5, sites=3, thick_slices=1.0)
+    write_phantom(tmp_path / "p", Recipe(cases=8, size=24, missing_masks=0.5, sites=3, thick_slices=1.0))
     manifest = discover(tmp_path / "p", tmp_path / "p" / "clinical.csv")
     assert sum(case.seg is None for case in manifest.cases) == 4
     sites = {row["case_id"]: row["site"] for row in read_table(tmp_path / "p" / "clinical.csv")}
@@ -136,7 +136,7 @@ def test_missing_masks_and_sites(tmp_path):
 
 def test_every_defect_is_what_its_table_says(tmp_path):
     folder = tmp_path / "p"
-    write_phantom(folder, cases=8, size=24, defects=7)
+    write_phantom(folder, Recipe(cases=8, size=24, defects=7))
     rows = read_table(folder / "defects.csv")
     assert [row["defect"] for row in rows] == list(DEFECTS)
     assert len({row["case_id"] for row in rows}) == 7
@@ -160,44 +160,44 @@ def test_every_defect_is_what_its_table_says(tmp_path):
 def test_the_same_phantom_is_left_and_anything_else_is_not_overwritten(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
-    write_phantom(folder, cases=2, size=24)
+    write_phantom(folder, Recipe(cases=2, size=24))
     before = {item: item.stat().st_mtime_ns for item in folder.rglob("*")}
-    write_phantom(folder, cases=2, size=24)
+    write_phantom(folder, Recipe(cases=2, size=24))
     assert {item: item.stat().st_mtime_ns for item in folder.rglob("*")} == before
     for changed in ({"cases": 3}, {"difficulty": 0.5}):
         with pytest.raises(InputError, match="holds something else than this phantom; give a new or an empty folder"):
-            write_phantom(folder, **{"cases": 2, "size": 24, **changed})
+            write_phantom(folder, Recipe(**{"cases": 2, "size": 24, **changed}))
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
-        write_phantom(tmp_path / "own")
+        write_phantom(tmp_path / "own", Recipe())
     assert (tmp_path / "own" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file; give another folder"):
-        write_phantom(tmp_path / "file" / "p", cases=1, size=24, show=lambda *_: pytest.fail("drawn"))
+        write_phantom(tmp_path / "file" / "p", Recipe(cases=1, size=24), lambda *_: pytest.fail("drawn"))
     if Path("/proc/self").exists():  # not writable even for root
         with pytest.raises(InputError, match="/proc/p: /proc is not writable; allow it, or give another folder"):
-            write_phantom(Path("/proc/p"), cases=1, size=24, show=lambda *_: pytest.fail("drawn"))
+            write_phantom(Path("/proc/p"), Recipe(cases=1, size=24), lambda *_: pytest.fail("drawn"))
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
 def test_arguments_are_checked_all_at_once(tmp_path):
+    recipe = Recipe(
+        cases=0,
+        size=8,
+        seed=-1,
+        unlabelled_fraction=0.6,
+        test_fraction=0.5,
+        difficulty=1.5,
+        mutant_fraction=float("nan"),
+        sites=0,
+        defects=2,
+    )
     with pytest.raises(InputError) as caught:
-        write_phantom(
-            tmp_path / "p",
-            cases=0,
-            size=8,
-            seed=-1,
-            unlabelled_fraction=0.6,
-            test_fraction=0.5,
-            difficulty=1.5,
-            mutant_fraction=float("nan"),
-            sites=0,
-            defects=2,
-        )
+        write_phantom(tmp_path / "p", recipe)
     assert caught.value.problems == [
         "cases: 0; expected 1 to 9999",
         "size: 8; expected 24 to 256 voxels",
@@ -213,11 +213,11 @@ def test_arguments_are_checked_all_at_once(tmp_path):
 
 def test_what_is_measured_on_disk_is_what_was_drawn(tmp_path):
     told = []
-    write_phantom(tmp_path / "p", cases=4, size=24, show=lambda done, name: told.append((done, name)))
+    write_phantom(tmp_path / "p", Recipe(cases=4, size=24), lambda done, name: told.append((done, name)))
     assert told == [(index + 1, f"phantom_{index:03d}") for index in range(4)]
-    figures = measure_phantom(tmp_path / "p")
-    assert (figures.cases, figures.mutants) == (4, 1)
-    assert figures.expected_auc == pytest.approx(0.955, abs=0.001)
+    measured = measure_phantom(tmp_path / "p")
+    assert (measured.cases, measured.mutants) == (4, 1)
+    assert measured.expected_auc == pytest.approx(0.955, abs=0.001)
     row = read_table(tmp_path / "p" / "hidden_truth.csv")[0]
     seg = np.asarray(nib.load(tmp_path / "p" / "phantom_000" / "phantom_000_seg.nii.gz").dataobj)
     flair = np.asarray(nib.load(tmp_path / "p" / "phantom_000" / "phantom_000_flair.nii.gz").dataobj)

@@ -6,8 +6,7 @@ from phantom_recipe import RECIPE
 from scipy.stats import multivariate_normal
 from sklearn.metrics import roc_auc_score
 
-from mttu.phantom import measure_learnability
-from mttu.phantom.signs import draw_age, draw_signs, expected_auc, log_likelihood_ratio
+from mttu.phantom.signs import draw_age, draw_signs, expected_auc, log_likelihood_ratio, measure_learnability
 from mttu.phantom.subjects import plan_subjects
 from mttu.phantom.writing import draw_case
 
@@ -53,16 +52,16 @@ def test_age_alone_reaches_the_auc_of_the_papers_cases():
 
 def test_simple_features_stay_below_the_ideal_observer():
     recipe = replace(RECIPE, cases=70)
-    figures = measure_learnability([draw_case(recipe, subject).truth for subject in plan_subjects(recipe)], 0.6)
-    assert 0.9 < figures.ideal_auc < 1
-    assert 0.6 < figures.simple_auc < figures.ideal_auc - 0.05
-    assert 0.65 < figures.age_auc < 0.9
-    lines = figures.describe()
-    assert lines[0].startswith(f"IDH AUC, ideal observer of the signs: {figures.ideal_auc:.3f} (70 cases, ")
-    assert lines[1].endswith(f"{figures.simple_auc:.3f}")
+    measured = measure_learnability([draw_case(recipe, subject).truth for subject in plan_subjects(recipe)], 0.6)
+    assert 0.9 < measured.ideal_auc < 1
+    assert 0.6 < measured.simple_auc < measured.ideal_auc - 0.05
+    assert 0.65 < measured.age_auc < 0.9
+    lines = measured.describe()
+    assert lines[0].startswith(f"IDH AUC, ideal observer of the signs: {measured.ideal_auc:.3f} (70 cases, ")
+    assert lines[1].endswith(f"{measured.simple_auc:.3f}")
 
 
 def test_one_class_alone_has_no_auc():
     recipe = replace(RECIPE, cases=3, mutant_fraction=0.0, unlabelled_fraction=0.0)
-    figures = measure_learnability([draw_case(recipe, subject).truth for subject in plan_subjects(recipe)], 0.6)
-    assert (figures.ideal_auc, figures.simple_auc, figures.age_auc) == (None, None, None)
+    measured = measure_learnability([draw_case(recipe, subject).truth for subject in plan_subjects(recipe)], 0.6)
+    assert (measured.ideal_auc, measured.simple_auc, measured.age_auc) == (None, None, None)

@@ -186,7 +186,7 @@ def test_enhancement_grows_in_extent_and_brightness(look):
     assert shares[0] == 0
     assert shares == sorted(shares)
     assert uptakes[1] < uptakes[2] < uptakes[3]
-    assert np.count_nonzero(classes == 1) > 0  # what is dead does not enhance
+    assert np.count_nonzero(classes == 1) > 0  # necrosis does not enhance
 
 
 def test_necrosis_darkens_the_core_in_t1(look):

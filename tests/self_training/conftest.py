@@ -13,7 +13,7 @@ from mttu.config import Config, PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.files import atomic_file
-from mttu.phantom import write_phantom
+from mttu.phantom import Recipe, write_phantom
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import evaluate_locally
@@ -27,8 +27,7 @@ MakeConfig = Callable[..., Config]
 def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen cases of 24^3 voxels, two without a mask: 4 train, 2 val, 6 unlabelled, 2 test. Not to be changed."""
     folder = tmp_path_factory.mktemp("pool") / "cohort"
-    write_phantom(
-        folder,
+    recipe = Recipe(
         cases=14,
         size=24,
         unlabelled_fraction=6 / 14,
@@ -38,6 +37,7 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         missing_masks=2 / 14,
         difficulty=0.0,
     )
+    write_phantom(folder, recipe)
     return folder
 
 
