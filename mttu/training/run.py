@@ -32,12 +32,10 @@ FREE = list_free()
 
 
 def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> dict[str, Any]:
-    """What must stay the same for a run to go on: settings, the content of its prepared cases and where it started.
+    """What must stay the same for a run to go on: settings, the weights that it started from, and the data.
 
-    Args:
-        config: Settings.
-        fingerprint: Of manifest and prepared cases.
-        free: What settings that may change start with.
+    `fingerprint` is that of manifest and prepared cases; the names of settings that may change start with one of
+    `free`.
     """
     flat = flatten(config.model_dump(mode="json"))
     settings = {name: value for name, value in flat.items() if not name.startswith(free)}
@@ -48,7 +46,7 @@ def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Each difference of two identities as `name: old -> new`.
 
-    A setting that is newer than the old one counts there as what its version did, see `mttu.config.earlier`.
+    A setting that the old one lacks has there the value that its version used, see `mttu.config.earlier`.
     """
     found = []
     if old.get("format_version") not in range(1, new["format_version"] + 1):
@@ -56,7 +54,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old.get("data") != new["data"]:
         found.append(f"manifest or prepared cases: {str(old.get('data'))[:12]} -> {str(new['data'])[:12]}")
     stored, after = old.get("settings", {}), new["settings"]
-    # settings that may change are not compared, and a new one of them is not missing
+    # a setting that is newer than the old run and may change is in neither
     before = {name: value for name, value in complete(stored).items() if name in stored or name in after}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return [*found, *(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)]
@@ -79,14 +77,14 @@ def begin_or_continue(
     free: tuple[str, ...] = FREE,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Marks a folder with what its run was started with, or checks that it still is the same run.
+    """Marks a folder with what its run was started with, or checks that it still is the same run, see `identify`.
 
     Args:
         folder: Run folder, locked by the caller.
         config: Settings of this start.
         fingerprint: Of manifest and prepared cases.
         fresh: Move an older run in this folder aside, under a name of its own, and start anew.
-        free: What settings that may change start with.
+        free: How the names of settings that may change start.
         extra: What else must stay the same, by name; JSON values.
 
     Raises:
@@ -114,9 +112,9 @@ def begin_or_continue(
 def move_aside(folder: Path) -> None:
     """Moves everything in a run folder but its lock into the next free `replaced-N` inside it; nothing is deleted.
 
-    A kill halfway leaves the rest without its mark, and the next start moves that aside, too.
+    A kill halfway leaves the rest without its mark; the next start moves that aside as well.
     """
-    stays = (".lock", "replaced-", PREFIX)  # what a kill left half-written belongs to no run
+    stays = (".lock", "replaced-", PREFIX)  # the last: half-written files belong to no run
     content = [item for item in folder.iterdir() if not item.name.startswith(stays)]
     if not content:
         return
@@ -130,16 +128,16 @@ def move_aside(folder: Path) -> None:
 FINISHED = "finished.json"
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Tell = Callable[[str], None]
-"""Told a sentence that the user should read before training starts."""
+"""Called with a sentence that the user should read before training starts."""
 History = list[dict[str, float]]
 OnStart = Callable[[str, int], None]
-"""Told what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
+"""Called with what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
 Launch = Callable[[Config, Path, OnEpoch, OnStart], History]
 """Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
 
 
 def task_of(config: Config) -> Task:
-    """What a worker trains, read from the manifest that the settings name."""
+    """The task of a worker, read from the manifest that the settings name."""
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
     return Task(config, manifest.split("train"), manifest.split("val"), cache_dir)
@@ -153,7 +151,7 @@ def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
 def keep_best(checkpoint: Path, folder: Path) -> None:
     """Copies the best weights out of a training checkpoint into the run folder, whole or not at all.
 
-    With them goes a calibration that is fitted on what they say of the val cases; `held_out.json` has that itself.
+    With them go their predictions for the val cases, and a calibration that is fitted on these.
     """
     held_out = read_held_out(checkpoint)
     copy_held_out(checkpoint, folder)  # first: weights without it would look like those of an older version
@@ -180,7 +178,7 @@ def closing(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(Exception):  # the first error is the one to tell
+        with suppress(Exception):  # the first error is the one to report
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.finish("FINISHED")
@@ -194,7 +192,7 @@ class Run:
     tracker: Tracker | None
     """None for a run that was finished before: there is nothing left to do."""
     result: dict[str, Any] = field(default_factory=dict)
-    """What `finished.json` is to say; JSON values."""
+    """Content of `finished.json`; JSON values."""
 
 
 @contextmanager
@@ -213,14 +211,14 @@ def open_run(
 
     Args:
         config: All settings.
-        inputs: What was found out of data and settings.
+        inputs: What `check_inputs` returned.
         fresh: Start anew; an older run of the same name is kept aside.
-        free: What settings that may change while the run is stopped start with.
+        free: How the names of settings that may change while the run is stopped start.
         extra: What else must stay the same, see `begin_or_continue`.
         check: Called with the locked folder; raises if the run may not go on.
-        parent: Run that this one belongs to.
+        parent: Run that this one belongs to in MLflow.
         tell: Called with each of `notes`, unless the run was finished before.
-        notes: What will be missing.
+        notes: Sentences for the user, such as what will be missing.
 
     Raises:
         InputError: Something is refused; nothing was started.
