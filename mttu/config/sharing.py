@@ -1,4 +1,4 @@
-"""Settings fit to leave the machine they were written on, or to change while a run is stopped."""
+"""Settings that may change while a run is stopped, and settings without what belongs to one machine."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from mttu.config.schema import MayChange, Settings
 
 
 def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix: str = "") -> tuple[str, ...]:
-    """What dotted names of settings start with that may change while a run is stopped, as said at each field.
+    """How dotted names start of settings that may change while a run is stopped, as each field says.
 
     Args:
-        in_rounds: Of a self-training; false: of a plain training.
-        section: Where to look.
-        prefix: Of its settings' names.
+        in_rounds: True for a self-training, false for a plain training.
+        section: Where to look; its names start with `prefix`.
+        prefix: See `section`.
     """
     found: list[str] = []
     for name, described in section.model_fields.items():
@@ -27,13 +27,12 @@ def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix:
 
 
 def without_paths(config: Config) -> Config:
-    """Settings without folders and addresses, still valid and of the same result.
+    """Settings with the same result, without folders, which can name people, and addresses, which can hold passwords.
 
-    Names of home folders can identify people, and an address can hold a password. The manifest keeps its file name.
+    The manifest keeps its file name.
     """
-    manifest = config.data.manifest
     changes = {
-        "data.manifest": manifest.name if manifest else None,
+        "data.manifest": config.data.manifest and config.data.manifest.name,
         "data.cache_dir": None,
         "output.folder": config.output.folder.name or ".",
         "tracking.uri": None,

@@ -9,7 +9,7 @@ from mttu.search.presets import preset
 def share(total, held, num_workers):
     train = override(Config(), {"train.global_batch": total, "train.batch_per_worker": held}).train
     shares = share_batch(train, num_workers)
-    assert shares.num_workers * shares.micro_batches * shares.held == total
+    assert num_workers * shares.micro_batches * shares.held == total
     assert shares.of_worker == total // num_workers
     return shares.micro_batches, shares.held
 
