@@ -7,12 +7,9 @@ from mttu.config.schema import MayChange, Settings
 
 
 def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix: str = "") -> tuple[str, ...]:
-    """How dotted names start of settings that may change while a run is stopped, as each field says.
+    """Prefixes of the dotted names of settings that may change while a run is stopped, as each field says.
 
-    Args:
-        in_rounds: True for a self-training, false for a plain training.
-        section: Where to look; its names start with `prefix`.
-        prefix: See `section`.
+    `in_rounds`: of a self-training, else of a plain training. The names of the `section` to look in begin with `prefix`.
     """
     found: list[str] = []
     for name, described in section.model_fields.items():

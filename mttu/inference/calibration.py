@@ -105,13 +105,8 @@ def fit_kept(
 ) -> KeptCalibration:
     """Threshold, temperature, and temperature with bias; nothing where a class is missing or none beats chance.
 
-    Args:
-        mutant_probabilities: Of cases that the network did not learn from.
-        idh: 1 mutant, 0 wild type; one per case.
-        fitted_on: Which cases they are.
-        notes: What was left out.
-        settings: See `describe_windows`.
-        patients: Those of the cases.
+    Probabilities and IDH status (1 mutant, 0 wild type) are of cases that the network did not learn from; the other
+    arguments are fields of `KeptCalibration`.
     """
     mutants = sum(status == IDH_MUTANT for status in idh)
     wild = len(idh) - mutants

@@ -18,11 +18,8 @@ from mttu.data.labels import WHOLE_TUMOUR
 from mttu.errors import raise_if_any
 from mttu.inference.device import Precision
 
-NECROSIS = 1
-"""Class that enhancing tumour of too small a volume is relabelled to: NCR/NET."""
-ENHANCING = 3
-"""Class of enhancing tumour."""
-
+NECROSIS, ENHANCING = 1, 3
+"""Labels: enhancing tumour of too small a volume becomes NCR/NET."""
 MOST_WINDOWS = 2**18
 """Of a case: windows times flips, or times Monte Carlo passes. The paper's window needs half as many for a whole grid
 of 0.5 mm at the largest overlap with flips; small windows at that overlap would be 100 million."""
@@ -36,7 +33,7 @@ class VolumePrediction:
     """Prediction for one volume; None for a task that the network has no head for, or whose head never saw a label."""
 
     seg_probabilities: Tensor | None
-    """(4, H, W, D), float32, sums to 1 over classes; on the device of the forward pass."""
+    """(4, H, W, D), float32, sums to 1 over labels; on the device of the forward pass."""
     idh_logits: Tensor | None
     """(F, 2), float32, CPU: mean over windows, one row per flip (F = 1 without test-time augmentation), and those of
     each member of an ensemble."""
@@ -137,7 +134,7 @@ def predict_ensemble(
     device: torch.device,
     precision: Precision = "float32",
 ) -> VolumePrediction:
-    """Mean over networks of their class probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
+    """Mean over networks of their probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
 
     The mean of a task is over the members that learned it. One network gives the bits of `predict_volume`, which see
     for the arguments.
@@ -180,7 +177,7 @@ def name_member(message: str, number: int, members: int) -> str:
 def _slide(
     network: nn.Module, volume: Tensor, patch_size: Sequence[int], overlap: float, precision: Precision
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Blended class probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
+    """Blended label probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
     idh_logits: list[Tensor] = []
     segments = False
     learned: Collection[str] = getattr(network, "learned_tasks", ("segmentation", "idh"))
@@ -213,17 +210,17 @@ def segment(
 
     Args:
         probabilities: (4, H, W, D).
-        settings: `min_enhancing_mm3`; 0 leaves the classes as they are.
+        settings: `min_enhancing_mm3`; 0 leaves the labels as they are.
         voxel_volume_mm3: Volume of a voxel of this grid.
         tells_parts: False for a network that learned the whole tumour only, see `MttuNet.learned_parts`.
 
     Returns:
-        (H, W, D), uint8 classes 0 to 3, or 0 and `WHOLE_TUMOUR`, on the device of `probabilities`.
+        (H, W, D), uint8 labels 0 to 3, or 0 and `WHOLE_TUMOUR`, on the device of `probabilities`.
     """
-    classes = probabilities.argmax(dim=0).to(torch.uint8)
+    labels = probabilities.argmax(dim=0).to(torch.uint8)
     if not tells_parts:
-        return (classes > 0).to(torch.uint8) * WHOLE_TUMOUR
-    enhancing = classes == ENHANCING
+        return (labels > 0).to(torch.uint8) * WHOLE_TUMOUR
+    enhancing = labels == ENHANCING
     if float(enhancing.sum()) * voxel_volume_mm3 < settings.min_enhancing_mm3:
-        classes = torch.where(enhancing, torch.tensor(NECROSIS, dtype=torch.uint8, device=classes.device), classes)
-    return classes
+        labels = labels.masked_fill(enhancing, NECROSIS)
+    return labels

@@ -173,10 +173,10 @@ def run_folds(
     The ensemble is calibrated on out-of-fold predictions: of each fold's val cases, by that fold's network alone.
 
     Args:
-        folds: What `mttu.cohort.splits.draw_folds` drew.
+        folds: What `draw_folds` drew.
         folder: Run folder, which the caller has locked and found to be of these settings.
         run_fold: Called for one fold after the other.
-        metrics: Conventions that the folds measure by, to be named in the table.
+        metrics: Conventions that the folds measure by; the table names them.
 
     Raises:
         InputError: The folder's folds are others, or a finished fold was changed.
@@ -257,21 +257,11 @@ def cross_validate(
     The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of the same cases: they are
     slightly optimistic, the more so the fewer cases there are.
 
-    Args:
-        config: All settings; train and val cases of the manifest are drawn anew.
-        launch: How workers are launched.
-        folds: Number of folds k.
-        seed: Of the draw, see `mttu.cohort.splits.draw_folds`; the training has its own.
-        fresh: Start anew; an older run of the same name is kept aside.
-        show: Called with each finished epoch.
-        tell: Called with what will be missing, before anything is trained.
+    Train and val cases of the manifest are drawn anew by `draw_folds` with `folds` and `seed`; the other arguments and
+    the errors are those of `run_training`.
 
     Returns:
         The run folder, with `ensemble/` and `folds.csv` in it.
-
-    Raises:
-        InputError: Something is refused; nothing was started.
-        RunError: Training stopped; the same command goes on from there.
     """
     inputs = check_inputs(config)
     drawn = draw_folds(inputs.manifest, folds, seed)

@@ -152,14 +152,8 @@ def train_epoch(
     A step in several micro-batches makes two passes over them: the first for the sums that the losses of the global
     batch are functions of, the second for gradients, which then add up to those of one large batch.
 
-    Args:
-        state: What is trained.
-        network: The state's network, as `Runtime.prepare` returned it.
-        batches: This rank's micro-batches, step by step, see `build_loader`.
-        labels: Tasks that the global batch of each step has a label for, see `labels_of_steps`.
-        class_weights: (2,) weights of the IDH classes.
-        config: All settings.
-        runtime: Where to train.
+    `network` is the state's network as `Runtime.prepare` returned it, `batches` are this rank's micro-batches, step by
+    step (`build_loader`), `labels` the tasks that the global batch of each step has a label for (`labels_of_steps`).
 
     Returns:
         Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.

@@ -28,14 +28,13 @@ FORMAT_VERSION = 2
 """2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
 FREE = list_free()
-"""What settings start with that may change while a training is stopped."""
+"""Prefixes of the settings that may change while a training is stopped."""
 
 
 def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> dict[str, Any]:
     """What must stay the same for a run to go on: settings, the weights that it started from, and the data.
 
-    `fingerprint` is that of manifest and prepared cases; the names of settings that may change start with one of
-    `free`.
+    `fingerprint` is that of manifest and prepared cases; `free` are prefixes of the settings that may change.
     """
     flat = flatten(config.model_dump(mode="json"))
     settings = {name: value for name, value in flat.items() if not name.startswith(free)}
@@ -77,15 +76,10 @@ def begin_or_continue(
     free: tuple[str, ...] = FREE,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Marks a folder with what its run was started with, or checks that it still is the same run, see `identify`.
+    """Marks a folder, which the caller has locked, with what its run was started with, or checks that it still is that.
 
-    Args:
-        folder: Run folder, locked by the caller.
-        config: Settings of this start.
-        fingerprint: Of manifest and prepared cases.
-        fresh: Move an older run in this folder aside, under a name of its own, and start anew.
-        free: How the names of settings that may change start.
-        extra: What else must stay the same, by name; JSON values.
+    See `identify` for config, fingerprint and `free`; `extra` is what else must stay the same, by name, as JSON values.
+    With `fresh` an older run in this folder is moved aside, and a new one is begun.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
@@ -212,9 +206,9 @@ def open_run(
     Args:
         config: All settings.
         inputs: What `check_inputs` returned.
-        fresh: Start anew; an older run of the same name is kept aside.
-        free: How the names of settings that may change while the run is stopped start.
-        extra: What else must stay the same, see `begin_or_continue`.
+        fresh: See `begin_or_continue`, as for `free` and `extra`.
+        free: Prefixes of the settings that may change while the run is stopped.
+        extra: What else must stay the same.
         check: Called with the locked folder; raises if the run may not go on.
         parent: Run that this one belongs to in MLflow.
         tell: Called with each of `notes`, unless the run was finished before.
@@ -223,7 +217,7 @@ def open_run(
     Raises:
         InputError: Something is refused; nothing was started.
     """
-    folder = config.output.place
+    folder, manifest = config.output.place, inputs.manifest
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, free, extra)
         if check is not None:
@@ -235,8 +229,8 @@ def open_run(
         if tell is not None:
             for note in notes:
                 tell(note)
-        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
-        tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
+        tags = name_missing(inputs.missing)
+        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, parent, tags=tags)
         run = Run(folder, tracker)
         with closing(tracker):
             yield run
@@ -258,7 +252,7 @@ def run_training(
         launch: How workers are launched.
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each finished epoch and its metrics, in order.
-        parent: Of a cross-validation, whose fold this is; None: a training of its own.
+        parent: The cross-validation whose fold this is; None: a training of its own.
         tell: Called with what will be missing, before anything is trained.
 
     Returns:
@@ -291,8 +285,6 @@ def _train_and_log(
     val = inputs.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
         (path,) = save_figure(figure, folder / name, ("png",))
-        if name == LEARNING_CURVES:
-            tracker.log_figure(path)
-        else:
-            tracker.log_picture(path)
+        log = tracker.log_figure if name == LEARNING_CURVES else tracker.log_picture
+        log(path)
     return history

@@ -27,7 +27,7 @@ CHECKPOINTS_KEPT = 2
 
 
 class Runtime(Protocol):
-    """One rank's view of the machine."""
+    """What one rank runs on."""
 
     rank: int
     world_size: int
@@ -98,17 +98,13 @@ def parallel_options(device: torch.device) -> dict[str, Any]:
 
 @dataclass
 class LocalRuntime:
-    """Runs in this process: one rank, or one of a process group that the caller has set up.
-
-    Args:
-        folder: Where checkpoints are kept, the newest two.
-        device: Device to train on.
-        on_report: Called on rank 0 with the epoch and its metrics.
-    """
+    """Runs in this process: one rank, or one of a process group that the caller has set up."""
 
     folder: Path
+    """Where the newest two checkpoints are kept."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_report: Callable[[int, Mapping[str, float]], None] | None = None
+    """Called on rank 0 with the epoch and its metrics."""
     rank: int = field(default_factory=lambda: dist.get_rank() if dist.is_initialized() else 0)
     world_size: int = field(default_factory=lambda: dist.get_world_size() if dist.is_initialized() else 1)
 
