@@ -9,7 +9,7 @@ from mttu.config.schema import MayChange, Settings
 def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix: str = "") -> tuple[str, ...]:
     """Prefixes of the dotted names of settings that may change while a run is stopped, as each field says.
 
-    `in_rounds`: of a self-training, else of a plain training. The names of the `section` to look in begin with `prefix`.
+    `in_rounds`: of a self-training, else of a plain training; `prefix` is that of the names in `section`.
     """
     found: list[str] = []
     for name, described in section.model_fields.items():
