@@ -161,7 +161,8 @@ def predict_ensemble(
 
 def _average(volumes: Iterable[Tensor | None]) -> Tensor | None:
     """Mean of the volumes that are not None, added up in place of the first, so that few are held at a time."""
-    total, count = None, 0
+    total: Tensor | None = None
+    count = 0
     for volume in volumes:
         if volume is not None:
             total = volume if total is None else total.add_(volume)

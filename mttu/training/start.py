@@ -24,6 +24,10 @@ from mttu.patients import KnownPatients
 from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
+_DECISIVE = ("network.", "data.modalities")
+"""Prefixes of the settings that a training shares with the one whose weights it starts from."""
+_DECISIVE_OF_STATE = ("loss.task_weighting", "optim.amsgrad")
+"""Those that it shares as well where it keeps the state of the optimiser."""
 
 
 def digest_weights(folder: Path) -> str:
@@ -62,17 +66,6 @@ def identify_start(config: Config) -> str | None:
     return f"weights {digest_weights(start)}{kept}"
 
 
-def _describe(config: Config, with_optimiser: bool) -> dict[str, Any]:
-    """Settings that must be equal: the network and its channels; with the optimiser also what it keeps a state of."""
-    parts: dict[str, Any] = {
-        "network": config.network.model_dump(mode="json"),
-        "data.modalities": list(config.data.modalities),
-    }
-    if with_optimiser:
-        parts |= {"loss.task_weighting": config.loss.task_weighting, "optim.amsgrad": config.optim.amsgrad}
-    return flatten(parts)
-
-
 def check_start(config: Config) -> list[str]:
     """Why a training cannot start from `train.start_from`; empty if it can, or if that is not set."""
     start = config.train.start_from
@@ -83,12 +76,13 @@ def check_start(config: Config) -> list[str]:
     except InputError as error:
         return [f"train.start_from: {problem}" for problem in error.problems]
     kept = config.train.start_optimiser == "kept"
-    before, now = (_describe(one, kept) for one in (trained, config))
+    before, now = (flatten(one.model_dump(mode="json")) for one in (trained, config))
+    decisive = (*_DECISIVE, *_DECISIVE_OF_STATE) if kept else _DECISIVE
     problems = [
         f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
         "set it back, or start from other weights"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if name.startswith(decisive) and before.get(name) != now.get(name)
     ]
     if kept and not (start / STATE).is_file():
         problems.append(
@@ -99,7 +93,7 @@ def check_start(config: Config) -> list[str]:
 
 
 def read_start_patients(config: Config) -> KnownPatients | None:
-    """The patients that the weights to start from were trained on; None where they do not say."""
+    """The patients that the weights to start from were trained on, none for random weights; None where unknown."""
     start = config.train.start_from
     return KnownPatients() if start is None else read_learned_from(start)
 

@@ -50,12 +50,9 @@ def test_accumulation_is_called_a_change_of_recipe():
         "gradients are those of all 4, but batch norm sees 2 at a time; train.batch_per_worker=4 avoids it, if it fits"
     )
     uneven = override(Config(), {"train.global_batch": 12, "train.batch_per_worker": 4})
-    assert "2 micro-batches of 3 on each of 2 workers, the largest equal part up to train.batch_per_worker=4; " in str(
-        describe_accumulation(uneven.train, 2)
-    )
-    assert "batch norm sees 6 at a time; train.batch_per_worker=6 avoids it" in str(
-        describe_accumulation(uneven.train, 2)
-    )
+    said = describe_accumulation(uneven.train, 2)
+    assert "2 micro-batches of 3 on each of 2 workers, the largest equal part up to train.batch_per_worker=4; " in said
+    assert "batch norm sees 6 at a time; train.batch_per_worker=6 avoids it" in said
 
 
 @pytest.mark.parametrize(("name", "expected"), [("small", (2, 2)), ("demo", (4, 4))])
