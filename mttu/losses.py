@@ -22,10 +22,8 @@ from mttu.data.labels import WHOLE_TUMOUR
 def combine(sums: Tensor, total: Tensor, gradient_scale: float) -> Tensor:
     """The value of the sums over the global batch, with the gradient of this part of it; bit-equal on every rank.
 
-    Args:
-        sums: Of this rank, or of one of its micro-batches, with gradient.
-        total: The same sums over all ranks and micro-batches, without gradient.
-        gradient_scale: Factor on the gradient; the world size where gradients are averaged over ranks afterwards.
+    `sums` are of this rank or one of its micro-batches, with gradient; `total` are the same over all, without. The
+    gradient is multiplied by `gradient_scale`: the world size where gradients are averaged over ranks afterwards.
     """
     return total + gradient_scale * (sums - sums.detach())
 
@@ -115,11 +113,8 @@ def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
     """Segmentation loss of a global batch: (n_full L_full + n_wt L_wt) / (n_full + n_wt), n counts samples.
 
     So a sample weighs the same whichever mask it has. Without a sample of the second kind it is L_full to the bit.
-
-    Args:
-        full: `segmentation_sums` over all ranks of the samples with a mask of all parts.
-        whole: `whole_tumour_sums` over all ranks.
-        settings: As for the sums.
+    `full` are the `segmentation_sums` over all ranks of the samples with a mask of all parts, `whole` the
+    `whole_tumour_sums`.
     """
     loss = segmentation_loss(full, settings)
     if not bool(whole[-1] > 0):

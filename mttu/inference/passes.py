@@ -55,16 +55,8 @@ def run_passes(
     by pass. A pass has the same masks in every window of the case: masks drawn anew per window would average out, and
     the deviation over passes would shrink with the number of windows.
 
-    Args:
-        network: On `device`, in evaluation mode, with an IDH head.
-        image: (C, H, W, D), any float type and device; a volume smaller than the window is padded with zeros.
-        case_id: Case that the masks belong to.
-        patch_size: Window in voxels.
-        settings: Passes, active dropout, seed.
-        inference: Overlap of the windows.
-        device: Where the passes run.
-        precision: `bfloat16` runs the forward pass under autocast.
-        member: Number of the network in its ensemble, which decides its masks.
+    The image is (C, H, W, D), of any float type and device; the network is on `device`, in evaluation mode, with an IDH
+    head. The case and the number of the network in its ensemble (`member`) decide the masks.
 
     Raises:
         InputError: See `IdhPasses` and `explain_windows`.

@@ -212,7 +212,7 @@ def segment(
     Args:
         probabilities: (4, H, W, D).
         settings: `min_enhancing_mm3`; 0 leaves the labels as they are.
-        voxel_volume_mm3: Volume of a voxel of this grid.
+        voxel_volume_mm3: Of this grid.
         tells_parts: False for a network that learned the whole tumour only, see `MttuNet.learned_parts`.
 
     Returns:

@@ -130,8 +130,7 @@ def calibrate_training(best: Path, predictions: Sequence[HeldOut]) -> None:
 def pool_folds(places: Sequence[Path]) -> OutOfFold:
     """Puts the folds' held-out predictions together: each by the one network that was not trained on the case's fold.
 
-    Args:
-        places: Folder of each fold, in order, with `held_out.json` and the weights that it is of.
+    The folders of the folds are in order, each with `held_out.json` and the weights that it is of.
 
     Raises:
         InputError: A `held_out.json` is damaged.

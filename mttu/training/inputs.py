@@ -54,10 +54,7 @@ class Inputs:
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
     """Reads the manifest; checks modalities, labels, prepared cases, their sources, batches and weights to start from.
 
-    Args:
-        config: All settings.
-        splits: Those whose cases have to be prepared.
-        manifest: Replaces what `data.manifest` holds, e.g. by a fold of it.
+    The cases of `splits` have to be prepared; `manifest` replaces what `data.manifest` holds, e.g. by a fold of it.
 
     Raises:
         InputError: Lists every problem.

@@ -42,9 +42,7 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
 
     No rank waits for one that stopped: what may fail on one machine alone comes first, see `mttu.training.runtime`.
 
-    Args:
-        task: What to train, or a function that reads it.
-        runtime: Where to train.
+    The task may be a function that reads it.
 
     Returns:
         The final state, the same on every rank; only rank 0 knows the patients that it learned from.

@@ -207,11 +207,7 @@ def _name(runtime: Runtime) -> str:
 
 
 def check_same(runtime: Runtime, seen: Mapping[str, str]) -> None:
-    """Refuses ranks that read different things, e.g. an outdated copy of the cache on one node.
-
-    Args:
-        runtime: Of this rank.
-        seen: Name, e.g. `case A`, to what this rank read under it.
+    """Refuses ranks that read different things under a name such as `case A`, e.g. an old copy of the cache on one node.
 
     Raises:
         AgreedError: On every rank; names the rank and what differs from rank 0.
