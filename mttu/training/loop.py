@@ -32,7 +32,6 @@ from mttu.training.runtime import Runtime, agreeing, check_same, gather_over_ran
 from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 
-
 Seen = tuple[tuple[str, ...], Tensor]
 """Case ids of a batch, and (2, B) bool: whether each sample's image, and the network's output for it, is finite."""
 

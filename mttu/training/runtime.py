@@ -207,7 +207,7 @@ def _name(runtime: Runtime) -> str:
 
 
 def check_same(runtime: Runtime, seen: Mapping[str, str]) -> None:
-    """Refuses ranks that read different things under a name such as `case A`, e.g. an old copy of the cache on one node.
+    """Refuses ranks that read different things under a name such as `case A`, e.g. where a node has an old cache.
 
     Raises:
         AgreedError: On every rank; names the rank and what differs from rank 0.
