@@ -2,11 +2,11 @@
 
 Each loss is a function of sums over samples and voxels. A rank computes its own sums; `combine` replaces their values
 by the sums over the global batch and keeps the rank's own gradient, so that gradients added up over ranks equal those
-of one process on the whole batch. The same holds for micro-batches, the parts that a rank takes its share in. Shapes: B
-samples of the rank or of a part, K segmentation classes, H x W x D voxels.
+of one process on the whole batch. The same holds for the micro-batches of a rank. Shapes: B samples of the rank or
+micro-batch, K labels, H x W x D voxels.
 
-A mask that knows the whole tumour only supervises two classes: background, with the network's probability p0, and whole
-tumour, with the sum of the others. Its samples have a loss of their own, see `whole_tumour_sums` and `mix_losses`.
+A mask of the whole tumour only supervises two labels: background, with the network's probability p0, and whole tumour,
+with the sum of the others. Its samples have a loss of their own, see `whole_tumour_sums` and `mix_losses`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,46 +19,31 @@ from mttu.config import LossSettings
 from mttu.data.labels import WHOLE_TUMOUR
 
 
-def combine(sums: Tensor, total: Tensor, gradient_scale: float = 1.0) -> Tensor:
-    """The value of the sums over the global batch, with the gradient of this part of it.
+def combine(sums: Tensor, total: Tensor, gradient_scale: float) -> Tensor:
+    """The value of the sums over the global batch, with the gradient of this part of it; bit-equal on every rank.
 
-    Args:
-        sums: Of this rank, or of one of its micro-batches, with gradient.
-        total: The same sums over all ranks and micro-batches, without gradient.
-        gradient_scale: Factor on the gradient; the world size where gradients are averaged over ranks afterwards.
-
-    Returns:
-        Same shape; the value is bit-equal on every rank.
+    `sums` are of this rank or one of its micro-batches, with gradient; `total` are the same over all, without. The
+    gradient is multiplied by `gradient_scale`: the world size where gradients are averaged over ranks afterwards.
     """
     return total + gradient_scale * (sums - sums.detach())
 
 
-def _foreground(settings: LossSettings) -> slice:
-    return slice(0 if settings.include_background else 1, None)
-
-
-def dice_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
+def _dice_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
     """Sums that the Dice loss (eq. 13) is a function of.
 
-    Args:
-        logits: (B, K, H, W, D).
-        seg: Class of each voxel, (B, H, W, D), integer.
-        has_seg: (B,) bool; a sample without a mask contributes nothing.
-        settings: Pooling, classes and epsilon.
-
     Returns:
-        Pooled over the batch: (2K' + 1,) intersections, sizes and the number of samples with a mask, K' classes.
+        Pooled over the batch: (2K' + 1,) intersections, sizes and the number of samples with a mask, K' labels.
         Per sample: (2,) the sum of the samples' losses and the number of samples with a mask.
     """
     probabilities = logits.float().softmax(dim=1)
-    classes = range(logits.shape[1])[_foreground(settings)]
     keep = has_seg.to(probabilities.dtype)
     intersections, sizes = [], []
-    for index in classes:  # class by class: a one-hot mask of all classes would double the memory of the loss
-        of_class = (seg == index).to(probabilities.dtype)
-        predicted = probabilities[:, index]
-        intersections.append((predicted * of_class).sum(dim=(1, 2, 3)))
-        sizes.append(predicted.sum(dim=(1, 2, 3)) + of_class.sum(dim=(1, 2, 3)))
+    # label by label: a one-hot mask of all labels would double the memory of the loss
+    for label in range(0 if settings.include_background else 1, logits.shape[1]):
+        of_label = (seg == label).to(probabilities.dtype)
+        predicted = probabilities[:, label]
+        intersections.append((predicted * of_label).sum(dim=(1, 2, 3)))
+        sizes.append(predicted.sum(dim=(1, 2, 3)) + of_label.sum(dim=(1, 2, 3)))
     intersection, size = torch.stack(intersections, dim=1), torch.stack(sizes, dim=1)  # (B, K') each
     if settings.dice_pool == "batch":
         return torch.cat([keep @ intersection, keep @ size, keep.sum()[None]])
@@ -66,7 +51,7 @@ def dice_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettin
     return torch.stack([keep @ per_sample, keep.sum()])
 
 
-def dice_loss(sums: Tensor, settings: LossSettings) -> Tensor:
+def _dice_loss(sums: Tensor, settings: LossSettings) -> Tensor:
     """Dice loss (eq. 13) from the sums over all ranks, a scalar in [0, 1]."""
     if settings.dice_pool == "sample":
         return sums[0] / sums[1].clamp(min=1)
@@ -74,35 +59,31 @@ def dice_loss(sums: Tensor, settings: LossSettings) -> Tensor:
     return 1 - 2 * (sums[:count] / (sums[count:-1] + settings.dice_epsilon)).mean()
 
 
-def cross_entropy_sums(logits: Tensor, seg: Tensor, has_seg: Tensor) -> Tensor:
-    """Sums that the voxel-wise cross entropy is a function of; every class counts, and every voxel the same.
+def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
+    """Sums that the chosen segmentation loss is a function of; those of parts of a batch add up to those of the batch.
 
     Args:
         logits: (B, K, H, W, D).
-        seg: Class of each voxel, (B, H, W, D), integer.
+        seg: Label of each voxel, (B, H, W, D), integer.
         has_seg: (B,) bool; a sample without a mask contributes nothing.
+        settings: Kind of loss, pooling, labels and epsilon.
 
     Returns:
-        (2,) sum over voxels of -log p of the true class, and the number of voxels, of the samples with a mask.
-    """
-    losses = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR)
-    keep = has_seg.to(losses.dtype)
-    return torch.stack([keep @ losses.sum(dim=(1, 2, 3)), keep.sum() * seg.shape[1:].numel()])
-
-
-def segmentation_sums(logits: Tensor, seg: Tensor, has_seg: Tensor, settings: LossSettings) -> Tensor:
-    """Sums of the chosen segmentation loss; the last one is 0 if no sample has a mask. See `dice_sums`.
-
-    Sums of parts of a batch add up to those of the batch, whichever loss is chosen.
+        Dice: see `_dice_sums`. Focal: (2,) sum over voxels of the focal loss, and the number of voxels, of the samples
+        with a mask. Dice and cross entropy: the same two of the cross entropy, then those of Dice. The last one is 0 if
+        no sample has a mask.
     """
     if settings.segmentation == "dice":
-        return dice_sums(logits, seg, has_seg, settings)
-    if settings.segmentation == "dice_ce":
-        return torch.cat([cross_entropy_sums(logits, seg, has_seg), dice_sums(logits, seg, has_seg, settings)])
-    log_true = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR).neg()
-    focal = -((1 - log_true.exp()) ** settings.focal_gamma) * log_true
-    keep = has_seg.to(focal.dtype)
-    return torch.stack([keep @ focal.sum(dim=(1, 2, 3)), keep.sum() * seg.shape[1:].numel()])
+        return _dice_sums(logits, seg, has_seg, settings)
+    losses = F.cross_entropy(logits.float(), seg.long(), reduction="none", ignore_index=WHOLE_TUMOUR)
+    if settings.segmentation == "focal":
+        log_true = losses.neg()
+        losses = -((1 - log_true.exp()) ** settings.focal_gamma) * log_true
+    keep = has_seg.to(losses.dtype)
+    sums = torch.stack([keep @ losses.sum(dim=(1, 2, 3)), keep.sum() * seg.shape[1:].numel()])
+    if settings.segmentation == "focal":
+        return sums
+    return torch.cat([sums, _dice_sums(logits, seg, has_seg, settings)])
 
 
 def segmentation_loss(sums: Tensor, settings: LossSettings) -> Tensor:
@@ -111,26 +92,17 @@ def segmentation_loss(sums: Tensor, settings: LossSettings) -> Tensor:
     Dice (eq. 13), the mean focal loss over voxels, or the weighted sum of Dice and mean cross entropy over voxels.
     """
     if settings.segmentation == "dice":
-        return dice_loss(sums, settings)
+        return _dice_loss(sums, settings)
     per_voxel = sums[0] / sums[1].clamp(min=1)
     if settings.segmentation == "focal":
         return per_voxel
-    return settings.dice_weight * dice_loss(sums[2:], settings) + settings.ce_weight * per_voxel
+    return settings.dice_weight * _dice_loss(sums[2:], settings) + settings.ce_weight * per_voxel
 
 
 def whole_tumour_sums(logits: Tensor, seg: Tensor, only_wt: Tensor, settings: LossSettings) -> Tensor:
-    """Sums of the same loss over the samples whose mask knows the whole tumour only.
+    """`segmentation_sums` of two labels over the samples (`only_wt`, (B,) bool) whose mask has the whole tumour only.
 
-    The network's classes become two, background and whole tumour, with the probabilities p0 and p1 + ... + p(K-1).
-
-    Args:
-        logits: (B, K, H, W, D).
-        seg: (B, H, W, D), integer; above 0 is tumour.
-        only_wt: (B,) bool; the other samples contribute nothing.
-        settings: As for `segmentation_sums`.
-
-    Returns:
-        As `segmentation_sums`, of two classes.
+    The labels are background and whole tumour (`seg` above 0), with the probabilities p0 and p1 + ... + p(K-1).
     """
     chosen = logits[only_wt].float()
     two_classes = torch.stack([chosen[:, 0], chosen[:, 1:].logsumexp(dim=1)], dim=1)
@@ -141,16 +113,13 @@ def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
     """Segmentation loss of a global batch: (n_full L_full + n_wt L_wt) / (n_full + n_wt), n counts samples.
 
     So a sample weighs the same whichever mask it has. Without a sample of the second kind it is L_full to the bit.
-
-    Args:
-        full: Sums over all ranks of the samples with a mask of all parts, see `segmentation_sums`.
-        whole: Those of the samples whose mask knows the whole tumour only, see `whole_tumour_sums`.
-        settings: As for the sums.
+    `full` are the `segmentation_sums` over all ranks of the samples with a mask of all parts, `whole` the
+    `whole_tumour_sums`.
     """
     loss = segmentation_loss(full, settings)
     if not bool(whole[-1] > 0):
         return loss
-    # all patches have one size, so counts of voxels (focal loss) weigh as counts of samples do
+    # all patches have one size, so counts of voxels (focal loss) give the same weights as counts of samples
     return (full[-1] * loss + whole[-1] * segmentation_loss(whole, settings)) / (full[-1] + whole[-1])
 
 
@@ -182,10 +151,9 @@ def idh_loss(sums: Tensor) -> Tensor:
 
 
 def idh_class_weights(labels: Sequence[int]) -> tuple[float, float]:
-    """Weights of wild type and mutant (below eq. 14): each class weighs the other's share; unknown (-1) is left out.
+    """(w_wild, w_mutant) = (N_mutant, N_wild) / (N_mutant + N_wild), below eq. 14; unknown (-1) is left out.
 
-    Returns:
-        (w_wild, w_mutant) = (N_mutant, N_wild) / (N_mutant + N_wild); (0.5, 0.5) without any label.
+    (0.5, 0.5) without any known status.
     """
     mutant, wild = labels.count(1), labels.count(0)
     known = mutant + wild
@@ -195,8 +163,8 @@ def idh_class_weights(labels: Sequence[int]) -> tuple[float, float]:
 class TaskWeighting(nn.Module):
     """Uncertainty weighting (eq. 15; Cipolla, Gal and Kendall, CVPR 2018): 0.5 exp(-2 s) L + s with s = log(sigma).
 
-    Its parameters see the losses of the whole global batch on every rank and stay bit-equal without communication.
-    With equal weights (Table V) it has none.
+    Its parameters see the losses of the global batch on every rank and stay bit-equal without communication. With equal
+    weights (Table V) it has none.
     """
 
     def __init__(self, tasks: Sequence[str], settings: LossSettings) -> None:
@@ -212,8 +180,7 @@ class TaskWeighting(nn.Module):
             losses: Task to its loss over the global batch.
             labelled: Task to whether the global batch has any label for it. Without one the whole term, its sigma
                 included, is left out; the loss stays in the graph with a gradient of zero.
-            learn: Whether the sigmas get a gradient. That of the whole global batch comes with each micro-batch, and
-                must count once.
+            learn: Whether the sigmas get a gradient: in one micro-batch of a step only, as it is of the global batch.
         """
         terms = []
         for task, loss in losses.items():

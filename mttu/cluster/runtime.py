@@ -5,29 +5,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
-from torch import Tensor, nn
+from torch import nn
 
 from mttu.config import Config
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import Task
 from mttu.training.loop import fit
 from mttu.training.run import task_of
-from mttu.training.runtime import (
-    AgreedError,
-    WriteCheckpoint,
-    epoch_name,
-    gather_over_ranks,
-    parallel_options,
-    prepare_for_device,
-    sum_over_ranks,
-)
-
-Row = TypeVar("Row")
+from mttu.training.runtime import AgreedError, WriteCheckpoint, epoch_name, parallel_options, prepare_for_device
 
 
 class RayRuntime:
@@ -46,14 +36,6 @@ class RayRuntime:
             network, move_to_device=False, parallel_strategy_kwargs=parallel_options(self.device)
         )
         return prepared
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """See `Runtime`."""
-        return sum_over_ranks(tensor)
-
-    def gather(self, rows: list[Row]) -> list[Row]:
-        """See `Runtime`."""
-        return gather_over_ranks(rows)
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
         """See `Runtime`."""

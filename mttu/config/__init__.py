@@ -17,13 +17,7 @@ from mttu.config.data import (
     PrepareSettings,
 )
 from mttu.config.earlier import GONE, complete
-from mttu.config.network import (
-    ConvolutionSettings,
-    DropoutSettings,
-    IdhHeadSettings,
-    NetworkSettings,
-    TransformerSettings,
-)
+from mttu.config.network import NetworkSettings
 from mttu.config.schema import MAY_CHANGE, OUTSIDE_OF_TRAINING, Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
 from mttu.config.self_training import SelfTrainingSettings
@@ -41,24 +35,13 @@ from mttu.errors import InputError, raise_if_any
 __all__ = [
     "AugmentSettings",
     "Config",
-    "ConvolutionSettings",
-    "DataSettings",
-    "DropoutSettings",
-    "IdhHeadSettings",
     "InferenceSettings",
     "LossSettings",
     "MetricSettings",
     "MonteCarloSettings",
     "NetworkSettings",
-    "OptimSettings",
-    "OutputSettings",
-    "PatchSettings",
     "PrepareSettings",
     "SelectionSettings",
-    "SelfTrainingSettings",
-    "TrackingSettings",
-    "TrainSettings",
-    "TransformerSettings",
     "WorkerSettings",
     "flatten",
     "load_stored_config",
@@ -75,7 +58,7 @@ _MOST_BRACKETS = 20
 _TAGS = "tag:yaml.org,2002:"
 _NUMBER_TAGS = {f"{_TAGS}int", f"{_TAGS}float"}
 _MOST_DIGITS = 20
-"""Of a whole number, with its sign: 64 bits. Python writes out none of more than 4300."""
+"""Of a whole number, with its sign: 64 bits. Python refuses to print more than 4300."""
 _NOTHING = {"", "null", "~"}
 
 
@@ -140,7 +123,7 @@ def _validated(content: Any, source: str) -> Config:
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            # pydantic puts the member of a tagged union into the name; the dotted name has no such part
+            # pydantic names the member of a tagged union, which the dotted name lacks
             name = ".".join(str(part) for part in item["loc"] if part not in _UNION_TAGS) or "config"
             shows_value = item["type"] not in {"missing", "value_error", "union_tag_invalid", "union_tag_not_found"}
             reason = item["msg"].removeprefix("Value error, ")
@@ -154,7 +137,7 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
     Args:
         config: Settings to start from.
         changes: Dotted name to value, e.g. `{"optim.lr": 1e-4}`; a nested mapping counts as its dotted names. Where a
-            `kind` changes, that member of the union starts from its own defaults, and the other changes come after it.
+            `kind` changes, that member of the union starts from its own defaults before the other changes.
         source: Where the changes come from, for the error message.
 
     Raises:
@@ -180,17 +163,17 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
         elif leaf == "kind" and section["kind"] != value:
             section.clear()
             section["kind"] = value
-        elif value != {}:  # a section without content changes nothing
+        elif value != {}:  # an empty section changes nothing
             section[leaf] = value
     raise_if_any(problems)
     return _validated(content, source)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """Turns `["optim.lr=1e-4"]` into `{"optim.lr": "1e-4"}`; the setting decides what the text means.
+    """Turns `["optim.lr=1e-4"]` into `{"optim.lr": "1e-4"}`; the setting's type decides what the text means.
 
-    So a run may be named `007` or `1e-4`. Values in brackets, braces or quotes are read as YAML; nothing, `null` and
-    `~` mean None.
+    So a run may be named `007` or `1e-4`. Values in brackets, braces or quotes are read as YAML; an empty text, `null`
+    and `~` mean None.
 
     Raises:
         InputError: An argument without `=`, or with a value that is not YAML.
@@ -212,9 +195,9 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """The safe loader without aliases, by which a file of half a kilobyte can name a billion values, and without
-    brackets in so many brackets that it takes minutes to read them, or numbers in base 60 of so many digits. Nor does
-    it take tags, for PyYAML fails in any way at all on a text that is not what its tag says (`!!bool abc`).
+    """The safe loader, but it refuses aliases, by which half a kilobyte can expand to a billion values; brackets nested
+    so deeply, or numbers in base 60 so long, that they take minutes; and tags, on which PyYAML fails in unforeseen ways
+    where a text does not fit (`!!bool abc`).
     """
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
@@ -251,11 +234,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text, by the safe loader, without aliases.
+    """The value of a YAML text.
 
     Raises:
-        ValueError: It is longer than `LONGEST_YAML`, nested too deeply, holds an alias, a tag or too long a number, or
-            is not YAML.
+        ValueError: Longer than `LONGEST_YAML`, refused by `_PlainLoader`, or not YAML.
     """
     if len(text) > LONGEST_YAML:
         raise ValueError(f"longer than {LONGEST_YAML} characters; settings take a few thousand")
@@ -307,7 +289,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_stored_config(path: Path) -> Config:
-    """Reads all settings of a training from the YAML file that this or an earlier version kept with it.
+    """Reads all settings of a training from the YAML file that this or an earlier version stored with it.
 
     Raises:
         InputError: See `read_yaml` and `override`.

@@ -1,4 +1,4 @@
-"""How the patches of a step are dealt to workers, and each worker's to micro-batches."""
+"""How the patches of a step are dealt to workers and micro-batches."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,10 @@ from mttu.errors import InputError
 
 @dataclass(frozen=True)
 class BatchShares:
-    """Equal shares of a global batch: `num_workers` x `micro_batches` x `held` patches."""
+    """Equal shares of a global batch: each worker takes `micro_batches` x `held` patches."""
 
-    num_workers: int
     micro_batches: int
-    """Parts that a worker's share is taken in, one after the other; their gradients add up to those of the step."""
+    """Taken one after the other; their gradients add up to those of the step."""
     held: int
     """Patches that a worker holds at once."""
 
@@ -25,34 +24,31 @@ class BatchShares:
 def share_batch(train: TrainSettings, num_workers: int) -> BatchShares:
     """Deals `train.global_batch` to workers, and a worker's share to the fewest equal micro-batches.
 
-    A worker holds the largest number of patches at once that divides its share and is at most `train.batch_per_worker`:
-    micro-batches of one size, because batch norm would see those of another size as other data.
+    A worker holds the largest number of patches at once that divides its share and is at most `train.batch_per_worker`.
+    Micro-batches are of one size, because the statistics of batch norm depend on it.
 
     Raises:
         InputError: The global batch cannot be dealt equally; says what can.
     """
     total = train.global_batch
     if total % num_workers:
-        fits = [str(number) for number in range(1, total + 1) if total % number == 0]
+        *smaller, largest = [str(number) for number in range(1, total + 1) if total % number == 0]
+        fits = f"{', '.join(smaller)} or {largest}" if smaller else largest
         reason = "is more than" if num_workers > total else "does not divide"
         near = max(1, round(total / num_workers)) * num_workers
         raise InputError(
             f"workers.num_workers: {num_workers} {reason} train.global_batch ({total}), whose patches are dealt "
-            f"equally to all workers; set workers.num_workers to {_join(fits)}, or train.global_batch to a multiple of "
+            f"equally to all workers; set workers.num_workers to {fits}, or train.global_batch to a multiple of "
             f"{num_workers}, such as {near}, which is another recipe: other steps an epoch, and a learning rate that "
             "was chosen for another batch"
         )
     share = total // num_workers
     held = max(size for size in range(1, min(share, train.batch_per_worker) + 1) if share % size == 0)
-    return BatchShares(num_workers, share // held, held)
-
-
-def _join(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return BatchShares(share // held, held)
 
 
 def describe_accumulation(train: TrainSettings, num_workers: int) -> str | None:
-    """What it means for a recipe that workers take their shares in micro-batches; None where they don't."""
+    """How micro-batches change the recipe, in a sentence; None where a worker takes its share at once."""
     shares = share_batch(train, num_workers)
     if shares.micro_batches == 1:
         return None

@@ -14,11 +14,11 @@ Modality = Literal["flair", "t1ce", "t1", "t2"]
 
 
 class PrepareSettings(Settings):
-    """One case in, one cached case out (section V-A); its hash decides whether a cached case is still true."""
+    """One case in, one cached case out (section V-A); their hash decides whether a cached case is still valid."""
 
     spacing_mm: Annotated[float, Field(ge=0.3)] = 1.0
-    """Isotropic voxel spacing in mm (section V-A). At least 0.3: finer than MRI of a head is taken, and a foreign file
-    could ask for a grid that fills the memory, which grows with the inverse cube."""
+    """Isotropic voxel spacing in mm (section V-A). At least 0.3, finer than MRI of a head: memory grows with the
+    inverse cube, and settings from others could fill it."""
     field_of_view: Literal["brain", "full"] = "brain"
     """Keep the brain's bounding box plus a margin, or the whole grid. Not stated in the paper; brain, because crops
     outside of the head teach nothing."""
@@ -61,11 +61,11 @@ class AugmentSettings(Settings):
 
 
 class PatchSettings(Settings):
-    """Size of what the network sees."""
+    """Size of the network's input."""
 
     size: tuple[WindowSize, WindowSize, WindowSize] = (128, 128, 128)
     """Training crop and inference window in voxels (section V-B.1); a multiple of 8 on each axis, and at most
-    256x256x256 voxels, eight times the paper's: a foreign file could else ask for windows that fill the memory."""
+    256x256x256 voxels, eight times the paper's: settings from others could ask for windows that fill the memory."""
 
     @model_validator(mode="after")
     def _check_multiple(self) -> "PatchSettings":
@@ -82,18 +82,17 @@ EmptyHd95 = Literal["exclude", "brats2020", "brats2023"]
 
 
 class MetricSettings(Settings):
-    """Empty masks: one convention for validation, test, evaluation and every figure, see `mttu.metrics.empty_masks`."""
+    """Empty masks: one convention for validation, test, evaluation and figures, see `mttu.metrics.empty_masks`."""
 
     empty_dice: EmptyDice = "brats"
     """`brats`: both masks empty 1, only one empty 0; `exclude`: cases without a true region are left out, a missed
-    region has 0. Not stated in the paper; `brats`, as in the authors' release: then every case counts, whatever is
-    predicted, so that false alarms cost and the checkpoints that validation chooses from are compared on the same
-    cases."""
+    region has 0. Not stated in the paper; `brats`, as in the authors' release: every case counts, whatever is
+    predicted, so false alarms cost and checkpoints are compared on the same cases."""
     empty_hd95: Annotated[EmptyHd95, MAY_CHANGE] = "exclude"
     """`exclude`: no distance unless both masks hold the region; `brats2020`, `brats2023`: both empty 0 mm, only one
     empty 373.12866 or 374 mm. Not stated in the paper; `exclude`, as in the authors' release: the standard deviations
-    of its tables (section V) leave no room for one such penalty."""
+    of its tables (section V) are too small for a single such penalty."""
 
 
 RELEASE_METRICS = MetricSettings()
-"""The defaults, which are the authors' release."""
+"""As in the authors' release; the defaults."""

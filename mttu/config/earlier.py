@@ -1,8 +1,7 @@
 """Settings as earlier versions stored them, under today's names and with the values that they had then.
 
-Whoever adds a setting adds a line to `NEWER`; whoever changes a preset, one to
-`mttu.search.presets.EARLIER_PRESETS`. Then checkpoints, run folders, rounds and prepared cases of earlier versions stay
-what they were, and go on.
+A new setting needs a line in `NEWER`, a changed preset one in `mttu.search.presets.EARLIER_PRESETS`; then checkpoints,
+run folders, rounds and prepared cases of earlier versions keep their meaning and can be continued.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ NEWER: Mapping[str, Any] = {
     "metrics.empty_dice": "brats",
     "metrics.empty_hd95": "exclude",
 }
-"""Settings that runs of format 1 may lack, by dotted name, with the value that their behaviour had."""
+"""Settings that runs of format 1 may lack, by dotted name, with the value that corresponds to what they did."""
 
 BATCH_SIZE = "train.batch_size"
 """Patches per worker and step, up to format 1: the global batch grew with the number of workers."""
@@ -28,26 +27,22 @@ GONE: Mapping[str, str] = {
     BATCH_SIZE: f"is now two settings; set {GLOBAL_BATCH} (patches of a step, over all workers together) and "
     f"{BATCH_PER_WORKER} (the most that a worker holds at once)"
 }
-"""Names that are no more, and what to do; read where earlier versions stored them, and on the command line."""
+"""Removed names, and what to do; accepted where earlier versions stored them, and on the command line."""
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a run, as some version stored them, as those of today.
-
-    Args:
-        stored: Dotted names to JSON values; `workers.num_workers` is among them.
-    """
+    """All settings of a run (dotted names to JSON values), as some version stored them, as those of today."""
     return {**NEWER, **rename(stored, stored.get(NUM_WORKERS, 1), "stored settings")}
 
 
 def complete_section(prefix: str, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of one section that was stored alone, such as `mc.`; names in it go without the prefix."""
+    """`complete` for one section that was stored alone, e.g. `mc.`; names in it lack the prefix."""
     newer = {name.removeprefix(prefix): value for name, value in NEWER.items() if name.startswith(prefix)}
     return {**newer, **stored}
 
 
 def drop_unchanged(prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section without settings that are newer than format 1 and have the value of then: what its hash is made of."""
+    """A section without the settings of `NEWER` that have their earlier value: what its hash is computed of."""
     return {
         name: value
         for name, value in section.items()
@@ -56,13 +51,12 @@ def drop_unchanged(prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename(settings: Mapping[str, Any], num_workers: Any, source: str) -> dict[str, Any]:
-    """Settings under today's names: so many patches per worker were a global batch of that times the workers.
+    """Settings under today's names: the global batch was `BATCH_SIZE` times the number of workers.
 
     Args:
         settings: Dotted names to values, as text or as numbers.
-        num_workers: Of the run that they are for; one that is no number of workers counts as 1 here and is left to its
-            own setting to refuse.
-        source: Where they come from, for the error message.
+        num_workers: Of the run; an invalid one counts as 1 here, because its own setting refuses it.
+        source: Where the settings come from, for the error message.
 
     Raises:
         InputError: The old name and a new one are both given, or its value is no number of patches.

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 @dataclass(frozen=True)
 class MayChange:
-    """Mark of a setting, or of a section, that may change while a run is stopped: what was done so far stays true.
+    """Mark of a setting, or of a section, that may change while a run is stopped, because results so far stay valid.
 
-    Another device or another number of threads gives other last bits.
+    Another device or another number of threads changes the last bits.
     """
 
     in_rounds: bool = True
-    """Whether in a self-training, too, or in a plain training alone, which has no use for the setting."""
+    """Whether it may change in a self-training as well; a plain training does not use the others."""
 
 
 MAY_CHANGE = MayChange()

@@ -12,7 +12,7 @@ Method = Literal["none", "direct", "PL", "CPL", "UPS"]
 
 
 class MonteCarloSettings(Settings):
-    """Monte Carlo dropout: what a case's IDH prediction varies by (section IV-B)."""
+    """Monte Carlo dropout: the uncertainty of a case's IDH prediction (section IV-B)."""
 
     passes: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Stochastic forward passes T per case (section IV-B: 10)."""
@@ -25,10 +25,10 @@ class MonteCarloSettings(Settings):
     tumour_mask: Literal["predicted", "given"] = "predicted"
     """Mask that a tumour window is centred on: the network's own, or the case's. Not stated in the paper."""
     passes_per_forward: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Passes that go through the network as one batch. Never taken from free memory, because it changes last bits; 1
+    """Passes that go through the network as one batch. Never derived from free memory, because it changes last bits; 1
     needs least memory, more can be faster on a GPU."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the dropout masks; with the case's id and the pass it decides every one of them."""
+    """Seed of the dropout masks, which depend on it, the case's id and the pass alone."""
 
 
 class SelectionSettings(Settings):
@@ -38,7 +38,7 @@ class SelectionSettings(Settings):
     """PL: every prediction; CPL: those confident enough; UPS: those confident and certain enough (Table VII). Without
     predictions: direct, one training from random weights on the labelled cases and the masks of the pool (section V-E,
     the rows with a dagger of Table VI), which has no rounds; none, the rounds of the other methods on those masks, each
-    from the weights of the round before: what pseudo-labels are compared with on equal terms."""
+    from the weights of the round before: the baseline for pseudo-labels."""
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
     """tau_c: least mean probability of the predicted class; for CPL and UPS (section IV-B)."""
     uncertainty_threshold: Annotated[float, Field(ge=0)] = 0.05

@@ -1,4 +1,4 @@
-"""Settings fit to leave the machine they were written on, or to change while a run is stopped."""
+"""Settings that may change while a run is stopped, and settings without what belongs to one machine."""
 
 from typing import Any
 
@@ -7,12 +7,9 @@ from mttu.config.schema import MayChange, Settings
 
 
 def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix: str = "") -> tuple[str, ...]:
-    """What dotted names of settings start with that may change while a run is stopped, as said at each field.
+    """Prefixes of the dotted names of settings that may change while a run is stopped, as each field says.
 
-    Args:
-        in_rounds: Of a self-training; false: of a plain training.
-        section: Where to look.
-        prefix: Of its settings' names.
+    `in_rounds`: of a self-training, else of a plain training; `prefix` is that of the names in `section`.
     """
     found: list[str] = []
     for name, described in section.model_fields.items():
@@ -27,13 +24,12 @@ def list_free(in_rounds: bool = False, section: type[Settings] = Config, prefix:
 
 
 def without_paths(config: Config) -> Config:
-    """Settings without folders and addresses, still valid and of the same result.
+    """Settings with the same result, without folders, which can name people, and addresses, which can hold passwords.
 
-    Names of home folders can identify people, and an address can hold a password. The manifest keeps its file name.
+    The manifest keeps its file name.
     """
-    manifest = config.data.manifest
     changes = {
-        "data.manifest": manifest.name if manifest else None,
+        "data.manifest": config.data.manifest and config.data.manifest.name,
         "data.cache_dir": None,
         "output.folder": config.output.folder.name or ".",
         "tracking.uri": None,

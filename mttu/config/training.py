@@ -21,15 +21,14 @@ class LossSettings(Settings):
     idh: Literal["cross_entropy", "focal"] = "cross_entropy"
     """IDH loss: weighted cross entropy (eq. 14) or its focal form (section V-C.4)."""
     dice_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of Dice in `dice_ce`. Not in the paper; chosen so that the loss is the mean of both, which keeps its size
-    near that of Dice alone."""
+    """Weight of Dice in `dice_ce`. Not in the paper; with both 0.5 the loss is the mean of both, near Dice alone."""
     ce_weight: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the cross entropy in `dice_ce`; one of both must be above 0. Not in the paper; see `dice_weight`."""
     dice_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Constant of eq. (13). Not stated in the paper; chosen as in the authors' release."""
     dice_pool: Literal["batch", "sample"] = "batch"
     """Sum voxels over the global batch before the ratio, or per sample. Not stated in the paper; batch, because a crop
-    without tumour has no gradient on its own."""
+    without tumour has no gradient alone."""
     include_background: bool = False
     """Whether background is one of the K classes of eq. (13). Not stated in the paper."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
@@ -37,7 +36,7 @@ class LossSettings(Settings):
     task_weighting: Literal["uncertainty", "equal"] = "uncertainty"
     """Learned sigmas (eq. 15), or both tasks with weight 1 (Table V)."""
     log_sigma_limit: Annotated[float, Field(gt=0)] = 5.0
-    """log(sigma) is kept within [-x, x] so that no task can be switched off by a run-away weight."""
+    """log(sigma) is kept within [-x, x], so that a diverging weight cannot switch a task off."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> "LossSettings":
@@ -58,8 +57,8 @@ class OptimSettings(Settings):
     poly_power: Annotated[float, Field(ge=0)] = 0.9
     """Power of the polynomial decay to 0 over all epochs. The paper says "decaying"; 0.9 as in the release."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of a step's gradient over all parameters together; a longer one is scaled down to it. null: none, as
-    in the paper, which does not mention any."""
+    """Largest norm of a step's gradient over all parameters; a larger one is scaled down. null: none, as in the paper,
+    which does not mention any."""
 
 
 class TrainSettings(Settings):
@@ -70,30 +69,29 @@ class TrainSettings(Settings):
     steps_per_epoch: Positive | None = None
     """Optimiser steps per epoch; null: as many as it takes to see every training case once."""
     global_batch: Positive = 4
-    """Patches of an optimiser step, over all workers together (section V-B.1: 2 per GPU on 2 GPUs). Steps an epoch and
-    the learning rate rest on it, whatever the number of workers, which has to divide it."""
+    """Patches of an optimiser step, over all workers together (section V-B.1: 2 per GPU on 2 GPUs). Steps per epoch and
+    learning rate depend on it, not on the number of workers, which has to divide it."""
     batch_per_worker: Positive = 2
-    """The most patches that a worker holds at once (section V-B.1: 2 per GPU). A larger share of the global batch is
-    taken in equal micro-batches: the same losses and gradients, but batch norm sees fewer patches at a time, which is a
-    change of recipe."""
+    """The most patches that a worker holds at once (section V-B.1: 2 per GPU). A larger share is taken in equal
+    micro-batches: same losses and gradients, but batch norm sees fewer patches at a time, a change of recipe."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of initial weights, crops, augmentation and dropout."""
     start_from: Path | None = None
     """Checkpoint or run folder whose best weights training starts from; null: random weights."""
     start_optimiser: Literal["fresh", "kept"] = "fresh"
-    """State of the optimiser and of the task weights at the start: fresh, or kept from `start_from`, which then has to
-    be a training checkpoint (`train/epoch_...` in a run folder)."""
+    """State of optimiser and task weights at the start: fresh, or kept from `start_from`, which then has to be a
+    training checkpoint (`train/epoch_...` in a run folder)."""
     validate_every: Positive = 10
-    """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated."""
+    """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated in the paper."""
     checkpoint_every: Positive = 10
     """Epochs between two checkpoints; a validated epoch and the last one always keep one. A kill loses at most these
     epochs."""
     validation_metric: ValidationMetric = "dice_minus_ce"
-    """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; cases without the
-    label in question are left out of its mean."""
+    """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; each mean is over
+    the cases with that label."""
     precision: PrecisionSetting = "auto"
-    """Arithmetic of the forward pass, in training and of the trained network in prediction and scoring; auto: bfloat16
-    autocast on a GPU, float32 on a CPU. The IDH head is in float32 always. Not stated in the paper."""
+    """Arithmetic of the forward pass in training, prediction and scoring; auto: bfloat16 autocast on a GPU, float32 on
+    a CPU. The IDH head is always in float32. Not stated in the paper."""
     loader_workers: Annotated[int, Field(ge=0), MAY_CHANGE] = 0
     """Processes per worker that read patches ahead; 0 reads in the training process."""
 
@@ -109,12 +107,12 @@ class InferenceSettings(Settings):
 
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.125
     """Least overlap of neighbouring windows as a fraction of the window; 0.125 covers 240x240x155 with eight. At most
-    0.9, which reads each voxel up to a thousand times. A case that needs more than 262,144 windows, flips or passes of
-    Monte Carlo dropout counted in, is refused: a foreign file could ask for more, and a case would take weeks."""
+    0.9, which reads each voxel up to a thousand times. A case of more than 262,144 windows (times flips or Monte Carlo
+    passes) is refused, because it would take weeks."""
     flips: bool = False
     """Test-time augmentation: mean softmax over the 8 flips of the three axes."""
     min_enhancing_mm3: Annotated[float, Field(ge=0)] = 0.0
-    """Predicted enhancing tumour of a smaller volume is relabelled NCR/NET; 0 leaves it, 500 is common for BraTS."""
+    """Less predicted enhancing tumour is relabelled NCR/NET; 0 leaves it, 500 is common for BraTS."""
     undecided_band: tuple[float, float] = (0.4, 0.6)
     """IDH-mutant probabilities within this band are flagged as undecided in predictions."""
 
@@ -132,7 +130,7 @@ class TrackingSettings(Settings):
     enabled: bool = True
     """Whether a run is written."""
     uri: str | None = None
-    """Tracking URI; null: what the environment variable MLFLOW_TRACKING_URI says, else a SQLite database `mlflow.db` in
+    """Tracking URI; null: the environment variable MLFLOW_TRACKING_URI, else a SQLite database `mlflow.db` in
     `output.folder`. A run that was begun without the variable goes on without it."""
     experiment: str = "mttu"
     """MLflow experiment name."""

@@ -1,8 +1,8 @@
 """Threshold and calibration of the IDH probability, kept beside the checkpoint or ensemble that they belong to.
 
-They are fitted on probabilities of cases that the network in question did not learn from, and on nothing else: of one
-training on its val cases, which chose the epoch but taught nothing; of the folds of a cross-validation on their pooled
-out-of-fold predictions. `calibration.json` says on how many cases, and where nothing could be fitted, why.
+They are fitted only on cases that the network did not learn from: for one training on its val cases, which chose the
+epoch; for the folds of a cross-validation on their pooled out-of-fold predictions. `calibration.json` says on how many
+cases, and where nothing could be fitted, why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ _MEND = "restore it from a copy, or remove it: then nothing is calibrated"
 
 @dataclass(frozen=True)
 class KeptCalibration:
-    """What was fitted, and on whom; without a threshold nothing was, and `reason` says why."""
+    """What was fitted, and on which cases; without a threshold nothing was, and `reason` says why."""
 
     fitted_on: FittedOn = ""
-    """Which cases: `validation`, or those that each fold of a cross-validation held out."""
+    """`validation`, or `out-of-fold`: the cases that each fold of a cross-validation held out."""
     num_cases: int = 0
     num_mutant: int = 0
     threshold: float | None = None
-    """Least probability, as predicted, that is called mutant: that of the largest Youden index."""
+    """Least predicted probability that is called mutant: that of the largest Youden index."""
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     """By name, `TEMPERATURE` and `WITH_BIAS`."""
     reason: str = ""
@@ -49,7 +49,7 @@ class KeptCalibration:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Windows and flips that the probabilities were made with, see `describe_windows`."""
     patients: KnownPatients | None = field(default_factory=KnownPatients)
-    """Those that it was fitted on; None where it does not say, as one that was taken from MLflow."""
+    """Those that it was fitted on; None where it does not say, e.g. in one taken from MLflow."""
 
     @property
     def fitted(self) -> bool:
@@ -57,7 +57,7 @@ class KeptCalibration:
         return self.threshold is not None
 
     def calibrate(self, mutant_probability: float) -> float | None:
-        """By temperature alone, so that the order of cases and the side of one half stay; None if not determined."""
+        """By temperature alone, which keeps the order of cases and the side of 0.5; None if not determined."""
         found = self.calibrations.get(TEMPERATURE)
         return float(found.apply([mutant_probability])[0]) if found is not None and found.determined else None
 
@@ -80,9 +80,9 @@ class KeptCalibration:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without the patients."""
-        content = asdict(replace(self, patients=None))
+        content = asdict(replace(self, patients=None)) | {"notes": list(self.notes)}
         del content["patients"]
-        return content | {"notes": list(self.notes)}
+        return content
 
 
 def parse_calibration(content: Mapping[str, Any], patients: KnownPatients | None = None) -> KeptCalibration:
@@ -103,15 +103,10 @@ def fit_kept(
     settings: Mapping[str, Any] | None = None,
     patients: KnownPatients | None = None,
 ) -> KeptCalibration:
-    """Threshold, temperature, and temperature with bias; of cases that lack a class, or are not told apart, nothing.
+    """Threshold, temperature, and temperature with bias; nothing where a class is missing or none beats chance.
 
-    Args:
-        mutant_probabilities: Of cases that the network did not learn from.
-        idh: 1 mutant, 0 wild type; one per case.
-        fitted_on: Which cases they are.
-        notes: What was left out.
-        settings: See `describe_windows`.
-        patients: Those of the cases.
+    Probabilities and IDH status (1 mutant, 0 wild type) are of cases that the network did not learn from; the other
+    arguments are fields of `KeptCalibration`.
     """
     mutants = sum(status == IDH_MUTANT for status in idh)
     wild = len(idh) - mutants
@@ -128,16 +123,15 @@ def fit_kept(
             f"the {fitted_on} cases that the network did not learn from are {mutants} mutant and {wild} wild type; "
             "both are needed"
         )
-        return KeptCalibration(**common, reason="; ".join([reason, *notes]))
-    threshold = choose_threshold(mutant_probabilities, idh)
-    if threshold is None:
+    elif (threshold := choose_threshold(mutant_probabilities, idh)) is None:
         reason = f"no threshold parts the {len(idh)} {fitted_on} cases ({mutants} mutant) better than chance"
-        return KeptCalibration(**common, reason="; ".join([reason, *notes]))
-    calibrations = {
-        TEMPERATURE: fit_calibration(mutant_probabilities, idh),
-        WITH_BIAS: fit_calibration(mutant_probabilities, idh, with_bias=True),
-    }
-    return KeptCalibration(**common, threshold=threshold, calibrations=calibrations)
+    else:
+        calibrations = {
+            TEMPERATURE: fit_calibration(mutant_probabilities, idh),
+            WITH_BIAS: fit_calibration(mutant_probabilities, idh, with_bias=True),
+        }
+        return KeptCalibration(**common, threshold=threshold, calibrations=calibrations)
+    return KeptCalibration(**common, reason="; ".join([reason, *notes]))
 
 
 def describe_windows(config: Config) -> dict[str, Any]:
@@ -150,7 +144,7 @@ def describe_windows(config: Config) -> dict[str, Any]:
 
 
 def hold_for(kept: KeptCalibration, config: Config) -> KeptCalibration:
-    """The calibration, or where probabilities are now made in another way than those it was fitted on, why not."""
+    """The calibration, or where these settings make probabilities in another way than it was fitted with, why not."""
     now = describe_windows(config)
     changed = [name for name, value in now.items() if kept.fitted and kept.settings.get(name) != value]
     if not changed:
@@ -160,12 +154,7 @@ def hold_for(kept: KeptCalibration, config: Config) -> KeptCalibration:
 
 
 def write_calibration(folder: Path, kept: KeptCalibration) -> None:
-    """Writes `calibration.json` into a checkpoint or ensemble folder, bound to its weights.
-
-    Args:
-        folder: Holds the weights already.
-        kept: To write.
-    """
+    """Writes `calibration.json` into a checkpoint or ensemble folder, bound to the weights that it already holds."""
     content = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
@@ -176,13 +165,9 @@ def write_calibration(folder: Path, kept: KeptCalibration) -> None:
 
 
 def read_calibration(checkpoint: Path) -> KeptCalibration:
-    """Reads the calibration of a checkpoint that `mttu.networks.ensemble.read_members` reads.
+    """Reads the calibration of a checkpoint or ensemble folder, or of a run folder with either inside.
 
-    A checkpoint without one, such as an older one or an ensemble of hand-picked members, is none to refuse: the reason
-    says so.
-
-    Args:
-        checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
+    One that has none, e.g. an older checkpoint or an ensemble of hand-picked members, gives one that says so.
 
     Raises:
         InputError: `calibration.json` is damaged, of another format, or of other weights.

@@ -11,10 +11,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device(setting: str) -> torch.device:
-    """The device in this process.
-
-    Args:
-        setting: auto, cpu or gpu.
+    """The device in this process; the setting is auto, cpu or gpu.
 
     Raises:
         InputError: Another word, or a GPU is asked for and there is none.
@@ -28,7 +25,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Which device of this process the work runs on, as a user reads it."""
+    """The device, in words for the user."""
     if device.type == "cuda":
         return f"on the GPU: {torch.cuda.get_device_name(device)}"
     return f"on the CPU: {say_count(torch.get_num_threads(), 'thread', 'threads')}"
@@ -37,12 +34,7 @@ def describe_device(device: torch.device) -> str:
 def choose_precision(setting: PrecisionSetting, device: torch.device) -> Precision:
     """Arithmetic of the forward pass, in training, validation, test, prediction and scoring alike.
 
-    The IDH head, from pooling to logits, is in float32 whatever this says.
-
-    Args:
-        setting: `train.precision` of the settings that the network was trained with, or what a command was told in its
-            place. auto: bfloat16 on a GPU, float32 on a CPU.
-        device: Where the network runs.
+    auto: bfloat16 on a GPU, float32 on a CPU. The IDH head, from pooling to logits, is always in float32.
     """
     if setting == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"

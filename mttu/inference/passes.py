@@ -51,21 +51,12 @@ def run_passes(
 ) -> PassLogits:
     """T stochastic passes over one prepared volume, and one without dropout.
 
-    A window is cut as in `mttu.inference.windows.predict_volume`, flips aside; logits are averaged over windows, pass
+    Windows are those of `mttu.inference.windows.predict_volume` without flips; logits are averaged over windows, pass
     by pass. A pass has the same masks in every window of the case: masks drawn anew per window would average out, and
     the deviation over passes would shrink with the number of windows.
 
-    Args:
-        network: On `device`, in evaluation mode, with an IDH head.
-        image: (C, H, W, D), any float type and device; a volume smaller than the window is padded with zeros. One of
-            the window's size is one window.
-        case_id: Case that the masks belong to.
-        patch_size: Window in voxels.
-        settings: Passes, active dropout, seed.
-        inference: Overlap of the windows.
-        device: Where the passes run.
-        precision: `bfloat16` runs the forward pass under autocast.
-        member: Number of the network in its ensemble, which decides its masks.
+    The image is (C, H, W, D), of any float type and device; the network is on `device`, in evaluation mode, with an IDH
+    head. The case and the number of the network in its ensemble (`member`) decide the masks.
 
     Raises:
         InputError: See `IdhPasses` and `explain_windows`.
@@ -74,9 +65,8 @@ def run_passes(
     raise_if_any(explain_windows(image.shape[1:], patch_size, inference.overlap, settings.passes, "mc.passes"))
     idh_passes = IdhPasses(network, settings.active_dropout)
     keys = [name_pass(settings.seed, case_id, number, member) for number in range(settings.passes)]
-    chunks = [
-        keys[start : start + settings.passes_per_forward] for start in range(0, len(keys), settings.passes_per_forward)
-    ]
+    size = settings.passes_per_forward
+    chunks = [keys[start : start + size] for start in range(0, len(keys), size)]
     windows: list[Tensor] = []
 
     def forward(window: Tensor) -> Tensor:
@@ -87,8 +77,9 @@ def run_passes(
         return torch.zeros_like(window[:, :1])  # nothing to blend, but the sliding window wants a volume
 
     volume = image.to(device=device, dtype=torch.float32)
-    devices = [] if device.type == "cpu" else [device]
-    with torch.inference_mode(), torch.random.fork_rng(devices, device_type=_fork_type(device)):
+    on_cpu = device.type == "cpu"
+    fork = torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type)
+    with torch.inference_mode(), fork:
         sliding_window_inference(
             volume[None], tuple(patch_size), sw_batch_size=1, predictor=forward, overlap=inference.overlap
         )
@@ -98,14 +89,10 @@ def run_passes(
     return PassLogits(mean[1:], mean[0])
 
 
-def _fork_type(device: torch.device) -> str:
-    return "cuda" if device.type == "cpu" else device.type
-
-
 def cut_tumour_window(
     image: NDArray[np.float16], classes: NDArray[np.uint8], patch_size: Sequence[int]
 ) -> NDArray[np.float16] | None:
-    """The window whose centre is the centre of the tumour's bounding box, moved inside the volume where it can be.
+    """The window centred on the tumour's bounding box, moved inside the volume where possible; None without tumour.
 
     Args:
         image: (C, H, W, D).
@@ -113,7 +100,7 @@ def cut_tumour_window(
         patch_size: Window in voxels; a volume smaller than it is padded with zeros on both sides.
 
     Returns:
-        (C, *patch_size); None without tumour.
+        (C, *patch_size).
     """
     places = np.nonzero(classes)
     if not len(places[0]):

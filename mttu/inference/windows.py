@@ -3,7 +3,7 @@
 Axes are (C, H, W, D). A window is a forward pass of its own, so a case's result depends on no other case.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -18,14 +18,11 @@ from mttu.data.labels import WHOLE_TUMOUR
 from mttu.errors import raise_if_any
 from mttu.inference.device import Precision
 
-NECROSIS = 1
-"""Class that enhancing tumour of too small a volume is relabelled to: NCR/NET."""
-ENHANCING = 3
-"""Class of enhancing tumour."""
-
+NECROSIS, ENHANCING = 1, 3
+"""Labels: enhancing tumour of too small a volume becomes NCR/NET."""
 MOST_WINDOWS = 2**18
 """Of a case: windows times flips, or times Monte Carlo passes. The paper's window needs half as many for a whole grid
-of 0.5 mm at the largest overlap, flips and all; of small windows that overlap so much there would be 100 million."""
+of 0.5 mm at the largest overlap with flips; small windows at that overlap would be 100 million."""
 
 _AXES = (1, 2, 3)
 _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
@@ -33,10 +30,10 @@ _FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range
 
 @dataclass(frozen=True)
 class VolumePrediction:
-    """What a network says of one volume; None for a task that it has no head for, or whose head never saw a label."""
+    """Prediction for one volume; None for a task that the network has no head for, or whose head never saw a label."""
 
     seg_probabilities: Tensor | None
-    """(4, H, W, D), float32, sums to 1 over classes; on the device of the forward pass."""
+    """(4, H, W, D), float32, sums to 1 over labels; on the device of the forward pass."""
     idh_logits: Tensor | None
     """(F, 2), float32, CPU: mean over windows, one row per flip (F = 1 without test-time augmentation), and those of
     each member of an ensemble."""
@@ -62,14 +59,9 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 def explain_windows(
     shape: Sequence[int], patch_size: Sequence[int], overlap: float, times: int = 1, setting: str = ""
 ) -> list[str]:
-    """Says why a volume has too many windows to go through; nothing if it has not.
+    """Why a volume (H, W, D) has too many windows; empty if it has not.
 
-    Args:
-        shape: Of the volume, (H, W, D).
-        patch_size: Window in voxels.
-        overlap: See `InferenceSettings.overlap`.
-        times: How often a window goes through the network.
-        setting: Which says so.
+    Each window goes through the network `times` times, as the named setting says.
     """
     windows = prod(
         1 + ceil(max(0, extent - side) / max(1, int(side * (1 - overlap))))
@@ -101,8 +93,8 @@ def predict_volume(
     zeros (the background of prepared images).
 
     Args:
-        network: Network already on `device`; left in the mode it was found in. What its `learned_tasks` do not name is
-            not answered; a network without such a list has learned all that it answers.
+        network: Already on `device`; left in the mode it was found in. Tasks that its `learned_tasks` lack are not
+            answered; a network without such a list has learned all of its tasks.
         image: (C, H, W, D), any float type and device.
         patch_size: Window in voxels.
         settings: Overlap and flips.
@@ -113,23 +105,22 @@ def predict_volume(
         InputError: See `explain_windows`.
         FloatingPointError: The network's output is not finite.
     """
-    total: Tensor | None = None
     logits: list[Tensor] = []
     flips: Sequence[tuple[int, ...]] = _FLIPS if settings.flips else _FLIPS[:1]
     raise_if_any(explain_windows(image.shape[1:], patch_size, settings.overlap, len(flips), "inference.flips"))
     volume = image.to(device=device, dtype=torch.float32)
-    with _evaluating(network), torch.inference_mode():
+
+    def predict_flips() -> Iterator[Tensor | None]:
         for axes in flips:
             probabilities, idh_logits = _slide(network, volume.flip(axes), patch_size, settings.overlap, precision)
-            if probabilities is not None:
-                back = probabilities.flip(axes) if axes else probabilities
-                total = back if total is None else total.add_(back)
             if idh_logits is not None:
                 logits.append(idh_logits)
-        if total is not None and len(flips) > 1:
-            total /= len(flips)
-    prediction = VolumePrediction(total, torch.stack(logits).cpu() if logits else None)
-    for name, tensor in (("seg_logits", total), ("idh_logits", prediction.idh_logits)):
+            yield probabilities.flip(axes) if probabilities is not None and axes else probabilities
+
+    with _evaluating(network), torch.inference_mode():
+        mean = _average(predict_flips())
+    prediction = VolumePrediction(mean, torch.stack(logits).cpu() if logits else None)
+    for name, tensor in (("seg_logits", mean), ("idh_logits", prediction.idh_logits)):
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise FloatingPointError(f"the network's {name} are not finite: its weights or this image are damaged")
     return prediction
@@ -143,51 +134,51 @@ def predict_ensemble(
     device: torch.device,
     precision: Precision = "float32",
 ) -> VolumePrediction:
-    """Mean over networks of their class probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
+    """Mean over networks of their probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
 
-    A member has a say in the tasks that it learned; the mean is over those that have one.
-
-    One network gives the bits of `predict_volume`. Volumes are added up in place: two are held, whatever the number.
-
-    Args:
-        networks: Members, at least one, already on `device`, with heads for the same tasks.
-        image: See `predict_volume`, as for the other arguments.
-        patch_size: Window in voxels.
-        settings: Overlap and flips.
-        device: Where the forward passes run.
-        precision: Arithmetic of the forward passes.
+    The mean of a task is over the members that learned it. One network gives the bits of `predict_volume`, which see
+    for the arguments.
 
     Raises:
         FloatingPointError: A network's output is not finite; says which member's.
     """
-    total: Tensor | None = None
     logits: list[Tensor] = []
-    voters = 0
-    with torch.inference_mode():
+
+    def predict_members() -> Iterator[Tensor | None]:
         for number, network in enumerate(networks, 1):
             try:
                 one = predict_volume(network, image, patch_size, settings, device, precision)
             except FloatingPointError as error:
                 raise FloatingPointError(name_member(str(error), number, len(networks))) from None
-            if one.seg_probabilities is not None:
-                voters += 1
-                total = one.seg_probabilities if total is None else total.add_(one.seg_probabilities)
             if one.idh_logits is not None:
                 logits.append(one.idh_logits)
-        if total is not None and voters > 1:
-            total /= voters
-        return VolumePrediction(total, torch.cat(logits) if logits else None)
+            yield one.seg_probabilities
+
+    with torch.inference_mode():
+        mean = _average(predict_members())
+        return VolumePrediction(mean, torch.cat(logits) if logits else None)
+
+
+def _average(volumes: Iterable[Tensor | None]) -> Tensor | None:
+    """Mean of the volumes that are not None, added up in place of the first, so that few are held at a time."""
+    total: Tensor | None = None
+    count = 0
+    for volume in volumes:
+        if volume is not None:
+            total = volume if total is None else total.add_(volume)
+            count += 1
+    return total.div_(count) if total is not None and count > 1 else total
 
 
 def name_member(message: str, number: int, members: int) -> str:
-    """The message, which says of an ensemble which member it is about."""
+    """The message, with the number of the member of an ensemble that it is about."""
     return message if members == 1 else f"member {number} of {members}: {message}"
 
 
 def _slide(
     network: nn.Module, volume: Tensor, patch_size: Sequence[int], overlap: float, precision: Precision
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Blended class probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
+    """Blended label probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
     idh_logits: list[Tensor] = []
     segments = False
     learned: Collection[str] = getattr(network, "learned_tasks", ("segmentation", "idh"))
@@ -213,24 +204,24 @@ def _slide(
 def segment(
     probabilities: Tensor, settings: InferenceSettings, voxel_volume_mm3: float, tells_parts: bool = True
 ) -> Tensor:
-    """Most probable class per voxel; too little enhancing tumour becomes NCR/NET.
+    """Most probable label per voxel; too little enhancing tumour becomes NCR/NET.
 
-    A handful of enhancing voxels is more often a false alarm than a finding, and costs a whole Dice score where the
-    truth has none; the tumour core keeps its extent (as in the authors' release and most BraTS entries).
+    A few enhancing voxels are more often a false alarm than a finding, and cost a whole Dice score where the truth has
+    none; the tumour core keeps its extent (as in the authors' release and most BraTS entries).
 
     Args:
         probabilities: (4, H, W, D).
-        settings: `min_enhancing_mm3`; 0 leaves the classes as they are.
-        voxel_volume_mm3: Volume of a voxel of this grid.
+        settings: `min_enhancing_mm3`; 0 leaves the labels as they are.
+        voxel_volume_mm3: Of this grid.
         tells_parts: False for a network that learned the whole tumour only, see `MttuNet.learned_parts`.
 
     Returns:
-        (H, W, D), uint8 classes 0 to 3, or 0 and `WHOLE_TUMOUR`, on the device of `probabilities`.
+        (H, W, D), uint8 labels 0 to 3, or 0 and `WHOLE_TUMOUR`, on the device of `probabilities`.
     """
-    classes = probabilities.argmax(dim=0).to(torch.uint8)
+    labels = probabilities.argmax(dim=0).to(torch.uint8)
     if not tells_parts:
-        return (classes > 0).to(torch.uint8) * WHOLE_TUMOUR
-    enhancing = classes == ENHANCING
+        return (labels > 0).to(torch.uint8) * WHOLE_TUMOUR
+    enhancing = labels == ENHANCING
     if float(enhancing.sum()) * voxel_volume_mm3 < settings.min_enhancing_mm3:
-        classes = torch.where(enhancing, torch.tensor(NECROSIS, dtype=torch.uint8, device=classes.device), classes)
-    return classes
+        labels = labels.masked_fill(enhancing, NECROSIS)
+    return labels

@@ -8,17 +8,13 @@ from mttu.errors import RunError
 from mttu.tracking import Tracker
 
 AGAIN_SECONDS = 60.0
-"""Until a tracker that failed is tried again; each try may take as long as `mttu.reach.PATIENCE_SECONDS`."""
+"""Until a failed tracker is tried again; each try may take as long as `mttu.reach.PATIENCE_SECONDS`."""
 
 logger = logging.getLogger(__name__)
 
 
 class EpochLog:
-    """Writes each epoch to a tracker; one that fails is said, and what it missed is written at the end of the training.
-
-    Args:
-        tracker: Of the training.
-    """
+    """Writes each epoch to the tracker of a training; what a failing one missed is written at the end."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -27,10 +23,9 @@ class EpochLog:
         """Time to try again; None while all is well."""
 
     def start(self, device: str, num_workers: int) -> None:
-        """Notes what the training runs on; what came before a resume is overwritten."""
-        tags = {"resolved.device": device, "resolved.num_workers": str(num_workers)}
+        """Notes what the training runs on, in place of what it ran on before a resume."""
         try:
-            self.tracker.set_tags(tags)
+            self.tracker.set_tags({"resolved.device": device, "resolved.num_workers": str(num_workers)})
         except RunError as error:
             self._fail("device and workers are", error)
 
@@ -49,15 +44,12 @@ class EpochLog:
             logger.info("MLflow answers again; epochs that it missed are written at the end of the training")
 
     def complete(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Writes every epoch that was not written yet.
-
-        Args:
-            history: Metrics of every epoch, which each row names.
+        """Writes every epoch that was not written yet, including those before a kill.
 
         Raises:
             RunError: The tracker does not answer.
         """
-        for row in history:  # what a kill kept from the tracker, too
+        for row in history:
             if row["epoch"] not in self.logged:
                 metrics = {name: value for name, value in row.items() if name != "epoch"}
                 self.tracker.log_epoch(int(row["epoch"]), metrics)

@@ -1,7 +1,7 @@
 """Validation on whole volumes: each case on one rank, the table of case scores gathered, then summarised."""
 
-import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
 from mttu.networks import MttuNet
-from mttu.training.runtime import Runtime, agreeing
+from mttu.training.runtime import Runtime, agreeing, gather_over_ranks
 
 EMPTY = ("both-empty", "missed", "spurious")
 """Kinds of empty masks that are counted beside each mean Dice."""
@@ -33,10 +33,10 @@ def score_case(
     """Scores one prepared case.
 
     Returns:
-        case_id; dice_wt, dice_tc, dice_et or None without a mask that defines the region, or where the convention for
-        empty masks leaves the case out; status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where
-        there is a mask, which classes it and the prediction hold, see `mttu.data.absent_classes.describe_classes`; idh;
-        mutant_probability or None without an IDH head that ever saw a label.
+        case_id; idh; mutant_probability, None without an IDH head that ever saw a label; dice_wt, dice_tc, dice_et,
+        None without a mask that defines the region, or where the convention for empty masks leaves the case out;
+        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where there is a mask, which classes
+        it and the prediction hold, see `mttu.data.absent_classes.describe_classes`.
     """
     try:
         prediction = predict_volume(
@@ -60,32 +60,23 @@ def score_case(
     return row
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
 def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tuple[dict[str, float], float | None]:
-    """Metrics over cases, named `val/...`, and the score that a checkpoint is chosen by.
+    """Metrics over the rows of `score_case`, named `val/...`, and the score that a checkpoint is chosen by.
 
-    Args:
-        rows: Case scores, see `score_case`.
-        metric: Name of the score; larger is better.
-
-    Returns:
-        Metrics that are defined, and the score; None if none of its parts is defined.
+    Metrics that are not defined are left out; the score is None if none of its parts is defined.
     """
     metrics: dict[str, float] = {}
     for region in REGIONS:
-        mean = _mean([row[f"dice_{region}"] for row in rows if row[f"dice_{region}"] is not None])
-        if mean is not None:
-            metrics[f"val/dice_{region}"] = mean
+        known = [row[f"dice_{region}"] for row in rows if row[f"dice_{region}"] is not None]
+        if known:
+            metrics[f"val/dice_{region}"] = fmean(known)
         if any(row[f"status_{region}"] is not None for row in rows):
             for status in EMPTY:
                 count = sum(row[f"status_{region}"] == status for row in rows)
                 metrics[f"val/{status.replace('-', '_')}_{region}"] = float(count)
     dices = [value for name, value in metrics.items() if name.startswith("val/dice_")]
     if dices:
-        metrics["val/dice"] = math.fsum(dices) / len(dices)
+        metrics["val/dice"] = fmean(dices)
     metrics |= count_classes(rows)
     classified = [row for row in rows if row["mutant_probability"] is not None]
     idh = score_classification([row["mutant_probability"] for row in classified], [row["idh"] for row in classified])
@@ -98,38 +89,25 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
         "idh_brier": idh.brier,
     }
     metrics |= {f"val/{name}": value for name, value in found.items() if value is not None}
-    score = _score(metrics, metric)
+    dice, ce = metrics.get("val/dice"), metrics.get("val/idh_ce")
+    scores: dict[ValidationMetric, float | None] = {
+        "dice": dice,
+        "idh_auc": metrics.get("val/idh_auc"),
+        "negative_idh_ce": None if ce is None else -ce,
+        "dice_minus_ce": None if dice is None and ce is None else (dice or 0.0) - (ce or 0.0),
+    }
+    score = scores[metric]
     if score is not None:
         metrics["val/score"] = score
     return metrics, score
 
 
-def _score(metrics: Mapping[str, float], metric: ValidationMetric) -> float | None:
-    dice, ce = metrics.get("val/dice"), metrics.get("val/idh_ce")
-    if metric == "dice":
-        return dice
-    if metric == "idh_auc":
-        return metrics.get("val/idh_auc")
-    if metric == "negative_idh_ce":
-        return None if ce is None else -ce
-    if dice is None and ce is None:
-        return None
-    return (dice or 0.0) - (ce or 0.0)
-
-
 def evaluate(
-    network: MttuNet,
-    cases: Sequence[tuple[Case, CachedCase]],
-    config: Config,
-    runtime: Runtime,
-    precision: Precision,
+    network: MttuNet, cases: Sequence[tuple[Case, CachedCase]], config: Config, runtime: Runtime, precision: Precision
 ) -> tuple[dict[str, float], float | None, list[dict[str, Any]]]:
-    """Scores the ranks' shares of the cases and summarises all of them: metrics, score, case scores sorted by case.
-
-    The result is the same on every rank.
-    """
+    """Metrics, score and the rows of all cases, sorted by case; each rank scores its share and returns the same."""
     share = cases[runtime.rank :: runtime.world_size]
     with agreeing(runtime):
         rows = [score_case(network, case, cached, config, runtime.device, precision) for case, cached in share]
-    table = sorted(runtime.gather(rows), key=lambda row: str(row["case_id"]))
+    table = sorted(gather_over_ranks(rows), key=lambda row: str(row["case_id"]))
     return *summarise(table, config.train.validation_metric), table

@@ -8,9 +8,10 @@ A run folder then holds `manifests/fold_1.parquet` and so on, a folder `fold_1` 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -42,8 +43,8 @@ Results = Mapping[str, Mapping[str, float]]
 class FoldsRow:
     """One metric of one network over folds.
 
-    An AUC is the mean of the folds' AUCs: probabilities of networks that were trained apart are on scales of their own,
-    so ranking the pooled cases would compare what cannot be compared.
+    An AUC is the mean of the folds' AUCs: the probabilities of networks that were trained apart are on different
+    scales, so the pooled cases cannot be ranked together.
     """
 
     network: str
@@ -60,25 +61,21 @@ class FoldsRow:
 
 
 def summarise_folds(results: Sequence[Results]) -> list[FoldsRow]:
-    """Mean and deviation over folds of each metric of each network.
+    """Mean and deviation over folds, in order, of each metric of each network.
 
-    Args:
-        results: Of each fold, in order; what a fold lacks, or what is not finite, is not defined there.
+    What a fold lacks, or what is not finite, is not defined there.
     """
     names = dict.fromkeys(
         (network, metric) for result in results for network, metrics in result.items() for metric in metrics
     )
+    finite = [keep_finite(result) for result in results]
     rows = []
     for network, metric in names:
-        values = tuple(_finite(result.get(network, {}).get(metric)) for result in results)
+        values = tuple(result.get(network, {}).get(metric) for result in finite)
         known = [value for value in values if value is not None]
         mean, std = fmean(known) if known else None, stdev(known) if len(known) > 1 else None
         rows.append(FoldsRow(network, metric, mean, std, len(known), values))
     return rows
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def keep_finite(results: Results) -> dict[str, dict[str, float]]:
@@ -91,15 +88,16 @@ def keep_finite(results: Results) -> dict[str, dict[str, float]]:
 
 def write_folds_table(rows: Sequence[FoldsRow], folder: Path, metrics: MetricSettings = RELEASE_METRICS) -> None:
     """Writes `folds.csv`, then `folds.json`; both name the convention for empty masks that each Dice was counted by."""
-    content = [{name: value for name, value in asdict(row).items() if name != "values"} for row in rows]
-    if any("/dice" in row.metric for row in rows):
-        content = [{**line, "empty_dice": metrics.empty_dice if "/dice" in line["metric"] else ""} for line in content]
-    columns: list[dict[str, Any]] = [
-        line | {f"fold_{number}": value for number, value in enumerate(row.values, 1)}
-        for line, row in zip(content, rows, strict=True)
-    ]
-    with atomic_file(folder / CSV) as partial:
-        write_csv(pa.Table.from_pylist(columns), partial)
+    has_dice = any("/dice" in row.metric for row in rows)
+    lines = []
+    for row in rows:
+        line = asdict(row)
+        values = line.pop("values")
+        if has_dice:
+            line["empty_dice"] = metrics.empty_dice if "/dice" in row.metric else ""
+        lines.append(line | {f"fold_{number}": value for number, value in enumerate(values, 1)})
+    with atomic_file(folder / CSV) as partial_file:
+        write_csv(pa.Table.from_pylist(lines), partial_file)
     named = {"format_version": _TABLE_FORMAT, "empty_dice": metrics.empty_dice}
     write_json(folder / TABLE, {**named, "rows": [asdict(row) for row in rows]})
 
@@ -140,7 +138,7 @@ _Checked = TypeVar("_Checked")
 
 
 def check_each(folds: Sequence[Manifest], check: Callable[[Manifest], _Checked]) -> list[_Checked]:
-    """Checks all folds before the first is trained, for what is found out in the last fold costs days.
+    """Checks all folds before the first is trained, because days of training would precede an error in the last.
 
     Raises:
         InputError: Lists the problems of all folds.
@@ -157,15 +155,7 @@ def check_each(folds: Sequence[Manifest], check: Callable[[Manifest], _Checked])
 
 
 def fold_settings(config: Config, number: int, manifest: Path, folder: Path, cache_dir: Path) -> Config:
-    """The settings of a fold: those of the whole, with its own manifest and place.
-
-    Args:
-        config: Of the whole.
-        number: From 1.
-        manifest: File of the fold.
-        folder: Run folder of the whole.
-        cache_dir: Prepared cases, which all folds share.
-    """
+    """The settings of a fold, numbered from 1, in the run folder of the whole; all folds share the prepared cases."""
     changes = {
         "data.manifest": str(manifest),
         "data.cache_dir": str(cache_dir),
@@ -183,30 +173,27 @@ def run_folds(
     The ensemble is calibrated on out-of-fold predictions: of each fold's val cases, by that fold's network alone.
 
     Args:
-        folds: What `mttu.cohort.splits.draw_folds` drew.
-        folder: Run folder; the caller holds it, and knows that it is of these settings.
+        folds: What `draw_folds` drew.
+        folder: Run folder, which the caller has locked and found to be of these settings.
         run_fold: Called for one fold after the other.
-        metrics: Conventions that the folds measure by, to be named in the table.
-
-    Returns:
-        The table over folds.
+        metrics: Conventions that the folds measure by; the table names them.
 
     Raises:
         InputError: The folder's folds are others, or a finished fold was changed.
     """
     _place_manifests(folds, folder)
+    places = [folder / f"fold_{number}" for number in range(1, len(folds) + 1)]
     results: list[Results] = []
-    for number in range(1, len(folds) + 1):
-        place, record = folder / f"fold_{number}", folder / f"fold_{number}.json"
+    for number, place in enumerate(places, 1):
+        record = folder / f"{place.name}.json"
         if not record.exists():
-            found = keep_finite(run_fold(number, folder / MANIFESTS / f"fold_{number}.parquet", place))
+            found = keep_finite(run_fold(number, folder / MANIFESTS / f"{place.name}.parquet", place))
             read_members(place)  # a fold without a readable checkpoint is not finished
             weights = describe_checkpoint(place)["weights_sha256"]
             write_json(record, {"format_version": FORMAT_VERSION, "weights_sha256": weights, "results": found})
-        results.append(_read_record(record, place)["results"])
-    places = [folder / f"fold_{number}" for number in range(1, len(folds) + 1)]
+        results.append(_read_results(record, place))
     pooled = pool_folds(places)
-    write_ensemble(folder / ENSEMBLE_FOLDER, places, lambda partial: fill_ensemble(partial, pooled))
+    write_ensemble(folder / ENSEMBLE_FOLDER, places, lambda unfinished: fill_ensemble(unfinished, pooled))
     if (folder / ENSEMBLE_FOLDER / CALIBRATION).exists():
         write_out_of_fold(folder, pooled)
     rows = summarise_folds(results)
@@ -220,30 +207,25 @@ def _place_manifests(folds: Sequence[Manifest], folder: Path) -> None:
     if not place.exists():
         write_folds(folds, place)
         return
-    found = [read_manifest(path).fingerprint for path in _list_manifests(place, len(folds))]
-    if found != [manifest.fingerprint for manifest in folds]:
+    wanted = [place / f"fold_{number}.parquet" for number in range(1, len(folds) + 1)]
+    if set(place.glob("fold_*.parquet")) != set(wanted):
+        raise InputError(
+            f"run {folder}: {place.name} does not hold the {len(folds)} folds that it was started with; restore it "
+            "from a copy, or start anew with --fresh (the old run is kept aside)"
+        )
+    if [read_manifest(path).fingerprint for path in wanted] != [manifest.fingerprint for manifest in folds]:
         raise InputError(
             f"run {folder}: its folds are not those that are drawn now; another version of scikit-learn may draw "
             "others. Use the packages that it was started with, or start anew with --fresh (the old run is kept aside)"
         )
 
 
-def _list_manifests(place: Path, folds: int) -> list[Path]:
-    found = sorted(place.glob("fold_*.parquet"), key=lambda path: (len(path.name), path.name))
-    wanted = [place / f"fold_{number}.parquet" for number in range(1, folds + 1)]
-    if found != wanted:
-        raise InputError(
-            f"run {place.parent}: {place.name} does not hold the {folds} folds that it was started with; restore it "
-            "from a copy, or start anew with --fresh (the old run is kept aside)"
-        )
-    return found
-
-
-def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
-    mend = f"restore it from a copy, or remove {path.name} and {place.name} and run the same command again"
-    content = read_versioned(path, FORMAT_VERSION, mend)
+def _read_results(record: Path, place: Path) -> Results:
+    """What a finished fold reported, after a check that its weights are those that it was finished with."""
+    mend = f"restore it from a copy, or remove {record.name} and {place.name} and run the same command again"
+    content = read_versioned(record, FORMAT_VERSION, mend)
     if not {"weights_sha256", "results"} <= content.keys():
-        raise InputError(f"{path}: damaged; {mend}")
+        raise InputError(f"{record}: damaged; {mend}")
     try:
         changed = describe_checkpoint(place)["weights_sha256"] != content["weights_sha256"]
     except OSError as error:
@@ -251,7 +233,8 @@ def _read_record(path: Path, place: Path) -> Mapping[str, Any]:
         changed = True
     if changed:
         raise InputError(f"{place}: its weights are not those that the fold was finished with; {mend}")
-    return content
+    results: Results = content["results"]
+    return results
 
 
 NETWORK = "best"
@@ -271,24 +254,14 @@ def cross_validate(
 ) -> Path:
     """Trains once per fold, tracked in MLflow as runs below one, and makes an ensemble of the folds.
 
-    The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of those, too: they are a little
-    too good, the more so the fewer cases there are.
+    The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of the same cases: they are
+    slightly optimistic, the more so the fewer cases there are.
 
-    Args:
-        config: All settings; train and val cases of the manifest are drawn anew.
-        launch: How workers are launched.
-        folds: Number of folds k.
-        seed: Of the draw, see `mttu.cohort.splits.draw_folds`; the training has its own.
-        fresh: Start anew; an older run of the same name is kept aside.
-        show: Called with each finished epoch.
-        tell: Called with what will be missing, before anything is trained.
+    Train and val cases of the manifest are drawn anew by `draw_folds` with `folds` and `seed`; the other arguments and
+    the errors are those of `run_training`.
 
     Returns:
         The run folder, with `ensemble/` and `folds.csv` in it.
-
-    Raises:
-        InputError: Something is refused; nothing was started.
-        RunError: Training stopped; the same command goes on from there.
     """
     inputs = check_inputs(config)
     drawn = draw_folds(inputs.manifest, folds, seed)
@@ -301,12 +274,8 @@ def cross_validate(
             return folder
 
         def run_fold(number: int, manifest: Path, place: Path) -> Results:
-            def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-                if show is not None:
-                    show(number, epoch, metrics)
-
             settings = fold_settings(config, number, manifest, folder, inputs.cache_dir)
-            run_training(settings, launch, show=on_epoch, parent=tracker)
+            run_training(settings, launch, show=partial(show, number) if show else None, parent=tracker)
             content = read_json(find_checkpoint(place) / "checkpoint.json")
             return {NETWORK: without_absences(content["metrics"])}
 
@@ -317,11 +286,7 @@ def cross_validate(
 def log_folds(tracker: Tracker, rows: list[FoldsRow], folder: Path, steps: Mapping[str, int]) -> None:
     """Logs means over folds under the metrics' own names, deviations as `NAME_std`, and the table.
 
-    Args:
-        tracker: Of the whole.
-        rows: The table over folds.
-        folder: Where its file is.
-        steps: Networks of the table that are logged, and MLflow's step of each.
+    `steps` are the networks of the table that are logged, and MLflow's step of each.
     """
     for network, step in steps.items():
         known = [row for row in rows if row.network == network]

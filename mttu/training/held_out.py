@@ -1,8 +1,8 @@
 """IDH probabilities of cases that a network did not learn from, and the calibration that is fitted on them.
 
 A training leaves those of its val cases, by the weights of the best epoch, as `held_out.json` beside `best/`; the folds
-of a cross-validation pool theirs as `out_of_fold.parquet` and `.csv`. Whether a network learned from a patient is asked
-of its own checkpoint each time, whatever the manifest says.
+of a cross-validation pool theirs as `out_of_fold.parquet` and `.csv`. Whether a network learned from a patient is read
+from its own checkpoint each time, whatever the manifest says.
 """
 
 import json
@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 from mttu.files import atomic_file, read_versioned, write_csv, write_json
-from mttu.inference.calibration import KeptCalibration, describe_windows, fit_kept, write_calibration
+from mttu.inference.calibration import FittedOn, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_known_patients
 from mttu.patients import KnownPatients, derive_key, digest_bare, known_by_digest, name_patients
@@ -66,12 +67,7 @@ class OutOfFold:
 
 
 def select_held_out(rows: Sequence[Mapping[str, Any]], val: Sequence[Case]) -> tuple[HeldOut, ...]:
-    """The case scores that have a probability and a known status, sorted by case.
-
-    Args:
-        rows: See `mttu.training.evaluation.score_case`.
-        val: The scored cases.
-    """
+    """The rows of `score_case` of these cases that have a probability and a known status, sorted by case."""
     known = {case.case_id: case for case in val if case.idh != IDH_UNKNOWN and not case.pseudo_label}
     found = [
         HeldOut(case_id, known[case_id].idh, float(row["mutant_probability"]), known[case_id].patient_id)
@@ -82,12 +78,7 @@ def select_held_out(rows: Sequence[Mapping[str, Any]], val: Sequence[Case]) -> t
 
 
 def name_held_out(predictions: Sequence[HeldOut], val: Sequence[Case]) -> tuple[HeldOut, ...]:
-    """Predictions with the ids of their patients, which an earlier version did not keep.
-
-    Args:
-        predictions: Of these cases.
-        val: The validation cases.
-    """
+    """Predictions of these cases with the ids of their patients, which an earlier version did not keep."""
     ids = {case.case_id: case.patient_id for case in val}
     return tuple(
         replace(one, patient_id=ids[one.case_id], patient="") if one.case_id in ids else one for one in predictions
@@ -127,25 +118,19 @@ def copy_held_out(source: Path, target: Path) -> None:
 
 
 def calibrate_training(best: Path, predictions: Sequence[HeldOut]) -> None:
-    """Writes `calibration.json` into the checkpoint of a training.
+    """Writes `calibration.json` into the checkpoint of a training, fitted on predictions by its weights.
 
-    The val cases have chosen the epoch, so what is fitted on them is a little too good, as is every figure on them.
-
-    Args:
-        best: Checkpoint folder.
-        predictions: By these weights.
+    The val cases have chosen the epoch, so what is fitted on them is slightly optimistic, as is every score on them.
     """
     config = read_config(best)
     rows, notes = _without_known(predictions, best, "validation")
-    patients = _name_all(rows, read_learned_from(best))
-    write_calibration(best, _fit(rows, "validation", notes, describe_windows(config), patients))
+    _calibrate(best, config, rows, "validation", notes, read_learned_from(best))
 
 
 def pool_folds(places: Sequence[Path]) -> OutOfFold:
     """Puts the folds' held-out predictions together: each by the one network that was not trained on the case's fold.
 
-    Args:
-        places: Folder of each fold, in order, with `held_out.json` and the weights that it is of.
+    The folders of the folds are in order, each with `held_out.json` and the weights that it is of.
 
     Raises:
         InputError: A `held_out.json` is damaged.
@@ -160,32 +145,27 @@ def pool_folds(places: Sequence[Path]) -> OutOfFold:
         kept, told = _without_known(found, place, f"fold {number}")
         rows += [(number, one) for one in kept]
         notes += told
+    patients = [one.patient or digest_bare(one.patient_id) for _, one in rows]  # one name, whichever version wrote it
     folds_of: dict[str, set[int]] = {}
-    for number, one in rows:
-        folds_of.setdefault(_identify(one), set()).add(number)
-    alone = [(number, one) for number, one in rows if len(folds_of[_identify(one)]) == 1]
+    for patient, (number, _) in zip(patients, rows, strict=True):
+        folds_of.setdefault(patient, set()).add(number)
+    alone = [row for patient, row in zip(patients, rows, strict=True) if len(folds_of[patient]) == 1]
     if len(alone) < len(rows):
         notes.append(f"{len(rows) - len(alone)} cases of patients who validate in several folds were left out")
     return OutOfFold(tuple(sorted(alone, key=lambda row: row[1].case_id)), tuple(notes))
 
 
-def _identify(one: HeldOut) -> str:
-    """One name for a patient, whichever version wrote it down."""
-    return one.patient or digest_bare(one.patient_id)
-
-
 def fill_ensemble(folder: Path, pooled: OutOfFold) -> None:
-    """Writes table and calibration into an ensemble of the folds whose own rename makes it complete.
+    """Writes table and calibration into an ensemble of the folds, whose own rename makes it complete.
 
-    There is neither for networks without an IDH head.
+    Networks without an IDH head have neither.
     """
     config = read_config(folder)
     if "idh" not in config.network.tasks:
         return
     write_out_of_fold(folder, pooled)
     rows = [one for _, one in pooled.rows]
-    patients = _name_all(rows, read_known_patients(folder))
-    write_calibration(folder, _fit(rows, "out-of-fold", pooled.notes, describe_windows(config), patients))
+    _calibrate(folder, config, rows, "out-of-fold", pooled.notes, read_known_patients(folder))
 
 
 def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
@@ -199,29 +179,29 @@ def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
         pq.write_table(table, partial)
 
 
-def _fit(
+def _calibrate(
+    folder: Path,
+    config: Config,
     rows: Sequence[HeldOut],
-    fitted_on: Any,
+    fitted_on: FittedOn,
     notes: Sequence[str],
-    settings: Mapping[str, Any],
-    patients: KnownPatients,
-) -> KeptCalibration:
-    probabilities, idh = [one.mutant_probability for one in rows], [one.idh for one in rows]
-    return fit_kept(probabilities, idh, fitted_on, notes, settings, patients)
+    learned_from: KnownPatients | None,
+) -> None:
+    """Fits a calibration on predictions and writes it beside their weights.
 
-
-def _name_all(rows: Sequence[HeldOut], known_patients: KnownPatients | None) -> KnownPatients:
-    """The patients of predictions, by the key of those that the network learned from.
-
-    Where these have none, several, or one that costs less than this version's, as that of a foreign file may, a key is
-    drawn from the probabilities. What an earlier version named by a bare digest alone goes on under it.
+    Its patients are named by the key of those that the network learned from. Where these have none, several, or one
+    that costs less than this version's, as that of a foreign file may, a key is drawn from the probabilities. Patients
+    that an earlier version named by a bare digest stay under it.
     """
     ids = [one.patient_id for one in rows if one.patient_id]
     old = known_by_digest(one.patient for one in rows if not one.patient_id)
     own = derive_key(repr(one.mutant_probability) for one in rows)
-    keys = () if known_patients is None else known_patients.keys
+    keys = () if learned_from is None else learned_from.keys
     shared = len(keys) == 1 and replace(keys[0], salt=own.salt) == own
-    return old | name_patients(ids, keys[0] if shared else own)
+    patients = old | name_patients(ids, keys[0] if shared else own)
+    probabilities, idh = [one.mutant_probability for one in rows], [one.idh for one in rows]
+    kept = fit_kept(probabilities, idh, fitted_on, notes, describe_windows(config), patients)
+    write_calibration(folder, kept)
 
 
 def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tuple[list[HeldOut], list[str]]:
@@ -234,7 +214,7 @@ def _without_known(predictions: Sequence[HeldOut], place: Path, name: str) -> tu
         return [], [f"{name}: the checkpoint does not say whom it learned from, as what it started from does not"]
     ids = learned.find(one.patient_id for one in predictions if one.patient_id)
     bare = dict(learned.groups).get(None, frozenset())
-    comparable = not learned.keys  # an earlier version's digest says nothing where there are others
+    comparable = not learned.keys  # an earlier version's digest cannot be compared with keyed ones
     kept = [
         one
         for one in predictions

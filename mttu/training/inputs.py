@@ -44,20 +44,17 @@ class Inputs:
     manifest: Manifest
     cache_dir: Path
     fingerprint: str
-    """SHA-256 over the manifest and the content hashes of all prepared cases of the splits that were checked."""
+    """SHA-256 over the manifest and the content hashes of all prepared cases of the checked splits."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks of the network that it will not have learned, with the reason."""
     notes: tuple[str, ...] = ()
-    """Sentences to be told before training starts."""
+    """Sentences for the user before training starts."""
 
 
 def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
     """Reads the manifest; checks modalities, labels, prepared cases, their sources, batches and weights to start from.
 
-    Args:
-        config: All settings.
-        splits: Those whose cases have to be prepared.
-        manifest: In place of what `data.manifest` holds, such as a fold of it.
+    The cases of `splits` have to be prepared; `manifest` replaces what `data.manifest` holds, e.g. by a fold of it.
 
     Raises:
         InputError: Lists every problem.
@@ -67,8 +64,9 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
     train, val = manifest.split("train"), manifest.split("val")
     start_problems = check_start(config)
     learned = find_labelled_tasks(config, train) if start_problems else find_learned_tasks(config, train)
+    missing_modalities = _check_modalities(config, manifest)
     problems = [
-        *_check_modalities(config, manifest),
+        *missing_modalities,
         *_check_labels(config, learned, train, path),
         *_check_validation(config, learned, val, path),
         *_check_batches(config),
@@ -76,11 +74,10 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     unrecorded, read_again = [], []
-    lacks_modalities = bool(_check_modalities(config, manifest))  # then every case lacks them, and once is enough
     for case in (case for name in splits for case in manifest.split(name)):
         try:
             cached = open_cached(cache_dir, case.case_id)
-            if not lacks_modalities:
+            if not missing_modalities:  # reported once instead of for every case
                 cached.channels(config.data.modalities)
         except InputError as error:
             problems += error.problems
@@ -92,7 +89,8 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         elif not stale:
             changes, have_other_times = find_changes(case, cached.modalities, cached.sources)
             problems += _describe_changes(case, changes)
-            read_again += [case.case_id] if have_other_times else []
+            if have_other_times:
+                read_again.append(case.case_id)
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
@@ -116,7 +114,7 @@ _UNLABELLED = {
 
 
 def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping[str, str]) -> list[str]:
-    """What will be missing for want of labels, or is as good as it was before."""
+    """What the training cases have no labels for, and whether earlier weights have learned it."""
     labelled = find_labelled_tasks(config, train)
     notes = [
         f"{fact}: {effect if task in missing else 'what train.start_from learned of it is not trained further'}"
@@ -140,7 +138,7 @@ def _check_batches(config: Config) -> list[str]:
 
 
 def _check_known_patients(config: Config, manifest: Manifest) -> list[str]:
-    """Says if the weights to start from have seen whom they are to be chosen or tested by, or have no room for more."""
+    """Refuses weights to start from that were trained on validation or test patients, or that hold too many keys."""
     known_patients = read_start_patients(config) or KnownPatients()
     if not known_patients.has_room:
         return [
@@ -160,34 +158,30 @@ def _check_known_patients(config: Config, manifest: Manifest) -> list[str]:
 
 
 def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
-    """Says where a prepared case is not what manifest and settings say it is."""
-    problems = []
-    for name, wanted in config.data.prepare:
-        found = getattr(cached.settings, name)
-        if found != wanted:
-            problems.append(
-                f"case {case.case_id}: prepared with data.prepare.{name}={found}, now it is {wanted}; "
-                "run `mttu prepare` with these settings, or set it back"
-            )
+    """How a prepared case differs from what manifest and settings say."""
+    problems = [
+        f"case {case.case_id}: prepared with data.prepare.{name}={found}, now it is {wanted}; "
+        "run `mttu prepare` with these settings, or set it back"
+        for name, wanted in config.data.prepare
+        if (found := getattr(cached.settings, name)) != wanted
+    ]
     if (cached.seg is None) != (case.seg is None):
-        found = "without" if cached.seg is None else "with"
-        problems.append(f"case {case.case_id}: was prepared {found} a mask, the manifest says otherwise; {MEND}")
+        state = "without" if cached.seg is None else "with"
+        problems.append(f"case {case.case_id}: was prepared {state} a mask, the manifest says otherwise; {MEND}")
     elif case.seg is not None and cached.labels != case.labels:
         problems.append(
             f"case {case.case_id}: its mask was prepared with labels {cached.labels}, the manifest says {case.labels}; "
             f"{MEND}"
         )
-    if case.split == "val":  # said now, and not when the first epoch is over
+    if case.split == "val":  # otherwise found only at the first validation
+        shape, overlap = cached.image.shape[1:], config.inference.overlap
         times = 8 if config.inference.flips else 1
-        found = explain_windows(
-            cached.image.shape[1:], config.patch.size, config.inference.overlap, times, "inference.flips"
-        )
-        problems += [f"case {case.case_id}: {problem}" for problem in found]
+        too_many = explain_windows(shape, config.patch.size, overlap, times, "inference.flips")
+        problems += [f"case {case.case_id}: {problem}" for problem in too_many]
     return problems
 
 
 def _describe_changes(case: Case, changes: Sequence[str]) -> list[str]:
-    """Says where a file was changed since the case was prepared from it, for training would go on with what it was."""
     return [
         f"case {case.case_id}: {change}; {MEND} (to go on with a run that has begun, restore the files as they were)"
         for change in changes
@@ -195,26 +189,26 @@ def _describe_changes(case: Case, changes: Sequence[str]) -> list[str]:
 
 
 def _describe_sources(unrecorded: Sequence[str], read_again: Sequence[str]) -> list[str]:
-    notes = []
-    if unrecorded:
-        notes.append(
-            f"{_name(unrecorded)}: prepared by a version that did not record the source files, so a later edit of them "
-            "cannot be noticed; `mttu prepare` adds the record"
-        )
-    if read_again:
-        notes.append(
-            f"{_name(read_again)}: the source files have another time than when they were prepared and the same "
-            "content; they are read at each start to know that, until `mttu prepare` records their time"
-        )
-    return notes
-
-
-def _name(case_ids: Sequence[str]) -> str:
-    return f"{say_count(len(case_ids), 'case', 'cases')} ({name_some(sorted(case_ids))})"
+    remarks = (
+        (
+            unrecorded,
+            "prepared by a version that did not record the source files, so a later edit of them cannot be noticed; "
+            "`mttu prepare` adds the record",
+        ),
+        (
+            read_again,
+            "the source files have another time than when they were prepared and the same content; they are read at "
+            "each start to know that, until `mttu prepare` records their time",
+        ),
+    )
+    return [
+        f"{say_count(len(case_ids), 'case', 'cases')} ({name_some(sorted(case_ids))}): {remark}"
+        for case_ids, remark in remarks
+        if case_ids
+    ]
 
 
 def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
-    """Says if the manifest lacks a modality that the settings ask for."""
     missing = [name for name in config.data.modalities if name not in manifest.modalities]
     if not missing:
         return []
@@ -226,11 +220,10 @@ def _check_modalities(config: Config, manifest: Manifest) -> list[str]:
 
 
 def _check_labels(config: Config, learned: Collection[str], train: Sequence[Case], path: Path) -> list[str]:
-    """A class weight is the other class's share (eq. 14): one class alone would have no loss at all."""
+    """A class weight is the other class's share (eq. 14), so one class alone would have no loss at all."""
     if not train:
         return [f"{path}: no case has split train; give some in the clinical table's column split"]
-    problems = []
-    tasks = config.network.tasks
+    problems, tasks = [], config.network.tasks
     if "segmentation" in tasks and "segmentation" not in learned:
         problems.append(f"{path}: no training case has a mask; set network.tasks=[idh] to train without segmentation")
     known = {case.idh for case in train if case.idh >= 0}
@@ -244,15 +237,15 @@ def _check_labels(config: Config, learned: Collection[str], train: Sequence[Case
 
 
 def _check_validation(config: Config, learned: Collection[str], val: Sequence[Case], path: Path) -> list[str]:
-    """Says if the validation cases cannot define the metric that chooses the checkpoint; without any, none does."""
+    """Whether the validation cases define the metric that chooses the checkpoint; without any case none is needed."""
     metric, tasks = config.train.validation_metric, config.network.tasks
-    masks = "segmentation" in tasks and any(case.seg for case in val)
     learns = "idh" in learned
     if metric in ("idh_auc", "negative_idh_ce") and not learns:
         return [
             f"{path}: train.validation_metric={metric} needs an IDH head that learns, and no training case has a known "
             "IDH status; set train.validation_metric=dice, or give labels"
         ]
+    masks = "segmentation" in tasks and any(case.seg for case in val)
     classes = {case.idh for case in val if case.idh >= 0} if "idh" in tasks and learns else set()
     enough = {
         "dice_minus_ce": masks or bool(classes),
@@ -272,7 +265,7 @@ def _check_validation(config: Config, learned: Collection[str], val: Sequence[Ca
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what: settings, cases, and where their prepared volumes lie."""
+    """What is trained on what: settings, cases, and the folder of their prepared volumes."""
 
     config: Config
     train: tuple[Case, ...]
@@ -291,7 +284,7 @@ class Opened:
 
 
 def open_task(task: Task) -> Opened:
-    """Opens every prepared case, once and without reading its voxels; each holds two open files.
+    """Opens every prepared case once, without reading its voxels; each holds two open files.
 
     Raises:
         InputError: Lists every case that is not there, and what else cannot be read.
@@ -301,21 +294,22 @@ def open_task(task: Task) -> Opened:
     seen: dict[str, str] = {}
     opened: dict[str, CachedCase] = {}
     start, has_cache = task.config.train.start_from, task.cache_dir.is_dir()
-    if not has_cache:  # said once, not for every case
+    if not has_cache:  # reported once instead of for every case
         problems.append(f"the folder of prepared cases {task.cache_dir} is not there")
     for case in (*task.train, *task.val) if has_cache else ():
         try:
-            opened[case.case_id] = open_cached(task.cache_dir, case.case_id)
-            content = opened[case.case_id].content_hash
-            seen[f"case {case.case_id}"] = f"{content} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
+            cached = opened[case.case_id] = open_cached(task.cache_dir, case.case_id)
         except InputError as error:
             problems += error.problems
+        else:
+            seen[f"case {case.case_id}"] = (
+                f"{cached.content_hash} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
+            )
     if start is not None:
         try:
             seen[f"train.start_from {start}"] = digest_weights(start)
         except (InputError, OSError) as error:
             problems.append(f"train.start_from {start}: {error}")
     raise_if_any(problems)
-    train = [opened[case.case_id] for case in task.train]
-    dataset = PatchDataset(task.train, task.cache_dir, task.config, train)
+    dataset = PatchDataset(task.train, task.cache_dir, task.config, [opened[case.case_id] for case in task.train])
     return Opened(dataset, [(case, opened[case.case_id]) for case in task.val], seen)

@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
+from statistics import fmean
 from typing import NoReturn
 
 import torch
@@ -28,9 +28,12 @@ from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.inputs import Task, open_task
-from mttu.training.runtime import Runtime, agreeing, check_same
+from mttu.training.runtime import Runtime, agreeing, check_same, gather_over_ranks, sum_over_ranks
 from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
+
+Seen = tuple[tuple[str, ...], Tensor]
+"""Case ids of a batch, and (2, B) bool: whether each sample's image, and the network's output for it, is finite."""
 
 
 def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
@@ -38,16 +41,14 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
 
     No rank waits for one that stopped: what may fail on one machine alone comes first, see `mttu.training.runtime`.
 
-    Args:
-        task: What to train, or what reads it.
-        runtime: Where to.
+    The task may be a function that reads it.
 
     Returns:
-        The final state, the same on every rank; whom it learned from, rank 0 alone knows.
+        The final state, the same on every rank; only rank 0 knows the patients that it learned from.
 
     Raises:
         AgreedError: Some of several ranks cannot read what they need, or read something else; the same on every rank.
-        InputError: The one rank there is cannot.
+        InputError: A single rank cannot read what it needs.
         RunError: A loss is not finite (names the cases), or GPU memory is exhausted (names the settings to lower).
     """
     with agreeing(runtime):
@@ -64,14 +65,14 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
             read_state(state, folder, runtime.device)
         state.network.learned_tasks = find_learned_tasks(config, task.train)
         state.network.learned_parts = find_learned_parts(config, task.train)
-        if runtime.rank == 0:  # which alone writes them, and slow they are on purpose
+        if runtime.rank == 0:  # the only rank that writes them; the digests are slow on purpose
             cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
             state.learned_from = name_learned_patients(task, cached)
         if state.best is not None and state.best.held_out is not None:
             state.best.held_out = name_held_out(state.best.held_out, task.val)
     check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
     dataset, validation = opened.dataset, opened.validation
-    held_classes: tuple[str, ...] | None = None  # of the training masks; read when a class is in no prediction
+    held_classes: tuple[str, ...] | None = None  # of the training masks; read once a class is in no prediction
     weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     held = share_batch(train, runtime.world_size).held
     while state.epoch < train.epochs:
@@ -95,7 +96,7 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
                 metrics |= found | note_absences(found, held_classes or (), state.history, state.epoch + 1)
                 held_out = None if held_out is None else select_held_out(rows, task.val)
             if last and score is None and state.best is None:
-                score = 0.0  # nothing to choose by: the last epoch is the one to keep
+                score = 0.0  # no validation: the last epoch is kept
         state.finish_epoch(metrics, score, held_out)
         keep = due or state.epoch % train.checkpoint_every == 0
         shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
@@ -104,15 +105,13 @@ def fit(task: Task | Callable[[], Task], runtime: Runtime) -> TrainingState:
 
 
 def name_learned_patients(task: Task, cached: Sequence[CachedCase]) -> KnownPatients | None:
-    """The patients of the training cases, by a key of their own, and those that the weights to start from know.
+    """The patients of the training cases, and those that the weights to start from were trained on.
 
-    A key of theirs is never taken over: salt and costs of a file that somebody else wrote may be weak. The folds of a
-    cohort and the rounds of a self-training draw the same one, because what they train on differs in cases of unknown
-    IDH status alone, and in pseudo-labels.
+    The former have a key of their own, drawn from the content of the cases of known IDH status (of all, if none is
+    known), because salt and costs in a foreign checkpoint may be weak. The folds of a cohort and the rounds of a
+    self-training draw the same key: they differ only in cases of unknown status and in pseudo-labels.
 
-    Args:
-        task: What is trained.
-        cached: Its cases, train, then val. The content of those of known status is the key; of all, if none is known.
+    `cached` are the prepared cases of the task, train, then val.
     """
     before = read_start_patients(task.config)
     if before is None:
@@ -124,7 +123,7 @@ def name_learned_patients(task: Task, cached: Sequence[CachedCase]) -> KnownPati
 
 
 def counted_labels(cases: Sequence[Case], config: Config) -> list[int]:
-    """IDH status of the cases that the class weights count: without pseudo-labels, unless they are to count too."""
+    """IDH status of the cases that the class weights count; pseudo-labels only if the settings say so."""
     count_all = config.self_training.class_weights == "true+pseudo"
     return [case.idh for case in cases if count_all or not case.pseudo_label]
 
@@ -147,17 +146,11 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over the batches of an epoch.
 
-    A step whose share is taken in micro-batches makes two passes over them: a first one for the sums that the losses of
-    the global batch are functions of, then one for gradients, which so add up to those of one large batch.
+    A step in several micro-batches makes two passes over them: the first for the sums that the losses of the global
+    batch are functions of, the second for gradients, which then add up to those of one large batch.
 
-    Args:
-        state: What is trained.
-        network: The state's network as it is called in training.
-        batches: This rank's micro-batches, step by step, see `build_loader`.
-        labels: Tasks that the global batch of each step has a label for, see `labels_of_steps`.
-        class_weights: (2,) weights of the IDH classes.
-        config: All settings.
-        runtime: Where to train.
+    `network` is the state's network as `Runtime.prepare` returned it, `batches` are this rank's micro-batches, step by
+    step (`build_loader`), `labels` the tasks that the global batch of each step has a label for (`labels_of_steps`).
 
     Returns:
         Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.
@@ -177,14 +170,14 @@ def train_epoch(
                 losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime, totals)
                 loss = state.weighting(losses, labelled, learn=last)
                 if totals is None and not bool(torch.isfinite(loss)):
-                    stop_training(loss, [find_finite(image, outputs, batch)], runtime, place)
+                    stop_training(loss, [find_finite(image, outputs, batch)], place)
                 loss.backward()
         drop_unlabelled_gradients(state.network, tasks)
         clip_gradients(state, config)
         state.optimizer.step()
         state.weighting.clamp()
-        taken = {name: value for name, value in losses.items() if labelled[name]}
-        steps.append({name: value.item() for name, value in {"loss": loss, **taken}.items()})
+        taken = {f"train/loss_{name}": value for name, value in losses.items() if labelled[name]}
+        steps.append({name: value.item() for name, value in {"train/loss": loss, **taken}.items()})
     metrics = mean_over_steps(steps)
     for name, log_sigma in state.weighting.log_sigma.items():
         metrics[f"train/sigma_{name}"] = math.exp(log_sigma.item())
@@ -192,14 +185,10 @@ def train_epoch(
 
 
 def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[LearningTask]) -> None:
-    """Takes the gradient from parameters that no task with a label reaches, so that the optimiser leaves them alone.
+    """Removes the gradient, which is zero, of parameters that none of the step's labelled tasks reaches.
 
-    Theirs is zero, but a step with it is none: moments of earlier steps and weight decay would move them, and decay
-    alone shrinks a head without any label to nothing.
-
-    Args:
-        network: After the backward pass.
-        tasks: Those that the step's global batch has a label for.
+    Otherwise moments of earlier steps and weight decay would move them; decay alone would shrink a head without any
+    label to nothing.
     """
     reached = {parameter for task in tasks for parameter in network.parameters_of(task)}
     for parameter in network.parameters():
@@ -208,9 +197,9 @@ def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[LearningTask])
 
 
 def clip_gradients(state: TrainingState, config: Config) -> None:
-    """Scales the gradient of a step down to `optim.clip_norm`, by the norm over all that the step updates, sigmas too.
+    """Scales the gradient down to `optim.clip_norm`, by its norm over all parameters, sigmas included.
 
-    After the ranks' gradients are summed they are the same on each, and so is the norm; nothing waits for its value.
+    It is summed over ranks by then, so the norm is the same on each; the host does not wait for its value.
     """
     if config.optim.clip_norm is not None:
         parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
@@ -225,7 +214,7 @@ def group(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def without_sharing(network: nn.Module) -> AbstractContextManager[None]:
-    """Gradients stay on this rank, and add up there, until the last micro-batch shares those of all."""
+    """Gradients add up on this rank, until the last micro-batch averages them over ranks."""
     return network.no_sync() if isinstance(network, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
@@ -238,17 +227,12 @@ def run_network(network: nn.Module, batch: Batch, config: Config) -> tuple[Tenso
 
 
 def sum_over_parts(
-    state: TrainingState,
-    parts: Sequence[Batch],
-    class_weights: Tensor,
-    config: Config,
-    runtime: Runtime,
-    place: str,
+    state: TrainingState, parts: Sequence[Batch], class_weights: Tensor, config: Config, runtime: Runtime, place: str
 ) -> dict[str, Tensor]:
-    """The first pass over the micro-batches of a step: the sums of `task_sums` over them and over all ranks.
+    """The first pass over the micro-batches of a step: `task_sums`, added up over micro-batches and ranks.
 
-    Leaves no trace: the second pass draws the same dropout masks, and running statistics are as they were. It is not
-    run without gradients, because a CPU then takes other steps with other masks; but no graph outlives its micro-batch.
+    Generators and running statistics are left as they were, so the second pass draws the same dropout masks. Gradients
+    are on, because without them a CPU runs other kernels with other masks; no graph outlives its micro-batch.
 
     Raises:
         RunError: See `stop_training`.
@@ -267,10 +251,10 @@ def sum_over_parts(
     with torch.no_grad():
         for buffer, before in zip(state.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        totals = {name: runtime.sum(own) for name, own in totals.items()}
+        totals = {name: sum_over_ranks(own) for name, own in totals.items()}
         loss = state.weighting(*losses_of(totals, config))
     if not bool(torch.isfinite(loss)):
-        stop_training(loss, seen, runtime, place)
+        stop_training(loss, seen, place)
     return totals
 
 
@@ -312,52 +296,34 @@ def task_losses(
 ) -> tuple[dict[str, Tensor], dict[str, bool]]:
     """Losses of the global batch, with this batch's share of their gradient, and whether a task has any label in it.
 
-    Args:
-        outputs: Of the network.
-        batch: This rank's, or one of its micro-batches.
-        seg: Its augmented mask.
-        class_weights: (2,) weights of the IDH classes.
-        config: All settings.
-        runtime: Of this rank.
-        totals: Sums over the global batch, see `sum_over_parts`; None: over the ranks' batches.
+    The batch is this rank's, or one of its micro-batches; then `totals` are the sums over the global batch.
     """
-    scale = float(runtime.world_size)  # gradients are averaged over ranks; a sum is what is meant
+    scale = float(runtime.world_size)  # undoes the average of gradients over ranks
     sums = {}
     for name, own in task_sums(outputs, batch, seg, class_weights, config).items():
-        total = runtime.sum(own.detach()) if totals is None else totals[name]
+        total = sum_over_ranks(own.detach()) if totals is None else totals[name]
         sums[name] = combine(own, total, scale)
     return losses_of(sums, config)
 
 
-@dataclass(frozen=True)
-class Finite:
-    """Which samples of a batch have finite values, to name the others."""
-
-    case_ids: tuple[str, ...]
-    image: Tensor
-    """(B,) bool."""
-    output: Tensor
-    """(B,) bool, of the network."""
+def find_finite(image: Tensor, outputs: Mapping[str, Tensor], batch: Batch) -> Seen:
+    """Which samples of a batch have finite values; the host does not wait for it."""
+    finite = [tensor.isfinite().flatten(1).all(dim=1) for tensor in (image, *outputs.values())]
+    return batch.case_ids, torch.stack([finite[0], torch.stack(finite[1:]).all(dim=0)])
 
 
-def find_finite(image: Tensor, outputs: Mapping[str, Tensor], batch: Batch) -> Finite:
-    """Looks at each sample of a batch."""
-    output = torch.stack([_finite_samples(tensor) for tensor in outputs.values()]).all(dim=0)
-    return Finite(batch.case_ids, _finite_samples(image), output)
-
-
-def stop_training(loss: Tensor, seen: Sequence[Finite], runtime: Runtime, place: str) -> NoReturn:
-    """Stops all ranks before the optimiser steps; the loss is the global one, so that they all see the same.
+def stop_training(loss: Tensor, seen: Sequence[Seen], place: str) -> NoReturn:
+    """Stops before the optimiser steps; all ranks call it together, because the loss is that of the global batch.
 
     Raises:
         RunError: Names the place and the cases: those whose image is not finite; else those whose network output is
             not (batch norm spreads one over the batch); else all of the step.
     """
-    case_ids = [case_id for batch in seen for case_id in batch.case_ids]
-    images, outputs = torch.cat([batch.image for batch in seen]), torch.cat([batch.output for batch in seen])
-    for finite in (images, outputs, torch.zeros(len(case_ids), dtype=torch.bool)):
-        bad = [case_id for case_id, good in zip(case_ids, finite.tolist(), strict=True) if not good]
-        named = sorted(set(runtime.gather(bad)))
+    case_ids = [case_id for batch_ids, _ in seen for case_id in batch_ids]
+    images, outputs = torch.cat([finite for _, finite in seen], dim=1).tolist()
+    for finite in (images, outputs, [False] * len(case_ids)):
+        bad = [case_id for case_id, good in zip(case_ids, finite, strict=True) if not good]
+        named = sorted(set(gather_over_ranks(bad)))
         if named:
             break
     raise RunError(
@@ -366,13 +332,9 @@ def stop_training(loss: Tensor, seen: Sequence[Finite], runtime: Runtime, place:
     )
 
 
-def _finite_samples(tensor: Tensor) -> Tensor:
-    return tensor.isfinite().flatten(1).all(dim=1)
-
-
 @contextmanager
 def naming_memory_settings(config: Config, held: int) -> Iterator[None]:
-    """Turns exhausted GPU memory into a message that says which settings to lower; so many patches are held at once."""
+    """Turns exhausted GPU memory into a message that says which settings to lower; `held` patches are held at once."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -385,11 +347,6 @@ def naming_memory_settings(config: Config, held: int) -> Iterator[None]:
 
 
 def mean_over_steps(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each value over the steps that have it, named `train/...`."""
+    """Mean of each value over the steps that have it."""
     names = dict.fromkeys(name for step in steps for name in step)
-    metrics = {}
-    for name in names:
-        values = [step[name] for step in steps if name in step]
-        label = "loss" if name == "loss" else f"loss_{name}"
-        metrics[f"train/{label}"] = math.fsum(values) / len(values)
-    return metrics
+    return {name: fmean(step[name] for step in steps if name in step) for name in names}

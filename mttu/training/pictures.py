@@ -28,27 +28,16 @@ OVERLAYS = 3
 def draw_results(
     best: Path, history: Sequence[Mapping[str, float]], val: Sequence[Case], cache_dir: Path, with_cases: bool
 ) -> Iterator[tuple[str, Figure]]:
-    """Yields name and figure: the curves always, the first validation cases if pictures of cases are allowed.
-
-    Args:
-        best: Checkpoint folder.
-        history: Metrics of every epoch.
-        val: Validation cases.
-        cache_dir: Prepared cases.
-        with_cases: Whether pictures of cases may be drawn.
-    """
+    """Yields name and figure: the curves by the history of all epochs, and if allowed the first validation cases."""
     settings = load_stored_config(best / "config.yaml")
     reasons = explain_unlearned(settings.network.tasks, read_learned_tasks(best))
-    remarks = [explain_dice(settings.metrics)] if _shows_dice(history) else []
+    has_dice = any(name.startswith("val/dice") for row in history for name in row)
+    remarks = [explain_dice(settings.metrics)] if has_dice else []
     yield LEARNING_CURVES, draw_curves(history, [*remarks, *(f"{reason}." for reason in reasons.values())])
     if with_cases:
         network, config = read_checkpoint(best)
         for case in val[:OVERLAYS]:
             yield f"val_{case.case_id}", _draw_case(network, config, case, cache_dir)
-
-
-def _shows_dice(history: Sequence[Mapping[str, float]]) -> bool:
-    return any(name.startswith("val/dice") for row in history for name in row)
 
 
 def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
@@ -57,11 +46,10 @@ def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) ->
     device = torch.device("cpu")
     precision = choose_precision(config.train.precision, device)
     prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
-    probabilities, idh = prediction.seg_probabilities, prediction.idh_probabilities
-    spacing = config.data.prepare.spacing_mm
+    spacing, idh = config.data.prepare.spacing_mm, prediction.idh_probabilities
     classes = None
-    if probabilities is not None:
-        classes = segment(probabilities, config.inference, spacing**3, network.learned_parts)
+    if prediction.seg_probabilities is not None:
+        classes = segment(prediction.seg_probabilities, config.inference, spacing**3, network.learned_parts)
     return draw_overlay(
         image[0].numpy(),
         None if classes is None else classes.numpy(),

@@ -28,16 +28,13 @@ FORMAT_VERSION = 2
 """2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
 FREE = list_free()
-"""What settings start with that may change while a training is stopped."""
+"""Prefixes of the settings that may change while a training is stopped."""
 
 
 def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> dict[str, Any]:
-    """What must stay the same for a run to go on: settings, the content of its prepared cases and where it started.
+    """What must stay the same for a run to go on: settings, the weights that it started from, and the data.
 
-    Args:
-        config: Settings.
-        fingerprint: Of manifest and prepared cases.
-        free: What settings that may change start with.
+    `fingerprint` is that of manifest and prepared cases; `free` are prefixes of the settings that may change.
     """
     flat = flatten(config.model_dump(mode="json"))
     settings = {name: value for name, value in flat.items() if not name.startswith(free)}
@@ -48,7 +45,7 @@ def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Each difference of two identities as `name: old -> new`.
 
-    A setting that is newer than the old one counts there as what its version did, see `mttu.config.earlier`.
+    A setting that the old one lacks has there the value that its version used, see `mttu.config.earlier`.
     """
     found = []
     if old.get("format_version") not in range(1, new["format_version"] + 1):
@@ -56,7 +53,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old.get("data") != new["data"]:
         found.append(f"manifest or prepared cases: {str(old.get('data'))[:12]} -> {str(new['data'])[:12]}")
     stored, after = old.get("settings", {}), new["settings"]
-    # settings that may change are not compared, and a new one of them is not missing
+    # a setting that is newer than the old run and may change is in neither
     before = {name: value for name, value in complete(stored).items() if name in stored or name in after}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return [*found, *(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)]
@@ -79,15 +76,10 @@ def begin_or_continue(
     free: tuple[str, ...] = FREE,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Marks a folder with what its run was started with, or checks that it still is the same run.
+    """Marks a folder, which the caller has locked, with what its run was started with, or checks that it still is that.
 
-    Args:
-        folder: Run folder, locked by the caller.
-        config: Settings of this start.
-        fingerprint: Of manifest and prepared cases.
-        fresh: Move an older run in this folder aside, under a name of its own, and start anew.
-        free: What settings that may change start with.
-        extra: What else must stay the same, by name; JSON values.
+    See `identify` for config, fingerprint and `free`; `extra` is what else must stay the same, by name, as JSON values.
+    With `fresh` an older run in this folder is moved aside, and a new one is begun.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
@@ -114,9 +106,9 @@ def begin_or_continue(
 def move_aside(folder: Path) -> None:
     """Moves everything in a run folder but its lock into the next free `replaced-N` inside it; nothing is deleted.
 
-    A kill halfway leaves the rest without its mark, and the next start moves that aside, too.
+    A kill halfway leaves the rest without its mark; the next start moves that aside as well.
     """
-    stays = (".lock", "replaced-", PREFIX)  # what a kill left half-written belongs to no run
+    stays = (".lock", "replaced-", PREFIX)  # the last: half-written files belong to no run
     content = [item for item in folder.iterdir() if not item.name.startswith(stays)]
     if not content:
         return
@@ -130,16 +122,16 @@ def move_aside(folder: Path) -> None:
 FINISHED = "finished.json"
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 Tell = Callable[[str], None]
-"""Told a sentence that the user should read before training starts."""
+"""Called with a sentence that the user should read before training starts."""
 History = list[dict[str, float]]
 OnStart = Callable[[str, int], None]
-"""Told what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
+"""Called with what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
 Launch = Callable[[Config, Path, OnEpoch, OnStart], History]
 """Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
 
 
 def task_of(config: Config) -> Task:
-    """What a worker trains, read from the manifest that the settings name."""
+    """The task of a worker, read from the manifest that the settings name."""
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
     return Task(config, manifest.split("train"), manifest.split("val"), cache_dir)
@@ -153,7 +145,7 @@ def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
 def keep_best(checkpoint: Path, folder: Path) -> None:
     """Copies the best weights out of a training checkpoint into the run folder, whole or not at all.
 
-    With them goes a calibration that is fitted on what they say of the val cases; `held_out.json` has that itself.
+    With them go their predictions for the val cases, and a calibration that is fitted on these.
     """
     held_out = read_held_out(checkpoint)
     copy_held_out(checkpoint, folder)  # first: weights without it would look like those of an older version
@@ -180,7 +172,7 @@ def closing(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(Exception):  # the first error is the one to tell
+        with suppress(Exception):  # the first error is the one to report
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.finish("FINISHED")
@@ -194,7 +186,7 @@ class Run:
     tracker: Tracker | None
     """None for a run that was finished before: there is nothing left to do."""
     result: dict[str, Any] = field(default_factory=dict)
-    """What `finished.json` is to say; JSON values."""
+    """Content of `finished.json`; JSON values."""
 
 
 @contextmanager
@@ -213,19 +205,19 @@ def open_run(
 
     Args:
         config: All settings.
-        inputs: What was found out of data and settings.
-        fresh: Start anew; an older run of the same name is kept aside.
-        free: What settings that may change while the run is stopped start with.
-        extra: What else must stay the same, see `begin_or_continue`.
+        inputs: What `check_inputs` returned.
+        fresh: See `begin_or_continue`, as for `free` and `extra`.
+        free: Prefixes of the settings that may change while the run is stopped.
+        extra: What else must stay the same.
         check: Called with the locked folder; raises if the run may not go on.
-        parent: Run that this one belongs to.
+        parent: Run that this one belongs to in MLflow.
         tell: Called with each of `notes`, unless the run was finished before.
-        notes: What will be missing.
+        notes: Sentences for the user, such as what will be missing.
 
     Raises:
         InputError: Something is refused; nothing was started.
     """
-    folder = config.output.place
+    folder, manifest = config.output.place, inputs.manifest
     with lock_folder(folder):
         begin_or_continue(folder, config, inputs.fingerprint, fresh, free, extra)
         if check is not None:
@@ -237,8 +229,8 @@ def open_run(
         if tell is not None:
             for note in notes:
                 tell(note)
-        about = (inputs.manifest.fingerprint, inputs.manifest.synthetic)
-        tracker = open_tracker(config, folder, *about, parent, tags=name_missing(inputs.missing))
+        tags = name_missing(inputs.missing)
+        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, parent, tags=tags)
         run = Run(folder, tracker)
         with closing(tracker):
             yield run
@@ -260,7 +252,7 @@ def run_training(
         launch: How workers are launched.
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each finished epoch and its metrics, in order.
-        parent: Of a cross-validation, whose fold this is; None: a training of its own.
+        parent: The cross-validation whose fold this is; None: a training of its own.
         tell: Called with what will be missing, before anything is trained.
 
     Returns:
@@ -293,8 +285,6 @@ def _train_and_log(
     val = inputs.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, inputs.cache_dir, tracker.allows_pictures):
         (path,) = save_figure(figure, folder / name, ("png",))
-        if name == LEARNING_CURVES:
-            tracker.log_figure(path)
-        else:
-            tracker.log_picture(path)
+        log = tracker.log_figure if name == LEARNING_CURVES else tracker.log_picture
+        log(path)
     return history

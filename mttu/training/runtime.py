@@ -1,13 +1,12 @@
 """What the training loop runs on: ranks, device, checkpoints. `mttu.cluster` maps the same protocol to Ray Train.
 
-Ranks agree before any of them waits for another. A rank that stops alone leaves the others in a collective, which waits
-for as long as the process group's time-out: half an hour and more. So what may fail on one machine and not on the next
-is done first, and what was found is exchanged.
+A rank that stops alone leaves the others waiting in a collective until the process group's time-out: half an hour and
+more. So what may fail on one machine alone is done first, and the ranks exchange what they found.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ CHECKPOINTS_KEPT = 2
 
 
 class Runtime(Protocol):
-    """One rank's view of the machine."""
+    """What one rank runs on."""
 
     rank: int
     world_size: int
@@ -36,12 +35,6 @@ class Runtime(Protocol):
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Moves the network to the device, in place, and returns what to call in training."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over ranks, the same bits on each."""
-
-    def gather(self, rows: list[Row]) -> list[Row]:
-        """Rows of all ranks in the order of ranks, on each; JSON values."""
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
         """Hands out the metrics of a finished epoch and keeps a checkpoint, if there is one to write."""
@@ -51,7 +44,7 @@ class Runtime(Protocol):
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """All-reduce by sum over the default process group; the tensor itself where there is none."""
+    """Sum over the ranks of the default process group, the same bits on each; a copy where there is no group."""
     total = tensor.clone()
     if dist.is_initialized():
         dist.all_reduce(total)
@@ -59,13 +52,10 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def gather_over_ranks(rows: list[Row]) -> list[Row]:
-    """Concatenates the rows of all ranks in the default process group; the rows themselves where there is none.
+    """Rows (JSON values) of all ranks of the default process group in their order, on each rank.
 
-    They travel as JSON in tensors of bytes: torch's own call for objects would unpickle what a peer sends, which is to
-    run whatever it says. JSON keeps every bit of a number.
-
-    Args:
-        rows: JSON values.
+    They travel as JSON in tensors of bytes, which keeps every bit of a number: torch's own call for objects would
+    unpickle what a peer sends, and so run any code in it.
     """
     if not dist.is_initialized():
         return rows
@@ -98,28 +88,23 @@ def prepare_for_device(network: nn.Module, device: torch.device, world_size: int
 def parallel_options(device: torch.device) -> dict[str, Any]:
     """Options of DistributedDataParallel.
 
-    Running statistics of batch norm are not sent: every rank computes those of the global batch, the same bits.
-
-    On a CPU bits must not depend on a resume. The reducer re-sorts its buckets after the first step of a process, and
-    with three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for
-    unused parameters on it never re-sorts.
+    Running statistics of batch norm are not sent: every rank computes those of the global batch, the same bits. On a
+    CPU bits must not depend on a resume: the reducer re-sorts its buckets after the first step of a process, and with
+    three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for unused
+    parameters on it never re-sorts.
     """
     return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
 
 @dataclass
 class LocalRuntime:
-    """Runs in this process: one rank, or one of a process group that the caller has set up.
-
-    Args:
-        folder: Where checkpoints are kept, the newest two.
-        device: Device to train on.
-        on_report: Called on rank 0 with the epoch and its metrics.
-    """
+    """Runs in this process: one rank, or one of a process group that the caller has set up."""
 
     folder: Path
+    """Where the newest two checkpoints are kept."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_report: Callable[[int, Mapping[str, float]], None] | None = None
+    """Called on rank 0 with the epoch and its metrics."""
     rank: int = field(default_factory=lambda: dist.get_rank() if dist.is_initialized() else 0)
     world_size: int = field(default_factory=lambda: dist.get_world_size() if dist.is_initialized() else 1)
 
@@ -129,14 +114,6 @@ class LocalRuntime:
         if self.world_size == 1:
             return network
         return nn.parallel.DistributedDataParallel(network, **parallel_options(self.device))
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """See `Runtime`."""
-        return sum_over_ranks(tensor)
-
-    def gather(self, rows: list[Row]) -> list[Row]:
-        """See `Runtime`."""
-        return gather_over_ranks(rows)
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
         """See `Runtime`."""
@@ -162,7 +139,7 @@ class LocalRuntime:
 
 
 _MOST = 20
-"""Problems that a rank tells; a node without the cache would name every case."""
+"""Problems that a rank reports; a node without the cache would name every case."""
 
 
 class AgreedError(InputError):
@@ -171,9 +148,9 @@ class AgreedError(InputError):
 
 @contextmanager
 def agreeing(runtime: Runtime) -> Iterator[None]:
-    """Runs the body on every rank; where it fails on some, all stop with what each of them found.
+    """Runs the body, which must not wait for another rank; where it fails on some, all stop with what each found.
 
-    The body must not wait for another rank. With a single rank its error is left as it is.
+    With a single rank its error is left as it is.
 
     Raises:
         AgreedError: Some rank refused its input or could not read a file; names each rank, its node and its problems.
@@ -189,11 +166,18 @@ def agreeing(runtime: Runtime) -> Iterator[None]:
         failure = error
     if runtime.world_size == 1:
         return
-    found = runtime.gather([{"rank": runtime.rank, "node": os.uname().nodename, **_describe(failure)}])
+    found = gather_over_ranks([{"name": _name(runtime), **_describe(failure)}])
     kinds = {row["kind"] for row in found}
     if kinds == {""}:
         return
-    sentences = _tell(found)
+    names_of: dict[str, list[str]] = {}
+    for row in found:
+        for problem in row["problems"]:
+            names_of.setdefault(problem, []).append(row["name"])
+    sentences = [
+        f"{'every worker' if len(names) == len(found) else ', '.join(names)}: {problem}"
+        for problem, names in names_of.items()
+    ]
     if "other" in kinds:
         if failure is not None and not isinstance(failure, InputError | RunError | OSError):
             raise failure
@@ -218,44 +202,28 @@ def _describe(failure: Exception | None) -> dict[str, Any]:
     return {"kind": "other", "problems": [f"{type(failure).__name__}: {text}"]}
 
 
-def _tell(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per problem and rank; what all ranks say is said once."""
-    by_problem: dict[str, list[str]] = {}
-    for row in found:
-        for problem in row["problems"]:
-            by_problem.setdefault(problem, []).append(_name(row))
-    return [
-        f"{'every worker' if len(names) == len(found) else ', '.join(names)}: {problem}"
-        for problem, names in by_problem.items()
-    ]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return f"worker {row['rank']} on node {row['node']}"
+def _name(runtime: Runtime) -> str:
+    return f"worker {runtime.rank} on node {os.uname().nodename}"
 
 
 def check_same(runtime: Runtime, seen: Mapping[str, str]) -> None:
-    """Refuses ranks that read different things, such as a node's own copy of the cache that was left behind.
-
-    Args:
-        runtime: Of this rank.
-        seen: Name, such as `case A`, to what this rank read under it.
+    """Refuses ranks that read different things under a name such as `case A`, e.g. where a node has an old cache.
 
     Raises:
-        AgreedError: On every rank; names the rank and what it sees otherwise than rank 0.
+        AgreedError: On every rank; names the rank and what differs from rank 0.
     """
     if runtime.world_size == 1:
         return
-    own: dict[str, Any] = {"rank": runtime.rank, "node": os.uname().nodename, "seen": dict(seen)}
-    found = runtime.gather([own])
-    first, problems = found[0], []
-    for row in found[1:]:
+    own: dict[str, Any] = {"name": _name(runtime), "seen": dict(seen)}
+    first, *others = gather_over_ranks([own])
+    problems = []
+    for row in others:
         names = sorted(first["seen"].keys() | row["seen"].keys())
         differing = [name for name in names if first["seen"].get(name) != row["seen"].get(name)]
         if differing:
             problems.append(
-                f"{_name(row)} reads another {name_some(differing)} than {_name(first)}; manifest, cache, checkpoints "
-                "and run folder have to lie on storage that all nodes share, under the same paths"
+                f"{row['name']} reads another {name_some(differing)} than {first['name']}; manifest, cache, "
+                "checkpoints and run folder have to lie on storage that all nodes share, under the same paths"
             )
     if problems:
         raise AgreedError(problems)

@@ -1,4 +1,4 @@
-"""Where a training starts that does not start from random weights: those of an earlier one (Algorithm 1, line 6)."""
+"""Where a training starts: random weights, or those of an earlier one (Algorithm 1, line 6)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 
 from mttu.config import Config, flatten
 from mttu.config.network import Task
+from mttu.data.cache import checksum
 from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.manifest import Case
 from mttu.errors import InputError
@@ -23,20 +24,19 @@ from mttu.patients import KnownPatients
 from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
 
 STATE = "state.pt"
+_DECISIVE = ("network.", "data.modalities")
+"""Prefixes of the settings that a training shares with the one whose weights it starts from."""
+_DECISIVE_OF_STATE = ("loss.task_weighting", "optim.amsgrad")
+"""Those that it shares as well where it keeps the state of the optimiser."""
 
 
 def digest_weights(folder: Path) -> str:
     """SHA-256 of the weights file of a checkpoint, or of a run or training checkpoint with `best` inside."""
-    return _digest(find_checkpoint(folder) / "weights.safetensors")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum(find_checkpoint(folder) / "weights.safetensors")
 
 
 def _digest_kept(path: Path) -> str:
-    """SHA-256 of what is kept of a state, by values: the bytes of its file depend on how its tensors came to be."""
+    """SHA-256 of the kept task weights and optimiser, by values: the bytes of the file depend on how it was saved."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     digest = hashlib.sha256()
 
@@ -58,7 +58,7 @@ def _digest_kept(path: Path) -> str:
 
 
 def identify_start(config: Config) -> str | None:
-    """What a training started from, by content: digests of the weights, and of the state if that is kept."""
+    """Digests of the weights that a training starts from, and of the state if that is kept; None without any."""
     start = config.train.start_from
     if start is None:
         return None
@@ -66,19 +66,8 @@ def identify_start(config: Config) -> str | None:
     return f"weights {digest_weights(start)}{kept}"
 
 
-def _describe(config: Config, with_optimiser: bool) -> dict[str, Any]:
-    """What must be equal, by name: the network and its channels; with the optimiser also what it has a state of."""
-    parts: dict[str, Any] = {
-        "network": config.network.model_dump(mode="json"),
-        "data.modalities": list(config.data.modalities),
-    }
-    if with_optimiser:
-        parts |= {"loss.task_weighting": config.loss.task_weighting, "optim.amsgrad": config.optim.amsgrad}
-    return flatten(parts)
-
-
 def check_start(config: Config) -> list[str]:
-    """Says why a training cannot start from where `train.start_from` points; nothing if it can, or is not set."""
+    """Why a training cannot start from `train.start_from`; empty if it can, or if that is not set."""
     start = config.train.start_from
     if start is None:
         return []
@@ -87,12 +76,13 @@ def check_start(config: Config) -> list[str]:
     except InputError as error:
         return [f"train.start_from: {problem}" for problem in error.problems]
     kept = config.train.start_optimiser == "kept"
-    before, now = (_describe(one, kept) for one in (trained, config))
+    before, now = (flatten(one.model_dump(mode="json")) for one in (trained, config))
+    decisive = (*_DECISIVE, *_DECISIVE_OF_STATE) if kept else _DECISIVE
     problems = [
         f"train.start_from {start}: was trained with {name}={before.get(name)}, now it is {now.get(name)}; "
         "set it back, or start from other weights"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if name.startswith(decisive) and before.get(name) != now.get(name)
     ]
     if kept and not (start / STATE).is_file():
         problems.append(
@@ -103,15 +93,13 @@ def check_start(config: Config) -> list[str]:
 
 
 def read_start_patients(config: Config) -> KnownPatients | None:
-    """The patients that the weights to start from were trained on, none where training starts anew; None where they do
-    not say.
-    """
+    """The patients that the weights to start from were trained on, none for random weights; None where unknown."""
     start = config.train.start_from
     return KnownPatients() if start is None else read_learned_from(start)
 
 
 def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
-    """Tasks that at least one of the training cases has a label of, a pseudo-label counting as one."""
+    """Tasks that at least one training case has a label or a pseudo-label for."""
     has_label = {
         "segmentation": any(case.seg is not None for case in train),
         "idh": any(case.idh != IDH_UNKNOWN for case in train),
@@ -120,7 +108,7 @@ def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task
 
 
 def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
-    """Tasks whose head has seen a label when training is over: of these cases, or before, see `train.start_from`.
+    """Tasks whose head will have seen a label: of these cases, or in the training of `train.start_from`.
 
     Raises:
         InputError: The checkpoint to start from cannot be read.
@@ -133,19 +121,20 @@ def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]
 def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
     """Whether some mask of these cases, or of those that `train.start_from` learned from, tells the parts of a tumour.
 
-    True without any mask at all: then there is no segmentation whose parts could mislead.
+    True without any mask: then there is no segmentation whose parts could mislead.
     """
     conventions = {case.labels for case in train if case.seg is not None}
+    tells = any(knows_parts(one) for one in conventions)
     start = config.train.start_from
     if start is not None and "segmentation" in read_learned_tasks(start):
-        return read_learned_parts(start) or any(knows_parts(one) for one in conventions)
-    return not conventions or any(knows_parts(one) for one in conventions)
+        return read_learned_parts(start) or tells
+    return tells or not conventions
 
 
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:
     """Fills a fresh state with the weights that training starts from, and with optimiser and task weights if kept.
 
-    The epoch stays 0, so that the learning rate starts anew, too.
+    The epoch stays 0, so the learning rate starts anew.
 
     Raises:
         InputError: The checkpoint cannot be read here, or is of another format version.

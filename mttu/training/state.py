@@ -35,8 +35,8 @@ class Best:
     metrics: Mapping[str, float]
     weights: Mapping[str, Tensor]
     held_out: tuple[HeldOut, ...] | None = None
-    """What these weights say of the validation cases of known IDH status; None without an IDH head,
-    and where an older version kept nothing."""
+    """Predictions by these weights for the validation cases of known IDH status; None without an IDH head, and where an
+    older version kept nothing."""
 
 
 @dataclass
@@ -50,8 +50,8 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     best: Best | None = None
     learned_from: KnownPatients | None = None
-    """Patients that the weights were trained on, now or before, the same at every start; None where the weights that it
-    started from do not say, and on ranks other than 0, which write nothing."""
+    """Patients that the weights were trained on, now or before; None where the weights that it started from do not say,
+    and on ranks other than 0, which write nothing."""
 
     def finish_epoch(
         self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None
@@ -70,12 +70,7 @@ def derive_seed(*numbers: int) -> int:
 
 
 def create_state(config: Config, device: torch.device) -> TrainingState:
-    """A fresh state; weights depend on the seed only.
-
-    Args:
-        config: All settings.
-        device: Where parameters live.
-    """
+    """A fresh state; weights depend on the seed only."""
     torch.manual_seed(derive_seed(config.train.seed))
     network = build_network(config.network).to(device)
     weighting = TaskWeighting(config.network.tasks, config.loss).to(device)
@@ -111,14 +106,10 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Adam, content: dict[str, Any]) -> None:
-    """Fills an optimiser from its state dict; each moment is laid out in memory like its parameter.
+    """Fills an optimiser from its state dict, which is on the parameters' device in any memory layout.
 
-    A GPU keeps the weights of convolutions channels last, and so their moments. The fused step pairs values by their
-    place in memory: with another layout every weight would move by the moments of another one.
-
-    Args:
-        optimizer: Of parameters in the layout that they are trained in.
-        content: What `state_dict` gave, on the parameters' device, in any layout.
+    Each moment is laid out like its parameter: on a GPU weights of convolutions are channels last, and the fused step
+    pairs values by their place in memory, so another layout would move weights by the moments of others.
     """
     optimizer.load_state_dict(content)
     for parameter, slots in optimizer.state.items():

@@ -9,7 +9,7 @@ from mttu.search.presets import preset
 def share(total, held, num_workers):
     train = override(Config(), {"train.global_batch": total, "train.batch_per_worker": held}).train
     shares = share_batch(train, num_workers)
-    assert shares.num_workers * shares.micro_batches * shares.held == total
+    assert num_workers * shares.micro_batches * shares.held == total
     assert shares.of_worker == total // num_workers
     return shares.micro_batches, shares.held
 
@@ -50,12 +50,9 @@ def test_accumulation_is_called_a_change_of_recipe():
         "gradients are those of all 4, but batch norm sees 2 at a time; train.batch_per_worker=4 avoids it, if it fits"
     )
     uneven = override(Config(), {"train.global_batch": 12, "train.batch_per_worker": 4})
-    assert "2 micro-batches of 3 on each of 2 workers, the largest equal part up to train.batch_per_worker=4; " in str(
-        describe_accumulation(uneven.train, 2)
-    )
-    assert "batch norm sees 6 at a time; train.batch_per_worker=6 avoids it" in str(
-        describe_accumulation(uneven.train, 2)
-    )
+    said = describe_accumulation(uneven.train, 2)
+    assert "2 micro-batches of 3 on each of 2 workers, the largest equal part up to train.batch_per_worker=4; " in said
+    assert "batch norm sees 6 at a time; train.batch_per_worker=6 avoids it" in said
 
 
 @pytest.mark.parametrize(("name", "expected"), [("small", (2, 2)), ("demo", (4, 4))])

@@ -83,11 +83,9 @@ def test_elsewhere_the_message_names_the_two_new_settings(tmp_path):
 def stored_then(config, num_workers, batch):
     """What format 1 kept of a run."""
     identity = identify(override(config, {"workers.num_workers": num_workers}), "abc")
-    settings = {name: value for name, value in identity["settings"].items() if name not in _NEW}
+    new = ("train.global_batch", "train.batch_per_worker")
+    settings = {name: value for name, value in identity["settings"].items() if name not in new}
     return {**identity, "format_version": 1, "settings": {**settings, "train.batch_size": batch}}
-
-
-_NEW = ("train.global_batch", "train.batch_per_worker")
 
 
 def test_an_old_run_counts_as_its_global_batch():

@@ -48,9 +48,8 @@ def test_logits_are_averaged_over_windows_and_softmax_comes_after(network):
 def test_passes_over_too_many_windows_are_refused_before_the_first(network, monkeypatch):
     monkeypatch.setattr("mttu.inference.windows.MOST_WINDOWS", 7)
     run(network, draw_image(16, 16, 28))
-    with pytest.raises(
-        InputError, match=r"need 4 windows for 16x28x28 voxels, and mc\.passes 3 times as many; at most 7"
-    ):
+    said = r"need 4 windows for 16x28x28 voxels, and mc\.passes 3 times as many; at most 7"
+    with pytest.raises(InputError, match=said):
         run(None, draw_image(16, 28, 28))
 
 
@@ -71,9 +70,7 @@ def test_same_bits_whatever_was_computed_before_and_other_bits_for_another_seed_
     again = run(network, image)
     assert torch.equal(first.passes, again.passes)
     assert torch.equal(first.deterministic, again.deterministic)
-    assert torch.equal(
-        run(network, image, passes=5).passes[:3], first.passes
-    )  # more passes leave the first as they are
+    assert torch.equal(run(network, image, passes=5).passes[:3], first.passes)  # more leave the first as they are
     for other in (run(network, image, seed=3), run(network, image, "another")):
         assert not torch.isclose(other.passes, first.passes).any()
         assert torch.equal(other.deterministic, first.deterministic)

@@ -82,7 +82,6 @@ def test_eight_windows_of_one_case_each_cover_the_grid_of_brats() -> None:
 
     prediction = predict_volume(Counting(), torch.zeros(1, 240, 240, 155), (128, 128, 128), InferenceSettings(), CPU)
     assert shapes == [(1, 1, 128, 128, 128)] * 8
-    assert prediction.seg_probabilities is not None
     assert prediction.seg_probabilities.shape == (4, 240, 240, 155)
 
 
@@ -90,7 +89,6 @@ def test_eight_windows_of_one_case_each_cover_the_grid_of_brats() -> None:
 def test_blending_keeps_what_all_windows_agree_on(shape: tuple[int, int, int]) -> None:
     image = random_image(*shape)
     prediction = predict_volume(Pointwise(), image, (16, 16, 16), InferenceSettings(), CPU)
-    assert prediction.seg_probabilities is not None
     torch.testing.assert_close(prediction.seg_probabilities, expected_probabilities(image), atol=1e-6, rtol=0)
 
 
@@ -109,7 +107,6 @@ def test_disagreeing_windows_are_weighted_by_distance_from_their_centre() -> Non
     settings = InferenceSettings(overlap=0.5)
     image = torch.zeros(1, 24, 16, 16)
     probabilities = predict_volume(FirstOrSecond(), image, (16, 16, 16), settings, CPU).seg_probabilities
-    assert probabilities is not None
     first = probabilities[1, :, 8, 8]
     assert torch.all(first[:8] > 0.999)
     assert torch.all(first[16:] < 0.001)
@@ -130,11 +127,9 @@ def test_idh_logits_are_averaged_over_windows_and_softmax_comes_after() -> None:
     image = torch.zeros(1, 32, 16, 16)
     image[:, 16:] = 2.0  # without overlap: one window of zeros, one of twos
     prediction = predict_volume(Pointwise(), image, (16, 16, 16), InferenceSettings(overlap=0.0), CPU)
-    assert prediction.idh_logits is not None
     assert prediction.idh_logits.tolist() == [[1.0, 1.0]]
     image[:, 0, 0, 0] = 4.0  # corner of the first window; its mean stays near zero
     prediction = predict_volume(Pointwise(), image, (16, 16, 16), InferenceSettings(overlap=0.0), CPU)
-    assert prediction.idh_probabilities is not None
     gap = (4.0 + 2.0) / 2 - (4.0 / 16**3 + 2.0) / 2
     assert prediction.idh_probabilities[0].item() == pytest.approx(1 / (1 + math.exp(-gap)), abs=1e-6)
 
@@ -150,9 +145,6 @@ def test_flips_average_softmax_of_the_eight_orientations() -> None:
         seen = image.flip(axes) * ramp
         seg += expected_probabilities(seen).flip(axes) / 8
         idh += torch.stack([seen[0, 0, 0, 0], seen.mean()]).softmax(dim=0) / 8
-    assert prediction.seg_probabilities is not None
-    assert prediction.idh_probabilities is not None
-    assert prediction.idh_logits is not None
     assert prediction.idh_logits.shape == (8, 2)
     torch.testing.assert_close(prediction.seg_probabilities, seg, atol=1e-6, rtol=0)
     torch.testing.assert_close(prediction.idh_probabilities, idh, atol=1e-6, rtol=0)
@@ -163,9 +155,6 @@ def test_flips_make_the_result_independent_of_orientation() -> None:
     once = predict_volume(Positional(), image, (16, 16, 16), settings, CPU).seg_probabilities
     mirrored = predict_volume(Positional(), image.flip(1), (16, 16, 16), settings, CPU).seg_probabilities
     unmirrored = predict_volume(Positional(), image, (16, 16, 16), InferenceSettings(), CPU).seg_probabilities
-    assert once is not None
-    assert mirrored is not None
-    assert unmirrored is not None
     torch.testing.assert_close(mirrored.flip(1), once, atol=1e-6, rtol=0)
     assert not torch.allclose(unmirrored, once, atol=1e-2)
 
@@ -194,8 +183,6 @@ def test_a_network_in_training_is_scored_in_evaluation_and_left_as_it_was() -> N
     second = predict_volume(network, image, config.patch.size, config.inference, CPU)
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
-    assert first.seg_probabilities is not None
-    assert second.seg_probabilities is not None
     assert torch.equal(first.seg_probabilities, second.seg_probabilities)  # no dropout, no batch statistics
     assert not first.seg_probabilities.requires_grad
 
@@ -228,9 +215,6 @@ def test_bfloat16_is_used_inside_and_float32_comes_out() -> None:
     full = predict_volume(network, image, (8, 8, 8), InferenceSettings(), CPU)
     half = predict_volume(network, image, (8, 8, 8), InferenceSettings(), CPU, "bfloat16")
     assert seen == [torch.float32, torch.bfloat16]
-    assert half.seg_probabilities is not None
-    assert full.seg_probabilities is not None
-    assert half.idh_logits is not None
     assert half.seg_probabilities.dtype == half.idh_logits.dtype == torch.float32
     torch.testing.assert_close(half.seg_probabilities, full.seg_probabilities, atol=0.02, rtol=0)
 
@@ -240,7 +224,6 @@ def test_half_precision_images_are_read_and_left_unchanged() -> None:
     before = image.clone()
     prediction = predict_volume(Pointwise(), image, (8, 8, 8), InferenceSettings(flips=True), CPU)
     assert torch.equal(image, before)
-    assert prediction.seg_probabilities is not None
     torch.testing.assert_close(prediction.seg_probabilities, expected_probabilities(image.float()), atol=1e-6, rtol=0)
 
 

@@ -41,13 +41,13 @@ def same(one, other):
 
 
 def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatch):
-    def stop(fold, epoch, metrics):
-        told.append((fold, epoch))
-        if (fold, epoch) == (2, 1):
-            raise StoppedError
-
     def tell(fold, epoch, metrics):
         told.append((fold, epoch))
+
+    def stop(fold, epoch, metrics):
+        tell(fold, epoch, metrics)
+        if (fold, epoch) == (2, 1):
+            raise StoppedError
 
     told = []
     with pytest.raises(StoppedError):

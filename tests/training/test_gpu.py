@@ -1,5 +1,7 @@
 """Training and inference on a CUDA device against the CPU; bit-equality is not promised there, closeness is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -26,9 +28,7 @@ def test_training_runs_in_bfloat16_and_resumes(tiny, tmp_path):
     assert state.epoch == tiny.train.epochs
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.network.state_dict().values())
     longer = override(tiny, {"train.epochs": tiny.train.epochs + 1})
-    resumed = fit(
-        type(task)(longer, task.train, task.val, task.cache_dir), LocalRuntime(tmp_path / "train", device=CUDA)
-    )
+    resumed = fit(replace(task, config=longer), LocalRuntime(tmp_path / "train", device=CUDA))
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3, 4]
 
 

@@ -61,6 +61,13 @@ def places(drawn, trained, answers, tmp_path):
     return found
 
 
+def unite(places, folder):
+    """Writes the ensemble of the folds and returns their pooled predictions."""
+    pooled = pool_folds(places)
+    write_ensemble(folder, places, lambda partial: fill_ensemble(partial, pooled))
+    return pooled
+
+
 def test_the_ensemble_of_the_folds_is_calibrated_on_pooled_out_of_fold_predictions(
     drawn, trained, answers, phantom_manifest, tmp_path
 ):
@@ -124,8 +131,7 @@ def test_a_fold_of_an_older_version_has_none(places, tmp_path):
     pooled = pool_folds(places)
     assert {number for number, _ in pooled.rows} == {1}
     (places[0] / "held_out.json").unlink()
-    pooled = pool_folds(places)
-    write_ensemble(tmp_path / "ensemble", places, lambda folder: fill_ensemble(folder, pooled))
+    unite(places, tmp_path / "ensemble")
     kept = read_calibration(tmp_path / "ensemble")
     assert (kept.fitted, kept.calibrate(0.7), kept.call(0.7)) == (False, None, None)
     assert kept.describe() == (
@@ -140,8 +146,7 @@ def test_a_fold_of_an_older_version_has_none(places, tmp_path):
 
 def test_networks_without_an_idh_head_have_no_calibration(write_tiny, tmp_path):
     place = write_tiny(tmp_path / "run" / "best", {"network.tasks": ["segmentation"]}).parent
-    pooled = pool_folds([place])
-    write_ensemble(tmp_path / "ensemble", [place], lambda folder: fill_ensemble(folder, pooled))
+    unite([place], tmp_path / "ensemble")
     assert sorted(path.name for path in (tmp_path / "ensemble").iterdir()) == ["ensemble.json", "member_1"]
 
 
@@ -171,9 +176,7 @@ def test_a_calibration_of_other_weights_or_damaged_is_refused(places, write_tiny
     path.write_text(text)
     write_tiny(tmp_path / "other", spoil=9.0)
     (tmp_path / "other" / "calibration.json").write_text(text)
-    with pytest.raises(
-        InputError, match="was fitted for other weights than those beside it; restore it from a copy, o"
-    ):
+    with pytest.raises(InputError, match="was fitted for other weights than those beside it; restore it from a copy"):
         read_calibration(tmp_path / "other")
     for damaged in ("{", "[]", '{"format_version": 1}', text.replace('"temperature"', '"t"')):
         path.write_text(damaged)
@@ -260,10 +263,9 @@ def age(place, manifest):
 
 def test_folds_of_an_earlier_version_are_pooled_with_those_of_this_one(places, drawn, answers, tmp_path):
     age(places[0], drawn[0])
-    pooled = pool_folds(places)
+    pooled = unite(places, tmp_path / "ensemble")
     assert [row.case_id for _, row in pooled.rows] == sorted(answers)
     assert pooled.notes == ()
-    write_ensemble(tmp_path / "ensemble", places, lambda folder: fill_ensemble(folder, pooled))
     kept = read_calibration(tmp_path / "ensemble")
     fitted = {case.patient_id for fold in drawn for case in fold.split("val")}
     assert kept.patients.find([*fitted, "another"]) == fitted

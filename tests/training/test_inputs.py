@@ -104,9 +104,8 @@ def test_a_cache_of_other_labels_is_refused(tiny):
     rewrite(tiny, lambda case: replace(case, labels="whole-tumour" if case.split == "val" else case.labels))
     found = problems_of(tiny)
     assert len(found) == 2
-    assert all(
-        "its mask was prepared with labels brats, the manifest says whole-tumour" in problem for problem in found
-    )
+    said = "its mask was prepared with labels brats, the manifest says whole-tumour"
+    assert all(said in problem for problem in found)
 
 
 def test_cases_prepared_anew_from_other_images_are_another_run(tiny, tmp_path):

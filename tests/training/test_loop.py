@@ -2,6 +2,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,12 @@ from mttu.training.runtime import LocalRuntime
 from mttu.training.state import create_state
 
 CPU = torch.device("cpu")
+
+
+def run_epoch(state, config, folder, batch, labelled=("segmentation", "idh"), weights=(0.5, 0.5)):
+    """The metrics of an epoch of one step."""
+    runtime = LocalRuntime(folder)
+    return train_epoch(state, state.network, [batch], [labelled], torch.tensor(weights), config, runtime)
 
 
 def everything(state):
@@ -88,8 +95,7 @@ def test_reports_name_metrics_and_keep_two_checkpoints(tiny, tmp_path):
 
 
 def test_without_validation_cases_the_last_epoch_is_kept(tiny, tmp_path):
-    task = task_of(tiny)
-    state = fit(type(task)(task.config, task.train, (), task.cache_dir), LocalRuntime(tmp_path))
+    state = fit(replace(task_of(tiny), val=()), LocalRuntime(tmp_path))
     assert state.best.epoch == tiny.train.epochs
 
 
@@ -102,9 +108,6 @@ def test_learning_rate_decays_to_zero_as_a_polynomial(tiny):
         set_learning_rate(state, config)
         rates.append(state.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1 * (1 - epoch / 10) ** 0.9 for epoch in range(10)])
-
-
-BOTH = {"segmentation", "idh"}
 
 
 def batch_of(image, idh=(1, 0)):
@@ -134,9 +137,7 @@ def test_one_batch_is_overfitted(tiny, tmp_path):
     state = create_state(config, CPU)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.01
-    runtime = LocalRuntime(tmp_path)
-    weights = torch.tensor([0.5, 0.5])
-    metrics = [train_epoch(state, state.network, [batch], [BOTH], weights, config, runtime) for _ in range(80)]
+    metrics = [run_epoch(state, config, tmp_path, batch) for _ in range(80)]
     assert metrics[0]["train/loss_segmentation"] > 0.6
     assert metrics[-1]["train/loss_segmentation"] < 0.1
     assert metrics[-1]["train/loss_idh"] < 0.02
@@ -154,8 +155,7 @@ def test_a_gradient_longer_than_the_limit_is_scaled_down_as_a_whole(tiny):
         for parameter, gradient in zip(parameters, raw, strict=True):
             parameter.grad = gradient * factor
         parameters[0].grad = None  # a parameter that no task reached in this step
-        before = [parameter.grad for parameter in parameters[1:]]
-        before = [gradient.clone() for gradient in before]
+        before = [parameter.grad.clone() for parameter in parameters[1:]]
         clip_gradients(state, config)
         assert parameters[0].grad is None
         return before, [parameter.grad for parameter in parameters[1:]]
@@ -177,8 +177,7 @@ def test_the_loop_clips_before_it_steps(tiny, tmp_path):
     for limit in (None, 1e-3):
         config = override(tiny, {"optim.clip_norm": limit})
         state = create_state(config, CPU)
-        runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
-        train_epoch(state, state.network, [batch_of(image)], [BOTH], weights, config, runtime)
+        run_epoch(state, config, tmp_path, batch_of(image))
         parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
         norms.append(torch.cat([item.grad.flatten() for item in parameters if item.grad is not None]).norm().item())
     assert norms[0] > 0.1
@@ -188,9 +187,8 @@ def test_the_loop_clips_before_it_steps(tiny, tmp_path):
 def stop_message(tiny, tmp_path, image, weights=(0.5, 0.5)):
     state = create_state(tiny, CPU)
     before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
-    runtime, weights = LocalRuntime(tmp_path), torch.tensor(weights)
     with pytest.raises(RunError) as caught:
-        train_epoch(state, state.network, [batch_of(image)], [BOTH], weights, tiny, runtime)
+        run_epoch(state, tiny, tmp_path, batch_of(image), weights=weights)
     assert all(torch.equal(before[name], tensor) for name, tensor in state.network.named_parameters())
     return str(caught.value)
 
@@ -219,10 +217,8 @@ def test_exhausted_gpu_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
 
 def test_a_batch_without_idh_labels_leaves_its_sigma_untouched(tiny, tmp_path):
     state = create_state(tiny, CPU)
-    image = torch.randn(2, 4, 16, 16, 16)
-    runtime, weights = LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
-    batch = batch_of(image, idh=(-1, -1))
-    metrics = train_epoch(state, state.network, [batch], [{"segmentation"}], weights, tiny, runtime)
+    batch = batch_of(torch.randn(2, 4, 16, 16, 16), idh=(-1, -1))
+    metrics = run_epoch(state, tiny, tmp_path, batch, {"segmentation"})
     assert "train/loss_idh" not in metrics
     assert metrics["train/sigma_idh"] == 1.0
     assert metrics["train/sigma_segmentation"] != 1.0
@@ -240,9 +236,8 @@ def test_a_batch_without_idh_labels_leaves_its_sigma_untouched(tiny, tmp_path):
 def test_a_step_without_a_label_moves_nothing_that_only_its_task_reaches(tiny, tmp_path, labelled, levels, still):
     """After a step with all labels there are moments and decay that would move it."""
     config = override(tiny, {"optim.weight_decay": 0.1, "network.idh_head.levels": levels})
-    state, runtime, weights = create_state(config, CPU), LocalRuntime(tmp_path), torch.tensor([0.5, 0.5])
-    full = batch_of(torch.randn(2, 4, 16, 16, 16))
-    train_epoch(state, state.network, [full], [BOTH], weights, config, runtime)
+    state, full = create_state(config, CPU), batch_of(torch.randn(2, 4, 16, 16, 16))
+    run_epoch(state, config, tmp_path, full)
 
     def read():
         slots = state.optimizer.state
@@ -254,7 +249,7 @@ def test_a_step_without_a_label_moves_nothing_that_only_its_task_reaches(tiny, t
     before = read()
     idh = full.idh if "idh" in labelled else torch.full((2,), -1)
     batch = replace(full, idh=idh, has_seg=torch.full((2,), "segmentation" in labelled))
-    train_epoch(state, state.network, [batch], [labelled], weights, config, runtime)
+    run_epoch(state, config, tmp_path, batch, labelled)
     for name, after in read().items():
         same = [torch.equal(*pair) for pair in zip(before[name], after, strict=True)]
         assert all(same) if name.startswith(still) else not any(same[:-1]), name  # the last: AMSGrad's largest moment
@@ -262,25 +257,21 @@ def test_a_step_without_a_label_moves_nothing_that_only_its_task_reaches(tiny, t
 
 def test_a_head_that_never_sees_a_label_keeps_its_first_weights(tiny, tmp_path):
     task = task_of(override(tiny, {"optim.weight_decay": 0.1}))
-    unknown = [tuple(replace(case, idh=-1) for case in cases) for cases in (task.train, task.val)]
-    state = fit(type(task)(task.config, *unknown, task.cache_dir), LocalRuntime(tmp_path))
-    first = create_state(task.config, CPU).network
-    same = {
-        name: torch.equal(tensor, dict(first.named_parameters())[name])
-        for name, tensor in state.network.named_parameters()
-    }
-    assert {name for name, is_same in same.items() if is_same} == {name for name in same if "idh_head" in name}
+    train, val = (tuple(replace(case, idh=-1) for case in cases) for cases in (task.train, task.val))
+    state = fit(replace(task, train=train, val=val), LocalRuntime(tmp_path))
+    first = dict(create_state(task.config, CPU).network.named_parameters())
+    same = {name for name, tensor in state.network.named_parameters() if torch.equal(tensor, first[name])}
+    assert same == {name for name in first if "idh_head" in name}
 
 
 def test_each_prepared_case_is_opened_once(tiny, monkeypatch):
-    task, mapped = task_of(tiny), Counter()
-    map_file = cache._map
+    task, mapped, load = task_of(tiny), Counter(), np.load
 
-    def count(path, *arguments):
+    def count(path, **options):
         mapped[path] += 1
-        return map_file(path, *arguments)
+        return load(path, **options)
 
-    monkeypatch.setattr(cache, "_map", count)
+    monkeypatch.setattr(np, "load", count)
     opened = open_task(task)
     assert [one.case_id for one in opened.dataset.cached] == [case.case_id for case in task.train]
     assert [one.case_id for _, one in opened.validation] == [case.case_id for case in task.val]

@@ -27,7 +27,7 @@ from mttu.training.evaluation import evaluate
 from mttu.training.inputs import Task
 from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
-from mttu.training.runtime import LocalRuntime
+from mttu.training.runtime import LocalRuntime, gather_over_ranks
 from mttu.training.state import create_state, write_state
 
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
@@ -177,7 +177,7 @@ def scores_of_cases(cases, cache, runtime):
         for index, status in enumerate(("normal", "missed", "normal", "spurious", "normal", "both-empty", "normal"))
     ]
     own = rows if runtime.world_size == 1 else rows[:1] if runtime.rank else rows[1:][::-1]
-    return metrics, score, asdict(summarise_region(runtime.gather(own), "et", BOTH["brats2020"]))
+    return metrics, score, asdict(summarise_region(gather_over_ranks(own), "et", BOTH["brats2020"]))
 
 
 def refuse_to_unpickle(*arguments):

@@ -44,10 +44,8 @@ def test_changes_are_refused_with_each_difference(tmp_path):
     with pytest.raises(InputError) as caught:
         begin_or_continue(tmp_path, changed, "def", fresh=False)
     message = str(caught.value)
-    assert "optim.lr: 0.002 -> 0.5" in message
-    assert "train.epochs: 30 -> 7" in message
-    assert "manifest or prepared cases: abc -> def" in message
-    assert "--fresh" in message
+    said = ("optim.lr: 0.002 -> 0.5", "train.epochs: 30 -> 7", "manifest or prepared cases: abc -> def", "--fresh")
+    assert [part for part in said if part not in message] == []
 
 
 def test_damaged_mark_is_refused(tmp_path):

@@ -23,6 +23,13 @@ def first(tiny):
     return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
 
 
+@pytest.fixture
+def kept(tiny, first):
+    """Settings of a training that goes on with its optimiser."""
+    [checkpoint] = (first / "train").glob("epoch_*")
+    return start(tiny, checkpoint, **{"train.start_optimiser": "kept"})
+
+
 def start(tiny, first, **changes):
     return override(tiny, {"train.start_from": str(first), **changes})
 
@@ -36,12 +43,10 @@ def test_weights_come_over_and_the_rest_is_fresh(tiny, first):
     assert (state.epoch, state.history, state.best) == (0, [], None)
 
 
-def test_the_optimiser_and_task_weights_come_over_if_kept(tiny, first):
-    [checkpoint] = (first / "train").glob("epoch_*")
-    config = start(tiny, checkpoint, **{"train.start_optimiser": "kept"})
-    state = create_state(config, CPU)
-    load_start(state, config, CPU)
-    content = torch.load(checkpoint / "state.pt", weights_only=True)
+def test_the_optimiser_and_task_weights_come_over_if_kept(kept):
+    state = create_state(kept, CPU)
+    load_start(state, kept, CPU)
+    content = torch.load(kept.train.start_from / "state.pt", weights_only=True)
     moments = state.optimizer.state_dict()["state"]
     assert moments.keys() == content["optimizer"]["state"].keys() != set()
     assert torch.equal(moments[0]["exp_avg"], content["optimizer"]["state"][0]["exp_avg"])
@@ -49,15 +54,14 @@ def test_the_optimiser_and_task_weights_come_over_if_kept(tiny, first):
         assert torch.equal(state.weighting.state_dict()[name], value)
 
 
-def test_what_a_kept_state_holds_identifies_it_and_not_how_it_was_saved(tiny, first, tmp_path):
-    [checkpoint] = (first / "train").glob("epoch_*")
-    config = start(tiny, checkpoint, **{"train.start_optimiser": "kept"})
-    before, content = identify_start(config), torch.load(checkpoint / "state.pt", weights_only=True)
-    torch.save({name: content[name] for name in reversed(content)}, checkpoint / "state.pt")
-    assert identify_start(config) == before
+def test_what_a_kept_state_holds_identifies_it_and_not_how_it_was_saved(kept):
+    path = kept.train.start_from / "state.pt"
+    before, content = identify_start(kept), torch.load(path, weights_only=True)
+    torch.save({name: content[name] for name in reversed(content)}, path)
+    assert identify_start(kept) == before
     content["optimizer"]["state"][0]["exp_avg"].view(-1)[0] += 1
-    torch.save(content, checkpoint / "state.pt")
-    assert identify_start(config) != before
+    torch.save(content, path)
+    assert identify_start(kept) != before
 
 
 def test_what_does_not_fit_is_refused_with_each_difference(tiny, first, tmp_path):

@@ -1,6 +1,7 @@
 """What a state is after it was written and read."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,36 +34,34 @@ def weights_of(state):
     return {name: parameter.detach().clone() for name, parameter in state.network.named_parameters()}
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """Builds a state of two updates, and its weights after the next one."""
+def create(config, channels_last):
+    state = create_state(config, CPU)
+    if channels_last:
+        state.network.to(memory_format=torch.channels_last_3d)
+    return state
 
-    def build(config, channels_last):
-        state = create_state(config, CPU)
-        if channels_last:
-            state.network.to(memory_format=torch.channels_last_3d)
-        for seed in (1, 2):
-            take_step(state, seed)
-        state.finish_epoch({}, 0.0)
-        unbroken = deepcopy(state)
-        take_step(unbroken, 3)
-        return state, weights_of(unbroken)
 
-    return build
+def train(config, channels_last):
+    """A state after two updates, and its weights after the next one."""
+    state = create(config, channels_last)
+    for seed in (1, 2):
+        take_step(state, seed)
+    state.finish_epoch({}, 0.0)
+    unbroken = deepcopy(state)
+    take_step(unbroken, 3)
+    return state, weights_of(unbroken)
 
 
 @pytest.mark.parametrize("read", ["resume", "start"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_moments_of_another_memory_layout_give_the_same_update(tiny, tmp_path, trained, channels_last, read):
+def test_moments_of_another_memory_layout_give_the_same_update(tiny, tmp_path, channels_last, read):
     """As a GPU, whose layout is channels last, leaves them to a CPU, and the other way round."""
-    state, expected = trained(tiny, channels_last)
+    state, expected = train(tiny, channels_last)
     for slots in state.optimizer.state.values():
         for name, value in slots.items():
             slots[name] = lay_out(value, not channels_last)
     write_state(state, tiny, tmp_path)
-    resumed = create_state(tiny, CPU)
-    if channels_last:
-        resumed.network.to(memory_format=torch.channels_last_3d)
+    resumed = create(tiny, channels_last)
     if read == "resume":
         read_state(resumed, tmp_path, CPU)
     else:
@@ -81,9 +80,8 @@ class ChannelsLast(LocalRuntime):
 
 
 def test_a_resume_into_weights_that_prepare_lays_out_keeps_the_bits(tiny, tmp_path):
-    task = task_of(override(tiny, {"train.epochs": 2, "train.steps_per_epoch": 1}))
-    task = type(task)(task.config, task.train, (), task.cache_dir)
-    first = type(task)(override(task.config, {"train.epochs": 1}), task.train, (), task.cache_dir)
+    task = replace(task_of(override(tiny, {"train.epochs": 2, "train.steps_per_epoch": 1})), val=())
+    first = replace(task, config=override(task.config, {"train.epochs": 1}))
     unbroken = fit(task, ChannelsLast(tmp_path / "unbroken"))
     fit(first, ChannelsLast(tmp_path / "resumed"))
     expected = weights_of(unbroken)
