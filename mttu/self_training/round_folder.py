@@ -1,4 +1,4 @@
-"""A round on disk: built under a working name, renamed when complete, never touched again but for old checkpoints.
+"""A round on disk: built under a working name, renamed when complete; later only old checkpoints are removed.
 
 A run folder holds `round_0`, `round_1`, ...; each with
 
@@ -13,6 +13,7 @@ A run folder holds `round_0`, `round_1`, ...; each with
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,11 @@ VAL = "val.parquet"
 TRAIN = "train"
 UNCHANGED = "unchanged"
 """Scores and selection of the round that was not trained because its selection is that of the round before."""
-_WORKING = "working-"
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a finished round was made from, and what came out; nothing in it looked at a hidden truth."""
+    """What a finished round was made from, and its results; nothing in it depends on hidden true classes."""
 
     round: int
     identity: Mapping[str, Any]
@@ -46,7 +46,7 @@ class RoundRecord:
     weights_sha256: str
     """Of `best/`."""
     started_from: str | None
-    """SHA-256 of the weights that the round went on from, and that scored the pool."""
+    """SHA-256 of the weights that training started from and that scored the pool."""
     scores_sha256: str | None
     """Digest of `scores.parquet`."""
     epochs: int
@@ -74,29 +74,26 @@ def round_folder(folder: Path, number: int) -> Path:
 
 def working_folder(folder: Path, number: int) -> Path:
     """Where a round is built."""
-    return folder / f"{_WORKING}round_{number}"
+    return folder / f"working-round_{number}"
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a round is there; the rename is what makes it so."""
+    """Whether a round is complete: only then has its folder this name."""
     return round_folder(folder, number).is_dir()
 
 
 def count_finished(folder: Path) -> int:
     """Number of finished rounds, round 0 included."""
-    number = 0
-    while is_finished(folder, number):
-        number += 1
-    return number
+    return next(number for number in count() if not is_finished(folder, number))
 
 
 def complete(folder: Path, number: int) -> None:
-    """Renames a round that has all it needs."""
+    """Renames a round that has been built."""
     move_into_place(working_folder(folder, number), round_folder(folder, number))
 
 
 def set_aside_unchanged(folder: Path, number: int) -> None:
-    """Keeps what shows that a round would change nothing; it will not be trained."""
+    """Keeps scores and selection of a round that would change nothing and is not trained."""
     move_into_place(working_folder(folder, number), folder / UNCHANGED)
 
 
@@ -119,7 +116,7 @@ def find_training_checkpoint(folder: Path) -> Path | None:
 
 
 def write_record(record: RoundRecord, folder: Path) -> None:
-    """Writes `round.json` whole or not at all."""
+    """Writes `round.json`."""
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(record)})
 
 
@@ -130,10 +127,11 @@ def read_record(folder: Path) -> RoundRecord:
         InputError: Missing, damaged, or of another format version.
     """
     content = _read(folder / RECORD)
+    del content["format_version"]
     try:
         return RoundRecord(**{**content, "notes": tuple(content["notes"]), "left_out": tuple(content["left_out"])})
     except (KeyError, TypeError):
-        raise InputError(f"{folder / RECORD}: lacks what it should say; {_mend(folder)}") from None
+        raise InputError(f"{folder / RECORD}: an entry is missing or unknown; {_mend(folder)}") from None
 
 
 def read_history(folder: Path) -> list[dict[str, float]] | None:
@@ -154,15 +152,13 @@ def read_metrics(folder: Path) -> dict[str, float] | None:
 
 
 def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -> None:
-    """Marks a round as evaluated, and names the convention for empty masks that its Dice was counted by."""
+    """Marks a round as evaluated; `empty_dice` is the convention for empty masks behind its Dice."""
     content = {"format_version": FORMAT_VERSION, "empty_dice": empty_dice, "metrics": dict(metrics)}
     write_json(folder / METRICS, content)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_versioned(path, FORMAT_VERSION, _mend(path.parent))
-    del content["format_version"]
-    return content
+    return read_versioned(path, FORMAT_VERSION, _mend(path.parent))
 
 
 def _mend(folder: Path) -> str:

@@ -91,7 +91,7 @@ def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
     module = "mttu.self_training.tracking"
     monkeypatch.setattr(f"{module}.save_figure", save)
     monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
-    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: [("candidates", Figure())])
+    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: {"candidates": Figure()})
     monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())
 
 

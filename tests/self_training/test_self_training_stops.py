@@ -12,10 +12,9 @@ from small_self_training import names, same, scoring, stopping, weights
 from mttu.config import override
 from mttu.errors import InputError, RunError
 from mttu.files import lock_folder
-from mttu.self_training import algorithm as rounds_module
-from mttu.self_training import run_self_training
-from mttu.self_training.algorithm import naming_full_disk
+from mttu.self_training import algorithm, run_self_training
 from mttu.self_training.evaluation import read_summary
+from mttu.self_training.run import naming_full_disk
 
 pytestmark = pytest.mark.usefixtures("sketches")
 
@@ -117,7 +116,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_later(make_config, here, monkeypa
 
     for name in ("write_manifest", "write_history", "write_rows", "write_metrics", "write_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(rounds_module, name, full)
+            patch.setattr(algorithm, name, full)
             with pytest.raises(RunError, match="the disk is full; nothing that was finished is lost"):
                 run_self_training(config, here)
     folder = run_self_training(config, here)
@@ -132,7 +131,7 @@ def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkey
         (RuntimeError("database or disk is full"), 2**40, True),
     ):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr("mttu.self_training.algorithm.shutil.disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, usage=usage: usage)
         with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
             raise failure
         assert isinstance(caught.value, RunError) is full
