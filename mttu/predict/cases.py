@@ -31,14 +31,9 @@ OnPredicted = Callable[[int, PredictionRow], None]
 
 
 def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> list[PredictionRow]:
-    """Predicts every case of a plan and puts the results in place.
+    """Predicts every case of a plan; returns one row per case, in the order of the plan.
 
-    Args:
-        plan: See `plan_predictions`.
-        on_case: Told how many cases are done, and the newest row; warnings of cases that share voxels come later.
-
-    Returns:
-        One row per case, in the order of the plan.
+    `on_case` is told how many cases are done, and the newest row; warnings of cases that share voxels come later.
 
     Raises:
         InputError: Another process predicts into the same folder.

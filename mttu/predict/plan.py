@@ -163,9 +163,9 @@ def _change(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def _input_folders(inputs: Sequence[Path], cases: Sequence[InputCase]) -> set[Path]:
     """Folders where a predicted mask would later be taken for a case's own."""
+    named = [*inputs, *(one.source for one in cases)]
     images = [image for one in cases if one.case for image in one.case.images.values()]
-    folders = [*(path for path in (*inputs, *(one.source for one in cases)) if path.is_dir())]
-    return {path.resolve() for path in (*folders, *(image.parent for image in images))}
+    return {path.resolve() for path in named if path.is_dir()} | {image.parent.resolve() for image in images}
 
 
 def find_input_cases(
@@ -174,16 +174,9 @@ def find_input_cases(
     findings: list[Finding] | None = None,
     split: str | None = None,
 ) -> tuple[list[InputCase], list[str]]:
-    """Finds the cases of all inputs; folders that hold an earlier prediction are skipped.
+    """The cases of all inputs in their order, and the problems that refuse the whole prediction.
 
-    Args:
-        inputs: Folders and manifests.
-        modalities: Those that the network needs.
-        findings: What is left out is added.
-        split: Of manifests, the cases of this split alone; None: all.
-
-    Returns:
-        Cases in the order of the inputs, and the problems that refuse the whole prediction.
+    Folders that hold an earlier prediction are skipped. What is left out is added to `findings`.
     """
     cases: list[InputCase] = []
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
@@ -217,15 +210,15 @@ def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] 
     place = Path(os.path.abspath(root))
     synthetic = SyntheticCases([place.parent])  # the marker of a single phantom case lies beside its folder
     for found in discover_any(place, modalities, findings):
-        case, error, is_synthetic = None, "", False
         try:
             case = to_predict(found)
-        except InputError as refused:
-            error = "; ".join(refused.problems)
-        if case is not None:
-            with suppress(InputError):  # a damaged marker may cost a needless warning, but not the prediction
-                is_synthetic = case in synthetic
-        cases.append(InputCase(found.case_id, found.folder, case, error, is_synthetic))
+        except InputError as error:
+            cases.append(InputCase(found.case_id, found.folder, None, "; ".join(error.problems)))
+            continue
+        is_synthetic = False
+        with suppress(InputError):  # a damaged marker may cost a needless warning, but not the prediction
+            is_synthetic = case in synthetic
+        cases.append(InputCase(found.case_id, found.folder, case, is_synthetic=is_synthetic))
     return cases
 
 

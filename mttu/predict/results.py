@@ -123,13 +123,7 @@ def overlay_name(case_id: str) -> str:
 
 
 def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Path]) -> list[str]:
-    """Says which files of the user's would be overwritten or mixed up.
-
-    Args:
-        out: Output folder.
-        case_ids: Cases that will be written.
-        own_folders: Resolved input and case folders, where a mask would be taken for a case's own.
-    """
+    """Says which files of the user's would be overwritten, or mixed up in `own_folders`, those of the inputs."""
     if out.resolve() in own_folders:
         return [f"output {out}: is one of the input folders; give a folder of its own, e.g. {out / 'predictions'}"]
     obstacle = find_obstacle(out / TABLE)

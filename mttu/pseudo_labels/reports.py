@@ -49,10 +49,6 @@ PICTURES: Mapping[str, Sequence[str]] = {
 def check_report(folder: Path, kind: str) -> None:
     """Refuses a folder that holds anything but an earlier report of this kind, because it would be replaced.
 
-    Args:
-        folder: Where the report goes.
-        kind: `selection` or `thresholds`.
-
     Raises:
         InputError: It is a file, holds other files, or files of these names without a table of this kind.
     """
@@ -106,13 +102,7 @@ _RESAMPLES = 500
 
 
 def measure_by_uncertainty(table: ScoreTable, truth: Mapping[str, int], title: str) -> UncertaintyCurve:
-    """ECE (eq. 16) of the cases of known truth, in bins of about equal numbers of cases by rising uncertainty.
-
-    Args:
-        table: Monte Carlo scores; rows with an error and cases without truth are left out.
-        truth: Case to true class.
-        title: Of the curve.
-    """
+    """ECE (eq. 16) of the cases that have scores and a true class, in bins of about equal size by rising uncertainty."""
     known = [row for row in table.rows if read_certainty(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
     ordered = sorted(known, key=lambda row: (row.uncertainty, row.case_id))
     count = max(1, min(_MOST_BINS, len(ordered) // _LEAST_CASES))
@@ -201,16 +191,7 @@ def write_selection(
     truth: Mapping[str, int] | None,
     title: str,
 ) -> list[Path]:
-    """Writes table and pictures of a selection, in place of an earlier report; returns the pictures.
-
-    Args:
-        folder: Passed `check_report`.
-        table: See `draw_selection`, as for the other arguments.
-        selection: Of the table.
-        settings: In use.
-        truth: Case to true class, if known.
-        title: Names the set of cases.
-    """
+    """Writes table and figures of a selection; returns the pictures. `folder` has passed `check_report`."""
     figures = draw_selection(table, selection, settings, truth, title)
     about = _describe_selection(table, selection, settings)
     return _write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
@@ -253,16 +234,9 @@ def draw_selection(
     truth: Mapping[str, int] | None,
     title: str,
 ) -> dict[str, Figure]:
-    """Figures of a selection by name: candidates; selected numbers by method; with known truth two errors.
+    """Figures of a selection by name: candidates, and selected numbers by method.
 
-    These are the error of pseudo-labels over both thresholds, and the calibration error over uncertainty.
-
-    Args:
-        table: Scores that were selected from.
-        selection: Made from them by `select`.
-        settings: In use.
-        truth: Case to true class, if known.
-        title: Names the set of cases in the figures.
+    With known classes also the error of pseudo-labels over both thresholds, and the calibration error over uncertainty.
     """
     known = truth or {}
     tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None

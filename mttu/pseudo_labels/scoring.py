@@ -101,10 +101,7 @@ def plan_scoring(
 def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
     """Says why a network cannot score cases with these settings; nothing if it can.
 
-    Args:
-        network: One of an ensemble, or the only one.
-        config: Settings.
-        segments: Whether the ensemble has a segmentation; None: whether the network has.
+    `segments` says whether the ensemble that it belongs to has a segmentation; None: as the network.
     """
     learned, problems = network.learned_tasks, []
     if network.idh_head is not None and "idh" not in learned:
@@ -178,10 +175,6 @@ class CaseScorer:
     probability without dropout. Members whose IDH head never saw a label do not count. Independent masks average out:
     the deviation over passes shrinks with the number of members and does not include their disagreement, so thresholds
     of one network do not hold for an ensemble.
-
-    Args:
-        plan: See `plan_scoring`.
-        device: Where the passes run.
 
     Raises:
         InputError: The checkpoint cannot be read here.

@@ -59,11 +59,7 @@ class ThresholdRow:
 
 
 def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> tuple[list[LabelledScore], list[str]]:
-    """Pools out-of-fold tables: each case scored once, by a network that did not learn from it.
-
-    Args:
-        tables: Name, for messages, to table; e.g. the validation cases of each fold.
-        truth: Case to true class, 1 mutant, 0 wild type.
+    """Pools out-of-fold tables by name, such as one per fold: each case scored once, by a network that has not seen it.
 
     Returns:
         One score per usable case, and notes for the user.
@@ -155,13 +151,9 @@ def search_thresholds(
 
 
 def suggest_thresholds(rows: Sequence[ThresholdRow], min_coverage: float) -> ThresholdRow | None:
-    """The pair of lowest error among those that select at least a share of the cases; None if no pair does.
+    """The pair of lowest error among those that select at least `min_coverage` of the cases; None if no pair does.
 
     Of equal errors it is the pair that selects most, and of those the loosest: the data do not support a stricter one.
-
-    Args:
-        rows: See `search_thresholds`.
-        min_coverage: That share.
     """
     enough = [row for row in rows if row.num_selected and row.coverage >= min_coverage]
     return min(

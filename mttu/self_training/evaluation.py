@@ -34,12 +34,7 @@ _KIND = "mttu case scores"
 
 
 class CaseEvaluator:
-    """Evaluates prepared cases by one network, whose weights are read once.
-
-    Args:
-        checkpoint: Folder with the weights.
-        config: Where prepared cases lie, windows and post-processing.
-        device: Where it runs.
+    """Evaluates prepared cases by the network of a checkpoint folder, whose weights are read once.
 
     Raises:
         InputError: The checkpoint cannot be read here.
@@ -72,10 +67,7 @@ def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on
 def measure(rows: Sequence[CaseRow], part: str, metric: ValidationMetric) -> dict[str, float]:
     """Metrics over cases, named `<part>/dice_wt`, `<part>/idh_auc` and so on; those that are not defined are left out.
 
-    Args:
-        rows: Case scores.
-        part: val or test.
-        metric: What validation chooses by; becomes `<part>/score`.
+    `<part>` is val or test; `metric`, by which validation chooses, is `<part>/score`.
     """
     found = {name.replace("val/", f"{part}/", 1): value for name, value in summarise(rows, metric)[0].items()}
     found[f"{part}/num_cases"] = float(len(rows))
@@ -125,11 +117,7 @@ _WORKING = "working-test"
 def choose_round(records: Sequence[RoundRecord]) -> int:
     """The round of the best score on validation, the first of equals; the last round where there is no score.
 
-    The paper returns the last round (Algorithm 1, line 10) and reports the best on test (section VI); here validation
-    decides.
-
-    Args:
-        records: Of all rounds, in order.
+    The paper returns the last round (Algorithm 1, line 10) and reports the best on test (section VI).
     """
     scored = [record for record in records if "val/score" in record.metrics]
     return max(scored, key=lambda record: record.metrics["val/score"], default=records[-1]).round

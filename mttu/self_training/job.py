@@ -142,12 +142,8 @@ def searches_thresholds(config: Config) -> bool:
 def round_config(config: Config, number: int, place: Path) -> Config:
     """Settings of a round's training: its manifest, and from round 1 on its start, epochs, learning rate and seed.
 
-    Round 0 is the training that `mttu train` would run on that manifest.
-
-    Args:
-        config: Settings of the whole.
-        number: Of the round.
-        place: Folder of its manifest; the folder of the round before lies beside it.
+    Round 0 is the training that `mttu train` would run on that manifest. `place` is the folder of the round's manifest,
+    beside that of the round before.
     """
     settings = config.self_training
     changes: dict[str, Any] = {"data.manifest": str(place / MANIFEST)}

@@ -15,15 +15,9 @@ KEPT = "kept from an earlier round"
 
 
 def choose_labels(table: ScoreTable, settings: SelectionSettings, earlier: Mapping[str, int]) -> Selection:
-    """Selects pseudo-labels among the cases that have none from an earlier round.
+    """Selects pseudo-labels among the pool's cases that have none from an earlier round, see `select`.
 
-    Args:
-        table: Monte Carlo scores of the pool.
-        settings: Method, thresholds, balance.
-        earlier: Pseudo-labels that stay whatever the scores are, case to class; balancing does not count them.
-
-    Raises:
-        InputError: See `mttu.pseudo_labels.select`.
+    Those in `earlier`, case to class, stay whatever the scores are; balancing does not count them.
     """
     open_rows = tuple(row for row in table.rows if row.case_id not in earlier)
     chosen = select(replace(table, rows=open_rows), settings)
@@ -41,17 +35,16 @@ def choose_labels(table: ScoreTable, settings: SelectionSettings, earlier: Mappi
 def search_settings(
     validation: ScoreTable, truth: Mapping[str, int], settings: SelectionSettings, min_coverage: float
 ) -> tuple[SelectionSettings, list[str]]:
-    """Thresholds of lowest error on the validation cases (section IV-B, Fig. 3b).
+    """The settings with the thresholds of lowest error on the validation cases (section IV-B, Fig. 3b), and notes.
+
+    The thresholds stay as set where no pair selects `min_coverage` of the validation cases, or where the table does not
+    say whom the network learned from.
 
     Args:
-        validation: Monte Carlo scores of the validation cases by the network that scored the pool.
-        truth: True class of the validation cases.
-        settings: Its thresholds are replaced, unless no pair selects enough or the table does not say whom the network
-            learned from.
-        min_coverage: Least share of the validation cases that a pair has to select.
-
-    Returns:
-        Settings with the thresholds found, and sentences for the user.
+        validation: Scores by the network that scored the pool.
+        truth: True classes of the validation cases.
+        settings: Of the selection.
+        min_coverage: Least share of the cases to select.
 
     Raises:
         InputError: No validation case has both a score and a class.

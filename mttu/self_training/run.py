@@ -66,21 +66,12 @@ def cross_validate_self_training(
 ) -> Path:
     """Self-trains once per fold (`self_training.folds`), tracked in MLflow: folds below the whole, rounds below folds.
 
-    Thresholds, checkpoints and the round are chosen in each fold on its own val cases. The pool is the same for all
-    folds, except for patients who validate.
-
-    Args:
-        config: All settings; train and val cases of the manifest are drawn anew.
-        callables: See `run_self_training`, as for the other arguments.
-        fresh: Start anew.
-        show: Called with each `Step`.
+    Train and val cases are drawn anew. Thresholds, checkpoints and the round are chosen in each fold on its own val
+    cases. The pool is the same for all folds, except for patients who validate. See `run_self_training` for arguments
+    and errors.
 
     Returns:
         The run folder: `fold_1` and so on, each a whole self-training, `ensemble/` of their chosen rounds, `folds.csv`.
-
-    Raises:
-        InputError: Something is refused; nothing was started.
-        RunError: It stopped; the same command goes on from there.
     """
     settings = config.self_training
     if settings.start is not None:

@@ -58,22 +58,13 @@ class RoundSummary:
 
 
 def summarise_rounds(folder: Path, truth: Mapping[str, int]) -> list[RoundSummary]:
-    """The finished rounds, one line each.
-
-    Args:
-        folder: Run folder.
-        truth: Case to true class, where known; it changes the counts of right labels and nothing else.
-    """
+    """The finished rounds of a run folder; `truth`, case to class, is used for `num_known` and `num_right` alone."""
     test = read_test(folder) or {}
     places = [round_folder(folder, number) for number in range(count_finished(folder))]
-    return [
-        _summarise(place, read_record(place), truth, test.get(number, {})) for number, place in enumerate(places)
-    ]
+    return [_summarise(place, read_record(place), truth, test.get(number, {})) for number, place in enumerate(places)]
 
 
-def _summarise(
-    place: Path, record: RoundRecord, truth: Mapping[str, int], test: Mapping[str, float]
-) -> RoundSummary:
+def _summarise(place: Path, record: RoundRecord, truth: Mapping[str, int], test: Mapping[str, float]) -> RoundSummary:
     labels = read_pseudo_labels(read_manifest(place / MANIFEST))
     known = [truth[case_id] == label for case_id, label in labels.items() if case_id in truth]
     return RoundSummary(
@@ -113,14 +104,7 @@ def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> dic
 
 
 def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
-    """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6).
-
-    Args:
-        rounds: Finished rounds.
-        method: Names what selected.
-        chosen: The round that validation chose.
-        metrics: Conventions that Dice was counted by.
-    """
+    """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6)."""
     scores = [
         RoundScore(method, row.round, f"{title}, {part}", [row.metrics[f"{part}/{name}"]])
         for part in ("val", "test")
@@ -145,16 +129,7 @@ def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Ma
 def log_round(
     job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, selected: Selected | None
 ) -> None:
-    """Draws a round, and logs what is known of it before the test.
-
-    Args:
-        job: See `Job`.
-        tracker: Of the round.
-        folder: Where the round is built.
-        record: What will be its `round.json`.
-        history: Metrics of its epochs.
-        selected: What it selected; None for round 0.
-    """
+    """Draws a round into its folder, and logs what is known of it before the test; `tracker` is that of the round."""
     EpochLog(tracker).complete(history)  # a kill may have kept some from the tracker
     figures = {} if selected is None else draw_round(selected, job.truth, record.round)
     val = job.manifest.split("val")
