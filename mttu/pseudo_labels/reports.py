@@ -102,7 +102,7 @@ _RESAMPLES = 500
 
 
 def measure_by_uncertainty(table: ScoreTable, truth: Mapping[str, int], title: str) -> UncertaintyCurve:
-    """ECE (eq. 16) of the cases that have scores and a true class, in bins of about equal size by rising uncertainty."""
+    """ECE (eq. 16) of the cases with scores and a true class, in bins of about equal size by rising uncertainty."""
     known = [row for row in table.rows if read_certainty(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
     ordered = sorted(known, key=lambda row: (row.uncertainty, row.case_id))
     count = max(1, min(_MOST_BINS, len(ordered) // _LEAST_CASES))

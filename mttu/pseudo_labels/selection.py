@@ -89,9 +89,9 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     alone, PL every case; none and direct select nothing. Cases with an error, or with a score that is missing or not
     finite, are never selected.
 
-    Balancing cuts the class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The number
-    of the class that the ratio favours is rounded down, that of the other is rounded up: 2 mutants and 3 wild types are
-    as near to 1:1.6 as possible. If all cases that meet the thresholds are of one class, none is kept.
+    Balancing cuts the class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The class
+    that the ratio favours is rounded down, the other up: 2 mutants and 3 wild types are as near to 1:1.6 as possible.
+    If all cases that meet the thresholds are of one class, none is kept.
 
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many

@@ -14,7 +14,7 @@ from mttu.config.earlier import complete_section
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError, raise_if_any, say_count
-from mttu.files import atomic_folder, drop_link, read_json
+from mttu.files import atomic_folder, drop_link, move_into_place, read_json
 from mttu.pseudo_labels.reports import read_selection, write_selection_table
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about, read_scores, write_scores
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
@@ -40,12 +40,11 @@ from mttu.self_training.round_folder import (
     VAL,
     VAL_SCORES,
     RoundRecord,
-    complete,
     count_finished,
     prune,
     read_history,
     read_metrics,
-    set_aside_unchanged,
+    round_folder,
     write_history,
     write_metrics,
     write_record,
@@ -75,7 +74,7 @@ def self_train(job: Job) -> None:
             scores = _score_pool(current)  # line 3: Monte Carlo dropout, by the network of the round before
             selected = _select(current, scores)  # line 4: PL, CPL or UPS (eq. 19)
             if selected.unchanged:
-                set_aside_unchanged(job.folder, current.number)
+                move_into_place(current.folder, job.folder / UNCHANGED)
                 break
         mixture = _mix(current, selected)  # line 5
         config = _configure(current)
@@ -288,8 +287,8 @@ def _describe_first(job: Job, mixture: Mixture) -> tuple[str, ...]:
 
 
 def _complete(current: Round, record: RoundRecord) -> None:
-    settings = current.job.config.self_training
+    folder, settings = current.job.folder, current.job.config.self_training
     write_record(record, current.folder)
-    complete(current.job.folder, current.number)
+    move_into_place(current.folder, round_folder(folder, current.number))
     if settings.keep == "best":
-        prune(current.job.folder, keep_newest=settings.optimiser == "kept")
+        prune(folder, keep_newest=settings.optimiser == "kept")

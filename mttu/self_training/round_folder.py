@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mttu.errors import InputError
-from mttu.files import move_into_place, read_versioned, remove, write_json
+from mttu.files import read_versioned, remove, write_json
 
 FORMAT_VERSION = 1
 RECORD = "round.json"
@@ -87,23 +87,8 @@ def count_finished(folder: Path) -> int:
     return next(number for number in count() if not is_finished(folder, number))
 
 
-def complete(folder: Path, number: int) -> None:
-    """Renames a round that has been built."""
-    move_into_place(working_folder(folder, number), round_folder(folder, number))
-
-
-def set_aside_unchanged(folder: Path, number: int) -> None:
-    """Keeps scores and selection of a round that would change nothing and is not trained."""
-    move_into_place(working_folder(folder, number), folder / UNCHANGED)
-
-
 def prune(folder: Path, keep_newest: bool) -> None:
-    """Removes the training checkpoints of finished rounds; `best/` stays.
-
-    Args:
-        folder: Run folder.
-        keep_newest: Whether the next round still needs those of the newest.
-    """
+    """Removes the training checkpoints of finished rounds, except of the newest if the next round needs them."""
     finished = count_finished(folder)
     for number in range(finished - 1 if keep_newest else finished):
         remove(round_folder(folder, number) / TRAIN)
@@ -111,8 +96,7 @@ def prune(folder: Path, keep_newest: bool) -> None:
 
 def find_training_checkpoint(folder: Path) -> Path | None:
     """The newest training checkpoint of a round, with the optimiser's state; None if it was not kept."""
-    found = sorted((folder / TRAIN).glob("epoch_*"))
-    return found[-1] if found else None
+    return max((folder / TRAIN).glob("epoch_*"), default=None)
 
 
 def write_record(record: RoundRecord, folder: Path) -> None:

@@ -14,9 +14,9 @@ from mttu.inference.calibration import read_calibration
 from mttu.networks.ensemble import read_known_patients, write_ensemble
 from mttu.patients import PatientKey, digest_bare
 from mttu.predict import plan_predictions, predict_cases
-from mttu.pseudo_labels import pool_scores
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
 from mttu.pseudo_labels.scoring import plan_scoring
+from mttu.pseudo_labels.thresholds import pool_scores
 from mttu.report import evaluate_cases, plan_evaluation
 from mttu.report.tables import describe_cases
 from mttu.training.held_out import HeldOut, calibrate_training
@@ -79,7 +79,7 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
 
 
 def plant(checkpoint, folder, *groups):
-    """A copy of a checkpoint by somebody else, with keys of his."""
+    """A copy of a checkpoint by somebody else, with keys of their own."""
     shutil.copytree(checkpoint, folder)
     record = folder / "checkpoint.json"
     foreign = [{"scrypt": {"salt": salt, "n": n, "r": 8, "p": 1}, "digests": ["00"]} for salt, n in groups]

@@ -11,8 +11,8 @@ from mttu.data import cache
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.inference.device import choose_device
-from mttu.pseudo_labels import scoring as scoring_cases
-from mttu.pseudo_labels.scoring import CaseScorer, plan_scoring, score_cases
+from mttu.pseudo_labels import scoring
+from mttu.pseudo_labels.scoring import plan_scoring, score_cases
 
 CPU = torch.device("cpu")
 
@@ -87,8 +87,8 @@ def test_true_prepared_cases_are_read_and_others_prepared(
         prepared.append(case.case_id)
         return original(case, *arguments)
 
-    original = scoring_cases.prepare_case
-    monkeypatch.setattr(scoring_cases, "prepare_case", prepare)
+    original = scoring.prepare_case
+    monkeypatch.setattr(scoring, "prepare_case", prepare)
     fresh = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "val"), CPU)
     first, second = (row.case_id for row in fresh.rows)
     assert prepared == [first, second]
@@ -104,7 +104,7 @@ def test_true_prepared_cases_are_read_and_others_prepared(
     assert prepared == [first, second]
 
 
-def test_tumour_windows(tiny_checkpoint, write_tiny, manifest_file, phantom_cache, tmp_path, monkeypatch):
+def test_tumour_windows(tiny_checkpoint, manifest_file, phantom_cache, monkeypatch):
     changes = {"mc.windows": "tumour", "mc.tumour_mask": "given"}
     given = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", changes), CPU)
     cached = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", changes, phantom_cache), CPU)
@@ -115,23 +115,27 @@ def test_tumour_windows(tiny_checkpoint, write_tiny, manifest_file, phantom_cach
     plan = plan_scoring(tiny_checkpoint, manifest_file, "test", changes)
     bare = replace(plan, cases=tuple(replace(case, seg=None) for case in plan.cases))
     assert "has no mask; choose mc.tumour_mask=predicted" in score_cases(bare, CPU).rows[0].error
-    true_seg = scoring_cases.prepare_case(plan.cases[0], plan.config.data.modalities, plan.config.data.prepare).seg
+    true_seg = scoring.prepare_case(plan.cases[0], plan.config.data.modalities, plan.config.data.prepare).seg
     predicted = plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"})
-    monkeypatch.setattr(CaseScorer, "_segment", lambda self, image: true_seg)
+    monkeypatch.setattr(scoring, "segment", lambda *arguments: torch.from_numpy(true_seg))
     assert score_cases(predicted, CPU).digest == given.digest  # the same mask, the same window
-    monkeypatch.setattr(CaseScorer, "_segment", lambda self, image: np.zeros_like(true_seg))
+    monkeypatch.setattr(scoring, "segment", lambda *arguments: torch.zeros(true_seg.shape, dtype=torch.uint8))
     assert "no tumour in the predicted mask; choose mc.windows=sliding" in score_cases(predicted, CPU).rows[0].error
 
 
-def test_the_predicted_mask_is_the_networks(tiny_checkpoint, manifest_file):
-    plan = plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"})
-    (row,) = score_cases(plan, CPU).rows
-    scorer = CaseScorer(plan, CPU)
-    image, seg = scorer._read(plan.cases[0])
-    assert seg is None
-    classes = scorer._segment(image)
-    assert classes.shape == image.shape[1:]
-    assert bool(row.error) == (not classes.any())
+def test_the_predicted_mask_is_the_networks(tiny_checkpoint, manifest_file, monkeypatch):
+    masks = []
+
+    def segment(probabilities, *arguments):
+        masks.append(original(probabilities, *arguments))
+        assert masks[-1].shape == probabilities.shape[1:]
+        return masks[-1]
+
+    original = scoring.segment
+    monkeypatch.setattr(scoring, "segment", segment)
+    (row,) = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"}), CPU).rows
+    (mask,) = masks
+    assert bool(row.error) == (not mask.any())
 
 
 def test_device_is_checked():
