@@ -60,7 +60,7 @@ from mttu.training.state import BEST
 
 
 def self_train(job: Job) -> None:
-    """Trains on the labelled cases (round 0), then in rounds with pseudo-labels; the test cases come last.
+    """Trains on the labelled cases (round 0, line 1), then in rounds with pseudo-labels; the test cases come last.
 
     Args:
         job: Its folder is held by the caller, who knows that it belongs to these settings.
@@ -71,7 +71,7 @@ def self_train(job: Job) -> None:
     for current in _rounds_to_come(job):
         selected = None
         if current.number > 0:
-            scores = _score_pool(current)  # line 3: Monte Carlo dropout, by the network of the round before
+            scores = _score_pool(current)  # line 3: by Monte Carlo dropout of the network before
             selected = _select(current, scores)  # line 4: PL, CPL or UPS (eq. 19)
             if selected.unchanged:
                 move_into_place(current.folder, job.folder / UNCHANGED)
@@ -80,7 +80,7 @@ def self_train(job: Job) -> None:
         config = _configure(current)
         tracker = open_round(job, config, current.number, current.folder, mixture.manifest)
         with closing(tracker):
-            history = _train(current, config, tracker)  # line 6
+            history = _train(current, config, tracker)  # lines 6 and 7: from the weights of the round before
             metrics = _evaluate(current)
             record = _make_record(current, config, mixture, selected, metrics)
             log_round(job, tracker, current.folder, record, history, selected)

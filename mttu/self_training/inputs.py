@@ -37,7 +37,8 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
             problems += _check_cohort(config, inputs.manifest)
     except InputError as error:
         problems += error.problems
-    problems += _check_network(config)
+    if manifest is None:  # a fold has the same settings as the whole, which was checked before
+        problems += _check_network(config)
     if config.self_training.truth is not None:
         try:
             truth = read_truth(config.self_training.truth)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def runs(write_tiny, tmp_path_factory) -> list[Path]:
+def runs(write_tiny, tmp_path_factory):
     """Two checkpoints of different weights. Not to be changed."""
     root = tmp_path_factory.mktemp("members")
     return [write_tiny(root / name / "best", spoil=spoil) for name, spoil in (("one", 2.0), ("two", -2.0))]

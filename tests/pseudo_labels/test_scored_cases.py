@@ -1,6 +1,5 @@
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from mttu.pseudo_labels.scoring import plan_scoring, score_cases
 CPU = torch.device("cpu")
 
 
-def test_a_split_is_scored_row_by_row(tiny_checkpoint: Path, manifest_file: Path):
+def test_a_split_is_scored_row_by_row(tiny_checkpoint, manifest_file):
     told = []
     plan = plan_scoring(tiny_checkpoint, manifest_file, "val")
     table = score_cases(plan, CPU, lambda done, row: told.append((done, row.case_id)))
@@ -36,7 +35,7 @@ def test_a_split_is_scored_row_by_row(tiny_checkpoint: Path, manifest_file: Path
     assert score_cases(other, CPU).digest != table.digest
 
 
-def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file: Path, tmp_path: Path):
+def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file, tmp_path):
     half = write_tiny(tmp_path / "half" / "best", {"train.precision": "bfloat16", "mc.passes": 2})
     full = score_cases(plan_scoring(half, manifest_file, "test", {"train.precision": "float32"}), CPU)
     found = score_cases(plan_scoring(half, manifest_file, "test"), CPU)
@@ -44,7 +43,7 @@ def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file: P
     assert found.digest != full.digest
 
 
-def test_a_case_is_the_same_alone(tiny_checkpoint: Path, manifest_file: Path):
+def test_a_case_is_the_same_alone(tiny_checkpoint, manifest_file):
     plan = plan_scoring(tiny_checkpoint, manifest_file, "train")
     together = score_cases(plan, CPU)
     alone = score_cases(replace(plan, cases=plan.cases[-1:]), CPU)
@@ -145,7 +144,7 @@ def test_device_is_checked():
 
 
 @pytest.mark.real
-def test_two_real_patients_and_a_truncated_one(real_data: Path, write_tiny, tmp_path: Path):
+def test_two_real_patients_and_a_truncated_one(real_data, write_tiny, tmp_path):
     data = tmp_path / "data"
     for name in ("TCGA-DU-7294", "TCGA-FG-6692"):
         shutil.copytree(real_data / "tcga_lgg" / name, data / name)
