@@ -40,7 +40,7 @@ class Selection:
     balanced: bool
     """Whether balancing was on."""
     wild_per_mutant: float | None
-    """Class ratio after balancing; None if balancing was off."""
+    """Class ratio that balancing aimed at; None if it was off."""
     notes: tuple[str, ...]
     """Sentences: first that nothing is selected, then errors, one class only, everything selected, balance."""
 

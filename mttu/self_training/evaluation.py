@@ -96,7 +96,9 @@ def write_rows(rows: Sequence[CaseRow], path: Path, about: Mapping[str, str]) ->
 def _type_of(values: Sequence[Any]) -> Any:
     """Text or integers where all values are; otherwise, and where all are None, float64."""
     given = {type(value) for value in values if value is not None}
-    return pa.string() if given == {str} else pa.int64() if given == {int} else pa.float64()
+    if given == {str}:
+        return pa.string()
+    return pa.int64() if given == {int} else pa.float64()
 
 
 def read_rows(path: Path) -> tuple[list[CaseRow], dict[str, str]]:

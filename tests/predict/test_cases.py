@@ -235,8 +235,8 @@ def asymmetric_lesion(shape, spacing_mm):
     return seg
 
 
-def bring_home(folder, out):
-    """Ground truth through preparation and the writer: the mask as given, and the mask as written."""
+def prepare_and_restore(folder, out):
+    """A ground-truth mask before, and after preparation and writing."""
     case = case_from_folder(folder, "brats", ("flair",))
     prepared = prepare_case(case, ("flair",), PrepareSettings())
     path = out / f"{case.case_id}_written.nii.gz"
@@ -250,24 +250,26 @@ def dice(truth, written):
 
 
 @pytest.mark.parametrize("grid", list(GRIDS))
-def test_ground_truth_comes_home_exactly_on_1_mm_grids(grid, tmp_path, write_case):
+def test_ground_truth_returns_exactly_on_1_mm_grids(grid, tmp_path, write_case):
     shape = (40, 44, 50)
     seg = asymmetric_lesion(shape, np.ones(3))
     folder = write_case(tmp_path, "truth", shape, GRIDS[grid], seg, modalities=("flair",))
-    truth, written = bring_home(folder, tmp_path)
+    truth, written = prepare_and_restore(folder, tmp_path)
     assert set(np.unique(np.asarray(truth.dataobj))) == {0, 1, 2, 4}
     assert np.array_equal(np.asarray(written.dataobj), np.asarray(truth.dataobj))
     assert dice(truth, written) == {"wt": 1.0, "tc": 1.0, "et": 1.0}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_ground_truth_comes_home_nearly_on_thick_slices(axis, tmp_path, write_case):
+def test_ground_truth_returns_nearly_on_thick_slices(axis, tmp_path, write_case):
     spacing = np.ones(3)
     spacing[axis] = 3.0
     shape = tuple(round(54 / step) for step in spacing)
     affine = oblique_affine() @ np.diag([*spacing, 1.0])
     seg = asymmetric_lesion(shape, spacing)
-    truth, written = bring_home(write_case(tmp_path, "thick", shape, affine, seg, modalities=("flair",)), tmp_path)
+    truth, written = prepare_and_restore(
+        write_case(tmp_path, "thick", shape, affine, seg, modalities=("flair",)), tmp_path
+    )
     assert written.shape == truth.shape
     assert min(dice(truth, written).values()) >= 0.9
 
@@ -296,11 +298,11 @@ def test_the_header_keeps_both_forms_and_their_codes(qform, sform, tmp_path, wri
 
 @pytest.mark.real
 @pytest.mark.parametrize("case_id", ["TCGA-DU-7294", "TCGA-FG-6692"])
-def test_the_mask_of_a_real_patient_comes_home_exactly(case_id, tmp_path):
+def test_the_mask_of_a_real_patient_returns_exactly(case_id, tmp_path):
     folder = REAL / "tcga_lgg" / case_id
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here; set MTTU_REAL_DATA")
-    truth, written = bring_home(folder, tmp_path)
+    truth, written = prepare_and_restore(folder, tmp_path)
     assert np.array_equal(np.asarray(written.dataobj), np.asarray(truth.dataobj))
     assert np.array_equal(written.affine, truth.affine)
 

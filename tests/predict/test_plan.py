@@ -13,7 +13,7 @@ from mttu.predict import plan_predictions
 
 
 def found(plan):
-    return [candidate.case_id for candidate in plan.cases]
+    return [one.case_id for one in plan.cases]
 
 
 def refusal(*arguments, **named):
@@ -31,7 +31,7 @@ def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(chec
     assert not out.exists()
 
 
-def test_folders_in_which_nobody_looked_are_said_and_not_kept_with_the_results(checkpoint, cases, tmp_path):
+def test_folders_that_were_not_searched_are_named_and_not_kept_with_the_results(checkpoint, cases, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(cases / "a", root / "a")
     shutil.copytree(cases / "b", root / "#recycle" / "b")
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, cases, tmp_path):
 def test_a_split_of_a_manifest_is_all_that_is_predicted(checkpoint, cases, manifest_file, phantom_manifest, tmp_path):
     def ids(split):
         plan = plan_predictions(checkpoint, [manifest_file], tmp_path / "out", device="cpu", split=split)
-        return [candidate.case_id for candidate in plan.cases]
+        return [one.case_id for one in plan.cases]
 
     assert ids(None) == [case.case_id for case in phantom_manifest.cases]
     assert ids("test") == [case.case_id for case in phantom_manifest.split("test")]

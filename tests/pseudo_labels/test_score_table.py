@@ -25,7 +25,7 @@ def test_a_row_by_hand():
     assert summarise_passes("d", [0.25, 0.75], 0.5, 0.0).predicted_class == 1  # exactly one half, as in all metrics
 
 
-def test_a_table_comes_home(tmp_path):
+def test_a_table_is_read_back(tmp_path):
     path = tmp_path / "mc.parquet"
     write_scores(ScoreTable((FAILED, WILD, MUTANT), TABLE.about), path)
     assert read_scores(path) == TABLE

@@ -118,7 +118,7 @@ def test_it_stops_before_a_round_that_would_change_nothing(make_config, here, po
 
 def test_none_trains_every_round_on_masks_alone_and_scores_nothing(make_config, here):
     def score(plan, on_row):
-        raise AssertionError("nobody asked for scores")
+        raise AssertionError("scores are not needed")
 
     config = make_config({"selection.method": "none", "self_training.stop_when_unchanged": True})
     folder = run_self_training(config, replace(here, score=score))
