@@ -36,16 +36,15 @@ from mttu.cohort.truth import read_truth
 from mttu.config import Config, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
-from mttu.files import write_json
+from mttu.files import read_versioned, write_json
 from mttu.phantom import TRUTH_TABLE, Recipe, measure_phantom, write_phantom
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
 from mttu.pseudo_labels.scoring import OnRow, ScoringPlan, make_table, score_cases
 from mttu.search.presets import preset
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
-from mttu.self_training.job import CaseRow, OnCase
+from mttu.self_training.job import CaseRow, OnEvaluated
 from mttu.self_training.mixture import read_pseudo_labels
-from mttu.self_training.tracking import read_versioned
 from mttu.training.run import History, OnEpoch, launch_locally
 from mttu.training.start import digest_weights
 
@@ -204,7 +203,7 @@ class Study:
         write_manifest(replace(manifest, cases=kept), folder / "labelled.parquet")
         return launch_locally(override(config, {"data.manifest": str(folder / "labelled.parquet")}), folder, on_epoch)
 
-    def evaluate(self, checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnCase) -> list[CaseRow]:
+    def evaluate(self, checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
         """The same weights are evaluated once: all arms have round 0 in common."""
         key = (digest_weights(checkpoint), *(case.case_id for case in cases))
         if key not in self.evaluated:
@@ -236,7 +235,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     record = folder / "study.json"
-    earlier = read_versioned(record) if record.exists() else {"seeds": [], "settings": SETTINGS}
+    earlier = (
+        read_versioned(record, 1, "use another folder") if record.exists() else {"seeds": [], "settings": SETTINGS}
+    )
     if earlier["settings"] != SETTINGS:
         sys.exit(f"{record}: earlier seeds had other settings; give another folder")
     write_cohort(folder)

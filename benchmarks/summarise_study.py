@@ -26,8 +26,9 @@ from mttu.figures.style import (
     save_figure,
     style_of,
 )
+from mttu.files import read_versioned
 from mttu.phantom import TRUTH_TABLE
-from mttu.self_training.tracking import RoundSummary, read_versioned, summarise_rounds
+from mttu.self_training.tracking import RoundSummary, summarise_rounds
 
 FIGURES = {"test/idh_auc": "IDH AUC", "test/idh_accuracy": "IDH accuracy", "test/dice_wt": "WT Dice"}
 PAIRS = (
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--picture", type=Path, help="write PNG here, name without suffix")
     arguments = parser.parse_args()
-    seeds = read_versioned(arguments.folder / "study.json")["seeds"]
+    seeds = read_versioned(arguments.folder / "study.json", 1, "run selection_study.py again")["seeds"]
     if len(seeds) < 2:
         sys.exit("one seed has no interval; run more")
     truth = read_truth(arguments.folder / "phantom" / TRUTH_TABLE)

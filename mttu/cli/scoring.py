@@ -94,10 +94,10 @@ def select(
 ) -> None:
     """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
     from mttu.cohort.truth import match_truth, read_truth
-    from mttu.pseudo_labels import select as select_cases
     from mttu.pseudo_labels.reports import check_report, compare_methods, write_selection
     from mttu.pseudo_labels.score_table import read_scores
     from mttu.pseudo_labels.selection import CLASS_NAMES
+    from mttu.pseudo_labels.selection import select as select_cases
 
     settings = _selection_settings(arguments)
     if output is not None:
@@ -151,10 +151,15 @@ def thresholds(
 ) -> None:
     """Try thresholds for pseudo-labels on labelled cases; suggests a pair and decides nothing."""
     from mttu.cohort.truth import read_truth
-    from mttu.pseudo_labels import pool_scores, search_thresholds, suggest_thresholds
     from mttu.pseudo_labels.reports import check_report, write_thresholds
     from mttu.pseudo_labels.score_table import read_scores
-    from mttu.pseudo_labels.thresholds import CONFIDENCE_GRID, UNCERTAINTY_GRID
+    from mttu.pseudo_labels.thresholds import (
+        CONFIDENCE_GRID,
+        UNCERTAINTY_GRID,
+        pool_scores,
+        search_thresholds,
+        suggest_thresholds,
+    )
 
     if output is not None:
         check_report(output, "thresholds")

@@ -27,7 +27,7 @@ from mttu.config import PrepareSettings, WorkerSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
 from mttu.errors import InputError, RunError, explain_failure, mask_secrets, raise_if_any
-from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, to_row
 from mttu.pseudo_labels.scoring import CaseScorer, OnRow, ScoringPlan, make_table
 
 RETRIES = 2
@@ -308,7 +308,7 @@ def score_on_ray(
     done: list[ScoreRow] = []
 
     def tell(content: Mapping[str, Any]) -> None:
-        done.append(_to_row(content))
+        done.append(to_row(content))
         if on_row is not None:
             on_row(len(done), done[-1])
 
@@ -322,8 +322,3 @@ def score_on_ray(
         if name not in found:
             tell(asdict(ScoreRow(name, 0.0, explain_lost(name, "score it again"))))
     return make_table(plan, done, device_type, threads)
-
-
-def _to_row(content: Mapping[str, Any]) -> ScoreRow:
-    passes = content["mutant_probabilities"]
-    return ScoreRow(**{**content, "mutant_probabilities": None if passes is None else tuple(passes)})

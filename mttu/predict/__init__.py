@@ -1,11 +1,10 @@
 """From MRI to masks, overlays and a table of IDH probabilities. Research use only."""
 
 from mttu.predict.cases import predict_cases, write_segmentation
-from mttu.predict.plan import InputCase, PredictionPlan, plan_predictions
+from mttu.predict.plan import PredictionPlan, plan_predictions
 from mttu.predict.results import PredictionRow
 
 __all__ = [
-    "InputCase",
     "PredictionPlan",
     "PredictionRow",
     "plan_predictions",

@@ -1,4 +1,4 @@
-"""Predicting case after case; one that fails becomes a row with its reason."""
+"""Prediction of case after case; one that fails becomes a row with its reason."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +21,6 @@ from mttu.data.volumes import write_mask
 from mttu.errors import explain_failure
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
-from mttu.inference.calibration import KeptCalibration
 from mttu.inference.windows import predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
@@ -32,15 +31,9 @@ OnPredicted = Callable[[int, PredictionRow], None]
 
 
 def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> list[PredictionRow]:
-    """Predicts every case of a plan and puts the results in place.
+    """Predicts every case of a plan; returns one row per case, in the order of the plan.
 
-    Args:
-        plan: See `plan_predictions`.
-        on_case: Told how many cases are done, and the newest row.
-
-    Returns:
-        One row per case, in the order of the plan; `error` is empty where all went well. Warnings of cases that share
-        voxels are added when all have been read, so the rows that `on_case` was told lack them.
+    `on_case` is told how many cases are done, and the newest row; warnings of cases that share voxels come later.
 
     Raises:
         InputError: Another process predicts into the same folder.
@@ -49,8 +42,8 @@ def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> l
     digests: dict[str, Mapping[str, str]] = {}
     with lock_folder(plan.out):
         staging = open_staging(plan.out)
-        for candidate in plan.cases:
-            rows.append(_predict_or_explain(plan, candidate, staging, digests))
+        for one in plan.cases:
+            rows.append(_predict_or_explain(plan, one, staging, digests))
             if on_case is not None:
                 on_case(len(rows), rows[-1])
         rows = _warn_of_copies(plan, rows, digests)
@@ -62,23 +55,18 @@ def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> l
 def _warn_of_copies(
     plan: PredictionPlan, rows: list[PredictionRow], digests: Mapping[str, Mapping[str, str]]
 ) -> list[PredictionRow]:
-    """Adds what only all cases together show: a volume of one that is a copy of another's, in the rows of both."""
+    """Adds warnings of volumes that are copies of another case's, to the rows of both."""
     modalities = plan.config.data.modalities
     cases = [
         replace(one.case, seg=None, images={name: one.case.images[name] for name in modalities})
         for one in plan.cases
         if one.case is not None and one.case_id in digests
     ]
-    added: dict[str, list[str]] = {}
+    warnings = {row.case_id: [row.warnings] if row.warnings else [] for row in rows}
     found = [*find_copies(cases, cases, digests, choose_modality(modalities)), *find_same_images(cases, digests)]
     for finding in found:
-        added.setdefault(finding.case_id, []).append(finding.text)
-    return [
-        replace(row, warnings="; ".join([*([row.warnings] if row.warnings else []), *added[row.case_id]]))
-        if row.case_id in added
-        else row
-        for row in rows
-    ]
+        warnings[finding.case_id].append(finding.text)
+    return [replace(row, warnings="; ".join(warnings[row.case_id]) or None) for row in rows]
 
 
 def _describe(plan: PredictionPlan) -> dict[str, object]:
@@ -100,28 +88,24 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
 
 
 def _predict_or_explain(
-    plan: PredictionPlan, candidate: InputCase, staging: Path, digests: dict[str, Mapping[str, str]]
+    plan: PredictionPlan, one: InputCase, staging: Path, digests: dict[str, Mapping[str, str]]
 ) -> PredictionRow:
-    started = time.perf_counter()
-    error = candidate.error
-    if candidate.case is not None:
+    started, error = time.perf_counter(), one.error
+    if one.case is not None:
         try:
-            row = _predict(plan, candidate.case, candidate.is_synthetic, staging, digests)
+            row = _predict(plan, one.case, one.is_synthetic, staging, digests)
             return replace(row, seconds=time.perf_counter() - started)
-        except Exception as failure:  # whatever it is, the other cases still count
-            error = explain_failure(candidate.case_id, failure)
-    for name in (mask_name(candidate.case_id), overlay_name(candidate.case_id)):
+        except Exception as failure:  # of any kind: the other cases are still predicted
+            error = explain_failure(one.case_id, failure)
+    for name in (mask_name(one.case_id), overlay_name(one.case_id)):
         (staging / name).unlink(missing_ok=True)
-    return PredictionRow(candidate.case_id, time.perf_counter() - started, error)
+    return PredictionRow(one.case_id, time.perf_counter() - started, error)
 
 
 def _predict(
     plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path, digests: dict[str, Mapping[str, str]]
 ) -> PredictionRow:
-    """Reads, predicts, writes mask and overlay; adds to `digests` what the case's volumes are.
-
-    The case's own mask is not read: it is not needed, and may be odd.
-    """
+    """Reads, predicts, writes mask and overlay; adds the digests of the case's volumes. Its own mask is not read."""
     settings, modalities = plan.config.inference, plan.config.data.modalities
     case = replace(case, seg=None)
     sources = read_sources(case, modalities)
@@ -132,14 +116,12 @@ def _predict(
     prediction = predict_ensemble(
         plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
     )
-    learned_from = None if plan.known_patients is None else case.patient_id in plan.known_patients
-    warnings = "; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions)
     row = PredictionRow(
         case.case_id,
         seconds=0.0,
-        learned_from=learned_from,
+        learned_from=None if plan.known_patients is None else case.patient_id in plan.known_patients,
         missing="; ".join(plan.missing.values()),
-        warnings=warnings or None,
+        warnings="; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions) or None,
     )
     classes = None
     if prediction.seg_probabilities is not None:
@@ -155,37 +137,33 @@ def _predict(
             no_tumour_found=volumes["wt"] == 0.0,
         )
     if prediction.idh_probabilities is not None:
-        probability = float(prediction.idh_probabilities[1])
+        probability, kept = float(prediction.idh_probabilities[1]), plan.calibration
         low, high = settings.undecided_band
-        row = replace(row, idh_mutant_probability=probability, idh_undecided=low <= probability <= high)
-        row = _decide(plan.calibration, row, probability, case.patient_id)
+        row = replace(
+            row,
+            idh_mutant_probability=probability,
+            idh_undecided=low <= probability <= high,
+            idh_calibrated_probability=kept.calibrate(probability),
+            idh_call=kept.call(probability),
+            calibrated_on=case.patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
+        )
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
-
-
-def _decide(kept: KeptCalibration, row: PredictionRow, probability: float, patient_id: str) -> PredictionRow:
-    """Adds what the kept calibration makes of the probability; without one, nothing."""
-    return replace(
-        row,
-        idh_calibrated_probability=kept.calibrate(probability),
-        idh_call=kept.call(probability),
-        calibrated_on=patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
-    )
 
 
 def write_segmentation(
     path: Path, classes: NDArray[np.uint8], geometry: Geometry, convention: str
 ) -> NDArray[np.uint8]:
-    """Brings a mask home: original grid and header, labels of the chosen convention.
+    """Writes a mask on the original grid, with the header of the case's images and the labels of a convention.
 
     Args:
         path: `.nii.gz` to write.
         classes: (H, W, D) on the prepared grid, 0 to 3.
-        geometry: How the prepared grid lies on the original one.
+        geometry: Position of the prepared grid on the original one.
         convention: Label convention of the file.
 
     Returns:
-        The classes on the original grid, before they became labels.
+        The classes on the original grid.
     """
     restored = restore_mask(classes, geometry)
     write_mask(path, from_classes(restored, convention), geometry)
@@ -198,6 +176,15 @@ def _write_overlay(
     modalities = plan.config.data.modalities
     channel = modalities.index("flair") if "flair" in modalities else 0
     low, high = plan.config.inference.undecided_band
+    remarks = []
+    if row.no_tumour_found:
+        remarks.append("no tumour found")
+    if row.idh_calibrated_probability is not None:
+        remarks.append(f"calibrated {row.idh_calibrated_probability:.2f}")
+    if row.idh_call is not None:
+        remarks.append(f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}")
+    if row.idh_undecided:
+        remarks.append(f"undecided ({low:.2f} to {high:.2f})")
     figure = draw_overlay(
         image[channel],
         classes,
@@ -206,17 +193,7 @@ def _write_overlay(
         plan.config.data.prepare.spacing_mm,
         row.idh_mutant_probability,
         row.volumes_ml,
-        [
-            *(["no tumour found"] if row.no_tumour_found else []),
-            *(
-                [f"calibrated {row.idh_calibrated_probability:.2f}"]
-                if row.idh_calibrated_probability is not None
-                else []
-            ),
-            *([f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}"] if row.idh_call is not None else []),
-            *([f"undecided ({low:.2f} to {high:.2f})"] if row.idh_undecided else []),
-            *plan.missing.values(),
-        ],
+        [*remarks, *plan.missing.values()],
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

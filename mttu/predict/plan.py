@@ -1,8 +1,9 @@
-"""What a prediction is made of, checked before the first case: checkpoint, cases, settings, output folder."""
+"""Checkpoint, cases, settings and output folder of a prediction, checked before the first case."""
 
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from mttu.patients import KnownPatients
 from mttu.predict.results import check_output, recover_output
 
 CHANGEABLE = ("inference.", "patch.", "train.precision")
-"""Settings of a checkpoint, or sections of them, that a prediction may change."""
+"""Sections and settings of a checkpoint that a prediction may change."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class InputCase:
     error: str = ""
     """Why there is no `case`."""
     is_synthetic: bool = False
-    """Whether it is known to be no patient's."""
+    """Whether it is known to be a phantom."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,17 @@ class PredictionPlan:
     device: torch.device
     precision: Precision
     known_patients: KnownPatients | None
-    """Patients that the network was trained on; None where it does not say."""
+    """Patients that the network was trained on; None if the checkpoint does not say."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks that no network can answer, with the reason."""
     notes: tuple[str, ...] = ()
-    """Sentences for the user: those reasons, and who has a say where not all members of an ensemble have."""
+    """Sentences for the user: those reasons, and which members of an ensemble answer where not all do."""
     left_out: tuple[str, ...] = ()
-    """Sentences on folders and files of the inputs in which nobody looked for cases."""
+    """Sentences on folders and files of the inputs that were not searched for cases."""
     tells_parts: bool = True
-    """Whether the parts of a tumour are told, or only the whole of it."""
+    """Whether the network tells the parts of a tumour, or only the whole tumour."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
-    """What is kept with the checkpoint, where it holds for these settings."""
+    """That of the checkpoint, if it holds for these settings."""
 
 
 def plan_predictions(
@@ -79,15 +80,15 @@ def plan_predictions(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     split: str | None = None,
 ) -> PredictionPlan:
-    """Reads the checkpoint, finds the cases and checks that nothing of the user's would be overwritten.
+    """Reads the checkpoint, finds the cases and checks that no file of the user's would be overwritten.
 
-    A case whose files are incomplete is not refused here: it becomes a row with its error, and the others go on.
+    A case whose files are incomplete is not refused here: it becomes a row with its error.
 
     Args:
         checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
         inputs: Case folders, folders of case folders, manifests (.parquet), in any mixture.
-        out: Output folder of its own; may lie inside an input folder and may hold an earlier prediction of the same
-            cases, which is replaced.
+        out: Output folder of its own; it may lie inside an input folder. An earlier prediction of the same cases in it
+            is replaced.
         labels: Label convention of the masks that are written.
         changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
         device: auto: a GPU if there is one.
@@ -117,16 +118,16 @@ def plan_predictions(
         calibration = hold_for(read_calibration(checkpoint), config)
     except InputError as error:
         problems += error.problems
-    recover_output(out)  # first: what a kill left there could pass for a case
+    recover_output(out)  # first, since files that a kill left there could be taken for a case
     left_out: list[Finding] = []
-    candidates, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
+    cases, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
     problems += refused
     chosen = torch.device("cpu")
     try:
         chosen = choose_device(device)
     except InputError as error:
         problems += error.problems
-    problems += check_output(out, [candidate.case_id for candidate in candidates], _input_folders(inputs, candidates))
+    problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases))
     raise_if_any(problems)
     if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
@@ -134,7 +135,7 @@ def plan_predictions(
         checkpoint=checkpoint,
         networks=tuple(network.to(chosen) for network in networks),
         config=config,
-        cases=tuple(candidates),
+        cases=tuple(cases),
         out=out,
         labels=labels,
         device=chosen,
@@ -160,14 +161,11 @@ def _change(config: Config, changes: Mapping[str, Any]) -> Config:
     return override(config, changes, "predict")
 
 
-def _input_folders(inputs: Sequence[Path], candidates: Sequence[InputCase]) -> set[Path]:
-    """Folders where a predicted mask would later pass for a case's own."""
-    folders = {path.resolve() for path in inputs if path.is_dir()}
-    for candidate in candidates:
-        images = candidate.case.images.values() if candidate.case else ()
-        folders |= {candidate.source.resolve()} if candidate.source.is_dir() else set()
-        folders |= {image.parent.resolve() for image in images}
-    return folders
+def _input_folders(inputs: Sequence[Path], cases: Sequence[InputCase]) -> set[Path]:
+    """Folders where a predicted mask would later be taken for a case's own."""
+    named = [*inputs, *(one.source for one in cases)]
+    images = [image for one in cases if one.case for image in one.case.images.values()]
+    return {path.resolve() for path in named if path.is_dir()} | {image.parent.resolve() for image in images}
 
 
 def find_input_cases(
@@ -176,20 +174,11 @@ def find_input_cases(
     findings: list[Finding] | None = None,
     split: str | None = None,
 ) -> tuple[list[InputCase], list[str]]:
-    """Finds the cases of all inputs.
+    """The cases of all inputs in their order, and the problems that refuse the whole prediction.
 
-    Folders that hold an earlier prediction are passed over: their masks are no MRI.
-
-    Args:
-        inputs: Folders and manifests.
-        modalities: That the network needs.
-        findings: What is left out is added.
-        split: Of manifests, the cases of this split alone; None: all.
-
-    Returns:
-        Candidates in the order of the inputs, and the problems that refuse the whole prediction.
+    Folders that hold an earlier prediction are skipped. What is left out is added to `findings`.
     """
-    candidates: list[InputCase] = []
+    cases: list[InputCase] = []
     problems: list[str] = [] if inputs else ["inputs: none given; give case folders, folders of cases, or manifests"]
     if split is not None and split not in SPLITS:
         return [], [*problems, f"--split {split!r}: unknown; choose one of {', '.join(SPLITS)}"]
@@ -200,41 +189,37 @@ def find_input_cases(
             found = _read_folder(path, modalities, findings)
             if not found:
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
-            candidates += found
+            cases += found
         elif path.suffix == ".parquet" and path.is_file():
             try:
-                candidates += _read_manifest(path, modalities, split)
+                cases += _read_manifest(path, modalities, split)
             except InputError as error:
                 problems += error.problems
         else:
             reason = "is neither a folder nor a manifest (.parquet)" if path.exists() else "not found"
             problems.append(f"input {path}: {reason}; give case folders, folders of cases, or manifests")
-    counts = Counter(candidate.case_id for candidate in candidates)
-    for case_id, count in counts.items():
+    for case_id, count in Counter(one.case_id for one in cases).items():
         if count > 1:
-            sources = ", ".join(str(one.source) for one in candidates if one.case_id == case_id)
+            sources = ", ".join(str(one.source) for one in cases if one.case_id == case_id)
             problems.append(f"case {case_id}: named {count} times ({sources}); results would overwrite each other")
-    return candidates, problems
+    return cases, problems
 
 
 def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] | None) -> list[InputCase]:
-    candidates = []
+    cases = []
     place = Path(os.path.abspath(root))
-    synthetic = SyntheticCases([place.parent])  # one case of a phantom has the marker beside it
+    synthetic = SyntheticCases([place.parent])  # the marker of a single phantom case lies beside its folder
     for found in discover_any(place, modalities, findings):
         try:
             case = to_predict(found)
-            candidates.append(InputCase(found.case_id, found.folder, case, is_synthetic=_is_listed(case, synthetic)))
         except InputError as error:
-            candidates.append(InputCase(found.case_id, found.folder, None, "; ".join(error.problems)))
-    return candidates
-
-
-def _is_listed(case: Case, synthetic: SyntheticCases) -> bool:
-    try:
-        return case in synthetic
-    except InputError:  # a damaged marker costs a warning too many, not the prediction
-        return False
+            cases.append(InputCase(found.case_id, found.folder, None, "; ".join(error.problems)))
+            continue
+        is_synthetic = False
+        with suppress(InputError):  # a damaged marker may cost a needless warning, but not the prediction
+            is_synthetic = case in synthetic
+        cases.append(InputCase(found.case_id, found.folder, case, is_synthetic=is_synthetic))
+    return cases
 
 
 def _read_manifest(path: Path, modalities: Sequence[str], split: str | None) -> list[InputCase]:

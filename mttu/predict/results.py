@@ -1,7 +1,7 @@
 """The output folder of a prediction: masks, overlays and one table, replaced whole or not at all.
 
 Files are collected in a hidden folder inside the output folder, the table last, and then renamed into place. A kill
-before the table leaves the earlier results as they were; a kill after it is made good by the next prediction there.
+before the table is written leaves the earlier results; after a later kill the next prediction there renames the rest.
 """
 
 import json
@@ -23,8 +23,8 @@ from mttu.files import PREFIX, atomic_file, drop_link, find_obstacle, read_parqu
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
-README = "README.txt"
-_COMMON = ("predictions.csv", README, TABLE)  # in the order in which they are put in place
+_CSV, _README = "predictions.csv", "README.txt"
+_COMMON = (_CSV, _README, TABLE)  # in the order in which they are moved into place
 _STAGING = f"{PREFIX}predictions"
 
 SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_README = f"""{RESEARCH_USE}
+_README_TEXT = f"""{RESEARCH_USE}
 Made by mttu from MRI with a neural network. No medical device; not for decisions about patients.
 
 <case_id>_seg.nii.gz      mask on the grid of the case's own images
@@ -81,7 +81,7 @@ class PredictionRow:
     seconds: float
     """Wall time from reading to writing."""
     error: str = ""
-    """Reason without a result; empty when fine."""
+    """Why there is no result; empty if there is."""
     idh_mutant_probability: float | None = None
     wt_ml: float | None = None
     """Whole tumour, of the mask as written."""
@@ -92,8 +92,7 @@ class PredictionRow:
     no_tumour_found: bool | None = None
     idh_undecided: bool | None = None
     learned_from: bool | None = None
-    """Whether the network was trained on a scan of a patient of this id; None where it does not say, or with an error.
-    """
+    """Whether the network was trained on a scan of a patient of this id; None if unknown, or with an error."""
     missing: str = ""
     """Why the network has no answer to a task, for any case; empty if it has."""
     idh_calibrated_probability: float | None = None
@@ -124,28 +123,19 @@ def overlay_name(case_id: str) -> str:
 
 
 def check_output(out: Path, case_ids: Sequence[str], own_folders: Collection[Path]) -> list[str]:
-    """Says what of the user's would be overwritten or mixed up.
-
-    Args:
-        out: Output folder.
-        case_ids: Cases that will be written.
-        own_folders: Resolved input and case folders, where masks would pass for the cases' own.
-    """
+    """Says which files of the user's would be overwritten, or mixed up in `own_folders`, those of the inputs."""
     if out.resolve() in own_folders:
         return [f"output {out}: is one of the input folders; give a folder of its own, e.g. {out / 'predictions'}"]
     obstacle = find_obstacle(out / TABLE)
     if obstacle:
         return [f"output {out}: {obstacle}"]
     earlier = _read_case_ids(out / TABLE)
-    if earlier is None:
-        names = [*_COMMON, *(name for case_id in case_ids for name in (mask_name(case_id), overlay_name(case_id)))]
-    else:
-        lost = sorted(set(earlier) - set(case_ids))
-        if lost:
-            return [f"output {out}: holds predictions of other cases ({name_some(lost, 3)}); give another folder"]
-        new = [case_id for case_id in case_ids if case_id not in earlier]
-        names = [name for case_id in new for name in (mask_name(case_id), overlay_name(case_id))]
-    present = [name for name in names if os.path.lexists(out / name)]
+    lost = sorted(set(earlier or ()) - set(case_ids))
+    if lost:
+        return [f"output {out}: holds predictions of other cases ({name_some(lost, 3)}); give another folder"]
+    new = [case_id for case_id in case_ids if case_id not in (earlier or ())]
+    names = [name for case_id in new for name in (mask_name(case_id), overlay_name(case_id))]
+    present = [name for name in (*(_COMMON if earlier is None else ()), *names) if os.path.lexists(out / name)]
     if present:
         return [f"output {out}: holds {name_some(present, 3)}, not of an earlier prediction here; give another folder"]
     return []
@@ -162,7 +152,7 @@ def _read_case_ids(table: Path) -> list[str] | None:
 
 
 def open_staging(out: Path) -> Path:
-    """An empty hidden folder in `out`; an unfinished one of a killed run is thrown away."""
+    """An empty hidden folder in `out`; an unfinished one of a killed run is removed."""
     staging = out / _STAGING
     remove(staging)
     staging.mkdir(parents=True)
@@ -175,17 +165,17 @@ def write_tables(staging: Path, rows: Sequence[PredictionRow], metadata: Mapping
     described = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     described |= {name: str(value) for name, value in constants.items()}
     table = pa.Table.from_pylist([asdict(row) | constants for row in rows], schema=SCHEMA.with_metadata(described))
-    write_text(staging / README, _README)
-    with atomic_file(staging / "predictions.csv") as partial:
+    write_text(staging / _README, _README_TEXT)
+    with atomic_file(staging / _CSV) as partial:
         write_csv(table, partial)
     with atomic_file(staging / TABLE) as partial:
         pq.write_table(table, partial)
 
 
 def publish(out: Path) -> None:
-    """Moves complete staged results into place; goes on where a kill stopped it.
+    """Moves complete staged results into place, or the rest of them after a kill.
 
-    The earlier table goes first and the new one comes last, so a table is only ever seen beside its own files.
+    The earlier table is removed first and the new one moved last, so that a table always lies beside its own files.
     """
     staging = out / _STAGING
     mend = f"remove {staging}, or give another folder"
@@ -213,7 +203,7 @@ def publish(out: Path) -> None:
 
 
 def _place(staging: Path, out: Path, name: str, expected: bool) -> None:
-    """Renames a staged file over the earlier one; a result that there no longer is takes the earlier one along."""
+    """Renames a staged file over the earlier one; without a result any more, the earlier one is removed."""
     if (staging / name).exists():
         os.replace(staging / name, out / name)
     elif not expected:
@@ -221,7 +211,7 @@ def _place(staging: Path, out: Path, name: str, expected: bool) -> None:
 
 
 def recover_output(out: Path) -> None:
-    """Finishes what a kill inside `publish` left."""
+    """Completes a `publish` that was killed."""
     staging = out / _STAGING
     drop_link(staging)
     if os.path.lexists(staging / TABLE):

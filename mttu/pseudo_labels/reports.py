@@ -1,8 +1,10 @@
-"""What a selection and a search of thresholds leave behind: a folder with a table as Parquet and CSV, and figures."""
+"""Reports of a selection and of a search of thresholds: a folder with a table as Parquet and CSV, and figures."""
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,16 @@ from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_
 from mttu.files import atomic_file, atomic_folder, parse_json, recover_folder, write_csv
 from mttu.metrics.intervals import wilson_interval
 from mttu.metrics.reliability import CalibrationError, measure_calibration_error
-from mttu.pseudo_labels import (
-    LabelledScore,
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
+from mttu.pseudo_labels.selection import (
     SelectedCase,
     Selection,
     SelectionCounts,
-    ThresholdRow,
     count_selected,
-    search_thresholds,
+    read_certainty,
     select,
 )
-from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
-from mttu.pseudo_labels.selection import read_certainty
+from mttu.pseudo_labels.thresholds import LabelledScore, ThresholdRow, search_thresholds
 
 FORMAT_VERSION = 1
 PICTURES: Mapping[str, Sequence[str]] = {
@@ -46,21 +46,11 @@ PICTURES: Mapping[str, Sequence[str]] = {
 """Kind of a report to the names of its pictures, each as `.png` and `.pdf`; one without data is not drawn."""
 
 
-def list_files(kind: str) -> list[str]:
-    """All that a report of this kind may hold; a folder with anything else is not replaced."""
-    pictures = [f"{name}.{suffix}" for name in PICTURES[kind] for suffix in ("png", "pdf")]
-    return [f"{kind}.parquet", f"{kind}.csv", *pictures]
-
-
 def check_report(folder: Path, kind: str) -> None:
     """Refuses a folder that holds anything but an earlier report of this kind, because it would be replaced.
 
-    Args:
-        folder: Where the report goes.
-        kind: `selection` or `thresholds`.
-
     Raises:
-        InputError: It is a file, holds files of others, or files of these names without a table of this kind.
+        InputError: It is a file, holds other files, or files of these names without a table of this kind.
     """
     folder = folder.resolve()
     recover_folder(folder)
@@ -69,46 +59,30 @@ def check_report(folder: Path, kind: str) -> None:
     if not folder.is_dir():
         raise InputError(f"output {folder}: is a file; give a folder")
     present = sorted(item.name for item in folder.iterdir())
-    foreign = [name for name in present if name not in list_files(kind)]
-    if foreign:
-        raise InputError(
-            f"output {folder}: holds {', '.join(foreign[:3])}, not of an earlier {kind} here; give another folder"
-        )
+    pictures = [f"{name}.{suffix}" for name in PICTURES[kind] for suffix in ("png", "pdf")]
+    foreign = [name for name in present if name not in (f"{kind}.parquet", f"{kind}.csv", *pictures)]
     try:
         own = (pq.read_schema(folder / f"{kind}.parquet").metadata or {}).get(b"kind") == f"mttu {kind}".encode()
     except (OSError, pa.ArrowException):
         own = False
-    if present and not own:
-        raise InputError(
-            f"output {folder}: holds {', '.join(present[:3])}, not of an earlier {kind} here; give another folder"
-        )
+    if foreign or (present and not own):
+        named = ", ".join((foreign or present)[:3])
+        raise InputError(f"output {folder}: holds {named}, not of an earlier {kind} here; give another folder")
 
 
-def write_report(
+def _write_report(
     folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any], figures: Mapping[str, Figure]
 ) -> list[Path]:
-    """Writes table and pictures; an earlier report there goes, pictures that this one lacks included.
-
-    Args:
-        folder: Passed `check_report`.
-        kind: `selection` or `thresholds`.
-        rows: Dataclasses.
-        schema: Their columns.
-        about: How they were made, for the metadata of the Parquet file.
-        figures: Name, one of `PICTURES`, to figure.
-
-    Returns:
-        The pictures.
-    """
+    """Writes table and figures, in place of an earlier report; returns the pictures."""
     names = []
     with atomic_folder(folder.resolve()) as partial:
-        write_table(partial, kind, rows, schema, about)
+        _write_table(partial, kind, rows, schema, about)
         for name, figure in figures.items():
             names += [path.name for path in save_figure(figure, partial / name)]
     return [folder / name for name in names]
 
 
-def write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
+def _write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about: Mapping[str, Any]) -> None:
     """Writes rows (dataclasses) as `<kind>.csv`, then `<kind>.parquet` with `about` in its metadata."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
@@ -118,26 +92,20 @@ def write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, about
         pq.write_table(table.replace_schema_metadata(metadata), partial)
 
 
-MOST_BINS = 5
-LEAST_CASES = 5
+_MOST_BINS = 5
+_LEAST_CASES = 5
 """Cases per bin; with fewer the error says nothing."""
-UNCERTAINTY_INTERVAL = "95% bootstrap interval over cases"
-"""What the intervals are: a table of scores names no patients, so several cases of one count as independent."""
+_UNCERTAINTY_INTERVAL = "95% bootstrap interval over cases"
+"""A table of scores names no patients, so several cases of one patient count as independent."""
 _LEAST_WIDTH = 1e-6  # equal uncertainties still make a bar
 _RESAMPLES = 500
 
 
 def measure_by_uncertainty(table: ScoreTable, truth: Mapping[str, int], title: str) -> UncertaintyCurve:
-    """ECE (eq. 16) of the cases of known truth, in bins of about equal numbers of cases by rising uncertainty.
-
-    Args:
-        table: Monte Carlo scores; rows with an error and cases without truth are left out.
-        truth: Case to true class.
-        title: Of the curve.
-    """
+    """ECE (eq. 16) of the cases with scores and a true class, in bins of about equal size by rising uncertainty."""
     known = [row for row in table.rows if read_certainty(row) and truth.get(row.case_id, IDH_UNKNOWN) != IDH_UNKNOWN]
     ordered = sorted(known, key=lambda row: (row.uncertainty, row.case_id))
-    count = max(1, min(MOST_BINS, len(ordered) // LEAST_CASES))
+    count = max(1, min(_MOST_BINS, len(ordered) // _LEAST_CASES))
     parts = [[ordered[index] for index in part] for part in np.array_split(np.arange(len(ordered)), count) if len(part)]
     bins = []
     for part in parts:
@@ -158,7 +126,7 @@ def _to_estimate(found: CalibrationError) -> Estimate:
     return Estimate(found.ece, found.interval.low, found.interval.high)
 
 
-METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
+_METHODS: tuple[Method, ...] = ("PL", "CPL", "UPS")
 
 SELECTION_SCHEMA = pa.schema(
     [
@@ -208,13 +176,10 @@ def compare_methods(
     Balanced rows are left out where no class ratio is known.
     """
     rows = []
-    for method in METHODS:
-        for balanced in (False, True):
-            chosen = settings.model_copy(update={"method": method, "balance": balanced})
-            try:
-                rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen), truth)))
-            except InputError:  # no ratio; where the user asked for balancing, `select` has refused already
-                continue
+    for method, balanced in product(_METHODS, (False, True)):
+        chosen = settings.model_copy(update={"method": method, "balance": balanced})
+        with suppress(InputError):  # no ratio; where the user asked for balancing, `select` has refused already
+            rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen), truth)))
     return rows
 
 
@@ -226,29 +191,16 @@ def write_selection(
     truth: Mapping[str, int] | None,
     title: str,
 ) -> list[Path]:
-    """Writes table and pictures of a selection; an earlier one there is replaced whole.
-
-    Args:
-        folder: Passed `check_report`.
-        table: Scores that were selected from.
-        selection: What `select` said of them.
-        settings: The settings in use.
-        truth: Case to true class, if known.
-        title: Names the set of cases in the pictures.
-
-    Returns:
-        The pictures: candidates; selected numbers by method; with a truth also the error over both
-        thresholds, and the calibration error over uncertainty.
-    """
+    """Writes table and figures of a selection; returns the pictures. `folder` has passed `check_report`."""
     figures = draw_selection(table, selection, settings, truth, title)
     about = _describe_selection(table, selection, settings)
-    return write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
+    return _write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
 
 
 def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
     """Writes `selection.csv` and `selection.parquet` alone into a folder of other files."""
     about = _describe_selection(table, selection, settings)
-    write_table(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+    _write_table(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
 
 
 def _describe_selection(table: ScoreTable, selection: Selection, settings: SelectionSettings) -> dict[str, Any]:
@@ -282,7 +234,10 @@ def draw_selection(
     truth: Mapping[str, int] | None,
     title: str,
 ) -> dict[str, Figure]:
-    """Draws the pictures of a selection by name, see `write_selection`."""
+    """Figures of a selection by name: candidates, and selected numbers by method.
+
+    With known classes also the error of pseudo-labels over both thresholds, and the calibration error over uncertainty.
+    """
     known = truth or {}
     tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None
     tau_u = settings.uncertainty_threshold if settings.method == "UPS" else None
@@ -309,10 +264,10 @@ def draw_selection(
     ]
     if labelled:
         figures["uncertainty"] = draw_ece_by_uncertainty(
-            [measure_by_uncertainty(table, known, title)], interval=UNCERTAINTY_INTERVAL
+            [measure_by_uncertainty(table, known, title)], interval=_UNCERTAINTY_INTERVAL
         )
         figures["selection_error"] = draw_selection_error(
-            {title: to_error_rows(search_thresholds(labelled))},
+            {title: _to_error_rows(search_thresholds(labelled))},
             None if tau_c is None or tau_u is None else (tau_c, tau_u),
         )
     return figures
@@ -321,15 +276,14 @@ def draw_selection(
 def write_thresholds(
     folder: Path, rows: Sequence[ThresholdRow], suggested: ThresholdRow | None, about: Mapping[str, Any], title: str
 ) -> list[Path]:
-    """Writes table and picture of a search; returns the pictures. `folder` passed `check_report`."""
+    """Writes table and figure of a search; returns the pictures. `folder` has passed `check_report`."""
     content = {**about, "suggested": None if suggested is None else asdict(suggested)}
     chosen = None if suggested is None else (suggested.confidence_threshold, suggested.uncertainty_threshold)
-    figures = {"selection_error": draw_selection_error({title: to_error_rows(rows)}, chosen)}
-    return write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content, figures)
+    figures = {"selection_error": draw_selection_error({title: _to_error_rows(rows)}, chosen)}
+    return _write_report(folder, "thresholds", rows, THRESHOLDS_SCHEMA, content, figures)
 
 
-def to_error_rows(rows: Sequence[ThresholdRow]) -> list[SelectionRow]:
-    """Rows of a search as the figure takes them."""
+def _to_error_rows(rows: Sequence[ThresholdRow]) -> list[SelectionRow]:
     return [
         SelectionRow(
             row.confidence_threshold, row.uncertainty_threshold, row.num_selected, row.num_wrong, row.num_cases

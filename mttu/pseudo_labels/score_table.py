@@ -20,7 +20,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.files import atomic_file, parse_json
 
 FORMAT_VERSION = 1
-MEND = "write it again with `mttu score`"
+_MEND = "write it again with `mttu score`"
 _KIND = "mttu scores"
 
 SCHEMA = pa.schema(
@@ -38,18 +38,15 @@ SCHEMA = pa.schema(
 )
 
 
-_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
-
-
 @dataclass(frozen=True)
 class ScoreRow:
-    """What Monte Carlo dropout says of one case; None where the case has an error."""
+    """Monte Carlo scores of one case; None where the case has an error."""
 
     case_id: str
     seconds: float
     """Wall time from reading to the last pass."""
     error: str = ""
-    """Reason without a result; empty when fine."""
+    """Why there is no score; empty if there is."""
     mutant_probabilities: tuple[float, ...] | None = None
     """IDH-mutant probability of each pass."""
     mean_probability: float | None = None
@@ -57,7 +54,7 @@ class ScoreRow:
     uncertainty: float | None = None
     """Standard deviation (ddof 1) of the predicted class's probability over the passes."""
     predicted_class: int | None = None
-    """1 mutant, 0 wild type: the likelier one by `mean_probability`, mutant at exactly one half."""
+    """1 mutant, 0 wild type, by `mean_probability`; mutant at exactly one half."""
     confidence: float | None = None
     """Mean probability of the predicted class, at least one half."""
     deterministic_probability: float | None = None
@@ -83,14 +80,7 @@ class ScoreTable:
 def summarise_passes(
     case_id: str, mutant_probabilities: Sequence[float], deterministic_probability: float, seconds: float
 ) -> ScoreRow:
-    """A case's row from its passes (section IV-B: class and confidence of the mean, deviation over the passes).
-
-    Args:
-        case_id: Case.
-        mutant_probabilities: IDH-mutant probability of each pass, two at least.
-        deterministic_probability: The same without dropout.
-        seconds: Wall time.
-    """
+    """A case's row from its passes (section IV-B); see `ScoreRow` for the arguments. There are at least two passes."""
     values = np.asarray(mutant_probabilities, dtype=np.float64)
     mean = float(values.mean())
     predicted = IDH_MUTANT if mean >= 0.5 else IDH_WILD
@@ -106,20 +96,6 @@ def summarise_passes(
     )
 
 
-def to_arrow(rows: Sequence[ScoreRow]) -> Any:
-    """Rows as an Arrow table of `SCHEMA`."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-
-
-def from_arrow(table: Any) -> list[ScoreRow]:
-    """Rows of an Arrow table of `SCHEMA`."""
-    rows = []
-    for content in table.to_pylist():
-        passes = content.pop("mutant_probabilities")
-        rows.append(ScoreRow(**content, mutant_probabilities=None if passes is None else tuple(passes)))
-    return rows
-
-
 def check_score_target(path: Path) -> None:
     """Refuses to write scores over anything else, see `mttu.data.tables.check_table_target`."""
     check_table_target(path, "scores", "table of scores", lambda found: found.get(b"kind") == _KIND.encode())
@@ -132,10 +108,10 @@ def write_scores(table: ScoreTable, path: Path) -> None:
         InputError: See `check_score_target`.
     """
     check_score_target(path)
-    rows = sorted(table.rows, key=lambda row: row.case_id)
+    rows = [asdict(row) for row in sorted(table.rows, key=lambda row: row.case_id)]
     metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "about": json.dumps(table.about, sort_keys=True)}
     with atomic_file(path) as partial:
-        pq.write_table(to_arrow(rows).replace_schema_metadata(metadata), partial)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata)), partial)
 
 
 def read_scores(path: Path) -> ScoreTable:
@@ -145,23 +121,30 @@ def read_scores(path: Path) -> ScoreTable:
         InputError: Missing, no table of scores, another format version, or a case with two rows.
     """
     metadata, table = read_table(
-        path, "scores", FORMAT_VERSION, MEND, _KIND, cure="write them with `mttu score`", lists=_LISTS
+        path,
+        "scores",
+        FORMAT_VERSION,
+        _MEND,
+        _KIND,
+        cure="write them with `mttu score`",
+        lists=["mutant_probabilities"],
     )
     if not table.schema.equals(SCHEMA):
         columns = ", ".join(table.schema.names)
-        raise InputError(f"scores {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")
-    rows = from_arrow(table)
+        raise InputError(f"scores {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {_MEND}")
+    rows = [to_row(content) for content in table.to_pylist()]
     counts = Counter(row.case_id for row in rows)
-    raise_if_any([f"scores {path}: case {name} has {n} rows; {MEND}" for name, n in counts.items() if n > 1])
+    raise_if_any([f"scores {path}: case {name} has {n} rows; {_MEND}" for name, n in counts.items() if n > 1])
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), parse_json(metadata.get("about", "{}")))
 
 
-def complete_about(name: str, value: object) -> object:
-    """A section of settings that a table names, with what is newer than the table as it was then.
+def to_row(content: Mapping[str, Any]) -> ScoreRow:
+    """A row from its fields, as `dataclasses.asdict` or JSON have them."""
+    passes = content["mutant_probabilities"]
+    return ScoreRow(**{**content, "mutant_probabilities": None if passes is None else tuple(passes)})
 
-    Args:
-        name: In `ScoreTable.about`; what holds no section of settings is returned as it is.
-        value: What the table says.
-    """
+
+def complete_about(name: str, value: object) -> object:
+    """An entry of `ScoreTable.about`; a section of settings is completed by the earlier values of newer settings."""
     prefix = {"prepare": PREPARE}.get(name, f"{name}.")
     return complete_section(prefix, value) if isinstance(value, Mapping) else value

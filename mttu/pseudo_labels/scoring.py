@@ -1,10 +1,8 @@
-"""Monte Carlo scores: what scoring needs, checked before the first case, then case after case.
-
-A case that fails becomes a row with its reason.
-"""
+"""Monte Carlo scores: all inputs are checked before the first case; a case that fails becomes a row with its reason."""
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -33,12 +31,12 @@ from mttu.networks.monte_carlo import IdhPasses
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
 
 CHANGEABLE = ("mc.", "inference.", "patch.", "train.precision")
-"""Settings of a checkpoint, or sections of them, that scoring may change."""
+"""Sections and settings of a checkpoint that scoring may change."""
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """Everything that a scorer needs, checked; small enough to travel."""
+    """Everything that a scorer needs, checked; small enough to send to a worker."""
 
     checkpoint: Path
     """Checkpoint or ensemble folder."""
@@ -46,9 +44,9 @@ class ScoringPlan:
     """The checkpoint's settings with the changes."""
     cases: tuple[Case, ...]
     cache_dir: Path | None
-    """Prepared cases, used where they are true; the others are prepared on the way."""
+    """Prepared cases, used where they match a case's files; the others are prepared on the way."""
     about: Mapping[str, Any]
-    """For the table, see `ScoreTable.about`."""
+    """See `ScoreTable.about`."""
 
 
 def plan_scoring(
@@ -58,13 +56,11 @@ def plan_scoring(
     changes: Mapping[str, Any] | None = None,
     cache_dir: Path | None = None,
 ) -> ScoringPlan:
-    """Reads checkpoint and manifest and checks that they fit.
-
-    Whether a case's images can be read is found out when it is scored: one that cannot is a row with its error.
+    """Reads checkpoint and manifest and checks that they fit; images are read only when a case is scored.
 
     Args:
         checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
-        manifest: Manifest that `mttu cohort` wrote.
+        manifest: File that `mttu cohort` wrote.
         split: train, val, unlabelled or test.
         changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
         cache_dir: Folder of prepared cases; None: every case is prepared on the way.
@@ -97,18 +93,15 @@ def plan_scoring(
         raise InputError(f"manifest {manifest}: could not be read")
     folder = find_checkpoint(checkpoint).resolve()
     about = _describe(folder, config, cohort, split)
-    if len(voters) < len(networks):  # not in other tables, so that those of before stay true
+    if len(voters) < len(networks):  # other tables lack this entry, as those of earlier versions do
         about |= {"idh_members": voters, "notes": describe_voters(networks)}
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
 
 
 def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
-    """Says why a network cannot be scored with these settings; nothing if it can.
+    """Says why a network cannot score cases with these settings; nothing if it can.
 
-    Args:
-        network: Network.
-        config: Settings.
-        segments: Whether the ensemble that it belongs to has a segmentation; None: as the network has.
+    `segments` says whether the ensemble that it belongs to has a segmentation; None: as the network.
     """
     learned, problems = network.learned_tasks, []
     if network.idh_head is not None and "idh" not in learned:
@@ -151,18 +144,18 @@ def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, chec
 
 
 def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) -> dict[str, Any]:
-    known_patients = read_known_patients(checkpoint)
-    known = None if known_patients is None else known_patients.find(case.patient_id for case in cohort.split(split))
-    learned = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
+    known_patients, learned_from = read_known_patients(checkpoint), None
+    if known_patients is not None:
+        known = known_patients.find(case.patient_id for case in cohort.split(split))
+        learned_from = [case.case_id for case in cohort.split(split) if case.patient_id in known]
+    labelled = [case.idh for case in cohort.cases if case.split in ("train", "val") and not case.pseudo_label]
     return {
         "mttu_version": __version__,
         **describe_checkpoint(checkpoint),
         "manifest_fingerprint": cohort.fingerprint,
         "split": split,
-        "learned_from": None
-        if known is None
-        else [case.case_id for case in cohort.split(split) if case.patient_id in known],
-        "labelled": {"mutant": learned.count(IDH_MUTANT), "wild": learned.count(IDH_WILD)},
+        "learned_from": learned_from,
+        "labelled": {"mutant": labelled.count(IDH_MUTANT), "wild": labelled.count(IDH_WILD)},
         "modalities": list(config.data.modalities),
         "mc": config.mc.model_dump(mode="json"),
         "patch": config.patch.model_dump(mode="json"),
@@ -172,19 +165,16 @@ def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) ->
 
 
 OnRow = Callable[[int, ScoreRow], None]
+"""Told how many cases are done, and the newest row."""
 
 
 class CaseScorer:
-    """A network, or an ensemble, that scores one case after the other; its weights are read once.
+    """Scores cases by one network or an ensemble, whose weights are read once.
 
-    Of an ensemble, a pass's probability is the mean over the members, whose masks differ; so is the probability
-    without dropout. Members whose IDH head never saw a label have no say. Independent masks average out: the deviation
-    over passes shrinks with the number of members, and their disagreement is not part of it, so a threshold found for
-    one network does not hold for an ensemble.
-
-    Args:
-        plan: See `plan_scoring`.
-        device: Where the passes run.
+    The probability of an ensemble's pass is the mean over its members, which have dropout masks of their own; so is the
+    probability without dropout. Members whose IDH head never saw a label do not count. Independent masks average out:
+    the deviation over passes shrinks with the number of members and does not include their disagreement, so thresholds
+    of one network do not hold for an ensemble.
 
     Raises:
         InputError: The checkpoint cannot be read here.
@@ -204,9 +194,9 @@ class CaseScorer:
         started = time.perf_counter()
         try:
             row = self._score(case)
-            return replace(row, seconds=time.perf_counter() - started)
-        except Exception as failure:  # whatever it is, the other cases still count
-            return ScoreRow(case.case_id, time.perf_counter() - started, explain_failure(case.case_id, failure))
+        except Exception as failure:  # of any kind: the other cases are still scored
+            row = ScoreRow(case.case_id, 0.0, explain_failure(case.case_id, failure))
+        return replace(row, seconds=time.perf_counter() - started)
 
     def _score(self, case: Case) -> ScoreRow:
         config, mc = self.config, self.config.mc
@@ -221,63 +211,51 @@ class CaseScorer:
                     f"case {case.case_id}: no tumour in the {mc.tumour_mask} mask; choose mc.windows=sliding"
                 )
             image = window
-        volume = torch.from_numpy(np.asarray(image, dtype=np.float32))
+        volume = _to_tensor(image)
         answers = [self._run_passes(volume, case.case_id, member) for member in self.voters]
         passes = zip(*(answer.mutant_probabilities for answer in answers), strict=True)
         without_dropout = fmean(answer.deterministic_probability for answer in answers)
         return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
 
     def _run_passes(self, volume: Tensor, case_id: str, member: int) -> PassLogits:
-        config = self.config
-        network, patch_size = self.networks[member - 1], config.patch.size
-        arguments = (config.mc, config.inference, self.device, self.precision, member)
+        config, network = self.config, self.networks[member - 1]
+        arguments = (config.patch.size, config.mc, config.inference, self.device, self.precision, member)
         try:
-            return run_passes(network, volume, case_id, patch_size, *arguments)
+            return run_passes(network, volume, case_id, *arguments)
         except FloatingPointError as error:
             raise FloatingPointError(name_member(str(error), member, len(self.networks))) from None
 
     def _read(self, case: Case) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None]:
-        """The prepared image and mask, from the cache where that is true to the case's files as they are now."""
+        """The prepared image and mask; from the cache where its entry matches the case's files as they are now."""
         modalities, settings = self.config.data.modalities, self.config.data.prepare
         wants_seg = self.config.mc.windows == "tumour" and self.config.mc.tumour_mask == "given"
         if self.cache_dir is not None:
-            try:
+            with suppress(InputError):  # not there, damaged or without a modality: prepared below
                 cached = open_cached(self.cache_dir, case.case_id)
                 if cached.settings == settings and cached.content_hash == content_hash(
                     case, cached.modalities, settings
                 ):
                     cached.will_need()
                     return np.asarray(cached.image)[cached.channels(modalities)], cached.seg
-            except InputError:
-                pass  # not there, damaged or without a modality: prepared below, which has its own say
         prepared = prepare_case(case if wants_seg else replace(case, seg=None), modalities, settings)
         return prepared.image, prepared.seg
 
     def _segment(self, image: NDArray[np.float16]) -> NDArray[np.uint8]:
-        prediction = predict_ensemble(
-            self.networks,
-            torch.from_numpy(np.asarray(image, dtype=np.float32)),
-            self.config.patch.size,
-            self.config.inference,
-            self.device,
-            self.precision,
-        )
-        if prediction.seg_probabilities is None:
+        config = self.config
+        arguments = (config.patch.size, config.inference, self.device, self.precision)
+        probabilities = predict_ensemble(self.networks, _to_tensor(image), *arguments).seg_probabilities
+        if probabilities is None:
             raise InputError("the network has no segmentation; choose mc.windows=sliding")
-        voxel_mm3 = self.config.data.prepare.spacing_mm**3
-        classes: NDArray[np.uint8] = (
-            segment(prediction.seg_probabilities, self.config.inference, voxel_mm3).cpu().numpy()
-        )
-        return classes
+        classes = segment(probabilities, config.inference, config.data.prepare.spacing_mm**3)
+        return np.asarray(classes.cpu(), dtype=np.uint8)
+
+
+def _to_tensor(image: NDArray[np.float16]) -> Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32))
 
 
 def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = None) -> ScoreTable:
     """Scores every case of a plan in this process, one after the other, without Ray.
-
-    Args:
-        plan: See `plan_scoring`.
-        device: Where the passes run.
-        on_row: Told how many cases are done, and the newest row.
 
     Raises:
         InputError: The checkpoint cannot be read.
@@ -292,7 +270,7 @@ def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = 
 
 
 def make_table(plan: ScoringPlan, rows: list[ScoreRow], device_type: str, threads: int) -> ScoreTable:
-    """The table of a plan's rows, sorted; device and threads decide last bits and are noted."""
+    """The table of a plan's rows, sorted; it names device and threads, on which the last bits depend."""
     precision = choose_precision(plan.config.train.precision, torch.device(device_type))
     about = {**plan.about, "device": device_type, "precision": precision, "threads": threads}
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), about)

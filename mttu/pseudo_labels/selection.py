@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from mttu.config import SelectionSettings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, say_count
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 """So that 1.6 x 5 is 8."""
 CLASS_NAMES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
@@ -34,17 +33,16 @@ class SelectedCase:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected, and what the user has to be told of it."""
+    """What was selected, and notes for the user."""
 
     cases: tuple[SelectedCase, ...]
     """Every case of the table, by id."""
     balanced: bool
     """Whether balancing was on."""
     wild_per_mutant: float | None
-    """Class ratio that was balanced to; None if balancing was off."""
+    """Class ratio that balancing aimed at; None if it was off."""
     notes: tuple[str, ...]
-    """Sentences about what is special: first of all that nothing is selected, then errors, one class only, everything
-    selected, balance."""
+    """Sentences: first that nothing is selected, then errors, one class only, everything selected, balance."""
 
     @property
     def pseudo_labels(self) -> dict[str, int]:
@@ -65,15 +63,10 @@ class SelectionCounts:
     num_right_wild: int
     """Selected as wild type, and known to be."""
 
-    @property
-    def accuracy(self) -> float | None:
-        """Share of right pseudo-labels among those with a known truth; None if there are none."""
-        return (self.num_right_mutant + self.num_right_wild) / self.num_known if self.num_known else None
-
 
 @dataclass(frozen=True)
 class Certainty:
-    """What a case is selected by; all finite."""
+    """The scores that a case is selected by; finite."""
 
     confidence: float
     uncertainty: float
@@ -81,7 +74,7 @@ class Certainty:
 
 
 def read_certainty(row: ScoreRow) -> Certainty | None:
-    """What a row is selected by; None if it has an error, or any of it is missing or not finite."""
+    """The scores of a row; None if it has an error, or if any of them is missing or not finite."""
     if row.error or row.confidence is None or row.uncertainty is None or row.predicted_class is None:
         return None
     if not (math.isfinite(row.confidence) and math.isfinite(row.uncertainty)):
@@ -89,26 +82,16 @@ def read_certainty(row: ScoreRow) -> Certainty | None:
     return Certainty(row.confidence, row.uncertainty, row.predicted_class)
 
 
-def is_confident(confidence: float, threshold: float) -> bool:
-    """Second factor of eq. (19): p >= tau_c."""
-    return confidence >= threshold
-
-
-def is_certain(uncertainty: float, threshold: float) -> bool:
-    """First factor of eq. (19): mu(p) <= tau_u."""
-    return uncertainty <= threshold
-
-
 def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
-    """Chooses the predictions that become pseudo-labels.
+    """Selects the predictions that become pseudo-labels.
 
-    Cases with an error, or with a figure that is missing or not finite, are never selected. Balancing cuts the one
-    class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The class that the ratio
-    makes the larger one is rounded down and never exceeds it, the smaller one is rounded up: 2 mutants and 3 wild types
-    are 1:1.6 as nearly as can be. If all cases that meet the thresholds are of one class there is nothing to balance
-    with, and none is kept.
+    UPS keeps a case where its confidence p >= tau_c and its uncertainty mu(p) <= tau_u (eq. 19), CPL by its confidence
+    alone, PL every case; none and direct select nothing. Cases with an error, or with a score that is missing or not
+    finite, are never selected.
 
-    The methods none and direct select nothing, and need neither thresholds nor a ratio.
+    Balancing cuts the class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The class
+    that the ratio favours is rounded down, the other up: 2 mutants and 3 wild types are as near to 1:1.6 as possible.
+    If all cases that meet the thresholds are of one class, none is kept.
 
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many
@@ -118,23 +101,20 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     Raises:
         InputError: Balancing is on and neither settings nor table give a class ratio.
     """
+    rows = sorted(table.rows, key=lambda row: row.case_id)
     if settings.method in ("none", "direct"):
-        return _select_none(table, settings.method)
+        reason = f"selection.method is {settings.method}"
+        unselected = tuple(_leave_out(row, reason) for row in rows)
+        return Selection(unselected, False, None, (f"{reason}: no pseudo-labels",))
     balanced = settings.balance if settings.balance is not None else settings.method != "PL"
     ratio = _find_ratio(table, settings) if balanced else None
-    rows = sorted(table.rows, key=lambda row: row.case_id)
     cases = [_judge(row, settings) for row in rows]
     kept = cases if ratio is None else _balance(cases, ratio)
     return Selection(tuple(kept), balanced, ratio, tuple(_find_notes(rows, cases, kept, settings, ratio)))
 
 
-def _select_none(table: ScoreTable, method: str) -> Selection:
-    reason = f"selection.method is {method}"
-    rows = sorted(table.rows, key=lambda row: row.case_id)
-    cases = [
-        SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason) for row in rows
-    ]
-    return Selection(tuple(cases), False, None, (f"{reason}: no pseudo-labels",))
+def _leave_out(row: ScoreRow, reason: str) -> SelectedCase:
+    return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
 
 
 def _find_ratio(table: ScoreTable, settings: SelectionSettings) -> float:
@@ -155,21 +135,15 @@ def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
     if certainty is None:
         # the error itself may name folders, and this table goes to MLflow
         reason = "has an error, see the scores" if row.error else "confidence or uncertainty is missing or not finite"
-        return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
-    reasons = []
-    if settings.method != "PL" and not is_confident(certainty.confidence, settings.confidence_threshold):
-        reasons.append(f"confidence {certainty.confidence:.4f} < {settings.confidence_threshold:g}")
-    if settings.method == "UPS" and not is_certain(certainty.uncertainty, settings.uncertainty_threshold):
-        reasons.append(f"uncertainty {certainty.uncertainty:.4f} > {settings.uncertainty_threshold:g}")
+        return _leave_out(row, reason)
+    confidence, uncertainty, reasons = certainty.confidence, certainty.uncertainty, []
+    if settings.method != "PL" and confidence < settings.confidence_threshold:
+        reasons.append(f"confidence {confidence:.4f} < {settings.confidence_threshold:g}")
+    if settings.method == "UPS" and uncertainty > settings.uncertainty_threshold:
+        reasons.append(f"uncertainty {uncertainty:.4f} > {settings.uncertainty_threshold:g}")
     meets = not reasons
     return SelectedCase(
-        case_id=row.case_id,
-        pseudo_label=certainty.predicted_class,
-        confidence=certainty.confidence,
-        uncertainty=certainty.uncertainty,
-        meets_thresholds=meets,
-        selected=meets,
-        reason="; ".join(reasons),
+        row.case_id, certainty.predicted_class, confidence, uncertainty, meets, meets, "; ".join(reasons)
     )
 
 
@@ -180,10 +154,10 @@ def _balance(cases: Sequence[SelectedCase], ratio: float) -> list[SelectedCase]:
     }
     major, minor = (IDH_WILD, IDH_MUTANT) if ratio >= 1 else (IDH_MUTANT, IDH_WILD)
     majors, minors, share = len(of_class[major]), len(of_class[minor]), max(ratio, 1 / ratio)
-    if majors > (most := math.floor(share * minors + ROUNDING)):
+    if majors > (most := math.floor(share * minors + _ROUNDING)):
         surplus, room = major, most
     else:
-        surplus, room = minor, math.ceil(majors / share - ROUNDING)
+        surplus, room = minor, math.ceil(majors / share - _ROUNDING)
     ranked = sorted(of_class[surplus], key=lambda case: (case.uncertainty or 0.0, case.case_id))
     dropped = {case.case_id for case in ranked[room:]}
     reason = f"balance: {CLASS_NAMES[surplus]}s beyond 1:{ratio:.3g} (mutant:wild), the most uncertain first"
@@ -212,16 +186,16 @@ def _find_notes(
     meeting = [case for case in cases if case.meets_thresholds]
     if not meeting:
         best, least = max(one.confidence for one in scored), min(one.uncertainty for one in scored)
-        nothing = f"nothing is selected: the highest confidence is {best:.4f} (threshold "
-        nothing += f"{settings.confidence_threshold:g})"
+        threshold = f"{settings.confidence_threshold:g}"
+        nothing = f"nothing is selected: the highest confidence is {best:.4f} (threshold {threshold})"
         if settings.method == "UPS":
             nothing += f", the lowest uncertainty {least:.4f} (threshold {settings.uncertainty_threshold:g})"
         return [nothing, *notes]
     if len(meeting) == len(scored) and settings.method != "PL":
         notes.append("every case with a score meets the thresholds: they sort nothing out")
-    labels = {case.pseudo_label for case in meeting}
-    if len(labels) == 1:
-        name = CLASS_NAMES[labels.pop()]
+    classes = {case.pseudo_label for case in meeting}
+    if len(classes) == 1:
+        name = CLASS_NAMES[classes.pop()]
         one_class = f"every case that meets the thresholds ({len(meeting)}) is called {name}"
         if ratio is None:
             notes.append(one_class)
@@ -233,23 +207,14 @@ def _find_notes(
     return notes
 
 
-def count_selected(
-    selection: Selection, truth: Mapping[str, int] | None = None, stage: Literal["thresholds", "balance"] = "balance"
-) -> SelectionCounts:
-    """Counts the selected cases.
-
-    Args:
-        selection: From `select`.
-        truth: Case to true class, 1 mutant, 0 wild type; cases that are not in it count as unknown.
-        stage: After the thresholds alone, or after balancing too.
-    """
-    chosen = [case for case in selection.cases if (case.selected if stage == "balance" else case.meets_thresholds)]
-    known = truth or {}
-    right = [case for case in chosen if known.get(case.case_id) == case.pseudo_label]
+def count_selected(selection: Selection, truth: Mapping[str, int] | None = None) -> SelectionCounts:
+    """Counts the selected cases; those that `truth` (case to 1 mutant, 0 wild type) lacks are not known."""
+    known, classes = truth or {}, selection.pseudo_labels
+    right = [idh for case_id, idh in classes.items() if known.get(case_id) == idh]
     return SelectionCounts(
-        num_mutant=sum(case.pseudo_label == IDH_MUTANT for case in chosen),
-        num_wild=sum(case.pseudo_label == IDH_WILD for case in chosen),
-        num_known=sum(known.get(case.case_id) in CLASS_NAMES for case in chosen),
-        num_right_mutant=sum(case.pseudo_label == IDH_MUTANT for case in right),
-        num_right_wild=sum(case.pseudo_label == IDH_WILD for case in right),
+        num_mutant=list(classes.values()).count(IDH_MUTANT),
+        num_wild=list(classes.values()).count(IDH_WILD),
+        num_known=sum(known.get(case_id) in CLASS_NAMES for case_id in classes),
+        num_right_mutant=right.count(IDH_MUTANT),
+        num_right_wild=right.count(IDH_WILD),
     )

@@ -1,26 +1,25 @@
 """Thresholds for pseudo-labels, searched on labelled cases that the scoring network did not learn from (section IV-B).
 
-The paper reads them off the error over a grid of both (Fig. 3b, 3c). With a few dozen cases an error of 0 means little,
-so every error comes with its interval, and a pair has to select a least share of the cases.
+The paper reads them off the error over a grid of both (Fig. 3b, 3c). With a few dozen cases an error of 0 means little:
+every error has its interval, and a suggested pair has to select a least share of the cases.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import name_some, raise_if_any
+from mttu.metrics.intervals import wilson_interval
 from mttu.pseudo_labels.score_table import ScoreTable, complete_about
-from mttu.pseudo_labels.selection import is_certain, is_confident, read_certainty
+from mttu.pseudo_labels.selection import read_certainty
 
 CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5 to 0.95."""
 UNCERTAINTY_GRID = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3)
 """A probability's standard deviation is rarely above 0.3."""
 _ALIKE = ("mc", "inference", "patch", "prepare")
-"""What must agree for scores to be pooled; seeds aside."""
+"""Entries of `about` that must agree for scores to be pooled, except for seeds and chunks."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class ThresholdRow:
     num_wrong: int
     num_cases: int
     error_low: float | None
-    """Lower end of the Wilson interval of the error; None if nothing is selected."""
+    """95% Wilson interval of the error, from here; None if nothing is selected."""
     error_high: float | None
-    """Its upper end."""
+    """To here."""
 
     @property
     def coverage(self) -> float:
@@ -60,14 +59,10 @@ class ThresholdRow:
 
 
 def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> tuple[list[LabelledScore], list[str]]:
-    """Puts out-of-fold tables together: each case scored once, by a network that did not learn from it.
-
-    Args:
-        tables: Name of each table, for messages, to the table; e.g. the validation cases of each fold.
-        truth: Case to true class, 1 mutant, 0 wild type.
+    """Pools out-of-fold tables by name, such as one per fold: each case scored once, by a network that has not seen it.
 
     Returns:
-        One score per usable case, and sentences about cases that were left out.
+        One score per usable case, and notes for the user.
 
     Raises:
         InputError: A case is in two tables, a table holds training cases, the tables were made with different passes,
@@ -89,11 +84,10 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
     twice = sorted(case_id for case_id, count in counts.items() if count > 1)
     if twice:
         problems.append(f"cases {', '.join(twice)}: are in more than one table; give each case once, out of fold")
-    first = next(iter(tables), None)
+    first = next(iter(tables), "")
     for name, table in tables.items():
         for section in _ALIKE:
-            both = (complete_about(section, one.about.get(section)) for one in (table, tables[str(first)]))
-            here, there = (_without_seed(one) for one in both)
+            here, there = (_read_section(one, section) for one in (table, tables[first]))
             if here != there:
                 problems.append(
                     f"scores {name}: {section} is {here}, in {first} it is {there}; thresholds hold for one only"
@@ -133,50 +127,33 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
     return sorted(scores, key=lambda score: score.case_id), notes
 
 
-def _without_seed(section: object) -> object:
+def _read_section(table: ScoreTable, name: str) -> object:
+    section = complete_about(name, table.about.get(name))
     if not isinstance(section, Mapping):
         return section
-    return {name: value for name, value in section.items() if name not in ("seed", "passes_per_forward")}
+    return {key: value for key, value in section.items() if key not in ("seed", "passes_per_forward")}
 
 
 def search_thresholds(
     scores: Sequence[LabelledScore],
     confidence_grid: Sequence[float] = CONFIDENCE_GRID,
     uncertainty_grid: Sequence[float] = UNCERTAINTY_GRID,
-    level: float = 0.95,
 ) -> list[ThresholdRow]:
-    """Error and coverage of every pair of thresholds.
-
-    Args:
-        scores: At least one, see `pool_scores`.
-        confidence_grid: Values of tau_c.
-        uncertainty_grid: Values of tau_u.
-        level: Of the Wilson intervals.
-    """
+    """Error and coverage of every pair of tau_c and tau_u, on at least one score."""
     rows = []
     for tau_c in sorted(set(confidence_grid)):
         for tau_u in sorted(set(uncertainty_grid)):
-            chosen = [s for s in scores if is_confident(s.confidence, tau_c) and is_certain(s.uncertainty, tau_u)]
-            wrong = sum(not score.right for score in chosen)
-            low, high = None, None
-            if chosen:
-                interval = binomtest(wrong, len(chosen)).proportion_ci(level, method="wilson")
-                low, high = float(interval.low), float(interval.high)
-            rows.append(ThresholdRow(tau_c, tau_u, len(chosen), wrong, len(scores), low, high))
+            chosen = [one for one in scores if one.confidence >= tau_c and one.uncertainty <= tau_u]
+            wrong = sum(not one.right for one in chosen)
+            error = wilson_interval(wrong, len(chosen))
+            rows.append(ThresholdRow(tau_c, tau_u, len(chosen), wrong, len(scores), error.low, error.high))
     return rows
 
 
 def suggest_thresholds(rows: Sequence[ThresholdRow], min_coverage: float) -> ThresholdRow | None:
-    """The pair of lowest error among those that select enough; of equal ones the pair that selects most.
+    """The pair of lowest error among those that select at least `min_coverage` of the cases; None if no pair does.
 
-    Of pairs that select the same cases the looser one is named: the data say nothing for a stricter one.
-
-    Args:
-        rows: See `search_thresholds`.
-        min_coverage: Least share of the cases to select.
-
-    Returns:
-        None if no pair selects that many.
+    Of equal errors it is the pair that selects most, and of those the loosest: the data do not support a stricter one.
     """
     enough = [row for row in rows if row.num_selected and row.coverage >= min_coverage]
     return min(

@@ -16,7 +16,7 @@ _SMALL_NETWORK: dict[str, Any] = {
     "network.bottleneck.position_grid": [8, 8, 8],
     "network.idh_head.hidden": [64, 16],
     "loss.segmentation": "dice_ce",  # Dice alone may never predict a rare class
-    "loss.include_background": True,  # Dice of the foreground alone got stuck on "tumour everywhere"
+    "loss.include_background": True,  # Dice of the foreground alone did not get past "tumour everywhere"
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -51,7 +51,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "optim.lr": 2e-3,
         "augment.foreground_crop_probability": 0.5,
         "inference.overlap": 0.25,
-        # One window where the tumour is, as in training: tenfold passes over all windows would take most of the time.
+        # One window at the tumour, as in training: ten passes over all windows would take most of the time.
         "mc.windows": "tumour",
         "mc.tumour_mask": "given",
         # A network of minutes is never as sure as the paper's: its 0.9 and 0.05 would select next to nothing here.
@@ -61,8 +61,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "self_training.lr": 1e-3,
     },
 }
-"""`paper`: as published, for GPUs; `robust`: the same network and sizes, for data of one's own; `small`: for real MRI
-on a laptop; `demo`: for the phantom in minutes."""
+"""`paper`: as published, for GPUs; `robust`: the same network and sizes, for other data; `small`: for real MRI on a
+laptop; `demo`: for the phantom in minutes."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II, and none
@@ -88,12 +88,12 @@ EARLIER_PRESETS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
         "demo": {"train.batch_size": 4, "loss.segmentation": "dice"},
     }
 }
-"""What presets said otherwise when a run folder had this format (`mttu.training.run`), under the names of then:
+"""Where presets differed when a run folder had this format (`mttu.training.run`), by the settings' names at that time:
 a run goes on with the preset that it was begun with."""
 
 
 def earlier_preset(name: str, format_version: int) -> Mapping[str, Any]:
-    """What a preset said otherwise at a format version; empty for a newer preset or today's format."""
+    """Where a preset differed at a format version; empty for a newer preset or the current format."""
     return EARLIER_PRESETS.get(format_version, {}).get(name, {})
 
 

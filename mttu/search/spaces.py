@@ -9,14 +9,10 @@ from mttu.errors import InputError, raise_if_any
 FORMAT_VERSION = 1
 
 
-def load_space(path: Path, start: Config | None = None) -> dict[str, list[Any]]:
+def load_space(path: Path) -> dict[str, list[Any]]:
     """Reads a search space: dotted setting to the values it is tried with, in the file's order.
 
     The file holds `format_version: 1`, a `description`, and under `space` one list of values per dotted setting.
-
-    Args:
-        path: YAML file.
-        start: Settings that the values are laid over; the paper's if not given.
 
     Raises:
         InputError: The file is not such a space, or a setting refuses one of its values; names all of them.
@@ -27,8 +23,8 @@ def load_space(path: Path, start: Config | None = None) -> dict[str, list[Any]]:
         for name in content
         if name not in {"format_version", "description", "space"}
     ]
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
+    found = content.get("format_version")
+    if found != FORMAT_VERSION:
         problems.append(f"{path}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
     space = content.get("space")
     if not isinstance(space, dict) or not space:
@@ -42,7 +38,7 @@ def load_space(path: Path, start: Config | None = None) -> dict[str, list[Any]]:
             problems.append(f"{path}: {name}: {repeated[0]!r} is listed twice")
         for value in values:
             try:
-                override(start or Config(), {str(name): value}, str(path))
+                override(Config(), {str(name): value}, str(path))
             except InputError as error:
                 problems.extend(error.problems)
     raise_if_any(problems)

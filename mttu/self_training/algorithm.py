@@ -1,92 +1,185 @@
-"""Self-training (section IV, Algorithm 1) from check to finished run folder; how work is done is the caller's choice.
+"""Algorithm 1 of the paper (section IV): rounds of score, select, mix, train and evaluate.
 
-Every phase writes its result whole or not at all and is skipped where that is there, so that a round that was stopped
-anywhere goes on from there.
+`self_train` is the algorithm. Below it are its phases: each writes its result whole or not at all and reads it where it
+is there already, so that a stopped round goes on from its last finished phase.
 """
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from mttu.config import Config, override
-from mttu.config.sharing import list_free
-from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.config import Config, SelectionSettings
+from mttu.config.earlier import complete_section
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError, raise_if_any, say_count
-from mttu.files import atomic_folder, drop_link, read_json
-from mttu.self_training.evaluation import finish, is_tested, measure, read_summary, write_rows
-from mttu.self_training.inputs import Checked, check_self_training, check_shared_start
-from mttu.self_training.job import Callables, CaseRow, Job, OnStep, Step, last_round, round_config
-from mttu.self_training.mixture import Mixture, Selected, first_mixture, mix, read_pseudo_labels, select_for_round
+from mttu.files import atomic_folder, drop_link, move_into_place, read_json
+from mttu.pseudo_labels.reports import read_selection, write_selection_table
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about, read_scores, write_scores
+from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
+from mttu.pseudo_labels.selection import Selection
+from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
+from mttu.self_training.inputs import check_shared_start
+from mttu.self_training.job import Job, Round, last_round, round_config, searches_thresholds
+from mttu.self_training.mixture import (
+    Mixture,
+    Selected,
+    choose_labels,
+    first_mixture,
+    mix,
+    read_pseudo_labels,
+    search_settings,
+)
 from mttu.self_training.round_folder import (
     MANIFEST,
+    SCORES,
+    SELECTION,
     TRAIN,
     UNCHANGED,
     VAL,
+    VAL_SCORES,
     RoundRecord,
-    complete,
     count_finished,
-    is_finished,
     prune,
     read_history,
     read_metrics,
     round_folder,
-    set_aside_unchanged,
-    working_folder,
     write_history,
     write_metrics,
     write_record,
 )
-from mttu.self_training.tracking import log_round, open_round, read_test
+from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import copy_held_out
-from mttu.training.run import FINISHED, History, closing, identify, open_run
+from mttu.training.inputs import resolve_paths
+from mttu.training.run import History, closing, identify
 from mttu.training.start import check_start, digest_weights
 from mttu.training.state import BEST
 
 
-def run_round(job: Job, number: int) -> bool:
-    """Builds a round, or goes on with it.
+def self_train(job: Job) -> None:
+    """Trains on the labelled cases (round 0, line 1), then in rounds with pseudo-labels; the test cases come last.
 
     Args:
-        job: See `Job`; all earlier rounds are finished.
-        number: 0, or more.
-
-    Returns:
-        Whether the round is there now; False if its pseudo-labels are those of the round before, so that the rounds end
-        here.
+        job: Its folder is held by the caller, who knows that it belongs to these settings.
 
     Raises:
-        RunError: The work of a phase stopped itself.
+        RunError: It stopped; another call goes on from there.
     """
-    folder = working_folder(job.folder, number)
-    drop_link(folder)
-    folder.mkdir(exist_ok=True)
-    selected = select_for_round(job, number, folder) if number else None
-    if selected is not None and selected.unchanged:
-        set_aside_unchanged(job.folder, number)
-        return False
-    mixture = _mix(job, folder, selected)
-    config = round_config(job.config, number, folder, round_folder(job.folder, number - 1) if number else None)
-    raise_if_any(check_start(config))
-    tracker = open_round(job, config, number, folder, mixture.manifest)
-    with closing(tracker):
-        history = _train(job, number, folder, config, tracker)
-        metrics = _evaluate(job, number, folder)
-        record = _make_record(job, number, folder, config, mixture, selected, metrics)
-        log_round(job, tracker, folder, record, history, selected)
-    write_record(record, folder)
-    complete(job.folder, number)
+    for current in _rounds_to_come(job):
+        selected = None
+        if current.number > 0:
+            scores = _score_pool(current)  # line 3: by Monte Carlo dropout of the network before
+            selected = _select(current, scores)  # line 4: PL, CPL or UPS (eq. 19)
+            if selected.unchanged:
+                move_into_place(current.folder, job.folder / UNCHANGED)
+                break
+        mixture = _mix(current, selected)  # line 5
+        config = _configure(current)
+        tracker = open_round(job, config, current.number, current.folder, mixture.manifest)
+        with closing(tracker):
+            history = _train(current, config, tracker)  # lines 6 and 7: from the weights of the round before
+            metrics = _evaluate(current)
+            record = _make_record(current, config, mixture, selected, metrics)
+            log_round(job, tracker, current.folder, record, history, selected)
+        _complete(current, record)
+    finish(job)
     if job.config.self_training.keep == "best":
-        prune(job.folder, keep_newest=job.config.self_training.optimiser == "kept")
-    return True
+        prune(job.folder, keep_newest=False)
 
 
-def _mix(job: Job, folder: Path, selected: Selected | None) -> Mixture:
-    """The round's manifest; in round 0 it is the cohort's own, unless the training is direct."""
+def _rounds_to_come(job: Job) -> Iterator[Round]:
+    """The rounds that are not finished; none once the next was found to change nothing."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if (job.folder / UNCHANGED).exists():
+        return
+    for number in range(count_finished(job.folder), last_round(job.config) + 1):
+        current = Round(job, number)
+        drop_link(current.folder)
+        current.folder.mkdir(exist_ok=True)
+        yield current
+
+
+def _score_pool(current: Round) -> ScoreTable:
+    if current.job.config.selection.method == "none":  # scores would not be used, and cost many passes per case
+        return ScoreTable(tuple(ScoreRow(case.case_id, 0.0) for case in current.job.manifest.split("unlabelled")))
+    return _score(current, "unlabelled", current.folder / SCORES)
+
+
+def _score(current: Round, split: str, target: Path) -> ScoreTable:
+    """Scores of a split; those in `target` are used if they are of the same weights, settings and cases.
+
+    Raises:
+        RunError: No case could be scored.
+    """
+    job = current.job
+    changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
+    manifest, cache_dir = resolve_paths(job.config)
+    plan = plan_scoring(current.before, manifest, split, changes, cache_dir)
+    found = _read_scores_of(plan, target)
+    if found is not None:
+        return found
+
+    def on_row(done: int, row: ScoreRow) -> None:
+        job.show(current.number, "score", done, len(plan.cases), row.case_id)
+
+    table = job.callables.score(plan, on_row)
+    if all(row.error for row in table.rows):
+        reason = table.rows[0].error
+        raise RunError(f"round {current.number}: no {split} case could be scored; the first reason: {reason}")
+    write_scores(table, target)
+    return table
+
+
+def _read_scores_of(plan: ScoringPlan, path: Path) -> ScoreTable | None:
+    if not path.exists():
+        return None
+    try:
+        table = read_scores(path)
+    except InputError:
+        return None  # damaged or of another version: it is made again
+    wanted = {name: value for name, value in plan.about.items() if name != "mttu_version"}
+    found = {name: complete_about(name, table.about.get(name)) for name in wanted}
+    same_cases = [row.case_id for row in table.rows] == sorted(case.case_id for case in plan.cases)
+    return table if found == wanted and same_cases else None
+
+
+def _select(current: Round, scores: ScoreTable) -> Selected:
+    """The round's pseudo-labels, by thresholds that are set or searched on the validation cases."""
+    job = current.job
+    settings, rounds = job.config.selection, job.config.self_training
+    earlier = read_pseudo_labels(read_manifest(current.before / MANIFEST))
+    notes: list[str] = []
+    if searches_thresholds(job.config) and scores.rows:
+        validation = _score(current, "val", current.folder / VAL_SCORES)
+        truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
+        settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
+    selection = _read_selection_of(scores, settings, current.folder / SELECTION)
+    if selection is None:
+        selection = choose_labels(scores, settings, {} if rounds.relabel else earlier)
+        selection = replace(selection, notes=(*notes, *selection.notes))
+        write_selection_table(current.folder, scores, selection, settings)
+    stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"
+    return Selected(scores, selection, settings, unchanged=stops and selection.pseudo_labels == earlier)
+
+
+def _read_selection_of(scores: ScoreTable, settings: SelectionSettings, path: Path) -> Selection | None:
+    if not path.exists():
+        return None
+    selection, about = read_selection(path)
+    made_of = (about["scores_sha256"], complete_section("selection.", about["selection"]))
+    return selection if made_of == (scores.digest, settings.model_dump(mode="json")) else None
+
+
+def _mix(current: Round, selected: Selected | None) -> Mixture:
+    """The round's cases; those of round 0 are the cohort's own, unless the training is direct.
+
+    Raises:
+        InputError: Its training was begun with other cases.
+    """
+    job, folder = current.job, current.folder
     if selected is None:
         mixture = first_mixture(job.manifest, job.config.selection.method)
     else:
@@ -101,29 +194,35 @@ def _mix(job: Job, folder: Path, selected: Selected | None) -> Mixture:
     return mixture
 
 
-def _train(job: Job, number: int, folder: Path, config: Config, tracker: Tracker) -> History:
-    found = read_history(folder)
+def _configure(current: Round) -> Config:
+    config = round_config(current.job.config, current.number, current.folder)
+    raise_if_any(check_start(config))
+    return config
+
+
+def _train(current: Round, config: Config, tracker: Tracker) -> History:
+    job = current.job
+    found = read_history(current.folder)
     if found is not None:
         return found
-
     epochs = EpochLog(tracker)
 
     def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         epochs.log(epoch, metrics)
-        job.show_epoch(number, epoch, config.train.epochs, metrics)
+        job.show(current.number, "train", epoch, config.train.epochs, metrics=metrics)
 
     start = job.config.self_training.start
-    if number == 0 and start is not None:
-        history = _copy_start(job, start, folder)
+    if current.number == 0 and start is not None:
+        history = _copy_start(job, start, current.folder)
     else:
-        history = job.callables.train(config, folder, on_epoch, epochs.start)
-    write_history(history, folder)
+        history = job.callables.train(config, current.folder, on_epoch, epochs.start)
+    write_history(history, current.folder)
     return history
 
 
 def _copy_start(job: Job, start: Path, folder: Path) -> History:
-    """Takes the training of another self-training's round 0 over, once it is sure that it is the same."""
-    raise_if_any(check_shared_start(job.config, job.fingerprint, job.manifest))
+    """Copies the training of another self-training's round 0, once it is sure that it is the same."""
+    raise_if_any(check_shared_start(job.config, job.inputs))
     copy_held_out(start, folder)
     for name in (BEST, *([TRAIN] if job.config.self_training.optimiser == "kept" else [])):
         with atomic_folder(folder / name) as partial:
@@ -131,18 +230,15 @@ def _copy_start(job: Job, start: Path, folder: Path) -> History:
     return read_history(start) or []
 
 
-def _evaluate(job: Job, number: int, folder: Path) -> dict[str, float]:
+def _evaluate(current: Round) -> dict[str, float]:
+    """Metrics of the best weights on the validation cases."""
+    job, folder = current.job, current.folder
     found = read_metrics(folder)
     if found is not None:
         return found
-    cases = job.manifest.split("val")
     metrics: dict[str, float] = {}
-    if cases:
-
-        def on_case(done: int, row: CaseRow) -> None:
-            job.show_case(number, "evaluate", done, len(cases), str(row["case_id"]))
-
-        rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
+    if job.manifest.split("val"):
+        rows = evaluate_cases(job, current.number, "val", folder / BEST)
         about = {"weights_sha256": digest_weights(folder), "empty_dice": job.config.metrics.empty_dice}
         write_rows(rows, folder / VAL, about)
         metrics = measure(rows, "val", job.config.train.validation_metric)
@@ -151,20 +247,15 @@ def _evaluate(job: Job, number: int, folder: Path) -> dict[str, float]:
 
 
 def _make_record(
-    job: Job,
-    number: int,
-    folder: Path,
-    config: Config,
-    mixture: Mixture,
-    selected: Selected | None,
-    metrics: Mapping[str, float],
+    current: Round, config: Config, mixture: Mixture, selected: Selected | None, metrics: Mapping[str, float]
 ) -> RoundRecord:
+    job, folder = current.job, current.folder
     labels = list(read_pseudo_labels(mixture.manifest).values())
     best = read_json(folder / BEST / "checkpoint.json")["metrics"]
     start = config.train.start_from
     return RoundRecord(
-        round=number,
-        identity=identify(config, job.fingerprint),
+        round=current.number,
+        identity=identify(config, job.inputs.fingerprint),
         manifest_fingerprint=mixture.manifest.fingerprint,
         weights_sha256=digest_weights(folder),
         started_from=None if start is None else digest_weights(start),
@@ -177,12 +268,13 @@ def _make_record(
         confidence_threshold=None if selected is None else selected.settings.confidence_threshold,
         uncertainty_threshold=None if selected is None else selected.settings.uncertainty_threshold,
         metrics=metrics,
-        notes=_describe(job, mixture) if selected is None else selected.selection.notes,
+        notes=_describe_first(job, mixture) if selected is None else selected.selection.notes,
         left_out=mixture.left_out,
     )
 
 
-def _describe(job: Job, mixture: Mixture) -> tuple[str, ...]:
+def _describe_first(job: Job, mixture: Mixture) -> tuple[str, ...]:
+    """What is special about round 0."""
     if job.config.selection.method != "direct":
         return ()
     left_out = len(mixture.left_out)
@@ -194,147 +286,9 @@ def _describe(job: Job, mixture: Mixture) -> tuple[str, ...]:
     )
 
 
-FREE = list_free(in_rounds=True)
-"""Settings that may change while a self-training is stopped: none of them makes the rounds so far untrue."""
-_LEAST_ROOM = 2**20
-"""Bytes; a checkpoint needs more."""
-
-
-def run_self_training(config: Config, callables: Callables, fresh: bool = False, show: OnStep | None = None) -> Path:
-    """Checks everything, then runs all rounds or goes on, tracked in MLflow.
-
-    Args:
-        config: All settings.
-        callables: How to train, score and evaluate.
-        fresh: Start anew; an older run of the same name is kept aside.
-        show: Called with each sign of life.
-
-    Returns:
-        The run folder: the rounds, `best/` of the round that validation chose, `test.json` and `summary.json`.
-
-    Raises:
-        InputError: Something is refused; nothing was started.
-        RunError: It stopped; the same command goes on from there.
-    """
-    if config.self_training.folds:
-        raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
-    checked = check_self_training(config)
-    inputs = checked.inputs
-    if fresh or not is_finished(config.output.place, 0):
-        raise_if_any(check_shared_start(config, inputs.fingerprint, inputs.manifest))
-
-    def check(folder: Path) -> None:
-        check_rounds_wanted(config, folder)
-        if not (folder / FINISHED).exists():
-            check_rounds(config, folder)
-
-    with naming_full_disk(config.output.place), open_run(config, inputs, fresh, FREE, check=check) as run:
-        if run.tracker is not None:
-            self_train(config, checked, run.folder, callables, run.tracker, show)
-    return run.folder
-
-
-def self_train(
-    config: Config, checked: Checked, folder: Path, callables: Callables, tracker: Tracker, show: OnStep | None = None
-) -> None:
-    """Runs one whole self-training on one manifest in one folder, or goes on with it; a fold calls it for itself.
-
-    Args:
-        config: All settings; `data.manifest` names the manifest.
-        checked: What `check_self_training` said of these settings.
-        folder: Where the rounds go; the caller holds it, and knows that it is of these settings.
-        callables: How to train, score and evaluate.
-        tracker: Of this self-training; each round is a run below it.
-        show: Called with each sign of life.
-
-    Raises:
-        RunError: It stopped; another call goes on from there.
-    """
-    job = _make_job(config, checked, folder, callables, tracker, show)
-    folder.mkdir(parents=True, exist_ok=True)
-    number = count_finished(folder)
-    while number <= last_round(config) and not (folder / UNCHANGED).exists():
-        if run_round(job, number):
-            number += 1
-    finish(job)
-    if config.self_training.keep == "best":
-        prune(folder, keep_newest=False)
-
-
-def _make_job(
-    config: Config, checked: Checked, folder: Path, callables: Callables, tracker: Tracker, show: OnStep | None
-) -> Job:
-    def ignore(step: Step) -> None:
-        pass
-
-    inputs = checked.inputs
-    if config.data.manifest is None:
-        raise InputError("data.manifest: not set")
-    manifest_path = config.data.manifest.resolve()
-    absolute = override(config, {"data.manifest": str(manifest_path), "data.cache_dir": str(inputs.cache_dir)})
-    return Job(
-        config=absolute,
-        manifest_path=manifest_path,
-        manifest=inputs.manifest,
-        fingerprint=inputs.fingerprint,
-        cache_dir=inputs.cache_dir,
-        folder=folder,
-        callables=callables,
-        tracker=tracker,
-        truth=checked.truth,
-        on_step=show or ignore,
-    )
-
-
-_WAYS = "set it back, set another output.name, or start anew with --fresh (the old run is kept aside)"
-
-
-def check_rounds_wanted(config: Config, folder: Path) -> None:
-    """Refuses another number of rounds than a finished self-training had: its test cases have been looked at."""
-    wanted, summary = last_round(config), read_summary(folder)
-    if summary is not None and summary["rounds_wanted"] != wanted:
-        raise InputError(
-            f"self_training.rounds: {wanted}, but this run was finished with {summary['rounds_wanted']}, and its test "
-            f"cases have been looked at; {_WAYS}"
-        )
-
-
-def check_rounds(config: Config, folder: Path) -> None:
-    """Refuses to go on where rounds would be trained after a look at the test cases, or are there beyond the number."""
-    wanted, finished = last_round(config), count_finished(folder)
-    if len(read_test(folder) or {}) > finished:
-        raise InputError(
-            f"{folder}: round {finished} is missing, and the test cases have been looked at; restore it from a copy, "
-            "or start anew with --fresh (the old run is kept aside)"
-        )
-    if is_tested(folder) and finished <= wanted and not (folder / UNCHANGED).exists():
-        raise InputError(
-            f"self_training.rounds: {wanted}, but the test cases have been looked at after round {finished - 1}; "
-            f"{_WAYS}"
-        )
-    if finished > wanted + 1:
-        raise InputError(f"self_training.rounds: {wanted}, but round {finished - 1} is there already; {_WAYS}")
-
-
-@contextmanager
-def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Turns a full disk into a message that says how to go on."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if not _is_full_disk(error, folder):
-            raise
-        raise RunError(
-            f"{folder}: the disk is full; nothing that was finished is lost. Make room and run the same command again: "
-            "it goes on from the last finished step (self_training.keep=best needs least room)"
-        ) from error
-
-
-def _is_full_disk(error: Exception, folder: Path) -> bool:
-    """Not every library says so: what fails while there is no room fails for want of it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    said = any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "disk is full"))
-    return said or shutil.disk_usage(folder).free < _LEAST_ROOM
+def _complete(current: Round, record: RoundRecord) -> None:
+    folder, settings = current.job.folder, current.job.config.self_training
+    write_record(record, current.folder)
+    move_into_place(current.folder, round_folder(folder, current.number))
+    if settings.keep == "best":
+        prune(folder, keep_newest=settings.optimiser == "kept")

@@ -1,10 +1,10 @@
-"""Metrics of a round by its best weights, on validation and test cases, and the round that validation chose."""
+"""Metrics of the rounds' best weights on validation and test cases, and the round that validation chooses."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,18 +30,11 @@ from mttu.training.inputs import resolve_paths
 from mttu.training.state import BEST
 
 _SCORES_FORMAT = 1
-PRECISION = "precision"
-"""Column of the arithmetic of a case's forward passes."""
 _KIND = "mttu case scores"
 
 
 class CaseEvaluator:
-    """A network that scores one prepared case after the other; its weights are read once.
-
-    Args:
-        checkpoint: Folder with the weights.
-        config: Where prepared cases lie, windows and post-processing.
-        device: Where it runs.
+    """Evaluates prepared cases by the network of a checkpoint folder, whose weights are read once.
 
     Raises:
         InputError: The checkpoint cannot be read here.
@@ -55,10 +48,10 @@ class CaseEvaluator:
         self.precision = choose_precision(config.train.precision, device)
 
     def evaluate(self, case: Case) -> CaseRow:
-        """The case's row, see `mttu.training.evaluation.score_case`, and `PRECISION`."""
+        """The case's row, see `mttu.training.evaluation.score_case`, with the `precision` of its forward passes."""
         cached = open_cached(self.cache_dir, case.case_id)
         row = score_case(self.network, case, cached, self.config, self.device, self.precision)
-        return {**row, PRECISION: self.precision}
+        return {**row, "precision": self.precision}
 
 
 def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
@@ -72,20 +65,17 @@ def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on
 
 
 def measure(rows: Sequence[CaseRow], part: str, metric: ValidationMetric) -> dict[str, float]:
-    """Metrics over cases, named `<part>/dice_wt`, `<part>/idh_auc` and so on; what cannot be measured is missing.
+    """Metrics over cases, named `<part>/dice_wt`, `<part>/idh_auc` and so on; those that are not defined are left out.
 
-    Args:
-        rows: Case scores.
-        part: val or test.
-        metric: What validation chooses by, as `<part>/score`.
+    `<part>` is val or test; `metric`, by which validation chooses, is `<part>/score`.
     """
     found = {name.replace("val/", f"{part}/", 1): value for name, value in summarise(rows, metric)[0].items()}
-    known = [row for row in rows if row["mutant_probability"] is not None and row["idh"] >= 0]
     found[f"{part}/num_cases"] = float(len(rows))
+    known = [row for row in rows if row["mutant_probability"] is not None and row["idh"] >= 0]
     if known:
-        probabilities, idh = [row["mutant_probability"] for row in known], [row["idh"] for row in known]
-        names = [str(row["case_id"]) for row in known]
-        error = measure_calibration_error(probabilities, idh, names, num_resamples=1)  # its interval is not used
+        names = ("mutant_probability", "idh", "case_id")
+        probabilities, idh, case_ids = ([row[name] for row in known] for name in names)
+        error = measure_calibration_error(probabilities, idh, case_ids, num_resamples=1)  # its interval is not used
         if error.ece is not None:
             found[f"{part}/idh_ece"] = error.ece
         found[f"{part}/num_idh"] = float(len(known))
@@ -104,9 +94,11 @@ def write_rows(rows: Sequence[CaseRow], path: Path, about: Mapping[str, str]) ->
 
 
 def _type_of(values: Sequence[Any]) -> Any:
-    """A column of nothing but None is one of figures."""
+    """Text or integers where all values are; otherwise, and where all are None, float64."""
     given = {type(value) for value in values if value is not None}
-    return {frozenset({str}): pa.string(), frozenset({int}): pa.int64()}.get(frozenset(given), pa.float64())
+    if given == {str}:
+        return pa.string()
+    return pa.int64() if given == {int} else pa.float64()
 
 
 def read_rows(path: Path) -> tuple[list[CaseRow], dict[str, str]]:
@@ -125,39 +117,38 @@ _WORKING = "working-test"
 
 
 def choose_round(records: Sequence[RoundRecord]) -> int:
-    """The round of the best score on validation, the first of equals; the last one where there is no score.
+    """The round of the best score on validation, the first of equals; the last round where there is no score.
 
-    The paper returns the last round (Algorithm 1, line 10) and reports the best on test (section VI); here validation
-    drives every choice.
+    The paper returns the last round (Algorithm 1, line 10) and reports the best on test (section VI).
     """
     scored = [record for record in records if "val/score" in record.metrics]
-    if not scored:
-        return records[-1].round
-    return max(scored, key=lambda record: (record.metrics["val/score"], -record.round)).round
+    return max(scored, key=lambda record: record.metrics["val/score"], default=records[-1]).round
 
 
 def measure_prior(manifest: Manifest, truth: Mapping[str, int]) -> float | None:
-    """Share of the more frequent class in the pool: how often one is right who calls every case that.
-
-    Args:
-        manifest: Its pool is split unlabelled.
-        truth: Case to true class.
-
-    Returns:
-        None where the truth of no pool case is known.
-    """
+    """Share of the more frequent true class in the pool (split unlabelled); None where no true class is known."""
     known = [truth[case.case_id] for case in manifest.split("unlabelled") if case.case_id in truth]
     return max(known.count(IDH_MUTANT), known.count(IDH_WILD)) / len(known) if known else None
 
 
-def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
-    """Metrics of each round on the test cases; they are looked at once, when all rounds are trained."""
-    found = read_test(job.folder)
-    if found is not None:
-        return found
-    cases, rounds = job.manifest.split("test"), range(count_finished(job.folder))
+def evaluate_cases(job: Job, number: int, split: Literal["val", "test"], checkpoint: Path) -> list[CaseRow]:
+    """Rows of the cases of a split by a round's best weights."""
+    cases = job.manifest.split(split)
+    phase = "evaluate" if split == "val" else "test"
+
+    def on_case(done: int, row: CaseRow) -> None:
+        job.show(number, phase, done, len(cases), str(row["case_id"]))
+
+    return job.callables.evaluate(checkpoint, cases, job.config, on_case)
+
+
+def _test(job: Job) -> None:
+    """Evaluates each round on the test cases, once, when all rounds are trained; writes `test.json`."""
+    if read_test(job.folder) is not None:
+        return
+    rounds = range(count_finished(job.folder))
     metrics: dict[int, dict[str, float]] = {}
-    if cases:
+    if job.manifest.split("test"):
         drop_link(job.folder / _WORKING)
         rows = {number: _test_round(job, number) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
@@ -165,29 +156,23 @@ def evaluate_on_test(job: Job) -> dict[int, dict[str, float]]:
         metrics = {number: measure(rows[number], "test", job.config.train.validation_metric) for number in rounds}
     named = {"format_version": FORMAT_VERSION, "empty_dice": job.config.metrics.empty_dice}
     write_json(job.folder / TEST, {**named, "rounds": metrics})
-    return metrics
 
 
 def _test_round(job: Job, number: int) -> list[CaseRow]:
-    path, record = job.folder / _WORKING / f"round_{number}.parquet", read_record(round_folder(job.folder, number))
-    about = {"weights_sha256": record.weights_sha256, "empty_dice": job.config.metrics.empty_dice}
+    folder, path = round_folder(job.folder, number), job.folder / _WORKING / f"round_{number}.parquet"
+    about = {"weights_sha256": read_record(folder).weights_sha256, "empty_dice": job.config.metrics.empty_dice}
     if path.exists():
         rows, found = read_rows(path)
         if found == about:
             return rows
-    cases, folder = job.manifest.split("test"), round_folder(job.folder, number)
-
-    def on_case(done: int, row: CaseRow) -> None:
-        job.show_case(number, "test", done, len(cases), str(row["case_id"]))
-
-    rows = job.callables.evaluate(folder / BEST, cases, job.config, on_case)
+    rows = evaluate_cases(job, number, "test", folder / BEST)
     write_rows(rows, path, about)
     return rows
 
 
 def finish(job: Job) -> None:
-    """Tests, chooses, writes `best/`, tells tracking, writes `summary.json`; only the test is not done twice."""
-    evaluate_on_test(job)
+    """Tests, chooses a round, writes `best/`, completes tracking, writes `summary.json`; tests nothing twice."""
+    _test(job)
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)
     copy_held_out(round_folder(job.folder, chosen), job.folder)
@@ -196,7 +181,7 @@ def finish(job: Job) -> None:
     remove(job.folder / _WORKING)
     rounds = summarise_rounds(job.folder, job.truth)
     log_finish(job, rounds, chosen)
-    content: dict[str, Any] = {
+    content = {
         "format_version": FORMAT_VERSION,
         "rounds_wanted": last_round(job.config),
         "stopped_early": (job.folder / UNCHANGED).exists(),
@@ -216,12 +201,10 @@ def is_tested(folder: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What a finished self-training says of itself; None if it is not finished.
+    """The content of `summary.json`; None if the self-training is not finished.
 
     Raises:
         InputError: Damaged, or of another format version.
     """
     path = folder / SUMMARY
-    if not path.exists():
-        return None
-    return read_versioned(path, FORMAT_VERSION, MEND)
+    return read_versioned(path, FORMAT_VERSION, MEND) if path.exists() else None

@@ -1,7 +1,6 @@
-"""What a self-training needs, checked before anything starts, for what is found out in round 2 costs days."""
+"""What a self-training needs, checked before anything starts: a problem that is found in round 2 has cost days."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mttu.cohort.truth import read_truth
@@ -11,7 +10,7 @@ from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.pseudo_labels.scoring import find_scoring_problems
-from mttu.self_training.job import round_config
+from mttu.self_training.job import Checked, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
@@ -19,22 +18,13 @@ from mttu.training.run import differences, identify
 from mttu.training.start import find_learned_tasks
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Inputs of a self-training."""
-
-    inputs: Inputs
-    truth: dict[str, int]
-    """True classes of the pool, where known; for reports only."""
-
-
 def check_self_training(config: Config, manifest: Manifest | None = None) -> Checked:
     """Reads manifest, prepared cases of all splits, and truth, and checks that the rounds can be run.
 
     Args:
         config: All settings.
-        manifest: In place of what `data.manifest` holds, such as a fold of it. Without, of a cross-validation only what
-            does not depend on how its folds are drawn is checked.
+        manifest: In place of what `data.manifest` holds, such as a fold of it. Without it, a cross-validation is
+            checked only for what does not depend on its folds.
 
     Raises:
         InputError: Lists every problem.
@@ -47,7 +37,8 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
             problems += _check_cohort(config, inputs.manifest)
     except InputError as error:
         problems += error.problems
-    problems += _check_network(config)
+    if manifest is None:  # a fold has the same settings as the whole, which was checked before
+        problems += _check_network(config)
     if config.self_training.truth is not None:
         try:
             truth = read_truth(config.self_training.truth)
@@ -70,18 +61,16 @@ def _check_network(config: Config) -> list[str]:
         lacks = f"network.tasks: {list(tasks)} has no segmentation, and selection.method=direct learns from masks"
         return [] if "segmentation" in tasks else [lacks]
     if "idh" not in tasks:
-        return [f"network.tasks: {list(config.network.tasks)} has no idh; pseudo-labels are of the IDH status"]
-    if method == "none":
-        return []
-    return find_scoring_problems(build_network(config.network), config)
+        return [f"network.tasks: {list(tasks)} has no idh; pseudo-labels are of the IDH status"]
+    return [] if method == "none" else find_scoring_problems(build_network(config.network), config)
 
 
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     pool, path = manifest.split("unlabelled"), config.data.manifest
     problems = []
     scores_pool = config.selection.method not in ("none", "direct") and config.self_training.rounds > 0
-    asks = scores_pool and "idh" in config.network.tasks
-    if asks and "idh" not in find_learned_tasks(config, manifest.split("train")):
+    labels_pool = scores_pool and "idh" in config.network.tasks
+    if labels_pool and "idh" not in find_learned_tasks(config, manifest.split("train")):
         problems.append(
             f"{path}: no training case has a known IDH status, so no network would know how to label the pool; give "
             "labelled cases (column idh of the clinical table), start from weights that learned IDH "
@@ -102,14 +91,14 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         problems.append(
             f"{path}: holds pseudo-labels ({name_some(pseudo)}), as the manifest of a round does; give the cohort's own"
         )
-    strangers = [case.case_id for case in find_pool_leaks(manifest)]
-    if strangers:
+    leaks = [case.case_id for case in find_pool_leaks(manifest)]
+    if leaks:
         problems.append(
-            f"{path}: unlabelled cases {name_some(strangers)} are of patients who validate or test; training on them "
+            f"{path}: unlabelled cases {name_some(leaks)} are of patients who validate or test; training on them "
             "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
-    searches = config.self_training.thresholds == "search" and config.selection.method in ("CPL", "UPS")
+    searches = searches_thresholds(config)
     if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches else []
@@ -122,10 +111,9 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
 
 
 def _check_scorable(config: Config, cases: Sequence[Case], split: str, path: Path | None) -> list[str]:
-    """Says what scoring would miss after hours of training: masks to centre windows on, files that were there once."""
+    """Says what scoring would miss after hours of training: masks to centre windows on, and image files."""
     mc, problems = config.mc, []
-    bare = [case.case_id for case in cases if case.seg is None]
-    if mc.windows == "tumour" and mc.tumour_mask == "given" and bare and len(bare) == len(cases):
+    if mc.windows == "tumour" and mc.tumour_mask == "given" and cases and all(case.seg is None for case in cases):
         problems.append(
             f"{path}: no {split} case has a mask, which mc.tumour_mask=given needs; set mc.tumour_mask=predicted, or "
             "mc.windows=sliding"
@@ -139,14 +127,8 @@ def _check_scorable(config: Config, cases: Sequence[Case], split: str, path: Pat
     return problems
 
 
-def check_shared_start(config: Config, fingerprint: str, manifest: Manifest) -> list[str]:
-    """Says why `self_training.start` is not the round 0 that would be trained here; nothing if it is, or is not set.
-
-    Args:
-        config: Settings of the whole.
-        fingerprint: Of manifest and prepared cases.
-        manifest: The cohort.
-    """
+def check_shared_start(config: Config, inputs: Inputs) -> list[str]:
+    """Says why `self_training.start` is not the round 0 that would be trained here; nothing if it is, or is not set."""
     start = config.self_training.start
     if start is None:
         return []
@@ -155,12 +137,12 @@ def check_shared_start(config: Config, fingerprint: str, manifest: Manifest) -> 
     except InputError as error:
         return [f"self_training.start: {problem}" for problem in error.problems]
     problems = [f"self_training.start {start}: is round {record.round}; give a round_0"] if record.round else []
-    wanted = identify(round_config(config, 0, Path(), None), fingerprint)
+    wanted = identify(round_config(config, 0, Path()), inputs.fingerprint)
     problems += [
         f"self_training.start {start}: was made from other settings or data ({item})"
         for item in differences(record.identity, wanted)
     ]
-    trained_on = first_mixture(manifest, config.selection.method).manifest
+    trained_on = first_mixture(inputs.manifest, config.selection.method).manifest
     if not problems and record.manifest_fingerprint != trained_on.fingerprint:
         problems.append(
             f"self_training.start {start}: was trained on other cases; the round_0 of selection.method=direct learned "

@@ -9,8 +9,9 @@ from mttu.config import Config, override
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
-from mttu.self_training.round_folder import MANIFEST, find_training_checkpoint
+from mttu.self_training.round_folder import MANIFEST, find_training_checkpoint, round_folder, working_folder
 from mttu.tracking import Tracker
+from mttu.training.inputs import Inputs, resolve_paths
 from mttu.training.run import Launch
 from mttu.training.state import derive_seed
 
@@ -35,11 +36,11 @@ class Callables:
 
 @dataclass(frozen=True)
 class Step:
-    """A sign of life."""
+    """Progress: one more epoch or case is done."""
 
     round: int
     rounds: int
-    """Last round that is to come."""
+    """Number of the last round."""
     phase: str
     """train, score, evaluate or test."""
     done: int
@@ -58,61 +59,104 @@ OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Inputs of a self-training."""
+
+    inputs: Inputs
+    truth: dict[str, int]
+    """True classes of the pool, where known; reports may use them, choices never do."""
+
+
+@dataclass(frozen=True)
 class Job:
-    """Settings, cohort, folder, and how the work is done."""
+    """One self-training: settings, cohort, folder, and how the work is done."""
 
     config: Config
     """`data.manifest` and `data.cache_dir` are absolute."""
-    manifest_path: Path
-    manifest: Manifest
-    fingerprint: str
-    """Of manifest and prepared cases."""
-    cache_dir: Path
+    inputs: Inputs
+    truth: Mapping[str, int]
+    """See `Checked`."""
     folder: Path
     """Holds the rounds."""
     callables: Callables
     tracker: Tracker
     """Of the whole; its rounds are runs below it."""
-    truth: Mapping[str, int]
-    """True classes of pool cases, where known; reports may look at it, choices never do."""
-    on_step: OnStep
+    on_step: OnStep | None
 
-    def show_case(self, number: int, phase: str, done: int, total: int, case_id: str) -> None:
-        """Tells of a scored case."""
-        self.on_step(Step(number, last_round(self.config), phase, done, total, case_id))
+    @property
+    def manifest(self) -> Manifest:
+        """The cohort."""
+        return self.inputs.manifest
 
-    def show_epoch(self, number: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Tells of a finished epoch."""
-        self.on_step(Step(number, last_round(self.config), "train", done, total, metrics=metrics))
+    def show(
+        self,
+        number: int,
+        phase: str,
+        done: int,
+        total: int,
+        case_id: str = "",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Reports a `Step` of a round."""
+        if self.on_step is not None:
+            self.on_step(Step(number, last_round(self.config), phase, done, total, case_id, metrics or {}))
+
+
+def make_job(
+    config: Config, checked: Checked, folder: Path, callables: Callables, tracker: Tracker, show: OnStep | None
+) -> Job:
+    """The job of these settings, with absolute paths."""
+    manifest, cache_dir = resolve_paths(config)
+    absolute = override(config, {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)})
+    return Job(absolute, checked.inputs, checked.truth, folder, callables, tracker, show)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round that is being built."""
+
+    job: Job
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it is built."""
+        return working_folder(self.job.folder, self.number)
+
+    @property
+    def before(self) -> Path:
+        """Folder of the round before; for round 1 and later."""
+        return round_folder(self.job.folder, self.number - 1)
 
 
 def last_round(config: Config) -> int:
-    """Number of the last round that is to come; the direct training on the mixed data is a round 0 alone."""
+    """Number of the last round; the direct training on the mixed data has round 0 alone."""
     return 0 if config.selection.method == "direct" else config.self_training.rounds
 
 
-def round_config(config: Config, number: int, place: Path, before: Path | None) -> Config:
-    """Settings of a round's training: its manifest, and from round 1 on where it starts, its epochs and its seed.
+def searches_thresholds(config: Config) -> bool:
+    """Whether each round searches its thresholds on the validation cases."""
+    return config.self_training.thresholds == "search" and config.selection.method in ("CPL", "UPS")
 
-    Round 0 is the training that `mttu train` would run on that manifest.
 
-    Args:
-        config: Settings of the whole.
-        number: Of the round.
-        place: Where its manifest lies.
-        before: Folder of the finished round before; None for round 0.
+def round_config(config: Config, number: int, place: Path) -> Config:
+    """Settings of a round's training: its manifest, and from round 1 on its start, epochs, learning rate and seed.
+
+    Round 0 is the training that `mttu train` would run on that manifest. `place` is the folder of the round's manifest,
+    beside that of the round before.
     """
     settings = config.self_training
     changes: dict[str, Any] = {"data.manifest": str(place / MANIFEST)}
-    if before is None:
-        changes["self_training.class_weights"] = "true"  # there are no others, and round 0 can be shared
+    if number == 0:
+        changes["self_training.class_weights"] = "true"  # no pseudo-labels to count; round 0 can be shared
         return override(config, changes)
+    before = round_folder(place.parent, number - 1)
     kept = find_training_checkpoint(before) if settings.optimiser == "kept" else None
     changes |= {
         "train.start_from": str(kept or before),
         "train.start_optimiser": settings.optimiser,
         "train.epochs": settings.epochs or config.train.epochs,
         "optim.lr": settings.lr or config.optim.lr,
-        "train.seed": derive_seed(config.train.seed, number),  # else every round would see the crops of round 0
+        "train.seed": derive_seed(config.train.seed, number),  # otherwise every round would repeat the crops of round 0
     }
     return override(config, changes)

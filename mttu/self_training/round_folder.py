@@ -1,4 +1,4 @@
-"""A round on disk: built under a working name, renamed when complete, never touched again but for old checkpoints.
+"""A round on disk: built under a working name, renamed when complete; later only old checkpoints are removed.
 
 A run folder holds `round_0`, `round_1`, ...; each with
 
@@ -13,11 +13,12 @@ A run folder holds `round_0`, `round_1`, ...; each with
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mttu.errors import InputError
-from mttu.files import move_into_place, read_versioned, remove, write_json
+from mttu.files import read_versioned, remove, write_json
 
 FORMAT_VERSION = 1
 RECORD = "round.json"
@@ -31,12 +32,11 @@ VAL = "val.parquet"
 TRAIN = "train"
 UNCHANGED = "unchanged"
 """Scores and selection of the round that was not trained because its selection is that of the round before."""
-_WORKING = "working-"
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a finished round was made from, and what came out; nothing in it looked at a hidden truth."""
+    """What a finished round was made from, and its results; nothing in it depends on hidden true classes."""
 
     round: int
     identity: Mapping[str, Any]
@@ -46,7 +46,7 @@ class RoundRecord:
     weights_sha256: str
     """Of `best/`."""
     started_from: str | None
-    """SHA-256 of the weights that the round went on from, and that scored the pool."""
+    """SHA-256 of the weights that training started from and that scored the pool."""
     scores_sha256: str | None
     """Digest of `scores.parquet`."""
     epochs: int
@@ -74,39 +74,21 @@ def round_folder(folder: Path, number: int) -> Path:
 
 def working_folder(folder: Path, number: int) -> Path:
     """Where a round is built."""
-    return folder / f"{_WORKING}round_{number}"
+    return folder / f"working-round_{number}"
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a round is there; the rename is what makes it so."""
+    """Whether a round is complete: only then has its folder this name."""
     return round_folder(folder, number).is_dir()
 
 
 def count_finished(folder: Path) -> int:
     """Number of finished rounds, round 0 included."""
-    number = 0
-    while is_finished(folder, number):
-        number += 1
-    return number
-
-
-def complete(folder: Path, number: int) -> None:
-    """Renames a round that has all it needs."""
-    move_into_place(working_folder(folder, number), round_folder(folder, number))
-
-
-def set_aside_unchanged(folder: Path, number: int) -> None:
-    """Keeps what shows that a round would change nothing; it will not be trained."""
-    move_into_place(working_folder(folder, number), folder / UNCHANGED)
+    return next(number for number in count() if not is_finished(folder, number))
 
 
 def prune(folder: Path, keep_newest: bool) -> None:
-    """Removes the training checkpoints of finished rounds; `best/` stays.
-
-    Args:
-        folder: Run folder.
-        keep_newest: Whether the next round still needs those of the newest.
-    """
+    """Removes the training checkpoints of finished rounds, except of the newest if the next round needs them."""
     finished = count_finished(folder)
     for number in range(finished - 1 if keep_newest else finished):
         remove(round_folder(folder, number) / TRAIN)
@@ -114,12 +96,11 @@ def prune(folder: Path, keep_newest: bool) -> None:
 
 def find_training_checkpoint(folder: Path) -> Path | None:
     """The newest training checkpoint of a round, with the optimiser's state; None if it was not kept."""
-    found = sorted((folder / TRAIN).glob("epoch_*"))
-    return found[-1] if found else None
+    return max((folder / TRAIN).glob("epoch_*"), default=None)
 
 
 def write_record(record: RoundRecord, folder: Path) -> None:
-    """Writes `round.json` whole or not at all."""
+    """Writes `round.json`."""
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(record)})
 
 
@@ -130,10 +111,11 @@ def read_record(folder: Path) -> RoundRecord:
         InputError: Missing, damaged, or of another format version.
     """
     content = _read(folder / RECORD)
+    del content["format_version"]
     try:
         return RoundRecord(**{**content, "notes": tuple(content["notes"]), "left_out": tuple(content["left_out"])})
     except (KeyError, TypeError):
-        raise InputError(f"{folder / RECORD}: lacks what it should say; {_mend(folder)}") from None
+        raise InputError(f"{folder / RECORD}: an entry is missing or unknown; {_mend(folder)}") from None
 
 
 def read_history(folder: Path) -> list[dict[str, float]] | None:
@@ -154,15 +136,13 @@ def read_metrics(folder: Path) -> dict[str, float] | None:
 
 
 def write_metrics(metrics: Mapping[str, float], folder: Path, empty_dice: str) -> None:
-    """Marks a round as evaluated, and names the convention for empty masks that its Dice was counted by."""
+    """Marks a round as evaluated; `empty_dice` is the convention for empty masks behind its Dice."""
     content = {"format_version": FORMAT_VERSION, "empty_dice": empty_dice, "metrics": dict(metrics)}
     write_json(folder / METRICS, content)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_versioned(path, FORMAT_VERSION, _mend(path.parent))
-    del content["format_version"]
-    return content
+    return read_versioned(path, FORMAT_VERSION, _mend(path.parent))
 
 
 def _mend(folder: Path) -> str:

@@ -1,11 +1,11 @@
-"""What is told of a self-training: its rounds in short, their figures, and an MLflow run for each.
+"""Reports of a self-training: a summary of its rounds, their figures, and an MLflow run for each.
 
 In a round's run the curves `train/...` and `val/...` are over epochs, as in any training. `best/...` (validation by the
 best weights), `selected/...` and `test/...` are one value per round; the run of the whole has them as curves over
-rounds. All calls may be repeated, so a resume completes what a kill cut off.
+rounds. All calls may be repeated, so a resume completes what a kill interrupted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mttu.self_training.job import Job, round_config
 from mttu.self_training.mixture import Selected, read_pseudo_labels
 from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, count_finished, read_record, round_folder
 from mttu.tracking import Tracker, open_tracker
+from mttu.training.epoch_log import EpochLog
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.run import History, closing, name_missing
 from mttu.training.start import find_learned_tasks
@@ -45,7 +46,7 @@ class RoundSummary:
     num_known: int
     """Of these, cases whose true class is known."""
     num_right: int
-    """Of these, right ones."""
+    """Of these, cases whose pseudo-label is right."""
     metrics: Mapping[str, float]
     """On validation and, once it is finished, on test."""
     notes: tuple[str, ...] = ()
@@ -57,35 +58,29 @@ class RoundSummary:
 
 
 def summarise_rounds(folder: Path, truth: Mapping[str, int]) -> list[RoundSummary]:
-    """The finished rounds, one line each.
-
-    Args:
-        folder: Run folder.
-        truth: Case to true class, where known; it changes the counts of right labels and nothing else.
-    """
+    """The finished rounds of a run folder; `truth`, case to class, is used for `num_known` and `num_right` alone."""
     test = read_test(folder) or {}
-    rows = []
-    for number in range(count_finished(folder)):
-        place = round_folder(folder, number)
-        record, labels = read_record(place), read_pseudo_labels(read_manifest(place / MANIFEST))
-        known = {case_id: label for case_id, label in labels.items() if case_id in truth}
-        rows.append(
-            RoundSummary(
-                round=number,
-                num_pool=record.num_pool,
-                num_mutant=record.num_mutant,
-                num_wild=record.num_wild,
-                num_known=len(known),
-                num_right=sum(truth[case_id] == label for case_id, label in known.items()),
-                metrics={**record.metrics, **test.get(number, {})},
-                notes=record.notes,
-            )
-        )
-    return rows
+    places = [round_folder(folder, number) for number in range(count_finished(folder))]
+    return [_summarise(place, read_record(place), truth, test.get(number, {})) for number, place in enumerate(places)]
+
+
+def _summarise(place: Path, record: RoundRecord, truth: Mapping[str, int], test: Mapping[str, float]) -> RoundSummary:
+    labels = read_pseudo_labels(read_manifest(place / MANIFEST))
+    known = [truth[case_id] == label for case_id, label in labels.items() if case_id in truth]
+    return RoundSummary(
+        round=record.round,
+        num_pool=record.num_pool,
+        num_mutant=record.num_mutant,
+        num_wild=record.num_wild,
+        num_known=len(known),
+        num_right=sum(known),
+        metrics={**record.metrics, **test},
+        notes=record.notes,
+    )
 
 
 def read_test(folder: Path) -> dict[int, dict[str, float]] | None:
-    """Round to its metrics on the test cases; None before they were looked at.
+    """Round to its metrics on the test cases; None before the test.
 
     Raises:
         InputError: See `mttu.files.read_versioned`.
@@ -97,31 +92,19 @@ def read_test(folder: Path) -> dict[int, dict[str, float]] | None:
 
 
 PANELS = {"dice": "Dice", "idh_auc": "IDH AUC", "idh_accuracy": "IDH accuracy", "idh_ece": "IDH ECE"}
-"""Metrics that are drawn over rounds, and their panels."""
+"""Metrics that are drawn over rounds, and the titles of their panels."""
 
 
-def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> Iterator[tuple[str, Figure]]:
-    """Yields name and figure of what a round selected; none shows a case's image.
-
-    Args:
-        selected: Of the round.
-        truth: Case to true class, where known.
-        number: Of the round.
-    """
-    if any(row.confidence is not None for row in selected.scores.rows):
-        title = f"unlabelled, round {number}"
-        yield from draw_selection(selected.scores, selected.selection, selected.settings, truth, title).items()
+def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> dict[str, Figure]:
+    """Figures of what a round selected, by name; none shows a case's image."""
+    if all(row.confidence is None for row in selected.scores.rows):
+        return {}
+    title = f"unlabelled, round {number}"
+    return draw_selection(selected.scores, selected.selection, selected.settings, truth, title)
 
 
 def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
-    """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6).
-
-    Args:
-        rounds: Finished rounds.
-        method: Names what selected.
-        chosen: The round that validation chose.
-        metrics: Conventions that Dice was counted by.
-    """
+    """Metrics and selected cases over rounds, on validation and test (section VI, Fig. 6)."""
     scores = [
         RoundScore(method, row.round, f"{title}, {part}", [row.metrics[f"{part}/{name}"]])
         for part in ("val", "test")
@@ -134,7 +117,7 @@ def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metri
 
 
 def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Manifest) -> Tracker:
-    """The tracker of a round: a run below that of the whole, found again on resume."""
+    """The tracker of a round: an MLflow run below that of the whole, found again on resume."""
     labels = {"round": number, "method": job.config.selection.method}
     name = f"round_{number}"
     learned = find_learned_tasks(config, manifest.split("train"))
@@ -146,21 +129,11 @@ def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Ma
 def log_round(
     job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, selected: Selected | None
 ) -> None:
-    """Draws a round, and logs what is known of it before the test.
-
-    Args:
-        job: See `Job`.
-        tracker: Of the round.
-        folder: Where the round is built.
-        record: What will be its `round.json`.
-        history: Metrics of its epochs.
-        selected: What it selected; None for round 0.
-    """
-    for row in history:  # what a kill kept from the tracker
-        tracker.log_epoch(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
-    figures = {} if selected is None else dict(draw_round(selected, job.truth, record.round))
+    """Draws a round into its folder, and logs what is known of it before the test; `tracker` is that of the round."""
+    EpochLog(tracker).complete(history)  # a kill may have kept some from the tracker
+    figures = {} if selected is None else draw_round(selected, job.truth, record.round)
     val = job.manifest.split("val")
-    for name, figure in draw_results(folder / BEST, history, val, job.cache_dir, tracker.allows_pictures):
+    for name, figure in draw_results(folder / BEST, history, val, job.inputs.cache_dir, tracker.allows_pictures):
         if name == LEARNING_CURVES:
             figures[name] = figure
         else:
@@ -172,21 +145,19 @@ def log_round(
     if selected is not None or job.config.selection.method == "direct":
         pool = replace(job.manifest, cases=job.manifest.split("unlabelled"))
         tracker.log_dataset("unlabelled", pool.fingerprint, "unlabelled")
-    figures_of_round = _figures_of(record, job.truth, folder)
-    tracker.log_step(record.round, figures_of_round)
-    job.tracker.log_step(record.round, figures_of_round)
+    _log_values(job, tracker, _summarise(folder, record, job.truth, {}))
     tags = {"round": record.round, "method": job.config.selection.method, **record.metrics}
     tracker.register(_model_name(job), folder / BEST, tags)
 
 
-def _figures_of(record: RoundRecord, truth: Mapping[str, int], folder: Path) -> dict[str, float]:
-    figures = {name.replace("val/", "best/", 1): value for name, value in record.metrics.items()}
-    figures |= {"selected/mutant": float(record.num_mutant), "selected/wild": float(record.num_wild)}
-    labels = {case.case_id: case.idh for case in read_manifest(folder / MANIFEST).cases if case.pseudo_label}
-    known = [truth[case_id] == label for case_id, label in labels.items() if case_id in truth]
-    if known:
-        figures["selected/accuracy"] = sum(known) / len(known)
-    return figures
+def _log_values(job: Job, tracker: Tracker, row: RoundSummary) -> None:
+    """Logs a round's values to its own run and to that of the whole."""
+    values = {name.replace("val/", "best/", 1): value for name, value in row.metrics.items()}
+    values |= {"selected/mutant": float(row.num_mutant), "selected/wild": float(row.num_wild)}
+    if row.accuracy is not None:
+        values["selected/accuracy"] = row.accuracy
+    tracker.log_step(row.round, values)
+    job.tracker.log_step(row.round, values)
 
 
 def _model_name(job: Job) -> str:
@@ -194,17 +165,13 @@ def _model_name(job: Job) -> str:
 
 
 def log_finish(job: Job, rounds: Sequence[RoundSummary], chosen: int) -> None:
-    """Draws all rounds, adds the test figures to each, and points the alias `best` to the chosen one."""
+    """Draws all rounds, adds the values on test to each, and sets the alias `best` to the chosen one."""
     for row in rounds:
         folder = round_folder(job.folder, row.round)
-        before = round_folder(job.folder, row.round - 1) if row.round else None
-        config = round_config(job.config, row.round, folder, before)
+        config = round_config(job.config, row.round, folder)
         tracker = open_round(job, config, row.round, folder, read_manifest(folder / MANIFEST))
-        figures = {name: value for name, value in row.metrics.items() if name.startswith("test/")}
-        figures |= _figures_of(read_record(folder), job.truth, folder)  # new to a run that was not there in its round
         with closing(tracker):
-            tracker.log_step(row.round, figures)
-            job.tracker.log_step(row.round, figures)
+            _log_values(job, tracker, row)  # all of them: the MLflow run may be newer than the round
             if row.round == chosen:
                 version = tracker.register(_model_name(job), folder / BEST, {"chosen_on_validation": True})
                 job.tracker.set_alias(_model_name(job), version, "best")

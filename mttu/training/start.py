@@ -9,9 +9,9 @@ import torch
 
 from mttu.config import Config, flatten
 from mttu.config.network import Task
-from mttu.data.cache import checksum
 from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.manifest import Case
+from mttu.files import hash_file
 from mttu.errors import InputError
 from mttu.networks.checkpoint import (
     find_checkpoint,
@@ -32,7 +32,7 @@ _DECISIVE_OF_STATE = ("loss.task_weighting", "optim.amsgrad")
 
 def digest_weights(folder: Path) -> str:
     """SHA-256 of the weights file of a checkpoint, or of a run or training checkpoint with `best` inside."""
-    return checksum(find_checkpoint(folder) / "weights.safetensors")
+    return hash_file(find_checkpoint(folder) / "weights.safetensors")
 
 
 def _digest_kept(path: Path) -> str:

@@ -1,38 +1,25 @@
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mttu.config import override
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
-from mttu.predict import PredictionPlan
 from mttu.search.presets import preset
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 LPS_1MM = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-WriteCase = Callable[..., Path]
-WriteCheckpoint = Callable[..., Path]
-
 
 @pytest.fixture(scope="session")
-def write_case() -> WriteCase:
+def write_case():
     """Writes a case folder: a noisy box of brain, and a mask if given."""
 
-    def write(
-        root: Path,
-        case_id: str,
-        shape: tuple[int, int, int] = (30, 34, 28),
-        affine: np.ndarray = LPS_1MM,
-        seg: np.ndarray | None = None,
-        modalities: Sequence[str] = MODALITIES,
-    ) -> Path:
+    def write(root, case_id, shape=(30, 34, 28), affine=LPS_1MM, seg=None, modalities=MODALITIES):
         folder = root / case_id
         folder.mkdir(parents=True)
         generator = np.random.default_rng(sum(case_id.encode()))
@@ -48,10 +35,10 @@ def write_case() -> WriteCase:
 
 
 @pytest.fixture(scope="session")
-def write_demo_checkpoint() -> WriteCheckpoint:
+def write_demo_checkpoint():
     """Writes a small network with random weights and the demo settings."""
 
-    def write(folder: Path, **changes: object) -> Path:
+    def write(folder, **changes):
         dotted = {name.replace("__", "."): value for name, value in changes.items()}
         config = override(preset("demo"), dotted)
         with torch.random.fork_rng():
@@ -63,12 +50,12 @@ def write_demo_checkpoint() -> WriteCheckpoint:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, write_demo_checkpoint: WriteCheckpoint) -> Path:
+def checkpoint(tmp_path_factory, write_demo_checkpoint):
     return write_demo_checkpoint(tmp_path_factory.mktemp("run") / "best")
 
 
 @pytest.fixture
-def cases(tmp_path: Path, write_case: WriteCase) -> Path:
+def cases(tmp_path, write_case):
     """A folder of two cases, "a" and "b"."""
     root = tmp_path / "cases"
     write_case(root, "a")
@@ -79,17 +66,17 @@ def cases(tmp_path: Path, write_case: WriteCase) -> Path:
 class Constant(nn.Module):
     """Calls every voxel one class; its IDH-mutant probability is one half."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index):
         super().__init__()
         self.index = index
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image):
         logits = torch.zeros(1, 4, *image.shape[2:])
         logits[:, self.index] = 10.0
         return {"seg_logits": logits, "idh_logits": torch.zeros(1, 2)}
 
 
 @pytest.fixture(scope="session")
-def call_all() -> Callable[[PredictionPlan, int], PredictionPlan]:
+def call_all():
     """The same plan with a network that calls every voxel the given class, in no time."""
-    return lambda plan, index: replace(plan, networks=(Constant(index),))  # type: ignore[arg-type]
+    return lambda plan, index: replace(plan, networks=(Constant(index),))

@@ -1,15 +1,13 @@
 """Predictions of an ensemble: the mean of its members' probabilities."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mttu.config import InferenceSettings
 from mttu.inference.windows import predict_ensemble, predict_volume
@@ -23,11 +21,11 @@ PATCH = (16, 16, 16)
 class Scaled(nn.Module):
     """Each voxel's logits, and those of IDH, are multiples of the image."""
 
-    def __init__(self, factor: float, tasks: tuple[str, ...] = ("seg", "idh")) -> None:
+    def __init__(self, factor, tasks=("seg", "idh")):
         super().__init__()
         self.factor, self.tasks = factor, tasks
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image):
         image = image * self.factor
         outputs = {
             "seg_logits": torch.cat([image * factor for factor in (0.0, 1.0, -1.0, 2.0)], dim=1),
@@ -37,12 +35,12 @@ class Scaled(nn.Module):
 
 
 @pytest.fixture
-def image() -> Tensor:
+def image():
     return torch.randn(1, 20, 17, 16, generator=torch.Generator().manual_seed(7))
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_probabilities_are_the_means_of_the_members(image: Tensor, flips: bool) -> None:
+def test_probabilities_are_the_means_of_the_members(image, flips):
     settings = InferenceSettings(flips=flips)
     members = [Scaled(factor) for factor in (0.5, 1.0, -3.0)]
     alone = [predict_volume(member, image, PATCH, settings, CPU) for member in members]
@@ -60,7 +58,7 @@ def test_probabilities_are_the_means_of_the_members(image: Tensor, flips: bool) 
 
 
 @pytest.mark.parametrize("tasks", [("seg", "idh"), ("seg",), ("idh",)])
-def test_one_member_gives_the_bits_of_the_network_alone(image: Tensor, tasks: tuple[str, ...]) -> None:
+def test_one_member_gives_the_bits_of_the_network_alone(image, tasks):
     alone = predict_volume(Scaled(1.3, tasks), image, PATCH, InferenceSettings(), CPU)
     found = predict_ensemble([Scaled(1.3, tasks)], image, PATCH, InferenceSettings(), CPU)
     for name in ("seg_probabilities", "idh_logits", "idh_probabilities"):
@@ -69,12 +67,12 @@ def test_one_member_gives_the_bits_of_the_network_alone(image: Tensor, tasks: tu
         assert expected is None or torch.equal(getattr(found, name), expected)
 
 
-def test_a_member_whose_output_is_not_finite_is_named(image: Tensor) -> None:
+def test_a_member_whose_output_is_not_finite_is_named(image):
     with pytest.raises(FloatingPointError, match="member 2 of 2: the network's seg_logits are not finite"):
         predict_ensemble([Scaled(1.0), Scaled(float("nan"))], image, PATCH, InferenceSettings(), CPU)
 
 
-def test_only_members_that_learned_a_task_have_a_say(image: Tensor) -> None:
+def test_only_members_that_learned_a_task_have_a_say(image):
     members = [Scaled(factor) for factor in (0.5, 1.0, -3.0)]
     members[1].learned_tasks = frozenset({"segmentation"})
     members[2].learned_tasks = frozenset({"idh"})
@@ -86,19 +84,18 @@ def test_only_members_that_learned_a_task_have_a_say(image: Tensor) -> None:
     assert torch.equal(found.idh_probabilities, expected)
 
 
-def predict(checkpoint: Path, cases: Path, out: Path) -> tuple[float, np.ndarray]:
+def predict(checkpoint, cases, out):
     (row,) = predict_cases(plan_predictions(checkpoint, [cases / "a"], out))
     assert row.error == ""
-    assert row.idh_mutant_probability is not None
     return row.idh_mutant_probability, np.asarray(nib.load(out / "a_seg.nii.gz").dataobj)
 
 
-def metadata(out: Path) -> dict[str, str]:
+def metadata(out):
     found = pq.read_schema(out / "predictions.parquet").metadata
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
-def test_an_ensemble_predicts_like_any_checkpoint(write_tiny: Callable[..., Path], cases: Path, tmp_path: Path) -> None:
+def test_an_ensemble_predicts_like_any_checkpoint(write_tiny, cases, tmp_path):
     first, second = (write_tiny(tmp_path / name / "best", spoil=spoil) for name, spoil in (("one", 3.0), ("two", -3.0)))
     probabilities = {name: predict(tmp_path / name, cases, tmp_path / f"out_{name}") for name in ("one", "two")}
     write_ensemble(tmp_path / "both", [first, second])

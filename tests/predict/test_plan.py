@@ -1,35 +1,28 @@
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from mttu.cli import main
 from mttu.cohort.build import discover
-from mttu.data.manifest import Manifest, write_manifest
+from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.networks.ensemble import write_ensemble
-from mttu.predict import PredictionPlan, plan_predictions
-
-WriteCase = Callable[..., Path]
-WriteCheckpoint = Callable[..., Path]
+from mttu.predict import plan_predictions
 
 
-def found(plan: PredictionPlan) -> list[str]:
-    return [candidate.case_id for candidate in plan.cases]
+def found(plan):
+    return [one.case_id for one in plan.cases]
 
 
-def refusal(*arguments: object, **named: object) -> list[str]:
+def refusal(*arguments, **named):
     with pytest.raises(InputError) as refused:
-        plan_predictions(*arguments, **named)  # type: ignore[arg-type]
+        plan_predictions(*arguments, **named)
     return refused.value.problems
 
 
-def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(
-    checkpoint: Path, cases: Path, tmp_path: Path
-) -> None:
+def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(checkpoint, cases, tmp_path):
     write_manifest(discover(cases), tmp_path / "cohort.parquet")
     out = tmp_path / "out"
     assert found(plan_predictions(checkpoint, [cases], out)) == ["a", "b"]
@@ -38,9 +31,7 @@ def test_a_case_folder_a_folder_of_cases_and_a_manifest_name_the_same_cases(
     assert not out.exists()
 
 
-def test_folders_in_which_nobody_looked_are_said_and_not_kept_with_the_results(
-    checkpoint: Path, cases: Path, tmp_path: Path
-) -> None:
+def test_folders_that_were_not_searched_are_named_and_not_kept_with_the_results(checkpoint, cases, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(cases / "a", root / "a")
     shutil.copytree(cases / "b", root / "#recycle" / "b")
@@ -50,9 +41,7 @@ def test_folders_in_which_nobody_looked_are_said_and_not_kept_with_the_results(
     assert not any("recycle" in note for note in plan.notes)
 
 
-def test_settings_come_from_the_checkpoint_and_some_can_be_changed(
-    checkpoint: Path, cases: Path, tmp_path: Path
-) -> None:
+def test_settings_come_from_the_checkpoint_and_some_can_be_changed(checkpoint, cases, tmp_path):
     plan = plan_predictions(checkpoint, [cases], tmp_path / "out", changes={"inference.flips": True})
     assert plan.config.inference.flips
     assert plan.config.inference.overlap == 0.25  # of the demo preset
@@ -69,18 +58,14 @@ def test_settings_come_from_the_checkpoint_and_some_can_be_changed(
         ("float32", "bfloat16", "bfloat16"),
     ],
 )
-def test_precision_is_that_of_training_unless_asked(
-    write_demo_checkpoint: WriteCheckpoint, cases: Path, tmp_path: Path, trained: str, asked: str | None, used: str
-) -> None:
+def test_precision_is_that_of_training_unless_asked(write_demo_checkpoint, cases, tmp_path, trained, asked, used):
     checkpoint = write_demo_checkpoint(tmp_path / "best", train__precision=trained)
     changes = {} if asked is None else {"train.precision": asked}
     plan = plan_predictions(checkpoint, [cases], tmp_path / "out", device="cpu", changes=changes)
     assert (plan.device, plan.precision) == (torch.device("cpu"), used)
 
 
-def test_the_command_takes_a_precision(
-    checkpoint: Path, cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_takes_a_precision(checkpoint, cases, tmp_path, capsys):
     words = ["predict", str(checkpoint), str(cases), "-o", str(tmp_path / "out"), "--precision", "half"]
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -90,9 +75,7 @@ def test_the_command_takes_a_precision(
     )
 
 
-def test_members_of_several_precisions_predict_in_float32(
-    write_demo_checkpoint: WriteCheckpoint, cases: Path, tmp_path: Path
-) -> None:
+def test_members_of_several_precisions_predict_in_float32(write_demo_checkpoint, cases, tmp_path):
     members = [
         write_demo_checkpoint(tmp_path / f"run_{name}" / "best", train__precision=name) for name in ("bfloat16", "auto")
     ]
@@ -102,7 +85,7 @@ def test_members_of_several_precisions_predict_in_float32(
     assert plan_predictions(tmp_path / "alike", [cases], tmp_path / "out", device="cpu").precision == "bfloat16"
 
 
-def test_all_problems_are_named_at_once(cases: Path, tmp_path: Path) -> None:
+def test_all_problems_are_named_at_once(cases, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     problems = refusal(
@@ -126,50 +109,44 @@ def test_all_problems_are_named_at_once(cases: Path, tmp_path: Path) -> None:
         assert reason in problem
 
 
-def test_nothing_to_predict_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_nothing_to_predict_is_refused(checkpoint, tmp_path):
     assert refusal(checkpoint, [], tmp_path / "out") == [
         "inputs: none given; give case folders, folders of cases, or manifests"
     ]
 
 
-def test_the_same_id_in_two_places_is_refused_with_both(
-    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
-) -> None:
+def test_the_same_id_in_two_places_is_refused_with_both(checkpoint, cases, tmp_path, write_case):
     again = write_case(tmp_path / "elsewhere", "a")
     (problem,) = refusal(checkpoint, [cases, again], tmp_path / "out")
     assert str(cases / "a") in problem
     assert str(again) in problem
 
 
-def test_settings_of_the_network_are_not_for_a_prediction_to_change(
-    checkpoint: Path, cases: Path, tmp_path: Path
-) -> None:
+def test_settings_of_the_network_are_not_for_a_prediction_to_change(checkpoint, cases, tmp_path):
     (problem,) = refusal(checkpoint, [cases], tmp_path / "out", changes={"network.bottleneck.num_layers": 2})
     assert "network.bottleneck.num_layers" in problem
     assert "inference, patch" in problem
 
 
-def test_a_refused_value_names_setting_and_value(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_a_refused_value_names_setting_and_value(checkpoint, cases, tmp_path):
     (problem,) = refusal(checkpoint, [cases], tmp_path / "out", changes={"inference.overlap": 1.5})
     assert "inference.overlap" in problem
     assert "1.5" in problem
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_refused(checkpoint, cases, tmp_path):
     (problem,) = refusal(checkpoint, [cases], tmp_path / "out", device="gpu")
     assert "no CUDA device" in problem
 
 
-def test_a_manifest_without_a_modality_of_the_checkpoint_is_refused(
-    checkpoint: Path, cases: Path, tmp_path: Path
-) -> None:
+def test_a_manifest_without_a_modality_of_the_checkpoint_is_refused(checkpoint, cases, tmp_path):
     write_manifest(discover(cases, modalities=("flair", "t1ce")), tmp_path / "cohort.parquet")
     (problem,) = refusal(checkpoint, [tmp_path / "cohort.parquet"], tmp_path / "out")
     assert "has no t1, t2" in problem
 
 
-def test_an_incomplete_case_stays_in_the_plan_with_its_reason(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_an_incomplete_case_stays_in_the_plan_with_its_reason(checkpoint, cases, tmp_path):
     (cases / "a" / "a_t1.nii.gz").unlink()
     first, second = plan_predictions(checkpoint, [cases], tmp_path / "out").cases
     assert first.case is None
@@ -178,9 +155,7 @@ def test_an_incomplete_case_stays_in_the_plan_with_its_reason(checkpoint: Path, 
     assert second.error == ""
 
 
-def test_a_linked_case_folder_keeps_the_name_of_the_link(
-    checkpoint: Path, cases: Path, tmp_path: Path, write_case: WriteCase
-) -> None:
+def test_a_linked_case_folder_keeps_the_name_of_the_link(checkpoint, cases, tmp_path, write_case):
     store = write_case(tmp_path / "store", "c")
     for file in store.iterdir():
         file.rename(store / file.name.replace("c_", "linked_"))
@@ -190,7 +165,7 @@ def test_a_linked_case_folder_keeps_the_name_of_the_link(
     assert plan.cases[0].error == ""
 
 
-def test_output_must_not_be_an_input_or_case_folder(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_output_must_not_be_an_input_or_case_folder(checkpoint, cases, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(cases / "a")
     write_manifest(discover(cases), tmp_path / "cohort.parquet")
@@ -203,7 +178,7 @@ def test_output_must_not_be_an_input_or_case_folder(checkpoint: Path, cases: Pat
 @pytest.mark.parametrize(
     "name", ["b_seg.nii.gz", "b_overlay.png", "predictions.parquet", "predictions.csv", "README.txt"]
 )
-def test_a_file_of_the_users_is_never_overwritten(checkpoint: Path, cases: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_of_the_users_is_never_overwritten(checkpoint, cases, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("mine")
@@ -212,13 +187,13 @@ def test_a_file_of_the_users_is_never_overwritten(checkpoint: Path, cases: Path,
     assert (out / name).read_text() == "mine"
 
 
-def test_output_below_a_file_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_output_below_a_file_is_refused(checkpoint, cases, tmp_path):
     (tmp_path / "file").write_text("")
     (problem,) = refusal(checkpoint, [cases], tmp_path / "file" / "out")
     assert "is a file" in problem
 
 
-def test_a_damaged_checkpoint_is_refused(checkpoint: Path, cases: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(checkpoint, cases, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     (copy / "weights.safetensors").unlink()
@@ -226,12 +201,10 @@ def test_a_damaged_checkpoint_is_refused(checkpoint: Path, cases: Path, tmp_path
     assert "weights.safetensors not found" in problem
 
 
-def test_a_split_of_a_manifest_is_all_that_is_predicted(
-    checkpoint: Path, cases: Path, manifest_file: Path, phantom_manifest: Manifest, tmp_path: Path
-) -> None:
-    def ids(split: str | None) -> list[str]:
+def test_a_split_of_a_manifest_is_all_that_is_predicted(checkpoint, cases, manifest_file, phantom_manifest, tmp_path):
+    def ids(split):
         plan = plan_predictions(checkpoint, [manifest_file], tmp_path / "out", device="cpu", split=split)
-        return [candidate.case_id for candidate in plan.cases]
+        return [one.case_id for one in plan.cases]
 
     assert ids(None) == [case.case_id for case in phantom_manifest.cases]
     assert ids("test") == [case.case_id for case in phantom_manifest.split("test")]

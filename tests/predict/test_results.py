@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,16 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mttu.errors import InputError
-from mttu.predict import PredictionPlan, PredictionRow, plan_predictions, predict_cases
+from mttu.predict import PredictionRow, plan_predictions, predict_cases
 from mttu.predict import results as results_module
 from mttu.predict.results import SCHEMA, check_output, open_staging, publish, recover_output, write_tables
-
-CallAll = Callable[[PredictionPlan, int], PredictionPlan]
 
 METADATA = {"mttu_version": "0.1.0", "inference": {"overlap": 0.125}}
 
 
-def fill_staging(out: Path, version: str, failed: tuple[str, ...] = ()) -> None:
+def fill_staging(out, version, failed=()):
     """Stages cases a, b and c as files that hold `version`."""
     staging = open_staging(out)
     rows = []
@@ -32,7 +29,7 @@ def fill_staging(out: Path, version: str, failed: tuple[str, ...] = ()) -> None:
     write_tables(staging, rows, {**METADATA, "checkpoint": version})
 
 
-def read_all(out: Path) -> dict[str, str]:
+def read_all(out):
     return {
         path.name: read_version(path) if path.suffix == ".parquet" else path.read_text()
         for path in out.iterdir()
@@ -40,18 +37,18 @@ def read_all(out: Path) -> dict[str, str]:
     }
 
 
-def read_version(table: Path) -> str:
+def read_version(table):
     return (pq.read_schema(table).metadata or {})[b"checkpoint"].decode()
 
 
-def complete(version: str, failed: tuple[str, ...] = ()) -> Mapping[str, str]:
+def complete(version, failed=()):
     names = [
         f"{case_id}_{kind}" for case_id in "abc" if case_id not in failed for kind in ("seg.nii.gz", "overlay.png")
     ]
     return dict.fromkeys([*names, "predictions.parquet"], version)
 
 
-def test_the_table_has_its_schema_its_version_and_its_warning(tmp_path: Path) -> None:
+def test_the_table_has_its_schema_its_version_and_its_warning(tmp_path):
     fill_staging(tmp_path, "run-1", failed=("b",))
     publish(tmp_path)
     table = pq.read_table(tmp_path / "predictions.parquet")
@@ -67,7 +64,7 @@ def test_the_table_has_its_schema_its_version_and_its_warning(tmp_path: Path) ->
     assert "Research use only" in (tmp_path / "README.txt").read_text()
 
 
-def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+def test_csv_and_parquet_say_the_same(tmp_path):
     fill_staging(tmp_path, "run-1", failed=("b",))
     publish(tmp_path)
     with (tmp_path / "predictions.csv").open(newline="") as file:
@@ -82,7 +79,7 @@ def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
     assert {row["format_version"] for row in rows} == {"1"}
 
 
-def test_a_rerun_replaces_its_own_results_and_nothing_else(tmp_path: Path) -> None:
+def test_a_rerun_replaces_its_own_results_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     fill_staging(tmp_path, "run-1")
     publish(tmp_path)
@@ -94,7 +91,7 @@ def test_a_rerun_replaces_its_own_results_and_nothing_else(tmp_path: Path) -> No
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_more_cases_may_join_but_none_may_be_lost(tmp_path: Path) -> None:
+def test_more_cases_may_join_but_none_may_be_lost(tmp_path):
     fill_staging(tmp_path, "run-1")
     publish(tmp_path)
     assert check_output(tmp_path, ["a", "b", "c", "d"], set()) == []
@@ -105,7 +102,7 @@ def test_more_cases_may_join_but_none_may_be_lost(tmp_path: Path) -> None:
     assert "d_seg.nii.gz" in problem
 
 
-def test_a_prediction_of_an_older_version_is_replaced(tmp_path: Path) -> None:
+def test_a_prediction_of_an_older_version_is_replaced(tmp_path):
     fill_staging(tmp_path, "run-1")
     publish(tmp_path)
     table = pq.read_table(tmp_path / "predictions.parquet")
@@ -115,7 +112,7 @@ def test_a_prediction_of_an_older_version_is_replaced(tmp_path: Path) -> None:
     assert "not of an earlier prediction" in check_output(tmp_path, ["a", "b", "c"], set())[0]
 
 
-def test_a_long_list_of_files_is_shortened(tmp_path: Path) -> None:
+def test_a_long_list_of_files_is_shortened(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}_seg.nii.gz").write_text("mine")
     (problem,) = check_output(tmp_path, [str(number) for number in range(5)], set())
@@ -126,12 +123,12 @@ class Killed(BaseException):
     """What a kill looks like to the code: nothing catches it."""
 
 
-def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def kill_at(step, monkeypatch):
     """Lets the first `step` renames and removals happen, then kills; returns how many happened."""
     done = 0
 
-    def guard(action: Callable[..., object]) -> Callable[..., object]:
-        def act(*arguments: object, **named: object) -> object:
+    def guard(action):
+        def act(*arguments, **named):
             nonlocal done
             if done == step:
                 raise Killed
@@ -146,7 +143,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: done
 
 
-def test_a_kill_at_any_step_of_publishing_is_made_good(tmp_path: Path) -> None:
+def test_a_kill_at_any_step_of_publishing_is_made_good(tmp_path):
     finished, step = False, 0
     while not finished:
         out = tmp_path / str(step)
@@ -172,14 +169,12 @@ def test_a_kill_at_any_step_of_publishing_is_made_good(tmp_path: Path) -> None:
     assert step > 10  # every file of two cases, the removals and the tables
 
 
-def test_a_kill_before_the_table_leaves_the_earlier_results(
-    checkpoint: Path, cases: Path, tmp_path: Path, call_all: CallAll
-) -> None:
+def test_a_kill_before_the_table_leaves_the_earlier_results(checkpoint, cases, tmp_path, call_all):
     out = tmp_path / "out"
     predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 1))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    def kill(done: int, row: PredictionRow) -> None:
+    def kill(done, row):
         raise Killed
 
     with pytest.raises(Killed):
@@ -190,7 +185,7 @@ def test_a_kill_before_the_table_leaves_the_earlier_results(
     assert sorted(path.name for path in out.iterdir()) == sorted(before)
 
 
-def test_results_inside_the_input_folder_are_no_cases(checkpoint: Path, cases: Path, call_all: CallAll) -> None:
+def test_results_inside_the_input_folder_are_no_cases(checkpoint, cases, call_all):
     out = cases / "predictions"
     for _ in range(2):
         rows = predict_cases(call_all(plan_predictions(checkpoint, [cases], out), 0))
@@ -199,7 +194,7 @@ def test_results_inside_the_input_folder_are_no_cases(checkpoint: Path, cases: P
         plan_predictions(checkpoint, [out], cases / "again")
 
 
-def test_a_table_of_an_older_version_is_replaced_like_any_other(tmp_path: Path) -> None:
+def test_a_table_of_an_older_version_is_replaced_like_any_other(tmp_path):
     columns = [field for field in SCHEMA if field.name != "missing"]
     constants = {"intended_use": "", "format_version": 1}
     row = {"case_id": "a", "seconds": 1.0, "error": "", **constants}
@@ -209,7 +204,7 @@ def test_a_table_of_an_older_version_is_replaced_like_any_other(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("case_id", ["../../patient", "/etc/patient", "..", "a/b"])
-def test_a_foreign_staging_folder_moves_and_deletes_nothing_outside(tmp_path: Path, case_id: str) -> None:
+def test_a_foreign_staging_folder_moves_and_deletes_nothing_outside(tmp_path, case_id):
     out = tmp_path / "deep" / "out"
     staging = open_staging(out)
     victim = tmp_path / "patient_seg.nii.gz"
@@ -224,7 +219,7 @@ def test_a_foreign_staging_folder_moves_and_deletes_nothing_outside(tmp_path: Pa
 
 
 @pytest.mark.parametrize("way", [recover_output, open_staging])
-def test_a_linked_staging_folder_leaves_what_it_leads_to(tmp_path: Path, way: Callable[[Path], object]) -> None:
+def test_a_linked_staging_folder_leaves_what_it_leads_to(tmp_path, way):
     theirs, out = tmp_path / "theirs", tmp_path / "out"
     write_tables(open_staging(tmp_path / "x"), [PredictionRow("a", 1.0, wt_ml=1.0)], METADATA)
     (tmp_path / "x" / ".partial-predictions").rename(theirs)
@@ -238,7 +233,7 @@ def test_a_linked_staging_folder_leaves_what_it_leads_to(tmp_path: Path, way: Ca
 
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "a_seg.nii.gz"])
-def test_a_linked_staged_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_linked_staged_file_is_refused(tmp_path, name):
     out, theirs = tmp_path / "out", tmp_path / "theirs"
     staging = open_staging(out)
     write_tables(staging, [PredictionRow("a", 1.0, wt_ml=1.0)], METADATA)
@@ -251,7 +246,7 @@ def test_a_linked_staged_file_is_refused(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in out.iterdir()) == [".partial-predictions"]
 
 
-def test_a_case_whose_folder_is_no_id_still_has_its_row(tmp_path: Path) -> None:
+def test_a_case_whose_folder_is_no_id_still_has_its_row(tmp_path):
     write_tables(open_staging(tmp_path), [PredictionRow("a case", 1.0, "case a case: no file name")], METADATA)
     publish(tmp_path)
     assert pq.read_table(tmp_path / "predictions.parquet")["case_id"].to_pylist() == ["a case"]

@@ -2,23 +2,24 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
 from mttu.inference.passes import run_passes
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.networks.ensemble import write_ensemble
+from mttu.pseudo_labels import scoring
 from mttu.pseudo_labels.scoring import CaseScorer, plan_scoring, score_cases
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def runs(write_tiny, tmp_path_factory) -> list[Path]:
+def runs(write_tiny, tmp_path_factory):
     """Two checkpoints of different weights. Not to be changed."""
     root = tmp_path_factory.mktemp("members")
     return [write_tiny(root / name / "best", spoil=spoil) for name, spoil in (("one", 2.0), ("two", -2.0))]
@@ -34,8 +35,8 @@ def test_each_pass_is_the_mean_over_members_with_their_own_masks(runs, manifest_
     write_ensemble(tmp_path / "both", runs)
     plan = plan_scoring(tmp_path / "both", manifest_file, "val")
     (row, _), config = score_cases(plan, CPU).rows, plan.config
-    image, _ = CaseScorer(plan, CPU)._read(plan.cases[0])
-    volume = torch.from_numpy(np.asarray(image, dtype=np.float32))
+    prepared = prepare_case(replace(plan.cases[0], seg=None), config.data.modalities, config.data.prepare)
+    volume = torch.from_numpy(np.asarray(prepared.image, dtype=np.float32))
     arguments = (volume, row.case_id, config.patch.size, config.mc, config.inference, CPU, "float32")
     networks = [CaseScorer(replace(plan, checkpoint=run), CPU).networks[0] for run in runs]
     first, second = (run_passes(network, *arguments, number) for number, network in enumerate(networks, 1))
@@ -102,8 +103,6 @@ def test_a_mask_is_predicted_by_all_members(runs, manifest_file, tmp_path, monke
     def see(networks, *arguments):
         asked.append(len(networks))
         return predict(networks, *arguments)
-
-    from mttu.pseudo_labels import scoring
 
     predict = scoring.predict_ensemble
     monkeypatch.setattr(scoring, "predict_ensemble", see)

@@ -1,4 +1,4 @@
-"""A checkpoint knows whose scans it learned from, and what is made with it says so."""
+"""A checkpoint names the patients it was trained on, and so do scores and predictions made with it."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from mttu.inference.calibration import read_calibration
 from mttu.networks.ensemble import read_known_patients, write_ensemble
 from mttu.patients import PatientKey, digest_bare
 from mttu.predict import plan_predictions, predict_cases
-from mttu.pseudo_labels import pool_scores
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
 from mttu.pseudo_labels.scoring import plan_scoring
+from mttu.pseudo_labels.thresholds import pool_scores
 from mttu.report import evaluate_cases, plan_evaluation
 from mttu.report.tables import describe_cases
 from mttu.training.held_out import HeldOut, calibrate_training
@@ -57,7 +57,7 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
     assert {name: group["scrypt"][name] for name in "nrp"} == {"n": 2**14, "r": 8, "p": 1}
     for case in read_manifest(path).cases:
         assert case.patient_id not in json.dumps(content)
-        assert digest_bare(case.patient_id) not in json.dumps(content)  # which would be found out in no time
+        assert digest_bare(case.patient_id) not in json.dumps(content)  # which can be inverted in seconds
     assert known(run, path) == {"train"}
     changes = {
         "train.epochs": 1,
@@ -67,7 +67,7 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
         "output.name": "second",
     }
     second = run_training(override(tiny, changes), launch_locally)
-    assert known(second, path) == {"train", "val"}  # those before are not forgotten
+    assert known(second, path) == {"train", "val"}  # earlier ones are kept
     first_key, second_key = read_known_patients(run).keys[0], set(read_known_patients(second).keys)
     assert len(second_key - {first_key}) == 1  # each cohort by its own, for the first may come from anybody
     changes["data.manifest"] = str(turn(path, tmp_path / "known.parquet", train="val", val="train"))
@@ -79,7 +79,7 @@ def test_patients_are_known_without_their_names_through_later_trainings_and_ense
 
 
 def plant(checkpoint, folder, *groups):
-    """A copy of a checkpoint by somebody else, with keys of his."""
+    """A copy of a checkpoint by somebody else, with keys of their own."""
     shutil.copytree(checkpoint, folder)
     record = folder / "checkpoint.json"
     foreign = [{"scrypt": {"salt": salt, "n": n, "r": 8, "p": 1}, "digests": ["00"]} for salt, n in groups]

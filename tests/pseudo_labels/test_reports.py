@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from mttu.config import SelectionSettings
-from mttu.pseudo_labels import select
 from mttu.pseudo_labels.reports import draw_selection, write_selection_table
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
+from mttu.pseudo_labels.selection import select
 
 SURE = {"a": 0.97, "b": 0.95, "c": 0.92, "d": 0.03, "e": 0.04}
 ROWS = [summarise_passes(name, [p - 0.01, p + 0.01], p, 1.0) for name, p in SURE.items()]

@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ def test_a_row_by_hand():
     assert summarise_passes("d", [0.25, 0.75], 0.5, 0.0).predicted_class == 1  # exactly one half, as in all metrics
 
 
-def test_a_table_comes_home(tmp_path: Path):
+def test_a_table_is_read_back(tmp_path):
     path = tmp_path / "mc.parquet"
     write_scores(ScoreTable((FAILED, WILD, MUTANT), TABLE.about), path)
     assert read_scores(path) == TABLE
@@ -50,7 +49,7 @@ def test_the_digest_is_of_the_scores_alone():
     assert ScoreTable((MUTANT, WILD)).digest != TABLE.digest
 
 
-def test_nothing_else_is_overwritten(tmp_path: Path):
+def test_nothing_else_is_overwritten(tmp_path):
     other = tmp_path / "cohort.parquet"
     pq.write_table(pa.table({"case_id": ["a"]}), other)
     text = tmp_path / "notes.parquet"
@@ -71,7 +70,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path):
         ({"kind": "other"}, "is other; expected mttu scores"),
     ],
 )
-def test_refused_tables_say_why(tmp_path: Path, change, message):
+def test_refused_tables_say_why(tmp_path, change, message):
     path = tmp_path / "mc.parquet"
     write_scores(TABLE, path)
     table = pq.read_table(path)
@@ -81,7 +80,7 @@ def test_refused_tables_say_why(tmp_path: Path, change, message):
         read_scores(path)
 
 
-def test_missing_damaged_and_doubled_tables(tmp_path: Path):
+def test_missing_damaged_and_doubled_tables(tmp_path):
     with pytest.raises(InputError, match="not found; write them with `mttu score`"):
         read_scores(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no parquet")

@@ -1,6 +1,5 @@
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +10,13 @@ from mttu.data import cache
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.inference.device import choose_device
-from mttu.pseudo_labels import scoring as scoring_cases
-from mttu.pseudo_labels.scoring import CaseScorer, plan_scoring, score_cases
+from mttu.pseudo_labels import scoring
+from mttu.pseudo_labels.scoring import plan_scoring, score_cases
 
 CPU = torch.device("cpu")
 
 
-def test_a_split_is_scored_row_by_row(tiny_checkpoint: Path, manifest_file: Path):
+def test_a_split_is_scored_row_by_row(tiny_checkpoint, manifest_file):
     told = []
     plan = plan_scoring(tiny_checkpoint, manifest_file, "val")
     table = score_cases(plan, CPU, lambda done, row: told.append((done, row.case_id)))
@@ -36,7 +35,7 @@ def test_a_split_is_scored_row_by_row(tiny_checkpoint: Path, manifest_file: Path
     assert score_cases(other, CPU).digest != table.digest
 
 
-def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file: Path, tmp_path: Path):
+def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file, tmp_path):
     half = write_tiny(tmp_path / "half" / "best", {"train.precision": "bfloat16", "mc.passes": 2})
     full = score_cases(plan_scoring(half, manifest_file, "test", {"train.precision": "float32"}), CPU)
     found = score_cases(plan_scoring(half, manifest_file, "test"), CPU)
@@ -44,7 +43,7 @@ def test_precision_is_that_of_training_unless_asked(write_tiny, manifest_file: P
     assert found.digest != full.digest
 
 
-def test_a_case_is_the_same_alone(tiny_checkpoint: Path, manifest_file: Path):
+def test_a_case_is_the_same_alone(tiny_checkpoint, manifest_file):
     plan = plan_scoring(tiny_checkpoint, manifest_file, "train")
     together = score_cases(plan, CPU)
     alone = score_cases(replace(plan, cases=plan.cases[-1:]), CPU)
@@ -87,8 +86,8 @@ def test_true_prepared_cases_are_read_and_others_prepared(
         prepared.append(case.case_id)
         return original(case, *arguments)
 
-    original = scoring_cases.prepare_case
-    monkeypatch.setattr(scoring_cases, "prepare_case", prepare)
+    original = scoring.prepare_case
+    monkeypatch.setattr(scoring, "prepare_case", prepare)
     fresh = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "val"), CPU)
     first, second = (row.case_id for row in fresh.rows)
     assert prepared == [first, second]
@@ -104,7 +103,7 @@ def test_true_prepared_cases_are_read_and_others_prepared(
     assert prepared == [first, second]
 
 
-def test_tumour_windows(tiny_checkpoint, write_tiny, manifest_file, phantom_cache, tmp_path, monkeypatch):
+def test_tumour_windows(tiny_checkpoint, manifest_file, phantom_cache, monkeypatch):
     changes = {"mc.windows": "tumour", "mc.tumour_mask": "given"}
     given = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", changes), CPU)
     cached = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", changes, phantom_cache), CPU)
@@ -115,23 +114,27 @@ def test_tumour_windows(tiny_checkpoint, write_tiny, manifest_file, phantom_cach
     plan = plan_scoring(tiny_checkpoint, manifest_file, "test", changes)
     bare = replace(plan, cases=tuple(replace(case, seg=None) for case in plan.cases))
     assert "has no mask; choose mc.tumour_mask=predicted" in score_cases(bare, CPU).rows[0].error
-    true_seg = scoring_cases.prepare_case(plan.cases[0], plan.config.data.modalities, plan.config.data.prepare).seg
+    true_seg = scoring.prepare_case(plan.cases[0], plan.config.data.modalities, plan.config.data.prepare).seg
     predicted = plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"})
-    monkeypatch.setattr(CaseScorer, "_segment", lambda self, image: true_seg)
+    monkeypatch.setattr(scoring, "segment", lambda *arguments: torch.from_numpy(true_seg))
     assert score_cases(predicted, CPU).digest == given.digest  # the same mask, the same window
-    monkeypatch.setattr(CaseScorer, "_segment", lambda self, image: np.zeros_like(true_seg))
+    monkeypatch.setattr(scoring, "segment", lambda *arguments: torch.zeros(true_seg.shape, dtype=torch.uint8))
     assert "no tumour in the predicted mask; choose mc.windows=sliding" in score_cases(predicted, CPU).rows[0].error
 
 
-def test_the_predicted_mask_is_the_networks(tiny_checkpoint, manifest_file):
-    plan = plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"})
-    (row,) = score_cases(plan, CPU).rows
-    scorer = CaseScorer(plan, CPU)
-    image, seg = scorer._read(plan.cases[0])
-    assert seg is None
-    classes = scorer._segment(image)
-    assert classes.shape == image.shape[1:]
-    assert bool(row.error) == (not classes.any())
+def test_the_predicted_mask_is_the_networks(tiny_checkpoint, manifest_file, monkeypatch):
+    masks = []
+
+    def segment(probabilities, *arguments):
+        masks.append(original(probabilities, *arguments))
+        assert masks[-1].shape == probabilities.shape[1:]
+        return masks[-1]
+
+    original = scoring.segment
+    monkeypatch.setattr(scoring, "segment", segment)
+    (row,) = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"}), CPU).rows
+    (mask,) = masks
+    assert bool(row.error) == (not mask.any())
 
 
 def test_device_is_checked():
@@ -141,7 +144,7 @@ def test_device_is_checked():
 
 
 @pytest.mark.real
-def test_two_real_patients_and_a_truncated_one(real_data: Path, write_tiny, tmp_path: Path):
+def test_two_real_patients_and_a_truncated_one(real_data, write_tiny, tmp_path):
     data = tmp_path / "data"
     for name in ("TCGA-DU-7294", "TCGA-FG-6692"):
         shutil.copytree(real_data / "tcga_lgg" / name, data / name)

@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import pytest
 
 from mttu.errors import InputError
 from mttu.pseudo_labels.scoring import plan_scoring
 
 
-def test_a_plan_holds_what_the_table_has_to_say(tiny_checkpoint: Path, manifest_file: Path):
+def test_a_plan_holds_what_the_table_has_to_say(tiny_checkpoint, manifest_file):
     plan = plan_scoring(tiny_checkpoint.parent, manifest_file, "val", {"mc.seed": 3, "inference.overlap": 0.5})
     assert plan.checkpoint == tiny_checkpoint.resolve()
     assert [case.split for case in plan.cases] == ["val", "val"]
@@ -19,7 +17,7 @@ def test_a_plan_holds_what_the_table_has_to_say(tiny_checkpoint: Path, manifest_
     assert str(tiny_checkpoint.parent.parent) not in str(plan.about)  # no folder of this machine
 
 
-def test_all_problems_come_at_once(manifest_file: Path, tmp_path: Path):
+def test_all_problems_come_at_once(manifest_file, tmp_path):
     with pytest.raises(InputError) as caught:
         plan_scoring(tmp_path / "none", manifest_file, "everything", cache_dir=tmp_path / "cache")
     checkpoint, split, cache = caught.value.problems

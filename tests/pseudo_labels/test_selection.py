@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mttu.config import SelectionSettings
 from mttu.errors import InputError
-from mttu.pseudo_labels import count_selected, select
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
+from mttu.pseudo_labels.selection import SelectionCounts, count_selected, select
 
 
 def row(case_id, label, confidence, uncertainty, error=""):
@@ -104,16 +104,13 @@ def test_default_balance_follows_the_method():
     assert not select(HAND, SelectionSettings(balance=False)).balanced
 
 
-def test_counts_with_and_without_balance_and_accuracy():
+def test_counts_with_and_without_balance():
     truth = {**dict.fromkeys("abcd", 1), **dict.fromkeys("efg", 0), "h": 1}
     selection = select(HAND, SelectionSettings())
-    after, before = count_selected(selection, truth), count_selected(selection, truth, "thresholds")
-    assert (after.num_mutant, after.num_wild, after.accuracy) == (2, 3, 1.0)
-    assert (before.num_mutant, before.num_wild, before.num_known) == (2, 4, 6)
-    assert (before.num_right_mutant, before.num_right_wild, before.accuracy) == (2, 3, 5 / 6)
-    partly = count_selected(selection, {"a": 0, "z": 1})
-    assert (partly.num_known, partly.accuracy) == (1, 0.0)
-    assert count_selected(selection).accuracy is None
+    assert count_selected(selection, truth) == SelectionCounts(2, 3, 5, 2, 3)
+    assert count_selected(select(HAND, SelectionSettings(balance=False)), truth) == SelectionCounts(2, 4, 6, 2, 3)
+    assert count_selected(selection, {"a": 0, "z": 1}) == SelectionCounts(2, 3, 1, 0, 0)
+    assert count_selected(selection) == SelectionCounts(2, 3, 0, 0, 0)
 
 
 def test_nothing_selected_is_told():
@@ -123,7 +120,6 @@ def test_nothing_selected_is_told():
         "nothing is selected: the highest confidence is 0.8000 (threshold 0.9), the lowest uncertainty 0.1000 "
         "(threshold 0.05)",
     )
-    assert count_selected(selection, {"a": 1}).accuracy is None
 
 
 def test_that_nothing_is_selected_comes_first_and_names_what_the_method_asks_for():

@@ -3,8 +3,8 @@ from contextlib import nullcontext
 import pytest
 
 from mttu.errors import InputError
-from mttu.pseudo_labels import LabelledScore, pool_scores, search_thresholds, suggest_thresholds
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
+from mttu.pseudo_labels.thresholds import LabelledScore, pool_scores, search_thresholds, suggest_thresholds
 
 SCORES = [
     LabelledScore("a", 0.95, 0.01, right=True),

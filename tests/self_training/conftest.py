@@ -1,17 +1,13 @@
 """A self-training that takes a second or two: a cohort with a pool, and callables that run in this process."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from mttu.cohort.build import discover
-from mttu.config import Config, PrepareSettings, override
+from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
-from mttu.data.manifest import Manifest, write_manifest
+from mttu.data.manifest import write_manifest
 from mttu.files import atomic_file
 from mttu.phantom import Recipe, write_phantom
 from mttu.pseudo_labels.scoring import score_cases
@@ -20,11 +16,10 @@ from mttu.self_training.evaluation import evaluate_locally
 from mttu.training.run import launch_locally
 
 CPU = torch.device("cpu")
-MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture(scope="session")
-def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pool_folder(tmp_path_factory):
     """Fourteen cases of 24^3 voxels, two without a mask: 4 train, 2 val, 6 unlabelled, 2 test. Not to be changed."""
     folder = tmp_path_factory.mktemp("pool") / "cohort"
     recipe = Recipe(
@@ -42,13 +37,13 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool_manifest(pool_folder: Path) -> Manifest:
+def pool_manifest(pool_folder):
     """The manifest of `pool_folder`."""
     return discover(pool_folder, pool_folder / "clinical.csv")
 
 
 @pytest.fixture(scope="session")
-def pool_cache(pool_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pool_cache(pool_manifest, tmp_path_factory):
     """The prepared cases of `pool_manifest`. Not to be changed."""
     folder = tmp_path_factory.mktemp("pool-cache")
     for case in pool_manifest.cases:
@@ -57,11 +52,11 @@ def pool_cache(pool_manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_path: Path) -> MakeConfig:
+def make_config(tiny, pool_manifest, pool_cache, tmp_path):
     """Settings of a tiny self-training of two rounds that selects everything it scores: `make_config({...})`."""
     manifest = tmp_path / "pool.parquet"
     write_manifest(pool_manifest, manifest)
-    base: dict[str, Any] = {
+    base = {
         "data.manifest": str(manifest),
         "data.cache_dir": str(pool_cache),
         "output.name": "self",
@@ -78,10 +73,10 @@ def make_config(tiny: Config, pool_manifest: Manifest, pool_cache: Path, tmp_pat
 
 
 @pytest.fixture
-def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+def sketches(monkeypatch):
     """Pictures are empty files, written as ever: drawing them is most of the time that a tiny self-training takes."""
 
-    def save(figure: Any, path: Path, formats: Any) -> list[Path]:
+    def save(figure, path, formats):
         places = [path.with_name(f"{path.name}.{name}") for name in formats]
         for place in places:
             with atomic_file(place) as partial:
@@ -91,11 +86,11 @@ def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
     module = "mttu.self_training.tracking"
     monkeypatch.setattr(f"{module}.save_figure", save)
     monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
-    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: [("candidates", Figure())])
+    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: {"candidates": Figure()})
     monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())
 
 
 @pytest.fixture(scope="session")
-def here() -> Callables:
+def here():
     """Everything in this process, without Ray."""
     return Callables(launch_locally, lambda plan, on_row: score_cases(plan, CPU, on_row), evaluate_locally)

@@ -42,8 +42,8 @@ def test_a_mixed_manifest_by_hand():
         "c": ("val", 0, False),
         "d": ("test", 1, False),
         "e": ("train", 0, True),
-        "f": ("train", 1, True),  # without a mask it can still teach the classifier
-        "g": ("train", -1, False),  # its mask teaches the decoder
+        "f": ("train", 1, True),  # without a mask it can still train the classifier
+        "g": ("train", -1, False),  # its mask trains the decoder
     }
     assert mixture.left_out == ("h",)
     assert read_pseudo_labels(mixture.manifest) == {"e": 0, "f": 1}
@@ -68,7 +68,7 @@ def test_it_is_read_back_from_a_file_and_a_wrong_pseudo_label_is_refused(tmp_pat
             read_manifest(tmp_path / "wrong.parquet")
 
 
-def test_a_pool_case_of_a_patient_who_tests_is_a_stranger():
+def test_a_pool_case_of_a_patient_with_test_cases_is_a_leak():
     again = case("d2", "unlabelled", patient="d")
     assert find_pool_leaks(replace(COHORT, cases=(*COHORT.cases, again))) == [again]
     assert find_pool_leaks(COHORT) == []

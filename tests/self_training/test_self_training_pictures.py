@@ -15,7 +15,7 @@ def test_every_round_has_its_pictures_and_all_rounds_have_one(make_config, here,
         "case_id,true_idh\n" + "".join(f"{case.case_id},1\n" for case in pool_manifest.split("unlabelled"))
     )
     config = make_config({"self_training.rounds": 1, "self_training.truth": str(truth), "tracking.enabled": True})
-    for last in ("mttu.self_training.evaluation.log_finish", "mttu.self_training.algorithm.write_json"):
+    for last in ("mttu.self_training.evaluation.log_finish", "mttu.training.run.write_json"):
         with monkeypatch.context() as patch:
             patch.setattr(last, stop)
             with pytest.raises(RunError, match="stopped"):

@@ -97,22 +97,28 @@ def test_the_optimiser_is_kept_if_asked_for(make_config, here):
 
 
 def test_it_stops_before_a_round_that_would_change_nothing(make_config, here, pool):
-    steady = scoring(lambda name: [0.9, 0.9] if pool.index(name) % 2 else [0.1, 0.1])
-    config = make_config({"self_training.stop_when_unchanged": True, "self_training.rounds": 3})
-    folder = run_self_training(config, replace(here, score=steady))
-    assert [name for name in names(folder) if name.startswith(("round_", "unch", "work"))] == [
-        "round_0",
-        "round_1",
-        "unchanged",
-    ]
+    """Round 2 gives the same cases other classes and is trained; the next would repeat it."""
+    scored = []
+
+    def score(plan, on_row):
+        scored.append(plan.checkpoint.parent.name)
+        high, low = ([0.9, 0.9], [0.1, 0.1]) if len(scored) == 1 else ([0.1, 0.1], [0.9, 0.9])
+        return scoring(lambda name: high if pool.index(name) % 2 else low)(plan, on_row)
+
+    config = make_config({"self_training.stop_when_unchanged": True, "self_training.rounds": 4})
+    folder = run_self_training(config, replace(here, score=score))
+    assert scored == ["round_0", "round_1", "round_2"]
+    places = [name for name in names(folder) if name.startswith(("round_", "unch", "work"))]
+    assert places == ["round_0", "round_1", "round_2", "unchanged"]
     assert read_summary(folder)["stopped_early"] is True
-    one, two = (read_selection(folder / place / "selection.parquet")[0] for place in ("round_1", "unchanged"))
+    one, two = (read_selection(folder / place / "selection.parquet")[0] for place in ("round_2", "unchanged"))
     assert one.pseudo_labels == two.pseudo_labels
+    assert run_self_training(config, here) == folder
 
 
 def test_none_trains_every_round_on_masks_alone_and_scores_nothing(make_config, here):
     def score(plan, on_row):
-        raise AssertionError("nobody asked for scores")
+        raise AssertionError("scores are not needed")
 
     config = make_config({"selection.method": "none", "self_training.stop_when_unchanged": True})
     folder = run_self_training(config, replace(here, score=score))

@@ -12,26 +12,29 @@ from small_self_training import names, same, scoring, stopping, weights
 from mttu.config import override
 from mttu.errors import InputError, RunError
 from mttu.files import lock_folder
-from mttu.self_training import algorithm as rounds_module
-from mttu.self_training import run_self_training
-from mttu.self_training.algorithm import naming_full_disk
+from mttu.self_training import algorithm, run_self_training
 from mttu.self_training.evaluation import read_summary
+from mttu.self_training.run import naming_full_disk
 
 pytestmark = pytest.mark.usefixtures("sketches")
+
+
+def stop_in(phase, config, callables):
+    """Starts a run that stops itself in a phase; returns how often each kind of work was called."""
+    stopped, calls = stopping(callables, phase)
+    with pytest.raises(RunError, match=f"stopped in {phase}"):
+        run_self_training(config, stopped)
+    return calls
 
 
 def test_it_goes_on_after_a_stop_in_each_phase_without_doing_a_phase_twice(make_config, here):
     unbroken = run_self_training(make_config({"output.name": "unbroken", "self_training.rounds": 1}), here)
     phases = ["train-0", "evaluate-0", "score-0", "train-1", "evaluate-1", "evaluate-2", "evaluate-3"]
-    config, done = (
-        make_config({"output.name": "stopped", "self_training.rounds": 1}),
-        {"train": 0, "score": 0, "evaluate": 0},
-    )
+    config = make_config({"output.name": "stopped", "self_training.rounds": 1})
+    done = {"train": 0, "score": 0, "evaluate": 0}
     for phase in phases:
         name, number = phase.split("-")
-        callables, calls = stopping(here, f"{name}-{int(number) - done[name]}")
-        with pytest.raises(RunError, match="stopped in"):
-            run_self_training(config, callables)
+        calls = stop_in(f"{name}-{int(number) - done[name]}", config, here)
         done = {key: done[key] + calls[key] - (key == name) for key in done}
         assert done[name] == int(number)  # what was finished before is not called again
     folder = run_self_training(config, here)
@@ -41,9 +44,7 @@ def test_it_goes_on_after_a_stop_in_each_phase_without_doing_a_phase_twice(make_
 
 def test_training_does_not_go_on_with_other_pseudo_labels_than_it_was_begun_with(make_config, here):
     config = make_config({"self_training.rounds": 1})
-    callables, _ = stopping(here, "evaluate-1")
-    with pytest.raises(RunError):
-        run_self_training(config, replace(callables, score=scoring(lambda name: [0.9, 0.9])))
+    stop_in("evaluate-1", config, replace(here, score=scoring(lambda name: [0.9, 0.9])))
     work = config.output.folder / "self" / "working-round_1"
     for path in (work / "scores.parquet", *work.glob("selection.*")):
         path.unlink()
@@ -71,9 +72,7 @@ def test_a_changed_setting_is_refused_with_the_difference_and_fresh_starts_anew(
 
 def test_more_rounds_only_before_the_test_cases_were_looked_at(make_config, here):
     config = make_config({"self_training.rounds": 1})
-    callables, _ = stopping(here, "evaluate-2")
-    with pytest.raises(RunError):
-        run_self_training(config, callables)
+    stop_in("evaluate-2", config, here)
     folder = run_self_training(override(config, {"self_training.rounds": 2}), here)
     assert (folder / "round_2").exists()
     with pytest.raises(InputError, match=r"self_training\.rounds: 3, but this run was finished with 2"):
@@ -117,7 +116,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_later(make_config, here, monkeypa
 
     for name in ("write_manifest", "write_history", "write_rows", "write_metrics", "write_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(rounds_module, name, full)
+            patch.setattr(algorithm, name, full)
             with pytest.raises(RunError, match="the disk is full; nothing that was finished is lost"):
                 run_self_training(config, here)
     folder = run_self_training(config, here)
@@ -132,7 +131,7 @@ def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkey
         (RuntimeError("database or disk is full"), 2**40, True),
     ):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr("mttu.self_training.algorithm.shutil.disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr("mttu.self_training.run.shutil.disk_usage", lambda _, usage=usage: usage)
         with pytest.raises(RuntimeError) as caught, naming_full_disk(tmp_path):
             raise failure
         assert isinstance(caught.value, RunError) is full
@@ -140,9 +139,7 @@ def test_what_fails_where_there_is_no_room_fails_for_want_of_it(tmp_path, monkey
 
 def test_a_damaged_round_is_named(make_config, here):
     config = make_config({"self_training.rounds": 1})
-    callables, _ = stopping(here, "train-1")
-    with pytest.raises(RunError):
-        run_self_training(config, callables)
+    stop_in("train-1", config, here)
     record = config.output.folder / "self" / "round_0" / "round.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "format_version": 99}))
@@ -155,8 +152,7 @@ def test_links_in_place_of_working_folders_are_not_followed(make_config, here, t
     theirs, run = tmp_path / "theirs", config.output.folder / "self"
     theirs.mkdir()
     for phase, name in (("train-0", "working-round_0"), ("evaluate-1", "working-test")):
-        with pytest.raises(RunError, match=f"stopped in {phase}"):
-            run_self_training(config, stopping(here, phase)[0])
+        stop_in(phase, config, here)
         shutil.rmtree(run / name, ignore_errors=True)
         (run / name).symlink_to(theirs)
     run_self_training(config, here)
