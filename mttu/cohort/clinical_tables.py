@@ -12,12 +12,11 @@ from mttu.cohort.clinical_rows import FIELDS
 from mttu.errors import InputError, name_some, say_count
 
 ROLES = ("ids", "patient", "aliases", *FIELDS)
-"""What a column can be for."""
+"""What a column can hold."""
 
 _UCSF = re.compile(r"(UCSF-PDGM-)(\d{1,4})((?:_FU\d+d)?)(?:_nifti)?")
 _UPENN = re.compile(r"(UPENN-GBM-\d{5})_\d{2}")
 _EGD = re.compile(r"(?:MR_)?(EGD-\d{4})")
-
 
 LOOKS: Mapping[str, re.Pattern[str]] = {
     "idh": re.compile(r"(^|_)idh"),
@@ -28,12 +27,12 @@ LOOKS: Mapping[str, re.Pattern[str]] = {
     "patient_id": re.compile(r"(^|_)(patient|subject|participant)(_|$)"),
     "site": re.compile(r"(^|_)(site|hospital|institution|centre|center)(_|$)"),
 }
-"""What the names of columns that are not known make think of."""
+"""Patterns of column names that may stand for a known column."""
 _MOST_NAMED = 30
 
 
 def normalise_column(name: str) -> str:
-    """Column names count without regard to case; spaces, underscores, dots and dashes are the same."""
+    """The name in lower case, with `_` for spaces, underscores, dots and dashes."""
     return re.sub(r"[\s_.\-]+", "_", name.strip().lower())
 
 
@@ -46,7 +45,7 @@ def _is_own_patient(name: str) -> str | None:
 
 
 def _spell_ucsf(name: str) -> tuple[str, ...]:
-    """Three digits in the table, four in the names of folders."""
+    """The table has three digits, folders have four."""
     found = _UCSF.fullmatch(name)
     if not found:
         return (name,)
@@ -71,7 +70,7 @@ def _spell_egd(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ClinicalTable:
-    """Columns of one data set's table, in its own spelling; the columns in `EVERYWHERE` are known beside them."""
+    """Columns of one data set's table, in its own spelling; those of `EVERYWHERE` are known, too."""
 
     title: str
     recognised_by: tuple[tuple[str, ...], ...]
@@ -79,11 +78,11 @@ class ClinicalTable:
     ids: tuple[str, ...]
     """A row belongs to the case that one of these names."""
     patient: tuple[str, ...] = ()
-    """The first one that is filled in is the patient; else `patient_of` says it."""
+    """The first one that is filled in names the patient; if none is, `patient_of` does."""
     aliases: tuple[str, ...] = ()
     """Names of the same patient in other data sets."""
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a row says, a name in `mttu.cohort.clinical_rows.FIELDS`, to the columns that may say it."""
+    """Name in `mttu.cohort.clinical_rows.FIELDS` to the columns that may hold it."""
     spell: Callable[[str], tuple[str, ...]] = _as_written
     """All names that the case of an id may have as a folder."""
     patient_of: Callable[[str], str | None] = _is_own_patient
@@ -119,7 +118,7 @@ EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "site": ("site",),
     "split": ("split",),
 }
-"""Columns that any table may have or be given. `paper_IDH.status` is a column of TCGA's tables."""
+"""Columns that any table may have. `paper_IDH.status` is a column of TCGA's tables."""
 
 
 def gene_of(column: str) -> str:
@@ -206,12 +205,9 @@ def find_table(columns: Iterable[str], chosen: str | None = None) -> ClinicalTab
 
 
 def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool) -> list[str]:
-    """What is wrong with a table's columns.
+    """What is wrong with a table's columns, given by their normalised names.
 
-    Args:
-        names: Normalised.
-        table: See `find_table`.
-        alone: Whether no other table can say what this one doesn't.
+    A table that is `alone` must say more than one of several, since no other can add what it lacks.
     """
     listed = ", ".join(filter(None, names)) or "none"
     problems = [f"column {name} is there twice" for name in sorted({*names} - {""}) if names.count(name) > 1]
@@ -224,7 +220,7 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
     problems += [
         f"columns {' and '.join(columns)} say the same; keep one of them"
         for role, columns in said.items()
-        if len(columns) > 1 and role != "idh"  # these are read together
+        if len(columns) > 1 and role != "idh"  # columns of IDH are read together
     ]
     genes = {gene_of(name) for name in said["idh"]}
     own = {normalise_column(name) for name in table.fields.get("idh", ())}
@@ -255,8 +251,9 @@ def describe_unused(
 
     Args:
         header: As spelled in the file.
-        used: Normalised names of the columns that are, with what each says.
-        looks: What a name may make think of; not of what a column says already, but for IDH.
+        used: Normalised names of the columns that are used, with what each says.
+        looks: Known column to the pattern of similar names. A known column that is there is not suggested again,
+            except IDH, which may have several.
     """
     roles = set(used.values())
     unused = [name for name in header if name and normalise_column(name) not in used]
