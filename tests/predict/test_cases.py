@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_cases import case_from_folder
 from numpy.typing import NDArray
 
 from mttu.cli import predict_shown
-from mttu.cohort.found_cases import case_from_folder
 from mttu.config import PrepareSettings, override
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
