@@ -275,11 +275,7 @@ def _answer(
 ) -> Cohort:
     """Errors of the cohort as a whole refuse it; those of a case only if bad cases are not skipped.
 
-    Args:
-        manifest: Of the cases that are left.
-        findings: All of them.
-        skip_bad: See `CohortRequest`.
-        found: How many cases have an id; two that share one are both left out.
+    `found` says how many cases have an id; two that share one are both left out.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     refused = [finding for finding in errors if not (skip_bad and finding.case_id)]

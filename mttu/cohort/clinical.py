@@ -86,7 +86,7 @@ class LineReader:
         if line in self._text.crooked:
             return row, [*problems, f"has not {len(self._text.header)} values as the header"]
         idh, warnings = self._read_idh(line, cells, problems)
-        facts = {
+        facts: dict[str, Any] = {
             role: self._read(role, columns[0], line, cells, problems) if columns else None
             for role, columns in self._columns.items()
             if role in FIELDS and role != "idh"  # a table has one column for each but IDH

@@ -229,7 +229,7 @@ def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
             folder
             for same in alike.values()
             if len(same) > 1
-            and all(_lies_below(root, parent := places[one].parent) and inside[parent] == 1 for one in same)
+            and all(root in (parent := places[one].parent).parents and inside[parent] == 1 for one in same)
             for folder in same
         ]
         if not moving:
@@ -238,7 +238,7 @@ def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
     if all(len(same) == 1 for same in alike.values()):
         return {folder: place.name for folder, place in places.items()}
     long = {
-        folder: f"{place.parent.name}_{place.name}" if _lies_below(root, place.parent) else place.name
+        folder: f"{place.parent.name}_{place.name}" if root in place.parent.parents else place.name
         for folder, place in places.items()
     }
     return long if len(set(long.values())) == len(long) else {folder: folder.name for folder in places}
@@ -249,13 +249,13 @@ def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
     above: dict[Path, list[Path]] = {}
     for place in places:
         parent = place.parent
-        while is_examination(parent.name) and _lies_below(root, parent.parent):
+        while is_examination(parent.name) and root in parent.parent.parents:
             parent = parent.parent
         above.setdefault(parent, []).append(place)
     patients = {
         parent: inner
         for parent, inner in above.items()
-        if _lies_below(root, parent)
+        if root in parent.parents
         and len(inner) <= _MOST_EXAMINATIONS
         and all(is_examination(place.name) for place in inner)
     }
@@ -263,26 +263,20 @@ def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
     return {place: parent.name for parent, inner in patients.items() if names[parent.name] == 1 for place in inner}
 
 
-def _lies_below(root: Path, folder: Path) -> bool:
-    return root in folder.parents
-
-
 def _note_names(root: Path, renamed: Mapping[Path, str], patients: Mapping[Path, str]) -> Iterator[Finding]:
     if renamed:
         listed = name_some([f"{folder.relative_to(root)} is {name}" for folder, name in renamed.items()], _MOST_NAMED)
-        count = say_count(len(renamed), "case is", "cases are")
-        text = f"{count} named after the folder above, for several folders have one name ({listed})"
-        yield Finding("note", "", f"{root}: {text}")
+        text = f"named after the folder above, for several folders have one name ({listed})"
+        yield Finding("note", "", f"{root}: {say_count(len(renamed), 'case is', 'cases are')} {text}")
     if patients:
         of: dict[str, list[str]] = {}
         for folder, patient in patients.items():
             of.setdefault(patient, []).append(folder.name)
-        count = say_count(len(patients), "case is", "cases are")
         text = (
-            f"{count} named like examinations, and taken as those of {say_count(len(of), 'patient', 'patients')}, whom "
-            f"the folder above names ({name_groups(of)}); where that is not so, give a table of paths with patient_id"
+            f"named like examinations, and taken as those of {say_count(len(of), 'patient', 'patients')}, whom the "
+            f"folder above names ({name_groups(of)}); where that is not so, give a table of paths with patient_id"
         )
-        yield Finding("note", "", f"{root}: {text}")
+        yield Finding("note", "", f"{root}: {say_count(len(patients), 'case is', 'cases are')} {text}")
 
 
 def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
@@ -340,6 +334,8 @@ def _count_files(files: Sequence[Path]) -> str:
 
 def _list_first(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
 def _describe_expected(names: Sequence[str]) -> str:
     examples = "; ".join(f"{LAYOUTS[name].example} ({LAYOUTS[name].title})" for name in names)
     return f"expected {examples}; for other names give a CSV file of paths"

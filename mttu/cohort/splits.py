@@ -176,6 +176,7 @@ def follow_paper(
 
 GROUPS = ("patient", "site")
 
+
 def draw_folds(
     manifest: Manifest, folds: int = 5, seed: int = 0, group: str = "patient", exclude_test: bool = False
 ) -> list[Manifest]:
@@ -272,9 +273,7 @@ def _assign(strata: Mapping[str, int], folds: int, seed: int, sites: Mapping[str
     groups = [sites[patient] for patient in patients] if sites else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a stratum smaller than k, which is checked where it matters
-        parts = list(
-            splitter(folds, shuffle=True, random_state=seed).split(np.zeros(len(classes)), classes, groups)
-        )
+        parts = list(splitter(folds, shuffle=True, random_state=seed).split(np.zeros(len(classes)), classes, groups))
     return {patients[index]: fold for fold, (_, held_out) in enumerate(parts) for index in held_out.tolist()}
 
 

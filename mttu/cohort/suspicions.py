@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray

@@ -356,14 +356,17 @@ def test_columns_that_are_not_used_are_named_and_those_that_look_like_known_ones
 @pytest.mark.real
 def test_the_whole_tables_of_brats_2020(real_data):
     train, test = (
-        read_clinical_tables(real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv").rows for part in ("train", "test")
+        read_clinical_tables(real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv").rows
+        for part in ("train", "test")
     )
     assert [[row.idh for row in rows].count(1) for rows in (train, test)] == [57, 32]
     assert [[row.idh for row in rows].count(0) for rows in (train, test)] == [91, 38]
     assert [row.idh for row in train].count(-1) == 221
     (patient,) = [row for row in train if "TCGA-DU-7294" in row.ids]
     assert facts(patient) == ("TCGA-DU-7294", 1, "LGG", 53.0, "female", "DU")
-    both = read_clinical_tables([real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv" for part in ("train", "test")]).rows
+    both = read_clinical_tables(
+        [real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv" for part in ("train", "test")]
+    ).rows
     assert both == train + test
     labelled = [row for row in both if row.idh != -1]
     assert [row.idh for row in labelled if is_low_grade(row.grade)].count(1) == 84

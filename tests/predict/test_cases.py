@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_cases import case_from_folder
 from numpy.typing import NDArray
+from small_cases import case_from_folder
 
 from mttu.cli import predict_shown
 from mttu.config import PrepareSettings, override
