@@ -94,7 +94,7 @@ def build_cohort(request: CohortRequest, on_case: OnRead | None = None) -> Cohor
 
     Args:
         request: Folders, tables and choices.
-        on_case: Called with the number of cases read, their total, and the id of the newest.
+        on_case: See `mttu.cohort.found_cases.OnRead`.
 
     Raises:
         InputError: The request itself is wrong: arguments, a folder without cases, a table that cannot be read.

@@ -28,6 +28,11 @@ from mttu.data.names import is_examination, patient_before_examination, say_near
 from mttu.data.sources import digest_readable, read_sources
 from mttu.errors import InputError, name_groups, name_some, raise_if_any, say_count
 
+OnRead = Callable[[int, int, str], None]
+"""Called with the number of cases read, their total, and the id of the newest."""
+
+_MOST_READERS = 4
+"""Cases checked at the same time; each holds about 0.2 GB."""
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm")
 _GIVE = "give the folder that holds the case folders, or a CSV file of paths"
 
@@ -117,14 +122,6 @@ def _find_flaw(place: Path) -> str | None:
     return f"is a file that ends in {ending or 'nothing'}; {_GIVE}"
 
 
-_MOST_READERS = 4
-"""Cases checked at the same time; each holds about 0.2 GB."""
-
-_LATER = ("follow-up or post-operative examination is", "follow-up or post-operative examinations are")
-
-OnRead = Callable[[int, int, str], None]
-
-
 @dataclass(frozen=True)
 class CheckedVolumes:
     """What reading all cases, or one of them, found."""
@@ -156,7 +153,8 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
     found = [(index, case) for (index, _), case in zip(found, chosen, strict=True)]
     later = [case.case_id for _, case in found if _is_later(case)]
     if later and not request.follow_ups:
-        text = f"{say_count(len(later), *_LATER)} left out ({name_some(later, 5)})"
+        one, several = "follow-up or post-operative examination is", "follow-up or post-operative examinations are"
+        text = f"{say_count(len(later), one, several)} left out ({name_some(later, 5)})"
         if len(later) == len(found):
             raise InputError(f"{text}, and there are no others; pass --follow-ups to keep them")
         findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))
@@ -314,7 +312,7 @@ def check_volumes(
         others: Cases that are refused already; their volumes are only compared with those of the complete cases.
         modalities: Channels in order.
         synthetic: Tells which cases are synthetic.
-        on_case: Called with the number of cases read, their total, and the id of the newest.
+        on_case: See `OnRead`.
 
     Raises:
         InputError: A marker of synthetic cases is damaged.
