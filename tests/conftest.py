@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_cases import MODALITIES, write_case
+from small_cases import MODALITIES, case_from_folder, write_case
 
 from mttu.cohort.build import discover
-from mttu.cohort.found_cases import case_from_folder
 from mttu.config import Config, PrepareSettings, WorkerSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, write_manifest

@@ -2,12 +2,17 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
+from mttu.cohort.discovery import discover_any
+from mttu.cohort.found_cases import to_predict
+from mttu.data.manifest import Case
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -64,3 +69,9 @@ def write_case(
         image.header.set_xyzt_units("mm")
         nib.save(image, folder / f"{case_id}_{role}{ending}")
     return folder
+
+
+def case_from_folder(folder: Path, labels: str, modalities: Sequence[str]) -> Case:
+    """A case folder as a case to predict."""
+    found = next(case for case in discover_any(folder, modalities) if case.folder == folder)
+    return replace(to_predict(found), labels=labels)

@@ -1,9 +1,9 @@
-"""From folders of cases and clinical tables to a checked manifest; every finding on every case is named at once."""
+"""From folders of cases and clinical tables to a checked manifest; all findings on all cases are named at once."""
 
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mttu.cohort.clinical import ClinicalTables, read_clinical_tables
@@ -19,7 +19,6 @@ from mttu.cohort.found_cases import (
     CheckedVolumes,
     CohortRequest,
     OnRead,
-    case_from_folder,
     check_request,
     check_volumes,
     doubt_patients,
@@ -27,6 +26,7 @@ from mttu.cohort.found_cases import (
     name_cases,
 )
 from mttu.cohort.id_matching import join_clinical
+from mttu.cohort.layouts import list_files
 from mttu.cohort.leakage import (
     CrosswalkRow,
     OtherNames,
@@ -39,22 +39,8 @@ from mttu.cohort.splits import assign_splits, follow_paper
 from mttu.cohort.synthetic import SyntheticCases
 from mttu.data.findings import Finding, merge_findings, to_findings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.data.manifest import MODALITIES, SPLITS, Case, Manifest, check_target, read_manifest, write_manifest
+from mttu.data.manifest import MODALITIES, SPLITS, Case, Manifest
 from mttu.errors import InputError, name_some, say_count
-
-__all__ = [
-    "Case",
-    "Cohort",
-    "CohortRequest",
-    "Manifest",
-    "build_cohort",
-    "case_from_folder",
-    "check_target",
-    "describe_manifest",
-    "discover",
-    "read_manifest",
-    "write_manifest",
-]
 
 _SEVERITIES = ("error", "warning", "note")
 _MOST_NAMED = 3
@@ -71,7 +57,7 @@ class Cohort:
 
     @property
     def errors(self) -> list[str]:
-        """One sentence per error, what several cases share said once."""
+        """One sentence per error; what several cases share is said once."""
         return merge_findings([finding for finding in self.findings if finding.severity == "error"])
 
 
@@ -108,7 +94,7 @@ def build_cohort(request: CohortRequest, on_case: OnRead | None = None) -> Cohor
 
     Args:
         request: Folders, tables and choices.
-        on_case: Told how many cases have been read, of how many, and the newest.
+        on_case: See `mttu.cohort.found_cases.OnRead`.
 
     Raises:
         InputError: The request itself is wrong: arguments, a folder without cases, a table that cannot be read.
@@ -130,45 +116,40 @@ def build_cohort(request: CohortRequest, on_case: OnRead | None = None) -> Cohor
             tables = read_clinical_tables(request.clinical, request.clinical_format, request.skip_bad)
         crosswalk = [] if request.crosswalk is None else read_crosswalk(request.crosswalk, findings, request.skip_bad)
     except InputError as error:
-        findings += to_findings("error", error.problems)
-        return _answer(None, findings)
+        return _answer(None, [*findings, *to_findings("error", error.problems)])
     findings += tables.findings
-    everyone = {case.case_id: case for case in (*cases, *refused)}
     counts = Counter(case.case_id for case in cases)
-    cases = [case for case in cases if counts[case.case_id] == 1]
+    usable = [case for case in cases if counts[case.case_id] == 1]
     if request.skip_bad:
-        cases = _without_errors(cases, findings)
+        usable = _without_errors(usable, findings)
+    usable_ids = {case.case_id for case in usable}
+    by_id = {case.case_id: case for case in (*cases, *refused)}
+    refused = [case for name, case in by_id.items() if name not in usable_ids]
     told = {case.case_id: case.told for _, case in found if case.told}
     present = {case.case_id for _, case in found}
-    joined = join_clinical(cases, tables.rows, crosswalk, present, told, request.brats_numbers, tables.unused)
+    joined = join_clinical(usable, tables.rows, crosswalk, present, told, request.brats_numbers, tables.unused)
+    beside = join_clinical(refused, tables.rows, crosswalk, present, told, request.brats_numbers)  # for patients' names
     findings += joined.findings
-    usable = {case.case_id for case in cases}
-    refused = [case for name, case in everyone.items() if name not in usable]
-    beside = join_clinical(  # only who their patients are
-        refused, tables.rows, crosswalk, present, told, request.brats_numbers
-    )
-    pairs: Sequence[tuple[Case, str | None]] = joined.cases
+    kept: Sequence[Case] = joined.cases
     if request.skip_bad:
-        bad = _ids_with_errors(findings)
-        pairs = [pair for pair in pairs if pair[0].case_id not in bad]
-    sound = {case.case_id for case, _ in pairs}
-    others = [case for case, _ in (*joined.cases, *beside.cases) if case.case_id not in sound]
-    if request.recipe == "paper":  # whom it leaves out is no other patient: BraTS 2021 contains BraTS 2020
-        if any(split for _, split in pairs):
+        kept = _without_errors(kept, findings)
+    kept_ids = {case.case_id for case in kept}
+    others = [case for case in (*joined.cases, *beside.cases) if case.case_id not in kept_ids]
+    if request.recipe == "paper":  # a case that it leaves out is no other patient: BraTS 2021 contains BraTS 2020
+        if any(case.split for case in kept):
             findings.append(Finding("note", "", "splits that tables name do not count with --recipe paper"))
         second = {case.case_id for place, case in found if place == 1}
-        training = [case for case, _ in pairs if case.case_id not in second]
-        test = [case for case, _ in pairs if case.case_id in second]
-        paper = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
-        findings += paper.findings
-        pairs = paper.cases
+        training = [case for case in kept if case.case_id not in second]
+        test = [case for case in kept if case.case_id in second]
+        kept, told_by_recipe = follow_paper(training, test, joined.row_of, request.crosswalk is not None)
+        findings += told_by_recipe
     other_names = (*joined.other_names, *beside.other_names)
     if request.brats_numbers:
         findings += _note_numbers(other_names)
-    pairs = _link(pairs, others, checked, crosswalk, other_names, request, findings)
+    kept = _link(kept, others, checked, crosswalk, other_names, request, findings)
     with_patient = {name for name, number in joined.row_of.items() if tables.rows[number].patient_id}
-    findings += doubt_patients([case for _, case in found], [case for case, _ in pairs], with_patient)
-    assigned = _assign(pairs, request, findings)
+    findings += doubt_patients([case for _, case in found], kept, with_patient)
+    assigned = _assign(kept, request, findings)
     folders = Counter(case.case_id for _, case in found if case.images)
     return _answer(_to_manifest(assigned, request, synthetic), findings, request.skip_bad, folders)
 
@@ -194,51 +175,49 @@ def _without_errors(cases: Sequence[Case], findings: Sequence[Finding]) -> list[
 
 
 def _link(
-    pairs: Sequence[tuple[Case, str | None]],
+    cases: Sequence[Case],
     others: Sequence[Case],
     checked: CheckedVolumes,
     crosswalk: Sequence[CrosswalkRow],
     other_names: Sequence[OtherNames],
     request: CohortRequest,
     findings: list[Finding],
-) -> list[tuple[Case, str | None]]:
+) -> list[Case]:
     """Gives all cases of a patient one patient id, and looks for volumes that are there twice.
 
-    Nothing is left where a patient is wanted on two sides; or all but such cases, where bad cases are skipped.
-    The others are left out already, and may be the owners of volumes that those which are not should not have.
+    A patient on two sides refuses all cases, or only that patient's where bad cases are skipped. The others are left
+    out already, but may own volumes that are in a case by mistake.
     """
-    wanted = [replace(case, split=split or "") for case, split in pairs]
-    here = {case.case_id for case in wanted}
+    here = {case.case_id for case in cases}
     images = {name: value for name, value in checked.fingerprints.items() if name in here}
     try:
         linked = link_patients(
-            wanted, find_same_brains(images, request.same_brain), crosswalk, other_names, request.brats_numbers
+            cases, find_same_brains(images, request.same_brain), crosswalk, other_names, request.brats_numbers
         )
     except InputError as error:
         refused = to_findings("error", error.problems)
         findings += refused
-        left = _without_errors(wanted, refused)
-        if not request.skip_bad or len(left) == len(wanted):
+        left = _without_errors(cases, refused)
+        if not request.skip_bad or len(left) == len(cases):
             return []
-        others = [*others, *(case for case in wanted if case not in left)]
-        pairs = [(replace(case, split=""), case.split or None) for case in left]
-        return _link(pairs, others, checked, crosswalk, other_names, request, findings)
+        left_ids = {case.case_id for case in left}
+        others = [*others, *(case for case in cases if case.case_id not in left_ids)]
+        return _link(left, others, checked, crosswalk, other_names, request, findings)
     told = _ids_with_errors(findings)
     digests = {case_id: roles for case_id, roles in checked.digests.items() if case_id not in told}
-    findings += _find_copies([*wanted, *others], checked, crosswalk, other_names, request)
+    findings += _find_copies([*cases, *others], checked, crosswalk, other_names, request)
     findings += find_twins(linked.cases, digests) if request.same_brain > 1 else []
     unlinked = {case.case_id for case in others} | (here - images.keys())
-    findings += find_twins_left_out([*wanted, *others], unlinked, checked.digests)
+    findings += find_twins_left_out([*cases, *others], unlinked, checked.digests)
     leaks = find_leaks(linked.cases, linked.links)
     findings += to_findings("error", leaks.of_cases if request.skip_bad else leaks.problems)
     findings += to_findings("warning", leaks.warnings)
     if linked.unknown_names:
         count = say_count(linked.unknown_names, "other name of a patient is", "other names of patients are")
         findings.append(Finding("note", "", f"{count} no case here"))
-    if leaks.problems and not request.skip_bad:
-        return []
-    kept = _without_errors(linked.cases, findings) if request.skip_bad else linked.cases
-    return [(replace(case, split=""), case.split or None) for case in kept]
+    if request.skip_bad:
+        return _without_errors(linked.cases, findings)
+    return [] if leaks.problems else linked.cases
 
 
 def _find_copies(
@@ -248,7 +227,7 @@ def _find_copies(
     other_names: Sequence[OtherNames],
     request: CohortRequest,
 ) -> list[Finding]:
-    """Volumes that are there twice, whoever is refused for something else."""
+    """Volumes that are there twice, also in cases that are refused for something else."""
     if not share_volumes(checked.digests):
         return []
     here = {case.case_id for case in everyone}
@@ -258,23 +237,23 @@ def _find_copies(
             link_patients(everyone, brains, crosswalk, other_names, request.brats_numbers).cases
             for brains in ((), find_same_brains(images, request.same_brain))
         )
-    except InputError:  # of a case that is left out, or told already: then only the patients' ids count
+    except InputError:  # about a case that is left out, or reported already: then only the patients' ids count
         named = linked = list(everyone)
     return find_copies(linked, named, checked.digests, choose_modality(request.modalities))
 
 
-def _assign(pairs: Sequence[tuple[Case, str | None]], request: CohortRequest, findings: list[Finding]) -> list[Case]:
+def _assign(cases: Sequence[Case], request: CohortRequest, findings: list[Finding]) -> list[Case]:
     """Cases with their split; where bad cases are skipped, those that cannot have one are left out in turn."""
-    while pairs:
+    while cases:
         try:
-            return assign_splits(pairs, request.val_fraction, request.seed)
+            return assign_splits(cases, request.val_fraction, request.seed)
         except InputError as error:
             refused = to_findings("error", error.problems)
             findings += refused
-            bad = _ids_with_errors(refused)
-            if not request.skip_bad or not bad:
+            left = _without_errors(cases, refused)
+            if not request.skip_bad or len(left) == len(cases):
                 return []
-            pairs = [pair for pair in pairs if pair[0].case_id not in bad]
+            cases = left
     return []
 
 
@@ -282,10 +261,10 @@ def _to_manifest(cases: Sequence[Case], request: CohortRequest, synthetic: Synth
     if not cases:
         return None
     folders = [Path(os.path.abspath(place)) for place in request.places if place.is_dir()]
-    files = [path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None]
-    root = Path(os.path.commonpath([*folders, *(file.parent for file in files)]))
+    folders += [path.parent for case in cases for path in list_files(case).values()]
     ordered = tuple(sorted(cases, key=lambda case: case.case_id))
-    return Manifest(root, ordered, tuple(request.modalities), all(case in synthetic for case in cases))
+    is_synthetic = all(case in synthetic for case in cases)
+    return Manifest(Path(os.path.commonpath(folders)), ordered, tuple(request.modalities), is_synthetic)
 
 
 def _answer(
@@ -296,11 +275,7 @@ def _answer(
 ) -> Cohort:
     """Errors of the cohort as a whole refuse it; those of a case only if bad cases are not skipped.
 
-    Args:
-        manifest: Of the cases that are left.
-        findings: All of them.
-        skip_bad: See `CohortRequest`.
-        found: How many cases have an id; two that share one are both left out.
+    `found` says how many cases have an id; two that share one are both left out.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     refused = [finding for finding in errors if not (skip_bad and finding.case_id)]
@@ -328,7 +303,7 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         }
         if cases:
             listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            lines.append(f"{split}: {len(cases)} {'case' if len(cases) == 1 else 'cases'} ({listed})")
+            lines.append(f"{split}: {say_count(len(cases), 'case', 'cases')} ({listed})")
     empty = [split for split in ("train", "val") if not manifest.split(split)]
     lines += [f"{split}: no case; name splits in the clinical table (column split)" for split in empty]
     return lines

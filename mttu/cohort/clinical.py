@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mttu.cohort.clinical_rows import FIELDS, ClinicalRow, is_low_grade, join_rows, known_id, site_of_barcode
+from mttu.cohort.clinical_rows import FIELDS, ClinicalRow, join_rows, known_id, site_of_barcode
 from mttu.cohort.clinical_tables import (
-    CLINICAL_TABLES,
     LOOKS,
     ROLES,
     ClinicalTable,
@@ -19,7 +18,7 @@ from mttu.cohort.clinical_tables import (
     normalise_column,
 )
 from mttu.cohort.table_files import TextTable, read_text_table
-from mttu.data.findings import Finding
+from mttu.data.findings import Finding, to_findings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, raise_if_any
 
@@ -45,10 +44,8 @@ class LineReader:
 
     def __init__(self, text: TextTable, table: ClinicalTable, path: Path) -> None:
         self._text, self._table, self._path = text, table, path
-        found = {
-            normalise_column(name): _Column(index, normalise_column(name), name)
-            for index, name in enumerate(text.header)
-        }
+        columns = [_Column(index, normalise_column(name), name) for index, name in enumerate(text.header)]
+        found = {column.name: column for column in columns}
         self._columns: Mapping[str, Sequence[_Column]] = {
             role: [found[name] for name in table.columns(role) if name in found] for role in ROLES
         }
@@ -66,11 +63,7 @@ class LineReader:
     def read(self, line: int, cells: Sequence[str]) -> tuple[ClinicalRow, list[str]]:
         """The row of a line, and what is wrong with it.
 
-        Of a line with too many or too few values only the names are believed, so that its case can be found.
-
-        Args:
-            line: In the file.
-            cells: One per column.
+        Of a line with too many or too few values only the names are used, so that its case can be found.
         """
         problems: list[str] = []
         ids, patients, aliases = (self._names(role, line, cells, problems) for role in ("ids", "patient", "aliases"))
@@ -93,7 +86,11 @@ class LineReader:
         if line in self._text.crooked:
             return row, [*problems, f"has not {len(self._text.header)} values as the header"]
         idh, warnings = self._read_idh(line, cells, problems)
-        facts = {role: self._read_first(role, line, cells, problems) for role in FIELDS if role != "idh"}
+        facts: dict[str, Any] = {
+            role: self._read(role, columns[0], line, cells, problems) if columns else None
+            for role, columns in self._columns.items()
+            if role in FIELDS and role != "idh"  # a table has one column for each but IDH
+        }
         return replace(row, idh=idh, warnings=tuple(warnings), **facts), problems
 
     def _names(self, role: str, line: int, cells: Sequence[str], problems: list[str]) -> list[str]:
@@ -105,10 +102,6 @@ class LineReader:
         if flaw:
             problems.append(f"{column.spelled} holds {flaw}{self._text.name_cell(line, column.index)}")
         return flaw is None
-
-    def _read_first(self, role: str, line: int, cells: Sequence[str], problems: list[str]) -> Any:
-        columns = self._columns[role][:1]  # a table has one for each but IDH
-        return next((self._read(role, column, line, cells, problems) for column in columns), None)
 
     def _read(self, role: str, column: _Column, line: int, cells: Sequence[str], problems: list[str]) -> Any:
         if not self._is_sound(column, line, problems):
@@ -138,42 +131,25 @@ class LineReader:
                 problems.append(
                     f"columns {names} say the same thing differently: {quote(*values.values())}; correct one"
                 )
-        genes = [said["IDH1"], said["IDH2"]]
+        status, genes = said["IDH"], [said["IDH1"], said["IDH2"]]
         mutant = [values[IDH_MUTANT] for values in genes if IDH_MUTANT in values]
         wild = [values[IDH_WILD] for values in genes if IDH_WILD in values]
-        if IDH_MUTANT in said["IDH"] and not mutant and len(wild) == 2:
-            problems.append(
-                f"{quote(said['IDH'][IDH_MUTANT], *wild)}: mutant, but both genes are wild type; correct one"
-            )
-        if mutant and IDH_WILD in said["IDH"] and IDH_MUTANT not in said["IDH"]:
-            text = (
-                f"{quote(said['IDH'][IDH_WILD], *mutant)}: taken as IDH mutant, for any mutation counts; check the row"
-            )
-            return IDH_MUTANT, [f"{self._path} line {line}: {text}"]
-        if IDH_MUTANT in said["IDH"] and len(wild) == 1 and IDH_WILD in said["IDH1"] and not mutant:
-            text = f"{quote(said['IDH'][IDH_MUTANT], *wild)}: taken as IDH mutant, for IDH2 may be; check the row"
-            return IDH_MUTANT, [f"{self._path} line {line}: {text}"]
-        if mutant or IDH_MUTANT in said["IDH"]:
-            return IDH_MUTANT, []
-        return (IDH_WILD if said["IDH"] or said["IDH1"] else IDH_UNKNOWN), []
-
-
-__all__ = [
-    "CLINICAL_TABLES",
-    "ClinicalRow",
-    "ClinicalTable",
-    "ClinicalTables",
-    "UnusedColumn",
-    "is_low_grade",
-    "read_clinical",
-    "read_clinical_tables",
-    "site_of_row",
-]
+        if IDH_MUTANT in status and not mutant and len(wild) == 2:
+            problems.append(f"{quote(status[IDH_MUTANT], *wild)}: mutant, but both genes are wild type; correct one")
+        doubt = None
+        if mutant and IDH_WILD in status and IDH_MUTANT not in status:
+            doubt = f"{quote(status[IDH_WILD], *mutant)}: taken as IDH mutant, for any mutation counts"
+        elif IDH_MUTANT in status and len(wild) == 1 and IDH_WILD in said["IDH1"] and not mutant:
+            doubt = f"{quote(status[IDH_MUTANT], *wild)}: taken as IDH mutant, for IDH2 may be"
+        warnings = [f"{self._path} line {line}: {doubt}; check the row"] if doubt else []
+        if mutant or IDH_MUTANT in status:
+            return IDH_MUTANT, warnings
+        return (IDH_WILD if status or said["IDH1"] else IDH_UNKNOWN), warnings
 
 
 @dataclass(frozen=True)
 class UnusedColumn:
-    """A column that is not read, whose cells may be names all the same."""
+    """A column that is not read, though its cells may be names."""
 
     source: str
     """Its table."""
@@ -192,24 +168,15 @@ class ClinicalTables:
     unused: Sequence[UnusedColumn] = ()
 
 
-def read_clinical(paths: Path | Sequence[Path], table: str | None = None) -> list[ClinicalRow]:
-    """The rows of `read_clinical_tables`, which must all be right.
-
-    Raises:
-        InputError: See there.
-    """
-    return read_clinical_tables(paths, table).rows
-
-
 def read_clinical_tables(
     paths: Path | Sequence[Path], table: str | None = None, keep_bad: bool = False
 ) -> ClinicalTables:
     """Reads clinical tables and joins rows of different files that share an id.
 
-    Each file is recognised by its columns (`mttu.cohort.clinical_tables.CLINICAL_TABLES`). Column names count without
-    regard to case. Any table may have an id (`case_id`), and any of patient_id, grade, age, sex or gender, site, split,
-    and columns of IDH, which are read together: mutant if any is. Other columns are named in a note. What cells may say
-    stands in `mttu.cohort.clinical_rows`.
+    Each file is recognised by its columns (`mttu.cohort.clinical_tables.CLINICAL_TABLES`). The case of column names
+    is ignored. Any table may have an id (`case_id`), and any of patient_id, grade, age, sex or gender, site, split,
+    and columns of IDH, which are read together: mutant if any is. Other columns are named in a note. For the values
+    that cells may have see `mttu.cohort.clinical_rows`.
 
     Args:
         paths: Files as `mttu.cohort.table_files` reads them.
@@ -218,12 +185,12 @@ def read_clinical_tables(
 
     Raises:
         InputError: Lists every refused cell with its file, line, column, value and what is allowed, or, once every cell
-            is right, what two tables say differently. Two rows for one case in one table are refused where another
-            table says something of this case; else by who finds the case.
+            is right, what two tables say differently. Two rows for one case in one table are refused here where another
+            table has a row for this case, and by `mttu.cohort.id_matching` otherwise.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if table is not None:
-        find_table((), table)
+        find_table((), table)  # the name is checked once, before any file is read
     tables, findings, unused, problems = [], [], [], []
     for path in files:
         try:
@@ -246,37 +213,33 @@ def site_of_row(row: ClinicalRow) -> str | None:
 def _read_file(
     path: Path, chosen: str | None, alone: bool, keep_bad: bool
 ) -> tuple[list[ClinicalRow], list[Finding], list[UnusedColumn]]:
+    where = f"clinical table {path}"
     text = read_text_table(path)
     names = [normalise_column(name) for name in text.header]
     try:
         table = find_table(names, chosen)
         raise_if_any(find_column_problems(names, table, alone))
     except InputError as error:
-        raise InputError([f"clinical table {path}: {problem}" for problem in error.problems]) from None
+        raise InputError([f"{where}: {problem}" for problem in error.problems]) from None
     reader = LineReader(text, table, path)
-    rows, problems, findings = [], [], describe_table(text, reader.used, f"clinical table {path}")
+    rows, problems, findings = [], [], describe_table(text, reader.used, where)
     for line, cells in text.rows:
         row, refused = reader.read(line, cells)
-        problems += [f"clinical table {path}: line {line} {problem}" for problem in refused if _is_of_line(problem)]
-        problems += [
-            f"clinical table {path}: line {line}: {problem}" for problem in refused if not _is_of_line(problem)
-        ]
+        of_line = [problem for problem in refused if problem.startswith("has not ")]
+        problems += [f"{where}: line {line} {problem}" for problem in of_line]
+        problems += [f"{where}: line {line}: {problem}" for problem in refused if problem not in of_line]
         if row.ids:
             rows.append(replace(row, problems=tuple(f"{path} line {line}: {problem}" for problem in refused)))
         else:
-            findings += [Finding("warning", "", f"clinical table {path}: line {line}: {text}") for text in refused]
+            findings += to_findings("warning", [f"{where}: line {line}: {problem}" for problem in refused])
     if not keep_bad:
         raise_if_any(problems)
     unused = [
-        UnusedColumn(str(path), name, frozenset(cells[index] for _, cells in text.rows))
-        for index, name in enumerate(text.header)
-        if name and normalise_column(name) not in reader.used
+        UnusedColumn(str(path), spelled, frozenset(cells[index] for _, cells in text.rows))
+        for index, (name, spelled) in enumerate(zip(names, text.header, strict=True))
+        if spelled and name not in reader.used
     ]
     return rows, findings, unused
-
-
-def _is_of_line(problem: str) -> bool:
-    return problem.startswith("has not ")
 
 
 def describe_table(
@@ -290,12 +253,13 @@ def describe_table(
         where: File, for messages.
         looks: See `mttu.cohort.clinical_tables.describe_unused`.
     """
-    hidden = [
-        name for index, name in enumerate(text.header) if normalise_column(name) in used and text.is_hidden(index)
-    ]
     notes = [*text.notes, *describe_unused(text.header, used, looks)]
-    notes += [f"column {name} is hidden and counts like the others" for name in hidden]
+    notes += [
+        f"column {name} is hidden and counts like the others"
+        for index, name in enumerate(text.header)
+        if normalise_column(name) in used and text.is_hidden(index)
+    ]
     return [
-        *(Finding("warning", "", f"{where}: {warning}") for warning in text.warnings),
-        *(Finding("note", "", f"{where}: {note}") for note in notes),
+        *to_findings("warning", [f"{where}: {warning}" for warning in text.warnings]),
+        *to_findings("note", [f"{where}: {note}" for note in notes]),
     ]

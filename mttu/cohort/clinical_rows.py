@@ -1,10 +1,14 @@
-"""Rows of clinical tables: what a cell means, nothing guessed, and how rows that tell of one case become one."""
+"""Rows of clinical tables: what a cell means, nothing guessed, and how rows on one case become one."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import name_some, raise_if_any
@@ -14,7 +18,7 @@ OLDEST_YEARS = 120
 UNKNOWN = frozenset(
     {"", "na", "n/a", "#n/a", "nan", "none", "null", "unknown", "missing", "not available", "not tested", "-1", "-1.0"}
 )
-"""Says nothing, in any column: a patient called NA would make one patient of all that lack a name."""
+"""Empty in any column: a patient called NA would make one patient of all that lack a name."""
 
 _IDH_CODES = {"1": IDH_MUTANT, "1.0": IDH_MUTANT, "0": IDH_WILD, "0.0": IDH_WILD}
 _IDH_WORDS = {
@@ -27,13 +31,13 @@ _IDH_WORDS = {
 _IDH_PREFIX = re.compile(r"idh(?:1/2|1|2)? ?(?=[a-z])")
 _WORD_DASH = re.compile(r"(?<=[a-z0-9]) ?[-_\u2010\u2011] ?(?=[a-z])")
 _OTHER_ACID = "[ACDEFGHIKLMNPQSTVWY]|Ala|Asn|Asp|Cys|Gln|Glu|Gly|His|Ile|Leu|Lys|Met|Phe|Pro|Ser|Thr|Trp|Tyr|Val"
-"""All but arginine, which R132R leaves as it is."""
+"""All but arginine: R132R changes nothing."""
 _VARIANT = re.compile(
     r"(?:(?:IDH1?[ :]*)?\(?(?:p\.)?(?:R|Arg)(?:132|100)|(?:IDH2?[ :]*)?\(?(?:p\.)?(?:R|Arg)(?:172|140))"
     rf"(?:{_OTHER_ACID})\)?(?: mut(?:ant|ated|ation)?)?",
     re.IGNORECASE,
 )
-"""The hot spots of both genes alone: IDH1 p.V178I, for one, is a common variant of healthy people."""
+"""Only the hot spots of both genes: IDH1 p.V178I, for example, is a common variant of healthy people."""
 
 _GRADE = re.compile(r"(?:who )?(?:cns )?(?:grade ?)?(?:g(?=[1-4]))?(lgg|hgg|i{1,3}|iv|[1-4])(?:\.0)?", re.IGNORECASE)
 _DIGITS = {"I": "1", "II": "2", "III": "3", "IV": "4"}
@@ -55,31 +59,33 @@ class Field:
     """One kind of cell."""
 
     parse: Callable[[str], Any]
-    """Trimmed text to value, None for unknown; raises ValueError, with a reason if there is a special one."""
+    """Trimmed text to value, None for unknown; raises ValueError, with the reason where there is a special one."""
     allowed: str
     """For the message."""
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+def _parse_text(text: str) -> str | None:
+    """The text with single spaces; None if it says nothing."""
+    plain = re.sub(r"\s+", " ", text).strip()
+    return None if plain.lower() in UNKNOWN else plain
 
 
 def known_id(text: str) -> str | None:
     """The id as written, or None if the cell holds none."""
-    return None if _plain(text).lower() in UNKNOWN else text
+    return None if _parse_text(text) is None else text
 
 
 def parse_idh(text: str) -> int:
     """IDH status of a cell: 1 mutant, 0 wild type, -1 unknown.
 
-    Case and spaces don't count, nor does `IDH`, `IDH1` or `IDH2` before a word. A variant is a mutant if it changes
+    Case and spaces are ignored, and so is `IDH`, `IDH1` or `IDH2` before a word. A variant is a mutant if it changes
     arginine 132 or 100 of IDH1, or 172 or 140 of IDH2.
 
     Raises:
-        ValueError: Any other text; a part of it never decides.
+        ValueError: Any other text; a part of the text never decides.
     """
-    plain = _plain(text).lower()
-    if plain in UNKNOWN:
+    plain = (_parse_text(text) or "").lower()
+    if not plain:
         return IDH_UNKNOWN
     if plain in _IDH_CODES:
         return _IDH_CODES[plain]
@@ -96,10 +102,10 @@ def parse_idh(text: str) -> int:
     raise ValueError
 
 
-def parse_grade(text: str) -> str | None:
-    """The grade as written, in capitals and without `WHO`, `CNS` or `grade` before it: LGG, HGG, I to IV or 1 to 4."""
-    plain = _plain(text)
-    if plain.lower() in UNKNOWN:
+def _parse_grade(text: str) -> str | None:
+    """The grade in capitals, without `WHO`, `CNS` or `grade` before it: LGG, HGG, I to IV or 1 to 4."""
+    plain = _parse_text(text)
+    if plain is None:
         return None
     found = _GRADE.fullmatch(plain)
     if not found:
@@ -111,31 +117,25 @@ def is_low_grade(grade: str | None) -> bool | None:
     """Whether a grade is low in the sense of BraTS: LGG holds grades II and III, HGG the glioblastomas, grade IV.
 
     Other authors count grade III as high; the tables of BraTS 2020 do not (Bakas et al. 2017,
-    doi:10.1038/sdata.2017.117: TCGA-LGG is II and III, TCGA-GBM is HGG).
-
-    Args:
-        grade: See `parse_grade`.
-
-    Returns:
-        None if the grade is unknown, or none that `parse_grade` gives.
+    doi:10.1038/sdata.2017.117: TCGA-LGG is II and III, TCGA-GBM is HGG). None for any other grade.
     """
     return True if grade in _LOW else False if grade in _HIGH else None
 
 
-def grade_digit(grade: str | None) -> str | None:
+def _grade_digit(grade: str | None) -> str | None:
     """`1` to `4` for a grade in Roman or other numbers; None for LGG, HGG and unknown."""
     digit = _DIGITS.get(grade or "", grade)
     return digit if digit in _DIGITS.values() else None
 
 
-def parse_age(text: str) -> float | None:
-    """Age in years, 0 to `OLDEST_YEARS`; of the ages that are hidden on purpose, `>89` and `90+`, the number.
+def _parse_age(text: str) -> float | None:
+    """Age in years, 0 to `OLDEST_YEARS`; of ages that are masked for privacy, `>89` and `90+`, the number.
 
     Raises:
         ValueError: Any other text; a young age whose three decimals may be thousands, such as `1.050`.
     """
-    plain = _plain(text)
-    if plain.lower() in UNKNOWN:
+    plain = _parse_text(text)
+    if plain is None:
         return None
     found = _AGE.fullmatch(plain)
     number = found.group(1) if found else "-1"
@@ -147,32 +147,23 @@ def parse_age(text: str) -> float | None:
     return age
 
 
-def parse_sex(text: str) -> str | None:
-    """Returns female, male, other or None."""
-    plain = _plain(text).lower()
-    if plain in UNKNOWN:
-        return None
-    if plain in ("0", "1", "2", "0.0", "1.0", "2.0"):
+def _parse_sex(text: str) -> str | None:
+    if text.strip() in ("0", "1", "2", "0.0", "1.0", "2.0"):
         raise ValueError("numbers mean one sex in some tables and the other in others")
-    if plain not in _SEX:
-        raise ValueError
-    return _SEX[plain]
+    return _look_up(text, _SEX)
 
 
-def parse_split(text: str) -> str | None:
-    """Returns train, val, unlabelled, test or None."""
-    plain = _plain(text).lower()
-    if plain in UNKNOWN:
+def _parse_split(text: str) -> str | None:
+    return _look_up(text, _SPLIT)
+
+
+def _look_up(text: str, values: Mapping[str, str]) -> str | None:
+    plain = _parse_text(text)
+    if plain is None:
         return None
-    if plain not in _SPLIT:
+    if plain.lower() not in values:
         raise ValueError
-    return _SPLIT[plain]
-
-
-def parse_site(text: str) -> str | None:
-    """The site as written."""
-    plain = _plain(text)
-    return None if plain.lower() in UNKNOWN else plain
+    return values[plain.lower()]
 
 
 def site_of_barcode(name: str | None) -> str | None:
@@ -187,18 +178,18 @@ FIELDS: Mapping[str, Field] = {
         "Mutant, mutated, 1 or a variant such as IDH1 p.R132H; WT, wildtype or 0; "
         "NA, NOS/NEC, indeterminate, -1 or nothing",
     ),
-    "grade": Field(parse_grade, "LGG or HGG, I to IV or 1 to 4, or NA or nothing"),
-    "age": Field(parse_age, f"years, 0 to {OLDEST_YEARS}, >89 or 90+, or NA or nothing"),
-    "sex": Field(parse_sex, "female or F, male or M, other, or NA or nothing"),
-    "site": Field(parse_site, "any text"),
-    "split": Field(parse_split, "train, val, unlabelled or test, or nothing"),
+    "grade": Field(_parse_grade, "LGG or HGG, I to IV or 1 to 4, or NA or nothing"),
+    "age": Field(_parse_age, f"years, 0 to {OLDEST_YEARS}, >89 or 90+, or NA or nothing"),
+    "sex": Field(_parse_sex, "female or F, male or M, other, or NA or nothing"),
+    "site": Field(_parse_text, "any text"),
+    "split": Field(_parse_split, "train, val, unlabelled or test, or nothing"),
 }
 """What a row can say beside its names."""
 
 
 @dataclass(frozen=True)
 class ClinicalRow:
-    """What the tables say of one case; None is what they don't say."""
+    """What the tables say of one case; None where they say nothing."""
 
     line: int
     """In the file, the header being line 1."""
@@ -208,17 +199,19 @@ class ClinicalRow:
     idh: int
     """1 mutant, 0 wild type, -1 unknown."""
     grade: str | None
-    """See `mttu.cohort.clinical_rows.parse_grade`."""
+    """LGG, HGG, I to IV or 1 to 4."""
     age: float | None
     """Years."""
     sex: str | None
+    """female, male or other."""
     split: str | None
+    """train, val, unlabelled or test."""
     site: str | None
     """The column of that name, or the site code of a TCGA barcode."""
     aliases: frozenset[str]
     """Names of the same patient in other data sets."""
     source: str
-    """The file; of a row that several files make up, file and line are those of the first."""
+    """The file; a row joined from several files has the file and the line of the first."""
     problems: tuple[str, ...] = ()
     """Why the row cannot be used, with its place; kept only where cases with errors are left out."""
     warnings: tuple[str, ...] = ()
@@ -231,25 +224,30 @@ class ClinicalRow:
 
 
 def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool = False) -> list[ClinicalRow]:
-    """Makes one row of the rows of different tables that share an id, directly or through others.
+    """Joins rows of different tables that share an id, directly or through others.
 
-    A row that no other table knows stays as it is, so that two rows of one table can still name one case. LGG agrees
-    with the grades I to III and HGG with IV; else what two tables say must be equal.
+    A row that no other table knows stays as it is, so two rows of one table can still name one case. LGG agrees with
+    the grades I to III and HGG with IV; apart from that, what two tables say must be equal.
 
     Args:
-        tables: Rows of each.
+        tables: Rows of each table.
         keep_bad: Keep what is wrong as a problem of its row.
 
     Raises:
-        InputError: What two tables say differently, with both places, and two rows of one table that tell of a case of
-            which another table tells too.
+        InputError: What two tables say differently, with both places, and two rows of one table on a case that another
+            table has a row for, too.
     """
     rows = [row for table in tables for row in table]
     if len(tables) == 1:
         return rows
     table_of = [index for index, table in enumerate(tables) for _ in table]
+    first: dict[str, int] = {}
+    shared = [(first.setdefault(name, index), index) for index, row in enumerate(rows) for name in row.ids]
+    groups: dict[int, list[int]] = {}
+    for index, number in enumerate(number_groups(len(rows), shared)):
+        groups.setdefault(number, []).append(index)
     joined, problems = [], []
-    for group in _group(rows):
+    for group in groups.values():
         own, counts = [rows[index] for index in group], Counter(table_of[index] for index in group)
         if len(counts) == 1:
             joined += own
@@ -260,7 +258,8 @@ def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool = False) -
             found = [f"two rows of one table ({places}); keep one"]
         else:
             found = find_contradictions(own)
-        problems += [f"{_name(twice or own)}: {problem}" for problem in found]
+        common = frozenset.intersection(*(row.ids for row in twice or own)) or (twice or own)[0].ids
+        problems += [f"case {min(common)}: {problem}" for problem in found]
         whole = merge_rows(own)
         joined.append(replace(whole, problems=(*whole.problems, *found)))
     if not keep_bad:
@@ -268,40 +267,26 @@ def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool = False) -
     return joined
 
 
-def _group(rows: Sequence[ClinicalRow]) -> list[list[int]]:
-    """Indices of rows that share an id, directly or through others, in the order of the rows."""
-    groups: dict[int, list[int]] = {}
-    group_of: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        known = {group_of[name] for name in row.ids if name in group_of}
-        target = max(known, key=lambda key: len(groups[key]), default=index)  # the small join the large, or time grows
-        moved = [index, *(member for key in known - {target} for member in groups.pop(key))]
-        groups.setdefault(target, []).extend(moved)
-        group_of.update((name, target) for member in moved for name in rows[member].ids)
-    return sorted(sorted(members) for members in groups.values())
-
-
-def _name(rows: Sequence[ClinicalRow]) -> str:
-    shared = frozenset.intersection(*(row.ids for row in rows)) or rows[0].ids
-    return f"case {min(shared)}"
-
-
-def _same(value: Any) -> Any:
-    return value
+def number_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Number of the group of each of `count` things, where pairs are in one group, directly or through others."""
+    ends = np.array(list(pairs), int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    numbers: list[int] = connected_components(graph, directed=False)[1].tolist()
+    return numbers
 
 
 _IDH_TITLES = {IDH_UNKNOWN: None, IDH_WILD: "wild type", IDH_MUTANT: "mutant"}
-_COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Hashable]]] = (
-    ("patient", lambda row: row.patient_id, _same),
-    ("IDH", lambda row: _IDH_TITLES[row.idh], _same),
-    ("grade", lambda row: row.grade, grade_digit),
+_COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Hashable] | None]] = (
+    ("patient", lambda row: row.patient_id, None),
+    ("IDH", lambda row: _IDH_TITLES[row.idh], None),
+    ("grade", lambda row: row.grade, _grade_digit),
     ("grade", lambda row: row.grade, is_low_grade),
-    ("age", lambda row: row.age, _same),
-    ("sex", lambda row: row.sex, _same),
-    ("site", lambda row: row.site, _same),
-    ("split", lambda row: row.split, _same),
+    ("age", lambda row: row.age, None),
+    ("sex", lambda row: row.sex, None),
+    ("site", lambda row: row.site, None),
+    ("split", lambda row: row.split, None),
 )
-"""What is compared, how it is shown, and by what it is compared; None says nothing."""
+"""What is compared, how it is shown, and by what it is compared if not by that; None says nothing."""
 
 
 def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] | None = None) -> list[str]:
@@ -309,7 +294,7 @@ def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] 
 
     Args:
         group: The rows.
-        compared: Some of patient, IDH, grade, age, sex, site and split; all of them if not given.
+        compared: Some of patient, IDH, grade, age, sex, site and split; None: all of them.
     """
     problems = []
     for what, said, key in _COMPARED:
@@ -317,8 +302,9 @@ def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] 
             continue
         first: dict[Hashable, ClinicalRow] = {}
         for row in group:
-            if key(said(row)) is not None:
-                first.setdefault(key(said(row)), row)
+            value = key(said(row)) if key else said(row)
+            if value is not None:
+                first.setdefault(value, row)
         if len(first) > 1:
             listed = " and ".join(f"{said(row)!r} ({row.place})" for row in first.values())
             problems.append(f"{what} is {listed}; correct one of the tables")
@@ -328,20 +314,15 @@ def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] 
 def merge_rows(group: Sequence[ClinicalRow]) -> ClinicalRow:
     """One row of several that don't contradict each other; the first that says a thing counts."""
 
-    def first(said: Callable[[ClinicalRow], Any]) -> Any:
-        return next((said(row) for row in group if said(row) is not None), None)
+    def first(name: str) -> Any:
+        return next((value for row in group if (value := getattr(row, name)) is not None), None)
 
     return replace(
         group[0],
         ids=frozenset().union(*(row.ids for row in group)),
-        patient_id=first(lambda row: row.patient_id),
         idh=next((row.idh for row in group if row.idh != IDH_UNKNOWN), IDH_UNKNOWN),
-        grade=first(lambda row: row.grade),
-        age=first(lambda row: row.age),
-        sex=first(lambda row: row.sex),
-        split=first(lambda row: row.split),
-        site=first(lambda row: row.site),
         aliases=frozenset().union(*(row.aliases for row in group)),
         problems=tuple(problem for row in group for problem in row.problems),
         warnings=tuple(warning for row in group for warning in row.warnings),
+        **{name: first(name) for name in ("patient_id", "grade", "age", "sex", "split", "site")},
     )

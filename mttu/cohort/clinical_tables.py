@@ -5,19 +5,14 @@ Only the columns named here are ever read. The WHO 2021 diagnosis is not among t
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mttu.cohort.clinical_rows import FIELDS
 from mttu.errors import InputError, name_some, say_count
 
 ROLES = ("ids", "patient", "aliases", *FIELDS)
-"""What a column can be for."""
-
-_UCSF = re.compile(r"(UCSF-PDGM-)(\d{1,4})((?:_FU\d+d)?)(?:_nifti)?")
-_UPENN = re.compile(r"(UPENN-GBM-\d{5})_\d{2}")
-_EGD = re.compile(r"(?:MR_)?(EGD-\d{4})")
-
+"""What a column can hold."""
 
 LOOKS: Mapping[str, re.Pattern[str]] = {
     "idh": re.compile(r"(^|_)idh"),
@@ -28,50 +23,18 @@ LOOKS: Mapping[str, re.Pattern[str]] = {
     "patient_id": re.compile(r"(^|_)(patient|subject|participant)(_|$)"),
     "site": re.compile(r"(^|_)(site|hospital|institution|centre|center)(_|$)"),
 }
-"""What the names of columns that are not known make think of."""
+"""Patterns of column names that may stand for a known column."""
 _MOST_NAMED = 30
 
 
 def normalise_column(name: str) -> str:
-    """Column names count without regard to case; spaces, underscores, dots and dashes are the same."""
+    """The name in lower case, with `_` for spaces, underscores, dots and dashes."""
     return re.sub(r"[\s_.\-]+", "_", name.strip().lower())
-
-
-def _as_written(name: str) -> tuple[str, ...]:
-    return (name,)
-
-
-def _is_own_patient(name: str) -> str | None:
-    return None
-
-
-def _spell_ucsf(name: str) -> tuple[str, ...]:
-    """Three digits in the table, four in the names of folders."""
-    found = _UCSF.fullmatch(name)
-    if not found:
-        return (name,)
-    long = f"{found[1]}{int(found[2]):04d}{found[3]}"
-    return (name, long, f"{long}_nifti")
-
-
-def _patient_of_ucsf(name: str) -> str | None:
-    found = _UCSF.fullmatch(name)
-    return f"{found[1]}{int(found[2]):04d}" if found else None
-
-
-def _patient_of_upenn(name: str) -> str | None:
-    found = _UPENN.fullmatch(name)
-    return found[1] if found else None
-
-
-def _spell_egd(name: str) -> tuple[str, ...]:
-    found = _EGD.fullmatch(name)
-    return (found[1], f"MR_{found[1]}") if found else (name,)
 
 
 @dataclass(frozen=True)
 class ClinicalTable:
-    """Columns of one data set's table, in its own spelling; the columns in `EVERYWHERE` are known beside them."""
+    """Columns of one data set's table, in its own spelling; those of `EVERYWHERE` are known, too."""
 
     title: str
     recognised_by: tuple[tuple[str, ...], ...]
@@ -79,15 +42,27 @@ class ClinicalTable:
     ids: tuple[str, ...]
     """A row belongs to the case that one of these names."""
     patient: tuple[str, ...] = ()
-    """The first one that is filled in is the patient; else `patient_of` says it."""
+    """The first one that is filled in names the patient; if none is, `patient_of` tells it."""
     aliases: tuple[str, ...] = ()
     """Names of the same patient in other data sets."""
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a row says, a name in `mttu.cohort.clinical_rows.FIELDS`, to the columns that may say it."""
-    spell: Callable[[str], tuple[str, ...]] = _as_written
-    """All names that the case of an id may have as a folder."""
-    patient_of: Callable[[str], str | None] = _is_own_patient
-    """The patient that the first id names; None if every case is a patient of its own."""
+    """Name in `mttu.cohort.clinical_rows.FIELDS` to the columns that may hold it."""
+    id_pattern: str = r"(.*)"
+    """Regular expression of an id, whose groups fill the following templates; other ids are kept as they are."""
+    folders: tuple[str, ...] = ("{0}",)
+    """Templates of the names that the case may have as a folder."""
+    patient_template: str | None = None
+    """Template of the patient; None if every case is a patient of its own."""
+
+    def spell(self, name: str) -> tuple[str, ...]:
+        """All names that the case of an id may have as a folder."""
+        found = re.fullmatch(self.id_pattern, name, re.DOTALL)
+        return tuple(folder.format(*found.groups()) for folder in self.folders) if found else (name,)
+
+    def patient_of(self, name: str) -> str | None:
+        """The patient that an id names, if any."""
+        found = re.fullmatch(self.id_pattern, name, re.DOTALL)
+        return self.patient_template.format(*found.groups()) if found and self.patient_template else None
 
     def columns(self, role: str) -> tuple[str, ...]:
         """Normalised names of the columns for one of `ROLES`."""
@@ -119,7 +94,7 @@ EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "site": ("site",),
     "split": ("split",),
 }
-"""Columns that any table may have or be given. `paper_IDH.status` is a column of TCGA's tables."""
+"""Columns that any table may have. `paper_IDH.status` is a column of TCGA's tables."""
 
 
 def gene_of(column: str) -> str:
@@ -151,21 +126,24 @@ CLINICAL_TABLES: Mapping[str, ClinicalTable] = {
         recognised_by=(("ID", "Sex", "Age at MRI", "WHO CNS Grade", "IDH"),),
         ids=("ID",),
         fields={"age": ("Age at MRI",), "grade": ("WHO CNS Grade",)},
-        spell=_spell_ucsf,
-        patient_of=_patient_of_ucsf,
+        id_pattern=r"((UCSF-PDGM-)(\d{1,4})((?:_FU\d+d)?)(?:_nifti)?)",
+        folders=("{0}", "{1}{2:0>4}{3}", "{1}{2:0>4}{3}_nifti"),  # three digits in the table, four in folders
+        patient_template="{1}{2:0>4}",
     ),
     "upenn-gbm": ClinicalTable(
         "UPENN-GBM_clinical_info_v2.1.csv",
         recognised_by=(("ID", "Gender", "Age_at_scan_years", "IDH1"),),
         ids=("ID",),
         fields={"age": ("Age_at_scan_years",), "idh": ("IDH1",)},
-        patient_of=_patient_of_upenn,
+        id_pattern=r"((UPENN-GBM-\d{5})_\d{2})",
+        patient_template="{1}",
     ),
     "egd": ClinicalTable(
         "Genetic_and_Histological_labels.xlsx and Clinical_data.xlsx of EGD",
         recognised_by=(("Subject", "IDH", "1p19q", "Grade"), ("Subject", "Age", "Sex")),
         ids=("Subject",),
-        spell=_spell_egd,
+        id_pattern=r"(?:MR_)?(EGD-\d{4})",
+        folders=("{0}", "MR_{0}"),
     ),
     "utsw-glioma": ClinicalTable(
         "UTSW_Glioma_Metadata-2-1.tsv",
@@ -206,12 +184,9 @@ def find_table(columns: Iterable[str], chosen: str | None = None) -> ClinicalTab
 
 
 def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool) -> list[str]:
-    """What is wrong with a table's columns.
+    """What is wrong with a table's columns, given by their normalised names.
 
-    Args:
-        names: Normalised.
-        table: See `find_table`.
-        alone: Whether no other table can say what this one doesn't.
+    A table that is `alone` must say more than one of several, since no other can add what it lacks.
     """
     listed = ", ".join(filter(None, names)) or "none"
     problems = [f"column {name} is there twice" for name in sorted({*names} - {""}) if names.count(name) > 1]
@@ -224,7 +199,7 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
     problems += [
         f"columns {' and '.join(columns)} say the same; keep one of them"
         for role, columns in said.items()
-        if len(columns) > 1 and role != "idh"  # these are read together
+        if len(columns) > 1 and role != "idh"  # columns of IDH are read together
     ]
     genes = {gene_of(name) for name in said["idh"]}
     own = {normalise_column(name) for name in table.fields.get("idh", ())}
@@ -255,8 +230,9 @@ def describe_unused(
 
     Args:
         header: As spelled in the file.
-        used: Normalised names of the columns that are, with what each says.
-        looks: What a name may make think of; not of what a column says already, but for IDH.
+        used: Normalised names of the columns that are used, with what each says.
+        looks: Known column to the pattern of similar names. A known column that is there is not suggested again,
+            except IDH, which may have several.
     """
     roles = set(used.values())
     unused = [name for name in header if name and normalise_column(name) not in used]

@@ -5,9 +5,9 @@
 A fingerprint is a small vector per case that survives copying; two are compared by correlation.
 
 Public data sets overlap (patients of TCGA are in BraTS, in UCSF-PDGM, ...) under other ids, so ids alone do not keep a
-test set clean. A fingerprint is the image on 24 x 28 x 24 points of a frame that the brain itself sets: its centre of
-mass and its extent along left-right, back-front and bottom-top. Registered brains look alike at large, so what varies
-over more than a few of these points is taken away; folds, ventricles and lesion are what is left.
+test set clean. A fingerprint is the image on 24 x 28 x 24 points of a frame given by the brain's centre of mass and
+its extent along left-right, back-front and bottom-top. Registered brains look alike at a coarse scale, so what varies
+slowly over these points is subtracted; folds, ventricles and lesion are left.
 
 Measured on five patients (two TCGA, three BraTS 2013), FLAIR and T1ce of each, T1 and T2 of the two TCGA ones:
 
@@ -25,12 +25,12 @@ Measured on five patients (two TCGA, three BraTS 2013), FLAIR and T1ce of each, 
 | two patients, FLAIR | <= 0.47 |
 
 The threshold lies between. Five patients say little of the tail over a million pairs, so look at a pair before you
-believe it. A follow-up scan is another image: what links it to its patient is its patient id.
+believe it. A follow-up scan is another image; only its patient id links it to its patient.
 
 # Files and voxels
 
-Unlike fingerprints, which find one brain in two images of one modality, every volume counts. Cases whose images are
-all the same are one examination under two names: `mttu.cohort.leakage` tells of them.
+Fingerprints find one brain in two images of one modality; files and voxels are compared for every volume. Cases whose
+images are all the same are one examination under two names, which `mttu.cohort.leakage` reports.
 """
 
 import os
@@ -42,9 +42,9 @@ from typing import Any
 import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import affine_transform, find_objects, gaussian_filter
 
-from mttu.cohort.layouts import FoundCase
+from mttu.cohort.layouts import FoundCase, list_files
 from mttu.data.findings import Finding
 from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.errors import name_some
@@ -52,18 +52,18 @@ from mttu.errors import name_some
 POINTS = (24, 28, 24)
 """Along left-right, back-front, bottom-top: 16,128 floats, 63 KiB."""
 SAME_BRAIN = 0.8
-"""Two fingerprints at least this similar show one brain; between all pairs of patients and all copies that count."""
+"""Two fingerprints at least this similar show one brain: more than any two patients, less than the copies to find."""
 PREFERENCE = ("flair", "t1ce", "t2", "t1")
 """Modality to compare by: FLAIR tells patients apart best."""
 
 _HALF_WIDTH = 2.3
 """Of the frame, in standard deviations of the brain's voxels; an ellipsoid reaches 2.24."""
 _SMOOTHING = 0.5
-"""Before sampling, in distances between points; else a shift of half a voxel would show."""
+"""Before sampling, in distances between points, so that a shift of half a voxel does not show."""
 _BACKGROUND = 2.0
-"""Width in points of what is taken away as common to all brains."""
+"""Width in points of the filter for what all brains have in common."""
 _FLAT = 1e-3
-"""Length of what rounding alone leaves of an image without contrast; that of an image is above 1."""
+"""Length that rounding alone gives an image without contrast; that of other images is above 1."""
 _ROWS = 256
 """Of the matrix product at a time: 1.5 MB for 1,500 cases."""
 
@@ -84,17 +84,17 @@ def choose_modality(modalities: Sequence[str]) -> str:
 
 
 def fingerprint(voxels: NDArray[np.float32], affine: NDArray[Any], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What an image shows, whatever its file looks like.
+    """The fingerprint of an image, which does not depend on how the image is stored.
 
     Args:
-        voxels: (I, J, K) of one modality, in any orientation; only what lies inside the brain counts.
+        voxels: (I, J, K) of one modality, in any orientation; only voxels of the brain count.
         affine: (4, 4) voxel to world (mm, RAS+).
         brain: (I, J, K), at least one voxel.
 
     Returns:
         (16128,) of length 1; all 0 if the brain has no contrast.
     """
-    box = _find_box(brain)
+    box = find_objects(brain.view(np.uint8))[0]
     inside = brain[box].astype(np.float32)
     corner = [axis.start for axis in box]
     centre, spread = _measure_brain(brain[box], affine, corner)
@@ -119,17 +119,6 @@ def fingerprint(voxels: NDArray[np.float32], affine: NDArray[Any], brain: NDArra
     detail = (held * (values - common)).ravel().astype(np.float32)
     length = float(np.linalg.norm(detail))
     return detail / np.float32(length) if length > _FLAT else np.zeros_like(detail)
-
-
-def _find_box(brain: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    first, second, third = (
-        np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)
-    )
-    return (
-        slice(int(first[0]), int(first[-1]) + 1),
-        slice(int(second[0]), int(second[-1]) + 1),
-        slice(int(third[0]), int(third[-1]) + 1),
-    )
 
 
 def _measure_brain(
@@ -169,17 +158,15 @@ _MOST_NAMED = 3
 
 
 def find_shared_files(cases: Sequence[Case | FoundCase]) -> list[Finding]:
-    """An error for each case that names a file which it, or another case, names in another place too.
+    """An error for each case with a file that it, or another case, has a second time.
 
-    Links count as what they lead to. Files that are not there are left to whatever reads them.
-
-    Args:
-        cases: All of them: one that is refused may be the owner of a file that another one should not have.
+    Links count as what they lead to; missing files are ignored. `cases` are all cases, including refused ones: those
+    may own a file that another case has by mistake.
     """
     users: dict[tuple[int, int], list[tuple[str, str]]] = {}
     own: list[tuple[str, str, Path, tuple[int, int]]] = []
     for case in cases:
-        for role, path in _files(case).items():
+        for role, path in list_files(case).items():
             try:
                 status = path.stat()
             except OSError:
@@ -200,15 +187,8 @@ def find_shared_files(cases: Sequence[Case | FoundCase]) -> list[Finding]:
     return found
 
 
-def _files(case: Case | FoundCase) -> dict[str, Path]:
-    return {
-        **case.images,
-        **{role: path for role, path in {SEG: case.seg, BRAIN_MASK: case.brain_mask}.items() if path},
-    }
-
-
 def share_volumes(digests: Digests) -> bool:
-    """Whether any two cases have a volume in common, so that `find_copies` has something to tell."""
+    """Whether any two cases have a volume in common, as `find_copies` reports."""
     own = [digest for roles in digests.values() for digest in set(roles.values())]
     return len(set(own)) < len(own)
 
@@ -216,15 +196,15 @@ def share_volumes(digests: Digests) -> bool:
 def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, compared: str) -> list[Finding]:
     """Volumes that have the same voxels in several cases, although the cases' images are not all the same.
 
-    An image or tumour mask of another patient is an error, in both cases: which of them it belongs to is not known.
-    Between examinations of one patient it is a warning, and so is a brain mask, which may be an atlas's. Cases that
-    only an image makes one patient are two if that image is all that they share. Where a case could be read in part
-    alone, and all images that both have are the same, that is a warning too: it may be what an interrupted copy left.
+    An image or tumour mask of another patient is an error of both cases, since its owner is not known. Between
+    examinations of one patient it is a warning. So is a shared brain mask, which may be an atlas's. Cases that are one
+    patient only because of an image are two if they share nothing but that image. Where a case could only be read in
+    part, and all images that both have are the same, that is a warning, too: an interrupted copy may have left it.
     One file under two names is left to `find_shared_files`.
 
     Args:
-        cases: With one patient id for all that is known to be one patient, images included; those that are refused
-            too, for one of them may be the owner of a volume that another one should not have.
+        cases: With one patient id for all that is known to be one patient, by images, too; including refused cases,
+            which may own a volume that another case has by mistake.
         named: The same cases with the patient ids that names alone tell, in the same order.
         digests: Of the volumes that could be read.
         compared: Modality that images are compared by.
@@ -236,12 +216,11 @@ def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, 
         case.case_id: {name: digests[case.case_id][name] for name in case.images if name in digests[case.case_id]}
         for case in read
     }
-    files = {case.case_id: _files(case) for case in read}
+    files = {case.case_id: list_files(case) for case in read}
     holders: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for case in read:
         for role, digest in digests[case.case_id].items():
-            kind = role if role in (SEG, BRAIN_MASK) else "image"
-            holders.setdefault((kind, digest), []).append((case.case_id, role))
+            holders.setdefault((_kind_of(role), digest), []).append((case.case_id, role))
 
     def is_part(first: str, second: str) -> bool:
         common = images[first].keys() & images[second].keys()
@@ -256,10 +235,9 @@ def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, 
     found = []
     for case in read:
         for role, digest in digests[case.case_id].items():
-            kind = role if role in (SEG, BRAIN_MASK) else "image"
             others = [
                 (other, other_role)
-                for other, other_role in holders[kind, digest]
+                for other, other_role in holders[_kind_of(role), digest]
                 if other != case.case_id
                 and not (images[other] and images[other] == images[case.case_id])
                 and not _is_one_file(files[case.case_id][role], files[other][other_role])
@@ -267,16 +245,20 @@ def find_copies(cases: Sequence[Case], named: Sequence[Case], digests: Digests, 
             if not others:
                 continue
             parts = [is_part(case.case_id, other) for other, _ in others]
-            same = kind == BRAIN_MASK or all(
+            same = role == BRAIN_MASK or all(
                 part or is_one_patient(case.case_id, other) for part, (other, _) in zip(parts, others, strict=True)
             )
             differ = "" if all(parts) else ", while other images differ"
             path = files[case.case_id][role]
             listed = name_some([f"{other_role} of case {other}" for other, other_role in others], _MOST_NAMED)
-            advice = "restore the right file, or leave one of the cases out" if not same else "check that it is right"
+            advice = "check that it is right" if same else "restore the right file, or leave one of the cases out"
             text = f"{role} ({path.name}) has the same voxels as {listed}{differ}; {advice}"
             found.append(Finding("warning" if same else "error", case.case_id, text))
     return found
+
+
+def _kind_of(role: str) -> str:
+    return role if role in (SEG, BRAIN_MASK) else "image"
 
 
 def _is_one_file(first: Path, second: Path) -> bool:
@@ -287,7 +269,7 @@ def _is_one_file(first: Path, second: Path) -> bool:
 
 
 def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
-    """Warnings on cases whose images are all the same: for when nobody compares brains."""
+    """Warnings on cases whose images are all the same, for when brains are not compared."""
     return [
         Finding("warning", name, f"all images have the same voxels as those of case {group[0]}; it counts twice")
         for group in _group_by_images(cases, digests)
@@ -296,14 +278,10 @@ def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
 
 
 def find_twins_left_out(cases: Sequence[Case], left_out: Set[str], digests: Digests) -> list[Finding]:
-    """Warnings on cases whose images are all another's, one of the two being left out for something else.
+    """Warnings on cases whose images are all the same, one of the two being left out for something else.
 
-    Of two that are both used, `mttu.cohort.leakage` tells; of one file in two places, `find_shared_files`.
-
-    Args:
-        cases: All of them.
-        left_out: Ids of those with errors of their own.
-        digests: Of the volumes that could be read.
+    `mttu.cohort.leakage` reports those that are both used, `find_shared_files` one file in two places. `left_out` are
+    ids of cases with errors of their own, `digests` those of the volumes that could be read.
     """
     whole = {
         case.case_id: case for case in cases if case.images and set(case.images) <= set(digests.get(case.case_id, ()))
@@ -319,24 +297,23 @@ def find_twins_left_out(cases: Sequence[Case], left_out: Set[str], digests: Dige
                 and not any(_is_one_file(path, whole[other].images[role]) for role, path in whole[name].images.items())
             ]
             if others:
-                listed = name_some(others, _MOST_NAMED)
-                text = f"all images have the same voxels as those of {listed}; check whose they are"
-                found.append(Finding("warning", name, text))
+                found.append(_say_same_images(name, others))
     return found
 
 
 def find_same_images(cases: Iterable[Case], digests: Digests) -> list[Finding]:
-    """Warnings on every case whose images are all another's, for when each case is looked at by itself."""
+    """Warnings on every case whose images are all the same as another's, for when cases have no splits."""
     return [
-        Finding(
-            "warning",
-            name,
-            f"all images have the same voxels as those of {name_some(others, _MOST_NAMED)}; check whose they are",
-        )
+        _say_same_images(name, [f"case {other}" for other in group if other != name])
         for group in _group_by_images(cases, digests)
         for name in group
-        if (others := [f"case {other}" for other in group if other != name])
+        if len(group) > 1
     ]
+
+
+def _say_same_images(case_id: str, others: Sequence[str]) -> Finding:
+    listed = name_some(others, _MOST_NAMED)
+    return Finding("warning", case_id, f"all images have the same voxels as those of {listed}; check whose they are")
 
 
 def _group_by_images(cases: Iterable[Case], digests: Digests) -> Iterable[list[str]]:

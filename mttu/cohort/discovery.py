@@ -1,4 +1,4 @@
-"""Cases below a folder: the layout recognised or named, every folder of images accounted for."""
+"""Cases below a folder: the layout is recognised or named, and every folder of images is a case or reported."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mttu.cohort.layouts import LAYOUTS, OTHER_VOLUMES, FoundCase, match_folder, volume_stem
+from mttu.cohort.layouts import LAYOUTS, OTHER_VOLUMES, FoundCase, list_files, match_folder, volume_stem
 from mttu.cohort.left_out import (
     LeftOut,
     describe_left_out,
@@ -21,29 +21,27 @@ from mttu.data.names import is_examination
 from mttu.errors import InputError, name_groups, name_some, say_count
 
 PREDICTIONS = "predictions.parquet"
-"""A folder with this file holds results of `mttu predict`, which are no cases."""
+"""A folder with this file holds results of `mttu predict` and no cases."""
+
+Folders = Sequence[tuple[Path, tuple[Path, ...]]]
+"""Folders, each with the NIfTI files directly in it."""
 
 _MOST_NAMED = 3
 _MOST_EXAMINATIONS = 30
 """Of one patient; a folder with more cases, whatever their names, is that of a site or a study."""
 _LEAST_IMAGES = 2
-"""Bare names of a case at least, or as many as are asked for; `atlas/t1.nii.gz` alone is no data set."""
+"""Of a case with bare names, unless fewer are asked for: `atlas/t1.nii.gz` alone is no data set."""
 
 
-def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+def walk_folders(root: Path, left: LeftOut) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     """Folders at or below `root` in order, each with the NIfTI files directly in it.
 
-    Hidden files and folders, bins and folders of predictions are left out; links to folders are followed, each real
-    folder once.
-
-    Args:
-        root: Where to begin.
-        left_out: What is left out is added to it, and what cannot be read.
+    Hidden files and folders, bins and folders of predictions are left out; they are added to `left`, and so is what
+    cannot be read. Links to folders are followed, each real folder once.
 
     Raises:
         InputError: `root` cannot be read.
     """
-    left = LeftOut() if left_out is None else left_out
     pending, seen = [root], set()
     while pending:
         folder = pending.pop()
@@ -67,13 +65,12 @@ def walk_folders(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[
         left.hidden += [file for file in files if file not in shown and volume_stem(file) is not None]
         left.volumes += [file for file in shown if file not in volumes and file.name.lower().endswith(OTHER_VOLUMES)]
         yield folder, volumes
-        bins = [inner for inner in folders if is_left_out(inner.name)]
-        left.folders += bins
-        pending.extend(inner for inner in reversed(folders) if inner not in bins)
+        left.folders += [inner for inner in folders if is_left_out(inner.name)]
+        pending += [inner for inner in reversed(folders) if not is_left_out(inner.name)]
 
 
 def _sort_entries(folder: Path, entries: Sequence[os.DirEntry[str]], left: LeftOut) -> tuple[list[Path], list[Path]]:
-    """Folders and files of a folder; links that lead to neither are added to what is left out."""
+    """Folders and files in a folder; links that lead to neither are added to what is left out."""
     folders, files = [], []
     for entry in entries:
         path = folder / entry.name
@@ -87,7 +84,7 @@ def _sort_entries(folder: Path, entries: Sequence[os.DirEntry[str]], left: LeftO
         except OSError as error:
             if error.errno == errno.ELOOP:
                 left.dead_links.append(path)
-            elif volume_stem(path) is None:  # said of the case that such a volume belongs to
+            elif volume_stem(path) is None:  # volumes are reported with their case
                 left.unreadable[path] = error.strerror or str(error)
     return folders, files
 
@@ -104,8 +101,8 @@ def discover_folder(
         findings: What is there and not used is added.
 
     Returns:
-        All cases in the order of their folders, then every folder whose volumes belong to no case as a case that has
-        this problem; folders that the data set is known to have beside its cases are left alone.
+        All cases in the order of their folders, then every folder whose volumes belong to no case, as a case with this
+        problem; folders that the data set is known to have beside its cases are ignored.
 
     Raises:
         InputError: Unknown layout, no case of any layout, or cases of more than one.
@@ -117,11 +114,11 @@ def discover_folder(
     folders = list(walk_folders(root, left_out))
     names = list(LAYOUTS) if layout is None else [layout]
     fitting = _match(folders, names, modalities)
-    if len(fitting) == 1:  # of this data set, what is spelled otherwise too
+    if len(fitting) == 1:  # other spellings count, too, once the data set is known
         fitting = _match_spelled(folders, list(fitting), modalities, exact=False)
     if len(fitting) > 1:
         candidates = " or ".join(
-            f"{name} ({LAYOUTS[name].title}: {_say_cases(cases)}, e.g. {cases[0].folder.name})"
+            f"{name} ({LAYOUTS[name].title}: {say_count(len(cases), 'case', 'cases')}, e.g. {cases[0].folder.name})"
             for name, cases in fitting.items()
         )
         raise InputError(
@@ -129,24 +126,26 @@ def discover_folder(
         )
     if not fitting:
         unread = [f"{folder}: {_say_unreadable(reason)}" for folder, reason in left_out.unreadable.items()]
-        there = _describe_found(folders)
-        raise InputError([f"{root}: holds no case; {_describe_expected(names)}{there}", *unread])
+        volumes = [file for _, files in folders for file in files]
+        there = "found no NIfTI file"
+        if volumes:
+            names_there = _list_first([f"{file.parent.name}/{file.name}" for file in volumes])
+            there = f"found {_count_files(volumes)} ({names_there})"
+        raise InputError([f"{root}: holds no case; {_describe_expected(names)}; {there}", *unread])
     ((name, found),) = fitting.items()
-    found = _name_cases(root, found, findings)
-    if findings is not None:
-        findings += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
-        findings += describe_links(root, left_out, found)
+    notes: list[Finding] = [] if findings is None else findings
+    found = _name_cases(root, found, notes)
+    notes += describe_left_out(root, left_out, [file for _, files in folders for file in files], found)
+    notes += describe_links(root, left_out, found)
     return _add_unreadable([*found, *_find_unmatched(folders, found, name)], left_out)
 
 
-def _match(
-    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str]
-) -> dict[str, list[FoundCase]]:
+def _match(folders: Folders, names: Sequence[str], modalities: Sequence[str]) -> dict[str, list[FoundCase]]:
     """Cases by layout, of the layouts that have any.
 
-    The spelling decides, for it is all that some layouts differ by; but where no case has all of its images so, and has
-    them in one layout when letters don't count, it is that one: UPENN-GBM in lower case has three names of BraTS.
-    Names that any data set may have count only where no other layout fits, and from two images on.
+    The spelling decides, since some layouts differ by it alone. But where no case has all of its images in the exact
+    spelling, and one layout has them when case is ignored, it is that one: UPENN-GBM in lower case has three names of
+    BraTS. Names that any data set may have count only where no other layout fits, and from two images on.
     """
     own = [name for name in names if not LAYOUTS[name].is_general]
     fitting = _match_best(folders, own, modalities)
@@ -157,9 +156,7 @@ def _match(
     return {name: cases for name, cases in general.items() if any(len(case.images) >= least for case in cases)}
 
 
-def _match_best(
-    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str]
-) -> dict[str, list[FoundCase]]:
+def _match_best(folders: Folders, names: Sequence[str], modalities: Sequence[str]) -> dict[str, list[FoundCase]]:
     fitting = _match_spelled(folders, names, modalities, exact=True)
     if _whole(fitting, modalities):
         return fitting
@@ -174,35 +171,29 @@ def _whole(fitting: Mapping[str, Sequence[FoundCase]], modalities: Sequence[str]
 
 
 def _match_spelled(
-    folders: Sequence[tuple[Path, tuple[Path, ...]]], names: Sequence[str], modalities: Sequence[str], exact: bool
+    folders: Folders, names: Sequence[str], modalities: Sequence[str], exact: bool
 ) -> dict[str, list[FoundCase]]:
-    cases = {
-        name: [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
-        for name in names
-    }
-    return {name: _drop_inner(found, modalities) for name, found in cases.items() if found}
+    fitting = {}
+    for name in names:
+        cases = [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
+        if LAYOUTS[name].is_general:  # what lies in a case with all images is no case: `patient_1/raw/t1.nii.gz`
+            whole = {case.folder for case in cases if set(case.images) >= set(modalities)}
+            cases = [case for case in cases if whole.isdisjoint(case.folder.parents)]
+        if cases:
+            fitting[name] = cases
+    return fitting
 
 
-def _drop_inner(cases: Sequence[FoundCase], modalities: Sequence[str]) -> list[FoundCase]:
-    """Without the folders of general names that lie in one that has all images: `patient_1/raw/t1.nii.gz`."""
-    whole = {case.folder for case in cases if LAYOUTS[case.layout].is_general and set(case.images) >= set(modalities)}
-    return [case for case in cases if whole.isdisjoint(case.folder.parents)]
-
-
-def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding] | None) -> list[FoundCase]:
+def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding]) -> list[FoundCase]:
     """Gives cases in folders of any name their own name and their patient, as far as the folders above tell them.
 
     `patient_1/mri` and `patient_2/mri` are patient_1 and patient_2; where a folder holds several cases, its name stands
     before theirs. Cases that are named like examinations are those of the patient that the folder above is named after.
-
-    Args:
-        root: Where the walk began; the names of this folder and those above it tell nothing.
-        cases: All that were found.
-        findings: A note on what was decided is added.
+    Names of the `root` of the walk and of folders above it are not used. Notes on what was decided are added.
     """
-    general = {case.folder: case.folder for case in cases if case.layout in LAYOUTS and LAYOUTS[case.layout].is_general}
+    general = {case.folder: case.folder for case in cases if LAYOUTS[case.layout].is_general}
     ids = _choose_names(root, general)
-    any_folder = [case for case in cases if case.layout in LAYOUTS and LAYOUTS[case.layout].takes_any_folder]
+    any_folder = [case for case in cases if LAYOUTS[case.layout].takes_any_folder]
     places = {case.folder: general.get(case.folder, case.folder) for case in any_folder}
     patients = _find_patients(root, list(places.values()))
     inside = Counter(place.parent for place in places.values())
@@ -218,19 +209,16 @@ def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding] 
             shared = place.parent if doubtful else None
         problems = tuple(problem.replace(f"case {case.case_id}: ", f"case {case_id}: ", 1) for problem in case.problems)
         named.append(replace(case, case_id=case_id, patient_id=patient or case_id, shared=shared, problems=problems))
-    if findings is not None:
-        renamed = {folder: name for folder, name in ids.items() if name != folder.name}
-        findings += _note_names(root, renamed, patients)
+    renamed = {folder: name for folder, name in ids.items() if name != folder.name}
+    findings += _note_names(root, renamed, patients)
     return named
 
 
 def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
-    """Folder to the name of its case: its own, or, where that is not the only one, one that the folder above gives.
+    """Folder to the name of its case: its own, or, where several have that, one that the folder above gives.
 
-    Args:
-        root: Where the walk began.
-        places: Folder of each case to the folder that stands for the case, at first the same; where a case is alone in
-            the folder above, and shares the name of its own with others, it becomes the one above.
+    `places` has the folder that stands for each case, at first its own. It is changed to the folder above where the
+    case is alone in that and shares the name of its own folder with others.
     """
     while True:
         inside = Counter(place.parent for place in places.values())
@@ -241,7 +229,7 @@ def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
             folder
             for same in alike.values()
             if len(same) > 1
-            and all(_lies_below(root, parent := places[one].parent) and inside[parent] == 1 for one in same)
+            and all(root in (parent := places[one].parent).parents and inside[parent] == 1 for one in same)
             for folder in same
         ]
         if not moving:
@@ -250,24 +238,24 @@ def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
     if all(len(same) == 1 for same in alike.values()):
         return {folder: place.name for folder, place in places.items()}
     long = {
-        folder: f"{place.parent.name}_{place.name}" if _lies_below(root, place.parent) else place.name
+        folder: f"{place.parent.name}_{place.name}" if root in place.parent.parents else place.name
         for folder, place in places.items()
     }
     return long if len(set(long.values())) == len(long) else {folder: folder.name for folder in places}
 
 
 def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
-    """Folders that are named like examinations to the patient that the folder above them all is named after."""
+    """Folders that are named like examinations, to the patient after whom the folder above them is named."""
     above: dict[Path, list[Path]] = {}
     for place in places:
         parent = place.parent
-        while is_examination(parent.name) and _lies_below(root, parent.parent):
+        while is_examination(parent.name) and root in parent.parent.parents:
             parent = parent.parent
         above.setdefault(parent, []).append(place)
     patients = {
         parent: inner
         for parent, inner in above.items()
-        if _lies_below(root, parent)
+        if root in parent.parents
         and len(inner) <= _MOST_EXAMINATIONS
         and all(is_examination(place.name) for place in inner)
     }
@@ -275,26 +263,20 @@ def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
     return {place: parent.name for parent, inner in patients.items() if names[parent.name] == 1 for place in inner}
 
 
-def _lies_below(root: Path, folder: Path) -> bool:
-    return root in folder.parents
-
-
 def _note_names(root: Path, renamed: Mapping[Path, str], patients: Mapping[Path, str]) -> Iterator[Finding]:
     if renamed:
         listed = name_some([f"{folder.relative_to(root)} is {name}" for folder, name in renamed.items()], _MOST_NAMED)
-        count = say_count(len(renamed), "case is", "cases are")
-        text = f"{count} named after the folder above, for several folders have one name ({listed})"
-        yield Finding("note", "", f"{root}: {text}")
+        text = f"named after the folder above, for several folders have one name ({listed})"
+        yield Finding("note", "", f"{root}: {say_count(len(renamed), 'case is', 'cases are')} {text}")
     if patients:
         of: dict[str, list[str]] = {}
         for folder, patient in patients.items():
             of.setdefault(patient, []).append(folder.name)
-        count = say_count(len(patients), "case is", "cases are")
         text = (
-            f"{count} named like examinations, and taken as those of {say_count(len(of), 'patient', 'patients')}, whom "
-            f"the folder above names ({name_groups(of)}); where that is not so, give a table of paths with patient_id"
+            f"named like examinations, and taken as those of {say_count(len(of), 'patient', 'patients')}, whom the "
+            f"folder above names ({name_groups(of)}); where that is not so, give a table of paths with patient_id"
         )
-        yield Finding("note", "", f"{root}: {text}")
+        yield Finding("note", "", f"{root}: {say_count(len(patients), 'case is', 'cases are')} {text}")
 
 
 def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
@@ -306,7 +288,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
         findings: What is left out is added.
 
     Returns:
-        Complete cases, and with their problems those that are not or that fit several layouts.
+        Complete cases, and with their problems those that are incomplete or fit several layouts.
     """
     left_out = LeftOut()
     folders = list(walk_folders(root, left_out))
@@ -320,26 +302,25 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
             fitting = [replace(fitting[0], case_id=folder.name, problems=(problem,))]
         cases += fitting
-    cases = _name_cases(root, cases, findings)
-    if findings is not None:
-        findings += describe_skipped(root, left_out)
-        findings += find_brain_masks(cases, [file for _, files in folders for file in files])
-        findings += describe_links(root, left_out, cases)
+    notes: list[Finding] = [] if findings is None else findings
+    cases = _name_cases(root, cases, notes)
+    notes += describe_skipped(root, left_out)
+    notes += find_brain_masks(cases, [file for _, files in folders for file in files])
+    notes += describe_links(root, left_out, cases)
     return _add_unreadable([*cases, *_find_unmatched(folders, cases, None)], left_out)
 
 
 def _add_unreadable(cases: Sequence[FoundCase], left_out: LeftOut) -> list[FoundCase]:
-    """Gives every folder that cannot be read as a problem to the case that it lies in, else to one of its name."""
+    """Makes every folder that cannot be read a problem of the case that it lies in, or of a new case of its name."""
     found = list(cases)
     for folder, reason in left_out.unreadable.items():
         inside = [index for index, case in enumerate(cases) if case.folder in folder.parents]
-        name = found[inside[-1]].case_id if inside else folder.name
-        problem = f"case {name}: {folder}: {_say_unreadable(reason)}"
-        if inside:
-            owner = found[inside[-1]]
-            found[inside[-1]] = replace(owner, problems=(*owner.problems, problem))
-        else:
-            found.append(FoundCase(name, name, "", folder, {}, None, None, False, (problem,)))
+        if not inside:
+            inside = [len(found)]
+            found.append(FoundCase(folder.name, folder.name, "", folder))
+        owner = found[inside[-1]]
+        problem = f"case {owner.case_id}: {folder}: {_say_unreadable(reason)}"
+        found[inside[-1]] = replace(owner, problems=(*owner.problems, problem))
     return found
 
 
@@ -347,25 +328,17 @@ def _say_unreadable(reason: str) -> str:
     return f"the folder cannot be read ({reason}); allow it, or move it away"
 
 
-def _say_cases(cases: Sequence[FoundCase]) -> str:
-    return say_count(len(cases), "case", "cases")
-
-
-def _say_files(files: Sequence[Path]) -> str:
+def _count_files(files: Sequence[Path]) -> str:
     return say_count(len(files), "NIfTI file", "NIfTI files")
+
+
+def _list_first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 def _describe_expected(names: Sequence[str]) -> str:
     examples = "; ".join(f"{LAYOUTS[name].example} ({LAYOUTS[name].title})" for name in names)
     return f"expected {examples}; for other names give a CSV file of paths"
-
-
-def _describe_found(folders: Sequence[tuple[Path, tuple[Path, ...]]]) -> str:
-    volumes = [file for _, files in folders for file in files]
-    if not volumes:
-        return "; found no NIfTI file"
-    listed = ", ".join(f"{file.parent.name}/{file.name}" for file in volumes[:_MOST_NAMED])
-    return f"; found {_say_files(volumes)} ({listed}{', ...' if len(volumes) > _MOST_NAMED else ''})"
 
 
 def _say_general(folder: Path, layout: str | None) -> str:
@@ -375,22 +348,20 @@ def _say_general(folder: Path, layout: str | None) -> str:
     return ""
 
 
-def _find_unmatched(
-    folders: Sequence[tuple[Path, tuple[Path, ...]]], cases: Sequence[FoundCase], layout: str | None
-) -> Iterator[FoundCase]:
+def _find_unmatched(folders: Folders, cases: Sequence[FoundCase], layout: str | None) -> Iterator[FoundCase]:
+    """Folders with volumes that belong to no case, as cases with this problem."""
     root = folders[0][0] if folders else Path()
     known = {case.folder for case in cases}
     beside = {name for case in cases for name in LAYOUTS[case.layout].known_folders}
-    used = {path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path}
-    own_masks = {path.parent for path in used}
+    own_masks = {path.parent for case in cases for path in list_files(case).values()}
     for folder, files in folders:
         inside_case = any(place in known for place in (folder, *folder.parents))
         is_beside = any(place.name in beside for place in (folder, *folder.parents) if place.is_relative_to(root))
         if files and not inside_case and not is_beside and folder not in own_masks:
-            names = ", ".join(file.name for file in files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
+            names = _list_first([file.name for file in files])
             expected = _describe_expected([layout] if layout else list(LAYOUTS))
             problem = (
-                f"case {folder.name}: the folder holds {_say_files(files)} ({names}) but no image that is named "
+                f"case {folder.name}: the folder holds {_count_files(files)} ({names}) but no image that is named "
                 f"after it; {expected}{_say_general(folder, layout)}"
             )
-            yield FoundCase(folder.name, folder.name, layout or "", folder, {}, None, None, False, (problem,))
+            yield FoundCase(folder.name, folder.name, layout or "", folder, problems=(problem,))

@@ -1,4 +1,4 @@
-"""The cases of a cohort before anyone says who they are: what is asked for, found, named, read and checked."""
+"""The cases of a cohort before tables are joined: what is asked for, found, named, read and checked."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.cohort.copies import SAME_BRAIN, choose_modality, find_shared_files, fingerprint
-from mttu.cohort.discovery import discover_any, discover_folder
+from mttu.cohort.discovery import discover_folder
 from mttu.cohort.id_matching import UNSAFE
 from mttu.cohort.label_checks import MaskLook, choose_labels, find_label_suspicions, look_at_mask, note_labels
 from mttu.cohort.layouts import LAYOUTS, FoundCase, volume_stem
@@ -28,6 +28,11 @@ from mttu.data.names import is_examination, patient_before_examination, say_near
 from mttu.data.sources import digest_readable, read_sources
 from mttu.errors import InputError, name_groups, name_some, raise_if_any, say_count
 
+OnRead = Callable[[int, int, str], None]
+"""Called with the number of cases read, their total, and the id of the newest."""
+
+_MOST_READERS = 4
+"""Cases checked at the same time; each holds about 0.2 GB."""
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm")
 _GIVE = "give the folder that holds the case folders, or a CSV file of paths"
 
@@ -39,7 +44,7 @@ class CohortRequest:
     places: tuple[Path, ...]
     """Folders that hold cases at any depth, or CSV files of paths."""
     clinical: tuple[Path, ...] = ()
-    """Tables, see `mttu.cohort.clinical`; rows of cases that are not here are left alone."""
+    """Tables, see `mttu.cohort.clinical`; rows of other cases are ignored."""
     clinical_format: str | None = None
     """Name of the tables' kind; None: recognised by their columns."""
     layout: str | None = None
@@ -68,7 +73,7 @@ class CohortRequest:
 
 
 def check_request(request: CohortRequest) -> None:
-    """Refuses what no data could mend.
+    """Refuses arguments that are wrong whatever the data.
 
     Raises:
         InputError: Lists every wrong argument.
@@ -117,17 +122,9 @@ def _find_flaw(place: Path) -> str | None:
     return f"is a file that ends in {ending or 'nothing'}; {_GIVE}"
 
 
-_MOST_READERS = 4
-"""Cases checked at the same time; each holds about 0.2 GB."""
-
-_LATER = ("follow-up or post-operative examination is", "follow-up or post-operative examinations are")
-
-OnRead = Callable[[int, int, str], None]
-
-
 @dataclass(frozen=True)
 class CheckedVolumes:
-    """What reading every case found."""
+    """What reading all cases, or one of them, found."""
 
     findings: list[Finding] = field(default_factory=list)
     """Errors, and warnings on cases that can be read."""
@@ -140,25 +137,24 @@ class CheckedVolumes:
 def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[int, FoundCase]]:
     """All cases of all places with their label conventions, each with the index of its place.
 
-    Later examinations are there only if they are asked for.
+    Later examinations are left out unless they are asked for.
 
     Raises:
-        InputError: See `discover_folder`, `read_path_table` and `choose_labels`; or nothing but later examinations is
-            there.
+        InputError: See `discover_folder`, `read_path_table` and `choose_labels`; or there are only later examinations.
     """
     found: list[tuple[int, FoundCase]] = []
     for index, place in enumerate(request.places):
-        if not place.is_dir():
-            found += [(index, case) for case in read_path_table(place, request.modalities, findings)]
-            continue
-        cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities, findings)
+        if place.is_dir():
+            cases = discover_folder(Path(os.path.abspath(place)), request.layout, request.modalities, findings)
+        else:
+            cases = read_path_table(place, request.modalities, findings)
         found += [(index, case) for case in cases]
     chosen = choose_labels([case for _, case in found], request.labels)
     found = [(index, case) for (index, _), case in zip(found, chosen, strict=True)]
     later = [case.case_id for _, case in found if _is_later(case)]
     if later and not request.follow_ups:
-        listed = ", ".join(later[:5]) + (", ..." if len(later) > 5 else "")
-        text = f"{say_count(len(later), *_LATER)} left out ({listed})"
+        one, several = "follow-up or post-operative examination is", "follow-up or post-operative examinations are"
+        text = f"{say_count(len(later), one, several)} left out ({name_some(later, 5)})"
         if len(later) == len(found):
             raise InputError(f"{text}, and there are no others; pass --follow-ups to keep them")
         findings.append(Finding("note", "", f"{text}; --follow-ups keeps them"))
@@ -169,7 +165,7 @@ def find_cases(request: CohortRequest, findings: list[Finding]) -> list[tuple[in
 
 
 def _note_kinds(request: CohortRequest, found: Sequence[tuple[int, FoundCase]]) -> Iterator[Finding]:
-    """How many masks of a data set are of which kind, and how many cases have which images if not all have the same."""
+    """Number of masks of each kind in a data set, and of cases with each kind of images if there are several."""
     for index, place in enumerate(request.places):
         cases = [case for own, case in found if own == index]
         masks = Counter(kind for case in cases if case.seg is not None and (kind := case.kind_of(case.seg)))
@@ -195,45 +191,47 @@ def _is_later(case: FoundCase) -> bool:
 def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[list[Case], list[Case]]:
     """The complete cases as the manifest will name them, and the others as far as they are known.
 
-    Args:
-        found: All cases.
-        findings: An error for each that is not complete, and for names and files used twice, is added.
+    An error for each case that is not complete, and for names and files used twice, is added to the findings.
     """
     findings += to_findings("error", [problem for case in found for problem in case.problems])
-    complete = [case for case in found if not case.problems]
-    others = [_to_case(case, case.labels or "brats") for case in found if case.problems]
+    others = [_to_case(case) for case in found if case.problems]
     names = Counter(case.case_id for case in found if case.images)  # a folder of other volumes is no second case
     spellings: dict[str, set[str]] = {}
     for name in names:
         spellings.setdefault(name.casefold(), set()).add(name)
     problems: list[str] = []
     cases: list[Case] = []
-    for case in complete:
-        refused = len(cases)
+    for case in found:
+        if case.problems:
+            continue
+        group = others
         if not is_safe_name(case.case_id):
-            findings.append(Finding("error", case.case_id, UNSAFE))  # as it is: it may hold what splits a sentence
+            findings.append(Finding("error", case.case_id, UNSAFE))  # no sentence, which a colon in the id would split
         elif not is_safe_name(case.patient_id):
             problems.append(f"case {case.case_id}: patient {case.patient_id!r}: {UNSAFE}")
         elif case.labels is None and case.seg is not None:
-            problems.append(f"case {case.case_id}: {_no_labels()}")
+            known = ", ".join(f"{name} ({convention.title})" for name, convention in CONVENTIONS.items())
+            problems.append(
+                f"case {case.case_id}: file names do not tell what the labels of its mask mean; pass --labels with one "
+                f"of {known}"
+            )
         else:
-            cases.append(_to_case(case, case.labels or "brats"))
-        if len(cases) == refused:
-            others.append(_to_case(case, case.labels or "brats"))
+            group = cases
+        group.append(_to_case(case))
     for name, number in names.items():
-        places = [_say_place(case) for case in found if case.images and case.case_id == name] if number > 1 else []
-        if places:
+        if number > 1:
+            places = [_say_place(case) for case in found if case.images and case.case_id == name]
             problems.append(
                 f"case {name}: {number} folders or rows have this name ({name_some(places)}); give each one of its "
                 "own, or a table of paths with a case_id for each"
             )
-    for same in spellings.values():
-        problems += [
-            f"case {name}: {' and '.join(sorted(same - {name}))} differs in upper and lower case only, which some file "
-            "systems do not tell apart; rename one"
-            for name in sorted(same)
-            if len(same) > 1
-        ]
+    problems += [
+        f"case {name}: {' and '.join(sorted(same - {name}))} differs in upper and lower case only, which some file "
+        "systems do not tell apart; rename one"
+        for same in spellings.values()
+        if len(same) > 1
+        for name in sorted(same)
+    ]
     findings += to_findings("error", problems)
     findings += find_shared_files(found)
     return cases, others
@@ -245,7 +243,7 @@ def _say_place(case: FoundCase) -> str:
 
 
 def doubt_patients(found: Sequence[FoundCase], cases: Sequence[Case], told: Collection[str]) -> list[Finding]:
-    """Says which cases count as patients of their own though their folders or names may mean one patient.
+    """Reports cases that count as patients of their own though their folders or names suggest one patient.
 
     Args:
         found: All cases that were found.
@@ -282,12 +280,7 @@ def doubt_patients(found: Sequence[FoundCase], cases: Sequence[Case], told: Coll
     return findings
 
 
-def _no_labels() -> str:
-    known = ", ".join(f"{name} ({convention.title})" for name, convention in CONVENTIONS.items())
-    return f"file names do not tell what the labels of its mask mean; pass --labels with one of {known}"
-
-
-def _to_case(found: FoundCase, labels: str) -> Case:
+def _to_case(found: FoundCase) -> Case:
     return Case(
         case_id=found.case_id,
         patient_id=found.patient_id,
@@ -299,7 +292,7 @@ def _to_case(found: FoundCase, labels: str) -> Case:
         grade=None,
         age=None,
         sex=None,
-        labels=labels,
+        labels=found.labels or "brats",
         site=found.site,
         dataset=found.layout,
     )
@@ -316,13 +309,10 @@ def check_volumes(
 
     Args:
         cases: Complete cases.
-        others: Cases that are refused already, whose volumes are compared with those of the others alone.
+        others: Cases that are refused already; their volumes are only compared with those of the complete cases.
         modalities: Channels in order.
-        synthetic: Those that are no patient's.
-        on_case: Told how many cases have been read, of how many, and the newest.
-
-    Returns:
-        Errors, and warnings for those that can be read, and for their masks together; and what is compared.
+        synthetic: Tells which cases are synthetic.
+        on_case: See `OnRead`.
 
     Raises:
         InputError: A marker of synthetic cases is damaged.
@@ -371,18 +361,4 @@ def to_predict(found: FoundCase) -> Case:
     raise_if_any(list(found.problems))
     if not is_safe_name(found.case_id):
         raise InputError(f"case {found.case_id!r}: {UNSAFE}")
-    return replace(_to_case(found, "brats"), split="test")
-
-
-def case_from_folder(folder: Path, labels: str, modalities: Sequence[str]) -> Case:
-    """A single case folder as a case to predict.
-
-    Raises:
-        InputError: No folder or no case, or a case that `to_predict` refuses.
-    """
-    check_request(CohortRequest((folder,), labels=labels, modalities=tuple(modalities)))
-    place = Path(os.path.abspath(folder))
-    found = [case for case in discover_any(place, modalities) if case.folder == place]
-    if not found:
-        raise InputError(f"{folder}: holds no NIfTI file; give the folder of a case")
-    return replace(to_predict(found[0]), labels=labels)
+    return replace(_to_case(found), split="test")

@@ -10,7 +10,7 @@ from mttu.data.findings import Finding, to_findings
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, is_safe_name
 from mttu.data.names import NameIndex
-from mttu.errors import say_count
+from mttu.errors import name_some, say_count
 
 UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', at most 128, no '..'"
 
@@ -23,8 +23,8 @@ _FEWEST_NAMES = 2
 class Joined:
     """Cases with their clinical facts."""
 
-    cases: tuple[tuple[Case, str | None], ...]
-    """Each with the split that its row names, if any."""
+    cases: tuple[Case, ...]
+    """Each with the split that its row names, or an empty one."""
     findings: tuple[Finding, ...]
     row_of: Mapping[str, int]
     """Case id to the number of its row among all; of the cases that have one."""
@@ -43,9 +43,9 @@ def join_clinical(
 ) -> Joined:
     """Gives every case what its rows say.
 
-    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. Where none is
-    spelt so, upper and lower case and leading zeros do not count, unless the row may be another's then. The patient id
-    of a row holds for all cases that are one patient by their file names.
+    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. Where no row
+    has exactly this name, upper and lower case and leading zeros are ignored, unless the row may then be another's. The
+    patient id of a row holds for all cases that are one patient by their file names.
 
     Rows that name the case, its patient or its own row in a column of ids or of other names (`other_name`, see
     `mttu.cohort.clinical_tables.EVERYWHERE`), or by a name that is known to be the same patient's
@@ -53,14 +53,14 @@ def join_clinical(
     They may not contradict each other in IDH status, grade, sex or split; the age is that of the own row.
 
     Args:
-        cases: With the patient that the file names tell.
+        cases: With the patient that the file names tell, and an empty split.
         rows: Of all clinical tables.
         crosswalk: Patients under several names.
-        present: Ids of all cases that were found, those that cannot be used included.
+        present: Ids of all cases that were found, including those that cannot be used.
         told: Case id to what its line in a table of paths says, which a clinical row may add to but not contradict.
         brats_numbers: See `mttu.cohort.leakage.known_patients`.
         unused: Columns that are not read. No row is joined by them, since they may name a control, a relative or
-            another scan; but that they name cases which have no row is said.
+            another scan; but a column that names cases without a row is reported.
     """
     told = told or {}
     others = set(present) - {case.case_id for case in cases}
@@ -75,13 +75,13 @@ def join_clinical(
     used: set[int] = set()
     for case in cases:
         aliases = told[case.case_id].aliases if case.case_id in told else ()
-        found = index.find(case, sorted(aliases))
-        problems += [f"case {case.case_id}: clinical table {doubt}" for doubt in found.doubts]
-        if len(found.own) > 1:
-            lines = ", ".join(str(rows[number].line) for number in found.own)
-            tables = ", ".join(sorted({rows[number].source for number in found.own}))
+        own, beside, doubts = index.find(case, sorted(aliases))
+        problems += [f"case {case.case_id}: clinical table {doubt}" for doubt in doubts]
+        if len(own) > 1:
+            lines = ", ".join(str(rows[number].line) for number in own)
+            tables = ", ".join(sorted({rows[number].source for number in own}))
             problems.append(f"case {case.case_id}: clinical table {tables} has several rows (lines {lines}); keep one")
-        numbers = [*found.own[:1], *found.beside]
+        numbers = [*own[:1], *beside]
         if numbers:
             group = [rows[number] for number in numbers]
             problems += [f"case {case.case_id}: {problem}" for problem in _find_differences(group)]
@@ -89,7 +89,7 @@ def join_clinical(
             used.update(numbers)
     patients, refused = _find_patients(cases, whole_of)
     problems += refused
-    joined: list[tuple[Case, str | None]] = []
+    joined: list[Case] = []
     notes: list[str] = []
     warnings: list[str] = []
     other_names: list[OtherNames] = []
@@ -100,17 +100,19 @@ def join_clinical(
         if case.case_id in told:
             row, contradictions = _add_told(told[case.case_id], row)
             problems += [f"case {case.case_id}: {problem}" for problem in contradictions]
+        names = OtherNames(case.case_id, case.patient_id)
         if row:
             warnings += [f"case {case.case_id}: {warning}" for warning in row.warnings]
-        other_names.append(_name_others(case, row))
+            names = replace(names, row_ids=row.ids, aliases=row.aliases, line=row.line)
+        other_names.append(names)
         patient_id = patients[case.case_id]
         if patient_id != case.patient_id and not is_safe_name(patient_id):
             problems.append(f"case {case.case_id}: patient {patient_id!r}: {UNSAFE}")
         site = (row.site if row else None) or case.site or site_of_barcode(patient_id)
         case = replace(case, patient_id=patient_id, site=site)
         if row:
-            case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex)
-        joined.append((case, row.split if row else None))
+            case = replace(case, idh=row.idh, grade=row.grade, age=row.age, sex=row.sex, split=row.split or "")
+        joined.append(case)
     here = NameIndex((name, name) for name in present)
     nowhere = [
         row for number, row in enumerate(rows) if number not in used and not any(map(here.find, row.ids | row.aliases))
@@ -125,16 +127,16 @@ def join_clinical(
             + ("; ".join(text for _, text in columns) or "one id column must hold the folder names")
         )
     elif rows:
-        without = [case.case_id for case in cases if case.case_id not in row_of]
-        without = [name for name in without if name not in told or told[name].idh == IDH_UNKNOWN]
         warnings += [f"clinical table {problem} (no case here)" for row in nowhere for problem in row.problems]
         warnings += [f"clinical table {source}: {text}" for source, text in columns]
         if nowhere:
-            ids = _name([min(row.ids, default="?") for row in nowhere])
+            ids = name_some([min(row.ids, default="?") for row in nowhere], _MOST_NAMED)
             notes.append(f"{say_count(len(nowhere), 'clinical row has', 'clinical rows have')} no case here ({ids})")
+        lacking_ids = [case.case_id for case in lacking]
+        without = [name for name in lacking_ids if name not in told or told[name].idh == IDH_UNKNOWN]
         if without:
             count = say_count(len(without), "case has", "cases have")
-            notes.append(f"{count} no clinical row: IDH status unknown ({_name(without)})")
+            notes.append(f"{count} no clinical row: IDH status unknown ({name_some(without, _MOST_NAMED)})")
     findings = (*to_findings("error", problems), *to_findings("warning", warnings), *to_findings("note", notes))
     return Joined(tuple(joined), findings, row_of, tuple(other_names))
 
@@ -147,7 +149,7 @@ def _find_names(unused: Sequence[UnusedColumn], lacking: Collection[str]) -> lis
         (
             column.source,
             f"column {column.name} is not used, but holds {say_count(len(held), 'name', 'names')} of cases without a "
-            f"row ({_name(held)}); call it other_name to join them",
+            f"row ({name_some(held, _MOST_NAMED)}); call it other_name to join them",
         )
         for column, held in found
         if len(held) >= min(_FEWEST_NAMES, len(lacking))
@@ -158,30 +160,18 @@ def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, 
     """What a line of a table of paths and a clinical row say together, and where they contradict each other."""
     if row is None:
         return told, []
-    written = replace(row, site=None) if row.site == site_of_row(row) else row  # a barcode's site is a guess
+    written = replace(row, site=None) if row.site == site_of_row(row) else row  # the site of a barcode is a guess
     contradictions = find_contradictions([told, replace(written, patient_id=None)])
     whole = merge_rows([told, row])
     return replace(whole, ids=row.ids, patient_id=row.patient_id, line=row.line, source=row.source), contradictions
 
 
 def _find_differences(group: Sequence[ClinicalRow]) -> list[str]:
-    """What rows of one patient may not say differently; in one table, not even who it is."""
+    """What rows of one patient may not say differently; within one table the patient, too."""
     compared = {"IDH", "grade", "sex", "split"}
     if len({row.source for row in group}) < len(group):
         compared.add("patient")
     return find_contradictions(group, compared)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Numbers of rows that tell of a case."""
-
-    own: list[int]
-    """By its id, its patient's, or a crosswalk's names of them."""
-    beside: list[int]
-    """By any other name, in the order of the tables; not of the table that has its own."""
-    doubts: list[str]
-    """A sentence for each row that may be another patient's."""
 
 
 class _RowIndex:
@@ -210,12 +200,12 @@ class _RowIndex:
             for patient in known_patients(row.ids | row.aliases, brats_numbers):
                 self._by_patient.setdefault(patient, set()).add(number)
 
-    def find(self, case: Case, aliases: Sequence[str]) -> _Found:
-        """All rows of a case.
+    def find(self, case: Case, aliases: Sequence[str]) -> tuple[list[int], list[int], list[str]]:
+        """Numbers of the rows of a case, which a table of paths may call by aliases, too.
 
-        Args:
-            case: The case.
-            aliases: What a table of paths calls it besides.
+        Returns:
+            Rows found by its id, its patient's, or a crosswalk's names of them; rows of other tables found by any
+            other name; and a sentence for each row that may be another patient's.
         """
         names = list(dict.fromkeys((case.case_id, case.patient_id, *aliases)))
         own, doubts = self._find_own(case, names)
@@ -226,7 +216,7 @@ class _RowIndex:
         beside = self._spread({*own, *others}, {*names, *crossed}) - set(own)
         own_tables = {self._rows[number].source for number in own}
         beside = {number for number in beside if self._rows[number].source not in own_tables}
-        return _Found(own, sorted(beside), sorted({*doubts, *more_doubts}))
+        return own, sorted(beside), sorted({*doubts, *more_doubts})
 
     def _find_own(self, case: Case, names: Sequence[str]) -> tuple[list[int], list[str]]:
         for name in names:
@@ -260,8 +250,9 @@ class _RowIndex:
         found, pending = set(start), set(start)
         while True:
             names = names | {name for number in pending for name in self._rows[number].ids | self._rows[number].aliases}
-            reached = {number for name in names for number in self._by_id.find_exact(name)}
-            reached |= {number for name in names for number in self._by_alias.find_exact(name)}
+            reached = {
+                number for name in names for index in (self._by_id, self._by_alias) for number in index.find_exact(name)
+            }
             for patient in known_patients(names, self._brats_numbers):
                 reached |= self._by_patient.get(patient, set())
             pending = reached - found
@@ -271,7 +262,7 @@ class _RowIndex:
 
 
 def _find_patients(cases: Sequence[Case], row_of: Mapping[str, ClinicalRow]) -> tuple[dict[str, str], list[str]]:
-    """Case id to the patient id that a row of this patient's says, else the file names; and what rows say twice."""
+    """Case id to the patient id that rows give its patient, else that of the file names; and where rows disagree."""
     told: dict[str, dict[str, str]] = {}  # patient in the file names to patient in the tables to the first such case
     for case in cases:
         row = row_of.get(case.case_id)
@@ -287,13 +278,3 @@ def _find_patients(cases: Sequence[Case], row_of: Mapping[str, ClinicalRow]) -> 
                 "tables; correct one of the rows"
             )
     return {case.case_id: next(iter(told.get(case.patient_id, {})), case.patient_id) for case in cases}, problems
-
-
-def _name_others(case: Case, row: ClinicalRow | None) -> OtherNames:
-    if row is None:
-        return OtherNames(case.case_id, case.patient_id)
-    return OtherNames(case.case_id, case.patient_id, row.ids, row.aliases, row.line)
-
-
-def _name(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from mttu.cohort.layouts import LAYOUTS, FoundCase
 from mttu.data.findings import Finding
@@ -18,10 +19,10 @@ LEAST_MASKS = 2
 LEAST_SHARE = 2 / 3
 """Share of the masks that must look wrong."""
 LEAST_VOXELS = 10
-"""A part of fewer voxels says nothing of what lies around it."""
+"""Of a part, to tell what surrounds it."""
 LEAST_DIFFERENCE = 0.25
-"""By how much more of the core than of the edema must border on what is no tumour. Edema surrounds the core: of five
-real patients the difference is -0.55 to -0.85, on the synthetic cohort -0.41 to -0.76, and the opposite if swapped."""
+"""Least `MaskLook.core_outside` of swapped labels. Edema surrounds the core: in five real patients the value is -0.55
+to -0.85, on the synthetic cohort -0.41 to -0.76, and the opposite if swapped."""
 
 _CORE, _EDEMA = CLASSES.index("NCR/NET"), CLASSES.index("edema")
 
@@ -37,22 +38,13 @@ class MaskLook:
 
 
 def look_at_mask(seg: NDArray[np.uint8]) -> MaskLook:
-    """Measures a mask with at least one tumour voxel.
-
-    Args:
-        seg: Classes, shape (X, Y, Z).
-    """
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        filled = np.flatnonzero(seg.any(axis=others))
-        box.append(slice(filled[0], filled[-1] + 1))
-    classes = np.pad(seg[tuple(box)], 1)
-    volumes = np.bincount(classes.ravel(), minlength=WHOLE_TUMOUR + 1)
+    """Measures a mask of classes, shape (X, Y, Z), with at least one tumour voxel."""
+    width = WHOLE_TUMOUR + 1
+    classes = np.pad(seg[find_objects((seg > 0).view(np.uint8))[0]], 1)
+    volumes = np.bincount(classes.ravel(), minlength=width)
     found = frozenset(int(part) for part in np.flatnonzero(volumes[1:]) + 1)
     if min(volumes[_CORE], volumes[_EDEMA]) < LEAST_VOXELS:
         return MaskLook(found, None)
-    width = WHOLE_TUMOUR + 1
     faces = np.zeros(width * width, int)
     for axis in range(3):
         line = np.moveaxis(classes, axis, 0)
@@ -68,11 +60,7 @@ def find_label_suspicions(cases: Sequence[Case], looks: Mapping[str, MaskLook]) 
     """Warnings on conventions that the masks contradict, with the likely one; notes on classes that no mask has.
 
     Masks of one data set and convention are looked at together, and, if nothing is wrong with all of them, those of
-    each folder of cases: two sources may lie side by side.
-
-    Args:
-        cases: Of the cohort.
-        looks: Case id to what its mask says; cases without a mask are not in it.
+    each folder of cases: two sources may lie side by side. `looks` has the ids of the cases with a mask.
     """
     findings: list[Finding] = []
     sets: dict[tuple[str | None, str], dict[str, list[str]]] = {}
@@ -86,8 +74,17 @@ def find_label_suspicions(cases: Sequence[Case], looks: Mapping[str, MaskLook]) 
         if not warnings and len(places) > 1:
             warnings = [text for names in places.values() for text in _find_warnings(names, looks, labels)]
         findings += [Finding("warning", "", text) for text in warnings]
-        if not warnings:
-            findings += [Finding("note", "", text) for text in _find_absent(together, looks, labels)]
+        if not warnings and len(together) > LEAST_MASKS:
+            findings += [
+                Finding(
+                    "note",
+                    "",
+                    f"none of {len(together)} masks read with --labels {labels} holds {CLASSES[part]} "
+                    f"(label {_label_of(part, labels)}); is this what its labels mean?",
+                )
+                for part in range(1, len(CLASSES))
+                if not any(part in looks[name].classes for name in together)
+            ]
     return findings
 
 
@@ -114,20 +111,9 @@ def _find_warnings(names: Sequence[str], looks: Mapping[str, MaskLook], labels: 
 def _name_likely(labels: str, with_enhancing: bool) -> str:
     if labels == "msd":
         return "the order is likely that of BraTS: pass --labels brats2023"
-    if with_enhancing and 4 in CONVENTIONS[labels].to_class and CONVENTIONS[labels].to_class[4] == 3:
+    if with_enhancing and CONVENTIONS[labels].to_class.get(4) == 3:
         return "no known convention has this order: change labels 1 and 2 in the masks"
     return "the order is likely that of MSD and nnU-Net: pass --labels msd"
-
-
-def _find_absent(names: Sequence[str], looks: Mapping[str, MaskLook], labels: str) -> list[str]:
-    absent = [part for part in range(1, len(CLASSES)) if not any(part in looks[name].classes for name in names)]
-    if len(names) <= LEAST_MASKS:
-        return []
-    return [
-        f"none of {len(names)} masks read with --labels {labels} holds {CLASSES[part]} "
-        f"(label {_label_of(part, labels)}); is this what its labels mean?"
-        for part in absent
-    ]
 
 
 def _count(some: Sequence[str], whole: Sequence[str]) -> str:
@@ -139,15 +125,11 @@ def _label_of(part: int, labels: str) -> str:
 
 
 def choose_labels(found: Sequence[FoundCase], asked: str | None) -> list[FoundCase]:
-    """Gives each case its convention; None where nothing tells it.
+    """Gives the cases of all places their convention; None where nothing tells it.
 
-    What a table of paths says of a case comes first. Cases of one layout then take the convention that was asked for:
-    a data set may use another's names. Of a mix of layouts, only the cases take it whose layout documents none; masks
-    of a documented layout would be read wrongly.
-
-    Args:
-        found: Cases of all places.
-        asked: Name in `mttu.data.labels.CONVENTIONS`, or None.
+    What a table of paths says of a case comes first. Cases of one layout then take the convention that was `asked` for:
+    a data set may use another's names. In a mix of layouts, only cases whose layout documents none take it; masks of a
+    documented layout would be read wrongly.
 
     Raises:
         InputError: A convention was asked for that no case of the mix takes.
@@ -167,32 +149,19 @@ def choose_labels(found: Sequence[FoundCase], asked: str | None) -> list[FoundCa
 
 
 def note_labels(found: Sequence[FoundCase], asked: str | None) -> list[Finding]:
-    """What became of the convention that was asked for, if not every case has it.
-
-    Args:
-        found: Cases with the convention that `choose_labels` gave them.
-        asked: See there.
-    """
+    """Which of the cases that `choose_labels` returned have the convention that was asked for, if not all have."""
     kept = [case for case in found if case.labels != asked and case.layout in LAYOUTS and not case.problems]
     taken = [case for case in found if case.labels == asked and not case.problems]
     if asked is None or not kept or not taken:
         return []
-    text = (
-        f"--labels {asked} is taken for {_count_by_labels(taken)}; "
-        f"the others keep what their layout documents: {_count_documented(kept)}"
-    )
-    return [Finding("note", "", text)]
-
-
-def _count_by_labels(found: Sequence[FoundCase]) -> str:
-    counts = Counter(case.layout for case in found)
-    return ", ".join(f"{name} ({say_count(number, 'case', 'cases')})" for name, number in sorted(counts.items()))
+    counts = sorted(Counter(case.layout for case in taken).items())
+    listed = ", ".join(f"{name} ({say_count(number, 'case', 'cases')})" for name, number in counts)
+    text = f"--labels {asked} is taken for {listed}; the others keep what their layout documents: "
+    return [Finding("note", "", text + _count_documented(kept))]
 
 
 def _count_documented(found: Sequence[FoundCase]) -> str:
-    counts = Counter(case.layout for case in found if case.layout in LAYOUTS)
-    listed = (
-        f"{name} is {LAYOUTS[name].labels} ({say_count(number, 'case', 'cases')})"
-        for name, number in sorted(counts.items())
+    counts = sorted(Counter(case.layout for case in found if case.layout in LAYOUTS).items())
+    return ", ".join(
+        f"{name} is {LAYOUTS[name].labels} ({say_count(number, 'case', 'cases')})" for name, number in counts
     )
-    return ", ".join(listed)

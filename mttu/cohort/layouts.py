@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mttu.cohort.clinical_rows import ClinicalRow
 from mttu.data.file_kinds import ENDINGS, explain_refusal
-from mttu.data.manifest import BRAIN_MASK, SEG
+from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.data.names import LEAST_SIMILARITY, find_nearest
 from mttu.errors import name_some
 
@@ -33,12 +33,12 @@ KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     BRAIN_MASK: ("brainmask", "brain_mask", "brain-mask", "brain_segmentation"),
 }
-"""Names that a file of one role has by itself, without its case.
+"""Names of a file of each role, without its case.
 
 In use: `flair`, `t1ce`, `t2f`, `t1c`, `t1n`, `t2w` in BraTS; `T1GD` and `MASK` in EGD, `T1GD` and `segm` in UPENN-GBM;
 `t1w` and `t2w` after BIDS; `ct1` in HD-GLIO; `truth` in 3DUnetCNN; `fla`, `t1post`, `t1pre`, `tumor` and `label` in
-hospitals. `mask` may be the brain's: one that is much larger than a tumour is refused when it is read. Left out, since
-each could be two things: `post` and `gd` (of which image?), `brain` (an image, or a mask), `roi`, `lesion`, `gt`.
+hospitals. `mask` may be the brain's: one that is much larger than a tumour is refused when it is read. Ambiguous names
+are left out: `post` and `gd` (of which image?), `brain` (an image or a mask), `roi`, `lesion`, `gt`.
 """
 
 
@@ -46,37 +46,36 @@ each could be two things: `post` and `gd` (of which image?), `brain` (an image, 
 class Layout:
     """How one data set names its folders and files.
 
-    A file is named by a template without ending, relative to the case folder; `{case}` stands for the case id and `*`
+    A template is a path without ending, relative to the case folder, in which `{case}` stands for the case id and `*`
     for any name. Of several templates the first that is found counts.
     """
 
     title: str
     folder: str
-    """Regular expression of a case folder's whole name. Group `case` is the case id; group `patient`, if there is
-    one, the patient; what group `later` matches says that the examination is not the first one before surgery."""
+    """Regular expression of a case folder's whole name, with the group `case` and, if the name tells them, `patient`
+    and `later`, which matches where the examination is not the first one before surgery."""
     images: Mapping[str, tuple[str, ...]]
     """Modality to templates."""
     seg: tuple[str, ...]
     """Templates of the tumour mask."""
     example: str
-    """What a person is told to look for."""
+    """For messages."""
     brain_mask: tuple[str, ...] = ()
     labels: str | None = None
     """Label convention that the data set documents; None where it has had several."""
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Case id to further templates of its tumour mask."""
-
     other_folders: tuple[str, ...] = ()
     """Folders of the data set, beside those of the cases, whose volumes belong to no case."""
     kinds: Mapping[str, str] = field(default_factory=dict)
-    """What kind of file a template names, where a data set has several kinds for one role: not all masks are alike."""
+    """Template to the kind of its file, where a data set has several kinds for one role, e.g. automatic masks."""
     is_general: bool = False
-    """Whether any data set may have such names. Then it counts only where no other layout fits, and two names for one
-    file are not in an order, but refused."""
+    """Whether any data set may have such names. Then the layout counts only where no other fits, and two files for one
+    role are refused instead of the first being taken."""
 
     @property
     def takes_any_folder(self) -> bool:
-        """Whether a case's folder may have any name, which then need not tell the patient."""
+        """Whether a case folder may have any name, which then may not tell the patient."""
         return re.fullmatch(self.folder, "any name") is not None
 
     @property
@@ -157,11 +156,8 @@ LAYOUTS: Mapping[str, Layout] = {
         title="UTSW-Glioma",
         folder=r"(?P<case>BT\d+)",
         images={
-            role: (f"brain_{name}", f"brain_{short}_ants")
-            for role, name, short in (
-                *(("flair", "flair", "fl"), ("t1ce", "t1ce", "t1ce")),
-                *(("t1", "t1", "t1"), ("t2", "t2", "t2")),
-            )
+            role: (f"brain_{role}", f"brain_{short}_ants")
+            for role, short in {"flair": "fl", "t1ce": "t1ce", "t1": "t1", "t2": "t2"}.items()
         },
         seg=("rtumorseg_manual_correction", "tumorseg_FeTS"),
         kinds={
@@ -192,29 +188,36 @@ class FoundCase:
     case_id: str
     patient_id: str
     layout: str
+    """Name in `LAYOUTS`, `mttu.cohort.path_table.LAYOUT`, or nothing."""
     folder: Path
-    images: Mapping[str, Path]
-    seg: Path | None
-    brain_mask: Path | None
-    later: bool
+    images: Mapping[str, Path] = field(default_factory=dict)
+    seg: Path | None = None
+    brain_mask: Path | None = None
+    later: bool = False
     """A follow-up or post-operative examination."""
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
     labels: str | None = None
     """Label convention that a table of paths names for this case."""
     site: str | None = None
     told: ClinicalRow | None = None
     """What a table of paths says of this case beside its files."""
     shared: Path | None = None
-    """A folder with several cases, which may be one patient's; nothing tells whether they are."""
+    """A folder with several cases, where nothing tells whether they are of one patient."""
 
     def kind_of(self, path: Path) -> str | None:
-        """Which of the kinds that its layout has for one role a file of this case is."""
+        """Kind of a file of this case, see `Layout.kinds`."""
         layout = LAYOUTS.get(self.layout)
         stem = (volume_stem(path) or path.name).casefold()
         for template, kind in layout.kinds.items() if layout else ():
             if template.replace("{case}", self.case_id).rpartition("/")[2].casefold() == stem:
                 return kind
         return None
+
+
+def list_files(case: Case | FoundCase) -> dict[str, Path]:
+    """Role to file of a case: its images, tumour mask and brain mask."""
+    masks = {SEG: case.seg, BRAIN_MASK: case.brain_mask}
+    return {**case.images, **{role: path for role, path in masks.items() if path}}
 
 
 def volume_stem(path: Path) -> str | None:
@@ -226,13 +229,13 @@ def volume_stem(path: Path) -> str | None:
 
 
 def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool = True) -> FoundCase | None:
-    """Reads a folder as a case of one layout; files of a case match whatever the case of their letters.
+    """Reads a folder as a case of one layout; the case of letters in file names is ignored.
 
     Args:
         folder: Folder that may be a case.
         name: Of the layout.
         modalities: Those that are needed.
-        exact: Whether at least one image must be spelled as the layout spells it: some layouts differ by that alone.
+        exact: Whether at least one image must be spelled exactly as in the layout: some layouts differ by case alone.
 
     Returns:
         The case, with a problem for each needed modality that is missing or there twice, and for each name that is no
@@ -251,7 +254,7 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
         stems = [template.replace("{case}", case_id) for template in templates]
         try:
             named = [(paths, stem) for stem in stems if (paths := _find(folder, stem))]
-        except OSError as error:  # of masks beside the cases, for one
+        except OSError as error:  # e.g. of a folder of masks beside the cases
             named = []
             problems.append(
                 f"case {case_id}: {role}: {error.filename} cannot be read ({error.strerror}); allow it, or move it away"
@@ -291,13 +294,13 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
 def name_nearest(
     role: str, case_id: str, layout: Layout, names: Iterable[str], least: float = LEAST_SIMILARITY
 ) -> str | None:
-    """The file that most probably is the one of a role, of those that have none.
+    """The file that most probably is the one of a role.
 
     Args:
         role: Modality, tumour mask or brain mask.
-        case_id: Of the case, which its files' names may begin with.
+        case_id: Of the case; names of its files may contain it.
         layout: Of the case.
-        names: Of files in its folder.
+        names: Of files in its folder that have no role.
         least: Similarity.
     """
     templates = layout.templates(tuple(layout.images), case_id)[role]
@@ -308,23 +311,19 @@ def name_nearest(
 
 
 def strip_ending(name: str) -> str:
-    """A file's name without the ending of an image, whether such images are read or not."""
+    """A file's name without the ending of an image, in a format that is read or not."""
     ending = next((one for one in (*ENDINGS, *OTHER_VOLUMES) if name.lower().endswith(one)), "")
     return name[: len(name) - len(ending)]
 
 
 def _list_unused(folder: Path, found: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Images in a folder, read or not, that no role has."""
+    """Images in a folder, in a format that is read or not, that no role has."""
     used = {path.name for paths in found.values() for path in paths if path.parent == folder}
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:  # said when the folder was walked through
-        return []
-    return [name for name in names if name not in used and not name.startswith(".") and strip_ending(name) != name]
+    return [name for name in _list_names(folder) if name not in used and strip_ending(name) != name]
 
 
 def find_flaw(path: Path) -> str | None:
-    """Why a path that is there is no file to read, and the cure; None if it is one. Its content is not looked at."""
+    """Why an existing path is no file to read, and the cure; None if it is one. Its content is not read."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -347,17 +346,19 @@ def _look_inside(path: Path) -> Path:
 
 
 def _list_volumes(folder: Path) -> list[str]:
+    return [name for name in _list_names(folder) if volume_stem(Path(name)) is not None]
+
+
+def _list_names(folder: Path) -> list[str]:
+    """Names in a folder that are not hidden; none if it cannot be read, which is reported elsewhere."""
     try:
-        names = sorted(os.listdir(folder))
-    except OSError:  # said when it is read
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
         return []
-    return [name for name in names if volume_stem(Path(name)) is not None and not name.startswith(".")]
 
 
 def _find(folder: Path, template: str) -> list[Path]:
-    """What has the name of a template with any NIfTI ending, whatever the case of its letters, links to nothing
-    included, hidden ones left out.
-    """
+    """Files, and links to nothing, with the name of a template and any NIfTI ending; the case of letters is ignored."""
     place = folder
     *parents, stem = template.split("/")
     while parents and parents[0] == "..":
@@ -373,10 +374,5 @@ def _find(folder: Path, template: str) -> list[Path]:
     found = []
     for inner in folders:
         listed = sorted(os.listdir(inner), key=len, reverse=True)  # by name: some file systems take T1 for t1
-        found += [inner / name for name in listed if _is_called(name, stem)]
+        found += [inner / name for name in listed if (volume_stem(Path(name)) or "").casefold() == stem.casefold()]
     return found
-
-
-def _is_called(name: str, stem: str) -> bool:
-    own = volume_stem(Path(name))
-    return own is not None and own.casefold() == stem.casefold()

@@ -1,7 +1,7 @@
 """One patient under several names: merged into one, and never on two sides of a split.
 
 Names are linked by patient id, by file names, by a crosswalk file, and by images that show the same brain
-(`mttu.cohort.copies`). Unlabelled cases count as training: both are seen while learning.
+(`mttu.cohort.copies`). Unlabelled cases count as training: the network sees both.
 """
 
 import csv
@@ -12,11 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
-from mttu.cohort.clinical_rows import FIELDS
+from mttu.cohort.clinical_rows import FIELDS, number_groups
 from mttu.cohort.clinical_tables import EVERYWHERE, normalise_column
 from mttu.cohort.copies import SameBrain
 from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table
@@ -31,14 +27,14 @@ RULES: Sequence[tuple[re.Pattern[str], str]] = (
 )
 """Patterns whose first group is the same for all names of a patient, and why.
 
-TCGA barcodes: the first three parts name the participant, what follows the sample (Genomic Data Commons, TCGA Barcode).
+TCGA barcodes: the first three parts name the participant, the rest the sample (Genomic Data Commons, TCGA Barcode).
 BraTS: `name_mapping.csv` of BraTS 2019 and 2020 has Brats17_X, Brats18_X and BraTS19_X in one row.
 """
 
 BRATS_NUMBER = re.compile(r"(BraTS2021_|BraTS-GLI-)(\d{5})(?!\d)", re.IGNORECASE)
 """BraTS 2021 and, from 2023 on, BraTS-GLI give a subject the same number: `BraTS2023_2017_GLI_Mapping.xlsx`, a part of
-BraTS 2023, has BraTS-GLI-00006-000 and BraTS2021_00006 in one row. A rule that can be switched off, for later editions
-add subjects and may number them anew."""
+BraTS 2023, has BraTS-GLI-00006-000 and BraTS2021_00006 in one row. This rule can be switched off, since later editions
+add subjects and may renumber them."""
 UCSF_PDGM = re.compile(r"UCSF-PDGM-0*(\d+)(?!\d)", re.IGNORECASE)
 LATER_EXAMINATIONS: Mapping[str, str] = {
     "315": "433",  # now UCSF-PDGM-0433_FU007d
@@ -48,15 +44,15 @@ LATER_EXAMINATIONS: Mapping[str, str] = {
     "181": "409",  # now UCSF-PDGM-0409_FU001d
     "289": "391",  # now UCSF-PDGM-0391_FU016d
 }
-"""Numbers that UCSF-PDGM gave, up to its second version, to a later examination of another number's patient; its third
+"""Up to its second version UCSF-PDGM gave these numbers to later examinations of the patients on the right; its third
 version renamed them (version notes of the collection at The Cancer Imaging Archive, doi:10.7937/tcia.bdgf-8v37)."""
 
 
 def known_patients(names: Iterable[str], brats_numbers: bool = True) -> Mapping[str, str]:
-    """Patients that the names tell, each with why.
+    """Patients that the names of a case or row tell, each with the reason.
 
     Args:
-        names: Of one case or row.
+        names: All names.
         brats_numbers: Whether the number of BraTS 2021 carries over to BraTS-GLI.
     """
     found = {}
@@ -104,21 +100,20 @@ class CrosswalkRow:
     """In the file, the header being line 1."""
     names: tuple[str, ...]
     problems: tuple[str, ...] = ()
-    """Why the row cannot be used, so that the cases which it names cannot be either; kept only where cases with errors
-    are left out."""
+    """Why neither the row nor the cases that it names can be used; kept only where cases with errors are left out."""
 
 
 @dataclass(frozen=True)
 class OtherNames:
-    """What a case is called beside its id and its patient's."""
+    """Names of a case beside its id and its patient's."""
 
     case_id: str
     file_patient: str
-    """Patient that the file names tell; a clinical table may give another id."""
+    """Patient by the file names; a clinical table may give another id."""
     row_ids: frozenset[str] = frozenset()
     """Names in its clinical row."""
     aliases: frozenset[str] = frozenset()
-    """Names of the patient in other data sets, as its clinical row says."""
+    """Names of the patient in other data sets, from its clinical row."""
     line: int = 0
     """Of the clinical row."""
 
@@ -139,11 +134,11 @@ class LinkedCases:
     """Cases whose patient ids name every patient once."""
 
     cases: list[Case]
-    """In the order given; patients that are one carry the first of their ids."""
+    """In the order given; cases of one patient have the first of its ids in alphabetical order."""
     links: list[Link]
-    """At least enough to lead from each case of a patient to each other one."""
+    """Enough to connect all cases of each patient."""
     unknown_names: int
-    """Names in the crosswalk that are no case or patient here; normal, for it may list a whole data set."""
+    """Names in the crosswalk that are no case or patient here; normal, since it may list a whole data set."""
 
 
 @dataclass(frozen=True)
@@ -151,23 +146,23 @@ class Leaks:
     """What is wrong with the splits of linked cases."""
 
     problems: list[str]
-    """One patient on two sides: the test is not fair; to be refused."""
+    """One patient on two sides, to be refused: a sentence for each pair of cases."""
     of_cases: list[str]
-    """The same, for each of the two cases."""
+    """The same, a sentence for each of the two cases."""
     warnings: list[str]
-    """One image twice on one side: it only counts twice."""
+    """One image twice on one side, which counts twice."""
 
 
 def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: bool = False) -> list[CrosswalkRow]:
-    """Reads a table in which each row is one patient and each column another naming, e.g. BraTS 2021 and UCSF ids.
+    """Reads a table with a row for each patient and a column for each naming, e.g. BraTS 2021 and UCSF ids.
 
-    The columns' titles are free, but those that a clinical table has for other things than names (grade, age, split and
-    so on) are not used; nothing, `NA`, `unknown` and the like stand for no name. Comma, semicolon or tab separate.
+    Column titles are free, but columns that a clinical table has for other things than names (grade, age, split and so
+    on) are not used. Nothing, `NA`, `unknown` and the like stand for no name. Comma, semicolon or tab separate.
 
     Args:
         path: CSV in UTF-8.
         findings: A note on columns that are not used is added.
-        keep_bad: Keep what is wrong with rows in `CrosswalkRow.problems`, as warnings too.
+        keep_bad: Keep what is wrong with rows in `CrosswalkRow.problems`, and add it as warnings.
 
     Raises:
         InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
@@ -183,15 +178,16 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
         records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader if any(record)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"crosswalk {path}: cannot be read ({error}); {_GIVE}") from None
+    notes: list[Finding] = [] if findings is None else findings
     titles = records[0][1] if records else []
     facts = {name for role in FIELDS for name in EVERYWHERE[role]}
     ids = {column for column, title in enumerate(titles) if normalise_column(title) not in facts}
-    if len(ids) < 2:  # refused below, by what is in it
+    if len(ids) < 2:  # refused below, for what its rows say
         ids = set(range(len(titles)))
     others = [title for column, title in enumerate(titles) if column not in ids]
-    if others and findings is not None:
+    if others:
         count = say_count(len(others), "column holds no names and is", "columns hold no names and are")
-        findings.append(Finding("note", "", f"crosswalk {path}: {count} not used: {', '.join(others)}"))
+        notes.append(Finding("note", "", f"crosswalk {path}: {count} not used: {', '.join(others)}"))
     if len(titles) < 2:
         found = ", ".join(titles) or "nothing"
         raise InputError(f"crosswalk {path}: has the columns {found}; expected a header and two or more columns of ids")
@@ -200,12 +196,16 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
     known: dict[str, dict[int, tuple[str, int]]] = {}  # name to column to what its patient is called there, and line
     refused: set[str] = set()
     for line, cells in records[1:]:
-        if len(cells) != len(titles):
+        is_crooked = len(cells) != len(titles)
+        named = {
+            column: cell
+            for column, cell in enumerate(cells)
+            if (is_crooked or column in ids) and cell.lower() not in _NO_NAME
+        }
+        rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
+        if is_crooked:
             problems[f"line {line} has {len(cells)} values; expected {len(titles)} as in the header"] = {line}
-            named = {column: cell for column, cell in enumerate(cells) if cell.lower() not in _NO_NAME}
-            rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
             continue
-        named = {column: cell for column, cell in enumerate(cells) if column in ids and cell.lower() not in _NO_NAME}
         for name in named.values():
             for column, (other, before) in known.setdefault(name, {}).items():
                 if named.get(column, other) != other and name not in refused:
@@ -218,12 +218,10 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
                     problems[sentence] = {before, line}
             for column, other in named.items():
                 known[name].setdefault(column, (other, line))
-        rows.append(CrosswalkRow(line, tuple(dict.fromkeys(named.values()))))
     told = [f"crosswalk {path}: {problem}" for problem in problems]
     if not keep_bad:
         raise_if_any(told)
-    if findings is not None:
-        findings += to_findings("warning", told)
+    notes += to_findings("warning", told)
     return [replace(row, problems=tuple(text for text, lines in problems.items() if row.line in lines)) for row in rows]
 
 
@@ -236,15 +234,15 @@ def link_patients(
 ) -> LinkedCases:
     """Finds out which cases are of one patient, and gives them one patient id.
 
-    A name in the crosswalk is any name of a case or its patient; where none is spelt so, upper and lower case and
-    leading zeros do not count (`UCSF-PDGM-004` is `UCSF-PDGM-0004`).
+    A name in the crosswalk is any name of a case or its patient. Where none is spelt exactly so, upper and lower case
+    and leading zeros are ignored (`UCSF-PDGM-004` is `UCSF-PDGM-0004`).
 
     Args:
         cases: Splits may still be empty.
         same_brains: From `mttu.cohort.copies.find_same_brains`; ids of `cases`.
         crosswalk: From `read_crosswalk`.
-        other_names: What files and tables call the cases; those of other cases are known and left alone.
-        brats_numbers: See `mttu.cohort.leakage.known_patients`.
+        other_names: What files and tables call the cases; names of cases that are not in `cases` are ignored.
+        brats_numbers: See `known_patients`.
 
     Raises:
         InputError: No name in the crosswalk is known, or one fits several patients, or is in a row that cannot be used;
@@ -252,18 +250,16 @@ def link_patients(
     """
     here = {case.case_id for case in cases}
     others = [names for names in other_names if names.case_id in here]
-    links = [*_link_patient_ids(cases), *_link_file_patients(cases, others), *_link_known(cases, others, brats_numbers)]
+    links = _link_names(cases, others, brats_numbers)
     of_files = [(names.file_patient, names.case_id) for names in others]
-    of_rows = [(name, names.case_id) for names in others for name in names.row_ids]
     named = [names for names in others if names.aliases]
     tables = [CrosswalkRow(names.line, (names.case_id, *sorted(names.aliases))) for names in named]
     sources = [f"case {names.case_id}: clinical table" for names in named]
     found, unknown = _link_rows(_merge(cases, links), of_files, tables, sources)
     links += found
     if crosswalk:
-        aliases = [(name, names.case_id) for names in others for name in names.aliases]
+        of_rows = [(name, names.case_id) for names in others for name in (*names.row_ids, *names.aliases)]
         own = [(case.patient_id, case.case_id) for case in cases]
-        names = (*of_files, *of_rows, *aliases, *own)
         left_out = {
             name
             for one in other_names
@@ -271,7 +267,7 @@ def link_patients(
             for name in (one.case_id, one.file_patient, *one.row_ids, *one.aliases)
         }
         origins = ["crosswalk"] * len(crosswalk)
-        found, missing = _link_rows(_merge(cases, links), names, crosswalk, origins, left_out)
+        found, missing = _link_rows(_merge(cases, links), (*of_files, *of_rows, *own), crosswalk, origins, left_out)
         links += found
         unknown += missing
     links += [
@@ -281,45 +277,39 @@ def link_patients(
     return LinkedCases(_merge(cases, links), links, unknown)
 
 
-def _link_patient_ids(cases: Sequence[Case]) -> list[Link]:
+def _link_names(cases: Sequence[Case], others: Sequence[OtherNames], brats_numbers: bool) -> list[Link]:
+    """Links by patient id, by the patient of the file names where a table gave another, and by public names."""
+    patient_of = {case.case_id: case.patient_id for case in cases}
     by_patient: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
+    by_name: dict[str, list[tuple[str, str]]] = {}
     for case in cases:
         by_patient.setdefault(case.patient_id, []).append(case.case_id)
-    return [
-        Link(first, second, f"patient id {patient}")
-        for patient, ids in by_patient.items()
-        for first, second in pairwise(ids)
-    ]
-
-
-def _link_file_patients(cases: Sequence[Case], others: Sequence[OtherNames]) -> list[Link]:
-    """Where a table gave cases other patient ids than their files have."""
-    patient = {case.case_id: case.patient_id for case in cases}
-    by_file: dict[str, list[str]] = {}
     for names in others:
         by_file.setdefault(names.file_patient, []).append(names.case_id)
-    return [
-        Link(first, second, f"same patient in the file names ({name})")
-        for name, ids in by_file.items()
-        if any(patient[case_id] != name for case_id in ids)
-        for first, second in pairwise(ids)
-    ]
-
-
-def _link_known(cases: Sequence[Case], others: Sequence[OtherNames], brats_numbers: bool) -> list[Link]:
-    """Cases whose names are known to be of one patient (`mttu.cohort.leakage`)."""
     beside = {names.case_id: (names.file_patient, *sorted(names.row_ids | names.aliases)) for names in others}
-    patient_of = {case.case_id: case.patient_id for case in cases}
-    found: dict[str, list[tuple[str, str]]] = {}
     for case in cases:
-        names = (case.case_id, case.patient_id, *beside.get(case.case_id, ()))
-        for patient, reason in known_patients(names, brats_numbers).items():
-            found.setdefault(patient, []).append((case.case_id, reason))
+        own = (case.case_id, case.patient_id, *beside.get(case.case_id, ()))
+        for patient, reason in known_patients(own, brats_numbers).items():
+            by_name.setdefault(patient, []).append((case.case_id, reason))
     return [
-        Link(first, second, reason)
-        for same in found.values()
-        for (first, reason), (second, _) in pairwise(same)
-        if patient_of[first] != patient_of[second]
+        *(
+            Link(first, second, f"patient id {patient}")
+            for patient, ids in by_patient.items()
+            for first, second in pairwise(ids)
+        ),
+        *(
+            Link(first, second, f"same patient in the file names ({patient})")
+            for patient, ids in by_file.items()
+            if any(patient_of[case_id] != patient for case_id in ids)
+            for first, second in pairwise(ids)
+        ),
+        *(
+            Link(first, second, reason)
+            for same in by_name.values()
+            for (first, reason), (second, _) in pairwise(same)
+            if patient_of[first] != patient_of[second]
+        ),
     ]
 
 
@@ -336,8 +326,8 @@ def _link_rows(
         cases: With one patient id for all that is known to be one patient.
         other_names: Names beside the cases' ids and patients, each with its case.
         rows: One patient each.
-        sources: What each row is of, as a sentence on it begins.
-        left_out: Names of cases that are there and not among these, so that a row which names one is not of other data.
+        sources: Where each row is from, as a sentence on it begins.
+        left_out: Names of cases that were found but are not among these; a row with such a name is not of other data.
     """
     patient_of = {case.case_id: case.patient_id for case in cases}
     cases_of: dict[str, list[str]] = {}
@@ -347,19 +337,27 @@ def _link_rows(
     own = [(name, case.case_id) for case in cases for name in (case.case_id, case.patient_id)]
     index = NameIndex((name, patient_of[case_id]) for name, case_id in (*own, *other_names))
     links, problems, unknown, known = [], [], 0, 0
+
+    def refuse(source: str, text: str, patients: Iterable[str]) -> None:
+        """Adds a sentence for each case of the patients, or for the one case whose clinical row it is about."""
+        if source.startswith("case "):
+            problems.append(f"{source}: {text}")
+        else:
+            ids = sorted({case_id for patient in patients for case_id in cases_of[patient]})
+            problems.extend(f"case {case_id}: {source} {text}" for case_id in ids)
+
     for row, source in zip(rows, sources, strict=True):
         patients: set[str] = set()
         for name in row.names:
             fitting = index.find_exact(name) if name in left_out else index.find(name)
             if len(fitting) > 1:
                 listed = " or ".join(sorted(fitting)[:_MOST_NAMED])
-                text = f"line {row.line}: {name!r} may be patient {listed}; write the one you mean"
-                problems += _say_of_cases(source, text, [one for patient in fitting for one in cases_of[patient]])
+                refuse(source, f"line {row.line}: {name!r} may be patient {listed}; write the one you mean", fitting)
             patients |= fitting
             known += bool(fitting or (left_out and elsewhere.find(name)))
             unknown += not fitting
         for problem in row.problems:
-            problems += _say_of_cases(source, problem, [one for patient in patients for one in cases_of[patient]])
+            refuse(source, problem, patients)
         reason = f"{source.rpartition(': ')[2]} line {row.line} ({', '.join(row.names)})"
         links += [Link(cases_of[first][0], cases_of[second][0], reason) for first, second in pairwise(sorted(patients))]
     if rows and not known:
@@ -370,18 +368,10 @@ def _link_rows(
     return links, unknown
 
 
-def _say_of_cases(source: str, text: str, case_ids: Iterable[str]) -> list[str]:
-    """One sentence for each case; for the case alone whose clinical row it is of."""
-    if source.startswith("case "):
-        return [f"{source}: {text}"]
-    return [f"case {case_id}: {source} {text}" for case_id in sorted(set(case_ids))]
-
-
 def _merge(cases: Sequence[Case], links: Sequence[Link]) -> list[Case]:
+    """Gives linked cases the first of their patient ids."""
     place = {case.case_id: index for index, case in enumerate(cases)}
-    ends = np.array([(place[link.first], place[link.second]) for link in links], int).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(cases), len(cases)))
-    groups = connected_components(graph, directed=False)[1].tolist()
+    groups = number_groups(len(cases), [(place[link.first], place[link.second]) for link in links])
     name: dict[int, str] = {}
     for group, case in zip(groups, cases, strict=True):
         name[group] = min(name.get(group, case.patient_id), case.patient_id)
@@ -392,7 +382,7 @@ def find_leaks(cases: Sequence[Case], links: Iterable[Link]) -> Leaks:
     """Looks for patients on two sides of the splits, and for images that are there twice.
 
     Args:
-        cases: With the splits they have or are wanted in; an empty split is no side.
+        cases: With their splits; an empty split is no side.
         links: From `link_patients`.
     """
     split = {case.case_id: case.split for case in cases}

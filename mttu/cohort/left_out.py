@@ -9,25 +9,23 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from mttu.cohort.layouts import LAYOUTS, FoundCase, name_nearest, volume_stem
+from mttu.cohort.layouts import LAYOUTS, FoundCase, list_files, name_nearest, volume_stem
 from mttu.data.findings import Finding
 from mttu.data.manifest import BRAIN_MASK, MODALITIES, SEG
 from mttu.errors import name_some, say_count
 
-_BINS = frozenset(
-    {
-        *("#recycle", "$recycle.bin", "recycler", "@recycle", "@eadir", "#snapshot", "~snapshot", "@recently-snapshot"),
-        *("lost+found", "__macosx", "system volume information"),
-    }
-)
+_BINS = {
+    *("#recycle", "$recycle.bin", "recycler", "@recycle", "@eadir", "#snapshot", "~snapshot", "@recently-snapshot"),
+    *("lost+found", "__macosx", "system volume information"),
+}
 """Of Synology, Windows, QNAP, NetApp, Linux and macOS; those whose names begin with a dot are hidden anyway."""
 _LIKE_A_MASK = re.compile(r"seg|mask|label|tumou?r|lesion|roi(?![a-z])|annot|gtv|truth", re.IGNORECASE)
 _OF_THE_BRAIN = re.compile(r"brain|skull|parenchyma|tissue", re.IGNORECASE)
 _LIKE_BRAIN_MASKS = 0.8
-"""Least similarity to the name of a brain mask; the segmentation of the parenchyma, which is none, has 0.77."""
+"""Least similarity to the name of a brain mask; a segmentation of the parenchyma has 0.77."""
 _MOST_NAMED = 24
 _MOST_OPENED = 64
-"""A look into bins is to be quick."""
+"""Limits the time spent on bins."""
 
 
 @dataclass
@@ -35,7 +33,7 @@ class LeftOut:
     """What a walk through folders passed by."""
 
     folders: list[Path] = field(default_factory=list)
-    """Hidden ones and bins, whatever is in them."""
+    """Hidden ones and bins."""
     predictions: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
     """Hidden NIfTI files."""
@@ -44,21 +42,16 @@ class LeftOut:
     dead_links: list[Path] = field(default_factory=list)
     """That lead to nothing, or back to themselves."""
     unreadable: dict[Path, str] = field(default_factory=dict)
-    """Folders that cannot be listed, each with the reason; no note but an error."""
+    """Folders that cannot be listed, each with the reason; these are errors."""
 
 
 def is_left_out(name: str) -> bool:
-    """Whether no case is looked for in a folder of this name: hidden ones, bins, snapshots."""
+    """Whether a folder of this name is hidden, a bin or a snapshot, where no case is looked for."""
     return name.startswith(".") or name.casefold() in _BINS
 
 
 def describe_skipped(root: Path, left_out: LeftOut) -> list[Finding]:
-    """Notes on folders and files in which nobody looked for cases.
-
-    Args:
-        root: Where the walk began.
-        left_out: What it passed by.
-    """
+    """Notes on folders and files below `root` that the walk skipped."""
     notes = []
     for paths, one, several in (
         (left_out.folders, "hidden folder or bin is", "hidden folders and bins are"),
@@ -68,19 +61,14 @@ def describe_skipped(root: Path, left_out: LeftOut) -> list[Finding]:
         if paths:
             inside = [*map(_say_inside, paths[:_MOST_OPENED]), *[""] * len(paths[_MOST_OPENED:])]
             names = name_some([f"{path.relative_to(root)}{held}" for path, held in zip(paths, inside, strict=True)])
-            notes.append(f"{root}: {say_count(len(paths), one, several)} left out ({names})")
-    return [Finding("note", "", note) for note in notes]
+            text = f"{root}: {say_count(len(paths), one, several)} left out ({names})"
+            notes.append(Finding("note", "", text))
+    return notes
 
 
 def describe_links(root: Path, left_out: LeftOut, cases: Sequence[FoundCase]) -> Iterator[Finding]:
-    """A warning on links to nothing that no case names, and a note on images in folders that are named like a file.
-
-    Args:
-        root: Where the walk began.
-        left_out: What it passed by.
-        cases: What it found.
-    """
-    files = {path: case for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path}
+    """A warning on links to nothing that no case names, and a note on images in folders that are named like a file."""
+    files = {path: case for case in cases for path in list_files(case).values()}
     dead = [path for path in left_out.dead_links if path not in files]
     if dead:
         named = name_some([f"{path.relative_to(root)} to {os.readlink(path)}" for path in dead])
@@ -96,7 +84,7 @@ def describe_links(root: Path, left_out: LeftOut, cases: Sequence[FoundCase]) ->
 
 
 def _say_inside(place: Path) -> str:
-    """Which folders of images lie directly in a bin; nothing of a file, or of a folder with much in it."""
+    """Which folders of images lie directly in a bin, among its first entries; nothing for a file."""
     try:
         inner = sorted(islice(place.iterdir(), _MOST_OPENED)) if is_left_out(place.name) and place.is_dir() else []
         held = [
@@ -120,7 +108,7 @@ def describe_left_out(
     """
     findings = describe_skipped(root, left_out)
     case_of = {case.folder: case for case in cases}
-    used = {path for case in cases for path in (*case.images.values(), case.seg, case.brain_mask) if path is not None}
+    used = {path for case in cases for path in list_files(case).values()}
     known = {case.folder: _known_places(case) for case in cases}
     unused: dict[str, list[str]] = {}
     elsewhere: list[Path] = []
@@ -144,7 +132,13 @@ def describe_left_out(
     skipped = sorted(beside & {place.name for path in volumes for place in path.parents if place.is_relative_to(root)})
     if skipped:
         findings.append(Finding("note", "", f"{root}: folders of other images are not used: {', '.join(skipped)}"))
-    findings += _describe_elsewhere(root, elsewhere)
+    folders = list(dict.fromkeys(str(path.parent.relative_to(root)) for path in elsewhere))
+    if folders:
+        text = (
+            f"{root}: {say_count(len(folders), 'folder holds', 'folders hold')} images in formats that are not read, "
+            f"and no case ({name_some(folders)}; e.g. {elsewhere[0].name}); convert them to .nii.gz"
+        )
+        findings.append(Finding("warning", "", text))
     return findings
 
 
@@ -156,17 +150,13 @@ def _may_be_mask(name: str, path: Path, case: FoundCase) -> bool:
 
 def _may_be_brain_mask(path: Path, case: FoundCase) -> bool:
     layout = LAYOUTS[case.layout]
-    named = bool(layout.brain_mask) and name_nearest(BRAIN_MASK, case.case_id, layout, [path.name], _LIKE_BRAIN_MASKS)
-    return bool(named)
+    if not layout.brain_mask:
+        return False
+    return name_nearest(BRAIN_MASK, case.case_id, layout, [path.name], _LIKE_BRAIN_MASKS) is not None
 
 
 def find_brain_masks(cases: Sequence[FoundCase], volumes: Sequence[Path]) -> list[Finding]:
-    """Warnings on what may be the brain mask of a case that has none, whatever layouts the cases have.
-
-    Args:
-        cases: Any of them.
-        volumes: All NIfTI files that were found.
-    """
+    """Warnings on volumes that may be the brain mask of a case without one; the cases may be of any layouts."""
     lacking = {case.folder: case for case in cases if case.brain_mask is None and case.layout in LAYOUTS}
     candidates: dict[tuple[str, str], list[str]] = {}
     for path in volumes:
@@ -190,16 +180,6 @@ def _describe_candidates(
                 yield Finding("warning", case.case_id, text)
 
 
-def _describe_elsewhere(root: Path, paths: Sequence[Path]) -> Iterator[Finding]:
-    folders = list(dict.fromkeys(str(path.parent.relative_to(root)) for path in paths))
-    if folders:
-        text = (
-            f"{root}: {say_count(len(folders), 'folder holds', 'folders hold')} images in formats that are not read, "
-            f"and no case ({name_some(folders)}; e.g. {paths[0].name}); convert them to .nii.gz"
-        )
-        yield Finding("warning", "", text)
-
-
 def _known_places(case: FoundCase) -> set[tuple[str, ...]]:
     """Patterns of paths in the folder of a case, without ending and in lower case, where its layout has files."""
     templates = LAYOUTS[case.layout].templates(MODALITIES, case.case_id)
@@ -214,7 +194,7 @@ def _lies_at(path: Path, folder: Path, place: Sequence[str]) -> bool:
 
 
 def _name_kind(path: Path, case: FoundCase) -> str:
-    """Path in the folder of its case, the id replaced, so that cases can share it; all slices of a folder are one."""
+    """Path in the folder of its case without the case id, alike for all cases; all slices of a folder are one."""
     name = path.relative_to(case.folder).as_posix()
     if name.lower().endswith(".dcm"):
         name = f"{name.rpartition('/')[0]}/*.dcm".lstrip("/")

@@ -18,7 +18,7 @@ from mttu.data.names import say_nearest
 from mttu.errors import raise_if_any
 
 LAYOUT = "paths"
-"""What stands for the layout of such cases."""
+"""Layout of such cases."""
 _TABLE = ClinicalTable("table of paths", (), ids=())
 _LOOKS = {**LOOKS, "seg": re.compile(r"(^|_)(mask|seg|segmentation|label)(_|$)")}
 _LONGEST_SHOWN = 60
@@ -27,15 +27,15 @@ _LONGEST_SHOWN = 60
 def read_path_table(table: Path, modalities: Sequence[str], findings: list[Finding]) -> list[FoundCase]:
     """Reads a table with `case_id`, a column per modality, and any of seg, brain_mask, patient_id, labels, site.
 
-    What a clinical table may say may stand here too: idh, grade, age, sex, split, in any of the spellings there.
+    It may have the columns of a clinical table, too: idh, grade, age, sex, split, in any of the spellings there.
 
     Args:
-        table: A text separated by comma, semicolon or tab, or a workbook. Relative paths start at its folder.
+        table: A text file separated by comma, semicolon or tab, or a workbook. Relative paths start at its folder.
         modalities: Those that every case needs.
         findings: Columns that are not used are added.
 
     Returns:
-        One case per row; a modality without a path, without a file, or with the file of another one, a refused cell and
+        One case per row. A modality without a path, without a file, or with the file of another one, a refused cell and
         a row that does not fit the header are problems of the case.
 
     Raises:
@@ -68,8 +68,9 @@ class _Lines:
     table: Path
     text: TextTable
     folder: Path
+    """Where relative paths start."""
     names: Sequence[str]
-    """Normalised."""
+    """Of the columns, normalised."""
     reader: LineReader
     modalities: tuple[str, ...]
 
@@ -77,10 +78,9 @@ class _Lines:
         cells = dict(zip(self.names, written, strict=True))
         case_id = cells["case_id"] or f"line-{line}"
         row, refused = self.reader.read(line, written)
+        refused = [f"{self.table} line {line}: {problem}" for problem in refused]
         if not cells["case_id"]:
             refused = [f"{self.table} has no case_id in line {line}"]
-        else:
-            refused = [f"{self.table} line {line}: {problem}" for problem in refused]
         paths, problems = self._read_paths(line, cells)
         labels = cells.get("labels") or None
         if labels is not None and labels not in CONVENTIONS:
@@ -93,7 +93,6 @@ class _Lines:
             images={name: paths[name] for name in self.modalities if name in paths},
             seg=paths.get("seg"),
             brain_mask=paths.get("brain_mask"),
-            later=False,
             problems=tuple(f"case {case_id}: {problem}" for problem in (*refused, *problems)),
             labels=labels,
             site=row.site,
@@ -105,25 +104,21 @@ class _Lines:
         paths: dict[str, Path] = {}
         role_of: dict[Path, str] = {}
         for role in (*self.modalities, "seg", "brain_mask"):
-            text = cells.get(role, "")
-            index = self.names.index(role) if role in self.names else None
-            hidden = None if index is None else self.text.find_flaw(line, index)
-            if hidden and index is not None:
-                problems.append(f"{role} holds {hidden}{self.text.name_cell(line, index)}")
-            elif not text and role in self.modalities:
+            if role not in self.names:
+                continue
+            text, index = cells[role], self.names.index(role)
+            if flaw := self.text.find_flaw(line, index):
+                problems.append(f"{role} holds {flaw}{self.text.name_cell(line, index)}")
+            elif text:
+                path = Path(os.path.abspath(self.folder / text))
+                if flaw := self._find_flaw(path, text):
+                    problems.append(f"{role} {flaw}")
+                elif (real := path.resolve()) in role_of:
+                    problems.append(f"{role} {text}: is the file of {role_of[real]} too; give each its own")
+                else:
+                    paths[role], role_of[real] = path, role
+            elif role in self.modalities:
                 problems.append(f"no {role}; {self.table} has no path for it in line {line}")
-            if hidden or not text:
-                continue
-            path = Path(os.path.abspath(self.folder / text))
-            flaw = self._find_flaw(path, text)
-            if flaw:
-                problems.append(f"{role} {flaw}")
-                continue
-            real = path.resolve()
-            if real in role_of:
-                problems.append(f"{role} {text}: is the file of {role_of[real]} too; give each its own")
-            else:
-                paths[role], role_of[real] = path, role
         return paths, problems
 
     def _find_flaw(self, path: Path, text: str) -> str | None:
@@ -148,7 +143,7 @@ class _Lines:
 
 
 def _say_foreign(text: str) -> str | None:
-    """What is written otherwise on the system that a path may come from."""
+    """What to change in a path that was written for another system."""
     if "://" in text:
         return "an address is not read; download the file, and give its path"
     if "\\" in text:

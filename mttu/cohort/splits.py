@@ -1,34 +1,34 @@
 """Train, val, unlabelled, test, and the folds of a cross-validation: by patient, stratified by IDH status."""
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
+from mttu.cohort.clinical_rows import number_groups
 from mttu.data.findings import Finding, to_findings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import Case, Manifest, check_target, write_manifest
-from mttu.errors import InputError, name_some, raise_if_any
+from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.files import atomic_folder
 
-_STATES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
+_CLASSES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 
 def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> frozenset[str]:
     """Draws the patients of the validation split (80/20, section V-A).
 
-    Each stratum gives its rounded share, at least one and never all of its patients; a stratum of a single patient
-    stays in training, for nothing can be learned of a class that is only validated.
+    Each stratum gives its rounded share, at least one and never all of its patients. A stratum of a single patient
+    stays in training: a class that is only validated cannot be learned.
 
     Args:
-        strata: Patient to stratum, e.g. IDH status.
+        strata: Patient to stratum, e.g. IDH class; their order does not matter.
         fraction: Share of the patients of each stratum, 0 to below 1.
-        seed: Seed; the result doesn't depend on the order of `strata`.
+        seed: Of the draw.
     """
     drawn: set[str] = set()
     for stratum in sorted(set(strata.values())):
@@ -42,60 +42,60 @@ def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> fr
 
 @dataclass(frozen=True)
 class _Patient:
-    cases: list[tuple[Case, str | None]]
+    cases: list[Case]
 
     @property
     def named(self) -> set[str]:
-        """Splits that its rows name, unlabelled counted as training: both are seen while learning."""
-        return {{"unlabelled": "train"}.get(split, split) for _, split in self.cases if split}
+        """Splits that its rows name, unlabelled counted as training: the network sees both."""
+        return {{"unlabelled": "train"}.get(case.split, case.split) for case in self.cases if case.split}
 
     @property
     def known(self) -> set[int]:
-        return {case.idh for case, _ in self.cases} - {IDH_UNKNOWN}
+        return {case.idh for case in self.cases} - {IDH_UNKNOWN}
 
 
-def assign_splits(cases: Sequence[tuple[Case, str | None]], val_fraction: float, seed: int) -> list[Case]:
-    """Gives every case a split; the rules are those of `mttu.cohort.build.discover`.
+def assign_splits(cases: Sequence[Case], val_fraction: float, seed: int) -> list[Case]:
+    """Gives every case a split; for the rules see `mttu.cohort.build.build_cohort`.
 
     Args:
-        cases: Each with the split that the clinical table names for it, if any.
+        cases: Each with the split that the clinical table names for it, or an empty one.
         val_fraction: Share of validation.
         seed: Of the draw.
 
     Raises:
-        InputError: A patient on two sides or with two IDH states, or a train or val case with nothing to learn; each
+        InputError: A patient on two sides or of two IDH classes, or a train or val case with nothing to learn; each
             sentence names one case, so that those can be left out.
     """
     patients: dict[str, _Patient] = {}
-    for case, split in cases:
-        patients.setdefault(case.patient_id, _Patient([])).cases.append((case, split))
+    for case in cases:
+        patients.setdefault(case.patient_id, _Patient([])).cases.append(case)
     problems = []
     for name, patient in patients.items():
         texts = []
         if len(patient.named) > 1:
-            listed = ", ".join(f"{case.case_id} {split}" for case, split in patient.cases if split)
+            listed = ", ".join(f"{case.case_id} {case.split}" for case in patient.cases if case.split)
             texts.append(f"patient {name} is in several splits ({listed}); a patient belongs to one side only")
         if len(patient.known) > 1:
-            known = [case for case, _ in patient.cases if case.idh in _STATES]
-            listed = ", ".join(f"{case.case_id} {_STATES[case.idh]}" for case in known)
+            listed = ", ".join(f"{case.case_id} {_CLASSES[case.idh]}" for case in patient.cases if case.idh in _CLASSES)
             texts.append(f"patient {name} is IDH mutant and wild type ({listed}); correct the clinical table")
-        problems += [f"case {case.case_id}: {text}" for text in texts for case, _ in patient.cases]
+        problems += [f"case {case.case_id}: {text}" for text in texts for case in patient.cases]
     raise_if_any(problems)
     free = {name: patient for name, patient in patients.items() if not patient.named}
     strata = {name: next(iter(patient.known)) for name, patient in free.items() if patient.known}
     only_segmentation = not strata and len(free) == len(patients)
     if only_segmentation:
-        strata = {name: IDH_UNKNOWN for name, patient in free.items() if any(case.seg for case, _ in patient.cases)}
+        strata = {name: IDH_UNKNOWN for name, patient in free.items() if any(case.seg for case in patient.cases)}
     drawn = draw_validation(strata, val_fraction, seed)
     assigned = []
     for name, patient in patients.items():
-        for case, split in patient.cases:
-            if split is None and patient.named:
+        for case in patient.cases:
+            split = case.split
+            if not split and patient.named:
                 split = next(iter(patient.named))
                 split = "unlabelled" if split == "train" and case.idh == IDH_UNKNOWN else split
-            elif split is None and name in drawn:
+            elif not split and name in drawn:
                 split = "val"
-            elif split is None:
+            elif not split:
                 learns = case.idh != IDH_UNKNOWN or (only_segmentation and case.seg is not None)
                 split = "train" if learns else "unlabelled"
             if split in ("train", "val") and case.idh == IDH_UNKNOWN and case.seg is None:
@@ -118,28 +118,23 @@ EXPECTED: Mapping[str, int] = {
 """Cases of each kind (Table I)."""
 
 
-@dataclass(frozen=True)
-class PaperCohort:
-    """Cases with the split the recipe gives them; None is drawn into train or val later."""
-
-    cases: tuple[tuple[Case, str | None], ...]
-    findings: tuple[Finding, ...]
-
-
 def follow_paper(
     training: Sequence[Case], test: Sequence[Case], row_of: Mapping[str, int], with_crosswalk: bool = False
-) -> PaperCohort:
+) -> tuple[list[Case], list[Finding]]:
     """Labelled, unlabelled and test cases as the paper has them.
 
-    Of the training folder every case is used: labelled where its IDH status is known, else unlabelled. Of the second
-    folder, which is BraTS 2020's validation set or BraTS 2021, only the cases with a clinical row are used, as test; of
-    BraTS 2021, which contains BraTS 2020, not those whose row is that of a training case: they are the same patients.
+    Of the training folder every case is used: labelled where its IDH class is known, else unlabelled. Of the second
+    folder, which is BraTS 2020's validation set or BraTS 2021, only the cases with a clinical row are used, as test.
+    BraTS 2021 contains BraTS 2020: a case whose row is that of a training case is the same patient and is left out.
 
     Args:
         training: Cases of the first folder, with clinical facts.
         test: Cases of the second folder, with clinical facts.
         row_of: Case id to the number of its clinical row, of the cases that have one.
         with_crosswalk: Whether a crosswalk was given, for the advice.
+
+    Returns:
+        The cases with the splits of the recipe, an empty one to be drawn as train or val; and what was found.
     """
     rows = {row_of[case.case_id] for case in training if case.case_id in row_of}
     known = [case for case in test if case.case_id in row_of]
@@ -164,27 +159,22 @@ def follow_paper(
             advice = "; BraTS 2021 has other case names: pass --crosswalk with a table of the BraTS 2020 and 2021 names"
         problems.append(f"this is not the cohort of the paper ({'; '.join(wrong)}){advice}")
     if len(known) < len(test):
-        notes.append(f"{_count(len(test) - len(known), 'has', 'have')} no clinical row: left out")
+        one, several = "case of the second folder has", "cases of the second folder have"
+        notes.append(f"{say_count(len(test) - len(known), one, several)} no clinical row: left out")
     if len(kept) < len(known):
-        notes.append(
-            f"{_count(len(known) - len(kept), 'is', 'are')} in the training folder under another name: left out"
-        )
+        count = say_count(len(known) - len(kept), "case of the second folder is", "cases of the second folder are")
+        notes.append(f"{count} in the training folder under another name: left out")
     for name, cases in (("training folder", training), ("test", kept)):
         without = [case.case_id for case in cases if case.seg is None]
         if without:
-            listed = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
-            notes.append(f"{len(without)} of {len(cases)} cases of the {name} have no tumour mask ({listed})")
-    split = [(case, None if case.idh != IDH_UNKNOWN else "unlabelled") for case in training]
-    findings = (*to_findings("error", problems), *to_findings("note", notes))
-    return PaperCohort((*split, *((case, "test") for case in kept)), findings)
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {'case' if number == 1 else 'cases'} of the second folder {one if number == 1 else several}"
+            text = f"{len(without)} of {len(cases)} cases of the {name} have no tumour mask ({name_some(without, 5)})"
+            notes.append(text)
+    split = [replace(case, split="" if case.idh != IDH_UNKNOWN else "unlabelled") for case in training]
+    split += [replace(case, split="test") for case in kept]
+    return split, [*to_findings("error", problems), *to_findings("note", notes)]
 
 
 GROUPS = ("patient", "site")
-_CLASSES = {IDH_MUTANT: "IDH mutant", IDH_WILD: "IDH wild type"}
 
 
 def draw_folds(
@@ -192,26 +182,25 @@ def draw_folds(
 ) -> list[Manifest]:
     """Draws k manifests: in each, another part of the train and val cases is val and the rest is train.
 
-    The draw is by patient and stratified by IDH status; patients with a mask and unknown IDH are a stratum of their
-    own. Unlabelled and test cases stay what they are; but while a patient validates, his unlabelled cases do so too, or
-    are left out if they have no mask, for else the network would have seen him.
+    The draw is by patient and stratified by IDH class; patients with a mask and unknown IDH are a stratum of their
+    own. Unlabelled and test cases keep their split, with one exception: the unlabelled cases of a validating patient
+    validate, too, or are left out if they have no mask, so that the network does not see the patient in training.
 
     Args:
         manifest: Its train and val cases are drawn anew.
         folds: k, at least 2.
-        seed: Of the draw; the order of the cases has no influence.
+        seed: Of the draw; the order of the cases does not matter.
         group: `patient`, or `site`: all patients of a site are in one fold, the strata as even as the sites allow.
             Sites that share a patient are drawn as one. Unlabelled cases are in training whatever their site.
         exclude_test: Leave the test cases out, so that no later step can look at them.
 
     Raises:
-        InputError: k too small, fewer patients of a class or fewer sites than folds, patients of two IDH states or on
+        InputError: k too small, fewer patients of a class or fewer sites than folds, patients of two IDH classes or on
             two sides, cases without site; lists all problems.
     """
-    if folds < 2 or group not in GROUPS:
-        problems = [f"folds: {folds}; expected 2 or more"] if folds < 2 else []
-        problems += [] if group in GROUPS else [f"group {group!r}: unknown; choose one of {', '.join(GROUPS)}"]
-        raise InputError(problems)
+    problems = [f"folds: {folds}; expected 2 or more"] if folds < 2 else []
+    problems += [] if group in GROUPS else [f"group {group!r}: unknown; choose one of {', '.join(GROUPS)}"]
+    raise_if_any(problems)
     drawn = [case for case in manifest.cases if case.split in ("train", "val")]
     strata, problems = _find_strata(manifest.cases, drawn)
     problems += _find_scarce(strata, folds)
@@ -225,14 +214,14 @@ def draw_folds(
 
 
 def _find_strata(cases: Sequence[Case], drawn: Sequence[Case]) -> tuple[dict[str, int], list[str]]:
-    """Patient to IDH status, sorted by name, and what forbids the draw."""
-    states: dict[str, set[int]] = {}
+    """Patient to IDH class, sorted by name, and what forbids the draw."""
+    classes: dict[str, set[int]] = {}
     for case in drawn:
-        states.setdefault(case.patient_id, set()).add(case.idh)
-    tested = sorted({case.patient_id for case in cases if case.split == "test"} & set(states))
+        classes.setdefault(case.patient_id, set()).add(case.idh)
+    tested = sorted({case.patient_id for case in cases if case.split == "test"} & set(classes))
     problems = [f"patient {name}: has cases in test and in train or val; put all into one split" for name in tested]
     strata = {}
-    for name, found in sorted(states.items()):
+    for name, found in sorted(classes.items()):
         known = found - {IDH_UNKNOWN}
         if len(known) > 1:
             problems.append(f"patient {name}: has cases of IDH mutant and wild type; correct the clinical table")
@@ -241,31 +230,26 @@ def _find_strata(cases: Sequence[Case], drawn: Sequence[Case]) -> tuple[dict[str
 
 
 def _find_scarce(strata: Mapping[str, int], folds: int) -> list[str]:
-    counts = {status: list(strata.values()).count(status) for status in (*_CLASSES, IDH_UNKNOWN)}
-    if not any(counts[status] for status in _CLASSES):  # a cohort for segmentation alone
+    counts = Counter(strata.values())
+    if not any(counts[idh] for idh in _CLASSES):  # a cohort for segmentation alone
         number = counts[IDH_UNKNOWN]
         return [] if number >= folds else [f"{number} patients in train and val for {folds} folds; take fewer folds"]
     return [
-        f"{counts[status]} {title} patients in train and val for {folds} folds; take at most {counts[status]} folds"
-        if counts[status] > 1
-        else f"{counts[status]} {title} patients in train and val for {folds} folds; each fold needs one"
-        for status, title in _CLASSES.items()
-        if counts[status] < folds
+        f"{counts[idh]} IDH {title} patients in train and val for {folds} folds; "
+        + (f"take at most {counts[idh]} folds" if counts[idh] > 1 else "each fold needs one")
+        for idh, title in _CLASSES.items()
+        if counts[idh] < folds
     ]
 
 
 def _group_sites(cases: Sequence[Case]) -> dict[str, int]:
-    """Patient to a number that he shares with all patients of his sites, and with theirs."""
-    patients = sorted({case.patient_id for case in cases})
+    """Patient to a number shared by all patients whose sites are connected, directly or through other patients."""
+    row = {name: index for index, name in enumerate(sorted({case.patient_id for case in cases}))}
     sites = sorted({case.site for case in cases if case.site is not None})
-    row = {name: index for index, name in enumerate(patients)}
     column = {name: len(row) + index for index, name in enumerate(sites)}
     pairs = [(row[case.patient_id], column[case.site]) for case in cases if case.site is not None]
-    ends = np.array(pairs, int).reshape(-1, 2)
-    size = len(row) + len(column)
-    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
-    numbers = connected_components(graph, directed=False)[1]
-    return {name: int(numbers[index]) for name, index in row.items()}
+    numbers = number_groups(len(row) + len(column), pairs)
+    return {name: numbers[index] for name, index in row.items()}
 
 
 def _find_site_problems(cases: Sequence[Case], sites: Mapping[str, int], folds: int) -> list[str]:
@@ -276,39 +260,35 @@ def _find_site_problems(cases: Sequence[Case], sites: Mapping[str, int], folds: 
             "and val); name it in the clinical table (column site), or group by patient"
         ]
     groups = len(set(sites.values()))
+    if groups >= folds:
+        return []
     names = name_some(sorted({case.site for case in cases if case.site}))
-    if groups < folds:
-        return [
-            f"{groups} separate sites ({names}) for {folds} folds; take at most {groups} folds, or group by patient"
-        ]
-    return []
+    return [f"{groups} separate sites ({names}) for {folds} folds; take at most {groups} folds, or group by patient"]
 
 
 def _assign(strata: Mapping[str, int], folds: int, seed: int, sites: Mapping[str, int]) -> dict[str, int]:
     """Patient to fold."""
-    patients, states = list(strata), list(strata.values())
-    with warnings.catch_warnings():  # of a stratum smaller than k: checked where it matters
-        warnings.simplefilter("ignore", UserWarning)
-        if sites:
-            grouped = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-            parts = list(grouped.split(np.zeros(len(states)), states, [sites[patient] for patient in patients]))
-        else:
-            parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(states)), states))
+    patients, classes = list(strata), list(strata.values())
+    splitter = StratifiedGroupKFold if sites else StratifiedKFold
+    groups = [sites[patient] for patient in patients] if sites else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a stratum smaller than k, which is checked where it matters
+        parts = list(splitter(folds, shuffle=True, random_state=seed).split(np.zeros(len(classes)), classes, groups))
     return {patients[index]: fold for fold, (_, held_out) in enumerate(parts) for index in held_out.tolist()}
 
 
 def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], folds: int) -> list[str]:
-    """Folds that would have nothing to validate or a class less to train on: large sites can do that."""
+    """Folds with nothing to validate or without a class to train on, as large sites can cause."""
     problems = []
     for fold in range(folds):
         if fold not in fold_of.values():
             problems.append(f"fold {fold + 1}: gets no patient; take fewer folds, another seed, or group by patient")
-        trained = {status for patient, status in strata.items() if fold_of[patient] != fold}
+        trained = {idh for patient, idh in strata.items() if fold_of[patient] != fold}
         problems += [
-            f"fold {fold + 1}: all {title} patients would be in val and none in train, for they are of few sites; "
+            f"fold {fold + 1}: all IDH {title} patients would be in val and none in train, for they are of few sites; "
             "take another seed, or group by patient"
-            for status, title in _CLASSES.items()
-            if status in strata.values() and status not in trained
+            for idh, title in _CLASSES.items()
+            if idh in strata.values() and idh not in trained
         ]
     return problems
 
@@ -316,16 +296,16 @@ def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], fold
 def _make_fold(manifest: Manifest, fold_of: Mapping[str, int], fold: int, exclude_test: bool) -> Manifest:
     cases = []
     for case in manifest.cases:
+        split: str | None = case.split
         validates = fold_of.get(case.patient_id) == fold
-        if case.split == "test" and exclude_test:
-            continue
-        if case.split in ("train", "val"):
-            case = replace(case, split="val" if validates else "train")
-        elif case.split == "unlabelled" and validates:
-            if case.seg is None:
-                continue
-            case = replace(case, split="val")
-        cases.append(case)
+        if split in ("train", "val"):
+            split = "val" if validates else "train"
+        elif split == "unlabelled" and validates:
+            split = "val" if case.seg is not None else None
+        elif split == "test" and exclude_test:
+            split = None
+        if split is not None:
+            cases.append(replace(case, split=split))
     return replace(manifest, cases=tuple(cases))
 
 
@@ -342,10 +322,10 @@ def write_folds(folds: Sequence[Manifest], folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder for folds that holds anything else, for that would be lost.
+    """Refuses a folder for folds that holds anything else, which would be lost.
 
     Raises:
-        InputError: A file, or a folder with something in it that is no fold; names it.
+        InputError: A file, or a folder that holds something else; names it.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a new folder")

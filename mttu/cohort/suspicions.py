@@ -1,8 +1,7 @@
-"""What looks wrong with a case but may be right: warnings, each with the figure it rests on."""
+"""What looks wrong with a case but may be right: warnings, each with the value that it is based on."""
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,11 +21,7 @@ is at most 0.03%; in their z-scores clipped at the mean 15% to 49%, and one stan
 def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources, is_synthetic: bool = False) -> list[str]:
     """Warnings on a case that was read without an error: brain, registration, one image twice, spacing, placement.
 
-    Args:
-        case: The case.
-        modalities: Channels in order.
-        sources: What its files hold.
-        is_synthetic: Whether it is known to be no patient's, whose brain may be drawn smaller than any.
+    The brain of a synthetic case may be smaller than any patient's.
     """
     reference, spacing = sources.reference, sources.spacing_mm
     found = []
@@ -48,8 +43,8 @@ def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources, is_
             f"case {case.case_id}: odd voxel spacing of {listed} mm; usual are {low:g} to {high:g} mm, "
             f"the largest at most {LARGEST_ANISOTROPY:g} times the smallest; check the header"
         )
-    if not _says_orientation(reference):
-        axes = "".join(_axis_codes(reference))
+    if not reference.header["sform_code"] and not reference.header["qform_code"]:
+        axes = "".join(str(code) for code in nib.orientations.aff2axcodes(reference.affine))
         found.append(
             f"case {case.case_id}: sform and qform codes are both 0, so left and right are a guess ({axes}); "
             "set one of them"
@@ -58,9 +53,10 @@ def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources, is_
 
 
 def _find_shifted(case_id: str, modalities: Sequence[str], sources: Sources) -> list[str]:
+    """Neighbouring modalities whose outlines differ: not co-registered, or clipped at 0."""
     images = sources.images
     filled = [image != 0 for image in images]
-    if any(mask.mean() > 0.95 for mask in filled):  # no background of 0, so nothing to compare
+    if any(mask.mean() > 0.95 for mask in filled):  # no background of 0 to compare
         return []
     found = []
     hollow: dict[str, float] = {}
@@ -68,7 +64,7 @@ def _find_shifted(case_id: str, modalities: Sequence[str], sources: Sources) -> 
         if _agree(filled[first], filled[second]) >= LEAST_AGREEMENT:
             continue
         names = modalities[first], modalities[second]
-        shown = [is_shown(images[index]) for index in (first, second)]  # what interpolation left says nothing
+        shown = [is_shown(images[index]) for index in (first, second)]  # without what interpolation left
         agreement = _agree(*shown)
         within = sources.brain if sources.has_mask else np.ones_like(shown[0])
         shares = [measure_hollow(mask, within) for mask in shown]
@@ -92,13 +88,6 @@ def _find_shifted(case_id: str, modalities: Sequence[str], sources: Sources) -> 
 
 
 def _agree(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Dice; 1 for two empty masks."""
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total if total else 1.0
-
-
-def _says_orientation(image: Any) -> bool:
-    return bool(image.header["sform_code"] or image.header["qform_code"])
-
-
-def _axis_codes(image: Any) -> tuple[str, ...]:
-    return tuple(str(code) for code in nib.orientations.aff2axcodes(image.affine))

@@ -1,4 +1,4 @@
-"""Which cases are no patient's: a marker beside the phantom lists them."""
+"""Which cases are synthetic: a marker beside the phantom lists them."""
 
 import os
 from collections.abc import Sequence
@@ -34,33 +34,23 @@ class SyntheticCases:
         """
         return all(
             any(
-                case.case_id in self._read(folder)
+                case.case_id in self._read(folder / PHANTOM_MARKER)
                 for folder in image.parents
                 if any(folder.is_relative_to(top) for top in self._tops)
             )
             for image in case.images.values()
         )
 
-    def _read(self, folder: Path) -> set[str]:
-        if folder not in self._listed:
+    def _read(self, marker: Path) -> set[str]:
+        if marker not in self._listed:
+            listed: set[str] = set()
             try:
-                self._listed[folder] = _read_marker(folder / PHANTOM_MARKER)
+                if marker.is_file():
+                    content = read_json(marker)
+                    listed = set(content["cases"]) if content["synthetic"] is True else set()
             except OSError as error:
-                self._listed[folder], self.unreadable[folder / PHANTOM_MARKER] = set(), explain_refusal(error)
-        return self._listed[folder]
-
-
-def _read_marker(marker: Path) -> set[str]:
-    """Ids of the synthetic cases; none if there is no marker.
-
-    Raises:
-        InputError: It is damaged.
-        OSError: It cannot be read.
-    """
-    if not marker.is_file():
-        return set()
-    try:
-        content = read_json(marker)
-        return set(content["cases"]) if content["synthetic"] is True else set()
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
+                self.unreadable[marker] = explain_refusal(error)
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{marker}: damaged ({error}); write the phantom again with `mttu phantom`") from None
+            self._listed[marker] = listed
+        return self._listed[marker]

@@ -6,7 +6,7 @@ import itertools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -20,11 +20,13 @@ from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table, explain_refu
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 
 _ROWS_LOOKED_AT = 100
-"""Of the other sheets, to tell whether they hold anything."""
+"""Of the sheets that are not read, to tell whether they hold anything."""
 _LAST_COLUMN = 16384
-"""That a sheet can have (XFD)."""
+"""Of any sheet (XFD)."""
 MOST_MERGED = 500_000
-"""Cells under all merged ranges of a sheet, inside of what it holds: a range may be named again and again."""
+"""Cells under all merged ranges of a sheet, within what it holds: a damaged file may name a range many times."""
+_TRUE = ("1", "true")
+"""An attribute that is set."""
 _ERROR_TEXTS = re.compile(r"#(?:REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!)")
 
 
@@ -45,14 +47,11 @@ class Sheet:
         return f"{self.title}!{get_column_letter(column)}{line}"
 
 
-def open_sheet(data: Any) -> tuple[Sheet, Iterator[tuple[int, Sequence[str]]]]:
-    """The first sheet that is not hidden, and its rows by line.
+def _open_sheet(data: Any) -> tuple[Sheet, Iterator[tuple[int, Sequence[str]]]]:
+    """The first visible sheet of a file that is open for reading bytes, and its rows by line.
 
     Cells are text as the file holds them: whole numbers without a point, with the leading zeros that their format
     gives them; shares with a percent sign; dates as 2024-01-31.
-
-    Args:
-        data: The file, open for reading bytes.
 
     Raises:
         InputError: All sheets are hidden. A damaged file may raise anything.
@@ -69,18 +68,8 @@ def open_sheet(data: Any) -> tuple[Sheet, Iterator[tuple[int, Sequence[str]]]]:
         if other is not first and _holds_anything(other):
             hidden = "" if other.sheet_state == "visible" else " (hidden)"
             found.others.append(f"{other.title}{hidden}")
-    first.reset_dimensions()  # what the file claims to hold: each row would be filled up to it
+    first.reset_dimensions()  # each row would be padded to the width that the file claims
     return found, _read_rows(first, found)
-
-
-def describe_sheet(sheet: Sheet, lines: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Warnings on hidden rows among the lines that hold data, and notes on sheets that are not read."""
-    there = set(lines)
-    hidden = [str(line) for line in sheet.hidden_lines if line in there]
-    count = say_count(len(hidden), "row is hidden and counts", "rows are hidden and count")
-    warnings = [f"{count} like the others: {name_some(hidden)}; delete what should not count"] if hidden else []
-    others = ", ".join(sheet.others)
-    return warnings, [f"only sheet {sheet.title} is read, not {others}"] if sheet.others else []
 
 
 def _read_rows(sheet: Any, found: Sheet) -> Iterator[tuple[int, Sequence[str]]]:
@@ -121,16 +110,16 @@ def _holds_anything(sheet: Any) -> bool:
 
 
 def _look_beneath(source: Any, found: Sheet) -> None:
-    """What openpyxl does not say when it reads rows one by one: formulas without value, hidden and merged cells."""
+    """Finds what openpyxl hides when it reads row by row: formulas without value, hidden and merged cells."""
     line = column = last_line = width = num_hidden = 0
     merged: list[str] = []
     for event, element in iterparse(source, events=("start", "end")):
         name = element.tag.rpartition("}")[2]
         if event == "start" and name == "row":
             line, column = int(element.get("r", line + 1)), 0
-            if _is_on(element.attrib, "hidden"):
+            if element.get("hidden") in _TRUE:
                 found.hidden_lines.append(line)
-        elif event == "start" and name == "col" and _is_on(element.attrib, "hidden"):
+        elif event == "start" and name == "col" and element.get("hidden") in _TRUE:
             first, last = int(element.get("min", 1)), int(element.get("max", 1))
             num_hidden += max(1, last - first + 1)
             if first < 1 or last > _LAST_COLUMN or num_hidden > _LAST_COLUMN:
@@ -154,7 +143,7 @@ def _look_beneath(source: Any, found: Sheet) -> None:
 
 
 def _mark_merged(ranges: Sequence[str], last_line: int, last_column: int, found: Sheet) -> None:
-    """Adds the flaws of merged cells, those beyond the last cell of the sheet aside."""
+    """Adds the flaws of merged cells, except those beyond the last cell of the sheet."""
     num_merged = 0
     for text in ranges:
         left, top, right, bottom = range_boundaries(text)
@@ -164,19 +153,15 @@ def _mark_merged(ranges: Sequence[str], last_line: int, last_column: int, found:
             raise InputError(f"merges more than {MOST_MERGED} cells; unmerge them, or save it as .csv (UTF-8)")
         why = f"nothing of its own: it is merged with others ({text}); unmerge them"
         for place in itertools.product(lines, columns):
-            if place != (top, left):  # the value of all is there
+            if place != (top, left):  # it holds the value of all
                 found.flaws.setdefault(place, why)
 
 
 def _lacks_value(cell: Any) -> bool:
-    """An empty text is a value."""
+    """Whether a cell holds a formula without its value; an empty text is a value."""
     parts = {part.tag.rpartition("}")[2]: part for part in cell}
     value = parts.get("v")
     return "f" in parts and (value is None or (not value.text and cell.get("t") != "str"))
-
-
-def _is_on(attributes: Mapping[str, str], name: str) -> bool:
-    return attributes.get(name) in ("1", "true")
 
 
 LARGEST_BYTES = 32 * 2**20
@@ -199,16 +184,16 @@ class TextTable:
     crooked: frozenset[int] = frozenset()
     """Lines that have more or fewer values than the header."""
     sheet: Sheet | None = None
-    """Of a workbook."""
+    """None for a text file."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def find_flaw(self, line: int, index: int) -> str | None:
-        """Why the value of a cell is not in the file, None if it is; columns are counted from 0 here."""
+        """Why the value of a cell is not in the file, None if it is. Columns are counted from 0."""
         return None if self.sheet is None else self.sheet.flaws.get((line, index + 1))
 
     def name_cell(self, line: int, index: int) -> str:
-        """`; cell IDH!B7` of a workbook, for messages; nothing of a text."""
+        """`; cell IDH!B7` of a workbook, for messages; nothing for a text file."""
         return "" if self.sheet is None else f"; cell {self.sheet.name_cell(line, index + 1)}"
 
     def is_hidden(self, index: int) -> bool:
@@ -217,14 +202,14 @@ class TextTable:
 
 
 def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
-    """Reads a table whose first row that isn't empty names the columns; of a workbook the first sheet that is shown.
+    """Reads a table whose first row that isn't empty names the columns; of a workbook the first visible sheet.
 
-    Text must be UTF-8, or UTF-16 with its mark. Latin-1 is refused: any bytes at all can be read as Latin-1, so that a
-    wrong guess would change ids without a word.
+    Text must be UTF-8, or UTF-16 with its mark. Latin-1 is refused: any bytes can be read as Latin-1, so a wrong guess
+    would change ids without notice.
 
     Args:
         path: The file.
-        what: What it is, for messages.
+        what: What the table is, for messages.
 
     Raises:
         InputError: No such file, too large, damaged, of another kind or encoding.
@@ -238,12 +223,12 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
         if path.stat().st_size > LARGEST_BYTES:
             raise InputError(f"{what} {path}: larger than {LARGEST_BYTES >> 20} MiB; give a {what}")
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise InputError(f"{what} {path}: {explain_refusal(error)}") from None
+    except InputError:
+        raise
+    except (FileNotFoundError, ValueError) as error:
         raise InputError(f"{what} {path}: cannot be read ({error}); {_GIVE}") from None
+    except OSError as error:
+        raise InputError(f"{what} {path}: {explain_refusal(error)}") from None
     disguise = _find_disguise(data, ending in _WORKBOOKS)
     if disguise:
         raise InputError(f"{what} {path}: {disguise}")
@@ -251,14 +236,14 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
         if ending not in _WORKBOOKS:
             return _to_table(_read_text(data, tabs=ending == ".tsv"))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and validation rules, which are not read here
+            warnings.simplefilter("ignore")  # openpyxl warns of styles and validation rules, which are not read here
             return _read_workbook(data)
     except InputError as error:
         raise InputError([f"{what} {path}: {problem}" for problem in error.problems]) from None
 
 
 def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
-    """What a table is whose content is not what its ending says, and the cure; None if it is."""
+    """What a file is whose content is not what its ending says, and the cure; None if it is what it says."""
     if data.startswith(b"PK\x03\x04"):
         archive = "is a workbook or an archive by its content; if it is a workbook, name it .xlsx, else unpack it"
         return None if is_workbook else archive
@@ -302,27 +287,30 @@ def _read_workbook(data: bytes) -> TextTable:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > LARGEST_BYTES:
             raise InputError(f"unpacks to more than {LARGEST_BYTES >> 20} MiB; give a clinical table")
-        sheet, lines = open_sheet(io.BytesIO(data))
+        sheet, lines = _open_sheet(io.BytesIO(data))
         table = _to_table(lines, pad=True)
         there = {line for line, _ in table.rows}
         raise_if_any(
             [
                 f"cell {sheet.name_cell(line, column)} holds {flaw}"
                 for (line, column), flaw in sheet.flaws.items()
-                if line not in there and flaw.startswith("a formula")  # of the header, or of a row of nothing else
+                if line not in there and flaw.startswith("a formula")  # in the header, or alone in its row
             ]
         )
     except InputError:
         raise
-    except Exception as error:  # a damaged part may raise anything: openpyxl promises no kind of error
+    except Exception as error:  # openpyxl documents no errors: a damaged part may raise anything
         reason = type(error).__name__ if isinstance(error, KeyError | IndexError) else error
         raise InputError(f"cannot be read as .xlsx ({reason}); save it again, or as .csv (UTF-8)") from None
-    found, notes = describe_sheet(sheet, [line for line, _ in table.rows])
-    return replace(table, sheet=sheet, warnings=tuple(found), notes=tuple(notes))
+    hidden = [str(line) for line in sheet.hidden_lines if line in there]
+    count = say_count(len(hidden), "row is hidden and counts", "rows are hidden and count")
+    found = (f"{count} like the others: {name_some(hidden)}; delete what should not count",) if hidden else ()
+    notes = (f"only sheet {sheet.title} is read, not {', '.join(sheet.others)}",) if sheet.others else ()
+    return replace(table, sheet=sheet, warnings=found, notes=notes)
 
 
 def _to_table(lines: Iterator[tuple[int, Sequence[str]]], pad: bool = False) -> TextTable:
-    """Checks that rows are as wide as the header; `pad` fills short ones, for workbooks leave out empty cells."""
+    """Checks that rows are as wide as the header; with `pad` short ones may be, since workbooks omit empty cells."""
     header: tuple[str, ...] = ()
     rows, crooked, cells_read = [], set(), 0
     for line, written in lines:
@@ -332,7 +320,7 @@ def _to_table(lines: Iterator[tuple[int, Sequence[str]]], pad: bool = False) -> 
         cells = tuple(cell.strip() for cell in written)
         filled = max((index for index, cell in enumerate(cells, start=1) if cell), default=0)
         if not header:
-            header = cells[:filled]  # spreadsheets like to add empty columns at the end, and empty rows
+            header = cells[:filled]  # spreadsheet programs add empty columns and rows
         elif filled:
             rows.append((line, (*cells, *[""] * len(header))[: len(header)]))
             if filled > len(header) or (len(cells) < len(header) and not pad):

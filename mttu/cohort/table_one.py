@@ -1,8 +1,9 @@
-"""Table I of the paper for any cohort: who is in it, by use."""
+"""Table I of the paper for any cohort: its subjects by use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Any
 
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import Case, Manifest
@@ -34,20 +35,18 @@ class TableRow:
 def table_one(manifest: Manifest) -> list[TableRow]:
     """Subjects, age, sex, grade and IDH status of training, additional and test data, rows and format as in Table I.
 
-    Counts are of subjects; of one with several cases in a column, the first case that says a thing counts. Added to the
-    paper's rows are: how many ages are known, their mean and standard deviation (n - 1), the cases, and how many of
-    these have a tumour mask. Where sex or grade say something that the paper has no row for, there is one more row.
-    A row that would hold nothing but 0 or - is left out, unless that is what one looks for: the numbers of subjects,
-    known ages, cases and masks, mutant and wild type.
-
-    Args:
-        manifest: A cohort.
+    Counts are of subjects; of one with several cases in a column, the first known value counts. Added to the paper's
+    rows are: how many ages are known, their mean and standard deviation (n - 1), the cases, and how many of these have
+    a tumour mask. A sex or grade without a row in the paper gets one. A row of nothing but 0 or - is left out, except
+    the numbers of subjects, known ages, cases and masks, mutant and wild type.
     """
     columns = [[case for case in manifest.cases if case.split in splits] for splits in COLUMNS.values()]
     subjects = [_by_patient(cases) for cases in columns]
-
-    def row(title: str, cell: Callable[[Sequence[Sequence[Case]]], str]) -> TableRow:
-        return TableRow(title, tuple(cell(group) for group in subjects))
+    ages = [[age for cases in group if (age := _first(cases, "age")) is not None] for group in subjects]
+    sexes = [[_first(cases, "sex") or UNKNOWN for cases in group] for group in subjects]
+    sexes = [[_SEXES.get(sex, sex.capitalize()) for sex in group] for group in sexes]
+    grades = [[_first(cases, "grade") or UNKNOWN for cases in group] for group in subjects]
+    idh = [[_CLASSES[max(case.idh for case in cases)] for cases in group] for group in subjects]
 
     def count(title: str, values: Sequence[Sequence[str]]) -> TableRow:
         return TableRow(title, tuple(_share(found.count(title), len(found)) for found in values))
@@ -58,17 +57,13 @@ def table_one(manifest: Manifest) -> list[TableRow]:
     def section(title: str, rows: Sequence[TableRow]) -> list[TableRow]:
         return [TableRow(title), *rows] if rows else []
 
-    sexes = [[_say(_first(cases, lambda case: case.sex), _SEXES) for cases in group] for group in subjects]
-    grades = [[_first(cases, lambda case: case.grade) or UNKNOWN for cases in group] for group in subjects]
-    idh = [[_CLASSES[max(case.idh for case in cases)] for cases in group] for group in subjects]
-    ages = (
-        row("Age median (range)", lambda group: _describe_range(_ages(group))),
-        row("Age mean ± SD", lambda group: _describe_mean(_ages(group))),
-    )
     return [
-        row("Subject n", lambda group: str(len(group))),
-        *filled(*ages),
-        row("Age known n", lambda group: str(len(_ages(group)))),
+        TableRow("Subject n", tuple(str(len(group)) for group in subjects)),
+        *filled(
+            TableRow("Age median (range)", tuple(map(_describe_range, ages))),
+            TableRow("Age mean ± SD", tuple(map(_describe_mean, ages))),
+        ),
+        TableRow("Age known n", tuple(str(len(known)) for known in ages)),
         *section("Sex", filled(*(count(title, sexes) for title in _order(sexes, tuple(_SEXES.values()))))),
         *section("Grade", filled(*(count(title, grades) for title in _order(grades, _GRADES)))),
         TableRow("IDH status"),
@@ -87,12 +82,8 @@ def _by_patient(cases: Sequence[Case]) -> list[list[Case]]:
     return list(patients.values())
 
 
-def _first(cases: Sequence[Case], read: Callable[[Case], str | None]) -> str | None:
-    return next((value for value in map(read, cases) if value is not None), None)
-
-
-def _say(value: str | None, titles: Mapping[str, str]) -> str:
-    return UNKNOWN if value is None else titles.get(value, value.capitalize())
+def _first(cases: Sequence[Case], name: str) -> Any:
+    return next((value for case in cases if (value := getattr(case, name)) is not None), None)
 
 
 def _order(columns: Sequence[Sequence[str]], first: Sequence[str]) -> list[str]:
@@ -103,11 +94,6 @@ def _order(columns: Sequence[Sequence[str]], first: Sequence[str]) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{part} [{100 * part / whole:.2f}%]" if part else NONE
-
-
-def _ages(group: Sequence[Sequence[Case]]) -> list[float]:
-    found = [next((case.age for case in cases if case.age is not None), None) for cases in group]
-    return [age for age in found if age is not None]
 
 
 def _describe_range(ages: Sequence[float]) -> str:

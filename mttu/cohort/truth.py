@@ -12,7 +12,7 @@ from mttu.errors import InputError, raise_if_any
 from mttu.files import restore
 
 TRUE_IDH = "true_idh"
-"""Column of tables that are for evaluation only; `mttu cohort` does not know it, so that it cannot train on it."""
+"""Column of tables that are for evaluation only; `mttu cohort` does not read it, so no network trains on it."""
 _CLASSES = {"0": IDH_WILD, "1": IDH_MUTANT}
 
 
@@ -20,7 +20,7 @@ def read_truth(path: Path, notes: list[str] | None = None) -> dict[str, int]:
     """Case id to 1 mutant or 0 wild type; cases without a known class are not in it.
 
     Args:
-        path: A manifest (`.parquet`), whose pseudo-labels are no truth; a CSV with case_id and true_idh (0, 1 or
+        path: A manifest (`.parquet`), whose pseudo-labels are left out; a CSV with case_id and true_idh (0, 1 or
             nothing); or a clinical table, see `mttu.cohort.clinical.read_clinical_tables`.
         notes: What is not used of the table, or was decided about it, is added.
 
@@ -31,7 +31,12 @@ def read_truth(path: Path, notes: list[str] | None = None) -> dict[str, int]:
         pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases if not case.pseudo_label]
     else:
         told: list[str] = [] if notes is None else notes
-        pairs = _read_hidden(path, told) or _read_table(path, told)
+        pairs = _read_hidden(path, told)
+        if not pairs:
+            tables = read_clinical_tables(path)
+            told += [finding.text for finding in tables.findings]
+            told += [f"clinical table {warning}" for row in tables.rows for warning in row.warnings]
+            pairs = [(name, row.idh) for row in tables.rows for name in sorted(row.ids | row.aliases)]
     truth: dict[str, int] = {}
     problems = []
     for case_id, idh in pairs:
@@ -44,12 +49,7 @@ def read_truth(path: Path, notes: list[str] | None = None) -> dict[str, int]:
 
 
 def match_truth(truth: Mapping[str, int], case_ids: Sequence[str], path: Path) -> str:
-    """Says how many cases have a true class.
-
-    Args:
-        truth: See `read_truth`.
-        case_ids: Cases that were scored.
-        path: Where the truth is from, for the message.
+    """Says how many of the scored cases have a true class; `path` is where the truth is from.
 
     Raises:
         InputError: None of them has one: the truth is of other cases, or their ids are written differently.
@@ -63,13 +63,6 @@ def match_truth(truth: Mapping[str, int], case_ids: Sequence[str], path: Path) -
     return f"{known} of {len(case_ids)} cases have a true class"
 
 
-def _read_table(path: Path, notes: list[str]) -> list[tuple[str, int]]:
-    tables = read_clinical_tables(path)
-    notes += [finding.text for finding in tables.findings]
-    notes += [f"clinical table {warning}" for row in tables.rows for warning in row.warnings]
-    return [(name, row.idh) for row in tables.rows for name in sorted(row.ids | row.aliases)]
-
-
 def _read_hidden(path: Path, notes: list[str]) -> list[tuple[str, int]]:
     """Pairs of a table with the columns case_id and true_idh; nothing if it is another table."""
     try:
@@ -81,7 +74,7 @@ def _read_hidden(path: Path, notes: list[str]) -> list[tuple[str, int]]:
             notes += [f"truth {path}: {note}" for note in describe_unused(table.fieldnames or [], used, looks={})]
             rows = [(restore(row["case_id"] or ""), (row[TRUE_IDH] or "").strip(), table.line_num) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error):
-        return []  # `read_clinical` says what is wrong
+        return []  # `read_clinical_tables` says what is wrong
     raise_if_any(
         [
             f"truth {path}: line {line}: {TRUE_IDH} is {text!r}; expected 1 (mutant), 0 (wild type) or nothing"

@@ -11,8 +11,8 @@ from mttu.config import Config, flatten
 from mttu.config.network import Task
 from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.manifest import Case
-from mttu.files import hash_file
 from mttu.errors import InputError
+from mttu.files import hash_file
 from mttu.networks.checkpoint import (
     find_checkpoint,
     read_checkpoint,

@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from openpyxl import Workbook
-from small_cases import LPS, MODALITIES, SHAPE, draw_brain, draw_volumes, write_case
+from small_cases import LPS, MODALITIES, SHAPE, case_from_folder, draw_brain, draw_volumes, write_case
 
 from mttu.cohort.build import Cohort, build_cohort
-from mttu.cohort.found_cases import CohortRequest, case_from_folder
+from mttu.cohort.found_cases import CohortRequest
 from mttu.config import PrepareSettings
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError

@@ -14,7 +14,7 @@ from clinical_examples import (
     write_workbook,
 )
 
-from mttu.cohort.clinical import read_clinical, read_clinical_tables
+from mttu.cohort.clinical import read_clinical_tables
 from mttu.cohort.clinical_rows import is_low_grade
 from mttu.cohort.clinical_tables import CLINICAL_TABLES, ROLES
 from mttu.errors import InputError
@@ -25,7 +25,7 @@ def read(tmp_path):
     def write_and_read(text, encoding="utf-8"):
         path = tmp_path / "clinical.csv"
         path.write_bytes(text.encode(encoding))
-        return read_clinical(path)
+        return read_clinical_tables(path).rows
 
     return write_and_read
 
@@ -87,12 +87,12 @@ def test_egd_has_two_workbooks_that_become_one(tmp_path, order):
         write_workbook(tmp_path / "Genetic_and_Histological_labels.xlsx", EGD_LABELS),
         write_workbook(tmp_path / "Clinical_data.xlsx", EGD_CLINICAL),
     ]
-    mutant, unknown = read_clinical([files[index] for index in order])
+    mutant, unknown = read_clinical_tables([files[index] for index in order]).rows
     assert mutant.ids == {"EGD-0001", "MR_EGD-0001"}
     assert facts(mutant) == (None, 1, "3", 44.5, "female", None)
     assert facts(unknown) == (None, -1, None, None, "male", None)
     assert (mutant.source, mutant.line) == (str(files[order[0]]), 2)
-    assert [row.age for row in read_clinical(files[1])] == [44.5, None]
+    assert [row.age for row in read_clinical_tables(files[1]).rows] == [44.5, None]
 
 
 @pytest.mark.parametrize("text", [BRATS_2020, UCSF, UPENN])
@@ -133,7 +133,7 @@ def test_any_table_may_be_given_splits_sites_and_ids(read, tmp_path, table):
         "TCIA_Subject_ID,BraTS_2020_ID,IDH_status,case_id,patient_id,site,split\n"
         "TCGA-DU-7294,BraTS20_Training_300,Mutant,BraTS2021_00001,P1,Bern,test\n",
     )
-    (row,) = read_clinical(path, table)
+    (row,) = read_clinical_tables(path, table).rows
     assert row.ids == {"TCGA-DU-7294", "BraTS20_Training_300", "BraTS2021_00001"}
     assert (row.patient_id, row.site, row.split) == ("P1", "Bern", "test")
 
@@ -144,25 +144,25 @@ def test_a_table_that_could_be_two_is_refused_unless_it_is_named(tmp_path):
         "TCIA_Subject_ID,BraTS_2020_ID,IDH_status,Grade,BraTS_2020_subject_ID\nNA,B1,WT,LGG,B2\n",
     )
     with pytest.raises(InputError) as caught:
-        read_clinical(path)
+        read_clinical_tables(path)
     assert caught.value.problems == [
         f"clinical table {path}: its columns are those of brats2020 (BraTS 2020 with IDH status) and brats-names "
         "(name_mapping.csv of BraTS 2019 and 2020); pass --clinical-format NAME"
     ]
-    assert read_clinical(path, table="brats2020")[0].ids == {"B1"}
-    assert read_clinical(path, table="brats-names")[0].ids == {"B2"}
+    assert read_clinical_tables(path, table="brats2020").rows[0].ids == {"B1"}
+    assert read_clinical_tables(path, table="brats-names").rows[0].ids == {"B2"}
     with pytest.raises(InputError, match=r"clinical format 'ucsf': unknown; choose one of brats2020 .*ucsf-pdgm"):
-        read_clinical(path, table="ucsf")
+        read_clinical_tables(path, table="ucsf")
 
 
 def test_a_named_table_may_lack_columns(tmp_path):
     path = write_text(tmp_path / "t.csv", "ID,IDH\nUCSF-PDGM-004,IDH1 p.R132H\n")
-    (row,) = read_clinical(path, table="ucsf-pdgm")
+    (row,) = read_clinical_tables(path, table="ucsf-pdgm").rows
     assert (row.patient_id, row.idh) == ("UCSF-PDGM-0004", 1)
     with pytest.raises(InputError, match=r"no column with ids; expected one of case_id, .*; found id, idh; name the"):
-        read_clinical(path)
+        read_clinical_tables(path)
     with pytest.raises(InputError, match="no column with ids; expected one of case_id, subject; found id, idh"):
-        read_clinical(path, table="egd")
+        read_clinical_tables(path, table="egd")
 
 
 @pytest.mark.parametrize(
@@ -356,14 +356,17 @@ def test_columns_that_are_not_used_are_named_and_those_that_look_like_known_ones
 @pytest.mark.real
 def test_the_whole_tables_of_brats_2020(real_data):
     train, test = (
-        read_clinical(real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv") for part in ("train", "test")
+        read_clinical_tables(real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv").rows
+        for part in ("train", "test")
     )
     assert [[row.idh for row in rows].count(1) for rows in (train, test)] == [57, 32]
     assert [[row.idh for row in rows].count(0) for rows in (train, test)] == [91, 38]
     assert [row.idh for row in train].count(-1) == 221
     (patient,) = [row for row in train if "TCGA-DU-7294" in row.ids]
     assert facts(patient) == ("TCGA-DU-7294", 1, "LGG", 53.0, "female", "DU")
-    both = read_clinical([real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv" for part in ("train", "test")])
+    both = read_clinical_tables(
+        [real_data / "brats2020_idh_tables" / f"IDH_{part}_data.csv" for part in ("train", "test")]
+    ).rows
     assert both == train + test
     labelled = [row for row in both if row.idh != -1]
     assert [row.idh for row in labelled if is_low_grade(row.grade)].count(1) == 84

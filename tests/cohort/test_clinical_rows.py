@@ -1,7 +1,7 @@
 import pytest
 from clinical_examples import BRATS_2020, BRATS_NAMES, write_rows, write_text
 
-from mttu.cohort.clinical import read_clinical
+from mttu.cohort.clinical import read_clinical_tables
 from mttu.errors import InputError
 
 
@@ -15,25 +15,25 @@ def write(tmp_path):
 
 def refusals(*paths):
     with pytest.raises(InputError) as caught:
-        read_clinical(paths)
+        read_clinical_tables(paths)
     return caught.value.problems
 
 
 def test_names_of_one_table_and_facts_of_another(write):
     paths = [write("names.csv", BRATS_NAMES), write("idh.csv", BRATS_2020)]
-    rows = read_clinical(paths)
+    rows = read_clinical_tables(paths).rows
     assert [row.idh for row in rows] == [1, -1, 0]
     assert {"Brats18_TCIA_1_1", "BraTS20_Training_300", "TCGA-DU-7294"} < rows[0].ids
     assert (rows[0].grade, rows[0].age, rows[0].place) == ("LGG", 53.0, f"{paths[0]} line 2")
     assert rows[2].place == f"{paths[1]} line 3"
-    assert [row.idh for row in read_clinical(paths[::-1])] == [1, 0, -1]
+    assert [row.idh for row in read_clinical_tables(paths[::-1]).rows] == [1, 0, -1]
 
 
 def test_three_tables_of_which_the_last_ties_the_others(write):
     a = write("a.csv", "brats_2020_id,idh\nB1,1\nB2,\n")
     b = write("b.csv", "tcia_subject_id,age\nT1,30\n")
     c = write("c.csv", "case_id,brats_2020_id,tcia_subject_id,split\nX,B1,T1,test\n")
-    tied, alone = read_clinical([a, b, c])
+    tied, alone = read_clinical_tables([a, b, c]).rows
     assert (tied.ids, tied.idh, tied.age, tied.split) == ({"B1", "T1", "X"}, 1, 30.0, "test")
     assert (alone.ids, alone.idh) == ({"B2"}, -1)
 
@@ -62,7 +62,7 @@ def test_what_two_tables_say_differently_is_refused_with_both_places(write):
 def test_grades_of_two_tables(write, one, two, agree):
     paths = [write("a.csv", f"case_id,idh,grade\nA,1,{one}\n"), write("b.csv", f"case_id,grade\nA,{two}\n")]
     if agree:
-        assert [row.grade for row in read_clinical(paths)] == [one]
+        assert [row.grade for row in read_clinical_tables(paths).rows] == [one]
     else:
         (problem,) = refusals(*paths)
         assert problem.startswith(f"case A: grade is '{one}' ({paths[0]} line 2) and '{two}' ({paths[1]} line 2)")
@@ -71,8 +71,8 @@ def test_grades_of_two_tables(write, one, two, agree):
 def test_two_rows_of_one_table_are_not_joined(write):
     twice = write("a.csv", "case_id,idh\nA,1\nA,1\n")
     other = write("b.csv", "case_id,age\nA,30\n")
-    assert [row.line for row in read_clinical(twice)] == [2, 3]
-    assert [row.line for row in read_clinical([twice, write("c.csv", "case_id,age\nB,30\n")])] == [2, 3, 2]
+    assert [row.line for row in read_clinical_tables(twice).rows] == [2, 3]
+    assert [row.line for row in read_clinical_tables([twice, write("c.csv", "case_id,age\nB,30\n")]).rows] == [2, 3, 2]
     assert refusals(twice, other) == [f"case A: two rows of one table ({twice} line 2, {twice} line 3); keep one"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from test_layouts import FOUR, touch
 
 from mttu.cohort.discovery import discover_any, discover_folder, walk_folders
+from mttu.cohort.left_out import LeftOut
 from mttu.data.names import is_examination, patient_before_examination
 from mttu.errors import InputError
 
@@ -23,7 +24,7 @@ def test_walking_finds_nested_folders_once_and_skips_hidden_ones_and_predictions
     touch(tmp_path / "results", "predictions.parquet", "A_seg.nii.gz")
     touch(tmp_path / "notes", "readme.txt", ".hidden.nii.gz")
     (tmp_path / "LGG" / "loop").symlink_to(tmp_path)
-    assert [folder.name for folder, files in walk_folders(tmp_path) if files] == ["A", "B"]
+    assert [folder.name for folder, files in walk_folders(tmp_path, LeftOut()) if files] == ["A", "B"]
 
 
 def test_a_layout_is_recognised_and_all_its_cases_found(tmp_path):

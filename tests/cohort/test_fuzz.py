@@ -18,32 +18,8 @@ from mttu.errors import InputError
 
 HEADER = 352
 FIELDS = (
-    0,
-    4,
-    40,
-    42,
-    44,
-    46,
-    48,
-    70,
-    72,
-    76,
-    80,
-    84,
-    88,
-    108,
-    112,
-    116,
-    123,
-    252,
-    254,
-    256,
-    260,
-    280,
-    296,
-    312,
-    344,
-    348,
+    *(0, 4, 40, 42, 44, 46, 48, 70, 72, 76, 80, 84, 88, 108, 112, 116, 123),
+    *(252, 254, 256, 260, 280, 296, 312, 344, 348),
 )
 """Where the fields of a NIfTI-1 header begin that decide how it is read; 348 is the flag of the extensions."""
 VALUES = st.one_of(

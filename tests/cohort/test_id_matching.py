@@ -18,14 +18,14 @@ def join(cases, rows, crosswalk=()):
 
 
 def patients(joined):
-    return {case.case_id: case.patient_id for case, _ in joined.cases}
+    return {case.case_id: case.patient_id for case in joined.cases}
 
 
 def test_the_patient_of_a_row_is_that_of_all_examinations_in_the_file_names():
     cases = [case("B-5-000", "B-5"), case("B-5-001", "B-5"), case("B-6-000", "B-6")]
     joined = join(cases, [row(2, "B-5-000", "P5", "test"), row(3, "B-6-000")])
     assert patients(joined) == {"B-5-000": "P5", "B-5-001": "P5", "B-6-000": "B-6"}
-    assert [split for _, split in joined.cases] == ["test", None, None]
+    assert [case.split for case in joined.cases] == ["test", "", ""]
     assert [(names.case_id, names.file_patient) for names in joined.other_names] == [
         ("B-5-000", "B-5"),
         ("B-5-001", "B-5"),
@@ -50,7 +50,7 @@ def test_rows_that_give_one_patient_of_the_files_two_names_are_refused():
 def test_a_crosswalk_finds_a_row_but_for_case_and_leading_zeros():
     crosswalk = [CrosswalkRow(2, ("brats2021_0007", "TCGA-1"))]
     joined = join([case("BraTS2021_00007")], [row(5, "tcga-01")], crosswalk)
-    assert [item.idh for item, _ in joined.cases] == [1]
+    assert [item.idh for item in joined.cases] == [1]
     assert joined.row_of == {"BraTS2021_00007": 0}
 
 
@@ -64,7 +64,7 @@ def test_a_row_is_found_whatever_its_letters_but_not_where_it_may_be_another_s()
         ],
     )
     assert joined.row_of == {"p_001": 0, "y1": 2}
-    assert joined.cases[0][1] == "test"
+    assert joined.cases[0].split == "test"
     assert [(found.case_id, found.text) for found in joined.findings if found.severity == "error"] == [
         (name, "clinical table t.csv line 3: 'X1' may be x01 or x1; write the one you mean") for name in ("x1", "x01")
     ]

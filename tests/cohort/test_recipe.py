@@ -1,7 +1,6 @@
 """The paper's cohort from its own tables, on a tree of tiny volumes with the 439 real ids."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -79,6 +78,10 @@ def bare_case(name, idh):
     return Case(name, name, "", {}, None, None, idh, None, None, None, "brats")
 
 
+def errors(findings):
+    return [finding.text for finding in findings if finding.severity == "error"]
+
+
 @pytest.mark.parametrize(
     ("missing", "wrong", "advice"),
     [
@@ -96,10 +99,10 @@ def test_another_cohort_is_refused_with_the_counts(missing, wrong, advice):
     training = [bare_case(f"{name}_{index}", idh) for name, (count, idh) in groups.items() for index in range(count)]
     test = [bare_case(f"test_{index}", int(index < 32)) for index in range(70)]
     every = {case.case_id: number for number, case in enumerate((*training, *test))}
-    assert not [one for one in follow_paper(training, test, every).findings if one.severity == "error"]
+    assert errors(follow_paper(training, test, every)[1]) == []
     rows = {name: number for name, number in every.items() if name not in missing}
-    cohort = follow_paper([case for case in training if case.case_id in rows], test, rows)
-    (error,) = [finding.text for finding in cohort.findings if finding.severity == "error"]
+    _, findings = follow_paper([case for case in training if case.case_id in rows], test, rows)
+    (error,) = errors(findings)
     assert error.startswith(f"this is not the cohort of the paper ({wrong})")
     assert advice in error
 
@@ -124,23 +127,21 @@ def test_brats_2021_with_the_full_mapping_gives_the_paper_without_the_training_p
     second = [bare_case(name, -1) for name in (*new, "BraTS2021_09999")]
     cases = [*training, *second]
     joined = join_clinical(cases, rows, crosswalk, [case.case_id for case in cases])
-    found = [case for case, _ in joined.cases]
-    paper = follow_paper(found[:369], found[369:], joined.row_of, with_crosswalk=True)
-    assert [finding for finding in paper.findings if finding.severity == "error"] == []
-    test = [case for case, split in paper.cases if split == "test"]
+    paper, findings = follow_paper(joined.cases[:369], joined.cases[369:], joined.row_of, with_crosswalk=True)
+    assert errors(findings) == []
+    test = [case for case in paper if case.split == "test"]
     assert [case.case_id for case in test] == new[369:]
     assert [sum(case.idh == idh for case in test) for idh in (1, 0)] == [32, 38]
-    texts = [finding.text for finding in paper.findings]
-    assert texts[:2] == [
+    assert [finding.text for finding in findings][:2] == [
         "1 case of the second folder has no clinical row: left out",
         "369 cases of the second folder are in the training folder under another name: left out",
     ]
-    linked = link_patients([replace(case, split=split or "") for case, split in paper.cases], (), crosswalk)
+    linked = link_patients(paper, (), crosswalk)
     assert find_leaks(linked.cases, linked.links).problems == []
 
 
 def test_a_crosswalk_without_the_names_of_the_second_folder_is_not_asked_for_again():
-    (error, *_) = [finding.text for finding in follow_paper([], [bare_case("X", -1)], {}, True).findings]
+    (error,) = errors(follow_paper([], [bare_case("X", -1)], {}, True)[1])
     assert "the crosswalk needs the names of its cases and those of the test table" in error
     assert "pass --crosswalk" not in error
 

@@ -7,14 +7,13 @@ from mttu.data.manifest import Case
 from mttu.errors import InputError
 
 
-def case(case_id, idh=-1, patient_id=None, seg=True):
+def case(case_id, idh=-1, patient_id=None, seg=True, split=""):
     mask = Path(f"/{case_id}_seg.nii") if seg else None
-    return Case(case_id, patient_id or case_id, "", {}, mask, None, idh, None, None, None, "brats")
+    return Case(case_id, patient_id or case_id, split, {}, mask, None, idh, None, None, None, "brats")
 
 
 def assign(*cases, fraction=0.2, seed=0):
-    pairs = [item if isinstance(item, tuple) else (item, None) for item in cases]
-    return {item.case_id: item.split for item in assign_splits(pairs, fraction, seed)}
+    return {item.case_id: item.split for item in assign_splits(cases, fraction, seed)}
 
 
 def test_each_stratum_gives_a_fifth():
@@ -69,14 +68,14 @@ def test_without_any_idh_status_cases_with_a_mask_train_and_validate():
 
 def test_named_splits_are_kept_and_the_rest_is_drawn():
     labelled = [case(f"l{index}", idh=index % 2) for index in range(10)]
-    split = assign((case("t", idh=1), "test"), (case("u", idh=0), "unlabelled"), *labelled)
+    split = assign(case("t", idh=1, split="test"), case("u", idh=0, split="unlabelled"), *labelled)
     assert split["t"] == "test"
     assert split["u"] == "unlabelled"
     assert [split[item.case_id] for item in labelled].count("val") == 2
 
 
 def test_named_splits_without_idh_status_serve_leave_one_out():
-    split = assign((case("p3"), "train"), (case("p5"), "train"), (case("p6"), "val"))
+    split = assign(case("p3", split="train"), case("p5", split="train"), case("p6", split="val"))
     assert split == {"p3": "train", "p5": "train", "p6": "val"}
 
 
@@ -88,17 +87,17 @@ def test_all_examinations_of_a_patient_are_on_one_side():
 
 
 def test_an_unknown_examination_follows_its_patient_out_of_training():
-    split = assign((case("a", idh=1, patient_id="p"), "val"), case("b", patient_id="p"), case("c", idh=0))
+    split = assign(case("a", idh=1, patient_id="p", split="val"), case("b", patient_id="p"), case("c", idh=0))
     assert split["b"] == "val"
-    split = assign((case("a", idh=1, patient_id="p"), "train"), case("b", patient_id="p"))
+    split = assign(case("a", idh=1, patient_id="p", split="train"), case("b", patient_id="p"))
     assert split["b"] == "unlabelled"
 
 
 def test_a_patient_on_two_sides_or_with_two_states_is_refused():
     with pytest.raises(InputError) as caught:
         assign(
-            (case("a", idh=1, patient_id="p"), "unlabelled"),
-            (case("b", idh=1, patient_id="p"), "test"),
+            case("a", idh=1, patient_id="p", split="unlabelled"),
+            case("b", idh=1, patient_id="p", split="test"),
             case("c", idh=0, patient_id="q"),
             case("d", idh=1, patient_id="q"),
         )
@@ -116,5 +115,5 @@ def test_a_patient_on_two_sides_or_with_two_states_is_refused():
 
 def test_a_training_case_with_nothing_to_learn_is_refused():
     with pytest.raises(InputError, match="case a: is in split train but has neither a tumour mask nor an IDH status"):
-        assign((case("a", seg=False), "train"))
-    assert assign((case("a", seg=False), "test")) == {"a": "test"}
+        assign(case("a", seg=False, split="train"))
+    assert assign(case("a", seg=False, split="test")) == {"a": "test"}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mttu.cohort import table_files
-from mttu.cohort.clinical import read_clinical, read_clinical_tables
+from mttu.cohort.clinical import read_clinical_tables
 from mttu.cohort.leakage import read_crosswalk
 from mttu.cohort.path_table import read_path_table
 from mttu.cohort.table_files import read_text_table
@@ -26,7 +26,7 @@ ROWS = (("case_id", "idh", "age"), ("A", "NA", "53"), ("B", "1", ""))
 
 def refusal(path):
     with pytest.raises(InputError) as caught:
-        read_clinical(path)
+        read_clinical_tables(path)
     (problem,) = caught.value.problems
     return problem.removeprefix(f"clinical table {path}: ")
 
@@ -264,7 +264,7 @@ def put(cell, value, number_format="General"):
 )
 def test_a_cell_that_does_not_hold_what_it_shows_is_refused_by_its_name(tmp_path, change, problem):
     with pytest.raises(InputError) as caught:
-        read_clinical(write_odd_workbook(tmp_path / "t.xlsx", change))
+        read_clinical_tables(write_odd_workbook(tmp_path / "t.xlsx", change))
     found = [one.partition("t.xlsx: ")[2] for one in caught.value.problems]
     assert found[0].startswith(problem)
     if problem.startswith("line"):
@@ -305,7 +305,7 @@ def test_a_formula_in_a_column_that_is_not_used_does_no_harm(tmp_path):
     def add(book):
         book.active["D1"], book.active["D2"] = "days", "=C2*365"
 
-    assert len(read_clinical(write_odd_workbook(tmp_path / "u.xlsx", add))) == 2
+    assert len(read_clinical_tables(write_odd_workbook(tmp_path / "u.xlsx", add)).rows) == 2
 
 
 def alter_sheet(path, change, sheet="xl/worksheets/sheet1.xml"):
@@ -323,7 +323,7 @@ def alter_sheet(path, change, sheet="xl/worksheets/sheet1.xml"):
 def check(path):
     """Reads, or refuses in words that name the file."""
     try:
-        rows, problems = read_clinical(path), []
+        rows, problems = read_clinical_tables(path).rows, []
     except InputError as error:
         rows, problems = None, error.problems
     assert problems or rows is not None

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_cases import MODALITIES, SHAPE, draw_brain, draw_lesion, draw_volumes
+from small_cases import MODALITIES, SHAPE, case_from_folder, draw_brain, draw_lesion, draw_volumes
 
 from mttu.config import PrepareSettings
 from mttu.data.cache_space import estimate_bytes
@@ -99,8 +99,6 @@ def test_a_spacing_coarser_than_the_brain_is_refused(make_case):
 
 @pytest.mark.real
 def test_a_real_patient(real_data):
-    from mttu.cohort.found_cases import case_from_folder
-
     case = case_from_folder(real_data / "tcga_lgg" / "TCGA-FG-6692", "brats", MODALITIES)
     prepared = prepare_case(case, MODALITIES, PrepareSettings())
     assert prepared.geometry.shape == (240, 240, 155)

@@ -11,9 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+<<<<<<< HEAD
+=======
+from numpy.typing import NDArray
+from small_cases import case_from_folder
+>>>>>>> h1
 
 from mttu.cli import predict_shown
-from mttu.cohort.found_cases import case_from_folder
 from mttu.config import PrepareSettings, override
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
