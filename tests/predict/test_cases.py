@@ -11,11 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-<<<<<<< HEAD
-=======
-from numpy.typing import NDArray
 from small_cases import case_from_folder
->>>>>>> h1
 
 from mttu.cli import predict_shown
 from mttu.config import PrepareSettings, override
