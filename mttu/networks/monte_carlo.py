@@ -1,10 +1,9 @@
 """Monte Carlo passes to the IDH logits: the samples of a batch are passes, each with masks of its own (section IV-B).
 
-A mask is named, not drawn in turn: its seed comes from the pass and from the place of the dropout in the network. So a
-pass has the same masks wherever and how often it is computed, in whichever batch, and whatever was computed before it.
+The seed of a mask comes from the pass and from the place of the dropout in the network. So a pass has the same masks
+wherever and however often it is computed, in any batch, and whatever was computed before it.
 
-The way from image to IDH logits, without the decoder, is cut at the first active dropout: what lies before it is the
-same in every pass. Axes are (B, C, H, W, D); tokens (B, N, C).
+What lies before the first active dropout is the same in every pass and is computed once; the decoder is never run. Axes are (B, C, H, W, D); tokens (B, N, C).
 """
 
 import hashlib
@@ -16,16 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mttu.config.scoring import ActiveDropout
 from mttu.errors import InputError
 from mttu.networks.bottleneck import SelfAttention, TransformerBottleneck
-from mttu.networks.cpu.dropout import MaskStream
+from mttu.networks.cpu.dropout import drop_sample
 from mttu.networks.mttu_net import MttuNet
-
-ROWS = 512
-"""Tokens whose mask is made at a time."""
 
 _PARTS: dict[ActiveDropout, tuple[str, ...]] = {
     "all": ("encoder.", "bottleneck.", "idh_head."),
@@ -50,9 +45,9 @@ def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
         seed: Of the masks.
         case_id: Case.
         number: Pass, from 0.
-        member: Of an ensemble, from 1. Each has masks of its own: members that start from the same initial weights
-            share much of the meaning of their channels, and the same masks would make them err alike. The first has
-            those of a network alone.
+        member: Of an ensemble, from 1. Each has its own masks: channels of members that start from the same initial
+            weights have related meanings, and the same masks would make them err alike. The first member has the masks
+            of a network alone.
     """
     return json.dumps([seed, case_id, number] if member == 1 else [seed, case_id, number, member])
 
@@ -90,26 +85,10 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
 def _hook(seeds: Sequence[int]) -> Any:
     def drop_samples(module: nn.Dropout | nn.Dropout3d, _: Any, output: Tensor) -> Tensor:
         samples = zip(torch.split(output, 1), seeds, strict=True)
-        dropped = [_drop(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
+        dropped = [drop_sample(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
         return dropped[0] if len(dropped) == 1 else torch.cat(dropped)
 
     return drop_samples
-
-
-def _drop(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
-    """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C)."""
-    if sample.device.type != "cpu":
-        torch.manual_seed(seed)
-        return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
-    if whole_channels:
-        mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
-        return sample * mask.view(1, -1, 1, 1, 1)
-    rows = sample.flatten(0, -2)
-    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    masks = MaskStream(min(ROWS, len(rows)), rows.shape[1], probability, seed, sample.dtype)
-    for part, target in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
-        torch.mul(part, masks.draw(len(part)), out=target)
-    return out.view(sample.shape)
 
 
 @dataclass(frozen=True)
