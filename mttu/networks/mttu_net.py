@@ -25,8 +25,8 @@ _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 class IdhHead(nn.Module):
     """Global average and max pooling of each level, concatenated; dropout; linear layers.
 
-    All of it is computed in float32, under autocast too: a mean over 4096 tokens and a logit that a threshold cuts have
-    no use for eight bits of mantissa, and the arithmetic that this saves is next to nothing.
+    All of it is computed in float32, under autocast too: eight bits of mantissa are too few for a mean over 4096 tokens
+    and for a logit near a threshold, and lower precision would save next to nothing here.
 
     Args:
         settings: Levels, hidden widths and activation.
@@ -84,18 +84,17 @@ class MttuNet(nn.Module):
         super().__init__()
         self.tasks = frozenset(settings.tasks)
         self.learned_tasks = self.tasks
-        """Those whose head has seen a label; whoever trains or reads the weights sets it. The others' logits are there,
-        and mean nothing, see `mttu.networks.learned`."""
+        """Those whose head has seen a label, set after training or reading the weights. Logits of the others mean
+        nothing, see `mttu.networks.learned`."""
         self.learned_parts = True
-        """Whether it has seen masks that tell the parts of a tumour; else only its whole tumour means something."""
+        """Whether training masks held the parts of a tumour; else only the whole tumour has a meaning."""
         self.in_channels = settings.in_channels
         widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
         segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks
         deepest = "F5" if segments else max(settings.idh_head.levels)
         num_levels = min(int(deepest[1]), len(LEVELS))
-        self.encoder = Encoder(
-            settings.in_channels, settings.widths[:num_levels], settings.blocks[:num_levels], settings.dropout.stem
-        )
+        levels = settings.widths[:num_levels], settings.blocks[:num_levels]
+        self.encoder = Encoder(settings.in_channels, *levels, settings.dropout.stem)
         self.bottleneck = (
             build_bottleneck(settings.bottleneck, widths["F4"], settings.dropout) if deepest == "F5" else None
         )
