@@ -44,5 +44,5 @@ def phantom(
             show=advance,
         )
     for line in measure_phantom(folder).describe():
-        console.print(line, markup=False)
+        console.print(line)
     console.print(f"{cases} phantom cases in {folder}")

@@ -5,19 +5,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mttu.cli.display import console, name_breaks, summarise_epoch, tell, tell_absences
+from mttu.cli.display import console, name_breaks, new_table, summarise_epoch, tell, tell_absences
 from mttu.cli.folds import print_folds
-from mttu.cli.networks import print_calibration, print_start
-from mttu.cli.settings import read_given, resolve_run, tell_accumulation, tell_tracking
+from mttu.cli.networks import print_calibration
+from mttu.cli.settings import ConfigFile, Fresh, PresetName, PrintConfig, read_given, resolve_run, tell_start
 from mttu.config import Config, to_yaml
-from mttu.search.presets import PRESETS
 
 if TYPE_CHECKING:
     from mttu.data.manifest import Manifest
@@ -25,19 +23,19 @@ if TYPE_CHECKING:
     from mttu.self_training.tracking import RoundSummary
 
 _SILENCE_SECONDS = 10.0
-"""In a log, scored cases are told at most this often, and when the last one is done."""
+"""Least time between two lines on cases in a log; the last case always has its line."""
 _PARTS = ("val", "test")
-_FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ece": "ECE"}
+_METRICS = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ece": "ECE"}
 
 
 def self_train(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. selection.method=CPL")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")] = None,
-    preset_name: Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")] = "paper",
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+    config: ConfigFile = None,
+    preset_name: PresetName = "paper",
+    print_config: PrintConfig = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train in rounds with pseudo-labels (Algorithm 1); the same command goes on after an interruption."""
     settings = resolve_run(preset_name, read_given(config, arguments), fresh)
@@ -45,10 +43,9 @@ def self_train(
         typer.echo(to_yaml(settings), nl=False)
         return
     folder = self_train_shown(settings, fresh)
-    if settings.self_training.folds:
-        return
-    console.print(f"best on validation: {folder / 'best'}", markup=False)
-    print_calibration(folder)
+    if not settings.self_training.folds:
+        console.print(f"best on validation: {folder / 'best'}")
+        print_calibration(folder)
 
 
 def self_train_shown(settings: Config, fresh: bool = False) -> Path:
@@ -60,9 +57,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     inputs = check_self_training(settings).inputs  # before Ray starts, which takes seconds
     for note in inputs.notes:
         tell(note)
-    print_start(settings)
-    tell_accumulation(settings)
-    tell_tracking(settings, fresh)
+    tell_start(settings, fresh)
     with connect(settings.workers), show_rounds(settings, count_cases(settings, inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
@@ -88,9 +83,9 @@ def count_cases(settings: Config, manifest: "Manifest") -> dict[str, int]:
 
 
 class TimeLeft:
-    """Time that is still to come, by the pace of this start: all rounds and phases.
+    """Time left for all rounds and phases, by the pace since this start.
 
-    The pace of cases of one phase stands for that of another until its own is known; what nothing is known of is said.
+    Until the pace of a phase is known, that of another phase with cases stands for it.
     """
 
     def __init__(self, settings: Config, cases: Mapping[str, int]) -> None:
@@ -150,7 +145,7 @@ class TimeLeft:
 
 @contextmanager
 def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]":
-    """Yields what is told each sign of life: a bar per phase on a terminal, lines in a log.
+    """Yields a function that shows each step: a bar per phase on a terminal, lines in a log.
 
     Args:
         settings: Of the self-training.
@@ -165,8 +160,9 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
             rest = left.describe(step)
             if step.phase == "train" or step.done == step.total or time.monotonic() - told > _SILENCE_SECONDS:
                 told = time.monotonic()
-                text = "  ".join(filter(None, (_name_phase(step), step.case_id, summarise_epoch(step.metrics), rest)))
-                console.print(text, markup=False)
+                phase = f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
+                text = "  ".join(filter(None, (phase, step.case_id, summarise_epoch(step.metrics), rest)))
+                console.print(text)
                 tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
 
         yield write_line
@@ -192,10 +188,6 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
         yield move_bar
 
 
-def _name_phase(step: "Step") -> str:
-    return f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
-
-
 def _name_round(step: "Step") -> str:
     fold = f"fold {step.fold}/{step.folds}  " if step.folds else ""
     return f"{fold}round {step.round}/{step.rounds}"
@@ -214,10 +206,10 @@ def print_rounds(settings: Config, folder: Path) -> None:
     for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
         console.print(table)
     for note in notes:
-        console.print(f"note: {note}", markup=False)
+        tell(note)
     for row in rows:
         for note in row.notes:
-            console.print(f"round {row.round}: {note}", markup=False)
+            console.print(f"round {row.round}: {note}")
     for reason in summary.get("missing", {}).values():
         tell(reason)
     if summary.get("pool_prior") is not None:
@@ -227,28 +219,22 @@ def print_rounds(settings: Config, folder: Path) -> None:
     console.print(f"round {chosen} is the best on validation ({summary.get('chosen_by')})")
 
 
-def tabulate(
-    rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, empty_dice: str = "brats"
-) -> list[Table]:
-    """Selected cases of each round and how many are right; then metrics. Each fits 80 columns."""
-    selected = _new_table(f"pseudo-labels, {method}", ("round", "pool", "mutant", "wild", "right", "accuracy"))
-    figures = [f"{part}\n{title}" for part in _PARTS for title in _FIGURES.values()]
-    measured = _new_table(f"best weights of each round, Dice of empty masks: {empty_dice}", ("round", *figures))
+def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, empty_dice: str) -> list[Table]:
+    """Two tables: selected cases of each round and how many are right; metrics. Each fits 80 columns."""
+    style: dict[str, Any] = {"no_wrap": True, "padding": (0, 0, 0, 1)}
+    titles = ("round", "pool", "mutant", "wild", "right", "accuracy")
+    selected = new_table(titles, title=f"pseudo-labels, {method}", **style)
+    title = f"best weights of each round, Dice of empty masks: {empty_dice}"
+    metrics = [f"{part}\n{name}" for part in _PARTS for name in _METRICS.values()]
+    measured = new_table(("round", *metrics), title=title, **style)
     for row in rounds:
         name = f"{'*' if row.round == chosen else ''}{row.round}"
         right = f"{row.num_right}/{row.num_known}" if row.num_known else "-"
         counts = map(str, (row.num_pool, row.num_mutant, row.num_wild))
         selected.add_row(name, *counts, right, _show(row.accuracy))
-        values = [row.metrics.get(f"{part}/{figure}") for part in _PARTS for figure in _FIGURES]
+        values = [row.metrics.get(f"{part}/{metric}") for part in _PARTS for metric in _METRICS]
         measured.add_row(name, *map(_show, values))
     return [selected, measured]
-
-
-def _new_table(title: str, columns: "Sequence[str]") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 0, 0, 1))
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _show(value: float | None) -> str:

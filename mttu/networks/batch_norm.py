@@ -1,6 +1,7 @@
 """Batch norm over the samples of all ranks: global sums by one all-reduce in the forward pass and one in the backward.
 
-torch's own `SyncBatchNorm` works on GPUs only and waits for the device in each layer; here nothing is read back. Axes are (B, C, H, W, D).
+torch's own `SyncBatchNorm` works on GPUs only and waits for the device in each layer; here nothing is read back.
+Axes are (B, C, H, W, D).
 """
 
 from collections.abc import Callable

@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(width, width)
         self.projection_dropout = nn.Dropout(projection_dropout)
         self.map_seeds: Sequence[int] | None = None
-        """Seeds of the dropout on the map, one per sample; if set, it is on in any mode (`monte_carlo.drop_by_pass`)."""
+        """Seeds of the dropout on the map, one per sample, which turn it on in any mode; see `drop_by_pass`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
@@ -150,7 +150,7 @@ class TransformerBottleneck(nn.Module):
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
-        # Not transposed and viewed: with the strides that one sample would have, torch's batch norm misreads its gradient.
+        # Not transposed and viewed: with the strides of one sample, torch's batch norm would misread its gradient.
         f5: Tensor = tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
         return f5
 

@@ -66,9 +66,7 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
             copy.mkdir()
             for name in FILES:
                 shutil.copyfile(source / name, copy / name)
-            members.append(
-                {"folder": copy.name, "origin": f"{source.parent.name}/{source.name}", **_digest(copy)}
-            )
+            members.append({"folder": copy.name, "origin": f"{source.parent.name}/{source.name}", **_digest(copy)})
         write_json(partial / ENSEMBLE, {"format_version": FORMAT_VERSION, "members": members})
         if fill is not None:
             fill(partial)

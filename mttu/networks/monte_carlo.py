@@ -3,7 +3,8 @@
 The seed of a mask comes from the pass and from the place of the dropout in the network. So a pass has the same masks
 wherever and however often it is computed, in any batch, and whatever was computed before it.
 
-What lies before the first active dropout is the same in every pass and is computed once; the decoder is never run. Axes are (B, C, H, W, D); tokens (B, N, C).
+What lies before the first active dropout is the same in every pass and is computed once; the decoder is never run.
+Axes are (B, C, H, W, D); tokens (B, N, C).
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What an MLflow run says about the training it belongs to: settings, versions, data."""
+"""The description of an MLflow run: settings, versions, data."""
 
 import json
 import platform
@@ -13,11 +13,10 @@ from mttu.errors import raise_if_any
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker
 
 ACCUMULATION_TAG = "recipe.accumulation"
-"""Says that a worker's share of a step is taken in micro-batches, and what that changes; runs without have no such
-tag."""
+"""Tag of runs that take a worker's share of a step in micro-batches: what that changes."""
 _PACKAGES = ("mttu", "torch", "ray", "monai", "numpy", "scipy", "nibabel")
 _NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
-"""Settings that decide where results go, not what they are; most hold paths."""
+"""Settings that have no influence on results; most hold paths."""
 
 
 def describe_run(
@@ -31,11 +30,11 @@ def describe_run(
     note: str,
     more_tags: Mapping[str, str],
 ) -> None:
-    """Writes what the run is. Everything here may be written again, so a kill in between is mended by the resume.
+    """Writes the run's description. All of it may be written again, so a resume completes it after a kill.
 
     Args:
         client: MLflow client.
-        run: The run as it was found.
+        run: The run as MLflow returned it.
         tracker: Of the run.
         config: Settings of the training.
         fingerprint: Content hash of the manifest.

@@ -1,7 +1,7 @@
 """The MLflow run of a training: found by the run folder, or by its parent and name, or made; artifacts that were moved.
 
-MLflow keeps absolute paths of artifacts and has no call for moving them, so the rows of its SQLite database are changed
-here, all at once. Without it, what a training writes after a move would go into the old folder, made anew.
+MLflow keeps absolute paths of artifacts and has no call to move them, so the rows of its SQLite database are changed
+here, in one transaction. Otherwise a training that goes on after a move would write into the old folder.
 """
 
 import os
@@ -44,14 +44,14 @@ _PATHS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Tables and columns of MLflow that hold a place of artifacts."""
+"""Tables and columns of MLflow that hold a location of artifacts."""
 
 
 def follow_database(database: Path) -> None:
-    """Makes all paths of artifacts that lie beside a SQLite database say so; does nothing where they do.
+    """Corrects the paths of artifacts that lie beside a SQLite database, if it was moved or copied with them.
 
-    A copy of a folder is treated like one that was moved: it uses its own artifacts. Artifacts of an experiment that
-    somebody gave another place in MLflow stay there, whether its disk is mounted or not.
+    A copied folder uses its own artifacts. Artifacts of an experiment that a user placed elsewhere in MLflow stay
+    there, whether that disk is mounted or not.
 
     Args:
         database: May be missing, or not MLflow's.
@@ -75,7 +75,7 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; not of the one beside the database.
+    """Refuses a missing folder of artifacts, other than that beside the database, because MLflow would make it anew.
 
     Args:
         location: Of the experiment's artifacts.
@@ -83,7 +83,7 @@ def check_location(location: str, has_runs: bool, experiment: str) -> None:
         experiment: Its name.
 
     Raises:
-        InputError: The folder is not there any more.
+        InputError: The folder is missing.
     """
     place = _read_place(location)
     if place is None or place.is_dir() or not has_runs:
@@ -127,15 +127,15 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
     came_along = here.is_dir() and any((here / run).exists() for run in written)
     if not place.is_dir():
         if not written:
-            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # with runs in ours, it is one that somebody chose
-        if here.is_dir():  # of other runs only: the place is one that somebody chose, on a disk that is not mounted
+            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # if runs lie in ours, a user chose this place
+        if here.is_dir():  # if it holds other runs only, a user chose the place, and its disk is not mounted
             return came_along or not any(here.iterdir())
         raise InputError(
             f"tracking: the artifacts of {database} are neither beside it nor in {place}, where they were; bring "
             f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
         )
     if here.is_dir():
-        return came_along  # else it is a place that somebody chose
+        return came_along  # else a user chose the place
     raise InputError(
         f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
         f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
@@ -143,7 +143,7 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
 
 
 def _read_run(uri: str, place: Path) -> str | None:
-    """The run that a place of artifacts is of; None if it does not lie below `place`."""
+    """The run whose artifacts lie at a URI; None if it is not below `place`."""
     prefix = f"{place.as_uri()}/"
     return uri.removeprefix(prefix).partition("/")[0] if uri.startswith(prefix) else None
 
