@@ -27,7 +27,6 @@ def describe_run(
     fingerprint: str,
     synthetic: bool,
     labels: Mapping[str, object],
-    note: str,
     more_tags: Mapping[str, str],
 ) -> None:
     """Writes the run's description. All of it may be written again, so a resume completes it after a kill.
@@ -40,7 +39,6 @@ def describe_run(
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom.
         labels: More parameters, by which runs are compared, e.g. `round`.
-        note: Description on the run's page; none if empty.
         more_tags: Written as they are.
 
     Raises:
@@ -49,8 +47,10 @@ def describe_run(
     from mlflow.entities import Param, RunTag
 
     run_id, earlier = run.info.run_id, run.data.params
-    parameters = _parameters(config) | {"manifest.fingerprint": fingerprint}
-    parameters |= {name: str(value) for name, value in labels.items()}
+    flat = flatten(without_paths(config).model_dump(mode="json"))
+    kept = {name: value for name, value in flat.items() if not name.startswith(_NOT_PARAMETERS)}
+    parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
+    parameters |= {"manifest.fingerprint": fingerprint} | {name: str(value) for name, value in labels.items()}
     changed = {name: value for name, value in parameters.items() if earlier.get(name, value) != value}
     raise_if_any(
         [
@@ -66,20 +66,12 @@ def describe_run(
     if accumulation is not None:
         tags[ACCUMULATION_TAG] = accumulation
     tags |= {f"changed.{name}": value for name, value in changed.items()} | dict(more_tags)
-    if note:
-        tags["mlflow.note.content"] = note
     rows = [Param(name, value) for name, value in parameters.items() if name not in earlier]
     for start in range(0, len(rows), 100):  # MLflow takes at most 100 parameters at once
         client.log_batch(run_id, params=rows[start : start + 100])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     tracker.log_dataset(config.data.manifest.name if config.data.manifest else "manifest", fingerprint, "training")
     client.log_text(run_id, to_yaml(without_paths(config)), "config.yaml")
-
-
-def _parameters(config: Config) -> dict[str, str]:
-    flat = flatten(without_paths(config).model_dump(mode="json"))
-    kept = {name: value for name, value in flat.items() if not name.startswith(_NOT_PARAMETERS)}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
 
 
 def _versions(earlier: dict[str, str]) -> dict[str, str]:

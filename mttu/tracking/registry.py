@@ -103,5 +103,3 @@ def register_version(
         description=run.data.tags.get("mlflow.note.content") or run.info.run_name,
     )
     return str(made.version)
-
-

@@ -174,31 +174,28 @@ def open_tracker(
     parent: Tracker | None = None,
     name: str | None = None,
     labels: Mapping[str, object] | None = None,
-    note: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Opens the MLflow run of a training: a new one, or the one that the run folder already belongs to.
 
     Call it in one process before others write: it creates the database, which two processes cannot do at once.
 
-    A child, such as a round of self-training, is known by its parent and its name, whatever becomes of its folder: it
-    is found again where the folder was moved or made anew. A child that is finished stays so.
+    A child, such as a round of self-training, is identified by its parent and its name, so it is found again where its
+    folder was moved or made anew. A finished child stays finished.
 
     Args:
         config: Settings of the training; logged as flat parameters and as the artifact `config.yaml`, without paths.
         run_folder: Folder of the training; `tracking.json` in it holds the id of the MLflow run.
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
-        parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
+        parent: Tracker of the run that this one is a part of, which is written to the same place.
         name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
             shown before its parent's: `round 2, fold 1, demo`.
-        labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
-        note: Description on the run's page, Markdown.
-        tags: What else the run's page says of it, e.g. why it has no IDH metric.
+        labels: Parameters that tell runs apart in comparisons, e.g. `{"round": 2}`.
+        tags: More tags of the run, e.g. why it has no IDH metric.
 
     Returns:
-        A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false or the parent is
-        one.
+        A tracker that other processes can use too; a `NullTracker` if `tracking.enabled` is false or the parent is one.
 
     Raises:
         InputError: The address is refused or does not work, the recorded run or the folder of artifacts is gone,
@@ -231,7 +228,7 @@ def open_tracker(
             named_by = {NAMED_BY: VARIABLE} if source == VARIABLE else {}
             run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name, named_by)
         tracker = MlflowTracker(uri, run.info.run_id, source)
-        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
+        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, tags or {})
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:
@@ -240,9 +237,7 @@ def open_tracker(
 
 
 def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
-    """Where artifacts go, for a database; a server decides that itself. Makes the folder of a database that is a file,
-    and has its paths follow it.
-    """
+    """Where artifacts of a database go; a server decides that itself. Prepares a database that is a file."""
     if uri.startswith("http"):
         return None
     database = database_path(uri)
@@ -254,15 +249,10 @@ def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
 
 
 def follow_moved_folder(config: Config, run_folder: Path) -> None:
-    """Makes MLflow show the artifacts of a finished run where its folder lies now, if they came along.
-
-    Args:
-        config: Settings of the training.
-        run_folder: Folder of the training; one that is not finished is `open_tracker`'s.
-    """
+    """Makes MLflow find the artifacts of a finished run after its folder was moved with them."""
     database = database_path(resolve_uri(config.tracking.uri, run_folder)) if config.tracking.enabled else None
     if database is not None:
-        with suppress(InputError):  # nothing is to be written, so nothing has to be refused
+        with suppress(InputError):  # nothing will be written, so nothing has to be refused
             follow_database(database)
 
 
@@ -273,7 +263,7 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
         client: Of MLflow.
         name: Of the experiment.
         location: Where its artifacts go if it is new.
-        shared: Whether its database is a server's, whose rows nobody but the server changes.
+        shared: Whether its database is a server's, whose rows we do not change.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -284,15 +274,15 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
             f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
         )
     for tag, value in _KIND.items():
-        if tag not in found.tags:  # made before MLflow had this tag, or by something else; a choice of the user's stays
+        if tag not in found.tags:  # of an older MLflow or another program; a user's choice stays
             client.set_experiment_tag(found.experiment_id, tag, value)
-    if shared or found.artifact_location != location:  # ours beside a database that is a file may be made anew
+    if shared or found.artifact_location != location:  # the folder beside a database file may be made anew
         check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)
 
 
 def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, named_by: Mapping[str, str]) -> Any:
-    """The run of a folder. The folder's own id is written first, so that a kill leaves no run without an owner."""
+    """The run of a folder, made if there is none. The folder's id is written first, so that a kill orphans no run."""
     record = _read_record(record_path)
     if record is None:
         record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None, **named_by}
@@ -311,7 +301,7 @@ def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, nam
 
 
 def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
-    """The child of that name. Its id comes from its parent's and its name, so its folder's record is a note only."""
+    """The child of that name. Its id is derived from its parent's and its name; the folder's record is not read."""
     training = uuid.uuid5(uuid.NAMESPACE_URL, f"{parent.info.run_id}/{name}").hex
     experiment_id = parent.info.experiment_id
     condition = f"tags.`{_TRAINING_TAG}` = '{training}'"
@@ -322,10 +312,9 @@ def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
             f"(mlflow runs restore --run-id {found[0].info.run_id})"
         )
     tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
-    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart where they are compared
+    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart
     run = found[0] if found else client.create_run(experiment_id, run_name=full_name, tags=tags)
-    record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
-    write_json(record_path, record)
+    write_json(record_path, {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id})
     return run
 
 

@@ -4,22 +4,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mttu.cli import main
 from mttu.cli.self_train import TimeLeft, count_cases, tabulate
 from mttu.config import Config, override
 from mttu.self_training import Step
 from mttu.self_training.tracking import RoundSummary
 
 
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
-
-
-def test_settings_are_printed(capsys):
-    code, out, _ = run(capsys, "self-train", "--print-config", "self_training.rounds=5")
+def test_settings_are_printed(run):
+    code, out, _ = run("self-train", "--print-config", "self_training.rounds=5")
     assert code == 0
     assert yaml.safe_load(out)["self_training"]["rounds"] == 5
 
@@ -33,9 +25,9 @@ def test_settings_are_printed(capsys):
         (["selection.method=best"], "selection.method: Input should be 'none', 'direct', 'PL', 'CPL' or 'UPS'"),
     ],
 )
-def test_refusals(capsys, tmp_path, monkeypatch, words, message):
+def test_refusals(run, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, "self-train", *words)
+    code, _, err = run("self-train", *words)
     assert code == 2
     assert message in err
     assert list(tmp_path.iterdir()) == []
