@@ -17,7 +17,7 @@ from mttu.networks.cpu.steps import gelu_dropout_linear
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with dropout on the attention map, scaled by the square root of the head's width.
+    """Multi-head self-attention, scaled by the square root of the head's width.
 
     Args:
         width: Token width, a multiple of `num_heads`.
@@ -72,13 +72,7 @@ class PositionEmbedding(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, dropout after each (eq. 7).
-
-    Args:
-        width: Token width.
-        hidden_width: Width between the layers.
-        dropout: Probability after each layer.
-    """
+    """Two linear layers with GELU between, dropout after each (eq. 7)."""
 
     def __init__(self, width: int, hidden_width: int, dropout: float) -> None:
         super().__init__()
@@ -94,12 +88,7 @@ class Mlp(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer (eq. 6-7).
-
-    Args:
-        settings: Widths and heads.
-        dropout: Probabilities; attention, projection, branch and mlp apply here.
-    """
+    """Pre-norm transformer layer (eq. 6-7)."""
 
     def __init__(self, settings: TransformerSettings, dropout: DropoutSettings) -> None:
         super().__init__()
@@ -117,13 +106,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerBottleneck(nn.Module):
-    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone.
-
-    Args:
-        settings: Number of layers and widths.
-        in_channels: Channels of F4.
-        dropout: Probabilities.
-    """
+    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone."""
 
     def __init__(self, settings: TransformerSettings, in_channels: int, dropout: DropoutSettings) -> None:
         super().__init__()
@@ -156,12 +139,7 @@ class TransformerBottleneck(nn.Module):
 
 
 class ConvolutionBottleneck(nn.Module):
-    """Projection to the width of F5, then convolution blocks in place of the transformer (Table II, row Conv).
-
-    Args:
-        settings: Number of blocks and width.
-        in_channels: Channels of F4.
-    """
+    """Projection to the width of F5, then convolution blocks in place of the transformer (Table II, row Conv)."""
 
     def __init__(self, settings: ConvolutionSettings, in_channels: int) -> None:
         super().__init__()

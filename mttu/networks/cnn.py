@@ -50,14 +50,7 @@ LEVELS = ("F1", "F2", "F3", "F4")
 
 
 class Level(nn.Module):
-    """One feature level: a strided convolution that halves the axes (none on level 1), then residual blocks.
-
-    Args:
-        in_channels: Channels of the level above.
-        channels: Channels of this level.
-        num_blocks: Residual blocks.
-        halves: Whether the level starts with the strided convolution.
-    """
+    """One feature level: a strided convolution that halves the axes (none on level 1), then residual blocks."""
 
     def __init__(self, in_channels: int, channels: int, num_blocks: int, *, halves: bool) -> None:
         super().__init__()
@@ -77,7 +70,7 @@ class Encoder(nn.Module):
 
     Args:
         in_channels: Modalities.
-        widths: Channels of each level that is built; one to four of them.
+        widths: Channels of each level that is built; one to four.
         blocks: Residual blocks of each level.
         stem_dropout: Probability that a whole channel of the stem is dropped.
     """

@@ -31,7 +31,7 @@ _PARTS: dict[ActiveDropout, tuple[str, ...]] = {
 
 
 def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
-    """Names of the dropout modules that are active and drop anything, in the order of the forward pass."""
+    """Names of the active dropout modules with a probability above 0, in the order of the forward pass."""
     return tuple(
         name
         for name, module in network.named_modules()
@@ -40,7 +40,7 @@ def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
 
 
 def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
-    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case.
+    """Key of one pass of one case, which decides all its masks, the same for every window of the case.
 
     Args:
         seed: Of the masks.
@@ -62,7 +62,7 @@ def mask_seed(key: str, place: str) -> int:
 def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
     """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
 
-    No gradient is kept in the body. On a GPU, and only there, torch's generators are seeded anew: fork them around it.
+    No gradient is kept in the body. On a GPU torch's generators are seeded anew: fork them around it.
 
     Args:
         network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
@@ -70,7 +70,7 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
         keys: One per sample of the batch, see `name_pass`.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())  # masks are applied in place, which a gradient forbids
+        stack.enter_context(torch.inference_mode())  # masks are applied in place
         for place in places:
             module = network.get_submodule(place)
             seeds = [mask_seed(key, place) for key in keys]
@@ -130,13 +130,9 @@ class IdhPasses:
         self._from_stem = self.places[0].startswith("encoder.")
         self._from_tokens = self.places[0].startswith("bottleneck.")
 
-    @torch.inference_mode()  # here too, for a graph that is kept changes last bits
+    @torch.inference_mode()  # here too: with gradients another kernel is used, and last bits differ
     def share(self, image: Tensor) -> Shared:
-        """Computes what lies before the first active dropout.
-
-        Args:
-            image: One window (1, in_channels, H, W, D); H, W and D are multiples of 8.
-        """
+        """Computes what lies before the first active dropout, of one window (1, in_channels, H, W, D)."""
         network = self.network
         if self._from_stem:
             stem = network.encoder.stem(image.contiguous(memory_format=torch.channels_last_3d))

@@ -71,13 +71,10 @@ STRIDE = 8
 
 
 class MttuNet(nn.Module):
-    """Encoder, bottleneck, decoder and IDH head; what the tasks do not need is not built.
+    """Encoder, bottleneck, decoder and IDH head, as far as the tasks need them.
 
     Without the segmentation task there is no decoder, and encoder and bottleneck end at the deepest level that the
     IDH head reads. So every parameter takes part in the loss.
-
-    Args:
-        settings: The network's section of the settings.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -101,42 +101,19 @@ class Tracker(Protocol):
 class NullTracker:
     """Writes nothing."""
 
-    @property
-    def allows_pictures(self) -> bool:
-        """False."""
-        return False
+    allows_pictures: ClassVar[bool] = False
 
-    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _ignore(self, *arguments: object, **named: object) -> None:
         """Does nothing."""
 
-    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Does nothing."""
+    log_epoch = log_step = set_tags = log_figure = log_table = log_dataset = log_checkpoint = set_alias = finish = (
+        _ignore
+    )
 
     def log_picture(self, path: Path) -> bool:
         """Does nothing; returns False."""
         return False
 
-    def log_figure(self, path: Path) -> None:
-        """Does nothing."""
-
-    def log_table(self, path: Path) -> None:
-        """Does nothing."""
-
-    def log_dataset(self, name: str, digest: str, context: str) -> None:
-        """Does nothing."""
-
-    def log_checkpoint(self, folder: Path) -> None:
-        """Does nothing."""
-
     def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
         """Does nothing; returns an empty text."""
         return ""
-
-    def set_alias(self, model_name: str, version: str, alias: str) -> None:
-        """Does nothing."""
-
-    def finish(self, status: Status) -> None:
-        """Does nothing."""
