@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -192,27 +192,6 @@ def predict(
     precision: Precision = None,
 ) -> None:
     """Segment cases and predict their IDH status. Research use only."""
-    named = {
-        "inference.flips": flips,
-        "inference.min_enhancing_mm3": min_enhancing_mm3,
-        "train.precision": precision,
-    }
-    changes = {name: value for name, value in named.items() if value is not None}
-    if predict_shown(checkpoint, inputs, output, labels, changes, device, threads, split):
-        raise typer.Exit(1)
-
-
-def predict_shown(
-    checkpoint: Path,
-    inputs: list[Path],
-    output: Path,
-    labels: str = "brats",
-    changes: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    split: str | None = None,
-) -> int:
-    """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
 
     from mttu.inference.device import describe_device
@@ -222,6 +201,12 @@ def predict_shown(
         raise InputError(f"--device {device!r}: choose auto, cpu or gpu")
     if threads is not None:
         torch.set_num_threads(threads)
+    named = {
+        "inference.flips": flips,
+        "inference.min_enhancing_mm3": min_enhancing_mm3,
+        "train.precision": precision,
+    }
+    changes = {name: value for name, value in named.items() if value is not None}
     plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split)  # type: ignore[arg-type]
     for note in plan.left_out:
         errors.print(f"note: {note}")
@@ -246,7 +231,8 @@ def predict_shown(
     known = sum(bool(row.learned_from) for row in rows)
     if known:
         tell(f"the network learned from the patients of {known} of these {len(rows)} cases")
-    return failed
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -281,8 +267,7 @@ def demo(
     if prepare_shown(settings, actors=2):
         raise typer.Exit(1)
     run = self_train_shown(settings)
-    if predict_shown(run, [manifest], output):
-        raise typer.Exit(1)
+    predict(run, [manifest], output)
     console.print("")
     console.print(f"checkpoint   {run / 'best'}")
     console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")
@@ -304,11 +289,7 @@ def _describe_defect(error: BaseException) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted.
-
-    Args:
-        arguments: Words after the program's name; those of this process if not given.
-    """
+    """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`, and the work goes on

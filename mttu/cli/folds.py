@@ -53,14 +53,9 @@ def print_folds(folder: Path) -> None:
 
 
 def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str) -> Table:
-    """One row per network: mean and standard deviation of the main metrics over folds.
+    """One row per network: mean and standard deviation over folds of the main metrics on val or test cases.
 
     Where fewer folds define a value, their number follows it.
-
-    Args:
-        rows: The table over folds.
-        part: val or test.
-        empty_dice: Convention for empty masks that Dice was counted by.
     """
     known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)

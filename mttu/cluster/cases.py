@@ -131,14 +131,9 @@ def _run(pipeline: tuple[Any, ...], title: str) -> Generator[dict[str, str]]:
 def _stream(
     case_ids: Sequence[str], given: Sequence[Any], actors: int, cpus: float, num_gpus: float
 ) -> Iterator[dict[str, str]]:
-    """The pipeline of Ray Data; yields row after row as `_Worker` gives them.
+    """Runs the pipeline of Ray Data and yields row after row as `_Worker` gives them.
 
-    Args:
-        case_ids: Cases, each once.
-        given: The reference to `build` and its arguments, which only the actors read; in a list, as Ray would read it.
-        actors: Cases at the same time.
-        cpus: That an actor asks for.
-        num_gpus: That an actor asks for.
+    `given` holds the reference to `build` and its arguments in a list, as Ray would resolve a bare one here.
     """
     # hides a line per pipeline, and one on progress bars
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -199,18 +194,9 @@ def prepare_cohort(
     num_actors: int,
     on_progress: Callable[[PreparedRow], None],
 ) -> list[PreparedRow]:
-    """Prepares all cases into a cache, on the Ray cluster that is connected.
+    """Prepares all cases into a cache, which all nodes must see, on the Ray cluster that is connected.
 
-    Args:
-        manifest: Cohort.
-        cache_dir: Cache folder that all nodes see.
-        modalities: Channels in order.
-        settings: How a case is prepared.
-        num_actors: Cases prepared at the same time.
-        on_progress: Called with each row as it arrives.
-
-    Returns:
-        One row per case, in the order of the manifest.
+    `on_progress` is called with each row as it arrives. Returns one row per case, in the order of the manifest.
     """
 
     def refuse(case_id: str, reason: str) -> PreparedRow:
@@ -226,13 +212,7 @@ def prepare_cohort(
 
 
 def build_or_explain(build: Callable[[], Work], refuse: Refuse, threads: int) -> Work:
-    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error.
-
-    Args:
-        build: Builds it.
-        refuse: Gives the row of each case where it fails.
-        threads: Of the actor.
-    """
+    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error."""
     torch.set_num_threads(threads)
     try:
         return build()

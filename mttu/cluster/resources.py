@@ -19,9 +19,7 @@ from mttu.errors import say_count
 def watching(watch: Callable[[threading.Event], None], name: str) -> Iterator[None]:
     """Runs a function in its own thread while the body runs, and waits for its end.
 
-    Args:
-        watch: Given an event that is set when the body is over; catches its own errors.
-        name: Of the thread.
+    The function gets an event that is set when the body is over, and catches its own errors.
     """
     stop = threading.Event()
     thread = threading.Thread(target=watch, args=(stop,), name=name, daemon=True)

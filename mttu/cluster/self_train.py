@@ -24,8 +24,7 @@ GPUS_PER_ACTOR = 1.0
 def callables_on_ray(workers: WorkerSettings) -> Callables:
     """How the rounds' work is done on the cluster that is connected, or on a private one for each step.
 
-    Args:
-        workers: As many actors score and evaluate as workers train, with as many threads each.
+    As many actors score and evaluate as workers train, with as many threads each.
     """
 
     def score(plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
@@ -38,13 +37,8 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
 def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
     """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
 
-    Instead of a single CPU worker of a private cluster, this process does the work.
-
-    Args:
-        checkpoint: Folder with the weights; every node must see it and the cache under the same paths.
-        cases: Prepared cases.
-        config: Where prepared cases lie, windows, workers.
-        on_case: Told how many cases are done, and the newest row.
+    Every node must see the checkpoint and the cache under the same paths. Instead of a single CPU worker of a private
+    cluster, this process does the work.
 
     Raises:
         InputError: The cluster is too small, or does not answer.

@@ -87,9 +87,8 @@ def private_folder() -> Path | None:
 def connect(settings: WorkerSettings) -> Iterator[None]:
     """Runs the body with Ray connected; a private cluster is stopped afterwards, an existing one keeps running.
 
-    Args:
-        settings: Workers and threads. Without RAY_ADDRESS a private cluster is started on the loopback interface, with
-            at least as many logical CPUs as the workers' threads.
+    Without RAY_ADDRESS a private cluster is started on the loopback interface, with at least as many logical CPUs as
+    the workers' threads.
 
     Raises:
         InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`, it is of another version or

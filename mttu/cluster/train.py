@@ -163,14 +163,7 @@ def place_workers(config: Config) -> bool:
 def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
     """Runs Ray Train until the last epoch, from where an earlier start was stopped; a `Launch` of `run_training`.
 
-    Args:
-        config: All settings; every worker must see manifest and cache under the same paths.
-        folder: Run folder, on storage that every worker sees.
-        on_epoch: Called with each finished epoch and its metrics, in order, each epoch once.
-        on_start: Told which device and how many workers it is.
-
-    Returns:
-        Metrics of every epoch.
+    Every worker must see manifest, cache and run folder under the same paths.
 
     Raises:
         InputError: The cluster is too small, or does not answer; or a worker does not see on its node what it reads.

@@ -39,9 +39,8 @@ class BatchNorm3d(nn.BatchNorm3d):
 def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
     """Makes all batch norms of a network take the statistics of the global batch, in place.
 
-    Args:
-        network: Of which every rank runs the same layers in the same order.
-        sum_over_ranks: Adds a detached tensor up over ranks; the same bits on each.
+    Every rank must run the same layers in the same order; `sum_over_ranks` adds detached tensors up, the same bits on
+    each rank.
     """
     for module in network.modules():
         if isinstance(module, BatchNorm3d):
@@ -131,8 +130,8 @@ def trace_statistics(
         scale: (C,) gain over standard deviation.
         mean: (C,) of the batch.
         inverse_std: (C,) of the batch.
-        sums: Gradients of gain and offset over all samples that the statistics are of, (2, C).
-        count: Values per channel that the statistics are of.
+        sums: (2, C) gradients of gain and offset over all samples.
+        count: Values per channel.
     """
     slope = -scale * inverse_std * sums[0] / count
     return slope, scale * sums[1] / count + slope * mean

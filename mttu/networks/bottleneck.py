@@ -17,14 +17,7 @@ from mttu.networks.cpu.steps import gelu_dropout_linear
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, scaled by the square root of the head's width.
-
-    Args:
-        width: Token width, a multiple of `num_heads`.
-        num_heads: Attention heads.
-        attention_dropout: Probability on the attention map, after its softmax.
-        projection_dropout: Probability on the output projection.
-    """
+    """Multi-head self-attention, scaled by the square root of the head's width; dropout on its map after softmax."""
 
     def __init__(self, width: int, num_heads: int, attention_dropout: float, projection_dropout: float) -> None:
         super().__init__()
@@ -50,12 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class PositionEmbedding(nn.Module):
-    """Learnable position embedding on a token grid, zero at the start (eq. 2).
-
-    Args:
-        grid: Tokens per axis that the embedding is learned on.
-        width: Token width.
-    """
+    """Learnable position embedding on a token grid, zero at the start (eq. 2)."""
 
     def __init__(self, grid: tuple[int, int, int], width: int) -> None:
         super().__init__()

@@ -64,15 +64,9 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Stem and feature levels.
+    """Stem and one to four feature levels; dropout takes whole channels of the stem.
 
     The stem's dropout is the network's first, so the stem's output is the same in every Monte Carlo pass.
-
-    Args:
-        in_channels: Modalities.
-        widths: Channels of each level that is built; one to four.
-        blocks: Residual blocks of each level.
-        stem_dropout: Probability that a whole channel of the stem is dropped.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int], stem_dropout: float) -> None:
@@ -106,10 +100,6 @@ class UpStep(nn.Module):
 
     The paper's order is: reduce, upsample, concatenate, fuse. Upsample and fuse are both linear, so their weights are
     multiplied first and the two halves of fuse are added: the same sum without two tensors of the largest size.
-
-    Args:
-        in_channels: Channels of the level below.
-        channels: Channels of this level, in the encoder too.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -140,12 +130,7 @@ def _fuse_after_upsample(
 
 
 class Decoder(nn.Module):
-    """From F5 back to full resolution, with skip connections from F3, F2 and F1.
-
-    Args:
-        widths: Channels of F1 to F4; the entry narrows F5 to the last.
-        in_channels: Channels of F5.
-    """
+    """From F5 back to full resolution, with skip connections from F3, F2 and F1; F5 is first narrowed to F4's width."""
 
     def __init__(self, widths: Sequence[int], in_channels: int) -> None:
         super().__init__()

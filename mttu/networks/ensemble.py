@@ -115,11 +115,7 @@ def _unite(configs: Sequence[Config]) -> Config:
 
 
 def describe_differences(folder: Path) -> list[str]:
-    """A sentence for each setting that members of an ensemble name differently, with what counts instead.
-
-    Args:
-        folder: Ensemble folder that `read_members` can read.
-    """
+    """A sentence for each setting that members of an ensemble name differently, with the value that counts."""
     configs = [load_stored_config(place / "config.yaml") for place in _list_places(folder)]
     united = _unite(configs)
     sentences = []

@@ -21,7 +21,7 @@ def find_voters(networks: Sequence[MttuNet], task: Task) -> list[int]:
 
 
 def explain_missing(tasks: Collection[str], learned: Collection[str]) -> dict[str, str]:
-    """Each task that there is no answer to, with the reason in a sentence.
+    """Each task that has no answer, with the reason in a sentence.
 
     Args:
         tasks: That the network has heads for.

@@ -23,15 +23,12 @@ _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
 class IdhHead(nn.Module):
-    """Global average and max pooling of each level, concatenated; dropout; linear layers.
+    """Global average and max pooling of each level, concatenated; dropout on the pooled features; linear layers.
 
     All of it is computed in float32, under autocast too: eight bits of mantissa are too few for a mean over 4096 tokens
     and for a logit near a threshold, and lower precision would save next to nothing here.
 
-    Args:
-        settings: Levels, hidden widths and activation.
-        widths: Channels of each level by name; more levels than used are fine.
-        dropout: Probability on the pooled features.
+    `widths` holds the channels of each level by name; those of other levels do no harm.
     """
 
     def __init__(self, settings: IdhHeadSettings, widths: Mapping[str, int], dropout: float) -> None:

@@ -120,11 +120,7 @@ def connect(uri: str) -> Any:
 
 
 def check_server(uri: str, named_by: str = SETTING) -> None:
-    """Makes sure that the server of an address answers; MLflow itself would try for minutes. A file needs no server.
-
-    Args:
-        uri: Tracking URI in full.
-        named_by: Setting or variable that it is from.
+    """Makes sure that the server of an address in full answers; MLflow itself would try for minutes.
 
     Raises:
         InputError: It is no address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or its certificate is not
@@ -239,14 +235,14 @@ def show_page(uri: str, experiment: str, named_by: str = SETTING) -> str:
 
 @contextmanager
 def writing_to(uri: str, named_by: str = SETTING) -> Iterator[Any]:
-    """Yields a client of an existing database or server, and turns MLflow's errors in the body into `RunError`.
+    """Yields a client of an existing database or server.
 
     Args:
         uri: Tracking URI in full.
         named_by: Setting or variable that it is from.
 
     Raises:
-        RunError: The database is not on this machine, or MLflow refuses or fails.
+        RunError: The database is not on this machine, or MLflow refuses or fails in the body.
     """
     database = database_path(uri)
     if database is not None and not database.exists():

@@ -42,7 +42,7 @@ def describe_run(
         more_tags: Written as they are.
 
     Raises:
-        InputError: A parameter differs from what the run was started with; names each.
+        InputError: Parameters differ from what the run was started with; names each.
     """
     from mlflow.entities import Param, RunTag
 

@@ -33,11 +33,6 @@ class MlflowTracker:
     """Writes to an MLflow run that `open_tracker` made; cheap to build and to pickle. See `Tracker`.
 
     All methods raise `mttu.errors.RunError` where MLflow cannot be written to.
-
-    Args:
-        uri: Tracking URI in full (`resolve_uri`).
-        run_id: MLflow's id of the run.
-        named_by: Setting or variable that the address is from, for messages.
     """
 
     uri: str

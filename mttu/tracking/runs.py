@@ -51,10 +51,7 @@ def follow_database(database: Path) -> None:
     """Corrects the paths of artifacts that lie beside a SQLite database, if it was moved or copied with them.
 
     A copied folder uses its own artifacts. Artifacts of an experiment that a user placed elsewhere in MLflow stay
-    there, whether that disk is mounted or not.
-
-    Args:
-        database: May be missing, or not MLflow's.
+    there, whether that disk is mounted or not. The file may be missing, or not MLflow's.
 
     Raises:
         InputError: The artifacts did not come along, or the database cannot be read or changed.
@@ -75,15 +72,9 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a missing folder of artifacts, other than that beside the database, because MLflow would make it anew.
+    """Refuses a missing folder of an experiment's artifacts that holds runs, because MLflow would make it anew.
 
-    Args:
-        location: Of the experiment's artifacts.
-        has_runs: Whether anything was written there before.
-        experiment: Its name.
-
-    Raises:
-        InputError: The folder is missing.
+    The folder beside the database may be made anew.
     """
     place = _read_place(location)
     if place is None or place.is_dir() or not has_runs:
@@ -257,10 +248,10 @@ def follow_moved_folder(config: Config, run_folder: Path) -> None:
 
 
 def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
-    """The experiment's id.
+    """The id of an experiment, which is made if there is none.
 
     Args:
-        client: Of MLflow.
+        client: MLflow client.
         name: Of the experiment.
         location: Where its artifacts go if it is new.
         shared: Whether its database is a server's, whose rows we do not change.

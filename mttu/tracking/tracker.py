@@ -106,9 +106,8 @@ class NullTracker:
     def _ignore(self, *arguments: object, **named: object) -> None:
         """Does nothing."""
 
-    log_epoch = log_step = set_tags = log_figure = log_table = log_dataset = log_checkpoint = set_alias = finish = (
-        _ignore
-    )
+    log_epoch = log_step = log_figure = log_table = log_dataset = log_checkpoint = _ignore
+    set_tags = set_alias = finish = _ignore
 
     def log_picture(self, path: Path) -> bool:
         """Does nothing; returns False."""

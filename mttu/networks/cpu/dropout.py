@@ -22,17 +22,10 @@ def draw_seed() -> int:
 
 
 class MaskStream:
-    """Masks of at most `rows` x `columns` in one fixed order: the same seed gives the same masks.
+    """Masks of at most `rows` x `columns` in a fixed order, which the seed decides.
 
-    A mask compares 16-bit random integers, which are cheap, with the probability rounded to a multiple of 2^-16. Kept
-    elements are scaled by that rounded probability: the expectation is exact.
-
-    Args:
-        rows: Largest number of rows of a mask.
-        columns: Columns of every mask.
-        probability: Probability that an element is dropped, 0 to below 1.
-        seed: From `draw_seed`.
-        dtype: Type of the masks.
+    A mask compares 16-bit random integers, which are cheap, with the probability (0 to below 1), rounded to a multiple
+    of 2^-16. Kept elements are scaled by that rounded probability, so the expectation is exact.
     """
 
     def __init__(self, rows: int, columns: int, probability: float, seed: int, dtype: torch.dtype) -> None:

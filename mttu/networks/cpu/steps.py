@@ -43,13 +43,9 @@ def pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_s
 def two_pre_activated_convs(
     x: Tensor, first: tuple[BatchNorm3d, nn.Conv3d], second: tuple[BatchNorm3d, nn.Conv3d], negative_slope: float
 ) -> Tensor:
-    """`pre_activated_conv` twice. Without gradients and training, the second norm is folded into the first convolution.
+    """`pre_activated_conv` twice, the first 3x3x3 with padding 1.
 
-    Args:
-        x: (B, C, H, W, D).
-        first: Norm, and a 3x3x3 convolution with padding 1.
-        second: Norm and convolution.
-        negative_slope: Slope of the LeakyReLU, above 0.
+    Without gradients and training, the second norm is folded into the first convolution.
     """
     (norm1, conv1), (norm2, conv2) = first, second
     if torch.is_grad_enabled() or norm2.training:
@@ -75,11 +71,7 @@ def gelu_dropout_linear(hidden: Tensor, dropout: nn.Dropout, linear: nn.Linear) 
 def lean_pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_slope: float) -> Tensor:
     """`conv(leaky_relu(norm(x)))`, running statistics included; the same values and gradients with less memory.
 
-    Args:
-        x: (B, C, H, W, D) on the CPU.
-        norm: Batch norm with affine parameters and running statistics, in training or evaluation mode.
-        conv: Convolution with a bias and zero padding.
-        negative_slope: Slope of the LeakyReLU, above 0.
+    The convolution has a bias and zero padding, the slope is above 0.
 
     Raises:
         InputError: The batch holds one value per channel, which has no variance to train with.
@@ -168,17 +160,7 @@ CHUNK = 512
 
 
 def lean_gelu_dropout_linear(hidden: Tensor, weight: Tensor, bias: Tensor, probability: float) -> Tensor:
-    """`linear(dropout(gelu(hidden)))`: the same values and gradients with less memory.
-
-    Args:
-        hidden: (M, K), on the CPU.
-        weight: (C, K).
-        bias: (C,).
-        probability: Probability that a value is dropped, 0 to below 1.
-
-    Returns:
-        (M, C).
-    """
+    """`linear(dropout(gelu(hidden)))` from (M, K) to (M, C): the same values and gradients with less memory."""
     seed = draw_seed() if probability else 0
     out: Tensor = _LeanGeluDropoutLinear.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, probability, seed
