@@ -112,11 +112,14 @@ _HTTP = "http://HOST:PORT or https://HOST:PORT, a port of 1 to 65535"
 _DATABASE = "KIND://HOST:PORT/NAME, a port of 1 to 65535, and signs such as : / @ in a password as %3A %2F %40"
 
 
+@lru_cache(maxsize=8)
 def connect(uri: str) -> Any:
     """An MLflow client; `mttu/__init__.py` has switched telemetry off."""
     for name, value in _LIMITS.items():
         os.environ.setdefault(name, value)
-    return _cached_client(uri)
+    from mlflow.tracking import MlflowClient  # takes seconds to import
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def check_server(uri: str, named_by: str = SETTING) -> None:
@@ -204,13 +207,6 @@ def _ask_database(uri: str, where: str) -> Callable[[float], str] | None:
     if host is None or port is None:
         return None  # a socket file, or a driver's own form of address
     return lambda seconds: ask_port(host, port, seconds)
-
-
-@lru_cache(maxsize=8)
-def _cached_client(uri: str) -> Any:
-    from mlflow.tracking import MlflowClient  # takes seconds to import
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 
 from mttu.cluster.resources import Demand
 from mttu.cluster.self_train import build_evaluator, callables_on_ray, evaluate_on_ray
-from mttu.config import override, to_yaml
+from mttu.config import override
 from mttu.data.manifest import write_manifest
 from mttu.errors import RunError
 from mttu.pseudo_labels.reports import read_selection
@@ -135,15 +133,6 @@ def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session):
     assert is_same(outcome(on_ray), outcome(local))
 
 
-def start(config, folder):
-    settings = folder / f"{config.output.name}.yaml"
-    settings.write_text(to_yaml(config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "mttu", "self-train", "--config", str(settings)]
-    log = (folder / f"{config.output.name}.txt").open("a")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-
 def wait_for(process, seen):
     deadline = time.monotonic() + 300
     while not seen():
@@ -175,11 +164,11 @@ def tracked(config, name):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config, tmp_path):
+def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config, tmp_path, start):
     """One driver is killed seven times, at different places, and started again each time."""
     longer = {"train.epochs": 6, "train.steps_per_epoch": 10, "self_training.epochs": 6, "mc.passes": 40}
     unbroken = override(config, {**longer, "output.name": "unbroken", "tracking.enabled": True})
-    process = start(unbroken, tmp_path)
+    process = start("self-train", unbroken)
     assert process.wait(timeout=600) == 0, (tmp_path / "unbroken.txt").read_text()[-3000:]
     killed = override(unbroken, {"output.name": "killed"})
     run, log = killed.output.folder / "killed", tmp_path / "killed.txt"
@@ -194,11 +183,11 @@ def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config
         lambda: "test 1/1" in log.read_text(),  # in the test
     ]
     for place in places:
-        process = start(killed, tmp_path)
+        process = start("self-train", killed)
         wait_for(process, place)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    process = start(killed, tmp_path)
+    process = start("self-train", killed)
     assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
     assert is_same(outcome(unbroken.output.folder / "unbroken"), outcome(run))
     histories = [
