@@ -46,7 +46,7 @@ def print_folds(folder: Path) -> None:
     for part in _PARTS:
         if any(row.metric.startswith(f"{part}/") for row in rows):
             console.print(tabulate_folds(rows, part, empty_dice))
-    console.print(f"every figure of every fold: {folder / CSV}")
+    console.print(f"every value of every fold: {folder / CSV}")
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}")
     if (folder / ENSEMBLE_FOLDER).is_dir():  # else it was taken away after the end
         print_calibration(folder / ENSEMBLE_FOLDER)

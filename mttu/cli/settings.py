@@ -102,7 +102,7 @@ def tell_start(config: Config, fresh: bool) -> None:
     if not check_start(config) and read_start_patients(config) is None:
         tell(
             f"train.start_from {config.train.start_from} does not say whom it learned from. If that were val "
-            "cases, figures on them and the epoch that they choose are too good; nothing will be calibrated on them"
+            "cases, metrics on them and the epoch that they choose are too good; nothing will be calibrated on them"
         )
     with suppress(InputError):  # reported with every other problem of the training
         note = describe_accumulation(config.train, config.workers.num_workers)

@@ -89,17 +89,16 @@ class Waiting:
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        self.begin()
-
-    def begin(self) -> None:
-        """Starts, or restarts, the time of waiting."""
         self.due = time.monotonic() + FIRST_SECONDS
 
     def tell(self, number: int) -> None:
-        """Called regularly while so many of the processes have no place."""
-        if time.monotonic() < self.due:
+        """Called regularly with the number of processes that have no place."""
+        now = time.monotonic()
+        if not number:
+            self.due = now + FIRST_SECONDS
+        if not number or now < self.due:
             return
-        self.due = time.monotonic() + AGAIN_SECONDS
+        self.due = now + AGAIN_SECONDS
         have, free = ray.cluster_resources(), ray.available_resources()
         places = ", ".join(
             f"{free.get(kind, 0.0):g} of {have[kind]:g} {kind}s" for kind in ("CPU", "GPU") if have.get(kind)
@@ -148,11 +147,7 @@ def _telling(demand: Demand, count: Callable[[], int]) -> Iterator[None]:
     def watch(stop: threading.Event) -> None:
         with suppress(Exception):  # the work itself reports a cluster that is gone
             while not stop.wait(_LOOK_SECONDS):
-                number = count()
-                if number:
-                    waiting.tell(number)
-                else:
-                    waiting.begin()
+                waiting.tell(count())
 
     with watching(watch, "mttu-waiting"):
         yield
