@@ -125,7 +125,9 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
                     logging_level="error",
                 )
             else:
-                ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_describe_workers())
+                # a submitted job already has its environment, which may not be set twice
+                private = {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
+                ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=private)
         except InputError:
             raise
         except Exception as error:  # a start that takes too long raises a bare one
@@ -211,11 +213,6 @@ def _remove(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.1)
-
-
-def _describe_workers() -> dict[str, Any] | None:
-    """The environment for processes of an existing cluster; a submitted job has its own, which may not be set twice."""
-    return {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
 
 
 def check_address(address: str) -> None:

@@ -114,7 +114,8 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
     if place == here or (place.is_dir() and here.is_dir() and os.path.samefile(place, here)):
         return False
     uris = [str(uri) for (uri,) in connection.execute("SELECT artifact_uri FROM runs").fetchall()]
-    written = [run for uri in uris if (run := _read_run(uri, place)) is not None]
+    prefix = f"{place.as_uri()}/"
+    written = [uri.removeprefix(prefix).partition("/")[0] for uri in uris if uri.startswith(prefix)]  # runs in `place`
     came_along = here.is_dir() and any((here / run).exists() for run in written)
     if not place.is_dir():
         if not written:
@@ -131,12 +132,6 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
         f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
         f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
     )
-
-
-def _read_run(uri: str, place: Path) -> str | None:
-    """The run whose artifacts lie at a URI; None if it is not below `place`."""
-    prefix = f"{place.as_uri()}/"
-    return uri.removeprefix(prefix).partition("/")[0] if uri.startswith(prefix) else None
 
 
 def _rebase(connection: sqlite3.Connection, old: str, new: str) -> None:
