@@ -31,15 +31,8 @@ def describe_run(
 ) -> None:
     """Writes the run's description. All of it may be written again, so a resume completes it after a kill.
 
-    Args:
-        client: MLflow client.
-        run: The run as MLflow returned it.
-        tracker: Of the run.
-        config: Settings of the training.
-        fingerprint: Content hash of the manifest.
-        synthetic: Whether every case is a phantom.
-        labels: More parameters, by which runs are compared, e.g. `round`.
-        more_tags: Written as they are.
+    `run` is what MLflow returned before; `labels` are more parameters, by which runs are compared, e.g. `round`;
+    `more_tags` are written as they are.
 
     Raises:
         InputError: Parameters differ from what the run was started with; names each.

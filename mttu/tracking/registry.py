@@ -66,16 +66,8 @@ def register_version(
 ) -> str:
     """The run's version of a model, made or brought up to date; after a kill, the same call completes it.
 
-    Weights are uploaded before the version that names them, and before its hash is written.
-
-    Args:
-        client: MLflow client.
-        run_id: Run whose version it is.
-        model_name: Name of the registered model.
-        folder: Checkpoint folder.
-        tags: Of the version.
-        artifact: Artifact folder of the run that `upload` fills.
-        upload: Keeps a checkpoint folder in the run.
+    `upload` keeps the checkpoint folder as the run's artifact folder `artifact`. Weights are uploaded before the version
+    that names them, and before its hash is written.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):

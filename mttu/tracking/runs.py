@@ -243,13 +243,9 @@ def follow_moved_folder(config: Config, run_folder: Path) -> None:
 
 
 def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
-    """The id of an experiment, which is made if there is none.
+    """The id of an experiment, which is made if there is none, with its artifacts at `location`.
 
-    Args:
-        client: MLflow client.
-        name: Of the experiment.
-        location: Where its artifacts go if it is new.
-        shared: Whether its database is a server's, whose rows we do not change.
+    The database may be shared: a server's, whose rows we do not change.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
