@@ -126,12 +126,8 @@ def trace_statistics(
 ) -> tuple[Tensor, Tensor]:
     """What mean and variance, which depend on x too, add to the gradient of x: slope * x - shift, (C,) each.
 
-    Args:
-        scale: (C,) gain over standard deviation.
-        mean: (C,) of the batch.
-        inverse_std: (C,) of the batch.
-        sums: (2, C) gradients of gain and offset over all samples.
-        count: Values per channel.
+    `scale` (C,) is gain over standard deviation, `sums` (2, C) are the gradients of gain and offset over all samples,
+    `count` is the number of values per channel.
     """
     slope = -scale * inverse_std * sums[0] / count
     return slope, scale * sums[1] / count + slope * mean

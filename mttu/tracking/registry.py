@@ -66,8 +66,8 @@ def register_version(
 ) -> str:
     """The run's version of a model, made or brought up to date; after a kill, the same call completes it.
 
-    `upload` keeps the checkpoint folder as the run's artifact folder `artifact`. Weights are uploaded before the version
-    that names them, and before its hash is written.
+    `upload` keeps the checkpoint folder as the run's artifact folder `artifact`. Weights are uploaded before the
+    version that names them, and before its hash is written.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
