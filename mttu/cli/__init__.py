@@ -1,7 +1,4 @@
-"""The command line: one command per station of the work; the jobs call the same functions.
-
-Imports that take seconds happen inside the commands, so that `--help` is quick.
-"""
+"""The command line. Imports that take seconds happen inside the commands, so that `--help` is quick."""
 
 import io
 import itertools
@@ -9,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,17 +22,30 @@ from mttu.cli.display import (
     summarise_epoch,
     tell,
     tell_absences,
+    tell_failures,
 )
 from mttu.cli.evaluate import evaluate
 from mttu.cli.folds import cross_validate_shown, split
-from mttu.cli.networks import ensemble, print_calibration, print_start
+from mttu.cli.networks import ensemble, print_calibration
 from mttu.cli.phantom import phantom
-from mttu.cli.scoring import PrecisionOption, score, select, thresholds
+from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
-from mttu.cli.settings import read_given, resolve, resolve_run, tell_accumulation, tell_tracking
+from mttu.cli.settings import (
+    CheckpointFolder,
+    ConfigFile,
+    DeviceName,
+    Fresh,
+    ManifestFile,
+    Precision,
+    PresetName,
+    PrintConfig,
+    read_given,
+    resolve,
+    resolve_run,
+    tell_start,
+)
 from mttu.config import Config, override, to_yaml
 from mttu.errors import InputError, RunError, mask_secrets
-from mttu.search.presets import PRESETS
 
 app = typer.Typer(
     name="mttu",
@@ -51,8 +61,6 @@ app.add_typer(cache_app, name="cache")
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
-PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
 LabelsName = Annotated[
     str,
     typer.Option(
@@ -76,7 +84,7 @@ for command in (phantom, cohort, split, describe, score, select, thresholds, eva
 
 @app.command()
 def prepare(
-    manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")],
+    manifest: ManifestFile,
     arguments: Overrides = None,
     cache: Annotated[Path | None, typer.Option(help="Folder to fill; `cache` beside the manifest if not given")] = None,
     config: ConfigFile = None,
@@ -84,11 +92,9 @@ def prepare(
     space_check: Annotated[bool, typer.Option(help="Refuse where the cache may fill the disk")] = True,
 ) -> None:
     """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
-    settings = override(resolve("paper", read_given(config, arguments)), {"data.manifest": str(manifest)})
-    if cache is not None:
-        settings = override(settings, {"data.cache_dir": str(cache)})
-    failed = prepare_shown(settings, actors, space_check)
-    if failed:
+    paths = {"data.manifest": str(manifest)} | ({} if cache is None else {"data.cache_dir": str(cache)})
+    settings = override(resolve("paper", read_given(config, arguments)), paths)
+    if prepare_shown(settings, actors, space_check):
         raise typer.Exit(1)
 
 
@@ -104,7 +110,7 @@ def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> in
     path, cache_dir = resolve_paths(settings)
     manifest = read_manifest(path)
     room = measure_room(manifest.cases, cache_dir, manifest.modalities, settings.data.prepare)
-    console.print(str(room), markup=False)
+    console.print(str(room))
     if space_check:
         check_room(room, cache_dir)
     check_writable(cache_dir)
@@ -118,12 +124,10 @@ def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> in
             actors,
             lambda row: advance(next(done), row["case_id"]),
         )
-    failed = [row for row in rows if row["error"]]
-    for row in failed:
-        errors.print(f"{row['case_id']}: {row['error']}", markup=False)
-    written = sum(bool(row["written"]) for row in rows)
-    console.print(f"{cache_dir}: {written} written, {total - written - len(failed)} up to date, {len(failed)} failed")
-    return len(failed)
+    failed = tell_failures((row["case_id"], row["error"]) for row in rows if row["error"])
+    written = sum(row["written"] for row in rows)
+    console.print(f"{cache_dir}: {written} written, {total - written - failed} up to date, {failed} failed")
+    return failed
 
 
 @app.command()
@@ -131,11 +135,11 @@ def train(
     arguments: Overrides = None,
     config: ConfigFile = None,
     preset_name: PresetName = "paper",
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")] = False,
+    print_config: PrintConfig = False,
+    fresh: Fresh = False,
     folds: Annotated[
         int | None, typer.Option(min=2, help="Cross-validation: train once per fold, make an ensemble")
-    ] = (None),
+    ] = None,
     fold_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of folds, as of `mttu split`")] = 0,
 ) -> None:
     """Train on a manifest; the same command goes on after an interruption."""
@@ -162,9 +166,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
         tell_absences(metrics, settings)
 
     shown: list[int] = []
-    print_start(settings)
-    tell_accumulation(settings)
-    tell_tracking(settings, fresh)
+    tell_start(settings, fresh)
     with show_progress("train", settings.train.epochs) as advance:
         folder = run_training(settings, launch_on_ray, fresh, show, tell=tell)
     if not shown:
@@ -174,7 +176,7 @@ def train_shown(settings: Config, fresh: bool = False) -> Path:
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
+    checkpoint: CheckpointFolder,
     inputs: Annotated[list[Path], typer.Argument(help="Case folders, folders of cases, manifests")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and the table")],
     split: Annotated[
@@ -185,32 +187,11 @@ def predict(
     min_enhancing_mm3: Annotated[
         float | None, typer.Option(help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    device: DeviceName = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
-    precision: PrecisionOption = None,
+    precision: Precision = None,
 ) -> None:
     """Segment cases and predict their IDH status. Research use only."""
-    named = {
-        "inference.flips": flips,
-        "inference.min_enhancing_mm3": min_enhancing_mm3,
-        "train.precision": precision,
-    }
-    changes = {name: value for name, value in named.items() if value is not None}
-    if predict_shown(checkpoint, inputs, output, labels, changes, device, threads, split):
-        raise typer.Exit(1)
-
-
-def predict_shown(
-    checkpoint: Path,
-    inputs: list[Path],
-    output: Path,
-    labels: str = "brats",
-    changes: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    split: str | None = None,
-) -> int:
-    """Predicts with progress; returns the number of cases that failed, each named on standard error."""
     import torch
 
     from mttu.inference.device import describe_device
@@ -220,33 +201,38 @@ def predict_shown(
         raise InputError(f"--device {device!r}: choose auto, cpu or gpu")
     if threads is not None:
         torch.set_num_threads(threads)
+    named = {
+        "inference.flips": flips,
+        "inference.min_enhancing_mm3": min_enhancing_mm3,
+        "train.precision": precision,
+    }
+    changes = {name: value for name, value in named.items() if value is not None}
     plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split)  # type: ignore[arg-type]
     for note in plan.left_out:
-        errors.print(f"note: {note}", markup=False)
-    console.print(f"predict: {describe_device(plan.device)}", markup=False)
+        errors.print(f"note: {note}")
+    console.print(f"predict: {describe_device(plan.device)}")
 
     def show(done: int, row: PredictionRow) -> None:
         advance(done, row.case_id)
 
     with show_progress("predict", len(plan.cases)) as advance:
         rows = predict_cases(plan, show)
-    failed = [row for row in rows if row.error]
-    for row in failed:
-        errors.print(f"{row.case_id}: {row.error}", markup=False)
+    failed = tell_failures((row.case_id, row.error) for row in rows if row.error)
     for sentence in plan.notes:
         tell(sentence)
     for row in rows:
         if row.warnings:
-            errors.print(f"{row.case_id}: warning: {row.warnings}", markup=False)
-    console.print(f"{output}: {len(rows) - len(failed)} predicted, {len(failed)} failed. Research use only.")
+            errors.print(f"{row.case_id}: warning: {row.warnings}")
+    console.print(f"{output}: {len(rows) - failed} predicted, {failed} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
-        console.print(plan.calibration.describe(), markup=False)
+        console.print(plan.calibration.describe())
     if plan.known_patients is None:
-        console.print("note: the checkpoint does not say whom it learned from")
+        tell("the checkpoint does not say whom it learned from")
     known = sum(bool(row.learned_from) for row in rows)
     if known:
-        console.print(f"note: the network learned from the patients of {known} of these {len(rows)} cases")
-    return len(failed)
+        tell(f"the network learned from the patients of {known} of these {len(rows)} cases")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -281,20 +267,19 @@ def demo(
     if prepare_shown(settings, actors=2):
         raise typer.Exit(1)
     run = self_train_shown(settings)
-    if predict_shown(run, [manifest], output):
-        raise typer.Exit(1)
+    predict(run, [manifest], output)
     console.print("")
     console.print(f"checkpoint   {run / 'best'}")
     console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")
     console.print(f"predictions  {output / 'predictions.csv'}, masks and overlays beside it")
     uri = resolve_uri(settings.tracking.uri, run)
-    console.print(f"MLflow       {show_command(uri)}", markup=False)
+    console.print(f"MLflow       {show_command(uri)}")
     page = show_page(uri, settings.tracking.experiment, name_source(settings.tracking.uri, run))
-    console.print(f"             then open {page}", markup=False)
+    console.print(f"             then open {page}")
 
 
 def _describe_defect(error: BaseException) -> str:
-    """A traceback, in which the further lines of a message are indented: they might pass for lines of ours."""
+    """A traceback, with the further lines of a message indented, so that they do not look like our own output."""
     text, seen = traceback.format_exc(), [error]
     for failure in seen:
         message = str(failure)
@@ -304,34 +289,26 @@ def _describe_defect(error: BaseException) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted.
-
-    Args:
-        arguments: Words after the program's name; those of this process if not given.
-    """
+    """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot write a sign shows `?`, and the work counts
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`, and the work goes on
     show_log()
     try:
         app(arguments, prog_name="mttu", standalone_mode=True)
     except InputError as error:
         for problem in error.problems:
-            errors.print(f"error: {problem}", markup=False)
+            errors.print(f"error: {problem}")
         sys.exit(2)
     except RunError as error:
-        errors.print(f"stopped: {error}", markup=False)
+        errors.print(f"stopped: {error}")
         sys.exit(1)
     except OSError as error:
-        errors.print(
-            f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}", markup=False
-        )
+        errors.print(f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}")
         sys.exit(1)
-    except (
-        Exception
-    ) as error:  # a defect of ours: all that helps to find it, but for secrets that a library put into its message
+    except Exception as error:  # a bug: all that helps to find it, without secrets that a library put into its message
         if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib's, of any path
-            errors.print(f"stopped: {error}; a link leads back to itself; replace it", markup=False)
+            errors.print(f"stopped: {error}; a link leads back to itself; replace it")
             sys.exit(1)
         sys.stderr.write(name_controls(mask_secrets(_describe_defect(error))))
         sys.exit(1)

@@ -29,7 +29,7 @@ def verify(
     with show_progress("verify", len(list_cases(cache, cohort))) as advance:
         result = verify_cache(cache, cohort, advance)
     for settings, count in result.settings.most_common():
-        console.print(f"{say_count(count, 'case', 'cases')}: {settings}", markup=False)
+        console.print(f"{say_count(count, 'case', 'cases')}: {settings}")
     if result.findings:
         table = Table()
         for name in ("case", "problem", "what mends it"):
@@ -38,7 +38,7 @@ def verify(
             table.add_row(finding.case_id, finding.problem, finding.mend)
         console.print(table, soft_wrap=False)
     wrong = len({finding.case_id for finding in result.findings})
-    console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound", markup=False)
+    console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound")
     if wrong:
         raise typer.Exit(1)
 
@@ -57,11 +57,11 @@ def prune(
 
     removals = prune_cache(cache, [read_manifest(path) for path in manifests], remove=yes)
     for removal in removals:
-        console.print(f"{removal.name}: {removal.reason}, {decimal(removal.size_bytes)}", markup=False)
+        console.print(f"{removal.name}: {removal.reason}, {decimal(removal.size_bytes)}")
     total = decimal(sum(removal.size_bytes for removal in removals))
     if not removals:
-        console.print(f"{cache}: nothing to remove", markup=False)
+        console.print(f"{cache}: nothing to remove")
     elif yes:
-        console.print(f"{cache}: {len(removals)} removed, {total}", markup=False)
+        console.print(f"{cache}: {len(removals)} removed, {total}")
     else:
-        console.print(f"{cache}: {len(removals)} would be removed, {total}; add --yes to remove them", markup=False)
+        console.print(f"{cache}: {len(removals)} would be removed, {total}; add --yes to remove them")

@@ -1,4 +1,4 @@
-"""`mttu cohort`: from folders and tables to a manifest, with everything that was found on the way."""
+"""`mttu cohort`: from folders and tables to a manifest and its findings; `mttu describe`."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -6,30 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mttu.cli.display import Advance, console, errors, show_progress
+from mttu.cli.display import Advance, console, errors, new_table, show_progress
+from mttu.cli.settings import ManifestFile
 from mttu.errors import InputError, say_count
 
 if TYPE_CHECKING:
     from mttu.data.findings import Finding
     from mttu.data.manifest import Manifest
 
-Places = Annotated[
-    list[Path], typer.Argument(help="Folders that hold case folders at any depth, or CSV files of paths")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")]
-Clinical = Annotated[
-    list[Path] | None, typer.Option(help="Table with ids and IDH, grade, age, sex, split; may be given several times")
-]
-
 
 def cohort(
-    places: Places,
-    output: Output,
-    clinical: Clinical = None,
+    places: Annotated[
+        list[Path], typer.Argument(help="Folders that hold case folders at any depth, or CSV files of paths")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write (.parquet)")],
+    clinical: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table with ids and IDH, grade, age, sex, split; may be given several times"),
+    ] = None,
     clinical_format: Annotated[str | None, typer.Option(help="Kind of the tables; recognised if not given")] = None,
     layout: Annotated[
         str | None,
@@ -96,7 +93,7 @@ def cohort(
         bars: list[Advance] = []
 
         def show(done: int, total: int, case_id: str) -> None:
-            if not bars:  # how many there are is known with the first
+            if not bars:  # the total is known with the first
                 bars.append(stack.enter_context(show_progress("check", total)))
             bars[0](done, case_id)
 
@@ -109,12 +106,12 @@ def cohort(
         )
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
-        console.print(line, markup=False)
+        console.print(line)
     console.print(_show_table_one(made.manifest))
-    console.print(f"{output}: {say_count(len(made.manifest.cases), 'case', 'cases')}", markup=False)
+    console.print(f"{output}: {say_count(len(made.manifest.cases), 'case', 'cases')}")
 
 
-def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]) -> None:
+def describe(manifest: ManifestFile) -> None:
     """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
     from mttu.data.manifest import read_manifest
 
@@ -124,17 +121,15 @@ def describe(manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu 
 def _show_table_one(manifest: "Manifest") -> Table:
     from mttu.cohort.table_one import COLUMNS, table_one
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
+    table = new_table(("", *COLUMNS))
+    table.columns[0].justify = "left"
     for row in table_one(manifest):
         table.add_row(Text(row.title, style="" if row.cells else "bold"), *map(Text, row.cells))
     return table
 
 
 def _report(findings: Sequence["Finding"], path: Path) -> None:
-    """Shows all findings as one table, what several cases share said once, and writes each as a row of a CSV."""
+    """Shows all findings as a table, those that cases share once, and writes each as a row of a CSV."""
     from mttu.data.findings import merge_findings, write_findings
 
     if findings or path.exists():
@@ -143,8 +138,7 @@ def _report(findings: Sequence["Finding"], path: Path) -> None:
         return
     table = Table("", "finding", box=None, pad_edge=False, show_header=False)
     for severity, style in (("error", "red"), ("warning", "yellow"), ("note", "")):
-        sentences = merge_findings([finding for finding in findings if finding.severity == severity])
-        for sentence in sentences:
+        for sentence in merge_findings([finding for finding in findings if finding.severity == severity]):
             table.add_row(Text(f"{severity}:", style=style), Text(sentence))
     errors.print(table)
-    console.print(f"{path}: {say_count(len(findings), 'finding', 'findings')}", markup=False)
+    console.print(f"{path}: {say_count(len(findings), 'finding', 'findings')}")

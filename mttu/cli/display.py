@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -18,20 +27,20 @@ from mttu.errors import mask_secrets
 from mttu.search.presets import preset
 
 _KINDS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-"""What acts or is not seen: control and format characters, halves of characters, those of nobody and of private use,
-separators of lines and paragraphs, and all blanks but the plain one."""
+"""Unicode categories that act on a terminal or are invisible: control, format, surrogate, private and unassigned
+characters, and separators; of blanks, only the plain one is let through."""
 _UNSEEN = {
     *map(ord, "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"),
     *range(0x180B, 0x1810),
     *range(0xFE00, 0xFE10),
     *range(0xE0100, 0xE01F0),
 }
-"""Of other kinds, and not seen either: joiners, fillers, vowels that are left out, variation selectors (Unicode's
-Default_Ignorable_Code_Point), and the pattern of no Braille dots."""
+"""Invisible characters of other categories: joiners, fillers, inherent vowels, variation selectors (Unicode's
+Default_Ignorable_Code_Point), and the blank Braille pattern."""
 
 
 class _Spelt(dict[int, str]):
-    """What a character is shown as."""
+    """Maps each character to how it is shown."""
 
     def __init__(self, left: str = " ") -> None:
         super().__init__()
@@ -48,16 +57,16 @@ _IN_LINES, _IN_A_LINE = _Spelt(" \n\t"), _Spelt()
 
 
 def name_controls(text: str) -> str:
-    r"""A text with its control characters spelt out, for a terminal would obey them: `\x1b` and the like.
+    r"""A text with its control characters spelt out, because a terminal would obey them: `\x1b` and the like.
 
-    So are the signs that turn the direction of writing or are not seen, by which one id can look like another. Line
+    So are characters that change the direction of writing or are invisible, which make different ids look alike. Line
     breaks and tabs stay.
     """
     return text.translate(_IN_LINES)
 
 
 def name_breaks(text: str) -> str:
-    r"""A sentence as one line, whatever names are in it: as `name_controls`, and `\n` and `\t` spelt out, too."""
+    r"""As `name_controls`, with `\n` and `\t` spelt out too: a sentence in one line, whatever names it holds."""
     return text.translate(_IN_A_LINE)
 
 
@@ -73,9 +82,9 @@ def _keep_in_a_line(shown: Any) -> Any:
 
 
 class _PlainConsole(Console):
-    """Shows what files and folders are called, and does nothing that their names say.
+    """Prints without markup, and spells out characters in names of files and folders that would act on the terminal.
 
-    What is printed is one line, and so is a cell of a table: a line break in it can only be of a name.
+    Each printed text, and each cell of a table, is one line: a line break can only come from a name.
     """
 
     def __init__(self, stderr: bool = False) -> None:
@@ -94,6 +103,7 @@ console = _PlainConsole()
 errors = _PlainConsole(stderr=True)
 
 Advance = Callable[[int, str], None]
+MoveBar = Callable[[str, int, int, str], None]
 SHOWN = {
     "train/loss": "loss",
     "val/dice": "Dice",
@@ -102,19 +112,19 @@ SHOWN = {
     "val/score": "score",
 }
 PROPOSED_CROPS = 0.33
-"""Share of crops around tumour that is proposed where a class is never predicted: a third, as people write it."""
+"""Share of crops around tumour that is proposed where a class is never predicted: a third, rounded."""
 
 
 class _Shown(logging.Handler):
-    """What the package says of its work while it goes on, such as that it waits for a server."""
+    """Prints the package's own log messages, such as that it waits for a server."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints it above any progress bar."""
-        console.print(mask_secrets(record.getMessage()), markup=False)
+        console.print(mask_secrets(record.getMessage()))
 
 
 def show_log() -> None:
-    """Has what `mttu` logs printed, from now on and once."""
+    """Prints what `mttu` logs from now on; safe to call again."""
     logger = logging.getLogger("mttu")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _Shown) for handler in logger.handlers):
@@ -122,25 +132,29 @@ def show_log() -> None:
 
 
 def tell(sentence: str) -> None:
-    """A sentence that no progress bar overwrites."""
-    console.print(f"note: {sentence}", markup=False)
+    """Prints a note."""
+    console.print(f"note: {sentence}")
+
+
+def tell_failures(failures: Iterable[tuple[str, str]]) -> int:
+    """Prints cases and why they have no result on standard error; returns their number."""
+    failed = list(failures)
+    for case_id, reason in failed:
+        errors.print(f"{case_id}: {reason}")
+    return len(failed)
+
+
+def new_table(columns: Iterable[str], no_wrap: bool = False, **options: Any) -> Table:
+    """A table for results, its columns aligned on the right; options as of `rich.table.Table`."""
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", **options)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=no_wrap)
+    return table
 
 
 @contextmanager
-def show_progress(title: str, total: int) -> Iterator[Advance]:
-    """Yields a function that is told how many units are done and what to say about the newest.
-
-    Args:
-        title: What is being done.
-        total: Units in all.
-    """
-    if not console.is_terminal:
-
-        def write_line(done: int, text: str) -> None:
-            console.print(f"{title} {done}/{total} {text}".rstrip(), markup=False)
-
-        yield write_line
-        return
+def show_bars() -> Iterator[MoveBar]:
+    """Yields a function that is told title, done, total and a text; each title gets its own bar with the time left."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -149,18 +163,31 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    # by default rich estimates from the last 30 s, in which a long epoch or case does not end, and shows no time left
+    # rich's default estimates from the last 30 s, which is shorter than a long epoch or case
     with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
-        bar = progress.add_task(name_breaks(title), total=total, text="")
+        bars: dict[str, TaskID] = {}
 
-        def move_bar(done: int, text: str) -> None:
-            progress.update(bar, completed=done, text=name_breaks(text))
+        def move_bar(title: str, done: int, total: int, text: str) -> None:
+            if title not in bars:
+                bars[title] = progress.add_task(name_breaks(title), total=total, text="")
+            progress.update(bars[title], total=total, completed=done, text=name_breaks(text))
 
         yield move_bar
 
 
+@contextmanager
+def show_progress(title: str, total: int) -> Iterator[Advance]:
+    """Yields a function that is told how many of `total` units are done and what to say about the newest."""
+    if not console.is_terminal:
+        yield lambda done, text: console.print(f"{title} {done}/{total} {text}".rstrip())
+        return
+    with show_bars() as move_bar:
+        move_bar(title, 0, total, "")
+        yield lambda done, text: move_bar(title, done, total, text)
+
+
 def summarise_epoch(metrics: Mapping[str, float]) -> str:
-    """The few figures of an epoch that fit on a line."""
+    """The most important metrics of an epoch, in one line."""
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in SHOWN.items() if name in metrics)
 
 
@@ -168,9 +195,9 @@ def describe_absences(metrics: Mapping[str, float], settings: Config, number: in
     """A sentence for each class that training masks hold and no validation prediction does, with what to try.
 
     Args:
-        metrics: Of an epoch; without a validation there is nothing to say.
-        settings: Of the training; what they have already is not proposed.
-        number: Round of a self-training, whose epochs may be a setting of their own after round 0.
+        metrics: Of an epoch; nothing is said of one without validation.
+        settings: Of the training; what they already contain is not proposed.
+        number: Round of a self-training, whose epochs may have their own setting after round 0.
     """
     from mttu.data.absent_classes import read_absences  # NumPy, which `--help` can do without
 
@@ -203,4 +230,4 @@ def describe_absences(metrics: Mapping[str, float], settings: Config, number: in
 def tell_absences(metrics: Mapping[str, float], settings: Config, place: str = "", number: int = 0) -> None:
     """Prints what `describe_absences` says, after the place, such as a fold."""
     for sentence in describe_absences(metrics, settings, number):
-        console.print(f"{place}{sentence}", markup=False)
+        console.print(f"{place}{sentence}")

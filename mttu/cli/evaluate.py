@@ -37,7 +37,7 @@ def evaluate(
         found = evaluate_cases(plan, advance)
     write_evaluation(output, found.region_rows, found.idh_rows, found.summary)
     for line in describe_cases(found.summary):
-        console.print(line, markup=False)
+        console.print(line)
     for table in build_tables(found.summary):
         console.print(table, soft_wrap=False)
-    console.print(f"{output}: scored. Research use only.", markup=False)
+    console.print(f"{output}: scored. Research use only.")

@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
-from mttu.cli.display import console, show_progress, summarise_epoch, tell, tell_absences
-from mttu.cli.networks import print_calibration, print_start
-from mttu.cli.settings import tell_accumulation, tell_tracking
+from mttu.cli.display import console, new_table, show_progress, summarise_epoch, tell, tell_absences
+from mttu.cli.networks import print_calibration
+from mttu.cli.settings import ManifestFile, tell_start
 from mttu.config import Config
 
 if TYPE_CHECKING:
     from mttu.data.manifest import Manifest
     from mttu.training.folds import FoldsRow
 
-_FIGURES = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
+_METRICS = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
 _PARTS = {"val": "each fold's val cases", "test": "the test cases"}
 
 
@@ -27,14 +26,12 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
     from mttu.training.folds import cross_validate
 
     epochs = settings.train.epochs
-    tell_accumulation(settings)
-    tell_tracking(settings, fresh)
 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
         tell_absences(metrics, settings, f"fold {fold}/{folds}: ")
 
-    print_start(settings)
+    tell_start(settings, fresh)
     with show_progress("train", folds * epochs) as advance:
         folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
     print_folds(folder)
@@ -49,33 +46,27 @@ def print_folds(folder: Path) -> None:
     for part in _PARTS:
         if any(row.metric.startswith(f"{part}/") for row in rows):
             console.print(tabulate_folds(rows, part, empty_dice))
-    console.print(f"every figure of every fold: {folder / CSV}", markup=False)
-    console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}", markup=False)
+    console.print(f"every value of every fold: {folder / CSV}")
+    console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}")
     if (folder / ENSEMBLE_FOLDER).is_dir():  # else it was taken away after the end
         print_calibration(folder / ENSEMBLE_FOLDER)
 
 
-def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str = "brats") -> Table:
-    """One row per network: mean and standard deviation over folds of what is looked at most.
+def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str) -> Table:
+    """One row per network: mean and standard deviation over folds of the main metrics on val or test cases.
 
-    Where fewer folds define a figure, their number stands behind it.
-
-    Args:
-        rows: The table over folds.
-        part: val or test.
-        empty_dice: Convention for empty masks that Dice was counted by.
+    Where fewer folds define a value, their number follows it.
     """
     known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)
     title = f"mean and standard deviation over {folds} folds, on {_PARTS[part]}"
     has_dice = any(row.metric == f"{part}/dice" and row.mean is not None for row in rows)
     caption = f"Dice of empty masks: {empty_dice}" if has_dice else None
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("network", no_wrap=True)
-    for name in _FIGURES.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("network", *_METRICS.values())
+    table = new_table(columns, no_wrap=True, title=title, caption=caption, caption_justify="left")
+    table.columns[0].justify = "left"
     for network in dict.fromkeys(row.network for row in rows):
-        table.add_row(network, *(_show(known.get((network, f"{part}/{name}")), folds) for name in _FIGURES))
+        table.add_row(network, *(_show(known.get((network, f"{part}/{name}")), folds) for name in _METRICS))
     return table
 
 
@@ -84,9 +75,6 @@ def _show(row: "FoldsRow | None", folds: int) -> str:
         return "-"
     spread = "" if row.std is None else f" ± {row.std:.3f}"
     return f"{row.mean:.3f}{spread}" + (f" ({row.num_folds})" if row.num_folds < folds else "")
-
-
-ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]
 
 
 def split(
@@ -106,18 +94,16 @@ def split(
     drawn = draw_folds(cohort, folds, seed, group, exclude_test)
     write_folds(drawn, output)
     console.print(_show_folds(drawn))
-    console.print(_say_unchanged(cohort, drawn, exclude_test), markup=False)
-    console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet", markup=False)
+    console.print(_say_unchanged(cohort, drawn, exclude_test))
+    console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet")
 
 
 def _show_folds(folds: Sequence["Manifest"]) -> Table:
-    """How many cases train and validate; of those that validate: patients, sites, IDH status and masks."""
+    """Number of train and val cases of each fold; of the val cases: patients, sites, IDH status and masks."""
     from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 
-    table = Table(box=box.SIMPLE_HEAD, caption="patients to masks: of val")
     titles = ("fold", "train", "val", "patients", "sites", "mutant", "wild", "unknown", "masks")
-    for title in titles:
-        table.add_column(title, justify="right")
+    table = new_table(titles, caption="patients to masks: of val")
     for number, manifest in enumerate(folds, 1):
         val = manifest.split("val")
         counts = (
@@ -134,7 +120,7 @@ def _show_folds(folds: Sequence["Manifest"]) -> Table:
 
 
 def _say_unchanged(cohort: "Manifest", folds: Sequence["Manifest"], exclude_test: bool) -> str:
-    """What is the same in all folds, and the unlabelled cases that are not, for their patients validate."""
+    """What is the same in all folds, and unlabelled cases that are not, because they share a patient with val cases."""
     unlabelled = {case.case_id for case in cohort.split("unlabelled")}
     moved = unlabelled & {case.case_id for fold in folds for case in fold.split("val")}
     gone = {name for fold in folds for name in unlabelled - {case.case_id for case in fold.cases}}

@@ -1,4 +1,4 @@
-"""Trained networks: `mttu ensemble`, and what a command says of a checkpoint's calibration and cases."""
+"""Trained networks: `mttu ensemble`, and what commands print of a checkpoint's calibration."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,37 +6,20 @@ from typing import Annotated
 import typer
 
 from mttu.cli.display import console, tell
-from mttu.config import Config
 
 
 def print_calibration(folder: Path) -> None:
-    """Prints on which cases the IDH probability is calibrated, or why it is not; nothing without an IDH head.
-
-    Args:
-        folder: Run folder with a checkpoint or an ensemble inside.
-    """
+    """Prints on which cases the IDH probability is calibrated, or why it is not; nothing without an IDH head."""
     from mttu.inference.calibration import read_calibration
     from mttu.networks.ensemble import read_config
 
     if "idh" not in read_config(folder).network.tasks:
         return
     kept = read_calibration(folder)
-    console.print(kept.describe(), markup=False)
+    console.print(kept.describe())
     if kept.fitted:
         for note in kept.notes:
-            console.print(f"left out of that: {note}", markup=False)
-
-
-def print_start(settings: Config) -> None:
-    """Says it if training starts from weights that do not say whom they learned from."""
-    from mttu.training.start import check_start, read_start_patients
-
-    if not check_start(settings) and read_start_patients(settings) is None:
-        console.print(
-            f"note: train.start_from {settings.train.start_from} does not say whom it learned from. If that were val "
-            "cases, figures on them and the epoch that they choose are too good; nothing will be calibrated on them",
-            markup=False,
-        )
+            console.print(f"left out of that: {note}")
 
 
 def ensemble(
@@ -52,11 +35,10 @@ def ensemble(
     missing = explain_missing_answers(networks).values()
     for sentence in (*missing, *describe_voters(networks), *describe_differences(output)):
         tell(sentence)
-    console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint", markup=False)
+    console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint")
     if all("idh" not in network.tasks for network in networks):
         return
     console.print(
         "IDH, nothing calibrated: members that were picked by hand have no out-of-fold predictions. `mttu evaluate` "
-        "fits threshold and temperature on val cases, where no member learned from them",
-        markup=False,
+        "fits threshold and temperature on val cases, where no member learned from them"
     )

@@ -43,5 +43,5 @@ def phantom(
     with show_progress("phantom", cases) as advance:
         write_phantom(folder, recipe, advance)
     for line in measure_phantom(folder).describe():
-        console.print(line, markup=False)
+        console.print(line)
     console.print(f"{cases} phantom cases in {folder}")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mttu.cli.display import console, errors, show_progress, tell
+from mttu.cli.display import console, show_progress, tell, tell_failures
+from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile, Precision
 from mttu.config import Config, SelectionSettings, override, parse_overrides
 from mttu.errors import InputError
 
@@ -14,18 +15,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
 ]
 
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--precision",
-        help="float32, bfloat16 or auto (bfloat16 on a GPU); train.precision if not given",
-    ),
-]
-
 
 def score(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")],
-    manifest: Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")],
+    checkpoint: CheckpointFolder,
+    manifest: ManifestFile,
     split: Annotated[str, typer.Option(help="train, val, unlabelled or test")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write (.parquet)")],
     arguments: Overrides = None,
@@ -34,9 +27,9 @@ def score(
         int, typer.Option(min=0, help="Cases at the same time; 0: one after the other in this process, without Ray")
     ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each actor; on a CPU decides last bits")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    device: DeviceName = "auto",
     gpus_per_actor: Annotated[float, typer.Option(help="Share of a GPU that an actor takes, e.g. 0.5")] = 1.0,
-    precision: PrecisionOption = None,
+    precision: Precision = None,
 ) -> None:
     """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
     import torch
@@ -60,20 +53,18 @@ def score(
         else:
             torch.set_num_threads(threads)
             chosen = choose_device(device)
-            console.print(f"score: {describe_device(chosen)}", markup=False)
+            console.print(f"score: {describe_device(chosen)}")
             table = score_cases(plan, chosen, show)
     write_scores(table, output)
-    failed = [row for row in table.rows if row.error]
-    for row in failed:
-        errors.print(f"{row.case_id}: {row.error}", markup=False)
-    console.print(f"{output}: {len(table.rows) - len(failed)} scored, {len(failed)} failed. Research use only.")
+    failed = tell_failures((row.case_id, row.error) for row in table.rows if row.error)
+    console.print(f"{output}: {len(table.rows) - failed} scored, {failed} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
     for sentence in table.about.get("notes", ()):
         tell(sentence)
     if table.about["learned_from"] is None:
         tell("the checkpoint does not say whom it learned from")
     if known := table.about["learned_from"]:
-        console.print(f"note: the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
+        tell(f"the network learned from the patients of {len(known)} of these {len(table.rows)} cases")
     if failed:
         raise typer.Exit(1)
 
@@ -114,15 +105,14 @@ def select(
         if case.selected:
             console.print(
                 f"{case.case_id:{width}}  {CLASS_NAMES[case.pseudo_label]:9}  confidence {case.confidence:.4f}  "
-                f"uncertainty {case.uncertainty:.4f}",
-                markup=False,
+                f"uncertainty {case.uncertainty:.4f}"
             )
     console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
     learned = len(table.about.get("learned_from") or ())
     if truth is not None and learned:
         matched.append(f"the network learned from the patients of {learned} of these cases: accuracy is no fair test")
     for note in [*selection.notes, *matched]:
-        console.print(f"note: {note}", markup=False)
+        tell(note)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")
     for row in compare_methods(table, settings, known):
         counts, accuracy = row.counts, row.accuracy
@@ -130,15 +120,14 @@ def select(
         right = str(counts.num_right_mutant + counts.num_right_wild) if counts.num_known else "-"
         console.print(
             f"{row.method:8}{'yes' if row.balanced else 'no':9}{counts.num_mutant:7}{counts.num_wild:6}{right:>7}"
-            f"{counts.num_known:7}  {shown}",
-            markup=False,
+            f"{counts.num_known:7}  {shown}"
         )
     if output is not None:
         title = str(table.about.get("split", scores.stem))
         pictures = write_selection(output, table, selection, settings, known, title)
         console.print(f"{output / 'selection.parquet'}, and the same as CSV")
         for picture in pictures:
-            console.print(str(picture), markup=False)
+            console.print(str(picture))
 
 
 def thresholds(
@@ -174,9 +163,9 @@ def thresholds(
     suggested = suggest_thresholds(rows, min_coverage)
     console.print(f"{'tau_c':>6}{'tau_u':>7}{'selected':>10}{'coverage':>10}{'wrong':>7}  error [95% Wilson]")
     for row in rows:
-        console.print(_describe(row), markup=False)
+        console.print(_describe(row))
     for note in (*told, *notes):
-        console.print(f"note: {note}", markup=False)
+        tell(note)
     if suggested is None:
         console.print(f"no pair selects {min_coverage:.0%} of the {len(labelled)} cases; lower --min-coverage")
     else:
@@ -188,7 +177,7 @@ def thresholds(
             and row.error_low <= (suggested.error_high or 0.0)
         ]
         console.print(f"lowest error with at least {min_coverage:.0%} of {len(labelled)} cases selected:")
-        console.print(_describe(suggested), markup=False)
+        console.print(_describe(suggested))
         console.print(
             f"{len(alike)} of the {len(rows)} pairs select enough and have an interval that overlaps with this one's; "
             "a suggestion, nothing is set"
@@ -201,7 +190,7 @@ def thresholds(
         about: dict[str, Any] = {"min_coverage": min_coverage, "notes": notes}
         about["scores_sha256"] = [table.digest for table in tables.values()]
         for picture in write_thresholds(output, rows, suggested, about, "labelled cases"):
-            console.print(str(picture), markup=False)
+            console.print(str(picture))
         console.print(f"{output / 'thresholds.parquet'}, and the same as CSV")
 
 

@@ -1,16 +1,30 @@
-"""Settings of a command: the preset, then the file, then the arguments; those of a run as it was begun."""
+"""Options that several commands share, and their settings: the preset, then the file, then the arguments."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from mttu.cli.display import console, errors, tell
 from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
 from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, NUM_WORKERS, rename
 from mttu.errors import InputError
-from mttu.search.presets import earlier_preset, preset
+from mttu.search.presets import PRESETS, earlier_preset, preset
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
+PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")]
+ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]
+CheckpointFolder = Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or gpu")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="float32, bfloat16 or auto (bfloat16 on a GPU); train.precision if not given"),
+]
 
 Given = Sequence[tuple[Mapping[str, Any], str]]
 """What a user asked for: dotted names to values, and where they come from; later ones count."""
@@ -23,7 +37,7 @@ def read_given(file: Path | None, arguments: Sequence[str] | None) -> Given:
 
 
 def resolve(preset_name: str, given: Given) -> Config:
-    """A preset with what the user asked for laid over it; a setting of an earlier version is taken, and said.
+    """A preset with what the user asked for laid over it; says how a setting of an earlier version is taken.
 
     Raises:
         InputError: See `mttu.config.override`.
@@ -34,14 +48,13 @@ def resolve(preset_name: str, given: Given) -> Config:
         if BATCH_SIZE in asked:
             errors.print(
                 f"{source}: {BATCH_SIZE}={asked[BATCH_SIZE]} is taken as {GLOBAL_BATCH}={changes[GLOBAL_BATCH]}, for "
-                f"all workers together, and {BATCH_PER_WORKER}={changes[BATCH_PER_WORKER]}; please write these two",
-                markup=False,
+                f"all workers together, and {BATCH_PER_WORKER}={changes[BATCH_PER_WORKER]}; please write these two"
             )
     return config
 
 
 def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
-    """As `resolve`; but a run that an earlier version began goes on with what the preset was then, and that is said.
+    """As `resolve`; a run that an earlier version began goes on with the preset of then, which the user is told.
 
     Raises:
         InputError: See `mttu.config.override`.
@@ -63,8 +76,7 @@ def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
     if changed:
         errors.print(
             f"{folder}: was begun by an earlier version, whose preset {preset_name} had {', '.join(changed)}; it goes "
-            "on with that",
-            markup=False,
+            "on with that"
         )
     return as_begun
 
@@ -82,18 +94,20 @@ def _lay_over(config: Config, given: Given) -> Config:
     return config
 
 
-def tell_tracking(config: Config, fresh: bool) -> None:
-    """Says at the start of a training what becomes of MLflow's own variable, where it is set."""
+def tell_start(config: Config, fresh: bool) -> None:
+    """Notes at the start of a training: weights of unknown patients, micro-batches, MLflow's variable."""
     from mttu.tracking import describe_environment
+    from mttu.training.start import check_start, read_start_patients
 
+    if not check_start(config) and read_start_patients(config) is None:
+        tell(
+            f"train.start_from {config.train.start_from} does not say whom it learned from. If that were val "
+            "cases, metrics on them and the epoch that they choose are too good; nothing will be calibrated on them"
+        )
+    with suppress(InputError):  # reported with every other problem of the training
+        note = describe_accumulation(config.train, config.workers.num_workers)
+        if note is not None:
+            console.print(note)
     note = describe_environment(config.tracking.uri, config.output.folder / config.output.name, fresh)
     if note is not None and config.tracking.enabled:
         tell(note)
-
-
-def tell_accumulation(config: Config) -> None:
-    """Says at the start of a training that a step is taken in micro-batches, where it is."""
-    with suppress(InputError):  # told together with every other problem of the training
-        note = describe_accumulation(config.train, config.workers.num_workers)
-        if note is not None:
-            console.print(note, markup=False)

@@ -1,1 +1,1 @@
-"""Ray: training, data preparation and sessions. The only package that imports ray, and a thin one."""
+"""Ray: sessions, training, pools of cases. The only package that imports ray."""

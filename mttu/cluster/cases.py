@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -36,18 +36,22 @@ RETRIES = 2
 CPU_SHARE = 0.8
 """Part of the cluster's CPUs that the actors take at most; the rest is Ray Data's own work, which else would starve."""
 
-Work = Callable[[str], Mapping[str, Any]]
-"""From a case id to its row of JSON values; repeating a case must be harmless."""
+Row = Mapping[str, Any]
+"""JSON values of a case, `case_id` and `error` among them."""
+Work = Callable[[str], Row]
+"""From a case id to its row; repeating a case must be harmless."""
+Refuse = Callable[[str, str], Row]
+"""From a case id and the reason why it has no result to its row."""
 
 
 class _Worker:
-    """An actor: what is expensive is built once, then one case comes after the other."""
+    """An actor: builds what is expensive once, then takes one case after the other."""
 
     def __init__(self, given: Any) -> None:
         build, arguments = ray.get(given)
         self.work = build(*arguments)
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
+    def __call__(self, row: Row) -> dict[str, str]:
         # as text: columns of lists that are empty in one block and not in the next have no common type
         return {"case_id": row["case_id"], "row": json.dumps(self.work(row["case_id"]))}
 
@@ -56,50 +60,52 @@ def run_pool(
     case_ids: Sequence[str],
     build: Callable[..., Work],
     arguments: Sequence[Any],
-    num_actors: int,
-    threads: int = 1,
-    num_gpus: float = 0.0,
-    on_row: Callable[[Mapping[str, Any]], None] | None = None,
-    title: str = "cases",
-) -> dict[str, Mapping[str, Any]]:
+    demand: Demand,
+    refuse: Refuse,
+    again: str,
+    on_row: Callable[[Row], None],
+) -> list[Row]:
     """Runs all cases on the Ray cluster that is connected.
 
     Args:
         case_ids: Cases, each once.
         build: Called once in each actor; gives what is called with each case id, which should not raise.
         arguments: Of `build`.
-        num_actors: Cases at the same time.
-        threads: CPUs that an actor asks for, less where actors would take more than `CPU_SHARE` of the cluster.
-        num_gpus: GPUs, or a fraction of one, that an actor asks for.
+        demand: Actors at the same time. They get fewer CPUs where they would take more than `CPU_SHARE` of the cluster.
+        refuse: Gives the row of a case whose worker died each time.
+        again: What to do then, as the end of a sentence.
         on_row: Called with each row as it arrives.
-        title: Of the work, where it has to wait.
 
     Returns:
-        Case to row; a case whose worker died each time is not among them.
+        A row for each case, in the order of `case_ids`.
 
     Raises:
         RunError: The process that hands out the cases ended, e.g. with its node.
     """
     if not case_ids:
-        return {}
-    actors = min(num_actors, len(case_ids))
-    cpus = min(float(threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / actors)
-    pipeline = (list(case_ids), [ray.put((build, tuple(arguments)))], actors, cpus, num_gpus)
-    rows: dict[str, Mapping[str, Any]] = {}
-    with telling_unplaced_actors(Demand(title, actors, threads, num_gpus)), closing(_run(pipeline, title)) as contents:
+        return []
+    demand = replace(demand, number=min(demand.number, len(case_ids)))
+    cpus = min(float(demand.threads), CPU_SHARE * ray.cluster_resources().get("CPU", 1.0) / demand.number)
+    pipeline = (list(case_ids), [ray.put((build, tuple(arguments)))], demand.number, cpus, demand.gpus)
+    rows: dict[str, Row] = {}
+    with telling_unplaced_actors(demand), closing(_run(pipeline, demand.title)) as contents:
         for content in contents:
             rows[content["case_id"]] = json.loads(content["row"])
-            if on_row is not None:
-                on_row(rows[content["case_id"]])
-    return rows
+            on_row(rows[content["case_id"]])
+    for name in case_ids:
+        if name not in rows:
+            reason = f"its worker died {RETRIES + 1} times; is memory or the disk full? {again}"
+            rows[name] = refuse(name, f"case {name}: {reason}")
+            on_row(rows[name])
+    return [rows[name] for name in case_ids]
 
 
 def _run(pipeline: tuple[Any, ...], title: str) -> Generator[dict[str, str]]:
     """The rows of a pipeline, which runs in a process of the cluster on this node.
 
     In this process Ray would print an error line for each actor (its issue 53727: a restart needs arguments that might
-    be lost, which Ray Data keeps); a process of the cluster has a log for that. When the caller stops before the last
-    row, so does the pipeline, on a cluster that lives on, too.
+    be lost, which Ray Data keeps); a process of the cluster has a log for that. The pipeline stops when the caller
+    stops before the last row, even if the cluster stays up.
     """
     if ray.util.client.ray.is_connected():  # such a client gets no results one by one
         yield from _stream(*pipeline)
@@ -110,7 +116,7 @@ def _run(pipeline: tuple[Any, ...], title: str) -> Generator[dict[str, str]]:
     try:
         for reference in references:
             yield ray.get(reference)
-    except RayTaskError:  # a defect of the pipeline, with its trace
+    except RayTaskError:  # a bug in the pipeline, with its traceback
         raise
     except RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -125,23 +131,18 @@ def _run(pipeline: tuple[Any, ...], title: str) -> Generator[dict[str, str]]:
 def _stream(
     case_ids: Sequence[str], given: Sequence[Any], actors: int, cpus: float, num_gpus: float
 ) -> Iterator[dict[str, str]]:
-    """The pipeline of Ray Data; yields row after row as `_Worker` gives them.
+    """Runs the pipeline of Ray Data and yields row after row as `_Worker` gives them.
 
-    Args:
-        case_ids: Cases, each once.
-        given: The reference to `build` and its arguments, which only the actors read; in a list, as Ray would read it.
-        actors: Cases at the same time.
-        cpus: That an actor asks for.
-        num_gpus: That an actor asks for.
+    `given` holds the reference to `build` and its arguments in a list, as Ray would resolve a bare one here.
     """
-    # one line per pipeline, and one on progress bars, are of no use
+    # hides a line per pipeline, and one on progress bars
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items([{"case_id": name} for name in case_ids], override_num_blocks=len(case_ids))
     dataset.context.max_errored_blocks = -1  # a case whose worker always dies is missing from the result, no more
     dataset.context.enable_progress_bars = False
     with warnings.catch_warnings():
-        # Without a bound, a case that kills its worker is tried for ever. Ray 2.60 takes the bound only as a remote
-        # argument, which it announces to replace. The workers themselves restart without bound, for the other cases.
+        # Without a limit, a case that kills its worker is tried for ever. Ray 2.60 takes the limit only as a remote
+        # argument, which it says it will replace. The workers themselves restart without limit, for the other cases.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         done = dataset.map(
             _Worker,
@@ -156,11 +157,6 @@ def _stream(
             yield row
 
 
-def explain_lost(case_id: str, advice: str) -> str:
-    """What to say of a case that `run_pool` gave no row."""
-    return f"case {case_id}: its worker died {RETRIES + 1} times; is memory or the disk full? {advice}"
-
-
 class PreparedRow(TypedDict):
     """What became of one case."""
 
@@ -172,15 +168,17 @@ class PreparedRow(TypedDict):
     """Empty if all is well."""
 
 
-def _build_preparer(
+def build_preparer(
     cases: Mapping[str, Case], cache_dir: Path, modalities: Sequence[str], settings: PrepareSettings
 ) -> Work:
-    def prepare(case_id: str) -> Mapping[str, Any]:
+    """In an actor: prepares cases into a cache."""
+
+    def prepare(case_id: str) -> Row:
         start = time.perf_counter()
         written, error = False, ""
         try:
             written = cache_case(cases[case_id], cache_dir, modalities, settings)
-        except Exception as failure:  # a full disk or a defect of ours in one case is no reason to lose the others
+        except Exception as failure:  # a full disk or a bug in one case must not stop the others
             error = explain_failure(case_id, failure)
         seconds = time.perf_counter() - start
         return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
@@ -194,46 +192,27 @@ def prepare_cohort(
     modalities: Sequence[str],
     settings: PrepareSettings,
     num_actors: int,
-    on_progress: Callable[[PreparedRow], None] | None = None,
+    on_progress: Callable[[PreparedRow], None],
 ) -> list[PreparedRow]:
-    """Prepares all cases into a cache, on the Ray cluster that is connected.
+    """Prepares all cases into a cache, which all nodes must see, on the Ray cluster that is connected.
 
-    Args:
-        manifest: Cohort.
-        cache_dir: Cache folder that all nodes see.
-        modalities: Channels in order.
-        settings: How a case is prepared.
-        num_actors: Cases prepared at the same time.
-        on_progress: Called with each row as it arrives.
-
-    Returns:
-        One row per case, in the order of the manifest.
+    `on_progress` is called with each row as it arrives. Returns one row per case, in the order of the manifest.
     """
 
-    def tell(row: Mapping[str, Any]) -> None:
-        if on_progress is not None:
-            on_progress(cast(PreparedRow, row))
+    def refuse(case_id: str, reason: str) -> PreparedRow:
+        return PreparedRow(case_id=case_id, seconds=0.0, written=False, error=reason)
 
     cases = {case.case_id: case for case in manifest.cases}
     arguments = (cases, cache_dir.resolve(), tuple(modalities), settings)
-    tell_placement(Demand("prepare", min(num_actors, len(cases)), 1))
-    rows = run_pool(list(cases), _build_preparer, arguments, num_actors, on_row=tell, title="prepare")
-    for name in cases:
-        if name not in rows:
-            error = explain_lost(name, "prepare it again")
-            rows[name] = PreparedRow(case_id=name, seconds=0.0, written=False, error=error)
-            tell(rows[name])
-    return [cast(PreparedRow, rows[name]) for name in cases]
+    demand = Demand("prepare", min(num_actors, len(cases)), 1)
+    tell_placement(demand)
+    on_row = cast(Callable[[Row], None], on_progress)
+    rows = run_pool(list(cases), build_preparer, arguments, demand, refuse, "prepare it again", on_row)
+    return cast(list[PreparedRow], rows)
 
 
-def build_or_explain(build: Callable[[], Work], refuse: Callable[[str, str], Mapping[str, Any]], threads: int) -> Work:
-    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error.
-
-    Args:
-        build: Builds it.
-        refuse: From a case id and the reason to the case's row.
-        threads: Of the actor.
-    """
+def build_or_explain(build: Callable[[], Work], refuse: Refuse, threads: int) -> Work:
+    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error."""
     torch.set_num_threads(threads)
     try:
         return build()
@@ -250,14 +229,18 @@ def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
         scorer = CaseScorer(plan, torch.device(device_type))
         return lambda case_id: asdict(scorer.score(cases[case_id]))
 
-    return build_or_explain(build, lambda case_id, reason: asdict(ScoreRow(case_id, 0.0, reason)), threads)
+    return build_or_explain(build, _refuse_score, threads)
 
 
-def place_actors(num_actors: int, threads: int, device: str, gpus_per_actor: float, title: str = "score") -> str:
-    """The type of device that the actors get, once it is sure that the cluster can hold them; says which.
+def _refuse_score(case_id: str, reason: str) -> Row:
+    return asdict(ScoreRow(case_id, 0.0, reason))
+
+
+def place_actors(title: str, num_actors: int, threads: int, device: str, gpus_per_actor: float) -> Demand:
+    """What the actors get of the cluster, which is checked and told the user.
 
     Raises:
-        InputError: It cannot; with auto also where it has GPUs, but too few.
+        InputError: The cluster cannot hold them; with auto also where it has GPUs, but too few.
     """
     problems = []
     if device not in ("auto", "cpu", "gpu"):
@@ -280,8 +263,9 @@ def place_actors(num_actors: int, threads: int, device: str, gpus_per_actor: flo
             "each other; take fewer actors or threads"
         )
     raise_if_any(problems)
-    tell_placement(Demand(title, num_actors, threads, gpus_per_actor if use_gpu else 0.0))
-    return "cuda" if use_gpu else "cpu"
+    demand = Demand(title, num_actors, threads, gpus_per_actor if use_gpu else 0.0)
+    tell_placement(demand)
+    return demand
 
 
 def score_on_ray(
@@ -305,20 +289,15 @@ def score_on_ray(
     Raises:
         InputError: The cluster is too small, or does not answer.
     """
-    done: list[ScoreRow] = []
+    rows: list[ScoreRow] = []
 
-    def tell(content: Mapping[str, Any]) -> None:
-        done.append(to_row(content))
+    def tell(row: Row) -> None:
+        rows.append(to_row(row))
         if on_row is not None:
-            on_row(len(done), done[-1])
+            on_row(len(rows), rows[-1])
 
     with connect(WorkerSettings(num_workers=num_actors, threads_per_worker=threads)):
-        device_type = place_actors(num_actors, threads, device, gpus_per_actor)
-        names = [case.case_id for case in plan.cases]
-        gpus = gpus_per_actor if device_type == "cuda" else 0.0
-        arguments = (plan, threads, device_type)
-        found = run_pool(names, build_scorer, arguments, num_actors, threads, gpus, tell, "score")
-    for name in names:
-        if name not in found:
-            tell(asdict(ScoreRow(name, 0.0, explain_lost(name, "score it again"))))
-    return make_table(plan, done, device_type, threads)
+        demand = place_actors("score", num_actors, threads, device, gpus_per_actor)
+        names, arguments = [case.case_id for case in plan.cases], (plan, threads, demand.device_type)
+        run_pool(names, build_scorer, arguments, demand, _refuse_score, "score it again", tell)
+    return make_table(plan, rows, demand.device_type, threads)

@@ -1,10 +1,10 @@
-"""What work asks of a cluster: which device it gets, what is said of that, and of waiting for it."""
+"""What work needs of a cluster: its device, and what the user is told of placement and waiting."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 import ray
@@ -17,11 +17,9 @@ from mttu.errors import say_count
 
 @contextmanager
 def watching(watch: Callable[[threading.Event], None], name: str) -> Iterator[None]:
-    """Runs a function in a thread of its own while the body runs, and waits for its end.
+    """Runs a function in its own thread while the body runs, and waits for its end.
 
-    Args:
-        watch: Given what is set when the body is over; catches its own errors.
-        name: Of the thread.
+    The function gets an event that is set when the body is over, and catches its own errors.
     """
     stop = threading.Event()
     thread = threading.Thread(target=watch, args=(stop,), name=name, daemon=True)
@@ -55,13 +53,15 @@ class Demand:
     gpus: float = 0.0
     """GPUs of each, or a share of one."""
 
-    def __str__(self) -> str:
-        each = " each" if self.number > 1 else ""
-        return f"{say_count(self.number, 'worker', 'workers')} with {self._describe_one()}{each}"
+    @property
+    def device_type(self) -> str:
+        """As torch calls it."""
+        return "cuda" if self.gpus else "cpu"
 
-    def _describe_one(self) -> str:
+    def __str__(self) -> str:
         cpus = say_count(self.threads, "CPU thread", "CPU threads")
-        return f"{say_gpus(self.gpus)} and {cpus}" if self.gpus else cpus
+        one = f"{say_gpus(self.gpus)} and {cpus}" if self.gpus else cpus
+        return f"{say_count(self.number, 'worker', 'workers')} with {one}{' each' if self.number > 1 else ''}"
 
 
 def say_gpus(number: float) -> str:
@@ -70,12 +70,12 @@ def say_gpus(number: float) -> str:
 
 
 def wants_gpus(device: str) -> bool:
-    """Whether work is to get GPUs; `auto` takes the CPU only where the cluster has no GPU at all."""
+    """Whether work gets GPUs; `auto` takes the CPU only where the cluster has no GPU at all."""
     return device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
 def tell_placement(demand: Demand) -> None:
-    """Says what the work runs on; what was said of the same work before is not said again."""
+    """Says what the work runs on, unless the same was said of it before."""
     have = ray.cluster_resources()
     total = f"{say_gpus(have.get('GPU', 0.0))} and {say_count(int(have.get('CPU', 0.0)), 'CPU', 'CPUs')}"
     text = f"on the {'GPU' if demand.gpus else 'CPU'}: {demand}; the cluster has {total}"
@@ -85,21 +85,20 @@ def tell_placement(demand: Demand) -> None:
 
 
 class Waiting:
-    """Says after some seconds, and then seldom, that work waits for a place in the cluster."""
+    """Says after some seconds, and then now and again, that work waits for a place in the cluster."""
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        self.begin()
-
-    def begin(self) -> None:
-        """From now on it is waited, or waited anew."""
         self.due = time.monotonic() + FIRST_SECONDS
 
     def tell(self, number: int) -> None:
-        """Called again and again while so many of the processes have no place."""
-        if time.monotonic() < self.due:
+        """Called regularly with the number of processes that have no place."""
+        now = time.monotonic()
+        if not number:
+            self.due = now + FIRST_SECONDS
+        if not number or now < self.due:
             return
-        self.due = time.monotonic() + AGAIN_SECONDS
+        self.due = now + AGAIN_SECONDS
         have, free = ray.cluster_resources(), ray.available_resources()
         places = ", ".join(
             f"{free.get(kind, 0.0):g} of {have[kind]:g} {kind}s" for kind in ("CPU", "GPU") if have.get(kind)
@@ -114,8 +113,7 @@ class Waiting:
         )
 
 
-@contextmanager
-def telling_pending_group(demand: Demand) -> Iterator[None]:
+def telling_pending_group(demand: Demand) -> AbstractContextManager[None]:
     """Says while the body runs that its workers, which Ray Train places as one group, wait for their place."""
     before = set(placement_group_table())
 
@@ -124,12 +122,10 @@ def telling_pending_group(demand: Demand) -> Iterator[None]:
         pending = any(group["state"] == "PENDING" and is_of(group["bundles"], demand) for group in groups.values())
         return demand.number if pending else 0
 
-    with _telling(demand, count):
-        yield
+    return _telling(demand, count)
 
 
-@contextmanager
-def telling_unplaced_actors(demand: Demand) -> Iterator[None]:
+def telling_unplaced_actors(demand: Demand) -> AbstractContextManager[None]:
     """Says while the body runs that actors of this job, such as those of Ray Data, wait for their place."""
     job = ray.get_runtime_context().get_job_id()
 
@@ -137,26 +133,21 @@ def telling_unplaced_actors(demand: Demand) -> Iterator[None]:
         own = [actor for actor in state.actors().values() if actor["JobID"] == job]
         return sum(actor["Pid"] == 0 and actor["State"] != "DEAD" for actor in own)
 
-    with _telling(demand, count):
-        yield
+    return _telling(demand, count)
 
 
 @contextmanager
 def _telling(demand: Demand, count: Callable[[], int]) -> Iterator[None]:
-    """Looks again and again at how many processes have no place, and says so."""
-    if is_private():  # nobody else has a place in a cluster of our own
+    """Counts regularly how many processes have no place, and says so."""
+    if is_private():  # nobody else takes a place there
         yield
         return
     waiting = Waiting(demand)
 
     def watch(stop: threading.Event) -> None:
-        with suppress(Exception):  # a cluster that is gone is told by the work itself
+        with suppress(Exception):  # the work itself reports a cluster that is gone
             while not stop.wait(_LOOK_SECONDS):
-                number = count()
-                if number:
-                    waiting.tell(number)
-                else:
-                    waiting.begin()
+                waiting.tell(count())
 
     with watching(watch, "mttu-waiting"):
         yield

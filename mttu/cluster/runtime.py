@@ -1,9 +1,9 @@
-"""The workers' side of Ray Train: ranks, devices and checkpoints as the training loop wants them."""
+"""The workers' side of Ray Train: ranks, devices and checkpoints for the training loop."""
 
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +39,19 @@ class RayRuntime:
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
         """See `Runtime`."""
-        row = {"epoch": epoch, **metrics}
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if write_checkpoint is not None and self.rank == 0:
                 write_checkpoint(Path(folder))
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(row, checkpoint=checkpoint, checkpoint_dir_name=epoch_name(epoch))
+            ray.train.report({"epoch": epoch, **metrics}, checkpoint=checkpoint, checkpoint_dir_name=epoch_name(epoch))
 
     @contextmanager
     def resume(self) -> Iterator[Path | None]:
         """See `Runtime`."""
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+        with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
+            yield folder and Path(folder)
 
 
 class ProgressFile(ray.train.UserCallback):  # type: ignore[misc]
@@ -71,10 +67,13 @@ class ProgressFile(ray.train.UserCallback):  # type: ignore[misc]
 
 
 def train_worker(given: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs; returns why it stopped, if it stopped itself on all ranks.
+    """What each Ray Train worker runs.
 
     Args:
         given: `settings`, the `folder` of the run, and whether the worker was promised a GPU (`use_gpu`).
+
+    Returns:
+        `history`; or, where all ranks stopped themselves, why: `refused` or `stopped`.
     """
     config = Config.model_validate(given["settings"])
     torch.set_num_threads(config.workers.threads_per_worker)
@@ -86,9 +85,9 @@ def train_worker(given: dict[str, Any]) -> dict[str, Any]:
 
     try:
         state = fit(read_task, runtime)
-    except InputError as error:  # raising would make Ray try again what must fail again
+    except InputError as error:  # if it were raised, Ray would try again what must fail again
         if runtime.world_size > 1 and not isinstance(error, AgreedError):
-            raise  # of this rank alone: a rank that returns leaves the others waiting for it
+            raise  # this rank alone failed: if it returned, the others would wait for it
         return {"refused": error.problems}
     except RunError as error:
         if runtime.world_size == 1 or error.all_ranks:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mttu.cluster.cases import Work, build_or_explain, explain_lost, place_actors, run_pool, score_on_ray
+from mttu.cluster.cases import Row, Work, build_or_explain, place_actors, run_pool, score_on_ray
 from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
@@ -24,8 +24,7 @@ GPUS_PER_ACTOR = 1.0
 def callables_on_ray(workers: WorkerSettings) -> Callables:
     """How the rounds' work is done on the cluster that is connected, or on a private one for each step.
 
-    Args:
-        workers: As many actors score and evaluate as workers train, with as many threads each.
+    As many actors score and evaluate as workers train, with as many threads each.
     """
 
     def score(plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
@@ -38,13 +37,8 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
 def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
     """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
 
-    One CPU worker of a private cluster is this process, which is there already.
-
-    Args:
-        checkpoint: Folder with the weights; every node must see it and the cache under the same paths.
-        cases: Prepared cases.
-        config: Where prepared cases lie, windows, workers.
-        on_case: Told how many cases are done, and the newest row.
+    Every node must see the checkpoint and the cache under the same paths. Instead of a single CPU worker of a private
+    cluster, this process does the work.
 
     Raises:
         InputError: The cluster is too small, or does not answer.
@@ -52,39 +46,36 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
     """
     workers, done = config.workers, 0
 
-    def tell(row: Mapping[str, Any]) -> None:
+    def tell(row: Row) -> None:
         nonlocal done
         done += 1
         on_case(done, row["scores"] or {"case_id": row["case_id"]})
 
     with connect(workers):
         actors, threads = workers.num_workers, workers.threads_per_worker
-        device_type = place_actors(actors, threads, workers.device, GPUS_PER_ACTOR, "evaluate")
+        demand = place_actors("evaluate", actors, threads, workers.device, GPUS_PER_ACTOR)
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
-        arguments = (checkpoint, by_name, secretless, threads, device_type)
-        if actors == 1 and device_type == "cpu" and is_private():
+        arguments = (checkpoint, by_name, secretless, threads, demand.device_type)
+        if actors == 1 and demand.device_type == "cpu" and is_private():
             rows = _run_here(list(by_name), arguments, tell)
         else:
-            gpus = GPUS_PER_ACTOR if device_type == "cuda" else 0.0
-            rows = run_pool(list(by_name), build_evaluator, arguments, actors, threads, gpus, tell, "evaluate")
-    problems = [row["error"] for row in rows.values() if row["error"]]
-    problems += [explain_lost(name, "run the same command again") for name in by_name if name not in rows]
+            again = "run the same command again"
+            rows = run_pool(list(by_name), build_evaluator, arguments, demand, _refuse, again, tell)
+    problems = [row["error"] for row in rows if row["error"]]
     if problems:
         raise RunError("evaluation: " + "; ".join(problems))
-    return [rows[name]["scores"] for name in by_name]
+    return [row["scores"] for row in rows]
 
 
-def _run_here(
-    names: Sequence[str], arguments: Sequence[Any], tell: Callable[[Mapping[str, Any]], None]
-) -> dict[str, Mapping[str, Any]]:
-    rows: dict[str, Mapping[str, Any]] = {}
+def _run_here(names: Sequence[str], arguments: Sequence[Any], tell: Callable[[Row], None]) -> list[Row]:
+    rows: list[Row] = []
     threads = torch.get_num_threads()
     try:
         work = build_evaluator(*arguments)  # sets the threads, as in an actor
         for name in names:
-            rows[name] = work(name)
-            tell(rows[name])
+            rows.append(work(name))
+            tell(rows[-1])
     finally:
         torch.set_num_threads(threads)
     return rows
@@ -95,18 +86,19 @@ def build_evaluator(
 ) -> Work:
     """In an actor: evaluates cases; what fails is the case's error, for the driver to raise when all are done."""
 
-    def refuse(case_id: str, reason: str) -> Mapping[str, Any]:
-        return {"case_id": case_id, "scores": None, "error": reason}
-
     def build() -> Work:
         evaluator = CaseEvaluator(checkpoint, config, torch.device(device_type))
 
-        def work(case_id: str) -> Mapping[str, Any]:
+        def work(case_id: str) -> Row:
             try:
                 return {"case_id": case_id, "scores": evaluator.evaluate(cases[case_id]), "error": ""}
             except Exception as failure:
-                return refuse(case_id, explain_failure(case_id, failure))
+                return _refuse(case_id, explain_failure(case_id, failure))
 
         return work
 
-    return build_or_explain(build, lambda case_id, reason: refuse(case_id, f"case {case_id}: {reason}"), threads)
+    return build_or_explain(build, lambda case_id, reason: _refuse(case_id, f"case {case_id}: {reason}"), threads)
+
+
+def _refuse(case_id: str, reason: str) -> Row:
+    return {"case_id": case_id, "scores": None, "error": reason}

@@ -1,8 +1,8 @@
 """Connecting to Ray: the cluster that RAY_ADDRESS names, or a private one on this machine.
 
-A private cluster listens on the loopback interface only and has a token of its own, never written to disk, so that
-other users of the machine cannot run code in it; `mttu/__init__.py` says so to Ray before anything imports it. For a
-cluster that is already there the user's own token counts; RAY_ADDRESS has to name it before mttu is imported.
+A private cluster listens on the loopback interface only and has its own token, never written to disk, so that other
+users of the machine cannot run code in it; `mttu/__init__.py` configures that before anything imports Ray. An existing
+cluster takes the user's own token; RAY_ADDRESS has to name it before mttu is imported.
 """
 
 import os
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,22 +33,18 @@ VARIABLE = "RAY_TMPDIR"
 LONGEST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Of the path of a Unix socket; the system has no room for more (unix(7): `sun_path`)."""
 INNER = "r"
-"""Name of the folder that Ray is given, inside one that nobody else enters; short, for the sockets' sake."""
+"""Name of the folder that Ray is given, inside one that only its owner may enter; short, because of the sockets."""
 _RUN = f"ray-12345678/{INNER}/session_2000-12-31_23-59-59_999999"
-"""What the folders of a run of Ray are called there, before the number of the process."""
+"""Path of Ray's own folder below the place of all private clusters, up to the number of the process."""
 
 
 def find_place() -> Path:
-    """Where the folder of a private Ray is made."""
-    return Path(os.environ.get(VARIABLE, "/tmp"))
-
-
-def check_place(place: Path) -> None:
-    """Makes sure that Ray can have its sockets below a folder.
+    """The folder that holds those of private clusters: `RAY_TMPDIR`, or /tmp.
 
     Raises:
-        InputError: A socket's path would be too long, or the folder cannot be written or made.
+        InputError: A socket's path there would be too long, or the folder cannot be written or made.
     """
+    place = Path(os.environ.get(VARIABLE, "/tmp"))
     what = f"{VARIABLE} {place}" if VARIABLE in os.environ else str(place)
     cure = f"set {VARIABLE} to a short folder on a local disk, e.g. {VARIABLE}=/tmp"
     obstacle = find_obstacle(place / "ray")
@@ -61,10 +57,11 @@ def check_place(place: Path) -> None:
             f"{what}: is {too_many} bytes too long for Ray, whose sockets there would have paths of {length} bytes; "
             f"the system allows {LONGEST_SOCKET_BYTES}; {cure}"
         )
+    return place
 
 
 OBJECT_STORE_BYTES = 300 * 2**20
-"""Rows carry paths and figures, never volumes, so the private cluster's object store stays small."""
+"""Of a private cluster; enough, because rows carry paths and values, never volumes."""
 KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
 """Variable that, set to anything, keeps the folder of a private cluster when it ends."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -72,7 +69,6 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _TRIES = 20
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Of `kill`, of a batch system, and of a terminal that is closed."""
-
 _CURES = "start it (ray start --head), mend the address, or unset RAY_ADDRESS to work on this machine alone"
 _folder: Path | None = None
 
@@ -83,17 +79,16 @@ def is_private() -> bool:
 
 
 def private_folder() -> Path | None:
-    """The folder of the cluster that is connected, if `connect` started it on this machine; only its user enters it."""
+    """The folder of the cluster that is connected, if it is private; only its user may enter it."""
     return _folder
 
 
 @contextmanager
 def connect(settings: WorkerSettings) -> Iterator[None]:
-    """Runs the body with Ray connected; a private cluster is stopped afterwards, one that was there is left alone.
+    """Runs the body with Ray connected; a private cluster is stopped afterwards, an existing one keeps running.
 
-    Args:
-        settings: Workers and threads. Without RAY_ADDRESS a private cluster is started on the loopback interface, with
-            at least as many logical CPUs as the workers' threads.
+    Without RAY_ADDRESS a private cluster is started on the loopback interface, with at least as many logical CPUs as
+    the workers' threads.
 
     Raises:
         InputError: No cluster answers at RAY_ADDRESS within `mttu.reach.PATIENCE_SECONDS`, it is of another version or
@@ -103,60 +98,57 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    starts = os.environ.get("RAY_ADDRESS", "local") == "local"
+    address = os.environ.get("RAY_ADDRESS", "local")
+    starts = address == "local"
+    folder: Path | None = None
     if starts and not GUARDS_RAY:
         raise InputError(
             "Ray: was imported before mttu, or RAY_ADDRESS was set then and is not now; a cluster started so would be "
             "open to the network; import mttu first, or connect to a cluster (ray.init) before"
         )
-    address = os.environ.get("RAY_ADDRESS", "local")
     if not starts:
         check_address(address)
-    folder = None
-    handlers = _end_on_signals() if starts else {}
-    try:
+    with ExitStack() as stack:
         if starts:
-            folder = _make_folder()
-            ray.init(
-                address="local",
-                _temp_dir=str(folder / INNER),
-                num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level="error",
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_describe_workers())
-    except Exception as error:  # of a start that takes too long, a bare one
-        _remove(folder)
-        _restore(handlers)
-        if isinstance(error, InputError):
+            stack.callback(_restore, _end_on_signals())
+        try:
+            if starts:
+                folder = _make_folder()
+                stack.callback(_remove, folder)
+                ray.init(
+                    address="local",
+                    _temp_dir=str(folder / INNER),
+                    num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+            else:
+                # a submitted job already has its environment, which may not be set twice
+                private = {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
+                ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=private)
+        except InputError:
             raise
+        except Exception as error:  # a start that takes too long raises a bare one
+            if starts:
+                raise RunError(f"Ray did not start on this machine: {error}") from error
+            refusal = _explain(error)
+            if refusal is None:
+                raise
+            raise InputError(f"RAY_ADDRESS {address!r}: {refusal}") from None
+        stack.callback(ray.shutdown)
         if starts:
-            raise RunError(f"Ray did not start on this machine: {error}") from error
-        refusal = _explain(error)
-        if refusal is None:
-            raise
-        raise InputError(f"RAY_ADDRESS {address!r}: {refusal}") from None
-    except BaseException:  # interrupted, or a failure of Ray's own
-        _remove(folder)
-        _restore(handlers)
-        raise
-    _folder = folder
-    try:
-        if starts:
-            _end_on_signals()  # again, for Ray has put a handler of its own in place that aborts the process
-        yield
-    finally:
-        _folder = None
-        ray.shutdown()
-        _remove(folder)
-        _restore(handlers)
+            _end_on_signals()  # again, because Ray has set its own handler, which aborts the process
+        _folder = folder
+        try:
+            yield
+        finally:
+            _folder = None
 
 
 def _explain(error: Exception) -> str | None:
-    """Why a cluster that is there takes no connection, and the cure; None for what is not known here."""
+    """Why a cluster refuses the connection, and the cure; None for an unknown reason."""
     text = " ".join(str(error).split())
     if isinstance(error, AuthenticationError):
         return (
@@ -171,11 +163,11 @@ def _explain(error: Exception) -> str | None:
 
 
 def _end_on_signals() -> dict[int, Any]:
-    """Has a signal that ends the process end it as an exception does: a private cluster and its folder go first.
+    """Makes signals end the process as an exception does, so that a private cluster and its folder are removed first.
 
     Returns:
-        Handlers that were there, for `_restore`; none outside of the main thread, where Python sets none. A signal that
-        is ignored stays so (`nohup`).
+        The handlers of before, for `_restore`; none outside the main thread, where Python sets none. A signal that is
+        ignored stays so (`nohup`).
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -188,7 +180,7 @@ def _end_on_signals() -> dict[int, Any]:
 
 def _end(number: int, frame: FrameType | None) -> None:
     for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)  # a second one would break off the cleaning up
+        signal.signal(other, signal.SIG_IGN)  # a second one would interrupt the clean-up
     raise SystemExit(128 + number)
 
 
@@ -198,24 +190,23 @@ def _restore(handlers: dict[int, Any]) -> None:
 
 
 def _make_folder() -> Path:
-    """A folder that only its owner may enter, for what the processes of a private cluster write: sockets and logs.
+    """Makes a folder that only its owner may enter, for the sockets and logs of a private cluster.
 
     Ray opens the folder that it is given to everybody (mode 0777), so it is given one inside, see `INNER`.
 
     Raises:
-        InputError: See `check_place`.
+        InputError: See `find_place`.
     """
     place = find_place()
-    check_place(place)
     place.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
     (folder / INNER).mkdir()
     return folder
 
 
-def _remove(folder: Path | None) -> None:
+def _remove(folder: Path) -> None:
     """Removes the folder of a private cluster, unless its logs are wanted (`MTTU_KEEP_RAY_LOGS`)."""
-    if folder is None or os.environ.get(KEEP_LOGS):
+    if os.environ.get(KEEP_LOGS):
         return
     for _ in range(_TRIES):  # a process of the cluster may still be writing its last line
         shutil.rmtree(folder, ignore_errors=True)
@@ -224,16 +215,8 @@ def _remove(folder: Path | None) -> None:
         time.sleep(0.1)
 
 
-def _describe_workers() -> dict[str, Any] | None:
-    """What the processes of a cluster that is there already have to know of this one's environment.
-
-    A job's environment is given to it when it is submitted, and may not be given twice.
-    """
-    return {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
-
-
 def check_address(address: str) -> None:
-    """Makes sure that a cluster answers at an address, for Ray itself would try for a quarter of an hour.
+    """Makes sure that a cluster answers at an address; Ray itself would try for a quarter of an hour.
 
     Args:
         address: What RAY_ADDRESS holds: HOST:PORT, `auto`, or `ray://HOST:PORT`.

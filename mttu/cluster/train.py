@@ -1,8 +1,8 @@
 """Training by Ray Train, the driver's side: start or go on, follow the progress, keep the best checkpoint.
 
-How workers find each other: torch's own meeting point, a TCPStore, listens on all interfaces and asks nobody for a
-password. Workers of one machine meet in a file instead, in a folder that only their user can enter, and talk over the
-loopback interface. Workers of several machines need a port: see the security page.
+torch's own rendezvous, a TCPStore, listens on all interfaces without a password. Workers of one machine meet in a file
+instead, in a folder that only their user can enter, and communicate over the loopback interface. Workers of several
+machines need a port: see the security page.
 """
 
 import json
@@ -36,21 +36,15 @@ _RayBackend: Any = TorchConfig().backend_cls
 
 @dataclass
 class WorkerGroup(TorchConfig):  # type: ignore[misc]
-    """What Ray Train is told of the process group of its workers."""
+    """How Ray Train sets up the process group of its workers."""
 
     folder: str | None = None
-    """Of a private cluster, which has all workers on this machine; None for any other."""
+    """Of a private cluster, whose workers are all on this machine; None for any other."""
 
     @property
     def backend_cls(self) -> type:
-        """What sets the group up."""
+        """The class that sets the group up."""
         return _ClusterBackend if self.folder is None else _LocalBackend
-
-
-def describe_group() -> WorkerGroup:
-    """The process group for the cluster that is connected."""
-    folder = private_folder()
-    return WorkerGroup(folder=None if folder is None else str(folder))
 
 
 class _ClusterBackend(_RayBackend):  # type: ignore[misc]
@@ -62,7 +56,7 @@ class _ClusterBackend(_RayBackend):  # type: ignore[misc]
 
 
 class _LocalBackend(_RayBackend):  # type: ignore[misc]
-    """A file to meet in, and the loopback interface to talk over."""
+    """Meets in a file and communicates over the loopback interface."""
 
     folder: str | None = None
 
@@ -116,9 +110,9 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
             try:
                 row = json.loads(line)
             except ValueError:
-                continue  # torn by a full disk or a kill; the history that is logged at the end has the epoch
+                continue  # cut by a full disk or a kill; the history that is logged at the end has the epoch
             epoch = int(row.pop("epoch"))
-            if epoch > newest:  # after a restart of the workers some epochs come again, with the same figures
+            if epoch > newest:  # after a restart of the workers some epochs come again, with the same values
                 newest = epoch
                 on_epoch(epoch, row)
         handle.seek(position)  # a line still being written is read again
@@ -132,7 +126,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
         except Exception as failure:  # training goes on; the failure is raised when it is over
             failures.append(failure)
 
-    path.unlink(missing_ok=True)  # a link, perhaps, which writing would follow
+    path.unlink(missing_ok=True)  # writing would follow a link
     path.write_text("", encoding="utf-8")  # of this start; earlier epochs are in the history
     with watching(watch, "mttu-progress"):
         yield
@@ -169,73 +163,62 @@ def place_workers(config: Config) -> bool:
 def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
     """Runs Ray Train until the last epoch, from where an earlier start was stopped; a `Launch` of `run_training`.
 
-    Args:
-        config: All settings; every worker must see manifest and cache under the same paths.
-        folder: Run folder, on storage that every worker sees.
-        on_epoch: Called with each finished epoch and its metrics, in order, each epoch once.
-        on_start: Told which device and how many workers it is.
-
-    Returns:
-        Metrics of every epoch.
+    Every worker must see manifest, cache and run folder under the same paths.
 
     Raises:
         InputError: The cluster is too small, or does not answer; or a worker does not see on its node what it reads.
         RunError: Training stopped itself, or its workers failed more often than `workers.max_failures`.
     """
     with connect(config.workers):
-        return _fit(config, folder, on_epoch, on_start)
-
-
-def _fit(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
-    workers, use_gpu = config.workers, place_workers(config)
-    demand = Demand("train", workers.num_workers, workers.threads_per_worker, float(use_gpu))
-    tell_placement(demand)
-    on_start("gpu" if use_gpu else "cpu", workers.num_workers)
-    progress = folder / "progress.jsonl"
-    manifest, cache_dir = resolve_paths(config)
-    start = config.train.start_from
-    absolute = override(
-        config,  # the tracking address may hold a password, and workers have no use for it
-        {
-            "data.manifest": str(manifest),
-            "data.cache_dir": str(cache_dir),
-            "tracking.uri": None,
-            "train.start_from": start and str(start.resolve()),
-        },
-    )
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "settings": absolute.model_dump(mode="json"),
-            "folder": str(folder.resolve()),
-            "use_gpu": use_gpu,
-        },
-        torch_config=describe_group(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": workers.threads_per_worker},
-        ),
-        run_config=ray.train.RunConfig(
-            name="train",
-            storage_path=str(folder),
-            failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            callbacks=[ProgressFile(progress)],
-        ),
-    )
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
-    with follow(progress, on_epoch), telling_pending_group(demand):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise RunError(explain(error)) from error
-        outcome = result.return_value or {}
-        raise_if_any(outcome.get("refused", []))
-        if outcome.get("stopped"):
-            raise RunError(outcome["stopped"])
-        with result.checkpoint.as_directory() as checkpoint:
-            keep_best(Path(checkpoint), folder)
+        workers, use_gpu, private = config.workers, place_workers(config), private_folder()
+        demand = Demand("train", workers.num_workers, workers.threads_per_worker, float(use_gpu))
+        tell_placement(demand)
+        on_start("gpu" if use_gpu else "cpu", workers.num_workers)
+        progress = folder / "progress.jsonl"
+        manifest, cache_dir = resolve_paths(config)
+        start = config.train.start_from
+        absolute = override(
+            config,
+            {
+                "data.manifest": str(manifest),
+                "data.cache_dir": str(cache_dir),
+                "tracking.uri": None,  # it may hold a password, and workers do not need it
+                "train.start_from": start and str(start.resolve()),
+            },
+        )
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "settings": absolute.model_dump(mode="json"),
+                "folder": str(folder.resolve()),
+                "use_gpu": use_gpu,
+            },
+            torch_config=WorkerGroup(folder=None if private is None else str(private)),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": workers.threads_per_worker},
+            ),
+            run_config=ray.train.RunConfig(
+                name="train",
+                storage_path=str(folder),
+                failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+                callbacks=[ProgressFile(progress)],
+            ),
+        )
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
+        with follow(progress, on_epoch), telling_pending_group(demand):
+            try:
+                result = trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                raise RunError(explain(error)) from error
+            outcome = result.return_value or {}
+            raise_if_any(outcome.get("refused", []))
+            if outcome.get("stopped"):
+                raise RunError(outcome["stopped"])
+            with result.checkpoint.as_directory() as checkpoint:
+                keep_best(Path(checkpoint), folder)
     return list(outcome["history"])
 
 

@@ -1,7 +1,7 @@
 """Batch norm over the samples of all ranks: global sums by one all-reduce in the forward pass and one in the backward.
 
-What torch offers for that, `SyncBatchNorm`, takes GPUs only and waits for the device in each layer. Here nothing is
-read back. Axes are (B, C, H, W, D).
+torch's own `SyncBatchNorm` works on GPUs only and waits for the device in each layer; here nothing is read back.
+Axes are (B, C, H, W, D).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SumOverRanks = Callable[[Tensor], Tensor]
 
 
 class BatchNorm3d(nn.BatchNorm3d):
-    """torch's batch norm until `synchronise` tells it how to add up over ranks; then, in training, that of all ranks.
+    """torch's batch norm; once `synchronise` has said how to add up over ranks, in training that of all ranks.
 
     In evaluation mode, and with one rank, it is torch's to the bit, and nothing is sent.
     """
@@ -39,9 +39,8 @@ class BatchNorm3d(nn.BatchNorm3d):
 def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
     """Makes all batch norms of a network take the statistics of the global batch, in place.
 
-    Args:
-        network: Of which every rank runs the same layers in the same order.
-        sum_over_ranks: Adds a detached tensor up over ranks; the same bits on each.
+    Every rank must run the same layers in the same order; `sum_over_ranks` adds detached tensors up, the same bits on
+    each rank.
     """
     for module in network.modules():
         if isinstance(module, BatchNorm3d):
@@ -51,9 +50,8 @@ def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
 def measure_batch(x: Tensor, norm: BatchNorm3d) -> tuple[Tensor, Tensor, Tensor | int]:
     """Mean and biased variance of each channel over the batch, of all ranks if synchronised; running ones follow.
 
-    Each rank measures its own samples in float32 or better, and double precision holds the sums over ranks, so that
-    a mean far from zero costs no digit of the variance (what the pairwise update of Chan, Golub and LeVeque, 1979, is
-    for).
+    Each rank measures its own samples in float32 or better, and the sums over ranks are in double precision, so that a
+    mean far from zero costs no digit of the variance (compare the pairwise update of Chan, Golub and LeVeque, 1979).
 
     Args:
         x: (B, C, H, W, D), without gradient.
@@ -100,7 +98,8 @@ class _SynchronisedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, mean, inverse_std, count = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=_memory_format(x))
+        channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+        grad = grad.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
         grad_gain, grad_offset = sum_gradients(grad, x, gain, mean, inverse_std)
         sums = ctx.sum_over_ranks(torch.stack([grad_gain, grad_offset]))
         if x.is_cuda:  # the same sum as below in one pass over memory
@@ -125,14 +124,10 @@ def sum_gradients(grad: Tensor, x: Tensor, gain: Tensor, mean: Tensor, inverse_s
 def trace_statistics(
     scale: Tensor, mean: Tensor, inverse_std: Tensor, sums: Tensor, count: Tensor | int
 ) -> tuple[Tensor, Tensor]:
-    """What mean and variance, which depend on x too, add to its gradient: slope * x - shift, (C,) each.
+    """What mean and variance, which depend on x too, add to the gradient of x: slope * x - shift, (C,) each.
 
-    Args:
-        scale: (C,) gain over standard deviation.
-        mean: (C,) of the batch.
-        inverse_std: (C,) of the batch.
-        sums: Gradients of gain and offset over all samples that the statistics are of, (2, C).
-        count: Values per channel that the statistics are of.
+    `scale` (C,) is gain over standard deviation, `sums` (2, C) are the gradients of gain and offset over all samples,
+    `count` is the number of values per channel.
     """
     slope = -scale * inverse_std * sums[0] / count
     return slope, scale * sums[1] / count + slope * mean
@@ -141,8 +136,3 @@ def trace_statistics(
 def per_channel(values: Tensor) -> Tensor:
     """(C,) as (1, C, 1, 1, 1)."""
     return values.view(1, -1, 1, 1, 1)
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-    return torch.channels_last_3d if channels_last else torch.contiguous_format

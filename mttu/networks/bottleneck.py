@@ -11,20 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mttu.config.network import ConvolutionSettings, DropoutSettings, TransformerSettings
-from mttu.networks.cnn import PreActivatedConv, trains_on_cpu
-from mttu.networks.cpu.dropout import dropout_attention
-from mttu.networks.cpu.steps import lean_gelu_dropout_linear
+from mttu.networks.cnn import PreActivatedConv
+from mttu.networks.cpu.dropout import attention
+from mttu.networks.cpu.steps import gelu_dropout_linear
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with dropout on the attention map, scaled by the square root of the head's width.
-
-    Args:
-        width: Token width, a multiple of `num_heads`.
-        num_heads: Attention heads.
-        attention_dropout: Probability on the attention map, after its softmax.
-        projection_dropout: Probability on the output projection.
-    """
+    """Multi-head self-attention, scaled by the square root of the head's width; dropout on its map after softmax."""
 
     def __init__(self, width: int, num_heads: int, attention_dropout: float, projection_dropout: float) -> None:
         super().__init__()
@@ -34,38 +27,23 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(width, width)
         self.projection_dropout = nn.Dropout(projection_dropout)
         self.map_seeds: Sequence[int] | None = None
-        """Seeds of the dropout on the map, one per sample, which then is on in any mode; see `pass_dropout`."""
+        """Seeds of the dropout on the map, one per sample, which turn it on in any mode; see `drop_by_pass`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
         batch, length, width = tokens.shape
         qkv: Tensor = self.qkv(tokens).view(batch, length, 3, self.num_heads, width // self.num_heads)
         if self.map_seeds is None:
-            mixed = _mix(qkv, self.attention_dropout.p if self.attention_dropout.training else 0.0)  # (B, N, H, E)
+            mixed = attention(qkv, self.attention_dropout.p if self.attention_dropout.training else 0.0)  # (B, N, H, E)
         else:
             samples = zip(torch.split(qkv, 1), self.map_seeds, strict=True)
-            mixed = torch.cat([_mix(sample, self.attention_dropout.p, seed) for sample, seed in samples])
+            mixed = torch.cat([attention(sample, self.attention_dropout.p, seed) for sample, seed in samples])
         out: Tensor = self.projection_dropout(self.projection(mixed.reshape(batch, length, width)))
         return out
 
 
-def _mix(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:
-    """Attention (B, N, H, E) of (B, N, 3, H, E); without a seed torch's own generators draw the dropout."""
-    if probability and qkv.device.type == "cpu":  # the CPU's fused kernel takes no dropout
-        return dropout_attention(qkv, probability, seed)
-    if seed is not None:
-        torch.manual_seed(seed)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=probability).transpose(1, 2)
-
-
 class PositionEmbedding(nn.Module):
-    """Learnable position embedding on a token grid, zero at the start (eq. 2).
-
-    Args:
-        grid: Tokens per axis that the embedding is learned on.
-        width: Token width.
-    """
+    """Learnable position embedding on a token grid, zero at the start (eq. 2)."""
 
     def __init__(self, grid: tuple[int, int, int], width: int) -> None:
         super().__init__()
@@ -82,13 +60,7 @@ class PositionEmbedding(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, dropout after each (eq. 7).
-
-    Args:
-        width: Token width.
-        hidden_width: Width between the layers.
-        dropout: Probability after each layer.
-    """
+    """Two linear layers with GELU between, dropout after each (eq. 7)."""
 
     def __init__(self, width: int, hidden_width: int, dropout: float) -> None:
         super().__init__()
@@ -99,24 +71,12 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
-        hidden: Tensor = self.linear1(tokens)
-        if trains_on_cpu(hidden):
-            probability = self.dropout1.p if self.dropout1.training else 0.0
-            out = lean_gelu_dropout_linear(hidden.flatten(0, 1), self.linear2.weight, self.linear2.bias, probability)
-            out = out.view(tokens.shape)
-        else:
-            out = self.linear2(self.dropout1(F.gelu(hidden)))
-        dropped: Tensor = self.dropout2(out)
-        return dropped
+        out: Tensor = self.dropout2(gelu_dropout_linear(self.linear1(tokens), self.dropout1, self.linear2))
+        return out
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer (eq. 6-7).
-
-    Args:
-        settings: Widths and heads.
-        dropout: Probabilities; attention, projection, branch and mlp apply here.
-    """
+    """Pre-norm transformer layer (eq. 6-7)."""
 
     def __init__(self, settings: TransformerSettings, dropout: DropoutSettings) -> None:
         super().__init__()
@@ -134,13 +94,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerBottleneck(nn.Module):
-    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone.
-
-    Args:
-        settings: Depth and widths.
-        in_channels: Channels of F4.
-        dropout: Probabilities.
-    """
+    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone."""
 
     def __init__(self, settings: TransformerSettings, in_channels: int, dropout: DropoutSettings) -> None:
         super().__init__()
@@ -154,10 +108,8 @@ class TransformerBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        if not self.num_layers:
-            volume: Tensor = self.project(f4)
-            return volume
-        return self.transform(self.embed(f4), f4.shape[2:])
+        f5: Tensor = self.transform(self.embed(f4), f4.shape[2:]) if self.num_layers else self.project(f4)
+        return f5
 
     def embed(self, f4: Tensor) -> Tensor:
         """Tokens (B, N, C) with their position: what lies before the first dropout."""
@@ -169,18 +121,13 @@ class TransformerBottleneck(nn.Module):
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
-        # Not transposed and viewed: one sample's strides would be such that torch's batch norm misreads its gradient.
+        # Not transposed and viewed: with the strides of one sample, torch's batch norm would misread its gradient.
         f5: Tensor = tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
         return f5
 
 
 class ConvolutionBottleneck(nn.Module):
-    """Projection to the width of F5, then convolution blocks in place of the transformer (Table II, row Conv).
-
-    Args:
-        settings: Number of blocks and width.
-        in_channels: Channels of F4.
-    """
+    """Projection to the width of F5, then convolution blocks in place of the transformer (Table II, row Conv)."""
 
     def __init__(self, settings: ConvolutionSettings, in_channels: int) -> None:
         super().__init__()

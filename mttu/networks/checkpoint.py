@@ -14,17 +14,17 @@ from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError, name_some
-from mttu.files import atomic_folder, read_json
+from mttu.files import read_json
 from mttu.networks import MttuNet, build_network
 from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 2
-"""Of files that name patients by keyed digests. The others are written as 1, which earlier versions of mttu read."""
+"""Of files that name patients by keyed digests. Others are written as 1, which earlier versions of mttu read."""
 FILES = ("checkpoint.json", "config.yaml", "weights.safetensors")
 LARGEST_HEADER_BYTES = 2**20
 """Of a file of weights: a name and a shape for each of some hundred tensors."""
 _KINDS = {torch.float32: "F32", torch.int64: "I64"}
-"""What weights and counts are written as, and what safetensors calls it."""
+"""Types of weights and counts, and safetensors' names for them."""
 _DAMAGED = "checkpoint {}: checkpoint.json is damaged; restore it from a copy"
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
@@ -35,38 +35,24 @@ def write_checkpoint(
     weights: Mapping[str, Tensor],
     config: Config,
     metrics: Mapping[str, Any],
-    learned_tasks: Collection[Task] | None = None,
-    learned_parts: bool = True,
-) -> None:
-    """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`, all or nothing.
-
-    Args:
-        folder: Target; replaced if it exists.
-        weights: State dict of the network, any device.
-        config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
-        metrics: Figures worth keeping beside the weights; JSON values without NaN.
-        learned_tasks: Tasks whose head has seen a label; None counts as all of `network.tasks`.
-        learned_parts: Whether it has seen masks that tell the parts of a tumour.
-    """
-    with atomic_folder(folder) as partial:
-        fill_checkpoint(partial, weights, config, metrics, None, learned_tasks, learned_parts)
-
-
-def fill_checkpoint(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    config: Config,
-    metrics: Mapping[str, Any],
     learned_from: KnownPatients | None = None,
     learned_tasks: Collection[Task] | None = None,
     learned_parts: bool = True,
 ) -> None:
-    """Writes the three files into an existing folder whose own rename makes them complete.
+    """Writes `weights.safetensors`, `config.yaml` and `checkpoint.json`.
 
-    `learned_from` are the patients it was trained on, None where that is not known; the rest as in `write_checkpoint`.
+    Args:
+        folder: Part of a larger folder, which is renamed when it is complete; made if there is none.
+        weights: State dict of the network, any device.
+        config: Settings that the network was trained with; folders and addresses are left out, as it may be shared.
+        metrics: Values worth keeping beside the weights; JSON values without NaN.
+        learned_from: Patients it was trained on; None if unknown.
+        learned_tasks: Tasks whose head has seen a label; None counts as all of `network.tasks`.
+        learned_parts: Whether it has seen masks that tell the parts of a tumour.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    (folder / "weights.safetensors").write_bytes(save(contiguous))  # save_file would shut the group out, whatever umask
+    (folder / "weights.safetensors").write_bytes(save(contiguous))  # save_file ignores the umask and excludes the group
     (folder / "config.yaml").write_text(to_yaml(without_paths(config)), encoding="utf-8")
     version = 1 if learned_from is None else FORMAT_VERSION
     content: dict[str, Any] = {"format_version": version, "metrics": dict(metrics)}
@@ -81,7 +67,7 @@ def fill_checkpoint(
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """The folder itself, or where it holds no checkpoint, the one inside: `best` of a run, `ensemble` of its folds."""
+    """The folder itself, or if it holds no checkpoint, the one inside: `best` of a run, `ensemble` of its folds."""
     for place in (folder, folder / "best", folder / "ensemble"):
         if (place / "checkpoint.json").exists() or (place / ENSEMBLE).exists():
             return place
@@ -101,11 +87,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
 def read_learned_from(folder: Path) -> KnownPatients | None:
     """The patients that a checkpoint was trained on; None where it does not say.
 
-    Args:
-        folder: Checkpoint that `read_checkpoint` reads.
-
     Raises:
-        InputError: What it says of them is damaged.
+        InputError: The record is damaged.
     """
     folder = find_checkpoint(folder)
     content = _read_record(folder)
@@ -117,26 +100,18 @@ def read_learned_from(folder: Path) -> KnownPatients | None:
 
 
 def read_learned_parts(folder: Path) -> bool:
-    """Whether a checkpoint has seen masks that tell the parts of a tumour; True where it does not say.
-
-    Args:
-        folder: Checkpoint that `read_checkpoint` reads.
-    """
+    """Whether a checkpoint has seen masks that tell the parts of a tumour; True where it does not say."""
     return _read_record(find_checkpoint(folder)).get("learned_parts", True) is not False
 
 
 def read_learned_tasks(folder: Path) -> frozenset[Task]:
     """Tasks whose head has seen a label; all of its tasks where a checkpoint does not say, as older ones do not.
 
-    Args:
-        folder: Checkpoint that `read_checkpoint` reads.
-
     Raises:
         InputError: See `read_checkpoint`.
     """
     folder = find_checkpoint(folder)
-    content = _read_record(folder)
-    return _find_learned_tasks(content, load_stored_config(folder / "config.yaml"), folder)
+    return _find_learned_tasks(_read_record(folder), load_stored_config(folder / "config.yaml"), folder)
 
 
 def _find_learned_tasks(content: Mapping[str, Any], config: Config, folder: Path) -> frozenset[Task]:
@@ -150,9 +125,9 @@ def _find_learned_tasks(content: Mapping[str, Any], config: Config, folder: Path
 
 
 def _check_weights(folder: Path, config: Config) -> None:
-    """Compares what the settings would build with what the weights' header names, before either takes any memory.
+    """Compares the network of the settings with the header of the weights, before either takes memory.
 
-    A network is then never larger than the file of its weights.
+    So a network is never larger than the file of its weights.
 
     Raises:
         InputError: They differ, or there is no such header.
@@ -185,7 +160,7 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
     Args:
-        folder: Folder that `write_checkpoint` wrote, or a run folder with such a folder named `best` inside.
+        folder: Checkpoint folder, or a run folder with a folder `best` inside.
 
     Returns:
         The network, on the CPU, and the settings it was trained with.

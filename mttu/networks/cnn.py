@@ -12,23 +12,13 @@ from torch.nn import functional as F
 
 from mttu.networks.batch_norm import BatchNorm3d
 from mttu.networks.cpu.convolution import Conv3d, conv3d
-from mttu.networks.cpu.steps import lean_pre_activated_conv
+from mttu.networks.cpu.steps import pre_activated_conv, two_pre_activated_convs
 
 NEGATIVE_SLOPE = 0.01
 
 
-def trains_on_cpu(x: Tensor) -> bool:
-    """Whether to take the steps that spare memory on the CPU: gradients wanted, and no autocast."""
-    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-
 class PreActivatedConv(nn.Module):
-    """Convolution block of section III-A.1: batch norm, LeakyReLU, 3x3x3 convolution.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-    """
+    """Convolution block of section III-A.1: batch norm, LeakyReLU, 3x3x3 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -37,18 +27,11 @@ class PreActivatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H, W, D)."""
-        if trains_on_cpu(x):
-            return lean_pre_activated_conv(x, self.norm, self.conv, NEGATIVE_SLOPE)
-        out: Tensor = self.conv(F.leaky_relu(self.norm(x), NEGATIVE_SLOPE, inplace=True))
-        return out
+        return pre_activated_conv(x, self.norm, self.conv, NEGATIVE_SLOPE)
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of section III-A.1: two convolution blocks and the identity.
-
-    Args:
-        channels: Channels in and out.
-    """
+    """Residual block of section III-A.1: two convolution blocks and the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,20 +40,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape (B, channels, H, W, D)."""
-        if torch.is_grad_enabled() or self.conv2.norm.training:
-            out: Tensor = self.conv2(self.conv1(x))
-        else:  # conv1 and the norm of conv2 are one convolution: a pass over memory less
-            activated = F.leaky_relu(self.conv1.norm(x), NEGATIVE_SLOPE, inplace=True)
-            normalised = conv3d(activated, *_norm_after_conv(self.conv1.conv, self.conv2.norm), padding=1)
-            out = self.conv2.conv(F.leaky_relu(normalised, NEGATIVE_SLOPE, inplace=True))
+        first, second = (self.conv1.norm, self.conv1.conv), (self.conv2.norm, self.conv2.conv)
+        out = two_pre_activated_convs(x, first, second, NEGATIVE_SLOPE)
         return out.add_(x)  # in place: no backward pass needs the convolution's own output
-
-
-def _norm_after_conv(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals `conv`, then `norm` with its running statistics."""
-    mean, variance, bias = (cast(Tensor, values) for values in (norm.running_mean, norm.running_var, conv.bias))
-    scale = norm.weight / (variance + norm.eps).sqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1, 1), (bias - mean) * scale + norm.bias
 
 
 LEVELS = ("F1", "F2", "F3", "F4")
@@ -78,14 +50,7 @@ LEVELS = ("F1", "F2", "F3", "F4")
 
 
 class Level(nn.Module):
-    """One feature level: a strided convolution that halves the axes (none on level 1), then residual blocks.
-
-    Args:
-        in_channels: Channels of the level above.
-        channels: Channels of this level.
-        num_blocks: Residual blocks.
-        halves: Whether the level starts with the strided convolution.
-    """
+    """One feature level: a strided convolution that halves the axes (none on level 1), then residual blocks."""
 
     def __init__(self, in_channels: int, channels: int, num_blocks: int, *, halves: bool) -> None:
         super().__init__()
@@ -94,22 +59,14 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, channels, H/2, W/2, D/2), or the same axes on level 1."""
-        x = self.down(x)
-        x = self.blocks(x)
-        return x
+        out: Tensor = self.blocks(self.down(x))
+        return out
 
 
 class Encoder(nn.Module):
-    """Stem and feature levels.
+    """Stem and one to four feature levels; dropout takes whole channels of the stem.
 
-    The stem is apart from the rest because its dropout is the network's first: what lies before it is the same in
-    every Monte Carlo pass.
-
-    Args:
-        in_channels: Modalities.
-        widths: Channels of each level that is built; one to four of them.
-        blocks: Residual blocks of each level.
-        stem_dropout: Probability that a whole channel of the stem is dropped.
+    The stem's dropout is the network's first, so the stem's output is the same in every Monte Carlo pass.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int], stem_dropout: float) -> None:
@@ -128,11 +85,9 @@ class Encoder(nn.Module):
 
     def extract(self, stem: Tensor) -> dict[str, Tensor]:
         """The levels from the stem's output (B, widths[0], H, W, D), stem dropout included."""
-        x = self.stem_dropout(stem)
-        features = {}
+        features, x = {}, self.stem_dropout(stem)
         for name, level in zip(LEVELS, self.levels, strict=False):
-            x = level(x)
-            features[name] = x
+            features[name] = x = level(x)
         return features
 
 
@@ -143,12 +98,8 @@ NUM_LABELS = 4
 class UpStep(nn.Module):
     """Doubles the axes and fuses the encoder's level of that size.
 
-    The paper's order is: reduce, upsample, concatenate, fuse. Nothing bends between upsample and fuse, so their weights
-    are multiplied first and the two halves of fuse are added: the same sum without two tensors of the largest size.
-
-    Args:
-        in_channels: Channels of the level below.
-        channels: Channels of this level, in the encoder too.
+    The paper's order is: reduce, upsample, concatenate, fuse. Upsample and fuse are both linear, so their weights are
+    multiplied first and the two halves of fuse are added: the same sum without two tensors of the largest size.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -179,12 +130,7 @@ def _fuse_after_upsample(
 
 
 class Decoder(nn.Module):
-    """From F5 back to full resolution, with skip connections from F3, F2 and F1.
-
-    Args:
-        widths: Channels of F1 to F4; the entry narrows F5 to the last.
-        in_channels: Channels of F5.
-    """
+    """From F5 back to full resolution, with skip connections from F3, F2 and F1; F5 is first narrowed to F4's width."""
 
     def __init__(self, widths: Sequence[int], in_channels: int) -> None:
         super().__init__()

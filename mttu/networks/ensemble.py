@@ -1,7 +1,7 @@
 """Several trained networks as one checkpoint: `ensemble.json` and a checkpoint folder for each member.
 
-An ensemble predicts the mean of its members' probabilities (Lakshminarayanan et al., NeurIPS 2017). Everything that
-decides what a member is shown, and what is done with its answer, is the same for all.
+An ensemble predicts the mean of its members' probabilities (Lakshminarayanan et al., NeurIPS 2017). The settings that
+decide a member's input, and how its output is used, are the same for all.
 """
 
 import hashlib
@@ -33,15 +33,18 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
     """Copies checkpoints into an ensemble folder, all or nothing.
 
     Args:
-        folder: Target; an older ensemble there is replaced, which may be the home of some of the checkpoints.
+        folder: Target; an older ensemble there is replaced, even if some of the checkpoints are in it.
         checkpoints: Members in order: checkpoint folders, or run folders with `best` inside.
         fill: Called with the complete ensemble under its temporary name, to write more into it.
 
     Raises:
-        InputError: See `check_target`; a checkpoint cannot be read, is an ensemble itself or is named twice, or members
-            differ in `SHARED` settings; lists all problems.
+        InputError: The folder is a file or holds something else; or a checkpoint cannot be read, is an ensemble itself
+            or is named twice, or members differ in `SHARED` settings; lists all problems of checkpoints.
     """
-    check_target(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"ensemble {folder}: is a file; give a folder")
+    if folder.exists() and not (folder / ENSEMBLE).exists() and any(folder.iterdir()):
+        raise InputError(f"ensemble {folder}: holds something else, which would be lost; give a new or an empty folder")
     sources = [find_checkpoint(path).resolve() for path in checkpoints]
     problems = [] if sources else ["ensemble: no member; give at least one checkpoint"]
     problems += [
@@ -63,23 +66,10 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
             copy.mkdir()
             for name in FILES:
                 shutil.copyfile(source / name, copy / name)
-            origin = f"{source.parent.name}/{source.name}"
-            members.append({"folder": copy.name, "origin": origin, **_digest(copy)})
+            members.append({"folder": copy.name, "origin": f"{source.parent.name}/{source.name}", **_digest(copy)})
         write_json(partial / ENSEMBLE, {"format_version": FORMAT_VERSION, "members": members})
         if fill is not None:
             fill(partial)
-
-
-def check_target(folder: Path) -> None:
-    """Refuses a folder for an ensemble that holds anything else, for that would be lost.
-
-    Raises:
-        InputError: It is a file, or a folder with something in it and no ensemble.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"ensemble {folder}: is a file; give a folder")
-    if folder.exists() and not (folder / ENSEMBLE).exists() and any(folder.iterdir()):
-        raise InputError(f"ensemble {folder}: holds something else, which would be lost; give a new or an empty folder")
 
 
 def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
@@ -89,9 +79,9 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
         folder: Checkpoint or ensemble folder, or a run folder with either inside.
 
     Returns:
-        The networks, on the CPU, in the order of the members: one of a plain checkpoint. The settings are the first
-        member's; `SHARED` ones are those of all. Where members were trained in several precisions, `train.precision` is
-        float32; where they name several conventions for empty masks, `metrics` are the defaults.
+        The networks, on the CPU, in the order of the members; a plain checkpoint has one. The settings are the first
+        member's. Where members differ in precision, `train.precision` is float32; where they differ in conventions for
+        empty masks, `metrics` are the defaults.
 
     Raises:
         InputError: See `read_checkpoint`; `ensemble.json` is damaged or of another format, or a member is missing,
@@ -115,7 +105,7 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
 
 
 def _unite(configs: Sequence[Config]) -> Config:
-    """The first member's settings, without what it cannot decide for the others."""
+    """The first member's settings, but for precision and metrics where the members differ."""
     first, changes = configs[0], {}
     if any(config.train.precision != first.train.precision for config in configs):
         changes["train.precision"] = "float32"
@@ -125,13 +115,8 @@ def _unite(configs: Sequence[Config]) -> Config:
 
 
 def describe_differences(folder: Path) -> list[str]:
-    """A sentence for each setting that members of an ensemble name differently, with what counts instead.
-
-    Args:
-        folder: Ensemble folder that `read_members` can read.
-    """
-    folder = find_checkpoint(folder)
-    configs = [load_stored_config(folder / member["folder"] / "config.yaml") for member in _read_mark(folder)]
+    """A sentence for each setting that members of an ensemble name differently, with the value that counts."""
+    configs = [load_stored_config(place / "config.yaml") for place in _list_places(folder)]
     united = _unite(configs)
     sentences = []
     precisions = sorted({config.train.precision for config in configs})
@@ -152,24 +137,22 @@ def describe_differences(folder: Path) -> list[str]:
 
 def read_config(folder: Path) -> Config:
     """The settings of any checkpoint, of an ensemble those of its first member; see `read_members`."""
-    folder = find_checkpoint(folder)
-    place = folder / _read_mark(folder)[0]["folder"] if (folder / ENSEMBLE).exists() else folder
-    return load_stored_config(place / "config.yaml")
+    return load_stored_config(_list_places(folder)[0] / "config.yaml")
 
 
 def read_known_patients(folder: Path) -> KnownPatients | None:
     """The patients that any network of a checkpoint or ensemble was trained on, see `read_learned_from`.
 
     Raises:
-        InputError: What they say of them is damaged, or together would take too long to be asked.
+        InputError: A list of them is damaged, or together they would take too long to look up.
     """
     folder = find_checkpoint(folder)
-    if not (folder / ENSEMBLE).exists():
-        return read_learned_from(folder)
-    found = [read_learned_from(folder / member["folder"]) for member in _read_mark(folder)]
-    known = [patients for patients in found if patients is not None]
-    if len(known) < len(found):
+    places = _list_places(folder)
+    known = [patients for place in places if (patients := read_learned_from(place)) is not None]
+    if len(known) < len(places):
         return None
+    if places == [folder]:
+        return known[0]
     united = reduce(or_, known, KnownPatients())
     try:
         check_work(united)
@@ -183,7 +166,7 @@ def read_known_patients(folder: Path) -> KnownPatients | None:
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    """What a table says of the checkpoint that it was made with; no folder of this machine.
+    """What a table says of the checkpoint that it was made with, without absolute paths.
 
     Args:
         folder: Folder that `read_members` can read.
@@ -193,8 +176,8 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         weights_sha256: of the weights; of an ensemble, over its members' digests, one a line.
     """
     folder = find_checkpoint(folder).resolve()
-    ensemble = (folder / ENSEMBLE).exists()
-    places = [folder / member["folder"] for member in _read_mark(folder)] if ensemble else [folder]
+    places = _list_places(folder)
+    ensemble = places != [folder]
     digests = [_digest(place)["weights_sha256"] for place in places]
     lines = "".join(f"{digest}\n" for digest in digests)
     return {
@@ -203,6 +186,14 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         "members": len(places),
         "weights_sha256": hashlib.sha256(lines.encode()).hexdigest() if ensemble else digests[0],
     }
+
+
+def _list_places(folder: Path) -> list[Path]:
+    """The members' folders in their order; of a plain checkpoint, its own."""
+    folder = find_checkpoint(folder)
+    if not (folder / ENSEMBLE).exists():
+        return [folder]
+    return [folder / member["folder"] for member in _read_mark(folder)]
 
 
 def _digest(folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What trained networks can say: a head that never saw a label has logits, but they mean nothing.
 
 Heads are never skipped in a forward pass. Which of them have learned is kept beside the network
-(`MttuNet.learned_tasks`, `learned_tasks` in `checkpoint.json`), and whoever reads an answer leaves out the others.
+(`MttuNet.learned_tasks`, `learned_tasks` in `checkpoint.json`); the answers of the others are left out.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,12 +16,12 @@ _LABELS: Mapping[Task, str] = {"segmentation": "a tumour mask", "idh": "a known 
 
 
 def find_voters(networks: Sequence[MttuNet], task: Task) -> list[int]:
-    """Numbers, from 1, of the members of an ensemble that learned a task; the others have no say in it."""
+    """Numbers, from 1, of the members of an ensemble that learned a task; only they answer it."""
     return [number for number, network in enumerate(networks, 1) if task in network.learned_tasks]
 
 
 def explain_missing(tasks: Collection[str], learned: Collection[str]) -> dict[str, str]:
-    """Each task that there is no answer to, with the reason in a sentence.
+    """Each task that has no answer, with the reason in a sentence.
 
     Args:
         tasks: That the network has heads for.
@@ -48,9 +48,8 @@ def explain_missing_answers(networks: Sequence[MttuNet]) -> dict[str, str]:
 
 
 def tell_parts(networks: Sequence[MttuNet]) -> bool:
-    """Whether all members that have a say in the segmentation learned the parts of a tumour from masks."""
-    voters = find_voters(networks, "segmentation")
-    return all(networks[number - 1].learned_parts for number in voters)
+    """Whether all members that learned the segmentation learned the parts of a tumour."""
+    return all(network.learned_parts for network in networks if "segmentation" in network.learned_tasks)
 
 
 PARTS_UNKNOWN = "the network learned from masks of the whole tumour, so it tells no core and no enhancing tumour"

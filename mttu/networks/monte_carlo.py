@@ -1,10 +1,10 @@
 """Monte Carlo passes to the IDH logits: the samples of a batch are passes, each with masks of its own (section IV-B).
 
-A mask is named, not drawn in turn: its seed comes from the pass and from the place of the dropout in the network. So a
-pass has the same masks wherever and how often it is computed, in whichever batch, and whatever was computed before it.
+The seed of a mask comes from the pass and from the place of the dropout in the network. So a pass has the same masks
+wherever and however often it is computed, in any batch, and whatever was computed before it.
 
-The way from image to IDH logits, without the decoder, is cut at the first active dropout: what lies before it is the
-same in every pass. Axes are (B, C, H, W, D); tokens (B, N, C).
+What lies before the first active dropout is the same in every pass and is computed once; the decoder is never run.
+Axes are (B, C, H, W, D); tokens (B, N, C).
 """
 
 import hashlib
@@ -16,16 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mttu.config.scoring import ActiveDropout
 from mttu.errors import InputError
 from mttu.networks.bottleneck import SelfAttention, TransformerBottleneck
-from mttu.networks.cpu.dropout import MaskStream
+from mttu.networks.cpu.dropout import drop_sample
 from mttu.networks.mttu_net import MttuNet
-
-ROWS = 512
-"""Tokens whose mask is made at a time."""
 
 _PARTS: dict[ActiveDropout, tuple[str, ...]] = {
     "all": ("encoder.", "bottleneck.", "idh_head."),
@@ -35,7 +31,7 @@ _PARTS: dict[ActiveDropout, tuple[str, ...]] = {
 
 
 def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
-    """Names of the dropout modules that are active and drop anything, in the order of the forward pass."""
+    """Names of the active dropout modules with a probability above 0, in the order of the forward pass."""
     return tuple(
         name
         for name, module in network.named_modules()
@@ -44,15 +40,15 @@ def find_places(network: MttuNet, active: ActiveDropout) -> tuple[str, ...]:
 
 
 def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
-    """Key of one pass of one case; all masks of the pass follow from it, for every window of the case.
+    """Key of one pass of one case, which decides all its masks, the same for every window of the case.
 
     Args:
         seed: Of the masks.
         case_id: Case.
         number: Pass, from 0.
-        member: Of an ensemble, from 1. Each has masks of its own: members that start from the same initial weights
-            share much of the meaning of their channels, and the same masks would make them err alike. The first has
-            those of a network alone.
+        member: Of an ensemble, from 1. Each has its own masks: channels of members that start from the same initial
+            weights have related meanings, and the same masks would make them err alike. The first member has the masks
+            of a network alone.
     """
     return json.dumps([seed, case_id, number] if member == 1 else [seed, case_id, number, member])
 
@@ -66,7 +62,7 @@ def mask_seed(key: str, place: str) -> int:
 def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
     """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
 
-    No gradient is kept in the body. On a GPU, and only there, torch's generators are seeded anew: fork them around it.
+    No gradient is kept in the body. On a GPU torch's generators are seeded anew: fork them around it.
 
     Args:
         network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
@@ -74,7 +70,7 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
         keys: One per sample of the batch, see `name_pass`.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())  # masks are applied in place, which a gradient forbids
+        stack.enter_context(torch.inference_mode())  # masks are applied in place
         for place in places:
             module = network.get_submodule(place)
             seeds = [mask_seed(key, place) for key in keys]
@@ -90,26 +86,10 @@ def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -
 def _hook(seeds: Sequence[int]) -> Any:
     def drop_samples(module: nn.Dropout | nn.Dropout3d, _: Any, output: Tensor) -> Tensor:
         samples = zip(torch.split(output, 1), seeds, strict=True)
-        dropped = [_drop(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
+        dropped = [drop_sample(sample, module.p, seed, isinstance(module, nn.Dropout3d)) for sample, seed in samples]
         return dropped[0] if len(dropped) == 1 else torch.cat(dropped)
 
     return drop_samples
-
-
-def _drop(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
-    """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C)."""
-    if sample.device.type != "cpu":
-        torch.manual_seed(seed)
-        return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
-    if whole_channels:
-        mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
-        return sample * mask.view(1, -1, 1, 1, 1)
-    rows = sample.flatten(0, -2)
-    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    masks = MaskStream(min(ROWS, len(rows)), rows.shape[1], probability, seed, sample.dtype)
-    for part, target in zip(torch.split(rows, ROWS), torch.split(out, ROWS), strict=True):
-        torch.mul(part, masks.draw(len(part)), out=target)
-    return out.view(sample.shape)
 
 
 @dataclass(frozen=True)
@@ -150,13 +130,9 @@ class IdhPasses:
         self._from_stem = self.places[0].startswith("encoder.")
         self._from_tokens = self.places[0].startswith("bottleneck.")
 
-    @torch.inference_mode()  # here too, for a graph that is kept changes last bits
+    @torch.inference_mode()  # here too: with gradients another kernel is used, and last bits differ
     def share(self, image: Tensor) -> Shared:
-        """Computes what lies before the first active dropout.
-
-        Args:
-            image: One window (1, in_channels, H, W, D); H, W and D are multiples of 8.
-        """
+        """Computes what lies before the first active dropout, of one window (1, in_channels, H, W, D)."""
         network = self.network
         if self._from_stem:
             stem = network.encoder.stem(image.contiguous(memory_format=torch.channels_last_3d))

@@ -23,15 +23,12 @@ _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
 class IdhHead(nn.Module):
-    """Global average and max pooling of each level, concatenated; dropout; linear layers.
+    """Global average and max pooling of each level, concatenated; dropout on the pooled features; linear layers.
 
-    All of it is computed in float32, under autocast too: a mean over 4096 tokens and a logit that a threshold cuts have
-    no use for eight bits of mantissa, and the arithmetic that this saves is next to nothing.
+    All of it is computed in float32, under autocast too: eight bits of mantissa are too few for a mean over 4096 tokens
+    and for a logit near a threshold, and lower precision would save next to nothing here.
 
-    Args:
-        settings: Levels, hidden widths and activation.
-        widths: Channels of each level by name; more levels than used are fine.
-        dropout: Probability on the pooled features.
+    `widths` holds the channels of each level by name; those of other levels do no harm.
     """
 
     def __init__(self, settings: IdhHeadSettings, widths: Mapping[str, int], dropout: float) -> None:
@@ -71,31 +68,27 @@ STRIDE = 8
 
 
 class MttuNet(nn.Module):
-    """Encoder, bottleneck, decoder and IDH head; what the tasks do not need is not built.
+    """Encoder, bottleneck, decoder and IDH head, as far as the tasks need them.
 
     Without the segmentation task there is no decoder, and encoder and bottleneck end at the deepest level that the
     IDH head reads. So every parameter takes part in the loss.
-
-    Args:
-        settings: The network's section of the settings.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.tasks = frozenset(settings.tasks)
         self.learned_tasks = self.tasks
-        """Those whose head has seen a label; whoever trains or reads the weights sets it. The others' logits are there,
-        and mean nothing, see `mttu.networks.learned`."""
+        """Those whose head has seen a label, set after training or reading the weights. Logits of the others mean
+        nothing, see `mttu.networks.learned`."""
         self.learned_parts = True
-        """Whether it has seen masks that tell the parts of a tumour; else only its whole tumour means something."""
+        """Whether training masks held the parts of a tumour; else only the whole tumour has a meaning."""
         self.in_channels = settings.in_channels
         widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
         segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks
         deepest = "F5" if segments else max(settings.idh_head.levels)
         num_levels = min(int(deepest[1]), len(LEVELS))
-        self.encoder = Encoder(
-            settings.in_channels, settings.widths[:num_levels], settings.blocks[:num_levels], settings.dropout.stem
-        )
+        levels = settings.widths[:num_levels], settings.blocks[:num_levels]
+        self.encoder = Encoder(settings.in_channels, *levels, settings.dropout.stem)
         self.bottleneck = (
             build_bottleneck(settings.bottleneck, widths["F4"], settings.dropout) if deepest == "F5" else None
         )

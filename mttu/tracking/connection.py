@@ -1,4 +1,4 @@
-"""Where MLflow writes, in full and without passwords; the connection to it, and what is said where it fails."""
+"""The address of MLflow, the connection to it, and its failures in words."""
 
 import os
 import platform
@@ -27,11 +27,11 @@ _SERVERS = {"http", "https", "postgresql", "mysql", "mssql"}
 def resolve_uri(uri: str | None, run_folder: Path) -> str:
     """The tracking URI in full; SQLite paths are made absolute.
 
-    If none is set, `MLFLOW_TRACKING_URI` counts, but for a run that was begun without it; else it is `mlflow.db` beside
-    the run folder.
+    If none is set, it is `MLFLOW_TRACKING_URI`, except for a run that was begun without it; else `mlflow.db` beside the
+    run folder.
 
     Raises:
-        InputError: An address of a kind that MLflow does not write to, such as a plain folder.
+        InputError: MLflow does not write to this kind of address, such as a plain folder.
     """
     where = name_source(uri, run_folder)
     if where == VARIABLE:
@@ -51,17 +51,15 @@ def resolve_uri(uri: str | None, run_folder: Path) -> str:
     return uri if database is None else f"{SQLITE}{database.resolve()}"
 
 
-def _is_from_environment(uri: str | None, run_folder: Path) -> bool:
-    """Whether `MLFLOW_TRACKING_URI` says where a run is tracked: no setting does, and it was not begun without it."""
-    if uri is not None or not os.environ.get(VARIABLE):
-        return False
-    run_id, named_by = _read_names(run_folder)
-    return run_id is None or named_by == VARIABLE
-
-
 def name_source(uri: str | None, run_folder: Path) -> str:
-    """Name of the setting or variable that says where a run is tracked."""
-    return VARIABLE if _is_from_environment(uri, run_folder) else SETTING
+    """Name of the setting or variable that says where a run is tracked.
+
+    It is `MLFLOW_TRACKING_URI` where no setting says so, and the run was not begun without the variable.
+    """
+    if uri is not None or not os.environ.get(VARIABLE):
+        return SETTING
+    run_id, named_by = _read_names(run_folder)
+    return VARIABLE if run_id is None or named_by == VARIABLE else SETTING
 
 
 def lacks_environment(uri: str | None, run_folder: Path) -> bool:
@@ -70,12 +68,12 @@ def lacks_environment(uri: str | None, run_folder: Path) -> bool:
 
 
 def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str | None:
-    """What becomes of `MLFLOW_TRACKING_URI` in a run that is begun or, unless it is fresh, goes on; None if not set."""
+    """How a run uses `MLFLOW_TRACKING_URI`, in words; a fresh one is begun anew. None if the variable is not set."""
     named = os.environ.get(VARIABLE)
     if not named:
         return None
     keep_secret(named)
-    if _is_from_environment(uri, run_folder) or (fresh and uri is None):
+    if name_source(uri, run_folder) == VARIABLE or (fresh and uri is None):
         return f"MLflow writes to {mask_secrets(named)}, as {VARIABLE} says; tracking.uri counts before it"
     if uri is not None:
         return f"{VARIABLE} is ignored, for tracking.uri is set"
@@ -83,7 +81,7 @@ def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str 
 
 
 def _read_names(run_folder: Path) -> tuple[str | None, str | None]:
-    """MLflow run of a folder and the variable that named its address; a record that is damaged is its reader's."""
+    """MLflow run of a folder and the variable that named its address; None of a damaged record, refused elsewhere."""
     try:
         record = read_json(run_folder / RECORD)
         return record.get("run_id"), record.get(NAMED_BY)
@@ -92,7 +90,7 @@ def _read_names(run_folder: Path) -> tuple[str | None, str | None]:
 
 
 def database_path(uri: str) -> Path | None:
-    """The file of a SQLite URI, None for any other."""
+    """The file of a SQLite URI; None for any other."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
@@ -105,8 +103,8 @@ def show_command(uri: str) -> str:
 
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""Patience of MLflow with a server that answered a moment ago; its own is 120 s, and seven more tries, each after twice
-the pause of the one before. What the user's environment says counts."""
+"""For a server that answered a moment ago, unless the user's environment sets them. MLflow's own are 120 s and seven
+retries, each after twice the pause of the one before."""
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
 _SERVER_FILE, _CLIENT_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -114,31 +112,30 @@ _HTTP = "http://HOST:PORT or https://HOST:PORT, a port of 1 to 65535"
 _DATABASE = "KIND://HOST:PORT/NAME, a port of 1 to 65535, and signs such as : / @ in a password as %3A %2F %40"
 
 
+@lru_cache(maxsize=8)
 def connect(uri: str) -> Any:
     """An MLflow client; `mttu/__init__.py` has switched telemetry off."""
     for name, value in _LIMITS.items():
         os.environ.setdefault(name, value)
-    return _cached_client(uri)
+    from mlflow.tracking import MlflowClient  # takes seconds to import
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def check_server(uri: str, named_by: str = SETTING) -> None:
-    """Makes sure that the server of an address answers, for MLflow itself would try for minutes; a file needs none.
-
-    Args:
-        uri: Tracking URI in full.
-        named_by: Setting or variable that it is from.
+    """Makes sure that the server of an address in full answers; MLflow itself would try for minutes.
 
     Raises:
-        InputError: It is no address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or what does cannot be
+        InputError: It is no address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or its certificate is not
             trusted.
     """
     if database_path(uri) is not None:
         return
-    where = f"{named_by} {uri}"
-    ask = _ask_http(uri, where) if uri.startswith("http") else _ask_database(uri, where)
+    where, is_http = f"{named_by} {uri}", uri.startswith("http")
+    ask = _ask_http(uri, where) if is_http else _ask_database(uri, where)
     if ask is None:
         return
-    reason = find_reason(ask, f"MLflow's {'server' if uri.startswith('http') else 'database'} at {mask_secrets(uri)}")
+    reason = find_reason(ask, f"MLflow's {'server' if is_http else 'database'} at {mask_secrets(uri)}")
     if reason:
         raise InputError(
             f"{where}: nothing answers there ({reason}); start it, mend the address, or go on untracked "
@@ -147,7 +144,7 @@ def check_server(uri: str, named_by: str = SETTING) -> None:
 
 
 def _ask_http(uri: str, where: str) -> Callable[[float], str]:
-    """Any answer counts, a refusal too: MLflow knows better what it means. As MLflow does, by way of a proxy if set."""
+    """Any answer counts, a refusal too, which MLflow explains. A proxy is used as MLflow does."""
     import requests  # comes with mlflow
 
     insecure = os.environ.get(_INSECURE, "false")
@@ -163,15 +160,15 @@ def _ask_http(uri: str, where: str) -> Callable[[float], str]:
             return "no answer"
         except requests.exceptions.SSLError as error:
             reason = _root_of(error)
-            if "EOF" in reason:  # a server that is being restarted, say
+            if "EOF" in reason:  # e.g. a server that is being restarted
                 return reason
             raise _distrust(where, reason) from None
         except requests.ConnectionError as error:
             return _root_of(error)
         except requests.RequestException as error:
-            if isinstance(error, ValueError):  # requests finds that before it asks, in a proxy's address, too
+            if isinstance(error, ValueError):  # of an address, a proxy's too, before anything is sent
                 raise InputError(f"{where}: is no address ({reason_of(error)}); expected {_HTTP}") from None
-        except OSError as error:  # a file of certificates is not there
+        except OSError as error:  # a certificate file is missing
             raise _distrust(where, reason_of(error)) from None
         return ""
 
@@ -186,7 +183,7 @@ def _distrust(where: str, reason: str) -> InputError:
 
 
 def _root_of(error: BaseException) -> str:
-    """What is at the bottom of nested errors: `Connection refused` in place of a page."""
+    """The innermost of nested errors: `Connection refused` instead of a page."""
     while (inner := getattr(error, "reason", None) or (error.args and error.args[0])) and isinstance(
         inner, BaseException
     ):
@@ -204,23 +201,16 @@ def _ask_database(uri: str, where: str) -> Callable[[float], str] | None:
         (address.host or "").encode("idna")  # as a socket would
         if not 0 < (1 if address.port is None else address.port) < 2**16:
             raise ValueError
-    except (ArgumentError, ValueError):  # whose words might be a part of the password
+    except (ArgumentError, ValueError):  # whose message may hold a part of the password
         raise InputError(f"{where}: is no address; expected {_DATABASE}") from None
     host, port = address.host, address.port or _PORTS.get(address.get_backend_name())
     if host is None or port is None:
-        return None  # a socket file, or a driver's own way to say where
+        return None  # a socket file, or a driver's own form of address
     return lambda seconds: ask_port(host, port, seconds)
 
 
-@lru_cache(maxsize=8)
-def _cached_client(uri: str) -> Any:
-    from mlflow.tracking import MlflowClient  # takes seconds to import, so only where a run is really written
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
 def mlflow_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises where an address does not work; not all of it arrives wrapped in its own exception."""
+    """What MLflow raises where an address does not work; it does not wrap all of it in its own exception."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError  # comes with mlflow
 
@@ -228,18 +218,12 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error: databases and servers add pages to theirs."""
+    """The first line of an error; those of databases and servers can be pages long."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def show_page(uri: str, experiment: str, named_by: str = SETTING) -> str:
-    """The page of an experiment's runs: on the server, or where the command of `show_command` serves it.
-
-    Args:
-        uri: Of a database or server.
-        experiment: Name of an experiment that it holds.
-        named_by: Setting or variable that the address is from.
-    """
+    """Address of the page of an experiment's runs: on the server, or where the command of `show_command` serves it."""
     server = mask_secrets(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     with writing_to(uri, named_by) as client:
         return f"{server}/#/experiments/{client.get_experiment_by_name(experiment).experiment_id}/runs"
@@ -247,14 +231,14 @@ def show_page(uri: str, experiment: str, named_by: str = SETTING) -> str:
 
 @contextmanager
 def writing_to(uri: str, named_by: str = SETTING) -> Iterator[Any]:
-    """Yields a client of a database or server that is there; what then goes wrong is told in words.
+    """Yields a client of an existing database or server.
 
     Args:
         uri: Tracking URI in full.
         named_by: Setting or variable that it is from.
 
     Raises:
-        RunError: The database is not on this machine, or MLflow refuses or fails.
+        RunError: The database is not on this machine, or MLflow refuses or fails in the body.
     """
     database = database_path(uri)
     if database is not None and not database.exists():

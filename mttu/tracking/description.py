@@ -1,4 +1,4 @@
-"""What an MLflow run says about the training it belongs to: settings, versions, data."""
+"""The description of an MLflow run: settings, versions, data."""
 
 import json
 import platform
@@ -13,11 +13,10 @@ from mttu.errors import raise_if_any
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker
 
 ACCUMULATION_TAG = "recipe.accumulation"
-"""Says that a worker's share of a step is taken in micro-batches, and what that changes; runs without have no such
-tag."""
+"""Tag of runs that take a worker's share of a step in micro-batches: what that changes."""
 _PACKAGES = ("mttu", "torch", "ray", "monai", "numpy", "scipy", "nibabel")
 _NOT_PARAMETERS = ("tracking.", "output.", "workers.max_failures", "data.cache_dir")
-"""Settings that decide where results go, not what they are; most hold paths."""
+"""Settings that have no influence on results; most hold paths."""
 
 
 def describe_run(
@@ -28,30 +27,23 @@ def describe_run(
     fingerprint: str,
     synthetic: bool,
     labels: Mapping[str, object],
-    note: str,
     more_tags: Mapping[str, str],
 ) -> None:
-    """Writes what the run is. Everything here may be written again, so a kill in between is mended by the resume.
+    """Writes the run's description. All of it may be written again, so a resume completes it after a kill.
 
-    Args:
-        client: MLflow client.
-        run: The run as it was found.
-        tracker: Of the run.
-        config: Settings of the training.
-        fingerprint: Content hash of the manifest.
-        synthetic: Whether every case is a phantom.
-        labels: More parameters, by which runs are compared, e.g. `round`.
-        note: Description on the run's page; none if empty.
-        more_tags: Written as they are.
+    `run` is what MLflow returned before; `labels` are more parameters, by which runs are compared, e.g. `round`;
+    `more_tags` are written as they are.
 
     Raises:
-        InputError: A parameter differs from what the run was started with; names each.
+        InputError: Parameters differ from what the run was started with; names each.
     """
     from mlflow.entities import Param, RunTag
 
     run_id, earlier = run.info.run_id, run.data.params
-    parameters = _parameters(config) | {"manifest.fingerprint": fingerprint}
-    parameters |= {name: str(value) for name, value in labels.items()}
+    flat = flatten(without_paths(config).model_dump(mode="json"))
+    kept = {name: value for name, value in flat.items() if not name.startswith(_NOT_PARAMETERS)}
+    parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
+    parameters |= {"manifest.fingerprint": fingerprint} | {name: str(value) for name, value in labels.items()}
     changed = {name: value for name, value in parameters.items() if earlier.get(name, value) != value}
     raise_if_any(
         [
@@ -67,20 +59,12 @@ def describe_run(
     if accumulation is not None:
         tags[ACCUMULATION_TAG] = accumulation
     tags |= {f"changed.{name}": value for name, value in changed.items()} | dict(more_tags)
-    if note:
-        tags["mlflow.note.content"] = note
     rows = [Param(name, value) for name, value in parameters.items() if name not in earlier]
     for start in range(0, len(rows), 100):  # MLflow takes at most 100 parameters at once
         client.log_batch(run_id, params=rows[start : start + 100])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     tracker.log_dataset(config.data.manifest.name if config.data.manifest else "manifest", fingerprint, "training")
     client.log_text(run_id, to_yaml(without_paths(config)), "config.yaml")
-
-
-def _parameters(config: Config) -> dict[str, str]:
-    flat = flatten(without_paths(config).model_dump(mode="json"))
-    kept = {name: value for name, value in flat.items() if not name.startswith(_NOT_PARAMETERS)}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
 
 
 def _versions(earlier: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The tracker that writes to MLflow: two strings, so it travels to another process and writes to the same run there."""
+"""The tracker that writes to MLflow: a few strings, so that another process can write to the same run."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from mttu.data.absent_classes import read_absences
 from mttu.files import read_json
 from mttu.patients import drop_patients
 from mttu.tracking.connection import SETTING, writing_to
-from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, point_alias, register_version
+from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, register_version
 from mttu.tracking.tracker import Status
 
 PICTURES_TAG = "mttu.pictures"
 """Tag of a run that says whether pictures are `allowed` or `refused`: the rule travels with the run."""
 ABSENT_TAG = "mttu.absent_classes"
-"""Tag of a run whose newest validation found a class of the training masks in no prediction: which, and since when;
-`none` as soon as there is none."""
+"""Tag of a run: classes of the training masks that the newest validation found in no prediction, and since when, or
+`none`."""
 EPOCH = "epoch"
 """Metric that marks an epoch as logged; it is written in one transaction with the epoch's metrics."""
 BEST = "best"
@@ -33,11 +33,6 @@ class MlflowTracker:
     """Writes to an MLflow run that `open_tracker` made; cheap to build and to pickle. See `Tracker`.
 
     All methods raise `mttu.errors.RunError` where MLflow cannot be written to.
-
-    Args:
-        uri: Tracking URI in full (`resolve_uri`).
-        run_id: MLflow's id of the run.
-        named_by: Setting or variable that the address is from, for messages.
     """
 
     uri: str
@@ -51,23 +46,17 @@ class MlflowTracker:
             return bool(client.get_run(self.run_id).data.tags.get(PICTURES_TAG) == "allowed")
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Logs an epoch's metrics in one transaction, unless the run already holds that epoch.
-
-        Args:
-            epoch: Number of the epoch, MLflow's step.
-            metrics: Name to value, e.g. `val/dice_wt`. Values that are not finite are left out: what could not be
-                measured is missing, not a number.
-        """
+        """Logs an epoch's metrics in one transaction, unless the run already holds that epoch. See `Tracker`."""
         with writing_to(self.uri, self.named_by) as client:
             if not _holds(client, self.run_id, EPOCH, epoch):
                 absences = read_absences(metrics)
-                if absences is not None:  # before the metrics: what a kill keeps from them is logged again, with this
+                if absences is not None:  # before the metrics: after a kill in between, both are logged again
                     told = ", ".join(f"{absence.title} since epoch {absence.since}" for absence in absences)
                     client.set_tag(self.run_id, ABSENT_TAG, told or "none")
                 _write_metrics(client, self.run_id, epoch, {**metrics, EPOCH: epoch})
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs in one transaction those of the metrics that the run does not hold at that step. See `Tracker`."""
+        """Logs in one transaction those metrics that the run does not hold at that step. See `Tracker`."""
         with writing_to(self.uri, self.named_by) as client:
             known = client.get_run(self.run_id).data.metrics
             new = {
@@ -105,8 +94,8 @@ class MlflowTracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": name}))
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
         with writing_to(self.uri, self.named_by) as client:
-            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
             client.log_inputs(self.run_id, datasets=inputs)
 
     def log_checkpoint(self, folder: Path) -> None:
@@ -117,8 +106,7 @@ class MlflowTracker:
                 if file.name == "config.yaml":
                     client.log_text(self.run_id, to_yaml(without_paths(load_stored_config(file))), target.as_posix())
                 elif file.suffix == ".json":
-                    content = drop_patients(read_json(file))
-                    client.log_dict(self.run_id, content, target.as_posix())
+                    client.log_dict(self.run_id, drop_patients(read_json(file)), target.as_posix())
                 else:
                     client.log_artifact(self.run_id, str(file), target.parent.as_posix())
 
@@ -134,10 +122,11 @@ class MlflowTracker:
         check_model_name(model_name)
         check_alias(alias)
         with writing_to(self.uri, self.named_by) as client:
-            point_alias(client, model_name, version, alias)
+            if str(client.get_registered_model(model_name).aliases.get(alias)) != version:
+                client.set_registered_model_alias(model_name, alias, version)
 
     def finish(self, status: Status) -> None:
-        """Closes the run; one that is closed like that keeps its time of ending. A resume opens it again."""
+        """Closes the run; if it has that status already, its end time stays. A resume opens it again."""
         with writing_to(self.uri, self.named_by) as client:
             if client.get_run(self.run_id).info.status != status:
                 client.set_terminated(self.run_id, status)

@@ -1,4 +1,4 @@
-"""Versions of a registered model: which names may be, and one version per run."""
+"""Versions of a registered model: allowed names, and one version per run."""
 
 import hashlib
 import re
@@ -9,12 +9,20 @@ from typing import Any
 from mttu.errors import InputError, raise_if_any
 
 WEIGHTS_TAG = "weights.sha256"
-"""Tag of a version: SHA-256 of its safetensors file, of several one after the other in the order of their names."""
+"""Tag of a version: SHA-256 of its safetensors files, joined in the order of their names."""
 
 _MODEL_NAME = re.compile(r"\w([\w .-]{0,254}[\w.-])?")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)
 _SAFE = {".safetensors", ".yaml", ".json"}
+_DESCRIPTION = """\
+MTTU-Net weights as safetensors with their settings as YAML; no pickle. One version per run. Research use only.
+
+```sh
+export MLFLOW_TRACKING_URI=ADDRESS  # sqlite:///PATH/mlflow.db, or the server's
+mlflow artifacts download --artifact-uri 'models:/{name}@best' --dst-path weights
+mttu predict weights CASES... --output predictions
+```"""
 
 
 def check_model_name(name: str) -> None:
@@ -35,7 +43,7 @@ def check_alias(alias: str) -> None:
 
 
 def check_safe_files(folder: Path) -> None:
-    """Raises `InputError` if a folder holds no weights, or files that a registered model must not have."""
+    """Raises `InputError` if a folder holds no weights, or files of kinds that a registered model must not have."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     problems = [
         f"checkpoint {folder}: {file.relative_to(folder)} cannot be registered; safetensors, YAML and JSON can"
@@ -56,20 +64,15 @@ def register_version(
     artifact: str,
     upload: Callable[[Path], None],
 ) -> str:
-    """The run's version of a model, made or brought up to date; a kill in between is mended by the repetition.
+    """The run's version of a model, made or brought up to date; after a kill, the same call completes it.
 
-    Weights are there before the version that names them, and the version's hash is written after its weights.
-
-    Args:
-        client: MLflow client.
-        run_id: Run whose version it is.
-        model_name: Name of the registered model.
-        folder: Checkpoint folder.
-        tags: Of the version.
-        artifact: Artifact folder of the run that `upload` fills.
-        upload: Keeps a checkpoint folder in the run.
+    `upload` keeps the checkpoint folder as the run's artifact folder `artifact`. Weights are uploaded before the
+    version that names them, and before its hash is written.
     """
-    weights = _hash_weights(folder)
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    weights = digest.hexdigest()
     tags = {name: str(value) for name, value in tags.items()} | {WEIGHTS_TAG: weights}
     found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model_name]
     if found:
@@ -80,7 +83,8 @@ def register_version(
             if version.tags.get(name) != value:
                 client.set_model_version_tag(model_name, version.version, name, value)
         return str(version.version)
-    _make_model(client, model_name)
+    if not client.search_registered_models(f"name = '{model_name}'"):
+        client.create_registered_model(model_name, description=_DESCRIPTION.format(name=model_name))
     upload(folder)
     run = client.get_run(run_id)
     made = client.create_model_version(
@@ -91,29 +95,3 @@ def register_version(
         description=run.data.tags.get("mlflow.note.content") or run.info.run_name,
     )
     return str(made.version)
-
-
-def point_alias(client: Any, model_name: str, version: str, alias: str) -> None:
-    """Points an alias to a version, unless it points there already."""
-    if str(client.get_registered_model(model_name).aliases.get(alias)) != version:
-        client.set_registered_model_alias(model_name, alias, version)
-
-
-def _make_model(client: Any, name: str) -> None:
-    if client.search_registered_models(f"name = '{name}'"):
-        return
-    description = (
-        "MTTU-Net weights as safetensors with their settings as YAML; no pickle. One version per run. Research use "
-        "only.\n\n```sh\n"
-        "export MLFLOW_TRACKING_URI=ADDRESS  # sqlite:///PATH/mlflow.db, or the server's\n"
-        f"mlflow artifacts download --artifact-uri 'models:/{name}@best' --dst-path weights\n"
-        "mttu predict weights CASES... --output predictions\n```"
-    )
-    client.create_registered_model(name, description=description)
-
-
-def _hash_weights(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

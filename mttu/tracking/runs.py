@@ -1,7 +1,7 @@
 """The MLflow run of a training: found by the run folder, or by its parent and name, or made; artifacts that were moved.
 
-MLflow keeps absolute paths of artifacts and has no call for moving them, so the rows of its SQLite database are changed
-here, all at once. Without it, what a training writes after a move would go into the old folder, made anew.
+MLflow keeps absolute paths of artifacts and has no call to move them, so the rows of its SQLite database are changed
+here, in one transaction. Otherwise a training that goes on after a move would write into the old folder.
 """
 
 import os
@@ -44,17 +44,14 @@ _PATHS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Tables and columns of MLflow that hold a place of artifacts."""
+"""Tables and columns of MLflow that hold a location of artifacts."""
 
 
 def follow_database(database: Path) -> None:
-    """Makes all paths of artifacts that lie beside a SQLite database say so; does nothing where they do.
+    """Corrects the paths of artifacts that lie beside a SQLite database, if it was moved or copied with them.
 
-    A copy of a folder is treated like one that was moved: it uses its own artifacts. Artifacts of an experiment that
-    somebody gave another place in MLflow stay there, whether its disk is mounted or not.
-
-    Args:
-        database: May be missing, or not MLflow's.
+    A copied folder uses its own artifacts. Artifacts of an experiment that a user placed elsewhere in MLflow stay
+    there, whether that disk is mounted or not. The file may be missing, or not MLflow's.
 
     Raises:
         InputError: The artifacts did not come along, or the database cannot be read or changed.
@@ -75,15 +72,9 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a folder of artifacts that is gone, for MLflow would make it anew; not of the one beside the database.
+    """Refuses a missing folder of an experiment's artifacts that holds runs, because MLflow would make it anew.
 
-    Args:
-        location: Of the experiment's artifacts.
-        has_runs: Whether anything was written there before.
-        experiment: Its name.
-
-    Raises:
-        InputError: The folder is not there any more.
+    The folder beside the database may be made anew.
     """
     place = _read_place(location)
     if place is None or place.is_dir() or not has_runs:
@@ -123,29 +114,24 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
     if place == here or (place.is_dir() and here.is_dir() and os.path.samefile(place, here)):
         return False
     uris = [str(uri) for (uri,) in connection.execute("SELECT artifact_uri FROM runs").fetchall()]
-    written = [run for uri in uris if (run := _read_run(uri, place)) is not None]
+    prefix = f"{place.as_uri()}/"
+    written = [uri.removeprefix(prefix).partition("/")[0] for uri in uris if uri.startswith(prefix)]  # runs in `place`
     came_along = here.is_dir() and any((here / run).exists() for run in written)
     if not place.is_dir():
         if not written:
-            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # with runs in ours, it is one that somebody chose
-        if here.is_dir():  # of other runs only: the place is one that somebody chose, on a disk that is not mounted
+            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # if runs lie in ours, a user chose this place
+        if here.is_dir():  # if it holds other runs only, a user chose the place, and its disk is not mounted
             return came_along or not any(here.iterdir())
         raise InputError(
             f"tracking: the artifacts of {database} are neither beside it nor in {place}, where they were; bring "
             f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
         )
     if here.is_dir():
-        return came_along  # else it is a place that somebody chose
+        return came_along  # else a user chose the place
     raise InputError(
         f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
         f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
     )
-
-
-def _read_run(uri: str, place: Path) -> str | None:
-    """The run that a place of artifacts is of; None if it does not lie below `place`."""
-    prefix = f"{place.as_uri()}/"
-    return uri.removeprefix(prefix).partition("/")[0] if uri.startswith(prefix) else None
 
 
 def _rebase(connection: sqlite3.Connection, old: str, new: str) -> None:
@@ -174,31 +160,28 @@ def open_tracker(
     parent: Tracker | None = None,
     name: str | None = None,
     labels: Mapping[str, object] | None = None,
-    note: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Opens the MLflow run of a training: a new one, or the one that the run folder already belongs to.
 
     Call it in one process before others write: it creates the database, which two processes cannot do at once.
 
-    A child, such as a round of self-training, is known by its parent and its name, whatever becomes of its folder: it
-    is found again where the folder was moved or made anew. A child that is finished stays so.
+    A child, such as a round of self-training, is identified by its parent and its name, so it is found again where its
+    folder was moved or made anew. A finished child stays finished.
 
     Args:
         config: Settings of the training; logged as flat parameters and as the artifact `config.yaml`, without paths.
         run_folder: Folder of the training; `tracking.json` in it holds the id of the MLflow run.
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
-        parent: Tracker of the run that this one is a part of; it says where to write. Parents may have parents.
+        parent: Tracker of the run that this one is a part of, which is written to the same place.
         name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
             shown before its parent's: `round 2, fold 1, demo`.
-        labels: Parameters that runs are told apart by where they are compared, e.g. `{"round": 2}`.
-        note: Description on the run's page, Markdown.
-        tags: What else the run's page says of it, e.g. why it has no IDH metric.
+        labels: Parameters that tell runs apart in comparisons, e.g. `{"round": 2}`.
+        tags: More tags of the run, e.g. why it has no IDH metric.
 
     Returns:
-        A tracker that other processes can use too; a `NullTracker` where `tracking.enabled` is false or the parent is
-        one.
+        A tracker that other processes can use too; a `NullTracker` if `tracking.enabled` is false or the parent is one.
 
     Raises:
         InputError: The address is refused or does not work, the recorded run or the folder of artifacts is gone,
@@ -231,7 +214,7 @@ def open_tracker(
             named_by = {NAMED_BY: VARIABLE} if source == VARIABLE else {}
             run = _find_run(client, experiment_id, run_folder / RECORD, name or config.output.name, named_by)
         tracker = MlflowTracker(uri, run.info.run_id, source)
-        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, note, tags or {})
+        describe_run(client, run, tracker, config, fingerprint, synthetic, labels or {}, tags or {})
         if parent is None or run.info.status != "FINISHED":
             client.update_run(tracker.run_id, status="RUNNING")
     except mlflow_errors() as error:
@@ -240,9 +223,7 @@ def open_tracker(
 
 
 def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
-    """Where artifacts go, for a database; a server decides that itself. Makes the folder of a database that is a file,
-    and has its paths follow it.
-    """
+    """Where artifacts of a database go; a server decides that itself. Prepares a database that is a file."""
     if uri.startswith("http"):
         return None
     database = database_path(uri)
@@ -254,26 +235,17 @@ def _prepare_artifacts(uri: str, run_folder: Path) -> str | None:
 
 
 def follow_moved_folder(config: Config, run_folder: Path) -> None:
-    """Makes MLflow show the artifacts of a finished run where its folder lies now, if they came along.
-
-    Args:
-        config: Settings of the training.
-        run_folder: Folder of the training; one that is not finished is `open_tracker`'s.
-    """
+    """Makes MLflow find the artifacts of a finished run after its folder was moved with them."""
     database = database_path(resolve_uri(config.tracking.uri, run_folder)) if config.tracking.enabled else None
     if database is not None:
-        with suppress(InputError):  # nothing is to be written, so nothing has to be refused
+        with suppress(InputError):  # nothing will be written, so nothing has to be refused
             follow_database(database)
 
 
 def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
-    """The experiment's id.
+    """The id of an experiment, which is made if there is none, with its artifacts at `location`.
 
-    Args:
-        client: Of MLflow.
-        name: Of the experiment.
-        location: Where its artifacts go if it is new.
-        shared: Whether its database is a server's, whose rows nobody but the server changes.
+    The database may be shared: a server's, whose rows we do not change.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -284,15 +256,15 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
             f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name"
         )
     for tag, value in _KIND.items():
-        if tag not in found.tags:  # made before MLflow had this tag, or by something else; a choice of the user's stays
+        if tag not in found.tags:  # of an older MLflow or another program; a user's choice stays
             client.set_experiment_tag(found.experiment_id, tag, value)
-    if shared or found.artifact_location != location:  # ours beside a database that is a file may be made anew
+    if shared or found.artifact_location != location:  # the folder beside a database file may be made anew
         check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)
 
 
 def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, named_by: Mapping[str, str]) -> Any:
-    """The run of a folder. The folder's own id is written first, so that a kill leaves no run without an owner."""
+    """The run of a folder, made if there is none. The folder's id is written first, so that a kill orphans no run."""
     record = _read_record(record_path)
     if record is None:
         record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None, **named_by}
@@ -311,7 +283,7 @@ def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, nam
 
 
 def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
-    """The child of that name. Its id comes from its parent's and its name, so its folder's record is a note only."""
+    """The child of that name. Its id is derived from its parent's and its name; the folder's record is not read."""
     training = uuid.uuid5(uuid.NAMESPACE_URL, f"{parent.info.run_id}/{name}").hex
     experiment_id = parent.info.experiment_id
     condition = f"tags.`{_TRAINING_TAG}` = '{training}'"
@@ -322,10 +294,9 @@ def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
             f"(mlflow runs restore --run-id {found[0].info.run_id})"
         )
     tags = {_TRAINING_TAG: training, _PARENT_TAG: parent.info.run_id}
-    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart where they are compared
+    full_name = f"{name}, {parent.info.run_name}"  # tells runs of several parents apart
     run = found[0] if found else client.create_run(experiment_id, run_name=full_name, tags=tags)
-    record = {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id}
-    write_json(record_path, record)
+    write_json(record_path, {"format_version": _FORMAT_VERSION, "training": training, "run_id": run.info.run_id})
     return run
 
 

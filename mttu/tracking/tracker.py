@@ -1,34 +1,34 @@
-"""What a training may ask of its tracker, and the tracker that writes nothing."""
+"""The interface of trackers, and the tracker that writes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker(Protocol):
-    """Where a training writes what it wants to be remembered. Trackers can be pickled.
+    """Where a training logs metrics, pictures, tables and weights. Trackers can be pickled.
 
-    Every call may be repeated: what the run already holds is not written twice. So after a kill, wherever it came, the
-    same calls complete the run.
+    Every call may be repeated: what the run already holds is not written twice. So after a kill at any point the same
+    calls complete the run.
     """
 
     @property
     def allows_pictures(self) -> bool:
-        """Whether `log_picture` would keep a picture of a case; ask before drawing one for nothing."""
+        """Whether `log_picture` keeps pictures of cases, to know before drawing one."""
         ...
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Logs an epoch's metrics once; an epoch that the run already holds is left as it is."""
+        """Logs an epoch's metrics, e.g. `val/dice_wt`, once; values that are not finite are left out."""
         ...
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs figures of a whole training, such as a round's; each name is logged once per step.
+        """Logs metrics of a whole training, such as a round's; each name is logged once per step.
 
-        Several calls may add different names to one step, as when the test figures of a round come after the last
-        round. Names that `log_epoch` uses in the same run must not come here: there, a step is an epoch.
+        Several calls may add different names to one step. Names that `log_epoch` uses in the same run are not allowed,
+        because there a step is an epoch.
 
         Args:
             step: Number of the round, MLflow's step.
@@ -37,30 +37,19 @@ class Tracker(Protocol):
         ...
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags the run, in place of what it has under these names."""
+        """Sets tags of the run."""
         ...
 
     def log_picture(self, path: Path) -> bool:
-        """Keeps a picture that shows a case under `pictures/`, if the run allows it.
-
-        Args:
-            path: File of the picture; an earlier one of its name is replaced.
-
-        Returns:
-            Whether it was logged.
-        """
+        """Keeps a picture of a case under `pictures/`, if the run allows it; returns whether it does."""
         ...
 
     def log_figure(self, path: Path) -> None:
-        """Keeps a picture that shows no case, such as learning curves, under `pictures/`."""
+        """Keeps a picture without cases, such as learning curves, under `pictures/`; replaces one of its name."""
         ...
 
     def log_table(self, path: Path) -> None:
-        """Keeps a table under `tables/`, in place of an earlier one of its name; CSV is shown in the browser.
-
-        Args:
-            path: File of a table that holds nothing of a patient but the case id.
-        """
+        """Keeps a table, which holds nothing of a patient but case ids, under `tables/`; replaces one of its name."""
         ...
 
     def log_dataset(self, name: str, digest: str, context: str) -> None:
@@ -69,18 +58,18 @@ class Tracker(Protocol):
         Args:
             name: What it is, e.g. `cohort.parquet`, without a path. A name and digest have one context in a run.
             digest: Content hash; MLflow keeps the first 36 characters.
-            context: What it is for, e.g. `training`, `unlabelled`.
+            context: Its use, e.g. `training`, `unlabelled`.
         """
         ...
 
     def log_checkpoint(self, folder: Path) -> None:
-        """Keeps a checkpoint folder as the artifact `best`, in place of an earlier one."""
+        """Keeps a checkpoint folder as the artifact `best`; replaces an earlier one."""
         ...
 
     def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
         """Makes a checkpoint the run's version of a registered model; the model is made if there is none.
 
-        A run has one version of a model. With other weights than before, that version gets these.
+        A run has one version of a model; new weights replace those of before.
 
         Args:
             model_name: Letters, digits, spaces, `.`, `_`, `-`; see `check_model_name`.
@@ -96,7 +85,7 @@ class Tracker(Protocol):
         ...
 
     def set_alias(self, model_name: str, version: str, alias: str) -> None:
-        """Points an alias, e.g. `best`, to a version that `register` returned, away from any other version.
+        """Points an alias, e.g. `best`, to a version that `register` returned.
 
         Raises:
             InputError: The model's name or the alias is refused.
@@ -112,42 +101,18 @@ class Tracker(Protocol):
 class NullTracker:
     """Writes nothing."""
 
-    @property
-    def allows_pictures(self) -> bool:
-        """False."""
-        return False
+    allows_pictures: ClassVar[bool] = False
 
-    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _ignore(self, *arguments: object, **named: object) -> None:
         """Does nothing."""
 
-    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Does nothing."""
+    log_epoch = log_step = log_figure = log_table = log_dataset = log_checkpoint = _ignore
+    set_tags = set_alias = finish = _ignore
 
     def log_picture(self, path: Path) -> bool:
         """Does nothing; returns False."""
         return False
 
-    def log_figure(self, path: Path) -> None:
-        """Does nothing."""
-
-    def log_table(self, path: Path) -> None:
-        """Does nothing."""
-
-    def log_dataset(self, name: str, digest: str, context: str) -> None:
-        """Does nothing."""
-
-    def log_checkpoint(self, folder: Path) -> None:
-        """Does nothing."""
-
     def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
         """Does nothing; returns an empty text."""
         return ""
-
-    def set_alias(self, model_name: str, version: str, alias: str) -> None:
-        """Does nothing."""
-
-    def finish(self, status: Status) -> None:
-        """Does nothing."""

@@ -18,7 +18,7 @@ from mttu.config import Config
 from mttu.errors import InputError
 from mttu.losses import TaskWeighting
 from mttu.networks import MttuNet, build_network
-from mttu.networks.checkpoint import fill_checkpoint
+from mttu.networks.checkpoint import write_checkpoint
 from mttu.patients import KnownPatients
 from mttu.training.held_out import HeldOut, read_held_out, write_held_out
 
@@ -99,7 +99,7 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         (folder / BEST).mkdir()
         metrics = {"epoch": state.best.epoch, **state.best.metrics}
         learned = (state.learned_from, state.network.learned_tasks, state.network.learned_parts)
-        fill_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
+        write_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
         if state.best.held_out is not None:
             write_held_out(folder, state.best.held_out)
     torch.save(content, folder / "state.pt")

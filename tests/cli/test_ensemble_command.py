@@ -1,39 +1,28 @@
-import pytest
-
-from mttu.cli import main
 from mttu.pseudo_labels.score_table import read_scores
 
 
-def run(capsys, *words):
-    """Exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
-
-
-def test_an_ensemble_is_made_and_scored_with(capsys, write_tiny, manifest_file, tmp_path):
+def test_an_ensemble_is_made_and_scored_with(run, write_tiny, manifest_file, tmp_path):
     runs = [tmp_path / name for name in ("one", "two")]
     for number, folder in enumerate(runs):
         write_tiny(folder / "best", spoil=float(number))
-    code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
+    code, out, _ = run("ensemble", *runs, "-o", tmp_path / "both")
     assert code == 0
     first, *rest = out.splitlines()
     assert first == f"{tmp_path / 'both'}: ensemble of 2; give it in place of a checkpoint"
     assert " ".join(rest).startswith("IDH, nothing calibrated: members that were picked by hand have no out-of")
     assert not (tmp_path / "both" / "calibration.json").exists()
     words = ["score", tmp_path / "both", manifest_file, "--split", "test", "-o", tmp_path / "mc.parquet"]
-    code, out, err = run(capsys, *words, "--actors", 0, "--threads", 1, "mc.passes=2")
+    code, out, err = run(*words, "--actors", 0, "--threads", 1, "mc.passes=2")
     assert (code, err) == (0, "")
     table = read_scores(tmp_path / "mc.parquet")
     assert (table.about["ensemble"], table.about["members"]) == (True, 2)
     assert all(len(row.mutant_probabilities) == 2 for row in table.rows)
 
 
-def test_what_members_do_not_agree_in_is_told(capsys, write_tiny, tmp_path):
+def test_what_members_do_not_agree_in_is_told(run, write_tiny, tmp_path):
     write_tiny(tmp_path / "one" / "best", {"train.precision": "bfloat16", "metrics.empty_dice": "exclude"})
     write_tiny(tmp_path / "two" / "best", {"train.precision": "float32"}, spoil=1.0)
-    code, out, _ = run(capsys, "ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
+    code, out, _ = run("ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
     assert code == 0
     assert out.splitlines()[:2] == [
         "note: members were trained with train.precision bfloat16, float32; the ensemble computes in float32, unless "
@@ -43,19 +32,19 @@ def test_what_members_do_not_agree_in_is_told(capsys, write_tiny, tmp_path):
     ]
 
 
-def test_members_without_an_idh_head_say_nothing_of_its_calibration(capsys, write_tiny, tmp_path):
+def test_members_without_an_idh_head_say_nothing_of_its_calibration(run, write_tiny, tmp_path):
     runs = [tmp_path / name for name in ("one", "two")]
     for folder in runs:
         write_tiny(folder / "best", {"network.tasks": ["segmentation"]})
-    code, out, _ = run(capsys, "ensemble", *runs, "-o", tmp_path / "both")
+    code, out, _ = run("ensemble", *runs, "-o", tmp_path / "both")
     assert code == 0
     assert "calibrated" not in out
 
 
-def test_problems_end_with_code_2(capsys, write_tiny, tmp_path):
+def test_problems_end_with_code_2(run, write_tiny, tmp_path):
     write_tiny(tmp_path / "one" / "best")
     write_tiny(tmp_path / "two" / "best", {"patch.size": [24, 16, 16]})
-    code, out, err = run(capsys, "ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
+    code, out, err = run("ensemble", tmp_path / "one", tmp_path / "two", "-o", tmp_path / "both")
     assert (code, out) == (2, "")
     assert err.startswith("error: ensemble: members differ in patch.size: [16, 16, 16] in ")
     assert not (tmp_path / "both").exists()

@@ -3,18 +3,9 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from mttu.cli import main
 from mttu.cohort.build import discover
 from mttu.data.manifest import write_manifest
 from mttu.pseudo_labels.score_table import ScoreTable, read_scores, summarise_passes, write_scores
-
-
-def run(capsys, *words):
-    """Exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
 
 
 @pytest.fixture
@@ -35,7 +26,7 @@ def truth(tmp_path):
     return path
 
 
-def test_scoring_writes_the_table_and_names_failures(capsys, tiny_checkpoint, phantom_folder, tmp_path):
+def test_scoring_writes_the_table_and_names_failures(run, tiny_checkpoint, phantom_folder, tmp_path):
     for name in ("phantom_000", "phantom_001"):
         shutil.copytree(phantom_folder / name, tmp_path / "data" / name)
     write_manifest(discover(tmp_path / "data", val_fraction=0.0), tmp_path / "cohort.parquet")
@@ -43,7 +34,7 @@ def test_scoring_writes_the_table_and_names_failures(capsys, tiny_checkpoint, ph
     broken.write_bytes(broken.read_bytes()[:400])
     out_file = tmp_path / "mc.parquet"
     words = ["score", tiny_checkpoint, tmp_path / "cohort.parquet", "--split", "train", "-o", out_file]
-    code, out, err = run(capsys, *words, "--actors", 0, "--threads", 1, "mc.passes=3")
+    code, out, err = run(*words, "--actors", 0, "--threads", 1, "mc.passes=3")
     assert code == 1
     table = read_scores(out_file)
     assert [len(row.mutant_probabilities or ()) for row in table.rows] == [3, 0]
@@ -55,8 +46,8 @@ def test_scoring_writes_the_table_and_names_failures(capsys, tiny_checkpoint, ph
     assert table.about["mc"]["passes"] == 3
 
 
-def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
-    code, out, err = run(capsys, "select", scores, "--truth", truth, "-o", tmp_path / "selection")
+def test_selection_is_printed_and_written(run, scores, truth, tmp_path):
+    code, out, err = run("select", scores, "--truth", truth, "-o", tmp_path / "selection")
     assert (code, err) == (0, "")
     assert out.splitlines()[:6] == [
         "a  mutant     confidence 0.9700  uncertainty 0.0141",
@@ -76,34 +67,34 @@ def test_selection_is_printed_and_written(capsys, scores, truth, tmp_path):
     assert (folder / "selection.csv").read_text().splitlines()[0].startswith('"case_id","pseudo_label","confidence"')
     pictures = ("candidates.png", "pseudo_labels.png", "selection_error.png", "candidates.pdf")
     assert all((folder / name).stat().st_size > 5000 for name in pictures)
-    assert run(capsys, "select", scores, "-o", folder, "selection.method=PL")[0] == 0
+    assert run("select", scores, "-o", folder, "selection.method=PL")[0] == 0
     pictures = [f"{name}.{kind}" for name in ("candidates", "pseudo_labels") for kind in ("pdf", "png")]
     left = sorted(path.name for path in folder.iterdir())  # without a truth there is no error to draw
     assert left == sorted([*pictures, "selection.csv", "selection.parquet"])
 
 
-def test_selection_says_what_is_special(capsys, scores):
-    code, out, _ = run(capsys, "select", scores, "selection.confidence_threshold=0.99")
+def test_selection_says_what_is_special(run, scores):
+    code, out, _ = run("select", scores, "selection.confidence_threshold=0.99")
     assert code == 0
     assert "UPS: 0 of 6 cases selected" in out
     assert "note: nothing is selected: the highest confidence is 0.9800 (threshold 0.99)" in out
 
 
-def test_a_truth_of_other_cases_is_refused(capsys, scores, truth, tmp_path):
+def test_a_truth_of_other_cases_is_refused(run, scores, truth, tmp_path):
     truth.write_text("case_id,idh\nA,1\nB,0\n")
-    code, out, err = run(capsys, "select", scores, "--truth", truth, "-o", tmp_path / "selection")
+    code, out, err = run("select", scores, "--truth", truth, "-o", tmp_path / "selection")
     assert (code, out) == (2, "")
     assert f"truth {truth}: names A, B and none of the 6 scored cases, such as a, b, c; give the truth" in err
     assert not (tmp_path / "selection").exists()
-    assert run(capsys, "thresholds", scores, "--truth", truth)[0] == 2
+    assert run("thresholds", scores, "--truth", truth)[0] == 2
     truth.write_text("case_id,idh\na,1\nB,0\n")
-    code, out, _ = run(capsys, "select", scores, "--truth", truth)
+    code, out, _ = run("select", scores, "--truth", truth)
     assert (code, "note: 1 of 6 cases have a true class" in out) == (0, True)
 
 
-def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_path):
+def test_thresholds_are_suggested_and_nothing_is_set(run, scores, truth, tmp_path):
     words = ["thresholds", scores, "--truth", truth, "--confidence", "0.5,0.9,0.96", "--uncertainty", "0.05,0.3"]
-    code, out, _ = run(capsys, *words, "--min-coverage", "0.5", "-o", tmp_path / "thresholds")
+    code, out, _ = run(*words, "--min-coverage", "0.5", "-o", tmp_path / "thresholds")
     assert code == 0
     lines = out.splitlines()
     assert lines[1] == "   0.5   0.05         5      0.83      1  0.200 [0.036, 0.624]"
@@ -112,7 +103,7 @@ def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_
     assert "a suggestion, nothing is set" in lines[at + 2]
     assert pq.read_table(tmp_path / "thresholds" / "thresholds.parquet").num_rows == 6
     assert (tmp_path / "thresholds" / "selection_error.png").exists()
-    code, out, _ = run(capsys, *words, "--min-coverage", "1.0", "--confidence", "0.99")
+    code, out, _ = run(*words, "--min-coverage", "1.0", "--confidence", "0.99")
     assert code == 0
     assert "no pair selects 100% of the 6 cases; lower --min-coverage" in out
 
@@ -129,9 +120,9 @@ def test_thresholds_are_suggested_and_nothing_is_set(capsys, scores, truth, tmp_
         (["thresholds", "none.parquet", "--truth", "t.csv", "--uncertainty", "2"], "--uncertainty '2': expected"),
     ],
 )
-def test_refusals_exit_with_two(capsys, tmp_path, monkeypatch, words, message):
+def test_refusals_exit_with_two(run, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *words)
+    code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
@@ -139,27 +130,27 @@ def test_refusals_exit_with_two(capsys, tmp_path, monkeypatch, words, message):
 
 
 @pytest.mark.parametrize("name", ["candidates.png", "selection_error.pdf", "thesis.docx", "mc.parquet"])
-def test_files_of_others_are_not_overwritten(capsys, scores, truth, tmp_path, name):
+def test_files_of_others_are_not_overwritten(run, scores, truth, tmp_path, name):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / name).write_text("mine")
     for words in (["select", scores, "-o", mine], ["thresholds", scores, "--truth", truth, "-o", mine]):
-        code, _, err = run(capsys, *words)
+        code, _, err = run(*words)
         assert code == 2
         assert f"holds {name}, not of an earlier" in err
     assert [(path.name, path.read_text()) for path in mine.iterdir()] == [(name, "mine")]
-    code, _, err = run(capsys, "select", scores, "-o", truth)
+    code, _, err = run("select", scores, "-o", truth)
     assert code == 2
     assert "is a file; give a folder" in err
 
 
-def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(capsys, scores, truth, tmp_path):
+def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(run, scores, truth, tmp_path):
     folder = tmp_path / "selection"
-    assert run(capsys, "select", scores, "-o", folder)[0] == 0
+    assert run("select", scores, "-o", folder)[0] == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    code, _, err = run(capsys, "thresholds", scores, "--truth", truth, "-o", folder)
+    code, _, err = run("thresholds", scores, "--truth", truth, "-o", folder)
     assert code == 2
     assert "holds candidates.pdf, candidates.png, pseudo_labels.pdf, not of an earlier thresholds here" in err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "notes.txt").write_text("mine")
-    assert "holds notes.txt" in run(capsys, "select", scores, "-o", folder)[2]
+    assert "holds notes.txt" in run("select", scores, "-o", folder)[2]

@@ -4,22 +4,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mttu.cli import main
-from mttu.cli.self_train import TimeLeft, count_cases, tabulate
-from mttu.config import Config, override
-from mttu.self_training import Step
+from mttu.cli.self_train import tabulate
 from mttu.self_training.tracking import RoundSummary
 
 
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
-
-
-def test_settings_are_printed(capsys):
-    code, out, _ = run(capsys, "self-train", "--print-config", "self_training.rounds=5")
+def test_settings_are_printed(run):
+    code, out, _ = run("self-train", "--print-config", "self_training.rounds=5")
     assert code == 0
     assert yaml.safe_load(out)["self_training"]["rounds"] == 5
 
@@ -33,9 +23,9 @@ def test_settings_are_printed(capsys):
         (["selection.method=best"], "selection.method: Input should be 'none', 'direct', 'PL', 'CPL' or 'UPS'"),
     ],
 )
-def test_refusals(capsys, tmp_path, monkeypatch, words, message):
+def test_refusals(run, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, "self-train", *words)
+    code, _, err = run("self-train", *words)
     assert code == 2
     assert message in err
     assert list(tmp_path.iterdir()) == []
@@ -47,7 +37,7 @@ def test_the_table_of_rounds():
         RoundSummary(1, 6, 2, 3, 5, 4, {"val/dice": 0.75, "test/idh_auc": 0.875}),
     ]
     narrow = Console(width=80, file=io.StringIO())
-    for table in tabulate(rows, "UPS", 1):
+    for table in tabulate(rows, "UPS", 1, "brats"):
         narrow.print(table)
     lines = [line.split() for line in narrow.file.getvalue().splitlines()]
     assert ["pseudo-labels,", "UPS"] in lines
@@ -57,26 +47,3 @@ def test_the_table_of_rounds():
     assert ["*1", "0.750", *["-"] * 4, "0.875", "-", "-"] in lines
     assert ["val"] * 4 + ["test"] * 4 in [line[-8:] for line in lines]
     assert ["Dice", "AUC", "acc", "ECE"] * 2 in [line[-8:] for line in lines]
-
-
-def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
-    clock = iter([0.0, 50.0, 51.0, 100.0, 102.0, 200.0, 203.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    settings = override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2})
-    left = TimeLeft(settings, {"score": 9, "evaluate": 3, "test": 2})
-    assert left.describe(Step(0, 2, "train", 1, 10, metrics={"time/epoch_seconds": 5.0})) == "at least 85 s left"
-    assert left.describe(Step(0, 2, "evaluate", 1, 3, "v")) == "at least 40 s left"  # eight epochs; no case's pace yet
-    # eight epochs and, of 1 s each, 18 cases to score, 7 to evaluate and 6 to test
-    assert left.describe(Step(0, 2, "evaluate", 2, 3, "w")) == "about 71 s left"
-    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 67 s left"  # 40 s, and 15, 6 and 6 cases of 1 s
-    assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 80 s left"  # scoring takes 2 s: 40 + 28 + 6 + 6 s
-    assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 3 s left"  # three cases of 1 s
-    assert left.describe(Step(1, 2, "test", 2, 2, "b")) == "about 6 s left"  # round 2 on two cases of 3 s
-
-
-def test_the_cases_of_each_phase_are_counted_before_they_come(phantom_manifest):
-    counted = {"score": 1, "evaluate": 2, "test": 1}
-    assert count_cases(Config(), phantom_manifest) == counted
-    assert count_cases(override(Config(), {"selection.method": "none"}), phantom_manifest) == {**counted, "score": 0}
-    folds = count_cases(override(Config(), {"self_training.folds": 2}), phantom_manifest)
-    assert folds == {**counted, "evaluate": 3}  # of four train and two val cases

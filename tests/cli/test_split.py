@@ -1,6 +1,5 @@
 import pytest
 
-from mttu.cli import main
 from mttu.data.manifest import read_manifest, write_manifest
 
 
@@ -11,16 +10,8 @@ def manifest(phantom_manifest, tmp_path):
     return path
 
 
-def run(capsys, *words):
-    """Exit code, standard output, standard error."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
-
-
-def test_split_writes_folds_that_can_be_read_and_says_what_is_in_them(capsys, manifest, tmp_path):
-    code, out, err = run(capsys, "split", manifest, "-o", tmp_path / "folds", "--folds", 3)
+def test_split_writes_folds_that_can_be_read_and_says_what_is_in_them(run, manifest, tmp_path):
+    code, out, err = run("split", manifest, "-o", tmp_path / "folds", "--folds", 3)
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert rows == [[str(number), "4", "2", "2", "1", "1", "1", "0", "2"] for number in (1, 2, 3)]
@@ -30,8 +21,8 @@ def test_split_writes_folds_that_can_be_read_and_says_what_is_in_them(capsys, ma
     assert first.synthetic
 
 
-def test_split_can_leave_the_test_cases_out(capsys, manifest, tmp_path):
-    code, out, _ = run(capsys, "split", manifest, "-o", tmp_path / "folds", "--folds", 2, "--exclude-test")
+def test_split_can_leave_the_test_cases_out(run, manifest, tmp_path):
+    code, out, _ = run("split", manifest, "-o", tmp_path / "folds", "--folds", 2, "--exclude-test")
     assert code == 0
     assert "in each fold: 1 unlabelled, without the 1 test cases" in out
     assert read_manifest(tmp_path / "folds" / "fold_2.parquet").split("test") == ()
@@ -46,16 +37,16 @@ def test_split_can_leave_the_test_cases_out(capsys, manifest, tmp_path):
         (["--group", "town"], "group 'town': unknown; choose one of patient, site"),
     ],
 )
-def test_split_refuses_with_two_and_writes_nothing(capsys, manifest, tmp_path, words, message):
-    code, out, err = run(capsys, "split", manifest, "-o", tmp_path / "folds", *words)
+def test_split_refuses_with_two_and_writes_nothing(run, manifest, tmp_path, words, message):
+    code, out, err = run("split", manifest, "-o", tmp_path / "folds", *words)
     assert (code, out) == (2, "")
     assert message in err
     assert all(line.startswith("error: ") for line in err.splitlines())
     assert list(tmp_path.iterdir()) == [manifest]
 
 
-def test_describe_shows_table_one(capsys, manifest):
-    code, out, err = run(capsys, "describe", manifest)
+def test_describe_shows_table_one(run, manifest):
+    code, out, err = run("describe", manifest)
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "Training data Additional data Testing data" in lines

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mttu.cluster.cases import prepare_cohort, run_pool
+from mttu.cluster.resources import Demand
 from mttu.cohort.build import discover
 from mttu.config import PrepareSettings
 from mttu.data.cache import open_cached
@@ -53,7 +54,7 @@ def test_work_ends_when_nobody_waits_for_it(tmp_path: Path, ray_session: None) -
 
     names = [f"case_{index:03d}" for index in range(200)]
     with pytest.raises(KeyboardInterrupt):
-        run_pool(names, build, (str(tmp_path),), num_actors=1, on_row=stop)
+        run_pool(names, build, (str(tmp_path),), Demand("cases", 1, 1), lambda name, reason: {}, "", stop)
     for _ in range(5):
         before = len(list(tmp_path.iterdir()))
         time.sleep(2)

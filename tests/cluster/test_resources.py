@@ -3,6 +3,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mttu.cluster import cases, resources, train
 from mttu.cluster.resources import (
@@ -21,10 +22,11 @@ EIGHT = {"workers.num_workers": 8, "train.global_batch": 8}
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(monkeypatch, caplog):
     """Says what the cluster has and what is free of it: `cluster({"CPU": 32.0}, free={})`."""
-
+    caplog.set_level(logging.INFO, "mttu")
     monkeypatch.setattr(resources, "is_private", lambda: False)  # whether another test has a Ray or not
+    monkeypatch.setattr(resources, "_LOOK_SECONDS", 0.01)
 
     def have(total, free=None):
         monkeypatch.setattr("ray.cluster_resources", lambda: total)
@@ -51,7 +53,7 @@ def test_too_few_gpus_stop_a_training_with_the_number_that_fits(cluster, device)
         "workers.num_workers=4, or workers.device=cpu"
     )
     with pytest.raises(InputError, match="8 actors with 1 GPUs each, but the cluster has 7; take 7 actors, a smaller"):
-        cases.place_actors(8, 1, device, 1.0)
+        cases.place_actors("score", 8, 1, device, 1.0)
 
 
 def test_auto_takes_gpus_where_they_are_enough_and_the_cpu_where_there_is_none(cluster):
@@ -59,17 +61,16 @@ def test_auto_takes_gpus_where_they_are_enough_and_the_cpu_where_there_is_none(c
     eight = override(Config(), EIGHT)
     assert train.place_workers(eight)
     assert not train.place_workers(override(eight, {"workers.device": "cpu"}))
-    assert cases.place_actors(16, 1, "auto", 0.5) == "cuda"
+    assert cases.place_actors("score", 16, 1, "auto", 0.5) == Demand("score", 16, 1, 0.5)
     cluster({"CPU": 32.0})
     assert not train.place_workers(eight)
-    assert cases.place_actors(16, 1, "auto", 0.5) == "cpu"
+    assert cases.place_actors("score", 16, 1, "auto", 0.5) == Demand("score", 16, 1)
     with pytest.raises(InputError, match="but the cluster has 0 GPUs; set workers"):
         train.place_workers(override(eight, {"workers.device": "gpu"}))
 
 
 def test_what_work_runs_on_is_said_once(cluster, caplog, monkeypatch):
     monkeypatch.setattr(resources, "_said", {})
-    caplog.set_level(logging.INFO, "mttu")
     cluster({"CPU": 32.0, "GPU": 8.0})
     for demand in [Demand("train", 8, 2, 1.0)] * 2 + [Demand("train", 1, 2)]:
         tell_placement(demand)
@@ -80,7 +81,6 @@ def test_what_work_runs_on_is_said_once(cluster, caplog, monkeypatch):
 
 
 def test_waiting_is_said_after_some_seconds_and_then_seldom(cluster, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, "mttu")
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     cluster({"CPU": 32.0, "GPU": 8.0}, free={"CPU": 30.0})
@@ -99,9 +99,7 @@ def test_waiting_is_said_after_some_seconds_and_then_seldom(cluster, caplog, mon
 
 
 def test_a_pending_group_of_the_trainings_own_is_waited_for(cluster, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, "mttu")
     monkeypatch.setattr(resources, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(resources, "_LOOK_SECONDS", 0.01)
     cluster({"CPU": 4.0}, free={"CPU": 1.0})
     demand, table = Demand("train", 2, 2), {"old": {"state": "PENDING", "bundles": {0: {"CPU": 2.0}, 1: {"CPU": 2.0}}}}
     looks = []
@@ -127,9 +125,7 @@ def test_a_pending_group_of_the_trainings_own_is_waited_for(cluster, caplog, mon
 
 
 def test_actors_of_this_job_without_a_process_are_waited_for(cluster, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, "mttu")
     monkeypatch.setattr(resources, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(resources, "_LOOK_SECONDS", 0.01)
     cluster({"CPU": 4.0}, free={"CPU": 1.0})
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "02"))
     actors, looks = {}, []
@@ -161,8 +157,6 @@ def test_a_placement_group_is_known_by_its_parts():
 
 
 def test_a_worker_that_lacks_what_it_was_promised_says_so(tmp_path):
-    import torch
-
     check_worker(tmp_path, False, torch.device("cpu"))
     check_worker(tmp_path, True, torch.device("cuda"))
     with pytest.raises(InputError) as caught:

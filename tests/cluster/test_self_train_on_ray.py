@@ -1,21 +1,22 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mttu.cluster.resources import Demand
 from mttu.cluster.self_train import build_evaluator, callables_on_ray, evaluate_on_ray
-from mttu.config import override, to_yaml
+from mttu.config import override
 from mttu.data.manifest import write_manifest
 from mttu.errors import RunError
 from mttu.pseudo_labels.reports import read_selection
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
+
+ONE_ON_CPU, ONE_ON_GPU = Demand("evaluate", 1, 2), Demand("evaluate", 1, 2, 1.0)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_evaluation_is_the_same_bits_on_actors(config, tiny_checkpoint, phantom_
 def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_checkpoint, phantom_manifest, monkeypatch):
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
-    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cpu")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: ONE_ON_CPU)
     two = override(config, {"workers.threads_per_worker": 2})
     before, threads, cases = torch.get_num_threads(), [], phantom_manifest.split("val")
 
@@ -67,7 +68,7 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
 
     def run_pool(names, *arguments):
         pools.append(names)
-        return {name: {"scores": {}, "error": ""} for name in names}
+        return [{"scores": {}, "error": ""} for _ in names]
 
     monkeypatch.setattr("mttu.cluster.self_train.run_pool", run_pool)
     more = override(two, {"workers.num_workers": 2})
@@ -75,7 +76,7 @@ def test_a_lone_worker_without_a_gpu_evaluates_in_this_process(config, tiny_chec
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: False)
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
     monkeypatch.setattr("mttu.cluster.self_train.is_private", lambda: True)
-    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cuda")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: ONE_ON_GPU)
     evaluate_on_ray(tiny_checkpoint, cases, two, tell)
     assert pools == [[case.case_id for case in cases]] * 3
     assert len(threads) == 2
@@ -89,14 +90,22 @@ def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, pha
         f"case {case.case_id}: on node {os.uname().nodename}: checkpoint {tmp_path / 'gone'}"
     )
     monkeypatch.setattr("mttu.cluster.self_train.connect", lambda workers: pytest.MonkeyPatch.context())
-    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: "cpu")
+    monkeypatch.setattr("mttu.cluster.self_train.place_actors", lambda *arguments: ONE_ON_CPU)
     config = override(config, {"workers.num_workers": 2})
-    monkeypatch.setattr("mttu.cluster.self_train.run_pool", lambda *arguments: {case.case_id: row})
+    monkeypatch.setattr("mttu.cluster.self_train.run_pool", lambda *arguments: [row])
     with pytest.raises(RunError, match=f"evaluation: case {case.case_id}: on node"):
         evaluate_on_ray(tiny_checkpoint, [case], config, lambda done, row: None)
-    monkeypatch.setattr("mttu.cluster.self_train.run_pool", lambda *arguments: {})
-    with pytest.raises(RunError, match=f"case {case.case_id}: its worker died 3 times"):
-        evaluate_on_ray(tiny_checkpoint, [case], config, lambda done, row: None)
+    told = []
+
+    def lose(names, build, arguments, demand, refuse, again, on_row):
+        rows = [refuse(name, f"case {name}: lost; {again}") for name in names]
+        on_row(rows[0])
+        return rows
+
+    monkeypatch.setattr("mttu.cluster.self_train.run_pool", lose)
+    with pytest.raises(RunError, match=f"evaluation: case {case.case_id}: lost; run the same command again"):
+        evaluate_on_ray(tiny_checkpoint, [case], config, lambda done, row: told.append((done, row)))
+    assert told == [(1, {"case_id": case.case_id})]
 
 
 def outcome(folder):
@@ -122,15 +131,6 @@ def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session):
     here = Callables(launch_locally, lambda plan, tell: score_cases(plan, torch.device("cpu"), tell), evaluate_locally)
     local = run_self_training(override(config, {"output.name": "local"}), here)
     assert is_same(outcome(on_ray), outcome(local))
-
-
-def start(config, folder):
-    settings = folder / f"{config.output.name}.yaml"
-    settings.write_text(to_yaml(config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "mttu", "self-train", "--config", str(settings)]
-    log = (folder / f"{config.output.name}.txt").open("a")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for(process, seen):
@@ -164,11 +164,11 @@ def tracked(config, name):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config, tmp_path):
+def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config, tmp_path, start):
     """One driver is killed seven times, at different places, and started again each time."""
     longer = {"train.epochs": 6, "train.steps_per_epoch": 10, "self_training.epochs": 6, "mc.passes": 40}
     unbroken = override(config, {**longer, "output.name": "unbroken", "tracking.enabled": True})
-    process = start(unbroken, tmp_path)
+    process = start("self-train", unbroken)
     assert process.wait(timeout=600) == 0, (tmp_path / "unbroken.txt").read_text()[-3000:]
     killed = override(unbroken, {"output.name": "killed"})
     run, log = killed.output.folder / "killed", tmp_path / "killed.txt"
@@ -183,11 +183,11 @@ def test_kill_nine_in_training_scoring_and_between_phases_changes_nothing(config
         lambda: "test 1/1" in log.read_text(),  # in the test
     ]
     for place in places:
-        process = start(killed, tmp_path)
+        process = start("self-train", killed)
         wait_for(process, place)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    process = start(killed, tmp_path)
+    process = start("self-train", killed)
     assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
     assert is_same(outcome(unbroken.output.folder / "unbroken"), outcome(run))
     histories = [

@@ -37,8 +37,7 @@ def fake_ray(monkeypatch, tmp_path):
 
     monkeypatch.setattr(session, "ray", SimpleNamespace(init=init, shutdown=shutdown, is_initialized=lambda: False))
     monkeypatch.setattr(session, "GUARDS_RAY", True)
-    monkeypatch.setattr(session, "check_place", lambda place: None)  # a test's folder is too deep for sockets
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    monkeypatch.setattr(session, "find_place", lambda: tmp_path / "ray")  # which is too deep for sockets
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return told
 

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from mttu.cluster.train import explain, follow, launch_on_ray, place_workers
-from mttu.config import override, to_yaml
+from mttu.config import override
 from mttu.errors import InputError, RunError
 from mttu.training.run import run_training
 
@@ -108,19 +106,6 @@ def test_the_workers_own_reason_is_told():
     assert text == "training failed more often than workers.max_failures allows: worker 1: last line"
 
 
-def start(config, folder):
-    settings = folder / "settings.yaml"
-    settings.write_text(to_yaml(config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "mttu", "train", "--config", str(settings)]
-    log = (folder / "log.txt").open("a")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def finish(process, folder):
-    assert process.wait(timeout=400) == 0, (folder / "log.txt").read_text()[-3000:]
-
-
 def wait_for_epoch(run, epoch):
     deadline = time.monotonic() + 300
     progress = run / "progress.jsonl"
@@ -148,23 +133,23 @@ def workers_of(driver):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_kill_nine_resumes_to_the_same_bits(tiny, tmp_path, victim):
+def test_kill_nine_resumes_to_the_same_bits(tiny, tmp_path, start, victim):
     changes = {**TWO_RANKS, "train.epochs": 8, "train.steps_per_epoch": 20, "tracking.enabled": True}
     outcomes = []
     for name in ("unbroken", "killed"):
         config = override(tiny, {**changes, "output.name": name})
         run = config.output.folder / name
-        process = start(config, tmp_path)
+        process = start("train", config)
         if name == "killed":
             wait_for_epoch(run, 3)
             if victim == "driver":
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
-                process = start(config, tmp_path)
+                process = start("train", config)
             else:
                 [first, *_] = workers_of(process)
                 os.kill(first, signal.SIGKILL)
-        finish(process, tmp_path)
+        assert process.wait(timeout=400) == 0, (tmp_path / f"{name}.txt").read_text()[-3000:]
         history = json.loads((run / "finished.json").read_text())["history"]
         outcomes.append((load_file(run / "best" / "weights.safetensors"), history))
     (weights, history), (killed_weights, killed_history) = outcomes

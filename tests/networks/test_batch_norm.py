@@ -14,6 +14,7 @@ from mttu.networks import cnn
 from mttu.networks.batch_norm import BatchNorm3d, synchronise
 from mttu.networks.bottleneck import TransformerBottleneck
 from mttu.networks.cnn import PreActivatedConv
+from mttu.networks.cpu import steps
 
 PARTS = (1, 4)
 """Samples of each rank."""
@@ -100,7 +101,7 @@ def block():
 @pytest.mark.parametrize("lean", [True, False])
 def test_ranks_of_unequal_batches_equal_one_process(block, lean, monkeypatch):
     if not lean:
-        monkeypatch.setattr(cnn, "trains_on_cpu", lambda x: False)
+        monkeypatch.setattr(steps, "trains_on_cpu", lambda x: False)
     x, slope = inputs()
     expected = take_step(plain_block(block.double()), x, slope)
     *found, ranks = step_of_ranks(block, x, slope)
@@ -111,7 +112,7 @@ def test_ranks_of_unequal_batches_equal_one_process(block, lean, monkeypatch):
 @pytest.mark.parametrize("lean", [True, False])
 def test_a_mean_far_from_zero_costs_no_digit_of_the_variance(block, lean, monkeypatch):
     if not lean:
-        monkeypatch.setattr(cnn, "trains_on_cpu", lambda x: False)
+        monkeypatch.setattr(steps, "trains_on_cpu", lambda x: False)
     x, slope = inputs(shift=1000.0, dtype=torch.float32)
     _, _, _, buffers, _ = step_of_ranks(block, x, slope)
     _, running_var, _ = buffers
@@ -164,7 +165,7 @@ def test_one_sample_s_tokens_give_the_gradients_of_any_layout(samples, monkeypat
     block = PreActivatedConv(16, 3).double()
     tokens = torch.randn(samples, 8, 16, dtype=torch.float64)
     for lean in (True, False):
-        monkeypatch.setattr(cnn, "trains_on_cpu", lambda x, lean=lean: lean)
+        monkeypatch.setattr(steps, "trains_on_cpu", lambda x, lean=lean: lean)
         found = []
         for lay_out in (lambda f5: f5, torch.Tensor.contiguous):
             block.zero_grad()

@@ -1,5 +1,7 @@
 import json
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,6 @@ from mttu.config import Config
 from mttu.errors import InputError
 from mttu.networks import MttuNet, build_network
 from mttu.networks.checkpoint import (
-    fill_checkpoint,
     read_checkpoint,
     read_learned_from,
     read_learned_parts,
@@ -66,8 +67,7 @@ def test_the_files_are_plain_formats_with_a_version(folder: Path) -> None:
 def test_a_file_that_names_patients_by_keyed_digests_says_so_to_earlier_versions(
     tmp_path: Path, config: Config, network: MttuNet
 ) -> None:
-    tmp_path.joinpath("best").mkdir()
-    fill_checkpoint(tmp_path / "best", network.state_dict(), config, {}, known_by_digest(["0" * 16]))
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, known_by_digest(["0" * 16]))
     path = tmp_path / "best" / "checkpoint.json"
     content = json.loads(path.read_text())
     assert content["format_version"] == 2
@@ -76,24 +76,37 @@ def test_a_file_that_names_patients_by_keyed_digests_says_so_to_earlier_versions
         assert read_checkpoint(tmp_path)[1] == config
 
 
-def test_writing_again_replaces_the_whole_folder(folder: Path, config: Config, network: MttuNet) -> None:
-    (folder / "stray.txt").write_text("left by an older version")
-    write_checkpoint(folder, {name: tensor + 1 for name, tensor in network.state_dict().items()}, config, {})
-    assert not (folder / "stray.txt").exists()
-    assert json.loads((folder / "checkpoint.json").read_text())["metrics"] == {}
-    name = next(iter(network.state_dict()))
-    assert torch.equal(load_file(folder / "weights.safetensors")[name], network.state_dict()[name] + 1)
-
-
-def test_a_failed_write_leaves_the_old_checkpoint(folder: Path, config: Config, network: MttuNet) -> None:
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+def test_values_that_json_does_not_have_are_refused(folder: Path, config: Config, network: MttuNet) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_checkpoint(folder, network.state_dict(), config, {"val/idh_auc": float("nan")})
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def remove_settings(folder: Path) -> None:
-    (folder / "config.yaml").unlink()
+Damage = Callable[[Path], object]
+
+
+def write(name: str, text: str) -> Damage:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def change_setting(section: tuple[str, ...], name: str, value: object) -> Damage:
+    def damage(folder: Path) -> None:
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        reduce(getitem, section, settings)[name] = value
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+    return damage
+
+
+def change_weight(change: Callable[[dict[str, torch.Tensor], str], object]) -> Damage:
+    """The change is given all weights and the name of one of them."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "weights.safetensors"
+        weights = load_file(path)
+        change(weights, next(name for name in weights if name.endswith(".weight")))
+        save_file(weights, path)
+
+    return damage
 
 
 def remove_all(folder: Path) -> None:
@@ -101,103 +114,53 @@ def remove_all(folder: Path) -> None:
         path.unlink()
 
 
-def raise_version(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"format_version": 99}')
-
-
-def drop_version(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"metrics": {}}')
-
-
-def break_json(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"format_ver')
-
-
-def list_json(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text("[1]")
-
-
 def cut_weights(folder: Path) -> None:
     content = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(content[: len(content) // 2])
-
-
-def lose_a_weight(folder: Path) -> None:
-    weights = load_file(folder / "weights.safetensors")
-    weights.pop(next(name for name in weights if name.endswith(".weight")))
-    save_file(weights, folder / "weights.safetensors")
-
-
-def widen_the_network(folder: Path) -> None:
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["network"]["idh_head"]["hidden"] = [64, 32]
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-
-
-def misspell_a_setting(folder: Path) -> None:
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["network"]["depth"] = 4
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-
-
-def name_a_giant(folder: Path) -> None:
-    """Half a terabyte of weights, by the settings."""
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["network"]["widths"] = [2**15] * 4
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-
-
-def name_an_endless_one(folder: Path) -> None:
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["network"]["blocks"] = [10**9] * 4
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-
-
-def multiply_by_aliases(folder: Path) -> None:
-    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
-    lines += [f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
-    (folder / "config.yaml").write_text("\n".join(lines))
-
-
-def nest_the_record(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text("[" * 200_000)
-
-
-def shrink_a_weight(folder: Path) -> None:
-    weights = load_file(folder / "weights.safetensors")
-    name = next(name for name in weights if name.endswith("weight"))
-    save_file(weights | {name: weights[name].half()}, folder / "weights.safetensors")
 
 
 def claim_a_long_header(folder: Path) -> None:
     (folder / "weights.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}")
 
 
+MANY_ALIASES = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
+MANY_ALIASES += [f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
-            name_a_giant,
+            change_setting(("network",), "widths", [2**15] * 4),  # half a terabyte of weights
             r"weights.safetensors does not fit config.yaml \(.*in the weights, \[32768, 4, .* by the settings",
         ),
-        (name_an_endless_one, r"network.blocks.0: Input should be less than or equal to 64, found 1000000000"),
-        (multiply_by_aliases, r"not valid YAML \(line 2 has an alias \(\*name\), which settings do not need; write"),
-        (nest_the_record, "checkpoint.json is damaged"),
-        (shrink_a_weight, r"does not fit config.yaml \(\S+: \[.*\] F16 in the weights, \[.*\] F32 by the settings\)"),
+        (
+            change_setting(("network",), "blocks", [10**9] * 4),
+            r"network.blocks.0: Input should be less than or equal to 64, found 1000000000",
+        ),
+        (
+            write("config.yaml", "\n".join(MANY_ALIASES)),
+            r"not valid YAML \(line 2 has an alias \(\*name\), which settings do not need; write",
+        ),
+        (write("checkpoint.json", "[" * 200_000), "checkpoint.json is damaged"),
+        (
+            change_weight(lambda weights, name: weights.update({name: weights[name].half()})),
+            r"does not fit config.yaml \(\S+: \[.*\] F16 in the weights, \[.*\] F32 by the settings\)",
+        ),
         (claim_a_long_header, r"its header is 1099511627776 bytes long; expected at most 1048576"),
-        (remove_settings, "config.yaml not found"),
+        (lambda folder: (folder / "config.yaml").unlink(), "config.yaml not found"),
         (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),
-        (raise_version, "format_version is 99; this version of mttu reads 1 to 2"),
-        (drop_version, "checkpoint.json is damaged"),
-        (break_json, "checkpoint.json is damaged"),
-        (list_json, "checkpoint.json is damaged"),
+        (write("checkpoint.json", '{"format_version": 99}'), "format_version is 99; this version of mttu reads 1 to 2"),
+        (write("checkpoint.json", '{"metrics": {}}'), "checkpoint.json is damaged"),
+        (write("checkpoint.json", '{"format_ver'), "checkpoint.json is damaged"),
+        (write("checkpoint.json", "[1]"), "checkpoint.json is damaged"),
         (cut_weights, "weights.safetensors does not fit config.yaml"),
-        (lose_a_weight, "weights.safetensors does not fit config.yaml"),
-        (widen_the_network, "weights.safetensors does not fit config.yaml"),
-        (misspell_a_setting, "network.depth"),
+        (change_weight(lambda weights, name: weights.pop(name)), "weights.safetensors does not fit config.yaml"),
+        (change_setting(("network", "idh_head"), "hidden", [64, 32]), "weights.safetensors does not fit config.yaml"),
+        (change_setting(("network",), "depth", 4), "network.depth"),
     ],
 )
-def test_damage_is_refused_by_name(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_damage_is_refused_by_name(folder: Path, damage: Damage, message: str) -> None:
     damage(folder)
     with pytest.raises(InputError, match=message) as refusal:
         read_checkpoint(folder)

@@ -184,22 +184,20 @@ def take_another_checkpoint(folder: Path) -> None:
     shutil.copytree(folder / "member_2", folder / "member_1")
 
 
-def lose_a_member(folder: Path) -> None:
-    shutil.rmtree(folder / "member_2")
-
-
-def cut_the_mark(folder: Path) -> None:
-    (folder / "ensemble.json").write_text('{"format_ver')
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (change_a_weight, r"member_2: weights\.safetensors is not the file that the ensemble was made of \(SHA-256 "),
         (change_a_setting, r"member_3: config\.yaml is not the file that the ensemble was made of"),
         (take_another_checkpoint, r"member_1: weights\.safetensors is not the file"),
-        (lose_a_member, r"member_2: checkpoint\.json, config\.yaml, weights\.safetensors not found; restore it"),
-        (cut_the_mark, r"ensemble\.json: damaged; restore it from a copy"),
+        (
+            lambda folder: shutil.rmtree(folder / "member_2"),
+            r"member_2: checkpoint\.json, config\.yaml, weights\.safetensors not found; restore it",
+        ),
+        (
+            lambda folder: (folder / "ensemble.json").write_text('{"format_ver'),
+            r"ensemble\.json: damaged; restore it from a copy",
+        ),
         (lambda folder: (folder / "ensemble.json").write_text("[]"), r"ensemble\.json: damaged"),
         (lambda folder: change_mark(folder, lambda mark: mark.update(format_version=7)), "format_version is 7; this"),
         (lambda folder: change_mark(folder, lambda mark: mark.update(members=[])), "has no member"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from mttu.config import override
 from mttu.errors import InputError
-from mttu.networks import build_network, monte_carlo
+from mttu.networks import build_network
 from mttu.networks.cpu import dropout
 from mttu.networks.cpu.dropout import MaskStream
 from mttu.networks.monte_carlo import IdhPasses, drop_by_pass, find_places, mask_seed, name_pass
@@ -65,8 +65,7 @@ def recorded_masks() -> Iterator[list[tuple[int, torch.Tensor]]]:
             return mask
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (monte_carlo, dropout):
-            patch.setattr(module, "MaskStream", Recorder)
+        patch.setattr(dropout, "MaskStream", Recorder)
         yield drawn
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_cases import case_from_folder
 
-from mttu.cli import predict_shown
+from mttu.cli import predict
 from mttu.config import PrepareSettings, override
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
@@ -315,9 +315,10 @@ def test_a_head_that_never_saw_a_label_gives_no_probability_and_says_why(checkpo
     monkeypatch.setattr(predicting, "draw_overlay", lambda *said: (remarks.extend(said[-1]), draw(*said))[1])
     told = []
     monkeypatch.setattr("mttu.cli.tell", told.append)
-    assert predict_shown(tmp_path / "best", [cases / "a"], tmp_path / "out") == 0
+    predict(tmp_path / "best", [cases / "a"], tmp_path / "out")
     reason = "no IDH probability: no training case had a known IDH status"
-    assert (told, remarks[-1]) == ([reason], reason)
+    assert told == [reason, "the checkpoint does not say whom it learned from"]
+    assert remarks[-1] == reason
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     (row,) = table.to_pylist()
     assert (row["idh_mutant_probability"], row["idh_undecided"], row["missing"]) == (None, None, reason)

@@ -24,18 +24,17 @@ def folder(runs: Path, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def begin(folder: Path) -> Callable[..., MlflowTracker]:
-    """Opens a run: `begin(parent=None, name=None, folder=None, labels=None, note="", **settings)`."""
+    """Opens a run: `begin(parent=None, name=None, folder=None, labels=None, **settings)`."""
 
     def open_one(
         parent: MlflowTracker | None = None,
         name: str | None = None,
         place: Path = folder,
         labels: dict[str, object] | None = None,
-        note: str = "",
         **changes: Any,
     ) -> MlflowTracker:
         config = override(Config(), {"output.folder": str(place.parent), "output.name": place.name} | changes)
-        tracker = open_tracker(config, place, "3f" * 32, True, parent, name, labels, note)
+        tracker = open_tracker(config, place, "3f" * 32, True, parent, name, labels)
         assert isinstance(tracker, MlflowTracker)
         return tracker
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.tracking import MlflowClient
+from mlflow_runs import client_of, run_of
 
 from mttu.config import Config, override
 from mttu.errors import InputError
@@ -13,20 +13,16 @@ from mttu.tracking import MlflowTracker, NullTracker, open_tracker
 Begin = Callable[..., MlflowTracker]
 
 
-def run_of(tracker: MlflowTracker) -> Any:
-    return MlflowClient(tracker.uri).get_run(tracker.run_id)
-
-
 def children(tracker: MlflowTracker) -> list[str]:
     condition = f"tags.mlflow.parentRunId = '{tracker.run_id}'"
-    found = MlflowClient(tracker.uri).search_runs([run_of(tracker).info.experiment_id], filter_string=condition)
+    found = client_of(tracker).search_runs([run_of(tracker).info.experiment_id], filter_string=condition)
     above = run_of(tracker).info.run_name
     assert all(run.info.run_name.endswith(f", {above}") for run in found)
     return sorted(run.info.run_name.removesuffix(f", {above}") for run in found)
 
 
 def test_runs_nest_and_say_what_they_are(begin: Begin, folder: Path) -> None:
-    parent = begin(note="three folds")
+    parent = begin()
     fold = begin(parent, "fold 1", folder / "fold_1", {"fold": 1})
     again = begin(fold, "round 0", folder / "fold_1" / "round_0", {"fold": 1, "round": 0}, **{"optim.lr": 0.5})
     assert children(parent) == ["fold 1"]
@@ -41,7 +37,6 @@ def test_runs_nest_and_say_what_they_are(begin: Begin, folder: Path) -> None:
         "optim.lr": "0.5",
     }
     assert run.info.experiment_id == run_of(parent).info.experiment_id
-    assert run_of(parent).data.tags["mlflow.note.content"] == "three folds"
     assert run.data.tags["mttu.pictures"] == "allowed"
 
 
@@ -97,10 +92,10 @@ def test_a_changed_setting_or_label_of_a_child_is_refused(begin: Begin, folder: 
 def test_a_deleted_child_is_not_replaced_in_silence(begin: Begin, folder: Path) -> None:
     parent = begin()
     child = begin(parent, "round 0", folder / "round_0")
-    MlflowClient(child.uri).delete_run(child.run_id)
+    client_of(child).delete_run(child.run_id)
     with pytest.raises(InputError, match=f"'round 0' was deleted; restore it .*--run-id {child.run_id}"):
         begin(parent, "round 0", folder / "round_0")
-    MlflowClient(child.uri).restore_run(child.run_id)
+    client_of(child).restore_run(child.run_id)
     assert begin(parent, "round 0", folder / "round_0") == child
 
 

@@ -3,16 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
+from mlflow_runs import client_of, history, run_of
 
 from mttu.errors import RunError
 from mttu.tracking import MlflowTracker, NullTracker, Tracker
 
 Begin = Callable[..., MlflowTracker]
-
-
-def history(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
-    return [(row.step, row.value) for row in MlflowClient(tracker.uri).get_metric_history(tracker.run_id, name)]
 
 
 def test_a_figure_of_a_step_is_logged_once_and_others_may_join_it(begin: Begin) -> None:
@@ -32,7 +28,7 @@ def test_a_class_in_no_prediction_is_a_tag_until_one_predicts_it(begin: Begin) -
     tracker = begin()
 
     def read_tag() -> object:
-        return MlflowClient(tracker.uri).get_run(tracker.run_id).data.tags.get("mttu.absent_classes")
+        return run_of(tracker).data.tags.get("mttu.absent_classes")
 
     counts = {f"val/predicted_{name}": 2.0 for name in ("background", "ncr_net", "edema")}
     tracker.log_epoch(1, {"train/loss": 1.0})
@@ -67,7 +63,7 @@ def test_tables_and_figures_replace_those_of_their_name(begin: Begin, tmp_path: 
         tracker.log_table(table)
         picture.write_text(text)
         tracker.log_figure(picture)
-    client = MlflowClient(tracker.uri)
+    client = client_of(tracker)
     assert [item.path for item in client.list_artifacts(tracker.run_id, "tables")] == ["tables/rounds.csv"]
     assert Path(client.download_artifacts(tracker.run_id, "tables/rounds.csv")).read_text() == "round\n0\n1\n"
     assert [item.path for item in client.list_artifacts(tracker.run_id, "pictures")] == ["pictures/calibration.png"]
@@ -80,7 +76,7 @@ def test_inputs_are_named_once_with_their_use(begin: Begin) -> None:
     for _ in range(2):
         tracker.log_dataset("pool.parquet", "ab" * 32, "unlabelled")
         tracker.log_dataset("labelled.parquet", "cd" * 32, "training")
-    inputs = MlflowClient(tracker.uri).get_run(tracker.run_id).inputs.dataset_inputs
+    inputs = run_of(tracker).inputs.dataset_inputs
     found = {item.dataset.name: (item.dataset.digest, item.tags[0].value) for item in inputs}
     assert found == {
         "manifest": ("3f" * 18, "training"),

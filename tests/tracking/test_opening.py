@@ -18,17 +18,6 @@ from mttu.tracking import MlflowTracker, NullTracker, Tracker, description, open
 from mttu.tracking import runs as tracking_runs
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs whose name has a space; its database is made once, because that takes seconds."""
-    return tmp_path_factory.mktemp("all runs")
-
-
-@pytest.fixture
-def folder(runs: Path, request: pytest.FixtureRequest) -> Path:
-    return runs / request.node.name.partition("[")[0]
-
-
 def test_a_run_says_what_it_is(folder: Path) -> None:
     run = run_of(start(folder, **{"optim.lr": 0.5}))
     assert run.info.status == "RUNNING"

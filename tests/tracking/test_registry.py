@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from mlflow.artifacts import download_artifacts
-from mlflow.tracking import MlflowClient
+from mlflow_runs import client_of
 
 from mttu.errors import InputError, RunError
 from mttu.tracking import MlflowTracker, check_model_name
@@ -14,7 +14,7 @@ Begin = Callable[..., MlflowTracker]
 
 
 def versions(tracker: MlflowTracker, name: str) -> list[Any]:
-    return sorted(MlflowClient(tracker.uri).search_model_versions(f"name = '{name}'"), key=lambda row: int(row.version))
+    return sorted(client_of(tracker).search_model_versions(f"name = '{name}'"), key=lambda row: int(row.version))
 
 
 def test_each_round_is_a_version_of_one_model(begin: Begin, folder: Path, checkpoint: Path) -> None:
@@ -25,7 +25,7 @@ def test_each_round_is_a_version_of_one_model(begin: Begin, folder: Path, checkp
         assert child.register("one model", checkpoint, {"round": number, "val/score": 0.5}) == str(number + 1)
     child.set_alias("one model", "1", "best")
     child.set_alias("one model", "2", "best")
-    client = MlflowClient(parent.uri)
+    client = client_of(parent)
     model = client.get_registered_model("one model")
     assert {name: str(version) for name, version in model.aliases.items()} == {"best": "2"}
     assert "no pickle" in model.description
@@ -59,7 +59,7 @@ def test_a_run_has_one_version_which_holds_its_last_weights(begin: Begin, checkp
     assert tracker.register("again", checkpoint, {"score": 2}) == "1"
     (version,) = versions(tracker, "again")
     assert version.tags == {"score": "2", "late": "yes", "weights.sha256": hashlib.sha256(b"better").hexdigest()}
-    kept = MlflowClient(tracker.uri).download_artifacts(tracker.run_id, "best/weights.safetensors")
+    kept = client_of(tracker).download_artifacts(tracker.run_id, "best/weights.safetensors")
     assert Path(kept).read_bytes() == b"better"
 
 
@@ -74,7 +74,7 @@ def test_members_of_an_ensemble_keep_their_folders(begin: Begin, tmp_path: Path)
     tracker.register("ensemble", ensemble, {})
     (version,) = versions(tracker, "ensemble")
     assert version.tags["weights.sha256"] == hashlib.sha256(b"12").hexdigest()
-    kept = Path(MlflowClient(tracker.uri).download_artifacts(tracker.run_id, "best"))
+    kept = Path(client_of(tracker).download_artifacts(tracker.run_id, "best"))
     assert sorted(file.relative_to(kept).as_posix() for file in kept.rglob("*") if file.is_file()) == [
         "ensemble.json",
         "member_1/weights.safetensors",
@@ -106,7 +106,7 @@ def test_refusals_come_before_anything_is_written(begin: Begin, checkpoint: Path
     (checkpoint / "state.pt").write_bytes(b"pickle")
     with pytest.raises(InputError, match=r"state\.pt cannot be registered"):
         tracker.register("refused", checkpoint, {})
-    client = MlflowClient(tracker.uri)
+    client = client_of(tracker)
     assert client.search_registered_models("name = 'refused'") == []
     assert [item.path for item in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
 

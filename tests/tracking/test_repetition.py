@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mttu.tracking import MlflowTracker, connection, resolve_uri
+from mttu.tracking import runs as tracking_runs
 
 Begin = Callable[..., MlflowTracker]
 WRITES = ("create_", "log_", "set_", "update_")
@@ -117,7 +118,8 @@ def test_killed_before_each_write_and_begun_again(
     play: Any, folder: Path, unbroken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dying = Dying(connection.connect(resolve_uri(None, folder)))
-    monkeypatch.setattr(connection, "_cached_client", lambda _: dying)
+    for module in (connection, tracking_runs):
+        monkeypatch.setattr(module, "connect", lambda _: dying)
     starts = 0
     while True:
         starts += 1

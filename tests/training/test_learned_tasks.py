@@ -53,7 +53,7 @@ def test_what_the_weights_to_start_from_had_learned_counts(unlabelled, tiny_chec
     (note,) = check_inputs(started).notes
     assert note.endswith("what train.start_from learned of it is not trained further")
     network, config = read_checkpoint(tiny_checkpoint)
-    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, ["segmentation"])
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, learned_tasks=["segmentation"])
     started = override(unlabelled, {"train.start_from": str(tmp_path / "best")})
     assert find_learned_tasks(started, train) == {"segmentation"}
 
@@ -69,7 +69,7 @@ def test_an_older_checkpoint_has_learned_all_of_its_tasks(tiny_checkpoint, tmp_p
     assert read_learned_tasks(tiny_checkpoint) == {"segmentation", "idh"}
     network, config = read_checkpoint(tiny_checkpoint)
     assert (network.learned_tasks, explain_missing_answers([network])) == ({"segmentation", "idh"}, {})
-    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, ["grade"])  # type: ignore[list-item]
+    write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, learned_tasks=["grade"])
     for read in (read_checkpoint, read_learned_tasks):
         with pytest.raises(InputError, match=r"names learned_tasks \['grade'\]; config.yaml has network.tasks"):
             read(tmp_path / "best")

@@ -14,12 +14,7 @@ from torch.nn import functional as F
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
     """As `torch.nn.functional.conv3d`; the kernel is chosen for speed, so last bits may differ from it.
 
-    Args:
-        x: (B, C_in, H, W, D).
-        weight: (C_out, C_in, K, K, K).
-        bias: (C_out,).
-        stride: Along each axis.
-        padding: Zeros on each side of each axis.
+    x is (B, C_in, H, W, D), the weight (C_out, C_in, K, K, K); stride and padding are the same along each axis.
     """
     if _falls_short_of_onednn(x):
         out: Tensor = torch.ops.aten.mkldnn_convolution(x, weight, bias, [padding] * 3, [stride] * 3, [1] * 3, 1)

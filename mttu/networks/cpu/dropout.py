@@ -1,8 +1,8 @@
-"""Dropout on a CPU: masks drawn again from their seed in place of being kept, and attention with dropout on its map.
+"""Dropout by seed, and attention with dropout on its map, by the kernel that suits the device.
 
-The fused kernel for attention takes no dropout there. The map is made for a few queries at a time, in buffers that stay
-in the processor's cache, and made again in the backward pass, so that it never lies in memory as a whole (8 x 4096^2
-numbers per layer for the paper's patch).
+On a CPU, masks are redrawn from their seed instead of being kept, and the fused kernel for attention takes no dropout:
+the map is computed for a few queries at a time, in buffers that stay in the processor's cache, and again in the
+backward pass, so that it is never in memory as a whole (8 x 4096^2 numbers per layer for the paper's patch).
 Shapes: B batch, N tokens, H heads, E width of a head.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _STEPS = 2**16
 
@@ -21,17 +22,10 @@ def draw_seed() -> int:
 
 
 class MaskStream:
-    """Masks of at most `rows` x `columns` in one fixed order: the same seed gives the same masks.
+    """Masks of at most `rows` x `columns` in a fixed order, which the seed decides.
 
-    A mask compares 16-bit random integers, which are cheap, with the probability rounded to a multiple of 2^-16. Kept
-    elements are scaled by that rounded probability: the expectation is exact.
-
-    Args:
-        rows: Largest number of rows of a mask.
-        columns: Columns of every mask.
-        probability: Probability that an element is dropped, 0 to below 1.
-        seed: From `draw_seed`.
-        dtype: Type of the masks.
+    A mask compares 16-bit random integers, which are cheap, with the probability (0 to below 1), rounded to a multiple
+    of 2^-16. Kept elements are scaled by that rounded probability, so the expectation is exact.
     """
 
     def __init__(self, rows: int, columns: int, probability: float, seed: int, dtype: torch.dtype) -> None:
@@ -51,7 +45,36 @@ class MaskStream:
 
 
 CHUNK = 512
-"""Queries at a time."""
+"""Queries, or tokens, at a time."""
+
+
+def drop_sample(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
+    """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C), whose mask the seed decides.
+
+    On a GPU torch's generators are seeded anew.
+    """
+    if sample.device.type != "cpu":
+        torch.manual_seed(seed)
+        return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
+    if whole_channels:
+        mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
+        return sample * mask.view(1, -1, 1, 1, 1)
+    rows = sample.flatten(0, -2)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    masks = MaskStream(min(CHUNK, len(rows)), rows.shape[1], probability, seed, sample.dtype)
+    for part, target in zip(torch.split(rows, CHUNK), torch.split(out, CHUNK), strict=True):
+        torch.mul(part, masks.draw(len(part)), out=target)
+    return out.view(sample.shape)
+
+
+def attention(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:
+    """Attention (B, N, H, E) of (B, N, 3, H, E) with dropout on its map; torch's generators draw it without a seed."""
+    if probability and qkv.device.type == "cpu":
+        return dropout_attention(qkv, probability, seed)
+    if seed is not None:
+        torch.manual_seed(seed)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=probability).transpose(1, 2)
 
 
 def dropout_attention(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:

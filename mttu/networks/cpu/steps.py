@@ -1,8 +1,9 @@
-"""Steps for a CPU that keep only their input for the backward pass: norm to convolution, and GELU to linear layer.
+"""Steps of the network: norm to convolution, and GELU to linear layer, by the kernel that suits device and mode.
 
-The modules in a row keep three tensors: of the input's size, or of the hidden width, the widest of the transformer.
-Here what lies between is made again in the backward pass: cheap passes over memory in place of two thirds of it. Fresh
-memory is also what costs time on a CPU, so elementwise steps overwrite what nobody needs any more.
+Where gradients are wanted on a CPU, a step keeps only its input for the backward pass. The modules in a row would keep
+three tensors: of the input's size, or of the hidden width, the widest of the transformer. Here intermediate values are
+recomputed in the backward pass: cheap passes over memory save two thirds of it. Allocating memory also costs time on a
+CPU, so elementwise steps work in place.
 Shapes of the linear step: M tokens, K hidden width, C width.
 """
 
@@ -22,17 +23,55 @@ from mttu.networks.batch_norm import (
     sum_gradients,
     trace_statistics,
 )
+from mttu.networks.cpu.convolution import conv3d
 from mttu.networks.cpu.dropout import MaskStream, draw_seed
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether to take the steps that save memory: on the CPU, with gradients, without autocast."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_slope: float) -> Tensor:
+    """`conv(leaky_relu(norm(x)))` of x (B, C, H, W, D), running statistics included."""
+    if trains_on_cpu(x):
+        return lean_pre_activated_conv(x, norm, conv, negative_slope)
+    out: Tensor = conv(F.leaky_relu(norm(x), negative_slope, inplace=True))
+    return out
+
+
+def two_pre_activated_convs(
+    x: Tensor, first: tuple[BatchNorm3d, nn.Conv3d], second: tuple[BatchNorm3d, nn.Conv3d], negative_slope: float
+) -> Tensor:
+    """`pre_activated_conv` twice, the first 3x3x3 with padding 1.
+
+    Without gradients and training, the second norm is folded into the first convolution.
+    """
+    (norm1, conv1), (norm2, conv2) = first, second
+    if torch.is_grad_enabled() or norm2.training:
+        return pre_activated_conv(pre_activated_conv(x, norm1, conv1, negative_slope), norm2, conv2, negative_slope)
+    mean, variance, bias = (cast(Tensor, values) for values in (norm2.running_mean, norm2.running_var, conv1.bias))
+    scale = norm2.weight / (variance + norm2.eps).sqrt()
+    weight, bias = conv1.weight * scale.view(-1, 1, 1, 1, 1), (bias - mean) * scale + norm2.bias
+    activated = F.leaky_relu(norm1(x), negative_slope, inplace=True)
+    out: Tensor = conv2(F.leaky_relu_(conv3d(activated, weight, bias, padding=1), negative_slope))
+    return out
+
+
+def gelu_dropout_linear(hidden: Tensor, dropout: nn.Dropout, linear: nn.Linear) -> Tensor:
+    """`linear(dropout(gelu(hidden)))`, from (B, N, K) to (B, N, C)."""
+    if not trains_on_cpu(hidden):
+        out: Tensor = linear(dropout(F.gelu(hidden)))
+        return out
+    probability = dropout.p if dropout.training else 0.0
+    out = lean_gelu_dropout_linear(hidden.flatten(0, 1), linear.weight, linear.bias, probability)
+    return out.view(*hidden.shape[:2], -1)
 
 
 def lean_pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_slope: float) -> Tensor:
     """`conv(leaky_relu(norm(x)))`, running statistics included; the same values and gradients with less memory.
 
-    Args:
-        x: (B, C, H, W, D) on the CPU.
-        norm: Batch norm with affine parameters and running statistics, in training or evaluation mode.
-        conv: Convolution with a bias and zero padding.
-        negative_slope: Slope of the LeakyReLU, above 0.
+    The convolution has a bias and zero padding, the slope is above 0.
 
     Raises:
         InputError: The batch holds one value per channel, which has no variance to train with.
@@ -46,7 +85,7 @@ def lean_pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negat
         cast(Tensor, norm.num_batches_tracked).add_(1)
         mean, variance, count = measure_batch(x.detach(), norm)
     else:
-        mean = cast(Tensor, norm.running_mean).clone()  # cloned: a later training step changes it in place
+        mean = cast(Tensor, norm.running_mean).clone()  # a later training step changes it in place
         variance = cast(Tensor, norm.running_var)
     inverse_std = (variance + norm.eps).rsqrt()
     out: Tensor = _LeanPreActivatedConv.apply(  # type: ignore[no-untyped-call]
@@ -99,7 +138,7 @@ class _LeanPreActivatedConv(torch.autograd.Function):
         grad_gain, grad_offset = sum_gradients(grad, x, gain, mean, inverse_std)
         scale = gain * inverse_std
         grad.mul_(per_channel(scale))
-        if ctx.count is not None:  # mean and variance depend on x, too
+        if ctx.count is not None:  # mean and variance depend on x too
             sums = torch.stack([grad_gain, grad_offset])
             if ctx.sum_over_ranks is not None:
                 sums = ctx.sum_over_ranks(sums)
@@ -121,17 +160,7 @@ CHUNK = 512
 
 
 def lean_gelu_dropout_linear(hidden: Tensor, weight: Tensor, bias: Tensor, probability: float) -> Tensor:
-    """`linear(dropout(gelu(hidden)))`: the same values and gradients with less memory.
-
-    Args:
-        hidden: (M, K), on the CPU.
-        weight: (C, K).
-        bias: (C,).
-        probability: Probability that a value is dropped, 0 to below 1.
-
-    Returns:
-        (M, C).
-    """
+    """`linear(dropout(gelu(hidden)))` from (M, K) to (M, C): the same values and gradients with less memory."""
     seed = draw_seed() if probability else 0
     out: Tensor = _LeanGeluDropoutLinear.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, probability, seed
