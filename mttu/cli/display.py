@@ -9,15 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -103,7 +95,6 @@ console = _PlainConsole()
 errors = _PlainConsole(stderr=True)
 
 Advance = Callable[[int, str], None]
-MoveBar = Callable[[str, int, int, str], None]
 SHOWN = {
     "train/loss": "loss",
     "val/dice": "Dice",
@@ -153,8 +144,20 @@ def new_table(columns: Iterable[str], no_wrap: bool = False, **options: Any) -> 
 
 
 @contextmanager
-def show_bars() -> Iterator[MoveBar]:
-    """Yields a function that is told title, done, total and a text; each title gets its own bar with the time left."""
+def show_progress(title: str, total: int) -> Iterator[Advance]:
+    """Yields a function that is told how many units are done and what to say about the newest.
+
+    Args:
+        title: What is being done.
+        total: Units in all.
+    """
+    if not console.is_terminal:
+
+        def write_line(done: int, text: str) -> None:
+            console.print(f"{title} {done}/{total} {text}".rstrip())
+
+        yield write_line
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -165,25 +168,12 @@ def show_bars() -> Iterator[MoveBar]:
     )
     # rich's default estimates from the last 30 s, which is shorter than a long epoch or case
     with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
-        bars: dict[str, TaskID] = {}
+        bar = progress.add_task(name_breaks(title), total=total, text="")
 
-        def move_bar(title: str, done: int, total: int, text: str) -> None:
-            if title not in bars:
-                bars[title] = progress.add_task(name_breaks(title), total=total, text="")
-            progress.update(bars[title], total=total, completed=done, text=name_breaks(text))
+        def move_bar(done: int, text: str) -> None:
+            progress.update(bar, completed=done, text=name_breaks(text))
 
         yield move_bar
-
-
-@contextmanager
-def show_progress(title: str, total: int) -> Iterator[Advance]:
-    """Yields a function that is told how many of `total` units are done and what to say about the newest."""
-    if not console.is_terminal:
-        yield lambda done, text: console.print(f"{title} {done}/{total} {text}".rstrip())
-        return
-    with show_bars() as move_bar:
-        move_bar(title, 0, total, "")
-        yield lambda done, text: move_bar(title, done, total, text)
 
 
 def summarise_epoch(metrics: Mapping[str, float]) -> str:

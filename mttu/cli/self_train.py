@@ -1,21 +1,24 @@
 """`mttu self-train`: rounds of self-training with progress, and a table of the rounds at the end."""
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mttu.cli.display import console, new_table, show_bars, summarise_epoch, tell, tell_absences
+from mttu.cli.display import console, name_breaks, new_table, summarise_epoch, tell, tell_absences
 from mttu.cli.folds import print_folds
 from mttu.cli.networks import print_calibration
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, PrintConfig, read_given, resolve_run, tell_start
 from mttu.config import Config, to_yaml
 
 if TYPE_CHECKING:
+    from mttu.data.manifest import Manifest
     from mttu.self_training import OnStep, Step
     from mttu.self_training.tracking import RoundSummary
 
@@ -51,10 +54,11 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.cluster.session import connect
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
-    for note in check_self_training(settings).inputs.notes:  # before Ray starts, which takes seconds
+    inputs = check_self_training(settings).inputs  # before Ray starts, which takes seconds
+    for note in inputs.notes:
         tell(note)
     tell_start(settings, fresh)
-    with connect(settings.workers), show_rounds(settings) as on_step:
+    with connect(settings.workers), show_rounds(settings, count_cases(settings, inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
     if settings.self_training.folds:
@@ -64,30 +68,124 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     return folder
 
 
+def count_cases(settings: Config, manifest: "Manifest") -> dict[str, int]:
+    """How many cases each phase of a round has, as far as it is known before the first one.
+
+    Args:
+        settings: Of the self-training.
+        manifest: The whole cohort. Folds are taken as equally large.
+    """
+    folds, method = settings.self_training.folds, settings.selection.method
+    count = {split: len(manifest.split(split)) for split in ("train", "val", "test", "unlabelled")}
+    scored = 0 if method in ("none", "direct") else count["unlabelled"]
+    val = math.ceil((count["train"] + count["val"]) / folds) if folds else count["val"]
+    return {"score": scored, "evaluate": val, "test": count["test"]}
+
+
+class TimeLeft:
+    """Time left for all rounds and phases, by the pace since this start.
+
+    Until the pace of a phase is known, that of another phase with cases stands for it.
+    """
+
+    def __init__(self, settings: Config, cases: Mapping[str, int]) -> None:
+        from mttu.self_training.job import last_round
+
+        later = settings.self_training.epochs or settings.train.epochs
+        self.epochs = [settings.train.epochs, *[later] * last_round(settings)]
+        self.cases = dict(cases)
+        """Phase to the number of its cases in a round."""
+        self.paces: dict[str, list[float]] = {}
+        """Phase to seconds of each epoch or case."""
+        self.latest: tuple[tuple[int, int, str], float] | None = None
+
+    def describe(self, step: "Step") -> str:
+        """E.g. `about 3 min left`, or `at least 3 min left` while a pace is unknown; empty before anything is known."""
+        now, place = time.monotonic(), (step.fold, step.round, step.phase)
+        if step.phase == "train":
+            self.paces.setdefault("train", []).append(step.metrics.get("time/epoch_seconds", 0.0))
+        else:
+            self.cases[step.phase] = max(step.total, self.cases.get(step.phase, 0))  # val is scored for thresholds, too
+            if self.latest is not None and self.latest[0] == place:
+                self.paces.setdefault(step.phase, []).append(now - self.latest[1])
+        self.latest = place, now
+        if not self.paces:
+            return ""
+        to_come = {phase: self._count(phase, step) for phase in ("train", *self.cases)}
+        paces = {phase: self._pace(phase) for phase, count in to_come.items() if count}
+        seconds = sum(to_come[phase] * pace for phase, pace in paces.items() if pace is not None)
+        shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        about = "at least" if None in paces.values() else "about"
+        return f"{about} {shown if seconds < 6000 else f'{seconds / 3600:.1f} h'} left"
+
+    def _pace(self, phase: str) -> float | None:
+        """Seconds of an epoch or a case."""
+        others = [] if phase == "train" else [pace for name, pace in self.paces.items() if name != "train"]
+        known = self.paces.get(phase) or next(iter(others), None)
+        return sum(known) / len(known) if known else None
+
+    def _count(self, phase: str, step: "Step") -> int:
+        """Epochs or cases of a phase that are still to come, in this fold and the later ones."""
+        order = ("score", "train", "evaluate", "test")
+        rounds = len(self.epochs)
+        each = [self.epochs[number] if phase == "train" else self.cases.get(phase, 0) for number in range(rounds)]
+        if phase == "score":
+            each[0] = 0
+        whole, testing = sum(each), step.phase == "test"
+        if testing and phase != "test":
+            left = 0
+        elif phase == step.phase:
+            left = step.total - step.done + sum(each[step.round + 1 :])
+        elif phase == "test":
+            left = whole
+        else:
+            left = sum(each[step.round + (order.index(phase) < order.index(step.phase)) :])
+        return left + max(step.folds - step.fold, 0) * whole
+
+
 @contextmanager
-def show_rounds(settings: Config) -> "Iterator[OnStep]":
-    """Yields a function that shows each step: a bar per phase on a terminal, lines in a log."""
-    told = time.monotonic()
+def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]":
+    """Yields a function that shows each step: a bar per phase on a terminal, lines in a log.
 
-    def write_line(step: "Step") -> None:
-        nonlocal told
-        if step.phase == "train" or step.done == step.total or time.monotonic() - told > _SILENCE_SECONDS:
-            told = time.monotonic()
-            phase = f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
-            console.print("  ".join(filter(None, (phase, step.case_id, summarise_epoch(step.metrics)))))
-            tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
-
+    Args:
+        settings: Of the self-training.
+        cases: What `count_cases` found.
+    """
+    left = TimeLeft(settings, cases)
     if not console.is_terminal:
+        told = time.monotonic()
+
+        def write_line(step: "Step") -> None:
+            nonlocal told
+            rest = left.describe(step)
+            if step.phase == "train" or step.done == step.total or time.monotonic() - told > _SILENCE_SECONDS:
+                told = time.monotonic()
+                phase = f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
+                text = "  ".join(filter(None, (phase, step.case_id, summarise_epoch(step.metrics), rest)))
+                console.print(text)
+                tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
+
         yield write_line
         return
-    with show_bars() as move_bar:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars: dict[tuple[int, int, str], int] = {}
 
-        def show(step: "Step") -> None:
-            text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics))))
-            move_bar(f"{_name_round(step)} {step.phase}", step.done, step.total, text)
+        def move_bar(step: "Step") -> None:
+            key = (step.fold, step.round, step.phase)
+            if key not in bars:
+                bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
+            text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
+            progress.update(bars[key], total=step.total, completed=step.done, text=name_breaks(text))  # type: ignore[arg-type]
             tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
 
-        yield show
+        yield move_bar
 
 
 def _name_round(step: "Step") -> str:

@@ -70,7 +70,7 @@ def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.training.folds.cross_validate", validate)
     cross_validate_shown(tiny, 3, 0)
     assert "\nfold 2/3: class enhancing is in training masks" in capsys.readouterr().out
-    with show_rounds(override(tiny, {"self_training.epochs": 7})) as on_step:
+    with show_rounds(override(tiny, {"self_training.epochs": 7}), {"evaluate": 1}) as on_step:
         on_step(Step(1, 3, "train", 1, 4, metrics=METRICS))
         on_step(Step(1, 3, "evaluate", 1, 1, case_id="a"))
         on_step(Step(0, 3, "train", 1, 4, metrics=METRICS))

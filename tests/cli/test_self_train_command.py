@@ -4,7 +4,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mttu.cli.self_train import tabulate
+from mttu.cli.self_train import TimeLeft, count_cases, tabulate
+from mttu.config import Config, override
+from mttu.self_training import Step
 from mttu.self_training.tracking import RoundSummary
 
 
@@ -47,3 +49,26 @@ def test_the_table_of_rounds():
     assert ["*1", "0.750", *["-"] * 4, "0.875", "-", "-"] in lines
     assert ["val"] * 4 + ["test"] * 4 in [line[-8:] for line in lines]
     assert ["Dice", "AUC", "acc", "ECE"] * 2 in [line[-8:] for line in lines]
+
+
+def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
+    clock = iter([0.0, 50.0, 51.0, 100.0, 102.0, 200.0, 203.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    settings = override(Config(), {"train.epochs": 10, "self_training.epochs": 4, "self_training.rounds": 2})
+    left = TimeLeft(settings, {"score": 9, "evaluate": 3, "test": 2})
+    assert left.describe(Step(0, 2, "train", 1, 10, metrics={"time/epoch_seconds": 5.0})) == "at least 85 s left"
+    assert left.describe(Step(0, 2, "evaluate", 1, 3, "v")) == "at least 40 s left"  # eight epochs; no case's pace yet
+    # eight epochs and, of 1 s each, 18 cases to score, 7 to evaluate and 6 to test
+    assert left.describe(Step(0, 2, "evaluate", 2, 3, "w")) == "about 71 s left"
+    assert left.describe(Step(1, 2, "score", 3, 9, "a")) == "about 67 s left"  # 40 s, and 15, 6 and 6 cases of 1 s
+    assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 80 s left"  # scoring takes 2 s: 40 + 28 + 6 + 6 s
+    assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 3 s left"  # three cases of 1 s
+    assert left.describe(Step(1, 2, "test", 2, 2, "b")) == "about 6 s left"  # round 2 on two cases of 3 s
+
+
+def test_the_cases_of_each_phase_are_counted_before_they_come(phantom_manifest):
+    counted = {"score": 1, "evaluate": 2, "test": 1}
+    assert count_cases(Config(), phantom_manifest) == counted
+    assert count_cases(override(Config(), {"selection.method": "none"}), phantom_manifest) == {**counted, "score": 0}
+    folds = count_cases(override(Config(), {"self_training.folds": 2}), phantom_manifest)
+    assert folds == {**counted, "evaluate": 3}  # of four train and two val cases
