@@ -19,6 +19,7 @@ def start(tmp_path: Path) -> Start:
         settings = tmp_path / f"{config.output.name}.yaml"
         settings.write_text(to_yaml(config))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment["RAY_worker_niceness"] = "0"  # tests beside it would starve its workers
         words = [sys.executable, "-m", "mttu", command, "--config", str(settings)]
         with settings.with_suffix(".txt").open("a") as log:
             return subprocess.Popen(
