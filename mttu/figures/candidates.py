@@ -14,7 +14,7 @@ from mttu.figures.style import (
     DARK_GREY,
     GREY,
     GUIDE,
-    NOTE_SIZE,
+    LEGEND,
     PAGE_WIDTH_IN,
     RIGHT_COLOUR,
     WRONG_COLOUR,
@@ -43,6 +43,10 @@ class Candidate:
     """Whether its prediction becomes a pseudo-label: by thresholds, balance, or an earlier round."""
 
 
+_VERDICTS = {"right": (RIGHT_COLOUR, False), "wrong": (WRONG_COLOUR, True), "truth unknown": (GREY, False)}
+"""Colour of a pseudo-label's marker, and whether it is filled."""
+
+
 def draw_candidates(
     candidates: Sequence[Candidate],
     confidence_threshold: float | None,
@@ -50,9 +54,9 @@ def draw_candidates(
     title: str = "",
     balanced: bool = False,
 ) -> Figure:
-    """Confidence against uncertainty of every case, with the region that meets the thresholds, and who is selected.
+    """Confidence against uncertainty of every case, with the selected cases and the area that meets the thresholds.
 
-    Where the selected cases are not those of the region, they are ringed.
+    The selected cases are ringed where they are not those of the area.
 
     Args:
         candidates: One per case; those with a confidence or uncertainty that is not finite are named, not drawn.
@@ -66,20 +70,15 @@ def draw_candidates(
     figure = new_figure(PAGE_WIDTH_IN * 0.62, 4.4)
     axes = figure.add_subplot()
     drawn = [case for case in candidates if np.isfinite(case.confidence) and np.isfinite(case.uncertainty)]
-    dress(
-        axes,
-        f"{title}, n = {len(candidates)}".removeprefix(", "),
-        "uncertainty (standard deviation of probability)",
-        "confidence (probability of predicted class)",
-    )
-    largest = max([case.uncertainty for case in drawn], default=0.0)
-    lowest = min([case.confidence for case in drawn], default=0.5)
-    right, top = max(largest, uncertainty_threshold or 0.0) * 1.05 + 0.005, 1.005
-    axes.set_xlim(-0.005, right)
-    axes.set_ylim(
-        min(0.495, lowest - 0.005, (1.0 if confidence_threshold is None else confidence_threshold) - 0.005), top
-    )
-    conditions = _draw_region(axes, confidence_threshold, uncertainty_threshold, right, top)
+    x_label, y_label = "uncertainty (standard deviation of probability)", "confidence (probability of predicted class)"
+    dress(axes, f"{title}, n = {len(candidates)}".removeprefix(", "), x_label, y_label)
+    largest = max([uncertainty_threshold or 0.0, *(case.uncertainty for case in drawn)])
+    lowest = min([0.5, *(case.confidence for case in drawn)])
+    if confidence_threshold is not None:
+        lowest = min(lowest, confidence_threshold)
+    axes.set_xlim(-0.005, largest * 1.05 + 0.005)
+    axes.set_ylim(lowest - 0.005, 1.005)
+    conditions = _shade_thresholds(axes, confidence_threshold, uncertainty_threshold)
     selected = [case for case in drawn if case.selected]
     meeting = [
         case
@@ -114,20 +113,19 @@ def draw_candidates(
             label=f"selected: {len(selected)}",
         )
     if drawn:
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=NOTE_SIZE)
+        figure.legend(ncols=2, **LEGEND)
     else:
         say(axes, "no case has finite values")
     notes = [f"Meets thresholds (shaded; {conditions}): {_describe(meeting)}."] if conditions else []
     notes.append(f"Selected{' after balance' if balanced else ''}: {_describe(selected)}.")
     lost = [case.case_id for case in candidates if case not in drawn]
-    add_note(figure, [*notes, *([f"Not drawn, values are not finite: {', '.join(lost)}."] if lost else [])])
+    if lost:
+        notes.append(f"Not drawn, values are not finite: {', '.join(lost)}.")
+    add_note(figure, notes)
     return figure
 
 
-_VERDICTS = {"right": (RIGHT_COLOUR, False), "wrong": (WRONG_COLOUR, True), "truth unknown": (GREY, False)}
-
-
-def _draw_region(axes: Axes, tau_c: float | None, tau_u: float | None, right: float, top: float) -> str:
+def _shade_thresholds(axes: Axes, tau_c: float | None, tau_u: float | None) -> str:
     """Shades what meets the thresholds; returns them in words, nothing if there are none."""
     conditions = []
     if tau_c is not None:
@@ -137,8 +135,8 @@ def _draw_region(axes: Axes, tau_c: float | None, tau_u: float | None, right: fl
         axes.axvline(tau_u, **GUIDE)
         conditions.append(f"uncertainty ≤ {tau_u:g}")
     if conditions:
-        low, wide = tau_c or 0.0, right if tau_u is None else tau_u
-        axes.add_patch(Rectangle((0, low), wide, top - low, color="#D6E8F5", zorder=0))
+        low, width = tau_c or 0.0, axes.get_xlim()[1] if tau_u is None else tau_u
+        axes.add_patch(Rectangle((0, low), width, axes.get_ylim()[1] - low, color="#D6E8F5", zorder=0))
     return ", ".join(conditions)
 
 

@@ -1,6 +1,6 @@
 """Dice and HD95 of every case by region (section V-B.2), not only their means."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +48,16 @@ def draw_case_scores(
     """Boxes (quartiles, whiskers to 1.5 times their distance) and every case as a point, for Dice and HD95.
 
     Scores that are not defined are left out and counted in the note. A penalty for an empty mask counts in n, box and
-    mean, as in the tables; its points, which would squash the axis, are not drawn but counted in the note.
+    mean, as in the tables; its points would squash the axis, so they are only counted in the note.
 
     Args:
         scores: One per case, system and region.
         penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
-        remarks: More sentences of the note, e.g. the conventions for empty masks.
+        remarks: More sentences for the note, e.g. the conventions for empty masks.
     """
     if not scores:
         return draw_nothing("no cases")
-    systems = list(dict.fromkeys(score.system for score in scores))
+    systems = dict.fromkeys(score.system for score in scores)
     figure = new_figure(PAGE_WIDTH_IN, 5.6)
     upper, lower = figure.subplots(2, 1)
     dress(upper, "", "", "Dice")
@@ -70,15 +70,14 @@ def draw_case_scores(
         notes.append(
             f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: in n, box and mean; its points are not drawn."
         )
-    dices, distances = [score.dice for score in scores], [score.hd95_mm for score in scores]
-    notes += _draw_panel(upper, "Dice", scores, systems, dices, None)
+    colours = {system: style_of(index).colour for index, system in enumerate(systems)}
+    dices = [(score, score.dice) for score in scores]
+    notes += _draw_panel(upper, "Dice", dices, colours, None)
     upper.set_ylim(-0.03, 1.03)
-    notes += _draw_panel(lower, "HD95", scores, systems, distances, penalty_mm)
+    distances = [(score, score.hd95_mm) for score in scores]
+    notes += _draw_panel(lower, "HD95", distances, colours, penalty_mm)
     lower.set_ylim(bottom=-0.03 * lower.get_ylim()[1])
-    handles = [
-        Patch(facecolor=(style_of(index).colour, 0.35), edgecolor=style_of(index).colour, label=system)
-        for index, system in enumerate(systems)
-    ]
+    handles = [Patch(facecolor=(colour, 0.35), edgecolor=colour, label=system) for system, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=LABEL_SIZE)
     add_note(figure, notes)
     return figure
@@ -87,27 +86,21 @@ def draw_case_scores(
 def _draw_panel(
     axes: Axes,
     metric: str,
-    scores: Sequence[CaseScore],
-    systems: Sequence[str],
-    values: Sequence[float | None],
+    scores: Sequence[tuple[CaseScore, float | None]],
+    colours: Mapping[str, str],
     penalty_mm: float | None,
 ) -> list[str]:
-    """Draws one metric; returns what it leaves out, one sentence per region."""
-    width = 0.8 / len(systems)
+    """Draws one metric of all systems; returns what it leaves out, one sentence per region."""
+    width = 0.8 / len(colours)
     notes, heights = [], []
     for place, region in enumerate(REGIONS):
         left_out, penalties = [], []
-        for index, system in enumerate(systems):
-            members = [
-                to_number(value)
-                for score, value in zip(scores, values, strict=True)
-                if score.region == region and score.system == system
-            ]
+        for index, (system, colour) in enumerate(colours.items()):
+            members = [to_number(value) for score, value in scores if (score.region, score.system) == (region, system)]
             defined = [value for value in members if is_defined(value)]
             shown = [value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)]
-            _draw_box(
-                axes, place + (index - (len(systems) - 1) / 2) * width, width, defined, shown, style_of(index).colour
-            )
+            middle = place + (index - (len(colours) - 1) / 2) * width
+            _draw_box(axes, middle, width, defined, shown, colour)
             heights += [*shown, float(np.mean(defined))] if defined else []
             if len(defined) < len(members):
                 left_out.append(f"{system} {len(members) - len(defined)} not defined")

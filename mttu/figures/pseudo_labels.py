@@ -2,22 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from mttu.figures.estimates import UNDEFINED, Estimate, is_defined, to_error_bars, to_number
+from mttu.figures.estimates import UNDEFINED, Estimate, to_error_bars, to_number
 from mttu.figures.style import (
+    BARS,
     BLACK,
     ERROR_BARS,
     LABEL_SIZE,
+    LEGEND,
     MUTANT_COLOUR,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     WILD_COLOUR,
     add_note,
+    class_patches,
     draw_nothing,
     dress,
     new_figure,
@@ -25,6 +29,8 @@ from mttu.figures.style import (
 )
 
 _BAR_WIDTH = 0.36
+_WRONG: Mapping[str, Any] = {**BARS, "hatch": "/////"}
+"""Look of wrong pseudo-labels on a white bar."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,12 @@ class MethodSelection:
     """Interval of the accuracy, a share; its value is not read, the counts give it."""
 
 
-def draw_pseudo_labels(
-    tables: Mapping[str, Sequence[MethodSelection]],
-    num_cases: Mapping[str, int],
-    interval: str = "95% Wilson interval",
-) -> Figure:
+def draw_pseudo_labels(tables: Mapping[str, Sequence[MethodSelection]], num_cases: Mapping[str, int]) -> Figure:
     """Fig. 5: how many pseudo-labels each method selects of each class, and how many of them are right.
 
     Args:
         tables: Title of a set of cases to one row per method; one column each.
         num_cases: The same titles to the number of cases that could have been selected.
-        interval: What the intervals of the accuracy are, for the small print.
     """
     if not any(tables.values()):
         return draw_nothing("no methods")
@@ -69,14 +70,11 @@ def draw_pseudo_labels(
             axes.grid(visible=False, axis="x")
         _draw_accuracy(panels[0, column], rows)
         _draw_counts(panels[1, column], rows)
-    handles = [
-        Patch(facecolor=MUTANT_COLOUR, edgecolor=BLACK, linewidth=0.5, label="called mutant"),
-        Patch(facecolor=WILD_COLOUR, edgecolor=BLACK, linewidth=0.5, label="called wild type"),
-        Patch(facecolor="white", edgecolor=BLACK, linewidth=0.5, hatch="/////", label="of these, wrong"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=NOTE_SIZE)
+    handles = [*class_patches(), Patch(facecolor="white", label="of these, wrong", **_WRONG)]
+    figure.legend(handles=handles, ncols=3, **LEGEND)
     if any(_accuracy_percent(row) is not None for rows in tables.values() for row in rows):
-        add_note(figure, [f"(m/n): right among those called mutant / among those called wild type. {interval}."])
+        note = "(m/n): right among those called mutant / among those called wild type. 95% Wilson interval."
+        add_note(figure, [note])
     return figure
 
 
@@ -102,8 +100,8 @@ def _draw_accuracy(axes: Axes, rows: Sequence[MethodSelection]) -> None:
             reason = "truth\nunknown" if selected else "nothing\nselected"
             axes.text(place, 50, reason, ha="center", va="center", fontsize=NOTE_SIZE, style="italic")
             continue
-        ends = [100 * to_number(end) if is_defined(end) else None for end in (row.accuracy.low, row.accuracy.high)]
-        bars = to_error_bars([Estimate(percent, ends[0], ends[1])])
+        low, high = 100 * to_number(row.accuracy.low), 100 * to_number(row.accuracy.high)
+        bars = to_error_bars([Estimate(percent, low, high)])
         axes.errorbar(place, percent, yerr=bars, color=BLACK, marker="D", markersize=4.5, **ERROR_BARS)
         label = f"{percent:.1f}%\n({row.num_right_mutant}/{row.num_right_wild})"
         axes.text(place, 104, label, ha="center", va="bottom", fontsize=NOTE_SIZE)
@@ -115,22 +113,11 @@ def _draw_counts(axes: Axes, rows: Sequence[MethodSelection]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xticks(range(len(rows)), [row.method for row in rows], fontsize=LABEL_SIZE)
     for place, row in enumerate(rows):
-        sides = (
-            (-0.5, row.num_mutant, row.num_right_mutant, MUTANT_COLOUR),
-            (0.5, row.num_wild, row.num_right_wild, WILD_COLOUR),
-        )
-        for side, count, right, colour in sides:
+        mutants = (-0.5, row.num_mutant, row.num_right_mutant, MUTANT_COLOUR)
+        wilds = (0.5, row.num_wild, row.num_right_wild, WILD_COLOUR)
+        for side, count, right, colour in (mutants, wilds):
             middle = place + side * _BAR_WIDTH
-            axes.bar(middle, count, _BAR_WIDTH, color=colour, edgecolor=BLACK, linewidth=0.5)
+            axes.bar(middle, count, _BAR_WIDTH, color=colour, **BARS)
             if right is not None and right < count:
-                axes.bar(
-                    middle,
-                    count - right,
-                    _BAR_WIDTH,
-                    bottom=right,
-                    color="white",
-                    edgecolor=BLACK,
-                    linewidth=0.5,
-                    hatch="/////",
-                )
+                axes.bar(middle, count - right, _BAR_WIDTH, bottom=right, color="white", **_WRONG)
             axes.text(middle, count, str(count), ha="center", va="bottom", fontsize=NOTE_SIZE)

@@ -1,6 +1,6 @@
 """Reliability of the IDH classifier's probabilities (section IV-B, eq. 16-18).
 
-Confidence is that of the predicted class (top label), so it is at least 0.5 with two classes.
+Confidence is that of the predicted class (top label), so with two classes it is at least 0.5.
 """
 
 from collections.abc import Sequence
@@ -49,15 +49,8 @@ class Reliability:
     ece: Estimate = UNDEFINED
 
 
-def draw_reliability(
-    diagrams: Sequence[Reliability], interval: str = "95% Wilson interval of accuracy, bootstrap interval of ECE"
-) -> Figure:
-    """Accuracy over confidence with n per bin; one column per diagram, e.g. before and after calibration.
-
-    Args:
-        diagrams: One per column.
-        interval: What the intervals are, for the small print.
-    """
+def draw_reliability(diagrams: Sequence[Reliability]) -> Figure:
+    """Accuracy over confidence with n per bin; one column per diagram, e.g. before and after calibration."""
     if not diagrams:
         return draw_nothing("no reliability table")
     columns = len(diagrams)
@@ -66,7 +59,8 @@ def draw_reliability(
     for column, diagram in enumerate(diagrams):
         _draw_accuracy(panels[0, column], diagram)
         _draw_counts(panels[1, column], diagram)
-    add_note(figure, [f"Confidence of the predicted class. {interval}.", BIAS_NOTE])
+    intervals = "95% Wilson interval of accuracy, bootstrap interval of ECE"
+    add_note(figure, [f"Confidence of the predicted class. {intervals}.", BIAS_NOTE])
     return figure
 
 
@@ -81,18 +75,10 @@ def _draw_accuracy(axes: Axes, diagram: Reliability) -> None:
     if not filled:
         say(axes, "no predictions")
         return
-    estimates = [row.accuracy for row in filled]
-    axes.errorbar(
-        [to_number(row.mean_confidence) for row in filled],
-        to_values(estimates),
-        yerr=to_error_bars(estimates),
-        color=style_of(0).colour,
-        marker="o",
-        markersize=4.5,
-        linewidth=1.2,
-        label="observed",
-        **ERROR_BARS,
-    )
+    confidences = [to_number(row.mean_confidence) for row in filled]
+    accuracies = [row.accuracy for row in filled]
+    heights, bars = to_values(accuracies), to_error_bars(accuracies)
+    axes.errorbar(confidences, heights, bars, markersize=4.5, label="observed", **style_of(0).line, **ERROR_BARS)
     axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right")
 
 
@@ -101,7 +87,8 @@ def _draw_counts(axes: Axes, diagram: Reliability) -> None:
     counts = [row.num_cases for row in diagram.bins]
     widths = [row.high - row.low for row in diagram.bins]
     middles = [(row.low + row.high) / 2 for row in diagram.bins]
-    axes.bar(middles, counts, widths, color=style_of(0).colour, alpha=0.35, edgecolor=style_of(0).colour, linewidth=0.6)
+    colour = style_of(0).colour
+    axes.bar(middles, counts, widths, color=colour, alpha=0.35, edgecolor=colour, linewidth=0.6)
     start = axes.get_xlim()[0]
     for middle, count in zip(middles, counts, strict=True):
         if middle > start:

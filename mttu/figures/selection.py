@@ -1,4 +1,4 @@
-"""Choice of the thresholds for pseudo-labels (section IV-B, eq. 19): Fig. 3b and 3c."""
+"""Error and number of pseudo-labels over both thresholds (section IV-B, eq. 19): Fig. 3b and 3c."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from mttu.figures.style import (
     GUIDE,
     LABEL_SIZE,
+    LEGEND,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     add_note,
@@ -31,7 +32,7 @@ class SelectionRow:
     """What one pair of thresholds selects from a set of cases whose IDH status is known."""
 
     confidence_threshold: float
-    """tau_c: least confidence that is selected."""
+    """tau_c: smallest confidence that is selected."""
     uncertainty_threshold: float
     """tau_u: largest uncertainty that is selected."""
     num_selected: int
@@ -46,8 +47,8 @@ def draw_selection_error(
 ) -> Figure:
     """Fig. 3b and 3c: error of the selected pseudo-labels, and how many there are, over both thresholds.
 
-    Where nothing is selected the error is not defined: its line has a gap, and the note says where. The note also names
-    lines that coincide.
+    Where nothing is selected, the error is not defined: its line has a gap, and the note says where. The note also
+    names lines that coincide.
 
     Args:
         tables: Title of a set of cases, e.g. "Validation", to its rows; one column each.
@@ -71,21 +72,14 @@ def draw_selection_error(
         Line2D([], [], **_look(index, len(levels), thick=False), label=f"{level:g}")
         for index, level in enumerate(levels)
     ]
-    legend = figure.legend(
-        handles=handles,
-        title=f"confidence threshold {_TAU_C}",
-        loc="outside upper center",
-        ncols=4 * min(2, columns),
-        frameon=False,
-        fontsize=NOTE_SIZE,
-    )
-    legend.get_title().set_fontsize(NOTE_SIZE)
+    title = f"confidence threshold {_TAU_C}"
+    figure.legend(handles=handles, title=title, title_fontsize=NOTE_SIZE, ncols=4 * min(2, columns), **LEGEND)
     add_note(figure, notes)
     return figure
 
 
 def _look(index: int, num_levels: int, *, thick: bool) -> dict[str, Any]:
-    """Colours in order from dark to light; later lines are thinner, so that they do not hide what lies below."""
+    """Colours from dark to light; later lines are thinner, so that they do not hide the earlier ones."""
     remaining = 1 - index / max(1, num_levels - 1)
     return {
         "color": colormaps["viridis"](0.88 * index / max(1, num_levels - 1)),
@@ -143,6 +137,7 @@ def _list_overlaps(title: str, rows: Sequence[SelectionRow]) -> list[str]:
 
 
 def _list_unselected(title: str, rows: Sequence[SelectionRow]) -> list[str]:
+    """Names the thresholds that select nothing."""
     places = []
     for level in sorted({row.confidence_threshold for row in rows}):
         empty = [f"{row.uncertainty_threshold:g}" for row in _of_level(rows, level) if row.num_selected == 0]

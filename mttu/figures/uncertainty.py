@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +12,7 @@ from mttu.figures.reliability import BIAS_NOTE
 from mttu.figures.style import (
     DARK_GREY,
     ERROR_BARS,
+    LEGEND,
     NOTE_SIZE,
     PAGE_WIDTH_IN,
     SeriesStyle,
@@ -24,13 +24,7 @@ from mttu.figures.style import (
     style_of,
 )
 
-_EXPECTED: Mapping[str, Any] = {
-    "marker": "_",
-    "markersize": 10,
-    "markeredgewidth": 1.8,
-    "linestyle": "none",
-    "alpha": 0.7,
-}
+_EXPECTED: Mapping[str, Any] = {"marker": "_", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "", "alpha": 0.7}
 """Look of the ECE that a perfectly calibrated predictor would have."""
 
 
@@ -43,7 +37,7 @@ class UncertaintyBin:
     num_cases: int
     ece: Estimate
     ece_if_calibrated: float | None = None
-    """Mean ECE that a perfectly calibrated predictor would have with as many cases; None where not known."""
+    """Mean ECE of a perfectly calibrated predictor with as many cases; None where not known."""
 
 
 @dataclass(frozen=True)
@@ -75,42 +69,31 @@ def draw_ece_by_uncertainty(
         shift = (index - (len(curves) - 1) / 2) / max(2, len(curves))
         _draw_curve(upper, curve, shift * 0.3, style_of(index))
         _draw_bin_counts(lower, curve, shift, len(curves), style_of(index))
-    if any(is_defined(row.ece_if_calibrated) for curve in curves for row in curve.bins):
-        upper.plot(
-            [], [], color=DARK_GREY, label="expected of a perfectly calibrated predictor with this n", **_EXPECTED
-        )
     bins = [row for curve in curves for row in curve.bins]
+    if any(is_defined(row.ece_if_calibrated) for row in bins):
+        label = "expected of a perfectly calibrated predictor with this n"
+        upper.plot([], [], color=DARK_GREY, label=label, **_EXPECTED)
     low, high = min(row.low for row in bins), max(row.high for row in bins)
     lower.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     lower.set_ylim(0, max(row.num_cases for row in bins) * 1.35 or 1.0)
     upper.set_ylim(bottom=0.0)
-    if any(row.num_cases and is_defined(row.ece.value) for curve in curves for row in curve.bins):
-        figure.legend(loc="outside upper center", ncols=1, frameon=False, fontsize=NOTE_SIZE)
+    if any(row.num_cases and is_defined(row.ece.value) for row in bins):
+        figure.legend(ncols=1, **LEGEND)
     else:
         say(upper, "no bin with a defined ECE")
-    empty = [f"{curve.title}: {_list_empty(curve)}" for curve in curves if _list_empty(curve)]
-    add_note(figure, [f"Vertical bars: {interval}. Horizontal bars: width of the bin.", *empty, BIAS_NOTE])
+    gaps = [f"{curve.title}: {listed}." for curve in curves if (listed := _list_gaps(curve))]
+    add_note(figure, [f"Vertical bars: {interval}. Horizontal bars: width of the bin.", *gaps, BIAS_NOTE])
     return figure
 
 
 def _draw_curve(axes: Axes, curve: UncertaintyCurve, shift: float, style: SeriesStyle) -> None:
     num_cases = sum(row.num_cases for row in curve.bins)
     label = f"{curve.title}, n = {num_cases}: ECE of all {describe(curve.ece, 3)}"
-    middles = np.array([(row.low + row.high) / 2 + shift * (row.high - row.low) for row in curve.bins])
+    middles = [(row.low + row.high) / 2 + shift * (row.high - row.low) for row in curve.bins]
     estimates = [row.ece if row.num_cases > 0 else UNDEFINED for row in curve.bins]  # an empty bin breaks the line
-    axes.errorbar(
-        middles,
-        to_values(estimates),
-        yerr=to_error_bars(estimates),
-        color=style.colour,
-        marker=style.marker,
-        markersize=4.5,
-        linestyle=style.dashes,
-        linewidth=1.2,
-        label=label,
-        **ERROR_BARS,
-    )
-    for row, height in zip(curve.bins, to_values(estimates), strict=True):
+    heights = to_values(estimates)
+    axes.errorbar(middles, heights, to_error_bars(estimates), markersize=4.5, label=label, **style.line, **ERROR_BARS)
+    for row, height in zip(curve.bins, heights, strict=True):
         axes.plot([row.low, row.high], [height, height], color=style.colour, linewidth=0.8, alpha=0.5)
     expected = [to_number(row.ece_if_calibrated if row.num_cases > 0 else None) for row in curve.bins]
     axes.plot(middles, expected, color=style.colour, **_EXPECTED)
@@ -124,11 +107,8 @@ def _draw_bin_counts(axes: Axes, curve: UncertaintyCurve, shift: float, num_curv
         axes.text(middle, row.num_cases, str(row.num_cases), ha="center", va="bottom", fontsize=NOTE_SIZE)
 
 
-def _list_empty(curve: UncertaintyCurve) -> str:
-    empty = [f"{row.low:g} to {row.high:g}" for row in curve.bins if row.num_cases == 0]
-    undefined = [
-        f"{row.low:g} to {row.high:g}" for row in curve.bins if row.num_cases > 0 and not is_defined(row.ece.value)
-    ]
-    said = [f"no cases in {', '.join(empty)}"] if empty else []
-    said += [f"ECE not defined in {', '.join(undefined)}"] if undefined else []
-    return "; ".join(said) + "." if said else ""
+def _list_gaps(curve: UncertaintyCurve) -> str:
+    gaps = {"no cases": [row for row in curve.bins if row.num_cases == 0]}
+    gaps["ECE not defined"] = [row for row in curve.bins if row.num_cases > 0 and not is_defined(row.ece.value)]
+    ranges = {what: ", ".join(f"{row.low:g} to {row.high:g}" for row in rows) for what, rows in gaps.items() if rows}
+    return "; ".join(f"{what} in {listed}" for what, listed in ranges.items())
