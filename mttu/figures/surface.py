@@ -234,9 +234,9 @@ def draw_surface_distance(
 def _crop(case: SurfaceCase) -> SurfaceCase:
     """The box around all masks with a margin, so that rays cross little air."""
     inside = np.logical_or.reduce([case.truth, *case.predictions.values()])
-    if not inside.any():
+    (box,) = find_objects(inside.astype(np.uint8), 1)
+    if box is None:
         return case
-    (box,) = find_objects(inside.astype(np.uint8))
     predictions = {system: np.pad(mask[box], _MARGIN) for system, mask in case.predictions.items()}
     return replace(case, truth=np.pad(case.truth[box], _MARGIN), predictions=predictions)
 

@@ -1,10 +1,9 @@
 """Post-hoc calibration of the IDH probability, fitted on validation: temperature, and temperature with bias.
 
 C. Guo et al., On calibration of modern neural networks, ICML 2017 (the paper's [42]). With two classes, softmax of
-(z_wild, z_mutant) / T is sigmoid of their difference / T, so all that is needed is the mutant probability p: its logit
-is that difference. For p that was averaged over windows, flips or passes the logit of the average takes its place. The
-bias shifts the decision as well, for a cohort with another share of mutants. Neither changes the order of cases, so the
-AUC stays as it is.
+(z_wild, z_mutant) / T is sigmoid of their difference / T, and that difference is the logit of the mutant probability p.
+If p was averaged over windows, flips or passes, the logit of the average is used. The bias also shifts the decision, for
+a cohort with another share of mutants. Neither changes the order of cases, so the AUC stays the same.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.labels import IDH_MUTANT
 from mttu.errors import InputError
+from mttu.metrics.classification import known_cases
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 BIAS_RANGE = (-10.0, 10.0)
@@ -29,14 +29,14 @@ class Calibration:
     """Calibrated probability = sigmoid(logit(p) / temperature + bias)."""
 
     temperature: float
-    """Above 1 for a network that is too sure of itself."""
+    """Above 1 for an overconfident network."""
     bias: float
-    """Positive moves towards mutant; 0 for plain temperature scaling."""
+    """Positive towards mutant; 0 for plain temperature scaling."""
     num_cases: int
     """Validation cases that it was fitted on."""
     determined: bool
-    """False if the validation cases do not determine the values: the network separates the two classes, so that no
-    temperature is low enough, or it is no better than chance, so that none is high enough."""
+    """False if the validation cases do not determine the values: if the network separates the two classes, no
+    temperature is low enough; if it is no better than chance, none is high enough."""
 
     def apply(self, mutant_probabilities: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated probabilities of mutant, in the same order."""
@@ -52,28 +52,21 @@ def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], w
     """Fits by the mean negative log-likelihood, which is convex in 1 / temperature and bias; deterministic.
 
     Args:
-        mutant_probabilities: Of the validation cases, never of those that are to be scored.
+        mutant_probabilities: Of the validation cases, never of those that are scored afterwards.
         idh: 1 mutant, 0 wild type, -1 unknown: left out.
         with_bias: Whether to fit the bias too.
 
     Raises:
-        InputError: The cases lack a class, or a probability is not a number in [0, 1].
-        ValueError: Lengths differ.
+        InputError: The cases lack a class.
+        ValueError: See `mttu.metrics.classification.score_classification`.
     """
-    probability, status = np.asarray(mutant_probabilities, np.float64), np.asarray(idh, np.int64)
-    if probability.shape != status.shape or probability.ndim != 1:
-        raise ValueError(f"probabilities have shape {probability.shape}, idh {status.shape}; one each per case")
-    probability, status = probability[status != IDH_UNKNOWN], status[status != IDH_UNKNOWN]
-    num_mutant, num_wild = int((status == IDH_MUTANT).sum()), int((status == IDH_WILD).sum())
-    problems = []
+    probability, status = known_cases(mutant_probabilities, idh)
+    num_mutant = int((status == IDH_MUTANT).sum())
+    num_wild = len(status) - num_mutant
     if not (num_mutant and num_wild):
-        problems.append(
+        raise InputError(
             f"calibration: the validation cases are {num_mutant} mutant and {num_wild} wild type; both are needed"
         )
-    if not ((probability >= 0) & (probability <= 1)).all():
-        problems.append("calibration: a mutant probability is not a number in [0, 1]")
-    if problems:
-        raise InputError(problems)
     logits, signs = _logit(probability), np.where(status == IDH_MUTANT, 1.0, -1.0)
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -87,11 +80,8 @@ def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], w
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=limits, options=options)
     inverse, bias = (float(value) for value in found.x)
-    determined = limits[0][0] < inverse < limits[0][1] and (not with_bias or BIAS_RANGE[0] < bias < BIAS_RANGE[1])
-    return Calibration(1 / inverse, bias, len(status), determined and not _is_separable(logits, signs, with_bias))
-
-
-def _is_separable(logits: NDArray[np.float64], signs: NDArray[np.float64], with_bias: bool) -> bool:
-    """Whether all cases are on the right side, so that an ever lower temperature fits ever better."""
-    border = logits[signs < 0].max() if with_bias else 0.0
-    return bool(logits[signs > 0].min() > border >= logits[signs < 0].max())
+    inside = limits[0][0] < inverse < limits[0][1] and (not with_bias or BIAS_RANGE[0] < bias < BIAS_RANGE[1])
+    highest_wild = logits[signs < 0].max()
+    border = highest_wild if with_bias else 0.0
+    separable = logits[signs > 0].min() > border >= highest_wild  # then an ever lower temperature fits ever better
+    return Calibration(1 / inverse, bias, len(status), bool(inside and not separable))

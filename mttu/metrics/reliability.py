@@ -1,16 +1,16 @@
-"""Does a confidence of 0.9 mean that 90 % of such calls are right? Expected calibration error and reliability.
+"""Expected calibration error and reliability: whether 90 % of the calls with a confidence of 0.9 are right.
 
 Top-label, as in the paper's eq. (16) to (18) and in Guo et al. (ICML 2017): the confidence of a case is the probability
-of the class that is called, max(p, 1 - p), and its accuracy whether that call is right. Other tools (e.g. torchmetrics
-for binary tasks) compare the mutant probability with the share of mutants instead, which gives other figures as soon as
-a call is wrong.
+of the called class, max(p, 1 - p), and its accuracy is whether that call is right. Other tools (e.g. torchmetrics for
+binary tasks) compare the mutant probability with the share of mutants instead, which differs as soon as a call is wrong.
 
-The error is biased upwards in small samples: 30 cases of a perfectly calibrated network show about 0.12 in ten bins. So
-it always comes with n, an interval, and what a perfectly calibrated network with the same confidences would show.
+The error is biased upwards in small samples: 30 cases of a perfectly calibrated network have about 0.12 in ten bins. So
+it comes with n, an interval, and the error that a perfectly calibrated network with the same confidences would have.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ Binning = Literal["equal-width", "adaptive"]
 NUM_BINS = 10
 """L of eq. (16): not stated in the paper; chosen because it is the usual number for small cohorts."""
 CASES_PER_BIN = 5
-"""Least number of cases in an adaptive bin; with fewer its accuracy says nothing, and the error is mostly bias."""
+"""Minimum number of cases in an adaptive bin; with fewer, the error is mostly bias."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CalibrationError:
     ece: float | None
     """In [0, 1]. None without cases."""
     interval: Interval
-    """Bootstrap over patients. Resampling adds to the upward bias, so it may lie above the figure."""
+    """Bootstrap over patients. Resampling adds to the upward bias, so it may lie above the estimate."""
     expected_when_calibrated: float | None
     """Mean error of a perfectly calibrated network with these confidences and this n."""
     num_cases: int
@@ -56,8 +56,17 @@ class ReliabilityBin:
 
 
 def call_top_label(mutant_probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Confidence of the called class, and whether that is mutant, as it is from a probability of exactly 0.5 on."""
+    """Confidence of the called class, and whether that is mutant: at a probability of 0.5 or more."""
     return np.maximum(mutant_probabilities, 1 - mutant_probabilities), mutant_probabilities >= DEFAULT_THRESHOLD
+
+
+def _read_calls(
+    mutant_probabilities: Sequence[float], idh: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Confidence of each case of known status, and whether its call is right."""
+    probability, status = known_cases(mutant_probabilities, idh)
+    confidence, called_mutant = call_top_label(probability)
+    return confidence, called_mutant == (status == IDH_MUTANT)
 
 
 def measure_calibration_error(
@@ -66,9 +75,7 @@ def measure_calibration_error(
     patients: Sequence[str],
     num_bins: int | None = None,
     binning: Binning = "equal-width",
-    level: float = 0.95,
     num_resamples: int = 2000,
-    seed: int = 0,
 ) -> CalibrationError:
     """Top-label expected calibration error, eq. (16).
 
@@ -76,31 +83,28 @@ def measure_calibration_error(
         mutant_probabilities: Probability of mutant, one per case.
         idh: 1 mutant, 0 wild type, -1 unknown: left out.
         patients: Patient of each case; the bootstrap draws patients.
-        num_bins: Bins over confidences from 0 to 1; those of two classes lie in the upper half. None: `NUM_BINS`, of
-            adaptive ones no more than leave `CASES_PER_BIN` cases in each.
+        num_bins: Bins over confidences from 0 to 1; those of two classes lie in the upper half. None: `NUM_BINS`, but
+            with at least `CASES_PER_BIN` cases in each adaptive one.
         binning: equal-width, as in the paper, or adaptive: bins of about equal numbers of cases. Equal confidences
             share a bin.
-        level: Coverage of the interval.
         num_resamples: Resamples of the bootstrap, and draws for `expected_when_calibrated`.
-        seed: Of both.
 
     Raises:
         ValueError: See `mttu.metrics.classification.score_classification`; or no bins.
     """
-    probability, status = known_cases(mutant_probabilities, idh)
-    confidence, called_mutant = call_top_label(probability)
-    right = called_mutant == (status == IDH_MUTANT)
+    confidence, right = _read_calls(mutant_probabilities, idh)
     num_bins = _choose_num_bins(num_bins, binning, len(confidence))
     known = [patient for patient, own in zip(patients, idh, strict=True) if own >= 0]
 
     def statistics(rows: NDArray[np.int64]) -> Mapping[str, float | None]:
-        found = _measure(confidence[rows], right[rows][None], num_bins, binning) if len(rows) else [None]
-        return {"ece": None if found[0] is None else float(found[0])}
+        if not len(rows):
+            return {"ece": None}
+        return {"ece": float(_measure(confidence[rows], right[rows][None], num_bins, binning)[0])}
 
-    interval = bootstrap_over_patients(statistics, known, level, num_resamples, seed)["ece"]
+    interval = bootstrap_over_patients(statistics, known, num_resamples)["ece"]
     expected = None
     if len(confidence):
-        drawn = np.random.default_rng(seed).random((num_resamples, len(confidence))) < confidence
+        drawn = np.random.default_rng(0).random((num_resamples, len(confidence))) < confidence
         expected = float(_measure(confidence, drawn, num_bins, binning).mean())
     return CalibrationError(interval.estimate, interval, expected, len(confidence), num_bins, binning)
 
@@ -116,14 +120,14 @@ def _measure(
 
 
 def _choose_num_bins(num_bins: int | None, binning: Binning, num_cases: int) -> int:
-    if num_bins is not None:
-        return num_bins
-    return NUM_BINS if binning == "equal-width" else max(1, min(NUM_BINS, num_cases // CASES_PER_BIN))
+    if num_bins is None:
+        return NUM_BINS if binning == "equal-width" else max(1, min(NUM_BINS, num_cases // CASES_PER_BIN))
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}; at least 1 is needed")
+    return num_bins
 
 
 def _edges(confidence: NDArray[np.float64], num_bins: int, binning: Binning) -> NDArray[np.float64]:
-    if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}; at least 1 is needed")
     if binning == "equal-width" or not len(confidence):
         return np.arange(num_bins + 1) / num_bins
     inner = np.quantile(confidence, np.arange(1, num_bins) / num_bins, method="inverted_cdf")
@@ -131,7 +135,7 @@ def _edges(confidence: NDArray[np.float64], num_bins: int, binning: Binning) -> 
 
 
 def _assign(confidence: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin of each case; a bin holds its upper edge, not its lower one."""
+    """Bin of each case; a bin includes its upper edge, not its lower one."""
     return np.asarray(np.digitize(confidence, edges[1:-1], right=True))
 
 
@@ -140,26 +144,16 @@ def tabulate_reliability(
     idh: Sequence[int],
     num_bins: int | None = None,
     binning: Binning = "equal-width",
-    level: float = 0.95,
 ) -> list[ReliabilityBin]:
-    """The bins of the calibration error: number of cases, mean confidence, accuracy with its Wilson interval.
-
-    Bins of equal width are all there, without cases too.
-
-    Raises:
-        ValueError: See `measure_calibration_error`.
-    """
-    probability, status = known_cases(mutant_probabilities, idh)
-    confidence, called_mutant = call_top_label(probability)
-    right = called_mutant == (status == IDH_MUTANT)
+    """The bins of the calibration error, see `measure_calibration_error`; those of equal width even without cases."""
+    confidence, right = _read_calls(mutant_probabilities, idh)
     num_bins = _choose_num_bins(num_bins, binning, len(confidence))
     edges = _edges(confidence, num_bins, binning)
     bins = _assign(confidence, edges)
     table = []
-    for index in range(len(edges) - 1):
+    for index, (low, high) in enumerate(pairwise(edges.tolist())):
         inside = bins == index
         count = int(inside.sum())
         mean = float(confidence[inside].mean()) if count else None
-        accuracy = wilson_interval(int(right[inside].sum()), count, level)
-        table.append(ReliabilityBin(float(edges[index]), float(edges[index + 1]), count, mean, accuracy))
+        table.append(ReliabilityBin(low, high, count, mean, wilson_interval(int(right[inside].sum()), count)))
     return table
