@@ -21,7 +21,7 @@ from mttu.figures.style import (
     PAGE_WIDTH_IN,
     WILD_COLOUR,
     add_note,
-    class_patches,
+    make_class_patches,
     draw_nothing,
     dress,
     new_figure,
@@ -70,7 +70,7 @@ def draw_pseudo_labels(tables: Mapping[str, Sequence[MethodSelection]], num_case
             axes.grid(visible=False, axis="x")
         _draw_accuracy(panels[0, column], rows)
         _draw_counts(panels[1, column], rows)
-    handles = [*class_patches(), Patch(facecolor="white", label="of these, wrong", **_WRONG)]
+    handles = [*make_class_patches(), Patch(facecolor="white", label="of these, wrong", **_WRONG)]
     figure.legend(handles=handles, ncols=3, **LEGEND)
     if any(_accuracy_percent(row) is not None for rows in tables.values() for row in rows):
         note = "(m/n): right among those called mutant / among those called wild type. 95% Wilson interval."

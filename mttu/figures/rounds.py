@@ -18,7 +18,7 @@ from mttu.figures.style import (
     PAGE_WIDTH_IN,
     WILD_COLOUR,
     add_note,
-    class_patches,
+    make_class_patches,
     draw_nothing,
     dress,
     new_figure,
@@ -89,7 +89,7 @@ def draw_rounds(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(min(rounds) - 0.45, max(rounds) + 0.45)
     handles = list(panels[0].get_legend_handles_labels()[0]) if metrics else []
-    figure.legend(handles=[*handles, *(class_patches() if counted else [])], ncols=5, **LEGEND)
+    figure.legend(handles=[*handles, *(make_class_patches() if counted else [])], ncols=5, **LEGEND)
     if any(np.isfinite(row.values).sum() > 1 for row in scores):
         notes.insert(0, "Mean and standard deviation over folds.")
     if chosen_rounds:

@@ -80,7 +80,7 @@ def style_of(index: int) -> SeriesStyle:
     return _SERIES[index % len(_SERIES)]
 
 
-def class_patches() -> list[Patch]:
+def make_class_patches() -> list[Patch]:
     """Legend entries of the pseudo-labels of each class."""
     classes = (("mutant", MUTANT_COLOUR), ("wild type", WILD_COLOUR))
     return [Patch(facecolor=colour, label=f"called {name}", **BARS) for name, colour in classes]

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from mttu.data.labels import IDH_MUTANT
 from mttu.errors import InputError
-from mttu.metrics.classification import known_cases
+from mttu.metrics.classification import select_known
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 BIAS_RANGE = (-10.0, 10.0)
@@ -60,7 +60,7 @@ def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], w
         InputError: The cases lack a class.
         ValueError: See `mttu.metrics.classification.score_classification`.
     """
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     num_mutant = int((status == IDH_MUTANT).sum())
     num_wild = len(status) - num_mutant
     if not (num_mutant and num_wild):

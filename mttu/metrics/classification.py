@@ -59,7 +59,7 @@ def score_classification(
     Raises:
         ValueError: Lengths differ, a status is not one of 1, 0, -1, or a probability is outside of [0, 1].
     """
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     called, mutant = probability >= threshold, status == IDH_MUTANT
     num_cases, num_mutant = len(status), int(mutant.sum())
     num_wild = num_cases - num_mutant
@@ -83,7 +83,7 @@ def score_classification(
     )
 
 
-def known_cases(
+def select_known(
     mutant_probabilities: Sequence[float] | NDArray[np.float64], idh: Sequence[int] | NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities and statuses of the cases whose status is known, checked.
@@ -128,7 +128,7 @@ def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) 
         InputError: The cases lack a class.
         ValueError: See `score_classification`.
     """
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     num_mutant = int((status == IDH_MUTANT).sum())
     num_wild = len(status) - num_mutant
     if not (num_mutant and num_wild):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.data.labels import IDH_MUTANT
-from mttu.metrics.classification import DEFAULT_THRESHOLD, known_cases
+from mttu.metrics.classification import DEFAULT_THRESHOLD, select_known
 from mttu.metrics.intervals import Interval, bootstrap_over_patients, wilson_interval
 
 Binning = Literal["equal-width", "adaptive"]
@@ -64,7 +64,7 @@ def _read_calls(
     mutant_probabilities: Sequence[float], idh: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence of each case of known status, and whether its call is right."""
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     confidence, called_mutant = call_top_label(probability)
     return confidence, called_mutant == (status == IDH_MUTANT)
 

@@ -1,4 +1,4 @@
-"""An evaluation in numbers: regions, IDH, baselines without images, and a paired comparison of two systems."""
+"""Summary of an evaluation: regions, IDH, baselines without images, and a paired comparison of two systems."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from mttu.metrics.comparisons import (
     compare_wilcoxon,
 )
 from mttu.metrics.delong import compare_auc, estimate_auc
-from mttu.metrics.empty_masks import METRICS, fill_scores, summarise_region
+from mttu.metrics.empty_masks import fill_scores, summarise_region
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
 from mttu.metrics.reliability import Binning, measure_calibration_error, tabulate_reliability
 from mttu.report.plan import EvaluationPlan, describe_subject
@@ -48,16 +48,12 @@ def report_segmentation(
     report: dict[str, Any] = {}
     for region in REGIONS:
         own = sorted((row for row in rows if row["region"] == region), key=lambda row: str(row["case_id"]))
-        summary = asdict(summarise_region(own, region, settings))
-        filled = [fill_scores(row, settings) for row in own]
-        for name in METRICS:
-            known = [(scores[name], row["patient_id"]) for scores, row in zip(filled, own, strict=True)]
-            values = [value for value, _ in known if value is not None]
-            patients = [patient for value, patient in known if value is not None]
-            summary["metrics"][name]["interval_of_mean"] = asdict(
-                bootstrap_mean(values, patients, num_resamples=num_resamples)
-            )
-        report[region] = summary
+        report[region] = asdict(summarise_region(own, region, settings))
+        filled = [(fill_scores(row, settings), row["patient_id"]) for row in own]
+        for name, spread in report[region]["metrics"].items():
+            known = [(value, patient) for scores, patient in filled if (value := scores[name]) is not None]
+            values, patients = [value for value, _ in known], [patient for _, patient in known]
+            spread["interval_of_mean"] = asdict(bootstrap_mean(values, patients, num_resamples))
     return report
 
 
@@ -68,18 +64,18 @@ SCORES = ("auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", 
 def report_idh(
     cases: Sequence[Case], fitted: KeptCalibration, system: Predictions, num_resamples: int
 ) -> dict[str, Any] | None:
-    """Everything about the IDH probabilities of one system; None without cases.
+    """Scores of the IDH probabilities of one system; None without cases.
 
     Args:
         cases: Cases to score, of known IDH status.
         fitted: Threshold and calibration, fitted on other cases; or why there are none.
-        system: Has a probability for all of them.
+        system: Has a probability for each of the cases.
         num_resamples: Of each bootstrap.
     """
     if not cases:
         return None
     cases = sorted(cases, key=lambda case: case.case_id)
-    probabilities, idh = _read(cases, system)
+    probabilities, idh = list(system.probabilities(cases).values()), [case.idh for case in cases]
     patients = [case.patient_id for case in cases]
     thresholds = [("default", DEFAULT_THRESHOLD)]
     if fitted.threshold is not None:
@@ -108,11 +104,6 @@ class _Cohort:
     num_resamples: int
 
 
-def _read(cases: Sequence[Case], system: Predictions) -> tuple[list[float], list[int]]:
-    probabilities = system.probabilities(cases)
-    return [probabilities[case.case_id] for case in cases], [case.idh for case in cases]
-
-
 def _score(cohort: _Cohort, threshold: float) -> dict[str, Any]:
     probability, status = np.asarray(cohort.probabilities), np.asarray(cohort.idh)
 
@@ -120,32 +111,27 @@ def _score(cohort: _Cohort, threshold: float) -> dict[str, Any]:
         found = score_classification(probability[rows], status[rows], threshold)
         return {name: getattr(found, name) for name in SCORES}
 
-    intervals = bootstrap_over_patients(statistics, cohort.patients, num_resamples=cohort.num_resamples)
+    intervals = bootstrap_over_patients(statistics, cohort.patients, cohort.num_resamples)
     found = score_classification(probability, status, threshold)
-    trials = {
-        "accuracy": found.num_cases,
-        "sensitivity": found.num_mutant,
-        "specificity": found.num_cases - found.num_mutant,
+    num_wild = found.num_cases - found.num_mutant
+    wilson = {
+        name: wilson_interval(round((getattr(found, name) or 0.0) * count), count)
+        for name, count in (("accuracy", found.num_cases), ("sensitivity", found.num_mutant), ("specificity", num_wild))
     }
     return {
         **asdict(found),
         "intervals": {name: asdict(interval) for name, interval in intervals.items()},
-        "wilson_intervals": {
-            name: asdict(wilson_interval(round((getattr(found, name) or 0.0) * count), count))
-            for name, count in trials.items()
-        },
+        "wilson_intervals": {name: asdict(interval) for name, interval in wilson.items()},
     }
 
 
 def _measure_error(cohort: _Cohort, binning: Binning) -> dict[str, Any]:
-    found = measure_calibration_error(
-        cohort.probabilities, cohort.idh, cohort.patients, binning=binning, num_resamples=cohort.num_resamples
-    )
-    return asdict(found)
+    cases = (cohort.probabilities, cohort.idh, cohort.patients)
+    return asdict(measure_calibration_error(*cases, binning=binning, num_resamples=cohort.num_resamples))
 
 
 def _compare(calibration: Calibration, cohort: _Cohort) -> dict[str, Any]:
-    """Scores that calibration changes, before and after, on cases that it was not fitted on."""
+    """Scores before and after calibration, on cases that it was not fitted on."""
     calibrated = replace(cohort, probabilities=calibration.apply(cohort.probabilities).tolist())
     report: dict[str, Any] = {}
     for name, one in {"before": cohort, "after": calibrated}.items():
@@ -167,7 +153,7 @@ def report_baselines(plan: EvaluationPlan, system: Predictions) -> dict[str, Any
 
     Returns:
         `fitted_on`: number of training cases with known IDH status; `baselines`: for each its AUC with DeLong's
-        interval, within low grade too, and the paired test of the network against it on the cases that both score,
+        interval, the AUC within low grade, and the paired test of the network against it on the cases that both score,
         adjusted by Holm over the baselines; `within_grade`: the network's AUC within low and high grade.
     """
     cases = sorted(plan.with_idh(system), key=lambda case: case.case_id)
@@ -177,9 +163,7 @@ def report_baselines(plan: EvaluationPlan, system: Predictions) -> dict[str, Any
     training = plan.training()
     own = system.probabilities(cases)
     reports = [_report(baseline, subjects, own) for baseline in fit_baselines(training, subjects)]
-    adjusted = adjust_holm([report["against_network"]["p"] for report in reports])
-    for report, p in zip(reports, adjusted, strict=True):
-        report["against_network"]["p_holm"] = p
+    _adjust([report["against_network"] for report in reports])
     return {
         "fitted_on": sum(subject.idh >= 0 for subject in training),
         "baselines": reports,
@@ -208,8 +192,8 @@ COMPARED = ("dice", "hd95_mm")
 def report_comparison(plan: EvaluationPlan, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Tests of the first system against the second.
 
-    A pair of cases counts for a score if the conventions for empty masks give both systems one; the others are counted
-    in `pairs_left_out`. Holm's adjustment is over the tests of one kind: those of all regions and scores; DeLong's and
+    A case counts for a score if the conventions for empty masks give both systems one; the others are counted in
+    `pairs_left_out`. Holm's adjustment is over tests of the same kind for all regions and scores, and over DeLong's and
     McNemar's together.
 
     Args:
@@ -229,26 +213,24 @@ def report_comparison(plan: EvaluationPlan, rows: Sequence[Mapping[str, Any]]) -
     return {"first": first.name, "second": second.name, "segmentation": tests, "idh": idh}
 
 
-def _table(rows: Sequence[Mapping[str, Any]], system: Predictions, region: str) -> dict[str, Mapping[str, Any]]:
-    return {row["case_id"]: row for row in rows if row["system"] == system.name and row["region"] == region}
-
-
 def _compare_region(
     rows: Sequence[Mapping[str, Any]], plan: EvaluationPlan, region: str, score: str
 ) -> list[dict[str, Any]]:
-    tables = {system.name: _table(rows, system, region) for system in plan.systems}
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {system.name: {} for system in plan.systems}
+    for row in rows:
+        if row["region"] == region:
+            tables[row["system"]][row["case_id"]] = row
     case_ids = align_cases(tables)
-    first, second = tables.values()
-    pairs, patients = [], []
+    left, right, patients = [], [], []
     for case_id in case_ids:
-        one, other = (fill_scores(table[case_id], plan.metrics)[score] for table in (first, second))
+        one, other = (fill_scores(table[case_id], plan.metrics)[score] for table in tables.values())
         if one is not None and other is not None:
-            pairs.append((one, other))
-            patients.append(first[case_id]["patient_id"])
-    left, right = [one for one, _ in pairs], [other for _, other in pairs]
-    differences = [one - other for one, other in pairs]
-    interval = asdict(bootstrap_mean(differences, patients, num_resamples=plan.num_resamples))
-    common = {"region": region, "score": score, "pairs_left_out": len(case_ids) - len(pairs)}
+            left.append(one)
+            right.append(other)
+            patients.append(tables[plan.systems[0].name][case_id]["patient_id"])
+    differences = [one - other for one, other in zip(left, right, strict=True)]
+    interval = asdict(bootstrap_mean(differences, patients, plan.num_resamples))
+    common = {"region": region, "score": score, "pairs_left_out": len(case_ids) - len(left)}
     return [
         {**common, "interval_of_difference": interval, **asdict(compare(left, right))}
         for compare in (compare_paired_t, compare_wilcoxon, compare_two_samples_t)
@@ -271,5 +253,6 @@ def _compare_idh(plan: EvaluationPlan) -> dict[str, dict[str, Any]]:
 
 
 def _adjust(tests: Sequence[dict[str, Any]]) -> None:
+    """Adds `p_holm` to each test of a family."""
     for test, p in zip(tests, adjust_holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p

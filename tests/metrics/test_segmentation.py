@@ -15,7 +15,7 @@ from mttu.metrics.segmentation import (
     RegionScores,
     count_overlaps,
     measure_volumes_ml,
-    region_masks,
+    mask_regions,
     score_dice,
     score_regions,
 )
@@ -32,7 +32,7 @@ def line(*classes: int) -> NDArray[np.uint8]:
 
 
 def test_regions_are_nested_unions_of_classes() -> None:
-    wt, tc, et = region_masks(row(0, 1, 2, 3))
+    wt, tc, et = mask_regions(row(0, 1, 2, 3))
     assert wt.flatten().tolist() == [False, True, True, True]
     assert tc.flatten().tolist() == [False, True, False, True]
     assert et.flatten().tolist() == [False, False, False, True]
@@ -172,7 +172,7 @@ def test_scores_equal_voxel_by_voxel_counting(
 def test_scores_equal_monais_on_the_uncropped_volume(
     masks: tuple[NDArray[np.uint8], NDArray[np.uint8]], spacing_mm: tuple[float, float, float]
 ) -> None:
-    regions = [region_masks(torch.from_numpy(mask))[None] for mask in masks]
+    regions = [mask_regions(torch.from_numpy(mask))[None] for mask in masks]
     dice = compute_dice(*regions, ignore_empty=False)[0].tolist()
     distances = compute_hausdorff_distance(*regions, include_background=True, percentile=95, spacing=spacing_mm)[0]
     found = score_regions(*masks, spacing_mm)
