@@ -10,20 +10,7 @@ from matplotlib.patches import Rectangle
 
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN
 from mttu.errors import say_count
-from mttu.figures.style import (
-    DARK_GREY,
-    GREY,
-    GUIDE,
-    LEGEND,
-    PAGE_WIDTH_IN,
-    RIGHT_COLOUR,
-    WRONG_COLOUR,
-    add_note,
-    draw_nothing,
-    dress,
-    new_figure,
-    say,
-)
+from mttu.figures import style
 
 
 @dataclass(frozen=True)
@@ -43,7 +30,11 @@ class Candidate:
     """Whether its prediction becomes a pseudo-label: by thresholds, balance, or an earlier round."""
 
 
-_VERDICTS = {"right": (RIGHT_COLOUR, False), "wrong": (WRONG_COLOUR, True), "truth unknown": (GREY, False)}
+_VERDICTS = {
+    "right": (style.RIGHT_COLOUR, False),
+    "wrong": (style.WRONG_COLOUR, True),
+    "truth unknown": (style.GREY, False),
+}
 """Colour of a pseudo-label's marker, and whether it is filled."""
 
 
@@ -66,12 +57,12 @@ def draw_candidates(
         balanced: Whether the selection was balanced.
     """
     if not candidates:
-        return draw_nothing("no cases")
-    figure = new_figure(PAGE_WIDTH_IN * 0.62, 4.4)
+        return style.draw_nothing("no cases")
+    figure = style.new_figure(style.PAGE_WIDTH_IN * 0.62, 4.4)
     axes = figure.add_subplot()
     drawn = [case for case in candidates if np.isfinite(case.confidence) and np.isfinite(case.uncertainty)]
     x_label, y_label = "uncertainty (standard deviation of probability)", "confidence (probability of predicted class)"
-    dress(axes, f"{title}, n = {len(candidates)}".removeprefix(", "), x_label, y_label)
+    style.dress(axes, f"{title}, n = {len(candidates)}".removeprefix(", "), x_label, y_label)
     largest = max([uncertainty_threshold or 0.0, *(case.uncertainty for case in drawn)])
     lowest = min([0.5, *(case.confidence for case in drawn)])
     if confidence_threshold is not None:
@@ -108,20 +99,20 @@ def draw_candidates(
             marker="o",
             s=90,
             facecolors="none",
-            edgecolors=DARK_GREY,
+            edgecolors=style.DARK_GREY,
             linewidths=0.8,
             label=f"selected: {len(selected)}",
         )
     if drawn:
-        figure.legend(ncols=2, **LEGEND)
+        figure.legend(ncols=2, **style.LEGEND)
     else:
-        say(axes, "no case has finite values")
+        style.say(axes, "no case has finite values")
     notes = [f"Meets thresholds (shaded; {conditions}): {_describe(meeting)}."] if conditions else []
     notes.append(f"Selected{' after balance' if balanced else ''}: {_describe(selected)}.")
     lost = [case.case_id for case in candidates if case not in drawn]
     if lost:
         notes.append(f"Not drawn, values are not finite: {', '.join(lost)}.")
-    add_note(figure, notes)
+    style.add_note(figure, notes)
     return figure
 
 
@@ -129,10 +120,10 @@ def _shade_thresholds(axes: Axes, tau_c: float | None, tau_u: float | None) -> s
     """Shades what meets the thresholds; returns them in words, nothing if there are none."""
     conditions = []
     if tau_c is not None:
-        axes.axhline(tau_c, **GUIDE)
+        axes.axhline(tau_c, **style.GUIDE)
         conditions.append(f"confidence ≥ {tau_c:g}")
     if tau_u is not None:
-        axes.axvline(tau_u, **GUIDE)
+        axes.axvline(tau_u, **style.GUIDE)
         conditions.append(f"uncertainty ≤ {tau_u:g}")
     if conditions:
         low, width = tau_c or 0.0, axes.get_xlim()[1] if tau_u is None else tau_u

@@ -10,19 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mttu.data.labels import REGIONS
+from mttu.figures import style
 from mttu.figures.estimates import is_defined, to_number
-from mttu.figures.style import (
-    BLACK,
-    DARK_GREY,
-    LABEL_SIZE,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    add_note,
-    draw_nothing,
-    dress,
-    new_figure,
-    style_of,
-)
 
 _JITTER = 0.55
 """Share of a box's width over which its points are spread."""
@@ -56,12 +45,12 @@ def draw_case_scores(
         remarks: More sentences for the note, e.g. the conventions for empty masks.
     """
     if not scores:
-        return draw_nothing("no cases")
+        return style.draw_nothing("no cases")
     systems = dict.fromkeys(score.system for score in scores)
-    figure = new_figure(PAGE_WIDTH_IN, 5.6)
+    figure = style.new_figure(style.PAGE_WIDTH_IN, 5.6)
     upper, lower = figure.subplots(2, 1)
-    dress(upper, "", "", "Dice")
-    dress(lower, "", "region", "HD95 (mm)")
+    style.dress(upper, "", "", "Dice")
+    style.dress(lower, "", "region", "HD95 (mm)")
     notes = [
         "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case.",
         *remarks,
@@ -70,7 +59,7 @@ def draw_case_scores(
         notes.append(
             f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: in n, box and mean; its points are not drawn."
         )
-    colours = {system: style_of(index).colour for index, system in enumerate(systems)}
+    colours = {system: style.pick_series(index).colour for index, system in enumerate(systems)}
     dices = [(score, score.dice) for score in scores]
     notes += _draw_panel(upper, "Dice", dices, colours, None)
     upper.set_ylim(-0.03, 1.03)
@@ -78,8 +67,8 @@ def draw_case_scores(
     notes += _draw_panel(lower, "HD95", distances, colours, penalty_mm)
     lower.set_ylim(bottom=-0.03 * lower.get_ylim()[1])
     handles = [Patch(facecolor=(colour, 0.35), edgecolor=colour, label=system) for system, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=LABEL_SIZE)
-    add_note(figure, notes)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=style.LABEL_SIZE)
+    style.add_note(figure, notes)
     return figure
 
 
@@ -112,7 +101,7 @@ def _draw_panel(
             notes.append(f"{metric} of {region.upper()}, points not drawn: {'; '.join(penalties)}.")
     if penalty_mm is not None and heights:
         axes.set_ylim(top=1.08 * max(heights) or 1.0)
-    axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=LABEL_SIZE)
+    axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=style.LABEL_SIZE)
     axes.set_xlim(-0.5, len(REGIONS) - 0.5)
     axes.grid(visible=False, axis="x")
     return notes
@@ -121,10 +110,10 @@ def _draw_panel(
 def _draw_box(
     axes: Axes, middle: float, width: float, counted: Sequence[float], shown: Sequence[float], colour: str
 ) -> None:
-    on_top: dict[str, Any] = {"ha": "center", "fontsize": NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
-    axes.text(middle, 1.01, str(len(counted)), va="bottom", color=DARK_GREY, **on_top)
+    on_top: dict[str, Any] = {"ha": "center", "fontsize": style.NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
+    axes.text(middle, 1.01, str(len(counted)), va="bottom", color=style.DARK_GREY, **on_top)
     if not counted:
-        axes.text(middle, 0.5, "none", va="center", color=DARK_GREY, style="italic", **on_top)
+        axes.text(middle, 0.5, "none", va="center", color=style.DARK_GREY, style="italic", **on_top)
         return
     axes.boxplot(
         counted,
@@ -135,8 +124,8 @@ def _draw_box(
         patch_artist=True,
         manage_ticks=False,
         boxprops={"facecolor": (colour, 0.35), "edgecolor": colour},
-        medianprops={"color": BLACK, "linewidth": 1.2},
-        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": BLACK},
+        medianprops={"color": style.BLACK, "linewidth": 1.2},
+        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": style.BLACK},
         whiskerprops={"color": colour},
         capprops={"color": colour},
     )

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mttu.figures import style
 from mttu.figures.estimates import is_defined, to_number
-from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, draw_nothing, dress, new_figure, say, style_of
 
 SCORE = "val/score"
 PANELS = (
@@ -48,15 +48,17 @@ def draw_curves(history: Sequence[Mapping[str, float]], remarks: Sequence[str] =
     """
     panels = [panel for panel in PANELS if any(name in row for row in history for name in panel[2])]
     if not panels:
-        return draw_nothing("no metrics")
+        return style.draw_nothing("no metrics")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(PAGE_WIDTH_IN if columns == 3 else PAGE_WIDTH_IN * columns / 2.5, 2.15 * rows + 0.3)
+    figure = style.new_figure(
+        style.PAGE_WIDTH_IN if columns == 3 else style.PAGE_WIDTH_IN * columns / 2.5, 2.15 * rows + 0.3
+    )
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     scored = [row for row in history if is_defined(row.get(SCORE))]
     best = max(scored, key=lambda row: row[SCORE])["epoch"] if scored else None
     for axes, (title, y_label, names) in zip(grid, panels, strict=False):
-        dress(axes, title, "epoch", y_label)
+        style.dress(axes, title, "epoch", y_label)
         _draw_panel(axes, history, names, best)
         if y_label in ("Dice", "share"):
             axes.set_ylim(-0.03, 1.03)
@@ -67,7 +69,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], remarks: Sequence[str] =
     lost = sum(name in row and not is_defined(row[name]) for row in history for panel in panels for name in panel[2])
     if lost:
         notes.append(f"{lost} values are not finite; they leave gaps.")
-    add_note(figure, notes)
+    style.add_note(figure, notes)
     return figure
 
 
@@ -78,11 +80,11 @@ def _draw_panel(axes: Axes, history: Sequence[Mapping[str, float]], names: Seque
             continue
         epochs, values = zip(*rows, strict=True)
         size = 3 if len(rows) <= 40 else 0
-        axes.plot(epochs, values, markersize=size, label=_NAMES[name.split("/")[1]], **style_of(index).line)
+        axes.plot(epochs, values, markersize=size, label=_NAMES[name.split("/")[1]], **style.pick_series(index).line)
         if not np.isfinite(values).any():
-            say(axes, "no finite value")
+            style.say(axes, "no finite value")
     if best is not None:
-        axes.axvline(best, **GUIDE)
+        axes.axvline(best, **style.GUIDE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize=NOTE_SIZE)
+        axes.legend(frameon=False, fontsize=style.NOTE_SIZE)

@@ -8,22 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mttu.figures.style import (
-    BARS,
-    BLACK,
-    ERROR_BARS,
-    LEGEND,
-    MUTANT_COLOUR,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    WILD_COLOUR,
-    add_note,
-    make_class_patches,
-    draw_nothing,
-    dress,
-    new_figure,
-    style_of,
-)
+from mttu.figures import style
 
 
 @dataclass(frozen=True)
@@ -64,23 +49,23 @@ def draw_rounds(
         remarks: More sentences for the note, e.g. the convention for empty masks.
     """
     if not scores and not selections:
-        return draw_nothing("no rounds")
+        return style.draw_nothing("no rounds")
     metrics = list(dict.fromkeys(row.metric for row in scores))
     methods = list(dict.fromkeys([*(row.method for row in scores), *(row.method for row in selections)]))
     counted = [method for method in methods if any(row.method == method for row in selections)]
     num_panels = len(metrics) + len(counted)
     columns = min(3, num_panels)
     rows = -(-num_panels // columns)
-    figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN / 2, 2.35 * rows + 0.5)
+    figure = style.new_figure(style.PAGE_WIDTH_IN if columns > 1 else style.PAGE_WIDTH_IN / 2, 2.35 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     tallest = max((row.num_mutant + row.num_wild for row in selections), default=0)
     rounds = {row.round for row in scores} | {row.round for row in selections}
     notes = []
     for axes, metric in zip(panels, metrics, strict=False):
-        dress(axes, "", "round", metric)
+        style.dress(axes, "", "round", metric)
         notes += _draw_metric(axes, [row for row in scores if row.metric == metric], methods, chosen_rounds or {})
     for axes, method in zip(panels[len(metrics) :], counted, strict=False):
-        dress(axes, f"Pseudo-labels, {method}", "round", "selected (cases)")
+        style.dress(axes, f"Pseudo-labels, {method}", "round", "selected (cases)")
         axes.set_ylim(0, tallest * 1.15 or 1.0)
         _draw_selections(axes, [row for row in selections if row.method == method])
     for axes in panels[len(metrics) + len(counted) :]:
@@ -89,12 +74,12 @@ def draw_rounds(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(min(rounds) - 0.45, max(rounds) + 0.45)
     handles = list(panels[0].get_legend_handles_labels()[0]) if metrics else []
-    figure.legend(handles=[*handles, *(make_class_patches() if counted else [])], ncols=5, **LEGEND)
+    figure.legend(handles=[*handles, *(style.make_class_patches() if counted else [])], ncols=5, **style.LEGEND)
     if any(np.isfinite(row.values).sum() > 1 for row in scores):
         notes.insert(0, "Mean and standard deviation over folds.")
     if chosen_rounds:
         notes.insert(0, "Ringed: the round chosen on validation.")
-    add_note(figure, [*notes, *remarks])
+    style.add_note(figure, [*notes, *remarks])
     return figure
 
 
@@ -112,21 +97,31 @@ def _draw_metric(
         rounds = np.array([row.round for row in members], dtype=float)
         num_folds = max((len(row.values) for row in members), default=0)
         label = f"{method} ({num_folds} folds)" if num_folds > 1 else method
-        axes.errorbar(rounds + shift, means, spreads, markersize=4, label=label, **style_of(index).line, **ERROR_BARS)
+        axes.errorbar(
+            rounds + shift,
+            means,
+            spreads,
+            markersize=4,
+            label=label,
+            **style.pick_series(index).line,
+            **style.ERROR_BARS,
+        )
         missing = [str(row.round) for row, values in zip(members, defined, strict=True) if not values]
         if missing:
             notes.append(f"{method}: {rows[0].metric} is not defined in round {', '.join(missing)}.")
         for row, mean in zip(members, means, strict=True):
             if chosen_rounds.get(method) == row.round:
-                axes.plot(row.round + shift, mean, "o", markersize=9, markerfacecolor="none", color=BLACK, zorder=5)
+                axes.plot(
+                    row.round + shift, mean, "o", markersize=9, markerfacecolor="none", color=style.BLACK, zorder=5
+                )
     return notes
 
 
 def _draw_selections(axes: Axes, rows: Sequence[RoundSelection]) -> None:
     """Stacked bars, mutants below; both counts above."""
     for row in rows:
-        axes.bar(row.round, row.num_mutant, 0.6, color=MUTANT_COLOUR, **BARS)
-        axes.bar(row.round, row.num_wild, 0.6, bottom=row.num_mutant, color=WILD_COLOUR, **BARS)
+        axes.bar(row.round, row.num_mutant, 0.6, color=style.MUTANT_COLOUR, **style.BARS)
+        axes.bar(row.round, row.num_wild, 0.6, bottom=row.num_mutant, color=style.WILD_COLOUR, **style.BARS)
         total = row.num_mutant + row.num_wild
         label = f"{row.num_mutant}/{row.num_wild}" if total else "none"
-        axes.text(row.round, total, label, ha="center", va="bottom", fontsize=NOTE_SIZE)
+        axes.text(row.round, total, label, ha="center", va="bottom", fontsize=style.NOTE_SIZE)

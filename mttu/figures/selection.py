@@ -10,19 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mttu.figures.style import (
-    GUIDE,
-    LABEL_SIZE,
-    LEGEND,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    add_note,
-    draw_nothing,
-    dress,
-    new_figure,
-    say,
-    style_of,
-)
+from mttu.figures import style
 
 _TAU_C, _TAU_U = r"$\tau_c$", r"$\tau_u$"
 
@@ -55,9 +43,9 @@ def draw_selection_error(
         chosen: Confidence and uncertainty threshold in use, marked.
     """
     if not any(tables.values()):
-        return draw_nothing("no thresholds were tried")
+        return style.draw_nothing("no thresholds were tried")
     columns = len(tables)
-    figure = new_figure(PAGE_WIDTH_IN if columns > 1 else PAGE_WIDTH_IN * 0.6, 4.6)
+    figure = style.new_figure(style.PAGE_WIDTH_IN if columns > 1 else style.PAGE_WIDTH_IN * 0.6, 4.6)
     panels = figure.subplots(2, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(1.5, 1))
     levels = sorted({row.confidence_threshold for rows in tables.values() for row in rows})
     notes = [] if chosen is None else [f"In use, thick and dashed: {_TAU_C} = {chosen[0]:g}, {_TAU_U} = {chosen[1]:g}."]
@@ -67,14 +55,16 @@ def draw_selection_error(
     panels[0, 0].set_ylim(bottom=-0.03 * panels[0, 0].get_ylim()[1])  # shared: only after every column is drawn
     panels[1, 0].set_ylim(-4, 104)
     for row, y_label in zip(panels, ("error of selected (%)", "selected (% of n)"), strict=True):
-        row[0].set_ylabel(y_label, fontsize=LABEL_SIZE)
+        row[0].set_ylabel(y_label, fontsize=style.LABEL_SIZE)
     handles = [
         Line2D([], [], **_look(index, len(levels), thick=False), label=f"{level:g}")
         for index, level in enumerate(levels)
     ]
     title = f"confidence threshold {_TAU_C}"
-    figure.legend(handles=handles, title=title, title_fontsize=NOTE_SIZE, ncols=4 * min(2, columns), **LEGEND)
-    add_note(figure, notes)
+    figure.legend(
+        handles=handles, title=title, title_fontsize=style.NOTE_SIZE, ncols=4 * min(2, columns), **style.LEGEND
+    )
+    style.add_note(figure, notes)
     return figure
 
 
@@ -83,8 +73,8 @@ def _look(index: int, num_levels: int, *, thick: bool) -> dict[str, Any]:
     remaining = 1 - index / max(1, num_levels - 1)
     return {
         "color": colormaps["viridis"](0.88 * index / max(1, num_levels - 1)),
-        "marker": style_of(index).marker,
-        "linestyle": style_of(index).dashes,
+        "marker": style.pick_series(index).marker,
+        "linestyle": style.pick_series(index).dashes,
         "markersize": 3.0 + 2.0 * remaining,
         "linewidth": 2.4 if thick else 0.9 + 0.6 * remaining,
     }
@@ -99,8 +89,8 @@ def _draw_column(
     chosen: tuple[float, float] | None,
 ) -> None:
     sizes = sorted({row.num_cases for row in rows})
-    dress(upper, f"{title}, n = {' or '.join(str(size) for size in sizes)}" if sizes else f"{title}: no rows")
-    dress(lower, "", f"uncertainty threshold {_TAU_U} (standard deviation)")
+    style.dress(upper, f"{title}, n = {' or '.join(str(size) for size in sizes)}" if sizes else f"{title}: no rows")
+    style.dress(lower, "", f"uncertainty threshold {_TAU_U} (standard deviation)")
     for index, level in enumerate(levels):
         members = _of_level(rows, level)
         look = _look(index, len(levels), thick=chosen is not None and chosen[0] == level)
@@ -110,10 +100,10 @@ def _draw_column(
         upper.plot(thresholds, errors, label=f"{level:g}", **look)
         lower.plot(thresholds, shares, label=f"{level:g}", **look)
     if not any(row.num_selected for row in rows):
-        say(upper, "nothing selected" if rows else "no thresholds were tried")
+        style.say(upper, "nothing selected" if rows else "no thresholds were tried")
     if chosen is not None:
         for axes in (upper, lower):
-            axes.axvline(chosen[1], **GUIDE)
+            axes.axvline(chosen[1], **style.GUIDE)
 
 
 def _percent(part: int, whole: int) -> float:

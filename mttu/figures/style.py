@@ -51,7 +51,7 @@ ROW_TITLE: Mapping[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
 
 
 @dataclass(frozen=True)
-class SeriesStyle:
+class Series:
     """Look of one series; marker and dashes differ as well as the colour, so that series can be told apart in grey."""
 
     colour: str
@@ -65,17 +65,17 @@ class SeriesStyle:
 
 
 _SERIES = (
-    SeriesStyle(BLUE, "o", "-"),
-    SeriesStyle(VERMILLION, "s", (0, (5, 1.5))),
-    SeriesStyle(GREEN, "^", (0, (4, 1.5, 1, 1.5))),
-    SeriesStyle(PURPLE, "D", (0, (1.5, 1.2))),
-    SeriesStyle(ORANGE, "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
-    SeriesStyle(BLACK, "P", (0, (2.5, 2.5))),
-    SeriesStyle(SKY_BLUE, "X", "-"),
+    Series(BLUE, "o", "-"),
+    Series(VERMILLION, "s", (0, (5, 1.5))),
+    Series(GREEN, "^", (0, (4, 1.5, 1, 1.5))),
+    Series(PURPLE, "D", (0, (1.5, 1.2))),
+    Series(ORANGE, "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    Series(BLACK, "P", (0, (2.5, 2.5))),
+    Series(SKY_BLUE, "X", "-"),
 )
 
 
-def style_of(index: int) -> SeriesStyle:
+def pick_series(index: int) -> Series:
     """Look of the series with this number; from the eighth on they repeat."""
     return _SERIES[index % len(_SERIES)]
 

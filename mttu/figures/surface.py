@@ -26,20 +26,7 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-from mttu.figures.style import (
-    BLACK,
-    COLUMN_WIDTH_IN,
-    DARK_GREY,
-    LABEL_SIZE,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    ROW_TITLE,
-    TITLE_SIZE,
-    add_note,
-    draw_nothing,
-    new_figure,
-    say,
-)
+from mttu.figures import style
 
 LEVEL = 0.5
 _SMOOTHING, _SMOOTHING_OF_LIGHT = 0.7, 1.3
@@ -209,11 +196,11 @@ def draw_surface_distance(
             raise ValueError(f"{case.title}: truth has shape {case.truth.shape}, but {shapes}")
     view = view or View()
     if not cases:
-        return draw_nothing("no cases")
+        return style.draw_nothing("no cases")
     columns = max(1, *(min(_COLUMNS, len(case.predictions)) for case in cases))
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
-    width = min(PAGE_WIDTH_IN, max(COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
-    figure = new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
+    width = min(style.PAGE_WIDTH_IN, max(style.COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
+    figure = style.new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
     panels = figure.subplots(sum(heights), columns, squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()
@@ -224,10 +211,10 @@ def draw_surface_distance(
         row += height
     scale, place = ScalarMappable(norm, COLOUR_MAP), panels.ravel().tolist()
     bar = figure.colorbar(scale, ax=place, location="bottom", extend="max", aspect=60, shrink=0.7)
-    bar.set_label(f"distance of the predicted to the true surface ({_PLURAL[unit]})", fontsize=LABEL_SIZE)
-    bar.ax.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
+    bar.set_label(f"distance of the predicted to the true surface ({_PLURAL[unit]})", fontsize=style.LABEL_SIZE)
+    bar.ax.tick_params(labelsize=style.NOTE_SIZE, width=0.6, length=2.5)
     seen = f"Seen from {view.azimuth_deg:g}° left of the front and {view.elevation_deg:g}° above."
-    add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
+    style.add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
     return figure
 
 
@@ -245,21 +232,21 @@ def _draw_case(
     panels: Sequence[Axes], case: SurfaceCase, unit: Literal["voxel", "mm"], norm: Normalize, view: View, pixels: int
 ) -> None:
     place = panels[0].transAxes
-    panels[0].text(-0.05, 0.5, case.title, transform=place, fontsize=TITLE_SIZE, weight="bold", **ROW_TITLE)
+    panels[0].text(-0.05, 0.5, case.title, transform=place, fontsize=style.TITLE_SIZE, weight="bold", **style.ROW_TITLE)
     masks = [case.truth, *case.predictions.values()]
     if not any(mask.any() for mask in masks):
-        say(panels[0], "no tumour in truth\nand predictions")
+        style.say(panels[0], "no tumour in truth\nand predictions")
         return
     if not case.predictions:
-        say(panels[0], "no predictions")
+        style.say(panels[0], "no predictions")
         return
     frame = frame_masks(masks, case.spacing_mm, view, pixels)
     outline = cast_rays(case.truth, case.spacing_mm, view, frame).found
     for axes, (system, mask) in zip(panels, case.predictions.items(), strict=False):
-        axes.set_title(system, fontsize=LABEL_SIZE, pad=2)
+        axes.set_title(system, fontsize=style.LABEL_SIZE, pad=2)
         _draw_surface(axes, mask, case, unit, norm, view, frame)
         if outline.any():
-            axes.contour(outline, levels=[0.5], colors=BLACK, linewidths=0.7)
+            axes.contour(outline, levels=[0.5], colors=style.BLACK, linewidths=0.7)
         axes.set_aspect("equal")
     _draw_scale_bar(panels[0], frame)
 
@@ -289,7 +276,16 @@ def _draw_surface(
         at_surface = distances[find_border(mask)]
         said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} {_PLURAL[unit]}"
     axes.imshow(picture, interpolation="bilinear")
-    axes.text(0.5, -0.02, said, transform=axes.transAxes, ha="center", va="top", fontsize=NOTE_SIZE, color=DARK_GREY)
+    axes.text(
+        0.5,
+        -0.02,
+        said,
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=style.NOTE_SIZE,
+        color=style.DARK_GREY,
+    )
 
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
@@ -298,5 +294,5 @@ def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
     rows = axes.get_ylim()[0]
     length_mm = next((length for length in (20, 10, 5, 2) if length <= frame.half_mm[0]), 1)
     length = length_mm / frame.pixel_mm
-    axes.plot([0, length], [rows, rows], color=BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
-    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=NOTE_SIZE - 1)
+    axes.plot([0, length], [rows, rows], color=style.BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
+    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=style.NOTE_SIZE - 1)

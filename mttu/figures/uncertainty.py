@@ -7,22 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mttu.figures import style
 from mttu.figures.estimates import UNDEFINED, Estimate, describe, is_defined, to_error_bars, to_number, to_values
 from mttu.figures.reliability import BIAS_NOTE
-from mttu.figures.style import (
-    DARK_GREY,
-    ERROR_BARS,
-    LEGEND,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    SeriesStyle,
-    add_note,
-    draw_nothing,
-    dress,
-    new_figure,
-    say,
-    style_of,
-)
 
 _EXPECTED: Mapping[str, Any] = {"marker": "_", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "", "alpha": 0.7}
 """Look of the ECE that a perfectly calibrated predictor would have."""
@@ -60,51 +47,53 @@ def draw_ece_by_uncertainty(
         interval: What the intervals of ECE are, for the small print.
     """
     if not any(curve.bins for curve in curves):
-        return draw_nothing("no bins of uncertainty")
-    figure = new_figure(PAGE_WIDTH_IN * 0.72, 4.4)
+        return style.draw_nothing("no bins of uncertainty")
+    figure = style.new_figure(style.PAGE_WIDTH_IN * 0.72, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
-    dress(upper, "Calibration error by uncertainty", "", "ECE (probability)")
-    dress(lower, "", "uncertainty (standard deviation of probability)", "n per bin")
+    style.dress(upper, "Calibration error by uncertainty", "", "ECE (probability)")
+    style.dress(lower, "", "uncertainty (standard deviation of probability)", "n per bin")
     for index, curve in enumerate(curves):
         shift = (index - (len(curves) - 1) / 2) / max(2, len(curves))
-        _draw_curve(upper, curve, shift * 0.3, style_of(index))
-        _draw_bin_counts(lower, curve, shift, len(curves), style_of(index))
+        _draw_curve(upper, curve, shift * 0.3, style.pick_series(index))
+        _draw_bin_counts(lower, curve, shift, len(curves), style.pick_series(index))
     bins = [row for curve in curves for row in curve.bins]
     if any(is_defined(row.ece_if_calibrated) for row in bins):
         label = "expected of a perfectly calibrated predictor with this n"
-        upper.plot([], [], color=DARK_GREY, label=label, **_EXPECTED)
+        upper.plot([], [], color=style.DARK_GREY, label=label, **_EXPECTED)
     low, high = min(row.low for row in bins), max(row.high for row in bins)
     lower.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     lower.set_ylim(0, max(row.num_cases for row in bins) * 1.35 or 1.0)
     upper.set_ylim(bottom=0.0)
     if any(row.num_cases and is_defined(row.ece.value) for row in bins):
-        figure.legend(ncols=1, **LEGEND)
+        figure.legend(ncols=1, **style.LEGEND)
     else:
-        say(upper, "no bin with a defined ECE")
+        style.say(upper, "no bin with a defined ECE")
     gaps = [f"{curve.title}: {listed}." for curve in curves if (listed := _list_gaps(curve))]
-    add_note(figure, [f"Vertical bars: {interval}. Horizontal bars: width of the bin.", *gaps, BIAS_NOTE])
+    style.add_note(figure, [f"Vertical bars: {interval}. Horizontal bars: width of the bin.", *gaps, BIAS_NOTE])
     return figure
 
 
-def _draw_curve(axes: Axes, curve: UncertaintyCurve, shift: float, style: SeriesStyle) -> None:
+def _draw_curve(axes: Axes, curve: UncertaintyCurve, shift: float, series: style.Series) -> None:
     num_cases = sum(row.num_cases for row in curve.bins)
     label = f"{curve.title}, n = {num_cases}: ECE of all {describe(curve.ece, 3)}"
     middles = [(row.low + row.high) / 2 + shift * (row.high - row.low) for row in curve.bins]
     estimates = [row.ece if row.num_cases > 0 else UNDEFINED for row in curve.bins]  # an empty bin breaks the line
     heights = to_values(estimates)
-    axes.errorbar(middles, heights, to_error_bars(estimates), markersize=4.5, label=label, **style.line, **ERROR_BARS)
+    axes.errorbar(
+        middles, heights, to_error_bars(estimates), markersize=4.5, label=label, **series.line, **style.ERROR_BARS
+    )
     for row, height in zip(curve.bins, heights, strict=True):
-        axes.plot([row.low, row.high], [height, height], color=style.colour, linewidth=0.8, alpha=0.5)
+        axes.plot([row.low, row.high], [height, height], color=series.colour, linewidth=0.8, alpha=0.5)
     expected = [to_number(row.ece_if_calibrated if row.num_cases > 0 else None) for row in curve.bins]
-    axes.plot(middles, expected, color=style.colour, **_EXPECTED)
+    axes.plot(middles, expected, color=series.colour, **_EXPECTED)
 
 
-def _draw_bin_counts(axes: Axes, curve: UncertaintyCurve, shift: float, num_curves: int, style: SeriesStyle) -> None:
+def _draw_bin_counts(axes: Axes, curve: UncertaintyCurve, shift: float, num_curves: int, series: style.Series) -> None:
     for row in curve.bins:
         width = (row.high - row.low) / max(2, num_curves)
         middle = (row.low + row.high) / 2 + shift * (row.high - row.low)
-        axes.bar(middle, row.num_cases, width * 0.9, color=style.colour, alpha=0.45)
-        axes.text(middle, row.num_cases, str(row.num_cases), ha="center", va="bottom", fontsize=NOTE_SIZE)
+        axes.bar(middle, row.num_cases, width * 0.9, color=series.colour, alpha=0.45)
+        axes.text(middle, row.num_cases, str(row.num_cases), ha="center", va="bottom", fontsize=style.NOTE_SIZE)
 
 
 def _list_gaps(curve: UncertaintyCurve) -> str:

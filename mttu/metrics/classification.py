@@ -94,7 +94,9 @@ def select_known(
     probability = np.asarray(mutant_probabilities, dtype=np.float64)
     status = np.asarray(idh, dtype=np.int64)
     if probability.shape != status.shape or probability.ndim != 1:
-        raise ValueError(f"probabilities have shape {probability.shape}, idh {status.shape}; expected one each per case")
+        raise ValueError(
+            f"probabilities have shape {probability.shape}, idh {status.shape}; expected one each per case"
+        )
     if not np.isin(status, (IDH_MUTANT, IDH_WILD, IDH_UNKNOWN)).all():
         held = sorted(set(status.tolist()))
         raise ValueError(f"idh holds {held}; allowed are 1 (mutant), 0 (wild type), -1 (unknown)")

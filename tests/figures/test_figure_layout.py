@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from figure_contents import find_collisions
+from mttu.figures.comparison import draw_comparison
 
 from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.case_scores import CaseScore, draw_case_scores
-from mttu.figures.comparison import draw_comparison
 from mttu.figures.curves import PANELS, draw_curves
 from mttu.figures.estimates import Estimate
 from mttu.figures.features import FeatureCase, draw_feature_maps

@@ -14,8 +14,8 @@ from mttu.data.labels import REGIONS, WHOLE_TUMOUR, find_regions
 from mttu.metrics.segmentation import (
     RegionScores,
     count_overlaps,
-    measure_volumes_ml,
     mask_regions,
+    measure_volumes_ml,
     score_dice,
     score_regions,
 )
