@@ -15,11 +15,16 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mttu.data.labels import REGIONS, WHOLE_TUMOUR
+from mttu.figures import style
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
-REGION_STYLES = {"wt": ("Whole tumour", "#56B4E9"), "tc": ("Tumour core", "#F0E442"), "et": ("Enhancing", "#D55E00")}
-"""Title and colour of each region, from the palette of Okabe and Ito, which colour-blind readers can tell apart."""
+REGION_STYLES = {
+    "wt": ("Whole tumour", style.SKY_BLUE),
+    "tc": ("Tumour core", style.YELLOW),
+    "et": ("Enhancing", style.VERMILLION),
+}
+"""Title and colour of each region."""
 
 _WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core's outline stays visible under that of an enhancing rim
 _ALPHA = {"wt": 0.12, "tc": 0.12, "et": 0.5}
@@ -107,7 +112,7 @@ def draw_overlay(
     shown = "   |   ".join([*statements, *remarks])
     figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
     figure.text(0.98, 0.945, shown, color="white", fontsize=13, ha="right", va="center")
-    figure.text(0.98, 0.06, RESEARCH_USE, color="#E69F00", fontsize=12, weight="bold", ha="right", va="center")
+    figure.text(0.98, 0.06, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
     if classes is not None:
         _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))
     return figure

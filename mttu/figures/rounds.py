@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,23 +98,15 @@ def _draw_metric(
         rounds = np.array([row.round for row in members], dtype=float)
         num_folds = max((len(row.values) for row in members), default=0)
         label = f"{method} ({num_folds} folds)" if num_folds > 1 else method
-        axes.errorbar(
-            rounds + shift,
-            means,
-            spreads,
-            markersize=4,
-            label=label,
-            **style.pick_series(index).line,
-            **style.ERROR_BARS,
-        )
+        line = style.pick_series(index).line
+        axes.errorbar(rounds + shift, means, spreads, markersize=4, label=label, **line, **style.ERROR_BARS)
         missing = [str(row.round) for row, values in zip(members, defined, strict=True) if not values]
         if missing:
             notes.append(f"{method}: {rows[0].metric} is not defined in round {', '.join(missing)}.")
         for row, mean in zip(members, means, strict=True):
             if chosen_rounds.get(method) == row.round:
-                axes.plot(
-                    row.round + shift, mean, "o", markersize=9, markerfacecolor="none", color=style.BLACK, zorder=5
-                )
+                ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "zorder": 5}
+                axes.plot(row.round + shift, mean, "o", color=style.BLACK, **ring)
     return notes
 
 
@@ -124,4 +117,4 @@ def _draw_selections(axes: Axes, rows: Sequence[RoundSelection]) -> None:
         axes.bar(row.round, row.num_wild, 0.6, bottom=row.num_mutant, color=style.WILD_COLOUR, **style.BARS)
         total = row.num_mutant + row.num_wild
         label = f"{row.num_mutant}/{row.num_wild}" if total else "none"
-        axes.text(row.round, total, label, ha="center", va="bottom", fontsize=style.NOTE_SIZE)
+        axes.text(row.round, total, label, **style.ABOVE)

@@ -48,11 +48,13 @@ LEGEND: Mapping[str, Any] = {"loc": "outside upper center", "frameon": False, "f
 """A legend above the panels."""
 ROW_TITLE: Mapping[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
 """Text to the left of a row of pictures."""
+ABOVE: Mapping[str, Any] = {"ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
+"""Text above a bar or a point."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Look of one series; marker and dashes differ as well as the colour, so that series can be told apart in grey."""
+    """Look of one series; marker and dashes differ as well as the colour, so that series differ in grey, too."""
 
     colour: str
     marker: str

@@ -1,14 +1,14 @@
 """Distance of the predicted surface to the true one, in three dimensions (section V-E, Fig. 4).
 
-The surface is rendered by casting parallel rays through the volume, without a graphics library. The mask is smoothed a
-little so that voxels do not show as stairs, but each of its voxels stays above the level of the surface, so nothing that
+The surface is rendered by casting parallel rays through the volume, without a graphics library. The mask is smoothed
+slightly, so that voxels do not show as stairs. Each of its voxels stays above the level of the surface, so nothing that
 was predicted vanishes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -276,16 +276,8 @@ def _draw_surface(
         at_surface = distances[find_border(mask)]
         said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} {_PLURAL[unit]}"
     axes.imshow(picture, interpolation="bilinear")
-    axes.text(
-        0.5,
-        -0.02,
-        said,
-        transform=axes.transAxes,
-        ha="center",
-        va="top",
-        fontsize=style.NOTE_SIZE,
-        color=style.DARK_GREY,
-    )
+    place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+    axes.text(0.5, -0.02, said, fontsize=style.NOTE_SIZE, color=style.DARK_GREY, **place)
 
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:

@@ -2,8 +2,8 @@
 
 C. Guo et al., On calibration of modern neural networks, ICML 2017 (the paper's [42]). With two classes, softmax of
 (z_wild, z_mutant) / T is sigmoid of their difference / T, and that difference is the logit of the mutant probability p.
-If p was averaged over windows, flips or passes, the logit of the average is used. The bias also shifts the decision, for
-a cohort with another share of mutants. Neither changes the order of cases, so the AUC stays the same.
+If p was averaged over windows, flips or passes, the logit of the average is used. The bias also shifts the decision,
+for a cohort with another share of mutants. Neither changes the order of cases, so the AUC stays the same.
 """
 
 from collections.abc import Sequence

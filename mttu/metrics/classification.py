@@ -47,8 +47,8 @@ def score_classification(
 ) -> ClassificationScores:
     """Scores predicted probabilities against known IDH status.
 
-    In the cross entropy, probabilities are clipped to the float64 machine epsilon and 1 minus it, so one case adds 36 at
-    most. The definitions are scikit-learn's, on plain arrays because a bootstrap calls this thousands of times. All
+    In the cross entropy, probabilities are clipped to the float64 machine epsilon and 1 minus it, so one case adds at
+    most 36. The definitions are scikit-learn's, on plain arrays because a bootstrap calls this thousands of times. All
     probabilities must come from one network: those of several folds are on different scales.
 
     Args:

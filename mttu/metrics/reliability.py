@@ -2,7 +2,7 @@
 
 Top-label, as in the paper's eq. (16) to (18) and in Guo et al. (ICML 2017): the confidence of a case is the probability
 of the called class, max(p, 1 - p), and its accuracy is whether that call is right. Other tools (e.g. torchmetrics for
-binary tasks) compare the mutant probability with the share of mutants instead, which differs as soon as a call is wrong.
+binary tasks) compare the mutant probability with the share of mutants, which differs as soon as a call is wrong.
 
 The error is biased upwards in small samples: 30 cases of a perfectly calibrated network have about 0.12 in ten bins. So
 it comes with n, an interval, and the error that a perfectly calibrated network with the same confidences would have.

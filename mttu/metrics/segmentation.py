@@ -5,9 +5,9 @@ afterwards, see `mttu.metrics.empty_masks`.
 
 HD95: a border voxel is a voxel of the mask with a face on the outside of the mask, or on the edge of the volume.
 Distances are Euclidean, in mm, between the centres of each border voxel of one mask and the nearest border voxel of the
-other. The 95th percentile (linear interpolation) is taken in each direction, and the larger of the two is the HD95. This
-is MONAI's definition. Others pool both directions before the percentile (medpy) or weight by surface area
-(surface-distance of the BraTS 2023 tool), which gives other values for the same masks.
+other. The HD95 is the larger of the 95th percentiles (linear interpolation) of both directions. This is MONAI's
+definition. Others pool both directions before the percentile (medpy) or weight by surface area (surface-distance of the
+BraTS 2023 tool), which gives other values for the same masks.
 """
 
 import warnings
@@ -136,11 +136,6 @@ class RegionScores:
     """The same, divided by the true volume. None if that is 0."""
 
 
-def mask_regions(classes: Tensor) -> Tensor:
-    """One binary mask per region: classes 0 to 3 (H, W, D) to bool (3, H, W, D), in the order of `REGIONS`."""
-    return torch.stack([torch.isin(classes, classes.new_tensor(members)) for members in REGIONS.values()])
-
-
 def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Mapping[str, Overlap]:
     """Voxels of each region by prediction and truth.
 
@@ -251,5 +246,7 @@ def _select(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bo
 
 def measure_volumes_ml(classes: Tensor, voxel_volume_mm3: float) -> Mapping[str, float]:
     """Volume of each region of a mask (H, W, D) of classes 0 to 3, in millilitres."""
-    counts = mask_regions(classes).flatten(start_dim=1).sum(dim=1).tolist()
-    return {region: count * voxel_volume_mm3 / 1000.0 for region, count in zip(REGIONS, counts, strict=True)}
+    return {
+        region: int(torch.isin(classes, classes.new_tensor(members)).sum()) * voxel_volume_mm3 / 1000.0
+        for region, members in REGIONS.items()
+    }

@@ -29,11 +29,9 @@ from mttu.files import (
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
 
+Rows = Sequence[Mapping[str, Any]]
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
-
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> dict[str, Figure]:
@@ -58,11 +56,11 @@ def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any])
 
 def _draw_segmentation(rows: Rows, conventions: MetricSettings) -> Figure:
     """Scores as the conventions for empty masks count them, so that means and n are those of the summary."""
-    filled = [(row, fill_scores(row, conventions)) for row in rows if row["status"] != "not-defined"]
-    scores = [
-        CaseScore(row["case_id"], row["system"], row["region"], found["dice"], found["hd95_mm"])
-        for row, found in filled
-    ]
+    scores = []
+    for row in rows:
+        if row["status"] != "not-defined":
+            filled = fill_scores(row, conventions)
+            scores.append(CaseScore(row["case_id"], row["system"], row["region"], filled["dice"], filled["hd95_mm"]))
     penalty_mm = HD95[conventions.empty_hd95].scores["missed"]
     return draw_case_scores(scores, penalty_mm, [explain_dice(conventions), explain_hd95(conventions)])
 

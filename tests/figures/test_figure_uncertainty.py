@@ -5,7 +5,7 @@ import pytest
 from figure_contents import error_bars, labelled, notes, texts
 
 from mttu.figures.estimates import Estimate
-from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
+from mttu.figures.reliability import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
 
 VALIDATION = UncertaintyCurve(
     "Validation",

@@ -60,9 +60,8 @@ def test_certain_probabilities_stay_finite():
 
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_what_validation_does_not_determine_is_said(with_bias):
-    assert not fit_calibration(
-        [0.9, 0.8, 0.2], [1, 1, 0], with_bias
-    ).determined  # all right: no temperature is low enough
+    # all calls right: no temperature is low enough
+    assert not fit_calibration([0.9, 0.8, 0.2], [1, 1, 0], with_bias).determined
     backwards = fit_calibration([0.9, 0.8, 0.2], [0, 0, 1], with_bias)
     assert (backwards.determined, backwards.temperature) == (False, 20.0)
 
@@ -80,10 +79,10 @@ def test_the_same_cases_give_the_same_bits_and_unknown_ones_do_not_count():
     assert found == fit_calibration([*probability, 0.3], [*idh, -1], with_bias=True)
 
 
-def test_one_class_or_no_number_is_refused_with_both_problems():
-    with pytest.raises(InputError) as caught:
-        fit_calibration([0.5, 1.5], [1, 1])
-    assert "are 2 mutant and 0 wild type" in caught.value.problems[0]
-    assert "[0, 1]" in caught.value.problems[1]
+def test_one_class_or_no_probability_is_refused():
+    with pytest.raises(InputError, match="are 2 mutant and 0 wild type; both are needed"):
+        fit_calibration([0.5, 0.6], [1, 1])
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        fit_calibration([0.5, 1.5], [1, 0])
     with pytest.raises(ValueError, match="one each per case"):
         fit_calibration([0.5], [1, 0])

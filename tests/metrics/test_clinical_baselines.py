@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from mttu.errors import InputError
-from mttu.metrics.clinical_baselines import Baseline, Subject, estimate_auc_by_grade, fit_baselines, is_high_grade
+from mttu.metrics.clinical_baselines import (
+    Baseline,
+    Subject,
+    check_grades,
+    estimate_auc_by_grade,
+    fit_baselines,
+    is_high_grade,
+)
 from mttu.metrics.delong import compare_auc, estimate_auc, measure_auc
 
 TRAINING = [
@@ -66,7 +73,7 @@ def test_without_facts_there_is_no_baseline() -> None:
 
 def test_unknown_words_and_shared_cases_are_refused() -> None:
     with pytest.raises(InputError, match=r"grade 'oligo' of 2 cases \(x, y\): expected LGG, 2 or 3, HGG or 4"):
-        fit_baselines([Subject("x", 1, 30, "oligo")], [Subject("y", 0, 40, "oligo")])
+        check_grades([Subject("x", 1, 30, "oligo"), Subject("y", 0, 40, "oligo"), Subject("z", 0)])
     with pytest.raises(InputError, match="case t1: a baseline would be fitted on it and scored on it"):
         fit_baselines(TRAINING, TRAINING[:1])
 

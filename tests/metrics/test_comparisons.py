@@ -48,8 +48,6 @@ def test_the_two_sample_test_ignores_the_pairing() -> None:
     assert found.p == pytest.approx(2 * stats.t.sf(t, df=10))
     assert compare_two_samples_t(FIRST, SECOND[::-1]).p == pytest.approx(found.p)
     assert found.p > 10 * compare_paired_t(FIRST, SECOND).p
-    welch = compare_two_samples_t([1.0, 2.0, 3.0], [1.0, 5.0, 9.0, 20.0], equal_variances=False)
-    assert welch.p == pytest.approx(stats.ttest_ind([1, 2, 3], [1, 5, 9, 20], equal_var=False).pvalue)
 
 
 def test_wilcoxon_by_hand() -> None:
