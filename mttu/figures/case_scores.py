@@ -13,9 +13,6 @@ from mttu.data.labels import REGIONS
 from mttu.figures import style
 from mttu.figures.estimates import is_defined, to_number
 
-_JITTER = 0.55
-"""Share of a box's width over which its points are spread."""
-
 
 @dataclass(frozen=True)
 class CaseScore:
@@ -129,5 +126,5 @@ def _draw_box(
         whiskerprops={"color": colour},
         capprops={"color": colour},
     )
-    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(shown)) * width * _JITTER
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(shown)) * width * 0.55
     axes.scatter(middle + spread, shown, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)

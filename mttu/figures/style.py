@@ -101,10 +101,8 @@ def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "") -> 
     axes.set_xlabel(x_label, fontsize=LABEL_SIZE)
     axes.set_ylabel(y_label, fontsize=LABEL_SIZE)
     axes.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_linewidth(0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.6)
     axes.set_axisbelow(True)
     axes.grid(color=LIGHT_GREY, linewidth=0.5)
 

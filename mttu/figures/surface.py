@@ -87,14 +87,7 @@ def frame_masks(
 
 
 def cast_rays(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], view: View, frame: Frame) -> Hits:
-    """First point of the mask's surface on each ray, to a fraction of a voxel.
-
-    Args:
-        mask: (H, W, D) in LPS order.
-        spacing_mm: Of its voxels.
-        view: Where the rays come from.
-        frame: What is seen.
-    """
+    """First point of the surface of a mask, (H, W, D) in LPS order, on each ray, to a fraction of a voxel."""
     soft = np.maximum(gaussian_filter(mask.astype(np.float32), _SMOOTHING), mask * np.float32(_LEAST_INSIDE))
     step_mm = 0.5 * min(spacing_mm)
     columns, rows = (int(np.ceil(2 * half / frame.pixel_mm)) for half in frame.half_mm[:2])

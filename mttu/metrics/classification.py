@@ -11,6 +11,7 @@ from mttu.errors import InputError
 from mttu.metrics.delong import measure_auc
 
 DEFAULT_THRESHOLD = 0.5
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def score_classification(
     specificity = (num_wild - false_alarms) / num_wild if num_wild else None
     balanced_accuracy = None if sensitivity is None or specificity is None else (sensitivity + specificity) / 2
     positives = num_mutant + hits + false_alarms  # 2 TP + FP + FN
+    clipped = np.clip(probability, _EPSILON, 1 - _EPSILON)
+    true_class = np.where(mutant, clipped, 1 - clipped)
     return ClassificationScores(
         num_cases=num_cases,
         num_mutant=num_mutant,
@@ -75,7 +78,7 @@ def score_classification(
         accuracy=(hits + num_wild - false_alarms) / num_cases if num_cases else None,
         sensitivity=sensitivity,
         specificity=specificity,
-        cross_entropy=_cross_entropy(probability, mutant) if num_cases else None,
+        cross_entropy=float(-np.mean(np.log(true_class))) if num_cases else None,
         balanced_accuracy=balanced_accuracy,
         f1=2 * hits / positives if positives else None,
         brier=float(np.mean((probability - mutant) ** 2)) if num_cases else None,
@@ -105,12 +108,6 @@ def select_known(
     if not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("a mutant probability is not a number in [0, 1]")
     return probability, status
-
-
-def _cross_entropy(probability: NDArray[np.float64], mutant: NDArray[np.bool_]) -> float:
-    epsilon = float(np.finfo(np.float64).eps)
-    clipped = np.clip(probability, epsilon, 1 - epsilon)
-    return float(-np.mean(np.log(np.where(mutant, clipped, 1 - clipped))))
 
 
 def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) -> float | None:

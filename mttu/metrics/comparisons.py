@@ -29,14 +29,14 @@ class Comparison:
     """None where the test is not defined: too few cases, or differences that all have one value other than 0."""
 
 
-def align_cases(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The cases of the tables, sorted.
+def check_same_cases(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses systems that have scores for different cases.
 
     Args:
         tables: Name of a system to its table by case.
 
     Raises:
-        InputError: The tables hold different cases; lists for each the cases that it lacks.
+        InputError: Lists for each system the cases that it lacks.
     """
     union = sorted(set().union(*tables.values()))
     problems = []
@@ -49,7 +49,6 @@ def align_cases(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"(only in {others}); compare systems on the same cases"
             )
     raise_if_any(problems)
-    return union
 
 
 def compare_paired_t(first: Sequence[float], second: Sequence[float]) -> Comparison:

@@ -58,9 +58,9 @@ def describe(values: Sequence[float]) -> Spread:
 
 
 def bootstrap_over_patients(
-    statistics: Statistics, patients: Sequence[str], num_resamples: int = 2000, seed: int = 0
+    statistics: Statistics, patients: Sequence[str], num_resamples: int = 2000
 ) -> Mapping[str, Interval]:
-    """Percentile bootstrap: patients are drawn with replacement, each with all of their cases.
+    """Percentile bootstrap: patients are drawn with replacement, each with all of their cases; always the same draws.
 
     Several cases of a patient are not independent; drawn one by one they would make the interval too short.
 
@@ -68,7 +68,6 @@ def bootstrap_over_patients(
         statistics: Computes all scores at once.
         patients: Patient of each case.
         num_resamples: How often patients are drawn.
-        seed: Of the draws.
 
     Returns:
         Name to interval, for the names that `statistics` gives for all cases. No low and high with fewer than two
@@ -77,7 +76,7 @@ def bootstrap_over_patients(
     everyone = statistics(np.arange(len(patients)))
     names = sorted(set(patients))
     own = [np.array([row for row, patient in enumerate(patients) if patient == name]) for name in names]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn: dict[str, list[float]] = {name: [] for name in everyone}
     for _ in range(num_resamples if len(names) > 1 else 0):
         rows = np.concatenate([own[index] for index in generator.integers(0, len(own), len(own))])
@@ -94,16 +93,14 @@ def _to_interval(estimate: float | None, values: Sequence[float], num_resamples:
     return Interval(estimate, low, high, len(values), num_resamples - len(values))
 
 
-def bootstrap_mean(
-    values: Sequence[float], patients: Sequence[str], num_resamples: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_mean(values: Sequence[float], patients: Sequence[str], num_resamples: int = 2000) -> Interval:
     """Interval of the mean over cases, see `bootstrap_over_patients`."""
     array = np.asarray(values, np.float64)
 
     def mean(rows: NDArray[np.int64]) -> Mapping[str, float | None]:
         return {"mean": float(array[rows].mean()) if len(rows) else None}
 
-    return bootstrap_over_patients(mean, patients, num_resamples, seed)["mean"]
+    return bootstrap_over_patients(mean, patients, num_resamples)["mean"]
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:

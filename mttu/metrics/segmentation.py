@@ -169,11 +169,7 @@ def _check_shapes(predicted: NDArray[Any], truth: NDArray[Any]) -> None:
 
 
 def score_dice(predicted: Tensor, truth: Tensor) -> Mapping[str, float | None]:
-    """Dice coefficient of each region, in [0, 1]; empty masks count as in the authors' release.
-
-    Args:
-        predicted: (H, W, D), classes 0 to 3.
-        truth: Same shape, classes 0 to 3.
+    """Dice of each region of two masks (H, W, D) of classes 0 to 3; empty masks count as in the authors' release.
 
     Raises:
         ValueError: The shapes differ.

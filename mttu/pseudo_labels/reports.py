@@ -28,8 +28,8 @@ from mttu.figures.selection import (
 )
 from mttu.figures.style import save_figure
 from mttu.files import atomic_file, atomic_folder, parse_json, recover_folder, write_csv
+from mttu.metrics.calibration import CalibrationError, measure_calibration_error
 from mttu.metrics.intervals import wilson_interval
-from mttu.metrics.reliability import CalibrationError, measure_calibration_error
 from mttu.pseudo_labels import (
     LabelledScore,
     SelectedCase,

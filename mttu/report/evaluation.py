@@ -14,7 +14,13 @@ from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
 from mttu.data.manifest import Case
 from mttu.data.volumes import differ, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
-from mttu.metrics.calibration import Calibration
+from mttu.metrics.calibration import (
+    Binning,
+    Calibration,
+    call_top_label,
+    measure_calibration_error,
+    tabulate_reliability,
+)
 from mttu.metrics.classification import DEFAULT_THRESHOLD, score_classification
 from mttu.metrics.clinical_baselines import Baseline, Subject, estimate_auc_by_grade, fit_baselines
 from mttu.metrics.comparisons import (
@@ -27,7 +33,6 @@ from mttu.metrics.comparisons import (
 from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
-from mttu.metrics.reliability import Binning, call_top_label, measure_calibration_error, tabulate_reliability
 from mttu.metrics.segmentation import RegionScores, score_regions
 from mttu.report.plan import EvaluationPlan, collecting, describe_subject
 from mttu.report.predictions import Predictions
@@ -74,10 +79,6 @@ def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | N
 def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
     """Scores a predicted mask against the true one, both on the original grid.
 
-    Args:
-        case: Has a true mask.
-        system: Has a mask of the case.
-
     Raises:
         InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
     """
@@ -106,9 +107,8 @@ def _by_id(cases: Sequence[Case]) -> list[Case]:
 
 def _describe(case: Case, system: Predictions) -> dict[str, Any]:
     """What rows of both tables begin with."""
-    learned_from = system.rows[case.case_id].get("learned_from")
-    row = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name}
-    return {**row, "learned_from": learned_from}
+    learned = system.rows[case.case_id].get("learned_from")
+    return {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "learned_from": learned}
 
 
 def _region_row(

@@ -12,7 +12,7 @@ from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.inference.calibration import KeptCalibration, fit_kept
 from mttu.metrics.clinical_baselines import Subject, check_grades
-from mttu.metrics.comparisons import align_cases
+from mttu.metrics.comparisons import check_same_cases
 from mttu.metrics.empty_masks import choose_conventions, name_conventions
 from mttu.report.files import check_output
 from mttu.report.predictions import Predictions, read_predictions
@@ -32,7 +32,6 @@ class EvaluationPlan:
     """Conventions for empty masks."""
     baselines: bool
     """Whether to fit the baselines without images."""
-    out: Path
     num_resamples: int
     """Of each bootstrap."""
 
@@ -152,7 +151,7 @@ def plan_evaluation(
     raise_if_any(problems)
     conventions = [choose_conventions(system.metrics, *named) for system in systems]
     raise_if_any(_find_disagreement(systems, conventions))
-    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, out, num_resamples)
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
     return plan
 
@@ -217,5 +216,5 @@ def _find_differences(plan: EvaluationPlan) -> list[str]:
         if plan.can_compare(task):
             tables = {f"{one.name} ({what})": {case.case_id: 0 for case in select(one)} for one in plan.systems}
             with collecting(problems):
-                align_cases(tables)
+                check_same_cases(tables)
     return problems

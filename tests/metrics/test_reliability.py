@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mttu.metrics.reliability import measure_calibration_error, tabulate_reliability
+from mttu.metrics.calibration import measure_calibration_error, tabulate_reliability
 
 # case:        a     b     c     d     e     f
 PROBABILITY = [0.95, 0.92, 0.15, 0.25, 0.65, 0.62]
