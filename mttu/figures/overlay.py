@@ -55,9 +55,7 @@ PLANES = (
 def choose_slices(image: NDArray[Any], lesion: NDArray[np.bool_]) -> tuple[int, int, int]:
     """Index on each axis where the lesion's section is largest; without a lesion, the middle of the brain.
 
-    Args:
-        image: (H, W, D), zero outside of the brain.
-        lesion: (H, W, D).
+    Both are (H, W, D); the image is zero outside of the brain.
     """
     indices = []
     for axis in range(3):
