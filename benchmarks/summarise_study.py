@@ -23,8 +23,8 @@ from mttu.figures.style import (
     PAGE_WIDTH_IN,
     TITLE_SIZE,
     new_figure,
+    pick_series,
     save_figure,
-    style_of,
 )
 from mttu.files import read_versioned
 from mttu.phantom import TRUTH_TABLE
@@ -125,7 +125,7 @@ def draw(rounds: Rounds) -> Figure:
         for place, arm in enumerate(arms):
             values = differences(rounds, arm, "none", metric)
             mean, low, high = interval(values)
-            colour = style_of(place).colour
+            colour = pick_series(place).colour
             spread = np.linspace(-0.28, 0.28, len(values))
             axes.scatter(values, place + spread, s=7, color=colour, alpha=0.45, linewidths=0)
             bars = [[mean - low], [high - mean]]

@@ -1,6 +1,6 @@
 """Dice and HD95 of every case by region (section V-B.2), not only their means."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mttu.data.labels import REGIONS
+from mttu.figures import style
 from mttu.figures.estimates import is_defined, to_number
-from mttu.figures.style import (
-    BLACK,
-    DARK_GREY,
-    LABEL_SIZE,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    add_note,
-    draw_nothing,
-    dress,
-    new_figure,
-    style_of,
-)
-
-_JITTER = 0.55
-"""Share of a box's width over which its points are spread."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +34,20 @@ def draw_case_scores(
     """Boxes (quartiles, whiskers to 1.5 times their distance) and every case as a point, for Dice and HD95.
 
     Scores that are not defined are left out and counted in the note. A penalty for an empty mask counts in n, box and
-    mean, as in the tables; its points, which would squash the axis, are not drawn but counted in the note.
+    mean, as in the tables; its points would squash the axis, so they are only counted in the note.
 
     Args:
         scores: One per case, system and region.
         penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
-        remarks: More sentences of the note, e.g. the conventions for empty masks.
+        remarks: More sentences for the note, e.g. the conventions for empty masks.
     """
     if not scores:
-        return draw_nothing("no cases")
-    systems = list(dict.fromkeys(score.system for score in scores))
-    figure = new_figure(PAGE_WIDTH_IN, 5.6)
+        return style.draw_nothing("no cases")
+    systems = dict.fromkeys(score.system for score in scores)
+    figure = style.new_figure(style.PAGE_WIDTH_IN, 5.6)
     upper, lower = figure.subplots(2, 1)
-    dress(upper, "", "", "Dice")
-    dress(lower, "", "region", "HD95 (mm)")
+    style.dress(upper, "", "", "Dice")
+    style.dress(lower, "", "region", "HD95 (mm)")
     notes = [
         "Number above: n. Box: quartiles, median; whiskers: to 1.5 quartile distances; diamond: mean; point: case.",
         *remarks,
@@ -70,44 +56,37 @@ def draw_case_scores(
         notes.append(
             f"HD95 of {penalty_mm:.10g} mm stands for an empty mask: in n, box and mean; its points are not drawn."
         )
-    dices, distances = [score.dice for score in scores], [score.hd95_mm for score in scores]
-    notes += _draw_panel(upper, "Dice", scores, systems, dices, None)
+    colours = {system: style.pick_series(index).colour for index, system in enumerate(systems)}
+    dices = [(score, score.dice) for score in scores]
+    notes += _draw_panel(upper, "Dice", dices, colours, None)
     upper.set_ylim(-0.03, 1.03)
-    notes += _draw_panel(lower, "HD95", scores, systems, distances, penalty_mm)
+    distances = [(score, score.hd95_mm) for score in scores]
+    notes += _draw_panel(lower, "HD95", distances, colours, penalty_mm)
     lower.set_ylim(bottom=-0.03 * lower.get_ylim()[1])
-    handles = [
-        Patch(facecolor=(style_of(index).colour, 0.35), edgecolor=style_of(index).colour, label=system)
-        for index, system in enumerate(systems)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=LABEL_SIZE)
-    add_note(figure, notes)
+    handles = [Patch(facecolor=(colour, 0.35), edgecolor=colour, label=system) for system, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=style.LABEL_SIZE)
+    style.add_note(figure, notes)
     return figure
 
 
 def _draw_panel(
     axes: Axes,
     metric: str,
-    scores: Sequence[CaseScore],
-    systems: Sequence[str],
-    values: Sequence[float | None],
+    scores: Sequence[tuple[CaseScore, float | None]],
+    colours: Mapping[str, str],
     penalty_mm: float | None,
 ) -> list[str]:
-    """Draws one metric; returns what it leaves out, one sentence per region."""
-    width = 0.8 / len(systems)
+    """Draws one metric of all systems; returns what it leaves out, one sentence per region."""
+    width = 0.8 / len(colours)
     notes, heights = [], []
     for place, region in enumerate(REGIONS):
         left_out, penalties = [], []
-        for index, system in enumerate(systems):
-            members = [
-                to_number(value)
-                for score, value in zip(scores, values, strict=True)
-                if score.region == region and score.system == system
-            ]
+        for index, (system, colour) in enumerate(colours.items()):
+            members = [to_number(value) for score, value in scores if (score.region, score.system) == (region, system)]
             defined = [value for value in members if is_defined(value)]
             shown = [value for value in defined if penalty_mm is None or not np.isclose(value, penalty_mm)]
-            _draw_box(
-                axes, place + (index - (len(systems) - 1) / 2) * width, width, defined, shown, style_of(index).colour
-            )
+            middle = place + (index - (len(colours) - 1) / 2) * width
+            _draw_box(axes, middle, width, defined, shown, colour)
             heights += [*shown, float(np.mean(defined))] if defined else []
             if len(defined) < len(members):
                 left_out.append(f"{system} {len(members) - len(defined)} not defined")
@@ -119,7 +98,7 @@ def _draw_panel(
             notes.append(f"{metric} of {region.upper()}, points not drawn: {'; '.join(penalties)}.")
     if penalty_mm is not None and heights:
         axes.set_ylim(top=1.08 * max(heights) or 1.0)
-    axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=LABEL_SIZE)
+    axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS], fontsize=style.LABEL_SIZE)
     axes.set_xlim(-0.5, len(REGIONS) - 0.5)
     axes.grid(visible=False, axis="x")
     return notes
@@ -128,10 +107,10 @@ def _draw_panel(
 def _draw_box(
     axes: Axes, middle: float, width: float, counted: Sequence[float], shown: Sequence[float], colour: str
 ) -> None:
-    on_top: dict[str, Any] = {"ha": "center", "fontsize": NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
-    axes.text(middle, 1.01, str(len(counted)), va="bottom", color=DARK_GREY, **on_top)
+    on_top: dict[str, Any] = {"ha": "center", "fontsize": style.NOTE_SIZE - 1, "transform": axes.get_xaxis_transform()}
+    axes.text(middle, 1.01, str(len(counted)), va="bottom", color=style.DARK_GREY, **on_top)
     if not counted:
-        axes.text(middle, 0.5, "none", va="center", color=DARK_GREY, style="italic", **on_top)
+        axes.text(middle, 0.5, "none", va="center", color=style.DARK_GREY, style="italic", **on_top)
         return
     axes.boxplot(
         counted,
@@ -142,10 +121,10 @@ def _draw_box(
         patch_artist=True,
         manage_ticks=False,
         boxprops={"facecolor": (colour, 0.35), "edgecolor": colour},
-        medianprops={"color": BLACK, "linewidth": 1.2},
-        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": BLACK},
+        medianprops={"color": style.BLACK, "linewidth": 1.2},
+        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": style.BLACK},
         whiskerprops={"color": colour},
         capprops={"color": colour},
     )
-    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(shown)) * width * _JITTER
+    spread = np.random.default_rng(0).uniform(-0.5, 0.5, len(shown)) * width * 0.55
     axes.scatter(middle + spread, shown, s=5, color=colour, linewidths=0, alpha=0.7, zorder=3)

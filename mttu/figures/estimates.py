@@ -1,4 +1,4 @@
-"""Values with their interval, as the figures' tables hold them."""
+"""Values with their intervals, as the tables of the figures hold them."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ UNDEFINED = Estimate(None)
 
 
 def to_number(value: float | None) -> float:
-    """The value, or NaN, which matplotlib leaves out of a plot; infinite counts as not defined."""
+    """The value; NaN, which matplotlib leaves out of a plot, where it is None or not finite."""
     return value if value is not None and math.isfinite(value) else math.nan
 
 
@@ -48,12 +48,12 @@ def to_values(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
 def to_error_bars(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
     """Distances from the value down to `low` and up to `high`, (2, N), as matplotlib takes them.
 
-    An interval with an undefined end is left out; a value outside of its own interval, which a percentile bootstrap
-    can yield, gets no bar on that side.
+    An interval with an undefined end is left out. A value outside of its own interval, which a percentile bootstrap
+    can yield, has no bar on that side.
     """
     values = to_values(estimates)
-    low = np.array([to_number(estimate.low) for estimate in estimates], dtype=np.float64)
-    high = np.array([to_number(estimate.high) for estimate in estimates], dtype=np.float64)
+    ends = [(to_number(estimate.low), to_number(estimate.high)) for estimate in estimates]
+    low, high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
     bars = np.stack([values - low, high - values])
     bars[:, np.isnan(bars).any(axis=0)] = np.nan
     lengths: NDArray[np.float64] = np.maximum(bars, 0.0)

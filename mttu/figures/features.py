@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from mttu.figures import style
 from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, draw_regions, scale_grey
-from mttu.figures.style import LABEL_SIZE, NOTE_SIZE, PAGE_WIDTH_IN, TITLE_SIZE, add_note, draw_nothing, new_figure, say
 
 _CONSTANT = 1e-5
 """A map that varies by less than this share of its level's largest activation is called constant."""
@@ -27,10 +27,10 @@ class FeatureCase:
     image: NDArray[Any]
     """(H, W, D) of one modality, zero outside of the brain."""
     classes: NDArray[np.uint8] | None
-    """(H, W, D), mask of classes 0 to 3; None if there is none."""
+    """(H, W, D), classes 0 to 3; None without a mask."""
     levels: Mapping[str, NDArray[Any]]
     """Level, e.g. "F1", to its maps (C, h, w, d) over the image's field of view, each level on its own grid; or
-    (C, h, w), cut along the plane already."""
+    (C, h, w), if they are cut along the plane already."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def draw_feature_maps(
     Args:
         cases: One per row.
         plane_title: Axial, Coronal or Sagittal.
-        channels: Level to the channel that is shown, counted from 0. Where a level is not named, the mean of the
-            channels' absolute values: their plain mean says nothing on F5, which a layer norm centres.
+        channels: Level to the channel that is shown, counted from 0. A level without one shows the mean of the
+            channels' absolute values; their plain mean says nothing on F5, which a layer norm centres.
         index: Position of the plane on the image's axis; the largest section of the mask if None.
         modality: Name of the image.
 
@@ -69,35 +69,30 @@ def draw_feature_maps(
     if plane is None:
         raise ValueError(f"plane {plane_title!r} is unknown; choose from {[known.title for known in PLANES]}")
     if not cases:
-        return draw_nothing("no cases")
+        return style.draw_nothing("no cases")
     names = list(dict.fromkeys(name for case in cases for name in case.levels))
     rows = len(cases)
-    figure = new_figure(PAGE_WIDTH_IN, 1.08 * rows + 1.2, dense=True)
+    figure = style.new_figure(style.PAGE_WIDTH_IN, 1.08 * rows + 1.2, dense=True)
     panels = figure.subplots(rows + 1, len(names) + 2, squeeze=False, height_ratios=[*[1.0] * rows, 0.07])
     for axes in panels.ravel():
         axes.set_axis_off()
     places = [_choose_index(case, plane) if index is None else index for case in cases]
     for row, (case, place) in enumerate(zip(cases, places, strict=True)):
         _draw_anatomy(panels[row, 0], panels[row, 1], case, plane, place)
-    panels[0, 0].set_title(modality, fontsize=TITLE_SIZE)
-    panels[0, 1].set_title("mask", fontsize=TITLE_SIZE)
+    panels[0, 0].set_title(modality, fontsize=style.TITLE_SIZE)
+    panels[0, 1].set_title("mask", fontsize=style.TITLE_SIZE)
     for column, name in enumerate(names, start=2):
-        maps = [
-            _cut(case, name, plane, place, (channels or {}).get(name))
-            for case, place in zip(cases, places, strict=True)
-        ]
+        channel = (channels or {}).get(name)
+        maps = [_cut(case, name, plane, place, channel) for case, place in zip(cases, places, strict=True)]
         scale = _draw_level(panels[:, column].tolist(), cases, maps, plane, places)
         if scale is not None:
             _draw_scale(figure, panels[-1, column], scale)
-    handles = [
-        Patch(facecolor=(colour, 0.5), edgecolor=colour, label=title) for title, colour in REGION_STYLES.values()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=NOTE_SIZE)
-    note = f"{plane.title} planes, {plane.edges[0]} at the left edge, {plane.edges[2]} at the upper one."
-    add_note(
-        figure,
-        [f"{note} White line: outline of the mask. Activations in arbitrary units; means are of absolute values."],
-    )
+    styles = REGION_STYLES.values()
+    handles = [Patch(facecolor=(colour, 0.5), edgecolor=colour, label=title) for title, colour in styles]
+    figure.legend(handles=handles, ncols=3, **style.LEGEND)
+    note = f"{plane.title} planes, {plane.edges[0]} at the left edge, {plane.edges[2]} at the upper one. White line: "
+    note += "outline of the mask. Activations in arbitrary units; means are of absolute values."
+    style.add_note(figure, [note])
     return figure
 
 
@@ -110,13 +105,11 @@ def _draw_anatomy(left: Axes, right: Axes, case: FeatureCase, plane: Plane, plac
     grey = np.take(scale_grey(np.asarray(case.image, dtype=np.float32)), place, plane.axis)
     for axes in (left, right):
         axes.imshow(grey.T, cmap="gray", vmin=0.0, vmax=1.0, origin=plane.origin, interpolation="bilinear")
-    left.text(
-        -0.06, 0.5, case.title, transform=left.transAxes, rotation=90, ha="right", va="center", fontsize=LABEL_SIZE
-    )
+    left.text(-0.06, 0.5, case.title, transform=left.transAxes, fontsize=style.LABEL_SIZE, **style.ROW_TITLE)
     if case.classes is None:
-        say(right, "no mask")
+        style.say(right, "no mask")
     elif not case.classes.any():
-        say(right, "mask\nis empty")
+        style.say(right, "mask\nis empty")
     else:
         draw_regions(right, np.take(case.classes, place, plane.axis), width_scale=0.6)
 
@@ -151,28 +144,24 @@ def _draw_level(
     scale = None
     for axes, case, found, place in zip(column, cases, maps, places, strict=False):
         if found is None:
-            say(axes, "not built")
+            style.say(axes, "not built")
             continue
-        rows, columns = (case.image.shape[axis] for axis in range(3) if axis != plane.axis)
-        box = (
-            (-0.5, rows - 0.5, columns - 0.5, -0.5)
-            if plane.origin == "upper"
-            else (-0.5, rows - 0.5, -0.5, columns - 0.5)
-        )
-        masked = np.ma.masked_invalid(found.values.T)
+        width, height = (case.image.shape[axis] for axis in range(3) if axis != plane.axis)
+        edges = (height - 0.5, -0.5) if plane.origin == "upper" else (-0.5, height - 0.5)
+        extent, masked = (-0.5, width - 0.5, *edges), np.ma.masked_invalid(found.values.T)
         picture = axes.imshow(
-            masked, cmap="viridis", vmin=low, vmax=high, origin=plane.origin, extent=box, interpolation="bilinear"
+            masked, cmap="viridis", vmin=low, vmax=high, origin=plane.origin, extent=extent, interpolation="bilinear"
         )
         if not np.isfinite(found.values).any():
-            say(axes, "not a\nnumber")
+            style.say(axes, "not a\nnumber")
         elif high - low <= _CONSTANT * found.largest:
-            say(axes, f"constant\n{low:.3g}")
+            style.say(axes, f"constant\n{low:.3g}")
         else:
             scale = picture
         if case.classes is not None and (outline := np.take(case.classes, place, plane.axis) > 0).any():
             axes.contour(outline.T, levels=[0.5], colors="white", linewidths=0.8)
     title = next(found for found in maps if found is not None)
-    column[0].set_title(f"{title.level}\n{title.subtitle}", fontsize=NOTE_SIZE)
+    column[0].set_title(f"{title.level}\n{title.subtitle}", fontsize=style.NOTE_SIZE)
     return scale
 
 
@@ -181,7 +170,7 @@ def _draw_scale(figure: Figure, axes: Axes, scale: ScalarMappable) -> None:
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
     low, high = scale.get_clim()
     bar.set_ticks([low, high], labels=[f"{low:.2g}", f"{high:.2g}"])
-    bar.ax.tick_params(labelsize=NOTE_SIZE - 1, width=0.5, length=2)
+    bar.ax.tick_params(labelsize=style.NOTE_SIZE - 1, width=0.5, length=2)
     left, right = bar.ax.get_xticklabels()
     left.set_horizontalalignment("left")
     right.set_horizontalalignment("right")

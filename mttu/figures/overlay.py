@@ -1,4 +1,4 @@
-"""A predicted tumour over its MRI: three planes through the largest cross-section of the lesion.
+"""A predicted tumour over its MRI: three planes through the largest cross-sections of the lesion.
 
 Volumes are (H, W, D) in LPS order: indices grow towards the patient's left, back and head. The display is
 radiological: the patient's right is on the viewer's left.
@@ -15,18 +15,24 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mttu.data.labels import REGIONS, WHOLE_TUMOUR
+from mttu.figures import style
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
-REGION_STYLES = {"wt": ("Whole tumour", "#56B4E9"), "tc": ("Tumour core", "#F0E442"), "et": ("Enhancing", "#D55E00")}
-"""Title and colour of each region, from the palette of Okabe and Ito, which colour-blind readers can tell apart."""
+REGION_STYLES = {
+    "wt": ("Whole tumour", style.SKY_BLUE),
+    "tc": ("Tumour core", style.YELLOW),
+    "et": ("Enhancing", style.VERMILLION),
+}
+"""Title and colour of each region."""
 
-_WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core stays visible below the enhancing rim that it ends with
+_WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core's outline stays visible under that of an enhancing rim
+_ALPHA = {"wt": 0.12, "tc": 0.12, "et": 0.5}
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A section perpendicular to one axis; of the two axes left, the first runs to the right."""
+    """A section perpendicular to one axis; the first of the two other axes runs to the right."""
 
     title: str
     axis: int
@@ -47,11 +53,9 @@ PLANES = (
 
 
 def choose_slices(image: NDArray[Any], lesion: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Index on each axis where the lesion's section is largest; without lesion, the middle of the brain.
+    """Index on each axis where the lesion's section is largest; without a lesion, the middle of the brain.
 
-    Args:
-        image: (H, W, D), zero outside of the brain.
-        lesion: (H, W, D).
+    Both are (H, W, D); the image is zero outside of the brain.
     """
     indices = []
     for axis in range(3):
@@ -79,7 +83,7 @@ def draw_overlay(
 
     Args:
         image: (H, W, D) of one modality, zero outside of the brain.
-        classes: (H, W, D), classes 0 to 3, or 0 and `WHOLE_TUMOUR`, then without the parts' regions; None for a network
+        classes: (H, W, D), classes 0 to 3, or 0 and `WHOLE_TUMOUR`, for which only WT is shown; None for a network
             that does not segment.
         case_id: Named in the title.
         modality: Named in the title.
@@ -87,9 +91,6 @@ def draw_overlay(
         idh_mutant_probability: None for a network that does not predict it.
         volumes_ml: Volume of each region, for the legend.
         remarks: Flags worth reading, e.g. "no tumour found".
-
-    Returns:
-        A figure that belongs to no window; `savefig` writes it.
     """
     image = np.asarray(image, dtype=np.float32)
     found = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
@@ -101,12 +102,15 @@ def draw_overlay(
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.16, top=0.81, wspace=0.16)
     for panel, plane in zip(panels, PLANES, strict=True):
         index = slices[plane.axis]
-        panel.set_title(
-            f"{plane.title}, plane {index + 1} of {image.shape[plane.axis]}", color="white", fontsize=10, pad=18
-        )
+        title = f"{plane.title}, plane {index + 1} of {image.shape[plane.axis]}"
+        panel.set_title(title, color="white", fontsize=10, pad=18)
         _draw_plane(panel, plane, np.take(grey, index, plane.axis), np.take(found, index, plane.axis))
     _draw_scale_bar(panels[0], image.shape[0], image.shape[1], spacing_mm)
-    _write_texts(figure, case_id, modality, idh_mutant_probability, remarks)
+    statements = [] if idh_mutant_probability is None else [f"IDH-mutant probability {idh_mutant_probability:.2f}"]
+    shown = "   |   ".join([*statements, *remarks])
+    figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
+    figure.text(0.98, 0.945, shown, color="white", fontsize=13, ha="right", va="center")
+    figure.text(0.98, 0.06, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
     if classes is not None:
         _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))
     return figure
@@ -139,7 +143,7 @@ def draw_regions(panel: Axes, classes: NDArray[np.uint8], width_scale: float = 1
         if not mask.any():
             continue
         colour = REGION_STYLES[region][1]
-        panel.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.5 if region == "et" else 0.12)
+        panel.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=_ALPHA[region])
         panel.contour(mask, levels=[0.5], colors=[colour], linewidths=_WIDTHS[region] * width_scale)
 
 
@@ -151,26 +155,12 @@ def _draw_scale_bar(panel: Axes, columns: int, rows: int, spacing_mm: float) -> 
     panel.text(end / 2, rows - 3, f"{length_mm} mm", color="white", fontsize=8, ha="center", va="bottom")
 
 
-def _write_texts(
-    figure: Figure, case_id: str, modality: str, idh_mutant_probability: float | None, remarks: Sequence[str]
-) -> None:
-    figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
-    statements = [] if idh_mutant_probability is None else [f"IDH-mutant probability {idh_mutant_probability:.2f}"]
-    figure.text(
-        0.98, 0.945, "   |   ".join([*statements, *remarks]), color="white", fontsize=13, ha="right", va="center"
-    )
-    figure.text(0.98, 0.06, RESEARCH_USE, color="#E69F00", fontsize=12, weight="bold", ha="right", va="center")
-
-
 def _draw_legend(figure: Figure, volumes_ml: Mapping[str, float] | None, regions: Sequence[str]) -> None:
     handles = []
     for region in regions:
         title, colour = REGION_STYLES[region]
         volume = f"  {volumes_ml[region]:.1f} ml" if volumes_ml else ""
-        fill = (colour, 0.5 if region == "et" else 0.12)
+        fill = (colour, _ALPHA[region])
         handles.append(Patch(facecolor=fill, edgecolor=colour, linewidth=1.6, label=f"{title}{volume}"))
-    legend = figure.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(0.012, 0.06), ncols=3, frameon=False, fontsize=12
-    )
-    for text in legend.get_texts():
-        text.set_color("white")
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.012, 0.06)}
+    figure.legend(handles=handles, ncols=3, frameon=False, fontsize=12, labelcolor="white", **place)

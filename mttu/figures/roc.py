@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from mttu.figures import style
 from mttu.figures.estimates import Estimate, describe, is_defined
-from mttu.figures.style import GUIDE, NOTE_SIZE, PAGE_WIDTH_IN, add_note, draw_nothing, dress, new_figure, style_of
 
 
 @dataclass(frozen=True)
@@ -21,50 +21,30 @@ class RocCurve:
     auc: Estimate
     num_mutant: int
     num_wild: int
-    operating_point: tuple[float, float] | None = None
-    """False and true positive rate at the threshold in use, marked."""
 
 
-def draw_roc(
-    curves: Sequence[RocCurve], title: str = "IDH mutant against wild type", interval: str = "DeLong"
-) -> Figure:
-    """ROC curves with AUC and its interval.
-
-    A predictor whose cases are all of one class has no curve: the legend says so.
-
-    Args:
-        curves: One line each.
-        title: Above the panel.
-        interval: Method of the 95% intervals, for the small print.
-    """
+def draw_roc(curves: Sequence[RocCurve]) -> Figure:
+    """ROC curves with AUC and its 95% interval by DeLong; the legend names a predictor whose cases are of one class."""
     if not curves:
-        return draw_nothing("no curves")
-    figure = new_figure(PAGE_WIDTH_IN * 0.56, PAGE_WIDTH_IN * 0.6)
+        return style.draw_nothing("no curves")
+    figure = style.new_figure(style.PAGE_WIDTH_IN * 0.56, style.PAGE_WIDTH_IN * 0.6)
     axes = figure.add_subplot()
-    dress(axes, title, "1 - specificity (share of wild types called mutant)", "sensitivity (share of mutants found)")
+    x_label, y_label = "1 - specificity (share of wild types called mutant)", "sensitivity (share of mutants found)"
+    style.dress(axes, "IDH mutant against wild type", x_label, y_label)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
-    axes.plot([0, 1], [0, 1], **GUIDE)
+    axes.plot([0, 1], [0, 1], **style.GUIDE)
     for index, curve in enumerate(curves):
-        style = style_of(index)
+        series = style.pick_series(index)
         counts = f"{curve.num_mutant} mutant, {curve.num_wild} wild type"
         if not (curve.num_mutant and curve.num_wild and len(curve.false_positive_rates)):
             axes.plot([], [], linestyle="none", label=f"{curve.title}: not defined, {counts}")
             continue
-        axes.plot(
-            curve.false_positive_rates,
-            curve.true_positive_rates,
-            color=style.colour,
-            linestyle=style.dashes,
-            linewidth=1.5,
-            label=f"{curve.title}: AUC {describe(curve.auc)}\n({counts})",
-        )
-        if curve.operating_point is not None:
-            axes.plot(*curve.operating_point, color=style.colour, marker=style.marker, markersize=5.5, linestyle="none")
-    axes.legend(frameon=False, fontsize=NOTE_SIZE, loc="lower right", handlelength=2.8)
-    notes = [f"Brackets: 95% interval, {interval}."] if any(is_defined(curve.auc.low) for curve in curves) else []
-    if any(curve.operating_point is not None for curve in curves):
-        notes.append("Markers: threshold in use.")
-    add_note(figure, [" ".join(notes)] if notes else [])
+        label = f"{curve.title}: AUC {describe(curve.auc)}\n({counts})"
+        rates = curve.false_positive_rates, curve.true_positive_rates
+        axes.plot(*rates, color=series.colour, linestyle=series.dashes, linewidth=1.5, label=label)
+    axes.legend(frameon=False, fontsize=style.NOTE_SIZE, loc="lower right", handlelength=2.8)
+    if any(is_defined(curve.auc.low) for curve in curves):
+        style.add_note(figure, ["Brackets: 95% interval, DeLong."])
     return figure

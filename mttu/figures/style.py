@@ -1,7 +1,7 @@
 """One look for all figures: the palette of Okabe and Ito, sizes of a printed page, sizes of letters.
 
 Everything is set on the artists, nothing in matplotlib's global settings, which other code in the process may use.
-As a file, the same table gives the same bytes.
+The same table gives the same bytes in a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 
 from mttu import __version__
 from mttu.errors import InputError
@@ -33,7 +34,7 @@ DPI = 220
 """Pixels per inch of a PNG; one that is as wide as a page has 1575."""
 
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
-"""Sizes of letters in points, as printed."""
+"""Font sizes in points, as printed."""
 
 _LETTERS_PER_INCH = 18.0
 """Of small print, a little less than fits."""
@@ -41,77 +42,80 @@ _LETTERS_PER_INCH = 18.0
 ERROR_BARS: Mapping[str, Any] = {"elinewidth": 0.9, "capsize": 2.0, "capthick": 0.9}
 GUIDE: Mapping[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
 """Look of thresholds, diagonals and the like."""
+BARS: Mapping[str, Any] = {"edgecolor": BLACK, "linewidth": 0.5}
+"""Outline of bars that count pseudo-labels."""
+LEGEND: Mapping[str, Any] = {"loc": "outside upper center", "frameon": False, "fontsize": NOTE_SIZE}
+"""A legend above the panels."""
+ROW_TITLE: Mapping[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
+"""Text to the left of a row of pictures."""
+ABOVE: Mapping[str, Any] = {"ha": "center", "va": "bottom", "fontsize": NOTE_SIZE}
+"""Text above a bar or a point."""
 
 
 @dataclass(frozen=True)
-class SeriesStyle:
-    """Look of one series, told apart by marker and dashes as well as by colour, so also in grey."""
+class Series:
+    """Look of one series; marker and dashes differ as well as the colour, so that series differ in grey, too."""
 
     colour: str
     marker: str
     dashes: str | tuple[float, tuple[float, ...]]
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """Look of its line with markers."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dashes, "linewidth": 1.2}
+
 
 _SERIES = (
-    SeriesStyle(BLUE, "o", "-"),
-    SeriesStyle(VERMILLION, "s", (0, (5, 1.5))),
-    SeriesStyle(GREEN, "^", (0, (4, 1.5, 1, 1.5))),
-    SeriesStyle(PURPLE, "D", (0, (1.5, 1.2))),
-    SeriesStyle(ORANGE, "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
-    SeriesStyle(BLACK, "P", (0, (2.5, 2.5))),
-    SeriesStyle(SKY_BLUE, "X", "-"),
+    Series(BLUE, "o", "-"),
+    Series(VERMILLION, "s", (0, (5, 1.5))),
+    Series(GREEN, "^", (0, (4, 1.5, 1, 1.5))),
+    Series(PURPLE, "D", (0, (1.5, 1.2))),
+    Series(ORANGE, "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    Series(BLACK, "P", (0, (2.5, 2.5))),
+    Series(SKY_BLUE, "X", "-"),
 )
 
 
-def style_of(index: int) -> SeriesStyle:
+def pick_series(index: int) -> Series:
     """Look of the series with this number; from the eighth on they repeat."""
     return _SERIES[index % len(_SERIES)]
 
 
+def make_class_patches() -> list[Patch]:
+    """Legend entries of the pseudo-labels of each class."""
+    classes = (("mutant", MUTANT_COLOUR), ("wild type", WILD_COLOUR))
+    return [Patch(facecolor=colour, label=f"called {name}", **BARS) for name, colour in classes]
+
+
 def new_figure(width_in: float, height_in: float, *, dense: bool = False) -> Figure:
     """A white figure that belongs to no window; panels make room for their labels, and lie close if `dense`."""
-    engine = (
-        ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0.0, hspace=0.0)
-        if dense
-        else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
-    )
+    close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0.0, hspace=0.0)
+    engine = close if dense else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
     return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout=engine)
 
 
-def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "", *, grid: bool = True) -> None:
+def dress(axes: Axes, title: str = "", x_label: str = "", y_label: str = "") -> None:
     """Title, labels with units, ticks of the right size, a faint grid."""
     axes.set_title(title, fontsize=TITLE_SIZE, pad=5)
     axes.set_xlabel(x_label, fontsize=LABEL_SIZE)
     axes.set_ylabel(y_label, fontsize=LABEL_SIZE)
     axes.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_linewidth(0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_linewidth(0.6)
     axes.set_axisbelow(True)
-    if grid:
-        axes.grid(color=LIGHT_GREY, linewidth=0.5)
+    axes.grid(color=LIGHT_GREY, linewidth=0.5)
 
 
 def say(axes: Axes, sentence: str) -> None:
     """Says in the middle of a panel why nothing is drawn there."""
-    axes.text(
-        0.5,
-        0.5,
-        sentence,
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        fontsize=LABEL_SIZE,
-        color=DARK_GREY,
-        style="italic",
-        zorder=10,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2.0, "alpha": 0.85},
-    )
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": LABEL_SIZE, "color": DARK_GREY, "zorder": 10}
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 2.0, "alpha": 0.85}
+    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, style="italic", bbox=box, **look)
 
 
 def draw_nothing(sentence: str) -> Figure:
-    """What an empty table gives: a figure that says so."""
+    """The figure of an empty table, which says why nothing is drawn."""
     figure = new_figure(COLUMN_WIDTH_IN, 1.0)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -132,7 +136,7 @@ _METADATA = {
     "pdf": {"Creator": f"mttu {__version__}", "CreationDate": None},
     "svg": {"Creator": f"mttu {__version__}", "Date": None},
 }
-"""Who drew it, and no time: a file's date is the file system's business."""
+"""The program, without a time, so that the bytes do not depend on it."""
 
 
 def save_figure(figure: Figure, path_without_suffix: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
@@ -142,9 +146,6 @@ def save_figure(figure: Figure, path_without_suffix: Path, formats: Sequence[str
         figure: Drawn by one of this package's functions.
         path_without_suffix: `figures/roc` becomes `figures/roc.png` and `figures/roc.pdf`; a dot in the name stays.
         formats: Any of `png`, `pdf`, `svg`.
-
-    Returns:
-        The files, in the order of `formats`.
 
     Raises:
         InputError: An unknown format; nothing is written.

@@ -1,14 +1,14 @@
 """Distance of the predicted surface to the true one, in three dimensions (section V-E, Fig. 4).
 
-The surface is rendered by casting parallel rays through the volume; no graphics library needed. The mask is smoothed a
-little so that voxels do not show as stairs, but every voxel of it stays above the level of the surface: nothing that
+The surface is rendered by casting parallel rays through the volume, without a graphics library. The mask is smoothed
+slightly, so that voxels do not show as stairs. Each of its voxels stays above the level of the surface, so nothing that
 was predicted vanishes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,27 +17,22 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
-
-from mttu.figures.style import (
-    BLACK,
-    COLUMN_WIDTH_IN,
-    DARK_GREY,
-    LABEL_SIZE,
-    NOTE_SIZE,
-    PAGE_WIDTH_IN,
-    TITLE_SIZE,
-    add_note,
-    draw_nothing,
-    new_figure,
-    say,
+from scipy.ndimage import (
+    affine_transform,
+    binary_erosion,
+    distance_transform_edt,
+    find_objects,
+    gaussian_filter,
+    map_coordinates,
 )
+
+from mttu.figures import style
 
 LEVEL = 0.5
 _SMOOTHING, _SMOOTHING_OF_LIGHT = 0.7, 1.3
 """In voxels."""
 _LEAST_INSIDE = 0.75
-"""Smoothing leaves so much of a voxel at a flat surface; thinner parts are kept at it, so that rays meet them."""
+"""Value of a voxel at a flat surface after smoothing; thinner parts are raised to it, so that rays meet them."""
 _LIGHT = np.array([-0.35, 0.45, 0.82])
 """Towards the lamp, in the camera's axes: right, up, towards the viewer."""
 
@@ -55,16 +50,14 @@ class View:
     def axes(self) -> NDArray[np.float64]:
         """Camera's axes as rows, in LPS: right, up, towards the viewer."""
         azimuth, elevation = np.deg2rad(self.azimuth_deg), np.deg2rad(self.elevation_deg)
-        towards = np.array(
-            [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
-        )
-        right = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+        sine, cosine, level = np.sin(azimuth), np.cos(azimuth), np.cos(elevation)
+        towards, right = np.array([sine * level, -cosine * level, np.sin(elevation)]), np.array([cosine, sine, 0.0])
         return np.stack([right, np.cross(towards, right), towards])
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a picture shows: the same for all masks that are to be compared."""
+    """What a picture shows, common to all masks that are compared."""
 
     centre_mm: NDArray[np.float64]
     """Middle of the picture, from the first voxel's centre."""
@@ -80,29 +73,21 @@ class Hits:
     found: NDArray[np.bool_]
     """(rows, columns), the first row on top."""
     indices: NDArray[np.float64]
-    """(3, rows, columns), voxel coordinates of the point; meaningless where nothing was found."""
+    """(3, rows, columns), voxel coordinates of the point; undefined where nothing was found."""
 
 
 def frame_masks(
     masks: list[NDArray[np.bool_]], spacing_mm: tuple[float, float, float], view: View, pixels: int
 ) -> Frame:
     """A frame that holds every mask, `pixels` wide or high. At least one mask has a voxel."""
-    inside = np.argwhere(np.logical_or.reduce(masks)) * spacing_mm
-    seen = inside @ view.axes.T
+    seen = np.argwhere(np.logical_or.reduce(masks)) * spacing_mm @ view.axes.T
     low, high = seen.min(axis=0), seen.max(axis=0)
     half = (high - low) / 2 + 2.5 * max(spacing_mm)
     return Frame((low + high) / 2 @ view.axes, half, float(2 * half[:2].max() / pixels))
 
 
 def cast_rays(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], view: View, frame: Frame) -> Hits:
-    """First point of the mask's surface on each ray, to a fraction of a voxel.
-
-    Args:
-        mask: (H, W, D) in LPS order.
-        spacing_mm: Of its voxels.
-        view: Where the rays come from.
-        frame: What is seen.
-    """
+    """First point of the surface of a mask, (H, W, D) in LPS order, on each ray, to a fraction of a voxel."""
     soft = np.maximum(gaussian_filter(mask.astype(np.float32), _SMOOTHING), mask * np.float32(_LEAST_INSIDE))
     step_mm = 0.5 * min(spacing_mm)
     columns, rows = (int(np.ceil(2 * half / frame.pixel_mm)) for half in frame.half_mm[:2])
@@ -131,14 +116,12 @@ def shade(
     outwards = -np.einsum("ij,jrc->irc", view.axes, np.stack(slopes))
     length = np.maximum(np.linalg.norm(outwards, axis=0), 1e-9)
     lit = np.einsum("i,irc->rc", _LIGHT / np.linalg.norm(_LIGHT), outwards / length)
-    brightness: NDArray[np.float64] = 0.5 + 0.5 * np.clip(lit, 0.0, 1.0)
-    return brightness
+    return np.asarray(0.5 + 0.5 * np.clip(lit, 0.0, 1.0))
 
 
 def find_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of the mask with a face towards the outside; the volume's edge is outside."""
-    border: NDArray[np.bool_] = mask & ~binary_erosion(mask)
-    return border
+    return np.asarray(mask & ~binary_erosion(mask))
 
 
 def measure_distances(
@@ -155,16 +138,15 @@ def measure_distances(
         (H, W, D): a voxel that is no border voxel holds the value of the nearest one.
     """
     to_truth = distance_transform_edt(~find_border(truth), sampling=sampling)
-    nearest = distance_transform_edt(
-        ~find_border(predicted), sampling=sampling, return_distances=False, return_indices=True
-    )
-    distances: NDArray[np.float64] = to_truth[tuple(nearest)]
-    return distances
+    border = find_border(predicted)
+    nearest = distance_transform_edt(~border, sampling=sampling, return_distances=False, return_indices=True)
+    return np.asarray(to_truth[tuple(nearest)])
 
 
 COLOUR_MAP = "viridis_r"
 _COLUMNS = 4
 _MARGIN = 3
+_PLURAL = {"voxel": "voxels", "mm": "mm"}
 
 
 @dataclass(frozen=True)
@@ -207,11 +189,11 @@ def draw_surface_distance(
             raise ValueError(f"{case.title}: truth has shape {case.truth.shape}, but {shapes}")
     view = view or View()
     if not cases:
-        return draw_nothing("no cases")
+        return style.draw_nothing("no cases")
     columns = max(1, *(min(_COLUMNS, len(case.predictions)) for case in cases))
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
-    width = min(PAGE_WIDTH_IN, max(COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
-    figure = new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
+    width = min(style.PAGE_WIDTH_IN, max(style.COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
+    figure = style.new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
     panels = figure.subplots(sum(heights), columns, squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()
@@ -220,67 +202,44 @@ def draw_surface_distance(
     for case, height in zip(cases, heights, strict=True):
         _draw_case(panels[row : row + height].ravel().tolist(), _crop(case), unit, norm, view, pixels)
         row += height
-    bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP),
-        ax=panels.ravel().tolist(),
-        location="bottom",
-        extend="max",
-        aspect=60,
-        shrink=0.7,
-    )
-    bar.set_label(f"distance of the predicted to the true surface ({_plural(unit)})", fontsize=LABEL_SIZE)
-    bar.ax.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.5)
+    scale, place = ScalarMappable(norm, COLOUR_MAP), panels.ravel().tolist()
+    bar = figure.colorbar(scale, ax=place, location="bottom", extend="max", aspect=60, shrink=0.7)
+    bar.set_label(f"distance of the predicted to the true surface ({_PLURAL[unit]})", fontsize=style.LABEL_SIZE)
+    bar.ax.tick_params(labelsize=style.NOTE_SIZE, width=0.6, length=2.5)
     seen = f"Seen from {view.azimuth_deg:g}° left of the front and {view.elevation_deg:g}° above."
-    add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
+    style.add_note(figure, [f"{seen} Line: outline of the true mask. Numbers: over voxels of the predicted surface."])
     return figure
-
-
-def _plural(unit: str) -> str:
-    return "voxels" if unit == "voxel" else unit
 
 
 def _crop(case: SurfaceCase) -> SurfaceCase:
     """The box around all masks with a margin, so that rays cross little air."""
-    inside = np.argwhere(np.logical_or.reduce([case.truth, *case.predictions.values()]))
-    if not inside.size:
+    inside = np.logical_or.reduce([case.truth, *case.predictions.values()])
+    (box,) = find_objects(inside.astype(np.uint8), 1)
+    if box is None:
         return case
-    low, high = inside.min(axis=0), inside.max(axis=0) + 1
-    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
-    return replace(
-        case,
-        truth=np.pad(case.truth[box], _MARGIN),
-        predictions={system: np.pad(mask[box], _MARGIN) for system, mask in case.predictions.items()},
-    )
+    predictions = {system: np.pad(mask[box], _MARGIN) for system, mask in case.predictions.items()}
+    return replace(case, truth=np.pad(case.truth[box], _MARGIN), predictions=predictions)
 
 
 def _draw_case(
     panels: Sequence[Axes], case: SurfaceCase, unit: Literal["voxel", "mm"], norm: Normalize, view: View, pixels: int
 ) -> None:
-    panels[0].text(
-        -0.05,
-        0.5,
-        case.title,
-        transform=panels[0].transAxes,
-        rotation=90,
-        ha="right",
-        va="center",
-        fontsize=TITLE_SIZE,
-        weight="bold",
-    )
+    place = panels[0].transAxes
+    panels[0].text(-0.05, 0.5, case.title, transform=place, fontsize=style.TITLE_SIZE, weight="bold", **style.ROW_TITLE)
     masks = [case.truth, *case.predictions.values()]
     if not any(mask.any() for mask in masks):
-        say(panels[0], "no tumour in truth\nand predictions")
+        style.say(panels[0], "no tumour in truth\nand predictions")
         return
     if not case.predictions:
-        say(panels[0], "no predictions")
+        style.say(panels[0], "no predictions")
         return
     frame = frame_masks(masks, case.spacing_mm, view, pixels)
     outline = cast_rays(case.truth, case.spacing_mm, view, frame).found
     for axes, (system, mask) in zip(panels, case.predictions.items(), strict=False):
-        axes.set_title(system, fontsize=LABEL_SIZE, pad=2)
+        axes.set_title(system, fontsize=style.LABEL_SIZE, pad=2)
         _draw_surface(axes, mask, case, unit, norm, view, frame)
         if outline.any():
-            axes.contour(outline, levels=[0.5], colors=BLACK, linewidths=0.7)
+            axes.contour(outline, levels=[0.5], colors=style.BLACK, linewidths=0.7)
         axes.set_aspect("equal")
     _draw_scale_bar(panels[0], frame)
 
@@ -308,9 +267,10 @@ def _draw_surface(
         colours[..., :3] *= shade(mask, case.spacing_mm, view, hits)[..., None]
         picture[hits.found] = colours[hits.found]
         at_surface = distances[find_border(mask)]
-        said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} {_plural(unit)}"
+        said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} {_PLURAL[unit]}"
     axes.imshow(picture, interpolation="bilinear")
-    axes.text(0.5, -0.02, said, transform=axes.transAxes, ha="center", va="top", fontsize=NOTE_SIZE, color=DARK_GREY)
+    place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+    axes.text(0.5, -0.02, said, fontsize=style.NOTE_SIZE, color=style.DARK_GREY, **place)
 
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
@@ -319,5 +279,5 @@ def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
     rows = axes.get_ylim()[0]
     length_mm = next((length for length in (20, 10, 5, 2) if length <= frame.half_mm[0]), 1)
     length = length_mm / frame.pixel_mm
-    axes.plot([0, length], [rows, rows], color=BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
-    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=NOTE_SIZE - 1)
+    axes.plot([0, length], [rows, rows], color=style.BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
+    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=style.NOTE_SIZE - 1)

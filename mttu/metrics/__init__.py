@@ -1,1 +1,1 @@
-"""Scores as pure functions of arrays: segmentation and classification."""
+"""Scores, intervals and tests as pure functions of arrays and tables."""

@@ -10,8 +10,8 @@ from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError
 from mttu.metrics.delong import measure_auc
 
-Cases = tuple[NDArray[np.float64], NDArray[np.int64]]
 DEFAULT_THRESHOLD = 0.5
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class ClassificationScores:
     num_cases: int
     """Cases with a known IDH status; the others are left out of every score."""
     num_mutant: int
-    """Mutants among them."""
     auc: float | None
     """Area under the ROC curve; ties count half. None unless both classes occur."""
     accuracy: float | None
@@ -35,11 +34,11 @@ class ClassificationScores:
     balanced_accuracy: float | None
     """Mean of sensitivity and specificity. None unless both classes occur."""
     f1: float | None
-    """2 TP / (2 TP + FP + FN) of mutant. None if no case is mutant and none is called so."""
+    """2 TP / (2 TP + FP + FN). None if no case is mutant and none is called mutant."""
     brier: float | None
     """Mean squared difference of the mutant probability and the status, in [0, 1]. None without cases."""
     threshold: float
-    """Least probability that is called mutant."""
+    """Smallest probability that is called mutant."""
 
 
 def score_classification(
@@ -49,30 +48,29 @@ def score_classification(
 ) -> ClassificationScores:
     """Scores predicted probabilities against known IDH status.
 
-    A probability of exactly `threshold` is called mutant. A probability of exactly 0 or 1 is clipped by the float64
-    machine epsilon in the cross entropy, so one case adds 36 at most. The definitions are those of scikit-learn, on
-    plain arrays: a bootstrap comes here thousands of times.
-
-    All probabilities must come from one network: those of several folds are on several scales, see
-    `mttu.metrics.delong.average_fold_aucs`.
+    In the cross entropy, probabilities are clipped to the float64 machine epsilon and 1 minus it, so one case adds at
+    most 36. The definitions are scikit-learn's, on plain arrays because a bootstrap calls this thousands of times. All
+    probabilities must come from one network: those of several folds are on different scales.
 
     Args:
-        mutant_probabilities: Probability of mutant, one per case.
+        mutant_probabilities: One per case.
         idh: 1 mutant, 0 wild type, -1 unknown; one per case.
-        threshold: Least probability that is called mutant.
+        threshold: Smallest probability that is called mutant.
 
     Raises:
         ValueError: Lengths differ, a status is not one of 1, 0, -1, or a probability is outside of [0, 1].
     """
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     called, mutant = probability >= threshold, status == IDH_MUTANT
     num_cases, num_mutant = len(status), int(mutant.sum())
-    hits = int((called & mutant).sum())
-    num_wild, false_alarms = num_cases - num_mutant, int((called & ~mutant).sum())
+    num_wild = num_cases - num_mutant
+    hits, false_alarms = int((called & mutant).sum()), int((called & ~mutant).sum())
     sensitivity = hits / num_mutant if num_mutant else None
     specificity = (num_wild - false_alarms) / num_wild if num_wild else None
-    both = sensitivity is not None and specificity is not None
+    balanced_accuracy = None if sensitivity is None or specificity is None else (sensitivity + specificity) / 2
     positives = num_mutant + hits + false_alarms  # 2 TP + FP + FN
+    clipped = np.clip(probability, _EPSILON, 1 - _EPSILON)
+    true_class = np.where(mutant, clipped, 1 - clipped)
     return ClassificationScores(
         num_cases=num_cases,
         num_mutant=num_mutant,
@@ -80,17 +78,17 @@ def score_classification(
         accuracy=(hits + num_wild - false_alarms) / num_cases if num_cases else None,
         sensitivity=sensitivity,
         specificity=specificity,
-        cross_entropy=_cross_entropy(probability, mutant) if num_cases else None,
-        balanced_accuracy=((sensitivity or 0.0) + (specificity or 0.0)) / 2 if both else None,
+        cross_entropy=float(-np.mean(np.log(true_class))) if num_cases else None,
+        balanced_accuracy=balanced_accuracy,
         f1=2 * hits / positives if positives else None,
         brier=float(np.mean((probability - mutant) ** 2)) if num_cases else None,
         threshold=threshold,
     )
 
 
-def known_cases(
+def select_known(
     mutant_probabilities: Sequence[float] | NDArray[np.float64], idh: Sequence[int] | NDArray[np.int64]
-) -> Cases:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities and statuses of the cases whose status is known, checked.
 
     Raises:
@@ -103,9 +101,8 @@ def known_cases(
             f"probabilities have shape {probability.shape}, idh {status.shape}; expected one each per case"
         )
     if not np.isin(status, (IDH_MUTANT, IDH_WILD, IDH_UNKNOWN)).all():
-        raise ValueError(
-            f"idh holds {sorted(set(status.tolist()))}; allowed are 1 (mutant), 0 (wild type), -1 (unknown)"
-        )
+        held = sorted(set(status.tolist()))
+        raise ValueError(f"idh holds {held}; allowed are 1 (mutant), 0 (wild type), -1 (unknown)")
     known = status != IDH_UNKNOWN
     probability, status = probability[known], status[known]
     if not ((probability >= 0) & (probability <= 1)).all():
@@ -113,30 +110,24 @@ def known_cases(
     return probability, status
 
 
-def _cross_entropy(probability: NDArray[np.float64], mutant: NDArray[np.bool_]) -> float:
-    epsilon = float(np.finfo(np.float64).eps)
-    clipped = np.clip(probability, epsilon, 1 - epsilon)
-    return float(-np.mean(np.log(np.where(mutant, clipped, 1 - clipped))))
-
-
 def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) -> float | None:
-    """The threshold with the largest Youden index, sensitivity + specificity - 1, to be chosen on validation.
+    """The threshold with the largest Youden index, sensitivity + specificity - 1 (W. Youden, Cancer 3 (1950) 32-35).
 
     Candidates lie half-way between neighbouring probabilities. Among equals the one nearest to 0.5 is taken, then the
-    lower one, so the choice doesn't depend on the order of cases (W. Youden, Cancer 3 (1950) 32-35).
+    lower one, so the choice doesn't depend on the order of cases.
 
     Args:
-        mutant_probabilities: Of the validation cases, never of those that are to be scored with the threshold.
+        mutant_probabilities: Of the validation cases, never of those that are scored with the threshold.
         idh: 1 mutant, 0 wild type, -1 unknown.
 
     Returns:
-        None if the largest index is not above 0: then no threshold is better than calling all cases alike.
+        None if the largest index is not above 0: then no threshold is better than giving all cases one class.
 
     Raises:
         InputError: The cases lack a class.
         ValueError: See `score_classification`.
     """
-    probability, status = known_cases(mutant_probabilities, idh)
+    probability, status = select_known(mutant_probabilities, idh)
     num_mutant = int((status == IDH_MUTANT).sum())
     num_wild = len(status) - num_mutant
     if not (num_mutant and num_wild):
@@ -151,7 +142,7 @@ def choose_threshold(mutant_probabilities: Sequence[float], idh: Sequence[int]) 
         called = probability >= threshold
         hits = int((called & (status == IDH_MUTANT)).sum())
         rejections = int((~called & (status == IDH_WILD)).sum())
-        # whole numbers, so that equals are equal
+        # integers, so that equal indices compare equal
         return hits * num_wild + rejections * num_mutant, -abs(threshold - DEFAULT_THRESHOLD), -threshold
 
     best = max(candidates, key=rate)

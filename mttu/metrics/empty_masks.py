@@ -1,4 +1,4 @@
-"""What a region scores that the true or the predicted mask does not hold; Dice's and HD95's are chosen apart.
+"""Score of a region that the true or the predicted mask does not hold; chosen separately for Dice and HD95.
 
 | Dice | both empty | spurious | missed |
 | --- | --- | --- | --- |
@@ -12,15 +12,16 @@
 | brats2023 | 0 mm | 374 mm |
 
 The settings are `metrics.empty_dice` and `metrics.empty_hd95`. The defaults are those of the authors' release: Dice as
-in the BraTS challenges, distances without empty masks. One penalty of 373 mm among 70 cases would force a standard
-deviation above any in the paper's tables. By a mean of the distances that are there a system that misses more may look
-better: read the counts beside it, or compare systems under brats2020. 373.12866 mm is the diagonal of
-240 x 240 x 155 mm, and stays that on other grids. brats2023 means the value; the lesion-wise scores of that challenge
-are another thing. Excluding Dice is MONAI's way: a false alarm where there is no region costs nothing.
+in the BraTS challenges, distances without empty masks. One penalty of 373 mm among 70 cases would give a standard
+deviation above any in the paper's tables. Without penalties, a system that misses more may have a smaller mean
+distance: read the counts beside it, or compare systems under brats2020. 373.12866 mm is the diagonal of
+240 x 240 x 155 mm, and is used on other grids too. brats2023 is that challenge's value, not its lesion-wise scores.
+Excluding Dice is MONAI's convention: a false alarm where there is no region costs nothing.
 
-Sensitivity and relative volume difference need a true region, whatever is set.
+Sensitivity and relative volume difference always need a true region.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Convention:
 
     title: str
     scores: Mapping[str, float | None]
-    """By status; one that is not here keeps the score that the masks give."""
+    """By status; any other status keeps the score that the masks give."""
 
 
 DICE: Mapping[str, Convention] = {
@@ -71,10 +72,10 @@ BOTH: Mapping[str, MetricSettings] = {
 def choose_conventions(
     start: MetricSettings, both: str | None = None, dice: str | None = None, hd95: str | None = None
 ) -> MetricSettings:
-    """Conventions by name, laid over those to start from; one metric's own name comes last.
+    """Conventions by name; the name of one metric takes precedence over that of both.
 
     Args:
-        start: What counts where nothing is named.
+        start: Used where nothing is named.
         both: Name in `BOTH`.
         dice: Name in `DICE`.
         hd95: Name in `HD95`.
@@ -82,12 +83,9 @@ def choose_conventions(
     Raises:
         InputError: Unknown names; lists the known ones.
     """
-    titles = {name: name_conventions(settings) for name, settings in BOTH.items()}
-    choices = (
-        ("masks", both, titles),
-        ("masks in Dice", dice, {name: convention.title for name, convention in DICE.items()}),
-        ("masks in HD95", hd95, {name: convention.title for name, convention in HD95.items()}),
-    )
+    choices = [("masks", both, {name: name_conventions(settings) for name, settings in BOTH.items()})]
+    for metric, name, conventions in (("Dice", dice, DICE), ("HD95", hd95, HD95)):
+        choices.append((f"masks in {metric}", name, {key: known.title for key, known in conventions.items()}))
     raise_if_any(
         [
             f"empty {what} {name!r}: unknown convention; choose one of "
@@ -102,17 +100,17 @@ def choose_conventions(
 
 
 def name_conventions(settings: MetricSettings) -> str:
-    """Both names, as a table's title has them: `Dice brats, HD95 exclude`."""
+    """Both names, for the title of a table: `Dice brats, HD95 exclude`."""
     return f"Dice {settings.empty_dice}, HD95 {settings.empty_hd95}"
 
 
 def explain_dice(settings: MetricSettings) -> str:
-    """One sentence on Dice, for a table or figure without distances."""
+    """One sentence on the convention of Dice."""
     return f"Dice of empty masks: {DICE[settings.empty_dice].title} ({settings.empty_dice})."
 
 
 def explain_hd95(settings: MetricSettings) -> str:
-    """One sentence on HD95."""
+    """One sentence on the convention of HD95."""
     return f"HD95 of empty masks: {HD95[settings.empty_hd95].title} ({settings.empty_hd95})."
 
 
@@ -129,15 +127,14 @@ def fill_scores(row: Mapping[str, Any], settings: MetricSettings) -> dict[str, f
         settings: Conventions.
     """
     status = row["status"]
-    scores: dict[str, float | None] = {name: row[name] for name in METRICS}
-    scores["dice"] = fill_dice(scores["dice"], status, settings)
-    scores["hd95_mm"] = HD95[settings.empty_hd95].scores.get(status, scores["hd95_mm"])
-    return scores
+    dice = fill_dice(row["dice"], status, settings)
+    hd95_mm = HD95[settings.empty_hd95].scores.get(status, row["hd95_mm"])
+    return {**{name: row[name] for name in METRICS}, "dice": dice, "hd95_mm": hd95_mm}
 
 
 @dataclass(frozen=True)
 class RegionSummary:
-    """Scores of a region over cases, with how many cases were which."""
+    """Scores of a region over cases, with the number of cases of each status."""
 
     region: str
     convention: str
@@ -145,25 +142,22 @@ class RegionSummary:
     counts: Mapping[str, int]
     """Status to number of cases, for all of `STATUSES`."""
     metrics: Mapping[str, Spread]
-    """Score to mean, spread and `n`, the number of cases that it is taken over."""
+    """Score to its spread over the cases that have one."""
 
 
 def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, settings: MetricSettings) -> RegionSummary:
-    """Summary of one region over the table of case scores.
-
-    The same bits for any order of rows, so a table gathered over ranks gives what one rank's gives.
+    """Summary of one region over the table of case scores; the same bits for any order of rows.
 
     Args:
-        rows: `case_id`, `region`, `status` and the `METRICS`; rows of other regions are passed over.
+        rows: `case_id`, `region`, `status` and the `METRICS`; rows of other regions are ignored.
         region: Name in `mttu.data.labels.REGIONS`.
         settings: Conventions for empty masks.
 
     Raises:
         ValueError: A case has two rows for the region, or an unknown status.
     """
-    own = sorted((row for row in rows if row["region"] == region), key=lambda row: str(row["case_id"]))
-    case_ids = [row["case_id"] for row in own]
-    twice = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
+    own = [row for row in rows if row["region"] == region]
+    twice = sorted(case_id for case_id, count in Counter(row["case_id"] for row in own).items() if count > 1)
     if twice:
         raise ValueError(f"region {region}: cases {', '.join(twice)} have two rows")
     filled = [fill_scores(row, settings) for row in own]

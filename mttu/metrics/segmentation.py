@@ -1,27 +1,28 @@
 """Overlap, volume and surface distance of the tumour regions WT, TC and ET.
 
-Nothing here decides what an empty mask scores: a score that has no value is None, and the status says why. Conventions
-for empty masks are applied when cases are summarised, see `mttu.metrics.empty_masks`.
+A score that empty masks do not define is None, and the status says why. Conventions for empty masks are applied
+afterwards, see `mttu.metrics.empty_masks`.
 
 HD95: a border voxel is a voxel of the mask with a face on the outside of the mask, or on the edge of the volume.
-From each border voxel of one mask the Euclidean distance, in mm, to the nearest border voxel of the other is taken,
-between centres. The 95th percentile (linear interpolation) is taken in each direction, and the larger of the two is the
-HD95. This is MONAI's definition. Others pool both directions before the percentile (medpy) or weight by surface area
-(surface-distance of the BraTS 2023 tool); they give other figures for the same masks.
+Distances are Euclidean, in mm, between the centres of each border voxel of one mask and the nearest border voxel of the
+other. The HD95 is the larger of the 95th percentiles (linear interpolation) of both directions. This is MONAI's
+definition. Others pool both directions before the percentile (medpy) or weight by surface area (surface-distance of the
+BraTS 2023 tool), which gives other values for the same masks.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from torch import Tensor
 
-from mttu.config.data import RELEASE_METRICS, MetricSettings
+from mttu.config.data import RELEASE_METRICS
 from mttu.data.labels import CLASSES, REGIONS, WHOLE_TUMOUR
 from mttu.metrics.empty_masks import fill_dice
 
@@ -38,25 +39,24 @@ def measure_hausdorff_mm(
         percentile: Above 0, to 100; 100 is the Hausdorff distance itself.
 
     Returns:
-        mm; None if a mask is empty, for then there is no distance.
+        mm; None if a mask is empty.
 
     Raises:
         ValueError: The shapes differ, or the percentile is out of range.
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"predicted has shape {predicted.shape}, truth {truth.shape}; they must agree")
+    _check_shapes(predicted, truth)
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile is {percentile}; allowed is above 0, to 100")
     if not (predicted.any() and truth.any()):
         return None
     masks = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (predicted, truth)]
+    spacing = [float(size) for size in spacing_mm]
     with warnings.catch_warnings():
         # MONAI 1.6 passes an argument to itself that it has deprecated
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        found = compute_hausdorff_distance(
-            *masks, include_background=True, percentile=percentile, spacing=[float(size) for size in spacing_mm]
+        return float(
+            compute_hausdorff_distance(*masks, include_background=True, percentile=percentile, spacing=spacing)
         )
-    return float(found)
 
 
 Status = Literal["normal", "missed", "spurious", "both-empty", "not-defined"]
@@ -70,8 +70,7 @@ _NUM_CLASSES = max(len(CLASSES), WHOLE_TUMOUR + 1)
 class Overlap:
     """Voxels of a region by prediction and truth.
 
-    The rest of the volume is all true negatives, so specificity depends on its size: compare it between systems scored
-    on the same grids only.
+    The rest of the volume counts as true negatives, so specificity can only be compared on the same grids.
     """
 
     true_positives: int
@@ -80,21 +79,31 @@ class Overlap:
     true_negatives: int
 
     @property
+    def predicted(self) -> int:
+        """Voxels of the predicted region."""
+        return self.true_positives + self.false_positives
+
+    @property
+    def true(self) -> int:
+        """Voxels of the true region."""
+        return self.true_positives + self.false_negatives
+
+    @property
     def status(self) -> Status:
         """Which of the two masks holds the region."""
-        if self.true_positives + self.false_negatives:
-            return "normal" if self.true_positives + self.false_positives else "missed"
-        return "spurious" if self.false_positives else "both-empty"
+        if self.true:
+            return "normal" if self.predicted else "missed"
+        return "spurious" if self.predicted else "both-empty"
 
     @property
     def dice(self) -> float | None:
         """2 TP / (2 TP + FP + FN). None if both masks are empty."""
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+        return _ratio(2 * self.true_positives, self.predicted + self.true)
 
     @property
     def sensitivity(self) -> float | None:
         """TP / (TP + FN). None if the true mask is empty."""
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
+        return _ratio(self.true_positives, self.true)
 
     @property
     def specificity(self) -> float | None:
@@ -114,29 +123,17 @@ class RegionScores:
     dice: float | None = None
     """In [0, 1]; 0 if one mask is empty. None if both are."""
     hd95_mm: float | None = None
-    """See `mttu.metrics.segmentation`. None unless both masks hold the region."""
+    """None unless both masks hold the region."""
     sensitivity: float | None = None
-    """Share of true voxels that were found. None if there are none."""
+    """Share of true voxels that are predicted. None if there are none."""
     specificity: float | None = None
-    """Share of the other voxels, of the whole volume, that were left alone."""
+    """Share of the other voxels of the volume that are not predicted. None if there are none."""
     predicted_ml: float | None = None
     truth_ml: float | None = None
     volume_difference_ml: float | None = None
-    """Predicted minus true volume: positive is too much."""
+    """Predicted minus true volume."""
     relative_volume_difference: float | None = None
     """The same, divided by the true volume. None if that is 0."""
-
-
-def region_masks(classes: Tensor) -> Tensor:
-    """One binary mask per region.
-
-    Args:
-        classes: (H, W, D), classes 0 to 3.
-
-    Returns:
-        (3, H, W, D), bool, in the order of `REGIONS`: WT, TC, ET. Regions are nested.
-    """
-    return torch.stack([torch.isin(classes, classes.new_tensor(members)) for members in REGIONS.values()])
 
 
 def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Mapping[str, Overlap]:
@@ -147,9 +144,9 @@ def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Ma
         truth: Same shape and classes.
 
     Raises:
-        ValueError: The shapes differ, or a class is none.
+        ValueError: The shapes differ, or a mask holds an unknown class.
     """
-    _check_shapes(predicted.shape, truth.shape)
+    _check_shapes(predicted, truth)
     pairs = np.asarray(predicted, np.uint8) * np.uint8(_NUM_CLASSES) + np.asarray(truth, np.uint8)
     table = np.bincount(pairs.ravel(), minlength=_NUM_CLASSES**2)
     if max(predicted.max(initial=0), truth.max(initial=0)) >= _NUM_CLASSES:
@@ -166,29 +163,19 @@ def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Ma
     return overlaps
 
 
-def _check_shapes(predicted: Sequence[int], truth: Sequence[int]) -> None:
-    if tuple(predicted) != tuple(truth):
-        raise ValueError(f"predicted has shape {tuple(predicted)}, truth {tuple(truth)}; they must agree")
+def _check_shapes(predicted: NDArray[Any], truth: NDArray[Any]) -> None:
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted has shape {predicted.shape}, truth {truth.shape}; they must agree")
 
 
-def score_dice(
-    predicted: Tensor, truth: Tensor, settings: MetricSettings = RELEASE_METRICS
-) -> Mapping[str, float | None]:
-    """Dice coefficient of each region.
-
-    Args:
-        predicted: (H, W, D), classes 0 to 3.
-        truth: Same shape, classes 0 to 3.
-        settings: Convention for empty masks.
-
-    Returns:
-        Region name to a value in [0, 1]; None where the convention leaves the case out.
+def score_dice(predicted: Tensor, truth: Tensor) -> Mapping[str, float | None]:
+    """Dice of each region of two masks (H, W, D) of classes 0 to 3; empty masks count as in the authors' release.
 
     Raises:
         ValueError: The shapes differ.
     """
     overlaps = count_overlaps(predicted.cpu().numpy(), truth.cpu().numpy())
-    return {region: fill_dice(overlap.dice, overlap.status, settings) for region, overlap in overlaps.items()}
+    return {region: fill_dice(overlap.dice, overlap.status, RELEASE_METRICS) for region, overlap in overlaps.items()}
 
 
 def score_regions(
@@ -207,43 +194,44 @@ def score_regions(
             are TC and ET wherever a mask holds `WHOLE_TUMOUR`.
 
     Raises:
-        ValueError: The shapes differ, or a class is none.
+        ValueError: The shapes differ, or a mask holds an unknown class.
     """
-    _check_shapes(predicted.shape, truth.shape)
-    box = _find_box(predicted, truth)
-    inside = count_overlaps(predicted[box], truth[box])
-    outside = predicted.size - predicted[box].size  # background in both masks
-    defined = set(regions) & _find_defined(predicted[box], truth[box])
+    _check_shapes(predicted, truth)
+    volume, box = predicted.size, _find_box(predicted, truth)
+    predicted, truth = predicted[box], truth[box]
+    outside = volume - predicted.size  # background in both masks
+    whole = bool((predicted == WHOLE_TUMOUR).any() or (truth == WHOLE_TUMOUR).any())
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     scores = {}
-    for region, members in REGIONS.items():
-        if region not in defined:
+    for region, inside in count_overlaps(predicted, truth).items():
+        members = REGIONS[region]
+        if region not in regions or (whole and WHOLE_TUMOUR not in members):
             scores[region] = RegionScores("not-defined")
             continue
-        part = inside[region]
-        overlap = Overlap(
-            part.true_positives, part.false_positives, part.false_negatives, part.true_negatives + outside
-        )
-        distance = None
+        overlap = replace(inside, true_negatives=inside.true_negatives + outside)
+        hd95_mm = None
         if overlap.status == "normal":
-            distance = measure_hausdorff_mm(_select(predicted[box], members), _select(truth[box], members), spacing_mm)
-        scores[region] = _score(overlap, distance, voxel_ml)
+            hd95_mm = measure_hausdorff_mm(_select(predicted, members), _select(truth, members), spacing_mm)
+        scores[region] = RegionScores(
+            status=overlap.status,
+            dice=overlap.dice,
+            hd95_mm=hd95_mm,
+            sensitivity=overlap.sensitivity,
+            specificity=overlap.specificity,
+            predicted_ml=overlap.predicted * voxel_ml,
+            truth_ml=overlap.true * voxel_ml,
+            volume_difference_ml=(overlap.predicted - overlap.true) * voxel_ml,
+            relative_volume_difference=_ratio(overlap.predicted - overlap.true, overlap.true),
+        )
     return scores
 
 
 def _find_box(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> tuple[slice, ...]:
     """Bounding box of the tumour in either mask, one voxel wider where the volume allows it."""
-    either = np.bitwise_or(predicted, truth) > 0
-    box = []
-    for axis in range(either.ndim):
-        hit = np.flatnonzero(either.any(axis=tuple(other for other in range(either.ndim) if other != axis)))
-        box.append(slice(max(0, int(hit[0]) - 1), int(hit[-1]) + 2) if hit.size else slice(0, 0))
-    return tuple(box)
-
-
-def _find_defined(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> set[str]:
-    whole = bool((predicted == WHOLE_TUMOUR).any() or (truth == WHOLE_TUMOUR).any())
-    return {region for region, members in REGIONS.items() if not whole or WHOLE_TUMOUR in members}
+    (box,) = find_objects((np.bitwise_or(predicted, truth) > 0).view(np.uint8), 1)
+    if box is None:
+        return (slice(0, 0),) * predicted.ndim
+    return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
 
 
 def _select(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bool_]:
@@ -252,28 +240,9 @@ def _select(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bo
     return np.asarray(table[classes])
 
 
-def _score(overlap: Overlap, hd95_mm: float | None, voxel_ml: float) -> RegionScores:
-    predicted = overlap.true_positives + overlap.false_positives
-    truth = overlap.true_positives + overlap.false_negatives
-    return RegionScores(
-        status=overlap.status,
-        dice=overlap.dice,
-        hd95_mm=hd95_mm,
-        sensitivity=overlap.sensitivity,
-        specificity=overlap.specificity,
-        predicted_ml=predicted * voxel_ml,
-        truth_ml=truth * voxel_ml,
-        volume_difference_ml=(predicted - truth) * voxel_ml,
-        relative_volume_difference=_ratio(predicted - truth, truth),
-    )
-
-
 def measure_volumes_ml(classes: Tensor, voxel_volume_mm3: float) -> Mapping[str, float]:
-    """Volume of each region in millilitres.
-
-    Args:
-        classes: (H, W, D), classes 0 to 3.
-        voxel_volume_mm3: Volume of one voxel.
-    """
-    counts = region_masks(classes).flatten(start_dim=1).sum(dim=1).tolist()
-    return {region: count * voxel_volume_mm3 / 1000.0 for region, count in zip(REGIONS, counts, strict=True)}
+    """Volume of each region of a mask (H, W, D) of classes 0 to 3, in millilitres."""
+    return {
+        region: int(torch.isin(classes, classes.new_tensor(members)).sum()) * voxel_volume_mm3 / 1000.0
+        for region, members in REGIONS.items()
+    }

@@ -18,15 +18,20 @@ from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.tables import read_table
 from mttu.errors import InputError
-from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.estimates import Estimate
-from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
-from mttu.figures.selection import SelectionRow, draw_selection_error
+from mttu.figures.reliability import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
+from mttu.figures.selection import (
+    Candidate,
+    MethodSelection,
+    SelectionRow,
+    draw_candidates,
+    draw_pseudo_labels,
+    draw_selection_error,
+)
 from mttu.figures.style import save_figure
-from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
 from mttu.files import atomic_file, atomic_folder, parse_json, recover_folder, write_csv
+from mttu.metrics.calibration import CalibrationError, measure_calibration_error
 from mttu.metrics.intervals import wilson_interval
-from mttu.metrics.reliability import CalibrationError, measure_calibration_error
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 from mttu.pseudo_labels.selection import (
     SelectedCase,

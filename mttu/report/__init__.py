@@ -1,4 +1,4 @@
-"""From predictions and a manifest to scores: tables of cases, their summary, baselines, and a comparison of systems."""
+"""From predictions and a manifest to scores: tables of cases, summary, baselines, and a comparison of systems."""
 
 from mttu.report.evaluation import Evaluation, evaluate_cases
 from mttu.report.files import write_evaluation

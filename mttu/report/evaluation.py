@@ -1,63 +1,76 @@
-"""Scoring case after case, then the summary."""
+"""Scores of every case, and their summary: regions, IDH, baselines without images, comparison of two systems."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
 
 from mttu import __version__
-from mttu.data.labels import IDH_MUTANT, find_regions, to_classes
+from mttu.config import MetricSettings
+from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
 from mttu.data.manifest import Case
 from mttu.data.volumes import differ, read_scaling, read_volume
 from mttu.errors import InputError, raise_if_any
-from mttu.metrics.empty_masks import fill_scores, name_conventions
-from mttu.metrics.reliability import call_top_label
+from mttu.metrics.calibration import (
+    Binning,
+    Calibration,
+    call_top_label,
+    measure_calibration_error,
+    tabulate_reliability,
+)
+from mttu.metrics.classification import DEFAULT_THRESHOLD, score_classification
+from mttu.metrics.clinical_baselines import Baseline, Subject, estimate_auc_by_grade, fit_baselines
+from mttu.metrics.comparisons import (
+    adjust_holm,
+    compare_mcnemar,
+    compare_paired_t,
+    compare_two_samples_t,
+    compare_wilcoxon,
+)
+from mttu.metrics.delong import compare_auc, estimate_auc
+from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
+from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
 from mttu.metrics.segmentation import RegionScores, score_regions
-from mttu.report.plan import EvaluationPlan
+from mttu.report.plan import EvaluationPlan, collecting, describe_subject
 from mttu.report.predictions import Predictions
-from mttu.report.summary import report_baselines, report_comparison, report_idh, report_segmentation
 
-OnScored = Callable[[int, str], None]
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of cases, and what they come to."""
+    """Tables of cases, and their summary."""
 
     region_rows: Rows
-    """See `mttu.report.files.REGION_SCHEMA`; sorted by system, case and region."""
+    """See `mttu.report.files.REGION_SCHEMA`; by system, case and region."""
     idh_rows: Rows
     """See `mttu.report.files.IDH_SCHEMA`."""
     summary: Mapping[str, Any]
     """JSON values."""
 
 
-def evaluate_cases(plan: EvaluationPlan, on_case: OnScored | None = None) -> Evaluation:
+def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | None = None) -> Evaluation:
     """Scores every case of a plan and summarises.
 
     Args:
         plan: See `plan_evaluation`.
-        on_case: Told how many masks are scored, and the newest case.
+        on_case: Called after each mask with the number of scored masks and the case.
 
     Raises:
         InputError: Masks that cannot be read or lie on other grids; lists all of them.
     """
     region_rows: Rows = []
     problems: list[str] = []
-    done = 0
-    for system in plan.systems:
-        for case in sorted(plan.with_masks(system), key=lambda case: case.case_id):
-            try:
-                scores = score_masks(case, system)
-                region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
-            except InputError as error:
-                problems += error.problems
-            done += 1
-            if on_case is not None:
-                on_case(done, case.case_id)
+    pairs = [(system, case) for system in plan.systems for case in _by_id(plan.with_masks(system))]
+    for done, (system, case) in enumerate(pairs, start=1):
+        with collecting(problems):
+            scores = score_masks(case, system)
+            region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
+        if on_case is not None:
+            on_case(done, case.case_id)
     raise_if_any(problems)
     idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
     return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows))
@@ -67,13 +80,12 @@ def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
     """Scores a predicted mask against the true one, both on the original grid.
 
     Raises:
-        InputError: A mask cannot be read, holds other labels than its convention, or the grids differ.
+        InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
     """
-    case_id = case.case_id
+    case_id, said = case.case_id, f"{case.case_id} (prediction)"
     if case.seg is None:
         raise InputError(f"case {case_id}: the manifest has no tumour mask")
-    truth = read_volume(case.seg, case_id)
-    predicted = read_volume(system.mask(case_id), f"{case_id} (prediction)")
+    truth, predicted = read_volume(case.seg, case_id), read_volume(system.mask(case_id), said)
     difference = differ(truth, predicted)
     if difference:
         raise InputError(
@@ -82,63 +94,53 @@ def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
         )
     defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
     return score_regions(
-        to_classes(
-            predicted.get_fdata(dtype=np.float32), system.labels, f"{case_id} (prediction)", read_scaling(predicted)
-        ),
+        to_classes(predicted.get_fdata(dtype=np.float32), system.labels, said, read_scaling(predicted)),
         to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id, read_scaling(truth)),
         voxel_sizes(truth.affine).tolist(),
         sorted(defined),
     )
 
 
+def _by_id(cases: Sequence[Case]) -> list[Case]:
+    return sorted(cases, key=lambda case: case.case_id)
+
+
+def _describe(case: Case, system: Predictions) -> dict[str, Any]:
+    """What rows of both tables begin with."""
+    learned = system.rows[case.case_id].get("learned_from")
+    return {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "learned_from": learned}
+
+
 def _region_row(
     case: Case, plan: EvaluationPlan, system: Predictions, region: str, scores: RegionScores
 ) -> dict[str, Any]:
-    """Scores as the conventions count them, which the row names; its status says what the masks held."""
-    who = {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "region": region}
-    row = {**who, "learned_from": _learned_from(case, system), **vars(scores)}
+    """Scores by the conventions that the row names; its status says what the masks hold."""
+    row = {**_describe(case, system), "region": region, **vars(scores)}
     return {**row, **fill_scores(row, plan.metrics), **plan.metrics.model_dump()}
-
-
-def _learned_from(case: Case, system: Predictions) -> bool | None:
-    return system.rows[case.case_id].get("learned_from")
 
 
 def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
     rows: Rows = []
     probabilities = system.probabilities(cases)
-    for case in sorted(cases, key=lambda case: case.case_id):
+    for case in _by_id(cases):
         probability = probabilities[case.case_id]
         confidence, mutant = call_top_label(np.array([probability]))
-        rows.append(
-            {
-                "case_id": case.case_id,
-                "patient_id": case.patient_id,
-                "system": system.name,
-                "learned_from": _learned_from(case, system),
-                "idh": case.idh,
-                "mutant_probability": probability,
-                "confidence": float(confidence[0]),
-                "right": bool(mutant[0]) == (case.idh == IDH_MUTANT),
-            }
-        )
+        right = bool(mutant[0]) == (case.idh == IDH_MUTANT)
+        scores = {"mutant_probability": probability, "confidence": float(confidence[0]), "right": right}
+        rows.append({**_describe(case, system), "idh": case.idh, **scores})
     return rows
-
-
-def _describe(system: Predictions) -> dict[str, Any]:
-    names = ("name", "checkpoint", "labels", "precision")
-    return {**{name: getattr(system, name) for name in names}, "notes": list(system.notes)}
 
 
 def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
     system = plan.systems[0]
     own = [row for row in region_rows if row["system"] == system.name]
+    told = ("name", "checkpoint", "labels", "precision")
     return {
         "mttu_version": __version__,
         "split": plan.split,
         "empty_masks": name_conventions(plan.metrics),
         **plan.metrics.model_dump(),
-        "systems": [_describe(one) for one in plan.systems],
+        "systems": [{**{key: getattr(one, key) for key in told}, "notes": list(one.notes)} for one in plan.systems],
         "synthetic": plan.manifest.synthetic,
         "cases": {
             "in_split": len(plan.cases),
@@ -150,7 +152,213 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
             "idh_scored": len(plan.with_idh(system)),
         },
         "segmentation": report_segmentation(own, plan.metrics, plan.num_resamples),
-        "idh": report_idh(plan.with_idh(system), plan.fit(system), system, plan.num_resamples),
+        "idh": report_idh(plan, system),
         "baselines": report_baselines(plan, system) if plan.baselines else None,
         "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,
     }
+
+
+def report_segmentation(rows: Rows, settings: MetricSettings, num_resamples: int) -> dict[str, Any] | None:
+    """Region to counts and, for each metric, spread and interval of the mean over patients; None without scored masks.
+
+    Args:
+        rows: Of one system, see `mttu.report.files.REGION_SCHEMA`.
+        settings: Conventions for empty masks.
+        num_resamples: Of the bootstrap.
+    """
+    if not rows:
+        return None
+    report: dict[str, Any] = {}
+    for region in REGIONS:
+        own = sorted((row for row in rows if row["region"] == region), key=lambda row: str(row["case_id"]))
+        report[region] = asdict(summarise_region(own, region, settings))
+        filled = [(fill_scores(row, settings), row["patient_id"]) for row in own]
+        for name, spread in report[region]["metrics"].items():
+            known = [(value, patient) for scores, patient in filled if (value := scores[name]) is not None]
+            values, patients = [value for value, _ in known], [patient for _, patient in known]
+            spread["interval_of_mean"] = asdict(bootstrap_mean(values, patients, num_resamples))
+    return report
+
+
+BINNINGS: tuple[Binning, ...] = ("equal-width", "adaptive")
+SCORES = ("auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "f1", "brier", "cross_entropy")
+
+
+def report_idh(plan: EvaluationPlan, system: Predictions) -> dict[str, Any] | None:
+    """Scores of the IDH probabilities of one system; None without cases."""
+    cases, fitted = _by_id(plan.with_idh(system)), plan.fit(system)
+    if not cases:
+        return None
+    probabilities, idh = list(system.probabilities(cases).values()), [case.idh for case in cases]
+    patients = [case.patient_id for case in cases]
+    thresholds = [("default", DEFAULT_THRESHOLD)]
+    if fitted.threshold is not None:
+        thresholds.append((fitted.fitted_on, fitted.threshold))
+    cohort = _Cohort(probabilities, idh, patients, plan.num_resamples)
+    return {
+        "auc_delong": asdict(estimate_auc(probabilities, idh)),
+        "several_cases_per_patient": len(set(patients)) < len(patients),
+        "at_thresholds": [{"chosen_on": source, **_score(cohort, threshold)} for source, threshold in thresholds],
+        "calibration_errors": [_measure_error(cohort, binning) for binning in BINNINGS],
+        "reliability": _tabulate(cohort),
+        "fitted_on": {"cases": fitted.fitted_on, "num_cases": fitted.num_cases, "notes": list(fitted.notes)},
+        "not_fitted": None if fitted.fitted else fitted.reason,
+        "calibrations": [
+            {"name": name, **asdict(calibration), **_compare(calibration, cohort)}
+            for name, calibration in fitted.calibrations.items()
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    probabilities: list[float]
+    idh: list[int]
+    patients: list[str]
+    num_resamples: int
+
+
+def _score(cohort: _Cohort, threshold: float) -> dict[str, Any]:
+    probability, status = np.asarray(cohort.probabilities), np.asarray(cohort.idh)
+
+    def statistics(rows: NDArray[np.int64]) -> Mapping[str, float | None]:
+        found = score_classification(probability[rows], status[rows], threshold)
+        return {name: getattr(found, name) for name in SCORES}
+
+    intervals = bootstrap_over_patients(statistics, cohort.patients, cohort.num_resamples)
+    found = score_classification(probability, status, threshold)
+    num_wild = found.num_cases - found.num_mutant
+    wilson = {
+        name: wilson_interval(round((getattr(found, name) or 0.0) * count), count)
+        for name, count in (("accuracy", found.num_cases), ("sensitivity", found.num_mutant), ("specificity", num_wild))
+    }
+    return {
+        **asdict(found),
+        "intervals": {name: asdict(interval) for name, interval in intervals.items()},
+        "wilson_intervals": {name: asdict(interval) for name, interval in wilson.items()},
+    }
+
+
+def _measure_error(cohort: _Cohort, binning: Binning) -> dict[str, Any]:
+    cases = (cohort.probabilities, cohort.idh, cohort.patients)
+    return asdict(measure_calibration_error(*cases, binning=binning, num_resamples=cohort.num_resamples))
+
+
+def _compare(calibration: Calibration, cohort: _Cohort) -> dict[str, Any]:
+    """Scores before and after calibration, on cases that it was not fitted on."""
+    calibrated = replace(cohort, probabilities=calibration.apply(cohort.probabilities).tolist())
+    report: dict[str, Any] = {}
+    for name, one in {"before": cohort, "after": calibrated}.items():
+        found = score_classification(one.probabilities, one.idh)
+        report[name] = {
+            **{score: getattr(found, score) for score in ("cross_entropy", "brier", "accuracy")},
+            "calibration_error": _measure_error(one, "equal-width"),
+            "reliability": _tabulate(one),
+        }
+    return report
+
+
+def _tabulate(cohort: _Cohort) -> list[dict[str, Any]]:
+    return [asdict(bar) for bar in tabulate_reliability(cohort.probabilities, cohort.idh)]
+
+
+def report_baselines(plan: EvaluationPlan, system: Predictions) -> dict[str, Any] | None:
+    """Baselines fitted on train and val, scored on the evaluated cases; None without cases of known IDH status.
+
+    Returns:
+        `fitted_on`: number of training cases with known IDH status; `baselines`: for each its AUC with DeLong's
+        interval, the AUC within low grade, and the paired test of the network against it on the cases that both score,
+        adjusted by Holm over the baselines; `within_grade`: the network's AUC within low and high grade.
+    """
+    cases = _by_id(plan.with_idh(system))
+    if not cases:
+        return None
+    subjects = [describe_subject(case) for case in cases]
+    training = plan.training()
+    own = system.probabilities(cases)
+    reports = [_report(baseline, subjects, own) for baseline in fit_baselines(training, subjects)]
+    _adjust([report["against_network"] for report in reports])
+    return {
+        "fitted_on": sum(subject.idh >= 0 for subject in training),
+        "baselines": reports,
+        "within_grade": {grade: asdict(estimate) for grade, estimate in estimate_auc_by_grade(own, subjects).items()},
+    }
+
+
+def _report(baseline: Baseline, subjects: list[Subject], network: Mapping[str, float]) -> dict[str, Any]:
+    scored = [subject for subject in subjects if subject.case_id in baseline.probabilities]
+    idh = [subject.idh for subject in scored]
+    values = [baseline.probabilities[subject.case_id] for subject in scored]
+    rivals = [network[subject.case_id] for subject in scored]
+    return {
+        "name": baseline.name,
+        "post_operative": baseline.post_operative,
+        "num_training": baseline.num_training,
+        "auc": asdict(estimate_auc(values, idh)),
+        "within_low_grade": asdict(estimate_auc_by_grade(baseline.probabilities, scored)["low"]),
+        "against_network": asdict(compare_auc(rivals, values, idh)),
+    }
+
+
+COMPARED = ("dice", "hd95_mm")
+
+
+def report_comparison(plan: EvaluationPlan, rows: Rows) -> dict[str, Any]:
+    """Tests of the first system against the second.
+
+    A case counts for a score if the conventions for empty masks give both systems one; the others are counted in
+    `pairs_left_out`. Holm's adjustment is over tests of the same kind for all regions and scores, and over DeLong's and
+    McNemar's together.
+
+    Args:
+        plan: Of two systems, which have scores for the same cases.
+        rows: Region scores of both.
+    """
+    first, second = plan.systems
+    regions = tuple(REGIONS) if plan.can_compare("segmentation") else ()
+    tests = [test for region in regions for name in COMPARED for test in _compare_region(rows, plan, region, name)]
+    idh = _compare_idh(plan) if plan.can_compare("idh") else {}
+    for kind in dict.fromkeys(test["name"] for test in tests):
+        _adjust([test for test in tests if test["name"] == kind])
+    _adjust(list(idh.values()))
+    return {"first": first.name, "second": second.name, "segmentation": tests, "idh": idh}
+
+
+def _compare_region(rows: Rows, plan: EvaluationPlan, region: str, score: str) -> Rows:
+    first, second = (
+        {row["case_id"]: row for row in rows if row["system"] == system.name and row["region"] == region}
+        for system in plan.systems
+    )
+    left, right, patients = [], [], []
+    for case_id in sorted(first):
+        one, other = (fill_scores(table[case_id], plan.metrics)[score] for table in (first, second))
+        if one is not None and other is not None:
+            left.append(one)
+            right.append(other)
+            patients.append(first[case_id]["patient_id"])
+    differences = [one - other for one, other in zip(left, right, strict=True)]
+    interval = asdict(bootstrap_mean(differences, patients, plan.num_resamples))
+    common = {"region": region, "score": score, "pairs_left_out": len(first) - len(left)}
+    return [
+        {**common, "interval_of_difference": interval, **asdict(compare(left, right))}
+        for compare in (compare_paired_t, compare_wilcoxon, compare_two_samples_t)
+    ]
+
+
+def _compare_idh(plan: EvaluationPlan) -> dict[str, dict[str, Any]]:
+    cases = _by_id(plan.with_idh(plan.systems[0]))
+    if not cases:
+        return {}
+    idh = [case.idh for case in cases]
+    first, second = (list(system.probabilities(cases).values()) for system in plan.systems)
+    right = [
+        [(value >= DEFAULT_THRESHOLD) == (own == IDH_MUTANT) for value, own in zip(values, idh, strict=True)]
+        for values in (first, second)
+    ]
+    return {"auc": asdict(compare_auc(first, second, idh)), "accuracy": asdict(compare_mcnemar(*right))}
+
+
+def _adjust(tests: Rows) -> None:
+    """Adds `p_holm` to each test of a family."""
+    for test, p in zip(tests, adjust_holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: tables of cases, summary, figures, note; written whole or not at all."""
+"""The folder of an evaluation: tables of cases, summary, figures, README; written whole or not at all."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,26 +29,23 @@ from mttu.files import (
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
 
+Rows = Sequence[Mapping[str, Any]]
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
 
 
-def draw_pictures(
-    region_rows: Sequence[Mapping[str, Any]], idh_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
-) -> dict[str, Figure]:
-    """Draws what the tables hold.
+def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draws what the tables hold; name, one of `PICTURES`, to figure.
 
     Args:
-        region_rows: Columns of `mttu.report.files.REGION_SCHEMA`.
-        idh_rows: Columns of `mttu.report.files.IDH_SCHEMA`.
+        region_rows: Columns of `REGION_SCHEMA`.
+        idh_rows: Columns of `IDH_SCHEMA`.
         summary: From `mttu.report.evaluation.evaluate_cases`.
-
-    Returns:
-        Name, one of `PICTURES`, to figure.
     """
     figures = {}
     if idh_rows:
-        figures["roc"] = draw_roc([_to_curve(name, rows) for name, rows in _by_system(idh_rows).items()])
+        systems = dict.fromkeys(row["system"] for row in idh_rows)
+        figures["roc"] = draw_roc([_to_curve(idh_rows, name) for name in systems])
     if summary["idh"] is not None:
         figures["reliability"] = draw_reliability(_to_diagrams(summary["systems"][0]["name"], summary["idh"]))
     if region_rows:
@@ -57,7 +54,7 @@ def draw_pictures(
     return figures
 
 
-def _draw_segmentation(rows: Sequence[Mapping[str, Any]], conventions: MetricSettings) -> Figure:
+def _draw_segmentation(rows: Rows, conventions: MetricSettings) -> Figure:
     """Scores as the conventions for empty masks count them, so that means and n are those of the summary."""
     scores = []
     for row in rows:
@@ -68,23 +65,15 @@ def _draw_segmentation(rows: Sequence[Mapping[str, Any]], conventions: MetricSet
     return draw_case_scores(scores, penalty_mm, [explain_dice(conventions), explain_hd95(conventions)])
 
 
-def _by_system(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    systems: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        systems.setdefault(row["system"], []).append(row)
-    return systems
-
-
-def _to_curve(name: str, rows: Sequence[Mapping[str, Any]]) -> RocCurve:
-    probabilities, idh = [row["mutant_probability"] for row in rows], [row["idh"] for row in rows]
+def _to_curve(rows: Rows, system: str) -> RocCurve:
+    own = [row for row in rows if row["system"] == system]
+    probabilities, idh = [row["mutant_probability"] for row in own], [row["idh"] for row in own]
     auc = estimate_auc(probabilities, idh)
-    false_rates: list[float] = []
-    true_rates: list[float] = []
+    rates: tuple[list[float], list[float]] = [], []
     if auc.num_mutant and auc.num_wild:
         found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
-        false_rates, true_rates = found[0].tolist(), found[1].tolist()
-    estimate = Estimate(auc.auc, auc.low, auc.high)
-    return RocCurve(name, false_rates, true_rates, estimate, auc.num_mutant, auc.num_wild)
+        rates = found[0].tolist(), found[1].tolist()
+    return RocCurve(system, *rates, Estimate(auc.auc, auc.low, auc.high), auc.num_mutant, auc.num_wild)
 
 
 def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
@@ -97,12 +86,9 @@ def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
     return diagrams
 
 
-def _to_diagram(title: str, bars: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> Reliability:
-    bins = [
-        ReliabilityBin(bar["low"], bar["high"], bar["num_cases"], bar["mean_confidence"], _to_estimate(bar["accuracy"]))
-        for bar in bars
-    ]
-    return Reliability(title, bins, Estimate(error["ece"], error["interval"]["low"], error["interval"]["high"]))
+def _to_diagram(title: str, bars: Rows, error: Mapping[str, Any]) -> Reliability:
+    bins = [ReliabilityBin(**{**bar, "accuracy": _to_estimate(bar["accuracy"])}) for bar in bars]
+    return Reliability(title, bins, _to_estimate({**error["interval"], "estimate": error["ece"]}))
 
 
 def _to_estimate(interval: Mapping[str, Any]) -> Estimate:
@@ -124,24 +110,25 @@ _SCORES = (
     *("dice", "hd95_mm", "sensitivity", "specificity", "predicted_ml", "truth_ml"),
     *("volume_difference_ml", "relative_volume_difference"),
 )
-_WHO = [pa.field("case_id", pa.string(), nullable=False), pa.field("patient_id", pa.string(), nullable=False)]
-_SYSTEM = pa.field("system", pa.string(), nullable=False)
 _LEARNED_FROM = pa.field("learned_from", pa.bool_())
+
+
+def _texts(*names: str) -> list[Any]:
+    return [pa.field(name, pa.string(), nullable=False) for name in names]
+
+
 REGION_SCHEMA = pa.schema(
     [
-        *_WHO,
-        _SYSTEM,
-        pa.field("region", pa.string(), nullable=False),
+        *_texts("case_id", "patient_id", "system", "region"),
         _LEARNED_FROM,
-        pa.field("status", pa.string(), nullable=False),
+        *_texts("status"),
         *(pa.field(name, pa.float64()) for name in _SCORES),
-        *(pa.field(name, pa.string(), nullable=False) for name in MetricSettings.model_fields),
+        *_texts(*MetricSettings.model_fields),
     ]
 )
 IDH_SCHEMA = pa.schema(
     [
-        *_WHO,
-        _SYSTEM,
+        *_texts("case_id", "patient_id", "system"),
         _LEARNED_FROM,
         pa.field("idh", pa.int8(), nullable=False),
         pa.field("mutant_probability", pa.float64(), nullable=False),
@@ -175,17 +162,18 @@ roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with thei
 
 
 def check_output(out: Path) -> list[str]:
-    """Says what of the user's would be overwritten."""
+    """Problems of writing an evaluation there: the folder cannot be written, or holds other files."""
     recover_folder(out)
     obstacle = find_obstacle(out / SUMMARY)
     if obstacle:
         return [f"output {out}: {obstacle}"]
     if not out.exists():
         return []
-    foreign = sorted(item.name for item in out.iterdir() if item.name not in OWN_FILES)
+    present = sorted(item.name for item in out.iterdir())
+    foreign = [name for name in present if name not in OWN_FILES]
     if foreign:
         return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of an evaluation; give another folder"]
-    if any(out.iterdir()) and not _is_evaluation(out / SUMMARY):
+    if present and not _is_evaluation(out / SUMMARY):
         return [f"output {out}: holds files, but no evaluation; give another folder"]
     return []
 
@@ -197,12 +185,7 @@ def _is_evaluation(path: Path) -> bool:
         return False
 
 
-def write_evaluation(
-    out: Path,
-    region_rows: Sequence[Mapping[str, Any]],
-    idh_rows: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-) -> None:
+def write_evaluation(out: Path, region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> None:
     """Writes tables, figures and summary, replacing an earlier evaluation.
 
     Args:
@@ -220,7 +203,7 @@ def write_evaluation(
         write_json(partial / SUMMARY, {**summary, "format_version": FORMAT_VERSION})
 
 
-def _write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
+def _write_table(folder: Path, name: str, rows: Rows, schema: Any) -> None:
     described = schema.with_metadata({"format_version": str(FORMAT_VERSION)})
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=described)
     with atomic_file(folder / f"{name}.parquet") as partial:

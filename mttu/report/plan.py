@@ -1,6 +1,7 @@
 """What an evaluation needs, checked before any mask is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.inference.calibration import KeptCalibration, fit_kept
 from mttu.metrics.clinical_baselines import Subject, check_grades
-from mttu.metrics.comparisons import align_cases
+from mttu.metrics.comparisons import check_same_cases
 from mttu.metrics.empty_masks import choose_conventions, name_conventions
 from mttu.report.files import check_output
 from mttu.report.predictions import Predictions, read_predictions
@@ -26,12 +27,11 @@ class EvaluationPlan:
     cases: tuple[Case, ...]
     """Cases of the split."""
     systems: tuple[Predictions, ...]
-    """The predictions; and those that they are compared with, if any."""
+    """The predictions, and those that they are compared with, if any."""
     metrics: MetricSettings
     """Conventions for empty masks."""
     baselines: bool
     """Whether to fit the baselines without images."""
-    out: Path
     num_resamples: int
     """Of each bootstrap."""
 
@@ -41,17 +41,18 @@ class EvaluationPlan:
 
     def with_masks(self, system: Predictions) -> list[Case]:
         """Cases whose true and predicted mask can be compared."""
-        return [case for case in self.cases if case.seg is not None and _has_mask(system, case.case_id)]
+        rows = [(case, system.rows[case.case_id]) for case in self.cases if case.seg is not None]
+        return [case for case, row in rows if not row["error"] and row["wt_ml"] is not None]
 
     def with_idh(self, system: Predictions) -> list[Case]:
         """Cases whose IDH status is known and predicted."""
-        return _classified(system, self.cases)
+        return _select_classified(system, self.cases)
 
     def fit(self, system: Predictions) -> KeptCalibration:
-        """Threshold and calibration to score with, fitted on neither evaluated cases nor those that taught the network.
+        """Threshold and calibration, fitted neither on evaluated cases nor on those that the network learned from.
 
-        What is kept with the predictions comes first. Else it is fitted on val cases outside of the evaluated split, as
-        far as the table of predictions says that the network did not learn from their patients.
+        The one that is kept with the predictions is used if there is one. Otherwise it is fitted on the val cases
+        outside of the evaluated split whose patients, by the table of predictions, the network did not learn from.
         """
         kept, seen = system.calibration, 0
         if kept.fitted:
@@ -60,11 +61,10 @@ class EvaluationPlan:
                 return kept
         evaluated = {case.patient_id for case in self.cases}
         val = [case for case in self.manifest.split("val") if case.patient_id not in evaluated]
-        known = _classified(system, val)
-        by_answer: dict[bool | None, list[Case]] = {True: [], False: [], None: []}
-        for case in known:
-            by_answer[system.rows[case.case_id].get("learned_from")].append(case)
-        held_out, taught, unknown = by_answer[False], len(by_answer[True]), len(by_answer[None])
+        known = _select_classified(system, val)
+        answers = [system.rows[case.case_id].get("learned_from") for case in known]
+        taught, unknown = answers.count(True), answers.count(None)
+        held_out = [case for case, answer in zip(known, answers, strict=True) if answer is False]
         told = {
             f"the kept calibration was fitted on {seen} of the evaluated cases": seen,
             f"the network learned from {taught} val cases": taught,
@@ -79,7 +79,7 @@ class EvaluationPlan:
         return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
 
     def can_compare(self, task: str) -> bool:
-        """Whether every system has an answer to a task; what one of them cannot say is not compared."""
+        """Whether every system predicts a task."""
         return not any(task in system.missing for system in self.systems)
 
     def not_said(self, system: Predictions) -> list[str]:
@@ -88,7 +88,7 @@ class EvaluationPlan:
         return [str(row["case_id"]) for row in rows if not row["error"] and row.get("learned_from") is None]
 
     def training(self) -> list[Subject]:
-        """What baselines are fitted on: train and val, without the evaluated split."""
+        """Cases that baselines are fitted on: train and val, without the evaluated split."""
         names = [name for name in ("train", "val") if name != self.split]
         return [describe_subject(case) for name in names for case in self.manifest.split(name)]
 
@@ -98,12 +98,7 @@ def describe_subject(case: Case) -> Subject:
     return Subject(case.case_id, case.idh, case.age, case.grade, case.site)
 
 
-def _has_mask(system: Predictions, case_id: str) -> bool:
-    row = system.rows[case_id]
-    return not row["error"] and row["wt_ml"] is not None
-
-
-def _classified(system: Predictions, cases: Sequence[Case]) -> list[Case]:
+def _select_classified(system: Predictions, cases: Sequence[Case]) -> list[Case]:
     probabilities = system.probabilities(cases)
     return [case for case in cases if case.idh != IDH_UNKNOWN and case.case_id in probabilities]
 
@@ -123,9 +118,8 @@ def plan_evaluation(
     """Reads tables and manifest and checks that they belong together.
 
     Args:
-        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits. Where no calibration is kept
-            with it, those of val that the network did not learn from serve to choose the threshold and to fit the
-            calibration, unless val itself is evaluated.
+        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits: without a kept calibration,
+            those of val are used to fit one, see `EvaluationPlan.fit`.
         manifest: Manifest with the true masks and IDH statuses.
         out: Folder to write; an earlier evaluation there is replaced.
         split: Split to evaluate.
@@ -140,39 +134,39 @@ def plan_evaluation(
     Raises:
         InputError: Lists every problem.
     """
+    named = (empty, empty_dice, empty_hd95)
     problems: list[str] = []
-    try:
-        choose_conventions(RELEASE_METRICS, empty, empty_dice, empty_hd95)
-    except InputError as error:
-        problems += error.problems
+    with collecting(problems):
+        choose_conventions(RELEASE_METRICS, *named)
     problems += check_output(out)
-    cohort: Manifest | None = None
-    cases: tuple[Case, ...] = ()
-    try:
+    with collecting(problems):
         cohort = read_manifest(manifest)
         cases = cohort.split(split)
-    except InputError as error:
-        problems += error.problems
     systems = []
     folders = [predictions] if compare is None else [predictions, compare]
     alike = len({folder.resolve().name for folder in folders}) < len(folders)
     for folder in folders:
-        try:
+        with collecting(problems):
             systems.append(read_predictions(folder, str(folder) if alike else None))
-        except InputError as error:
-            problems += error.problems
     raise_if_any(problems)
-    if cohort is None:
-        raise InputError(f"manifest {manifest}: could not be read")
-    conventions = [choose_conventions(system.metrics, empty, empty_dice, empty_hd95) for system in systems]
+    conventions = [choose_conventions(system.metrics, *named) for system in systems]
     raise_if_any(_find_disagreement(systems, conventions))
-    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, out, num_resamples)
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
     return plan
 
 
+@contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Adds the problems of refused input to the list, so that others are looked for too."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
+
+
 def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:
-    """Says if two systems would be scored by different conventions, each by its own."""
+    """Whether two systems would be scored by different conventions, each by its own."""
     if all(found == conventions[0] for found in conventions):
         return []
     shown = "; ".join(
@@ -184,7 +178,7 @@ def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[Met
 def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
     if not plan.cases:
         return [f"manifest {manifest}: split {plan.split} has no case; choose another one"]
-    problems = []
+    problems: list[str] = []
     for system in plan.systems:
         absent = [case.case_id for case in plan.cases if case.case_id not in system.rows]
         if absent:
@@ -207,16 +201,9 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
                 f"known IDH status that was predicted{reasons}"
             )
     if plan.baselines:
-        problems += _problems_of_grades(plan)
+        with collecting(problems):
+            check_grades([*plan.training(), *(describe_subject(case) for case in plan.cases)])
     return problems + _find_differences(plan)
-
-
-def _problems_of_grades(plan: EvaluationPlan) -> list[str]:
-    try:
-        check_grades([*plan.training(), *(describe_subject(case) for case in plan.cases)])
-    except InputError as error:
-        return error.problems
-    return []
 
 
 def _find_differences(plan: EvaluationPlan) -> list[str]:
@@ -224,17 +211,10 @@ def _find_differences(plan: EvaluationPlan) -> list[str]:
     names = [system.name for system in plan.systems]
     if len(set(names)) < len(names):
         return [f"comparison: {names[0]} would be compared with itself; give the folder of another system"]
-    problems = []
+    problems: list[str] = []
     for what, task, select in (("masks", "segmentation", plan.with_masks), ("IDH", "idh", plan.with_idh)):
-        if not plan.can_compare(task):
-            continue
-        tables = {f"{system.name} ({what})": dict.fromkeys(_ids(select(system)), 0) for system in plan.systems}
-        try:
-            align_cases(tables)
-        except InputError as error:
-            problems += error.problems
+        if plan.can_compare(task):
+            tables = {f"{one.name} ({what})": {case.case_id: 0 for case in select(one)} for one in plan.systems}
+            with collecting(problems):
+                check_same_cases(tables)
     return problems
-
-
-def _ids(cases: Sequence[Case]) -> list[str]:
-    return [case.case_id for case in cases]

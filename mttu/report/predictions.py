@@ -25,24 +25,24 @@ class Predictions:
     """One system's predictions."""
 
     name: str
-    """What the system is called in tables."""
+    """Name of the system in tables."""
     folder: Path
     rows: Mapping[str, Mapping[str, Any]]
     """Case to its row of the table."""
     labels: str
     """Label convention of the masks."""
     checkpoint: str
-    """Where they come from, as the table says."""
+    """Checkpoint that made them, as the table says."""
     metrics: MetricSettings = RELEASE_METRICS
-    """Conventions for empty masks of the network's settings; the defaults where the table does not say."""
+    """Conventions for empty masks in the network's settings; the defaults where the table does not say."""
     precision: str = "unknown"
-    """Arithmetic of the forward passes, as the table says."""
+    """Number type of the forward passes, as the table says."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Tasks that the network has no answer to, with the reason, as the table says."""
+    """Tasks that the network does not predict, with the reason, as the table says."""
     notes: tuple[str, ...] = ()
-    """Sentences of the table on what it lacks, and on who had a say."""
+    """Sentences of the table on missing tasks and members."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
-    """What the checkpoint had with it."""
+    """Kept with the checkpoint."""
 
     def mask(self, case_id: str) -> Path:
         """Path of a case's mask."""
@@ -58,8 +58,8 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     """Reads the table of a prediction; masks are read when they are scored.
 
     Args:
-        folder: That `mttu predict` wrote.
-        name: What to call the system; the folder's name if not given.
+        folder: Written by `mttu predict`.
+        name: Of the system; the folder's name if not given.
 
     Raises:
         InputError: No such table, another format, or refused rows; lists all of them.
@@ -67,27 +67,31 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
     path = folder / TABLE
     cure = "give a folder that `mttu predict` wrote"
     metadata, table = read_table(path, "predictions", FORMAT_VERSION, _MEND, cure=cure)
-    missing = [name for name in _NEEDED if name not in table.column_names]
+    missing = [column for column in _NEEDED if column not in table.column_names]
     if missing or metadata.get("labels") not in CONVENTIONS:
         what = f"has no column {', '.join(missing)}" if missing else f"labels are {metadata.get('labels')!r}"
         raise InputError(f"predictions {path}: {what}; {_MEND}")
     rows = table.to_pylist()
     raise_if_any([f"predictions {path}: {problem}; {_MEND}" for problem in _find_problems(rows)])
-    by_case = {str(row["case_id"]): row for row in rows}
-    called = folder.resolve().name if name is None else name
     kept = KeptCalibration()
     if "calibration" in metadata:  # an older version wrote none
         try:
             kept = parse_calibration(_parse(metadata["calibration"], dict, path))
         except (ValueError, KeyError, TypeError):
             raise InputError(f"predictions {path}: the calibration in its metadata is damaged; {_MEND}") from None
+    conventions = metadata.get("metrics", "{}")  # an older version wrote none
+    try:
+        metrics = MetricSettings.model_validate(_parse(conventions, dict, path))
+    except ValidationError:
+        reason = f"metrics are {conventions}, which this version does not know"
+        raise InputError(f"predictions {path}: {reason}; {_MEND}") from None
     return Predictions(
-        called,
+        folder.resolve().name if name is None else name,
         folder,
-        by_case,
+        {str(row["case_id"]): row for row in rows},
         metadata["labels"],
         metadata.get("checkpoint", "unknown"),
-        _read_conventions(metadata.get("metrics", "{}"), path),
+        metrics,
         metadata.get("precision", "unknown"),
         dict(_parse(metadata.get("missing", "{}"), dict, path)),
         tuple(_parse(metadata.get("notes", "[]"), list, path)),
@@ -104,14 +108,6 @@ def _parse(text: str, kind: type, path: Path) -> Any:
     if not isinstance(content, kind):
         raise InputError(f"predictions {path}: damaged description {text[:40]!r}; {_MEND}")
     return content
-
-
-def _read_conventions(text: str, path: Path) -> MetricSettings:
-    """Conventions that a table names; those of an older table, which names none, are the defaults."""
-    try:
-        return MetricSettings.model_validate(_parse(text, dict, path))
-    except ValidationError:
-        raise InputError(f"predictions {path}: metrics are {text}, which this version does not know; {_MEND}") from None
 
 
 def _find_problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,6 @@
-"""The summary of an evaluation as tables for a terminal; what is not defined is a dash, never an empty cell."""
+"""The summary of an evaluation as tables for a terminal; what is not defined is shown as a dash."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -30,11 +30,11 @@ _SCORES = {
 }
 _DASH = "-"
 FEW = 10
-"""Cases of a class below which DeLong's normal approximation is not to be trusted; a rule of thumb."""
+"""Cases of a class below which DeLong's normal approximation is too rough; a rule of thumb."""
 
 
 def build_tables(summary: Summary) -> list[Table]:
-    """All tables of a summary, in the order in which they are read; what was not scored has none."""
+    """All tables of a summary, in reading order; what was not scored has none."""
     tables = []
     if summary["segmentation"]:
         tables.append(_segmentation(summary))
@@ -48,7 +48,7 @@ def build_tables(summary: Summary) -> list[Table]:
 
 
 def describe_cases(summary: Summary) -> list[str]:
-    """One sentence each: what was scored, what failed, and what to keep in mind."""
+    """Sentences on what was scored, what failed, and what limits the scores."""
     cases = summary["cases"]
     lines = [
         f"split {summary['split']}: {cases['in_split']} cases, {cases['masks_scored']} masks and "
@@ -66,29 +66,32 @@ def describe_cases(summary: Summary) -> list[str]:
         if silent:
             lines.append(f"{name}: does not say whom it was trained on: whether this is a fair test is not known")
     lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
-    idh = summary["idh"]
-    if idh and min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
+    return [*lines, *_describe_idh(summary["idh"])] if summary["idh"] else lines
+
+
+def _describe_idh(idh: Summary) -> list[str]:
+    lines = []
+    if min(idh["auc_delong"]["num_mutant"], idh["auc_delong"]["num_wild"]) < FEW:
         lines.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")
-    if idh and idh["not_fitted"]:
+    if idh["not_fitted"]:
         lines.append(f"threshold 0.5 only, no calibration: {idh['not_fitted']}")
-    if idh and not idh["not_fitted"]:
+    else:
         fitted = idh["fitted_on"]
         lines.append(f"threshold and calibration: fitted on {fitted['num_cases']} {fitted['cases']} cases")
         lines += [f"about that: {note}" for note in fitted["notes"]]
-    if idh and idh["several_cases_per_patient"]:
+    if idh["several_cases_per_patient"]:
         lines.append(
             "several cases per patient: DeLong and the tests take them as independent; use the bootstrap's intervals"
         )
     return lines
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return _DASH if value is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.3f}"
 
 
-def _range(interval: Mapping[str, Any], digits: int = 3) -> str:
-    low, high = interval["low"], interval["high"]
-    return _DASH if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+def _range(low: float | None, high: float | None) -> str:
+    return _DASH if low is None else f"{low:.3f} to {high:.3f}"
 
 
 def show_p(value: float | None) -> str:
@@ -96,12 +99,12 @@ def show_p(value: float | None) -> str:
     return _DASH if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _with_range(value: float | None, interval: Mapping[str, Any]) -> str:
-    return f"{_number(value)} ({_range(interval)})" if value is not None else _DASH
+def _with_range(value: float | None, low: float | None, high: float | None) -> str:
+    return _DASH if value is None else f"{value:.3f} ({_range(low, high)})"
 
 
-def _median(spread: Summary) -> str:
-    return _with_range(spread["median"], {"low": spread["lower_quartile"], "high": spread["upper_quartile"]})
+def _with_interval(value: float | None, interval: Summary) -> str:
+    return _with_range(value, interval["low"], interval["high"])
 
 
 def _segmentation(summary: Summary) -> Table:
@@ -114,8 +117,10 @@ def _segmentation(summary: Summary) -> Table:
         metrics = [region["metrics"][name] for region in regions.values()]
         table.add_row(f"{title}, mean ± std", *(f"{_number(one['mean'])} ± {_number(one['std'])}" for one in metrics))
         if name in ("dice", "hd95_mm"):
-            table.add_row("  95 % interval of the mean", *(_range(one["interval_of_mean"]) for one in metrics))
-            table.add_row("  median (quartiles)", *(_median(one) for one in metrics))
+            intervals = [one["interval_of_mean"] for one in metrics]
+            table.add_row("  95 % interval of the mean", *(_range(one["low"], one["high"]) for one in intervals))
+            spreads = [(one["median"], one["lower_quartile"], one["upper_quartile"]) for one in metrics]
+            table.add_row("  median (quartiles)", *(_with_range(*spread) for spread in spreads))
         table.add_row("  n", *(str(one["n"]) for one in metrics))
     for status in STATUSES:
         table.add_row(f"{status.replace('-', ' ')}, cases", *(str(one["counts"][status]) for one in regions.values()))
@@ -128,11 +133,11 @@ def _idh(idh: Summary) -> Table:
     table = Table("", *(f"threshold {one['threshold']:.3f} ({one['chosen_on']})" for one in columns))
     table.title = f"IDH, {first['num_cases']} cases, {first['num_mutant']} mutant; 95 % intervals"
     delong = idh["auc_delong"]
-    table.add_row("AUC (DeLong)", *(_with_range(delong["auc"], delong) for _ in columns))
+    table.add_row("AUC (DeLong)", *(_with_interval(delong["auc"], delong) for _ in columns))
     for name, title in _SCORES.items():
-        kind = "wilson_intervals" if name in first["wilson_intervals"] else "intervals"
-        how = "Wilson" if kind == "wilson_intervals" else "bootstrap"
-        table.add_row(f"{title} ({how})", *(_with_range(one[name], one[kind][name]) for one in columns))
+        wilson = name in first["wilson_intervals"]
+        kind, how = ("wilson_intervals", "Wilson") if wilson else ("intervals", "bootstrap")
+        table.add_row(f"{title} ({how})", *(_with_interval(one[name], one[kind][name]) for one in columns))
     return table
 
 
@@ -142,25 +147,21 @@ def _calibration(idh: Summary) -> Table:
     scores = idh["at_thresholds"][0]
     for error in idh["calibration_errors"]:
         title = f"as predicted, {error['num_bins']} {error['binning']} bins"
-        table.add_row(title, *_error(error), _number(scores["cross_entropy"]), _number(scores["brier"]))
+        table.add_row(title, *_calibration_cells(error, scores))
     for fitted in idh["calibrations"]:
         after = fitted["after"]
         bias = f", bias {fitted['bias']:.2f}" if "bias" in fitted["name"] else ""
         doubt = "" if fitted["determined"] else ", which do not determine it"
         cases = f"{fitted['num_cases']} {idh['fitted_on']['cases']} cases"
         title = f"after temperature {fitted['temperature']:.2f}{bias} ({cases}{doubt})"
-        table.add_row(
-            title, *_error(after["calibration_error"]), _number(after["cross_entropy"]), _number(after["brier"])
-        )
+        table.add_row(title, *_calibration_cells(after["calibration_error"], after))
     return table
 
 
-def _error(error: Summary) -> Sequence[str]:
-    return (
-        _with_range(error["ece"], error["interval"]),
-        _number(error["expected_when_calibrated"]),
-        str(error["num_cases"]),
-    )
+def _calibration_cells(error: Summary, scores: Summary) -> list[str]:
+    expected, num_cases = _number(error["expected_when_calibrated"]), str(error["num_cases"])
+    losses = [_number(scores[name]) for name in ("cross_entropy", "brier")]
+    return [_with_interval(error["ece"], error["interval"]), expected, num_cases, *losses]
 
 
 def _baselines(report: Summary) -> Table:
@@ -172,15 +173,13 @@ def _baselines(report: Summary) -> Table:
             one["name"],
             "after surgery" if one["post_operative"] else "before surgery",
             str(auc["num_mutant"] + auc["num_wild"]),
-            _with_range(auc["auc"], auc),
+            _with_interval(auc["auc"], auc),
             _number(one["within_low_grade"]["auc"]),
-            _number(against["difference"]),
-            show_p(against["p"]),
-            show_p(against["p_holm"]),
+            *_test_cells(against),
         )
     for grade, auc in report["within_grade"].items():
         count = auc["num_mutant"] + auc["num_wild"]
-        table.add_row(f"network, {grade} grade", "", str(count), _with_range(auc["auc"], auc), "", "", "", "")
+        table.add_row(f"network, {grade} grade", "", str(count), _with_interval(auc["auc"], auc), "", "", "", "")
     table.caption = _say_untested({f"against {one['name']}": one["against_network"] for one in report["baselines"]})
     return table
 
@@ -189,27 +188,21 @@ def _comparison(report: Summary, empty_masks: str) -> Table:
     table = Table("", "test", "n", "left out", "difference", "p", "p (Holm)")
     table.title = f"{report['first']} minus {report['second']}, empty masks: {empty_masks}"
     for test in report["segmentation"]:
-        score = _METRICS[test["score"]]
-        table.add_row(
-            f"{test['region'].upper()} {score}",
-            test["name"],
-            str(test["n"]),
-            str(test["pairs_left_out"]),
-            _number(test["difference"]),
-            show_p(test["p"]),
-            show_p(test["p_holm"]),
-        )
+        title = f"{test['region'].upper()} {_METRICS[test['score']]}"
+        table.add_row(title, test["name"], str(test["n"]), str(test["pairs_left_out"]), *_test_cells(test))
     for name, test in report["idh"].items():
         n = test["n"] if "n" in test else test["num_mutant"] + test["num_wild"]
-        title = test.get("name", "paired DeLong")
-        difference, p = _number(test["difference"]), show_p(test["p"])
-        table.add_row(f"IDH {name.replace('auc', 'AUC')}", title, str(n), "0", difference, p, show_p(test["p_holm"]))
+        title = f"IDH {name.replace('auc', 'AUC')}"
+        table.add_row(title, test.get("name", "paired DeLong"), str(n), "0", *_test_cells(test))
     table.caption = _say_untested({"IDH AUC": report["idh"]["auc"]} if report["idh"] else {})
     return table
 
 
+def _test_cells(test: Summary) -> list[str]:
+    return [_number(test["difference"]), show_p(test["p"]), show_p(test["p_holm"])]
+
+
 def _say_untested(tests: Mapping[str, Summary]) -> str | None:
     """Why tests by DeLong have no p, if any has none."""
-    return (
-        "; ".join(f"{name}: no p, {test['not_tested']}" for name, test in tests.items() if test["not_tested"]) or None
-    )
+    reasons = [f"{name}: no p, {test['not_tested']}" for name, test in tests.items() if test["not_tested"]]
+    return "; ".join(reasons) or None

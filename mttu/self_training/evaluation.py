@@ -18,7 +18,7 @@ from mttu.data.manifest import Case, Manifest
 from mttu.data.tables import read_table
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
 from mttu.inference.device import choose_precision
-from mttu.metrics.reliability import measure_calibration_error
+from mttu.metrics.calibration import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing
 from mttu.self_training.job import CaseRow, Job, OnEvaluated, last_round

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mttu.config import override
 from mttu.data.cache import open_cached
 from mttu.data.manifest import Manifest
-from mttu.figures.candidates import Candidate
+from mttu.figures.selection import Candidate
 from mttu.networks import build_network
 from mttu.search.presets import preset
 

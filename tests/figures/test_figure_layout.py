@@ -4,19 +4,29 @@ import numpy as np
 import pytest
 from figure_contents import find_collisions
 
-from mttu.figures.candidates import Candidate, draw_candidates
 from mttu.figures.case_scores import CaseScore, draw_case_scores
-from mttu.figures.comparison import draw_comparison
 from mttu.figures.curves import PANELS, draw_curves
 from mttu.figures.estimates import Estimate
 from mttu.figures.features import FeatureCase, draw_feature_maps
-from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
-from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
+from mttu.figures.reliability import (
+    Reliability,
+    ReliabilityBin,
+    UncertaintyBin,
+    UncertaintyCurve,
+    draw_ece_by_uncertainty,
+    draw_reliability,
+)
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
-from mttu.figures.selection import SelectionRow, draw_selection_error
+from mttu.figures.selection import (
+    Candidate,
+    MethodSelection,
+    SelectionRow,
+    draw_candidates,
+    draw_pseudo_labels,
+    draw_selection_error,
+)
 from mttu.figures.surface import SurfaceCase, draw_surface_distance
-from mttu.figures.uncertainty import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
 
 SYSTEMS = ("U-Net", "V-Net", "DMFNet", "UNETR", "SGPNet", "CMSVNet", "MA-MTLN", "MTTU-Net")
 
@@ -63,11 +73,11 @@ def rounds():
         for metric in ("accuracy (%)", "AUC", "Dice WT")
     ]
     selections = [RoundSelection(method, 1, 120, 192) for method in ("PL", "CPL", "UPS")]
-    return draw_rounds(scores, selections, {"UPS": 3}, "Self-training, test cases, n = 70")
+    return draw_rounds(scores, selections, {"UPS": 3})
 
 
 def roc():
-    curve = RocCurve("MTTU-Net", [0, 0.2, 1], [0, 0.9, 1], Estimate(0.9, 0.8, 0.95), 32, 38, (0.2, 0.9))
+    curve = RocCurve("MTTU-Net", [0, 0.2, 1], [0, 0.9, 1], Estimate(0.9, 0.8, 0.95), 32, 38)
     return draw_roc([curve] * 4)
 
 
@@ -100,12 +110,6 @@ def surface_distance(num_systems=5):
     return draw_surface_distance([case] * (2 if num_systems > 1 else 1), pixels=20)
 
 
-def comparison():
-    image, classes = lesion()
-    dice = {name: {"wt": 0.9, "tc": 0.8, "et": None} for name in SYSTEMS}
-    return draw_comparison(image, classes, dict.fromkeys(SYSTEMS[:2], classes), "case-1", "flair", 1.0, dice)
-
-
 def feature_maps():
     image, classes = lesion()
     levels = {f"F{level}": np.random.default_rng(0).normal(size=(512, 4, 4, 4)) for level in range(1, 6)}
@@ -125,7 +129,6 @@ FIGURES = (
     curves,
     surface_distance,
     lambda: surface_distance(1),
-    comparison,
     feature_maps,
 )
 

@@ -14,7 +14,7 @@ def test_lines_with_their_spread_over_folds():
         RoundScore("PL", 0, "AUC", [0.75]),
         RoundScore("UPS", 0, "accuracy (%)", [80.0]),
     ]
-    figure = draw_rounds(scores, chosen_rounds={"UPS": 1}, title="Test, n = 70")
+    figure = draw_rounds(scores, chosen_rounds={"UPS": 1})
     auc, accuracy, *_ = figure.axes
     x, y = labelled(auc, "UPS (3 folds)")
     assert x == pytest.approx([0, 1], abs=0.1)
@@ -25,7 +25,6 @@ def test_lines_with_their_spread_over_folds():
     rings = [line for line in auc.lines if line.get_markersize() == 9]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in rings] == [(x[1], pytest.approx(0.85))]
     assert (auc.get_ylabel(), accuracy.get_ylabel(), auc.get_xlabel()) == ("AUC", "accuracy (%)", "round")
-    assert "Test, n = 70" in texts(figure)
     assert "chosen on validation" in notes(figure)
     assert "standard deviation over folds" in notes(figure)
 

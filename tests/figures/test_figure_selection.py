@@ -5,9 +5,15 @@ import pytest
 from figure_contents import labelled, notes, texts
 from matplotlib.colors import to_rgba
 
-from mttu.figures.candidates import Candidate, draw_candidates
-from mttu.figures.pseudo_labels import MethodSelection, draw_pseudo_labels
-from mttu.figures.selection import SelectionRow, draw_selection_error
+from mttu.figures.estimates import Estimate
+from mttu.figures.selection import (
+    Candidate,
+    MethodSelection,
+    SelectionRow,
+    draw_candidates,
+    draw_pseudo_labels,
+    draw_selection_error,
+)
 from mttu.figures.style import GREY, RIGHT_COLOUR, WRONG_COLOUR
 
 ROWS = [
@@ -132,8 +138,6 @@ def test_what_balance_drops_is_told_from_what_meets_the_thresholds():
 
 
 def test_counts_and_accuracy_of_each_method():
-    from mttu.figures.estimates import Estimate
-
     rows = [
         MethodSelection("PL", 14, 16, 11, 14, Estimate(None, 0.66, 0.93)),
         MethodSelection("UPS", 6, 10, 6, 10),

@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from mttu.errors import InputError
-from mttu.metrics.clinical_baselines import Baseline, Subject, estimate_auc_by_grade, fit_baselines, is_high_grade
+from mttu.metrics.clinical_baselines import (
+    Baseline,
+    Subject,
+    check_grades,
+    estimate_auc_by_grade,
+    fit_baselines,
+    is_high_grade,
+)
 from mttu.metrics.delong import compare_auc, estimate_auc, measure_auc
 
 TRAINING = [
@@ -48,12 +55,8 @@ def test_the_site_prior_is_smoothed_towards_the_overall_share() -> None:
 def test_logistic_baselines_follow_age_and_grade_and_name_what_surgery_tells() -> None:
     cases = [Subject("young", 1, 25, "LGG"), Subject("old", 0, 75, "HGG"), Subject("odd", 0, 75, None)]
     found = by_name(fit_baselines(TRAINING, cases))
-    assert {name: one.post_operative for name, one in found.items()} == {
-        "age": False,
-        "grade": True,
-        "age + grade": True,
-        "site": False,
-    }
+    late = {name: one.post_operative for name, one in found.items()}
+    assert late == {"age": False, "grade": True, "age + grade": True, "site": False}
     age = found["age"].probabilities
     assert age["young"] > 0.5 > age["old"] == age["odd"]
     assert set(found["grade"].probabilities) == set(found["age + grade"].probabilities) == {"young", "old"}
@@ -66,7 +69,7 @@ def test_without_facts_there_is_no_baseline() -> None:
 
 def test_unknown_words_and_shared_cases_are_refused() -> None:
     with pytest.raises(InputError, match=r"grade 'oligo' of 2 cases \(x, y\): expected LGG, 2 or 3, HGG or 4"):
-        fit_baselines([Subject("x", 1, 30, "oligo")], [Subject("y", 0, 40, "oligo")])
+        check_grades([Subject("x", 1, 30, "oligo"), Subject("y", 0, 40, "oligo"), Subject("z", 0)])
     with pytest.raises(InputError, match="case t1: a baseline would be fitted on it and scored on it"):
         fit_baselines(TRAINING, TRAINING[:1])
 
@@ -121,23 +124,17 @@ def test_baselines_of_the_papers_test_set(real_data: Path) -> None:
         own = found[name].probabilities
         assert found[name].num_training == 148
         for cases, auc in zip((test, shared), aucs, strict=True):
-            assert measure_auc([own[one.case_id] for one in cases], [one.idh for one in cases]) == pytest.approx(
-                auc, abs=5e-5
-            )
-    assert measure_auc(list(found["site"].probabilities.values()), [one.idh for one in test]) == pytest.approx(
-        0.862, abs=5e-4
-    )
+            reached = measure_auc([own[one.case_id] for one in cases], [one.idh for one in cases])
+            assert reached == pytest.approx(auc, abs=5e-5)
+    of_site = measure_auc(list(found["site"].probabilities.values()), [one.idh for one in test])
+    assert of_site == pytest.approx(0.862, abs=5e-4)
     within = estimate_auc_by_grade(found["age"].probabilities, test)
     assert within["low"].auc == pytest.approx(0.7874, abs=5e-5)
     assert (within["low"].num_mutant, within["low"].num_wild) == (31, 11)
     assert (within["high"].num_mutant, within["high"].num_wild) == (1, 27)
     for name, baseline in found.items():
-        own = baseline.probabilities
-        result = compare_auc(
-            [scores[one.case_id] for one in shared],
-            [own[one.case_id] for one in shared],
-            [one.idh for one in shared],
-        )
+        values = [baseline.probabilities[one.case_id] for one in shared]
+        result = compare_auc([scores[one.case_id] for one in shared], values, [one.idh for one in shared])
         print(
             f"PrognosAIs minus {name}: {result.difference:+.4f} ({result.low:+.4f} to {result.high:+.4f}), "
             f"z {result.z:.3f}, p {result.p:.4f}"

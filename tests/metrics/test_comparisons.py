@@ -5,7 +5,7 @@ from scipy import stats
 from mttu.errors import InputError
 from mttu.metrics.comparisons import (
     adjust_holm,
-    align_cases,
+    check_same_cases,
     compare_mcnemar,
     compare_paired_t,
     compare_two_samples_t,
@@ -18,17 +18,17 @@ SECOND = [0.88, 0.83, 0.70, 0.60, 0.90, 0.79]
 
 def test_different_case_sets_are_refused_with_the_difference() -> None:
     with pytest.raises(InputError) as caught:
-        align_cases({"new": {"a": 1, "b": 1, "x": 1}, "old": {"a": 1, "b": 1, "y": 1, "z": 1}})
+        check_same_cases({"new": {"a": 1, "b": 1, "x": 1}, "old": {"a": 1, "b": 1, "y": 1, "z": 1}})
     assert caught.value.problems == [
         "comparison: new has no score for 2 of 5 cases: y, z (only in old); compare systems on the same cases",
         "comparison: old has no score for 1 of 5 cases: x (only in new); compare systems on the same cases",
     ]
-    assert align_cases({"new": {"b": 1, "a": 1}, "old": {"a": 1, "b": 1}}) == ["a", "b"]
+    check_same_cases({"new": {"b": 1, "a": 1}, "old": {"a": 1, "b": 1}})
 
 
 def test_long_differences_are_cut() -> None:
     with pytest.raises(InputError, match=r"case 0, .* and 7 more \(only in new\)"):
-        align_cases({"new": {f"case {index}": 1 for index in range(15)}, "old": {}})
+        check_same_cases({"new": {f"case {index}": 1 for index in range(15)}, "old": {}})
 
 
 def test_paired_t_by_hand() -> None:
@@ -48,8 +48,6 @@ def test_the_two_sample_test_ignores_the_pairing() -> None:
     assert found.p == pytest.approx(2 * stats.t.sf(t, df=10))
     assert compare_two_samples_t(FIRST, SECOND[::-1]).p == pytest.approx(found.p)
     assert found.p > 10 * compare_paired_t(FIRST, SECOND).p
-    welch = compare_two_samples_t([1.0, 2.0, 3.0], [1.0, 5.0, 9.0, 20.0], equal_variances=False)
-    assert welch.p == pytest.approx(stats.ttest_ind([1, 2, 3], [1, 5, 9, 20], equal_var=False).pvalue)
 
 
 def test_wilcoxon_by_hand() -> None:

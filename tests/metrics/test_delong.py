@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from mttu.metrics.delong import average_fold_aucs, compare_auc, estimate_auc, measure_auc
+from mttu.metrics.delong import compare_auc, estimate_auc, measure_auc
 
 SCORES = [0.9, 0.8, 0.6, 0.55, 0.4, 0.3, 0.55, 0.1]
 OTHERS = [0.7, 0.9, 0.2, 0.6, 0.5, 0.3, 0.4, 0.2]
@@ -66,13 +66,6 @@ def test_a_small_table_by_hand():
     assert found.low == pytest.approx(15.5 / 16 - 1.959964 * np.sqrt(2 / 1024))
 
 
-def test_the_logit_interval_stays_inside_without_being_cut():
-    clip, logit = estimate_auc(SCORES, IDH), estimate_auc(SCORES, IDH, method="logit")
-    assert 0 < logit.low < clip.auc < logit.high < 1
-    centre, half = np.log(15.5 / 0.5), 1.959964 * np.sqrt(2 / 1024) / (15.5 / 16 * 0.5 / 16)
-    assert logit.low == pytest.approx(1 / (1 + np.exp(-(centre - half))))
-
-
 def test_identical_scores_have_p_one():
     found = compare_auc(SCORES, SCORES, IDH)
     assert (found.difference, found.z, found.p, found.low, found.high) == (0.0, 0.0, 1.0, 0.0, 0.0)
@@ -119,35 +112,6 @@ def test_a_perfect_system_is_not_tested_against_another():
 def test_what_are_no_scores_is_refused(scores, idh, message):
     with pytest.raises(ValueError, match=message):
         estimate_auc(scores, idh)
-
-
-def test_scores_of_folds_are_not_ranked_against_each_other():
-    """Two networks, each perfect on its own fold, on scales that do not meet: pooled raw, the AUC would be 0.75."""
-    scores, idh, folds = [0.2, 0.3, 0.1, 0.15, 0.9, 0.95, 0.7, 0.8], [1, 1, 0, 0] * 2, [0] * 4 + [1] * 4
-    assert measure_auc(scores, idh) == 0.75
-    assert average_fold_aucs(scores, idh, folds).auc == 1.0
-
-
-def test_fold_aucs_are_weighted_by_pairs():
-    first, second, idh = draw(3, n=40)
-    scores, folds = np.concatenate([first, second[:10]]), [0] * 40 + [1] * 10
-    status = np.concatenate([idh, idh[:10]])
-    parts = estimate_auc(first, idh), estimate_auc(second[:10], idh[:10])
-    weights = np.array([20 * 20, 5 * 5]) / 425
-    found = average_fold_aucs(scores, status, folds)
-    assert found.auc == pytest.approx(weights @ [part.auc for part in parts])
-    assert found.variance == pytest.approx(weights**2 @ [part.variance for part in parts])
-    assert (found.num_mutant, found.num_wild) == (25, 25)
-    alone = average_fold_aucs(first, idh, [0] * 40)
-    assert alone.auc == pytest.approx(parts[0].auc)
-    assert (alone.low, alone.high) == pytest.approx((parts[0].low, parts[0].high))
-
-
-def test_a_fold_of_one_class_drops_out():
-    found = average_fold_aucs([*SCORES, 0.9, 0.1], [*IDH, 0, 0], [0] * 8 + [1] * 2)
-    assert found.auc == 15.5 / 16
-    assert found.variance == pytest.approx(2 / 1024)
-    assert average_fold_aucs([0.5, 0.4], [1, 0], ["a", "b"]).auc is None
 
 
 @pytest.mark.slow

@@ -4,14 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from mttu.errors import InputError
-from mttu.metrics.intervals import (
-    average_over_seeds,
-    bootstrap_mean,
-    bootstrap_over_patients,
-    describe,
-    wilson_interval,
-)
+from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_interval
 
 
 def test_spread_by_hand() -> None:
@@ -59,7 +52,7 @@ def test_patients_keep_their_unequal_numbers_of_cases() -> None:
     assert seen == {(0, 1, 2), (1, 1), (0, 0, 2, 2)}
 
 
-def test_where_a_figure_is_not_defined_is_counted() -> None:
+def test_resamples_without_a_score_are_counted() -> None:
     def share_of_first(rows):
         return {"x": None if 0 not in rows else 1.0, "never": None}
 
@@ -69,16 +62,15 @@ def test_where_a_figure_is_not_defined_is_counted() -> None:
     assert (found["never"].estimate, found["never"].low, found["never"].high) == (None, None, None)
 
 
-def test_one_patient_gives_no_interval_and_none_no_figure() -> None:
+def test_one_patient_gives_no_interval_and_none_no_score() -> None:
     one = bootstrap_mean([0.5, 0.7], ["a", "a"])
     assert (one.estimate, one.low, one.high) == (pytest.approx(0.6), None, None)
     assert bootstrap_mean([], []).estimate is None
 
 
-def test_the_same_seed_gives_the_same_bits() -> None:
+def test_the_same_cases_give_the_same_bits() -> None:
     values, patients = [0.1, 0.9, 0.4, 0.3], ["a", "b", "c", "d"]
-    assert bootstrap_mean(values, patients, seed=3) == bootstrap_mean(values, patients, seed=3)
-    assert bootstrap_mean(values, patients, seed=3) != bootstrap_mean(values, patients, seed=4)
+    assert bootstrap_mean(values, patients) == bootstrap_mean(values, patients)
 
 
 def test_wilson_by_hand() -> None:
@@ -90,11 +82,3 @@ def test_wilson_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx(((centre - half) / scale, (centre + half) / scale))
     assert wilson_interval(5, 5).low == pytest.approx(0.5655, abs=1e-4)
     assert (wilson_interval(0, 0).estimate, wilson_interval(0, 0).low) == (None, None)
-
-
-def test_seeds_are_averaged_case_by_case_first() -> None:
-    tables = {"seed 0": {"a": 0.5, "b": 0.8, "c": None}, "seed 1": {"b": 0.6, "a": 0.7, "c": 0.9}}
-    averaged = average_over_seeds(tables)
-    assert averaged == {"a": pytest.approx(0.6), "b": pytest.approx(0.7), "c": None}
-    with pytest.raises(InputError, match=r"seed 1 has no score for 1 of 2 cases: b \(only in seed 0\)"):
-        average_over_seeds({"seed 0": {"a": 0.5, "b": 0.5}, "seed 1": {"a": 0.5}})

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from mttu.data.manifest import Case, Manifest, write_manifest
 from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
+from mttu.report import Evaluation, evaluate_cases, plan_evaluation
 
 WritePredictions = Callable[..., Path]
 SPLITS = ("test", "test", "test", "test", "val", "val", "train", "train")
@@ -34,6 +36,17 @@ def manifest(cohort: Manifest, tmp_path: Path) -> Path:
     path = tmp_path / "cohort.parquet"
     write_manifest(cohort, path)
     return path
+
+
+@pytest.fixture
+def evaluate(manifest: Path, tmp_path: Path) -> Callable[..., Evaluation]:
+    """Evaluates predictions of `cohort`; settings as of `plan_evaluation`."""
+
+    def run(predictions: Path, manifest: Path = manifest, num_resamples: int = 100, **settings: Any) -> Evaluation:
+        plan = plan_evaluation(predictions, manifest, tmp_path / "out", num_resamples=num_resamples, **settings)
+        return evaluate_cases(plan)
+
+    return run
 
 
 @pytest.fixture

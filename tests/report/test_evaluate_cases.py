@@ -9,26 +9,21 @@ import pytest
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.metrics.segmentation import RegionScores
-from mttu.report import evaluate_cases, plan_evaluation, write_evaluation
+from mttu.report import plan_evaluation, write_evaluation
 from mttu.report.files import OWN_FILES, draw_pictures
 from mttu.report.tables import build_tables, describe_cases
-
-
-def run(predictions, manifest, out, **settings):
-    plan = plan_evaluation(predictions, manifest, out, num_resamples=100, **settings)
-    return evaluate_cases(plan)
 
 
 def values_of(rows, region, name):
     return [row[name] for row in rows if row["region"] == region]
 
 
-def test_masks_are_scored_against_the_manifests(write_predictions, manifest, tmp_path, cohort):
-    found = run(write_predictions("same", shift=0), manifest, tmp_path / "out")
+def test_masks_are_scored_against_the_manifests(write_predictions, evaluate, cohort):
+    found = evaluate(write_predictions("same", shift=0))
     assert values_of(found.region_rows, "wt", "case_id") == sorted(case.case_id for case in cohort.split("test"))
     assert values_of(found.region_rows, "et", "dice") == [1.0] * 4
     assert values_of(found.region_rows, "wt", "hd95_mm") == [0.0] * 4
-    shifted = run(write_predictions("shifted", shift=2), manifest, tmp_path / "out")
+    shifted = evaluate(write_predictions("shifted", shift=2))
     assert values_of(shifted.region_rows, "wt", "hd95_mm") == [2.0] * 4
     wt = shifted.summary["segmentation"]["wt"]
     assert wt["counts"] == {"normal": 4, "missed": 0, "spurious": 0, "both-empty": 0, "not-defined": 0}
@@ -40,34 +35,34 @@ def test_masks_are_scored_against_the_manifests(write_predictions, manifest, tmp
 
 
 @pytest.mark.parametrize(("empty", "n", "mean"), [("exclude-empty", 0, None), ("brats2020", 4, 373.12866)])
-def test_missed_regions_are_counted_and_scored_by_the_convention(write_predictions, manifest, tmp_path, empty, n, mean):
+def test_missed_regions_are_counted_and_scored_by_the_convention(write_predictions, evaluate, empty, n, mean):
     missing = write_predictions("missing", change=lambda seg: np.where(seg == 4, 1, seg))  # no enhancing tumour
-    et = run(missing, manifest, tmp_path / "out", empty=empty).summary["segmentation"]["et"]
+    et = evaluate(missing, empty=empty).summary["segmentation"]["et"]
     assert et["counts"]["missed"] == 4
     assert (et["metrics"]["hd95_mm"]["n"], et["metrics"]["hd95_mm"]["mean"]) == (n, mean and pytest.approx(mean))
     assert (et["metrics"]["dice"]["n"], et["metrics"]["dice"]["mean"]) == (4, 0.0)
 
 
-def test_another_label_convention_and_whole_tumour_masks(write_predictions, manifest, tmp_path):
+def test_another_label_convention_and_whole_tumour_masks(write_predictions, evaluate):
     as_2023 = write_predictions(
         "new", 0, change=lambda seg: np.where(seg == 4, 3, seg), metadata={"labels": "brats2023"}
     )
-    assert values_of(run(as_2023, manifest, tmp_path / "out").region_rows, "et", "dice") == [1.0] * 4
+    assert values_of(evaluate(as_2023).region_rows, "et", "dice") == [1.0] * 4
     whole = write_predictions("whole", 0, change=lambda seg: seg > 0, metadata={"labels": "whole-tumour"})
-    found = run(whole, manifest, tmp_path / "out")
+    found = evaluate(whole)
     assert values_of(found.region_rows, "wt", "dice") == [1.0] * 4
     assert values_of(found.region_rows, "tc", "status") == ["not-defined"] * 4
     assert found.summary["segmentation"]["tc"]["counts"]["not-defined"] == 4
     assert found.summary["segmentation"]["tc"]["metrics"]["dice"]["n"] == 0
     nothing = write_predictions("nothing", change=lambda seg: 0 * seg, metadata={"labels": "whole-tumour"})
-    found = run(nothing, manifest, tmp_path / "out")  # an empty mask doesn't show of which convention it is
+    found = evaluate(nothing)  # an empty mask doesn't show of which convention it is
     assert values_of(found.region_rows, "wt", "status") == ["missed"] * 4
     assert values_of(found.region_rows, "tc", "status") == ["not-defined"] * 4
 
 
-def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_predictions, manifest, tmp_path):
+def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_predictions, evaluate):
     # test: mutants 0.9 and 0.4, wild types 0.2 and 0.6; validation: mutant 0.3, wild type 0.1
-    idh = run(write_predictions("a"), manifest, tmp_path / "out").summary["idh"]
+    idh = evaluate(write_predictions("a")).summary["idh"]
     default, chosen = idh["at_thresholds"]
     assert (default["threshold"], default["accuracy"], default["auc"]) == (0.5, 0.5, 0.75)
     assert (chosen["chosen_on"], chosen["threshold"]) == ("validation", pytest.approx(0.2))
@@ -95,8 +90,8 @@ def test_idh_is_scored_at_one_half_and_at_the_threshold_of_validation(write_pred
         assert fitted["after"]["brier"] != default["brier"]
 
 
-def test_reliability_is_drawn_before_and_after_each_calibration(write_predictions, manifest, tmp_path):
-    found = run(write_predictions("a"), manifest, tmp_path / "out")
+def test_reliability_is_drawn_before_and_after_each_calibration(write_predictions, evaluate):
+    found = evaluate(write_predictions("a"))
     figure = draw_pictures([], [], found.summary)["reliability"]
     titles = [axes.get_title().splitlines() for axes in figure.axes if axes.get_title()]
     assert [title for title, _ in titles] == [
@@ -110,37 +105,37 @@ def test_reliability_is_drawn_before_and_after_each_calibration(write_prediction
     assert shown == pytest.approx([one["ece"] for one in wanted], abs=5e-4)
 
 
-def test_without_validation_cases_the_reason_is_there(write_predictions, manifest, tmp_path, cohort):
+def test_without_validation_cases_the_reason_is_there(write_predictions, evaluate, cohort):
     only_test = write_predictions("a", cases=cohort.split("test"))
-    summary = run(only_test, manifest, tmp_path / "out").summary
+    summary = evaluate(only_test).summary
     assert len(summary["idh"]["at_thresholds"]) == 1
     assert summary["idh"]["calibrations"] == []
     assert "0 mutant and 0 wild type" in summary["idh"]["not_fitted"]
     assert any("threshold 0.5 only" in line for line in describe_cases(summary))
 
 
-def test_validation_cases_are_not_scored_with_what_was_fitted_on_them(write_predictions, manifest, tmp_path):
-    summary = run(write_predictions("a"), manifest, tmp_path / "out", split="val").summary
+def test_validation_cases_are_not_scored_with_what_was_fitted_on_them(write_predictions, evaluate):
+    summary = evaluate(write_predictions("a"), split="val").summary
     assert [one["chosen_on"] for one in summary["idh"]["at_thresholds"]] == ["default"]
     assert (summary["idh"]["fitted_on"]["num_cases"], summary["idh"]["calibrations"]) == (0, [])
     assert summary["baselines"]["fitted_on"] == 2
 
 
-def test_baselines_are_fitted_on_the_other_splits(write_predictions, manifest, tmp_path):
-    report = run(write_predictions("a"), manifest, tmp_path / "out").summary["baselines"]
+def test_baselines_are_fitted_on_the_other_splits(write_predictions, evaluate):
+    report = evaluate(write_predictions("a")).summary["baselines"]
     found = {one["name"]: one for one in report["baselines"]}
     assert (report["fitted_on"], found["grade"]["num_training"]) == (4, 4)
     assert {name for name, one in found.items() if one["post_operative"]} == {"grade", "age + grade"}
     assert (found["grade"]["auc"]["auc"], found["site"]["auc"]["auc"]) == (1.0, 1.0)
     assert found["grade"]["against_network"]["difference"] == -0.25
     assert report["within_grade"]["low"]["num_mutant"] == 2
-    assert run(write_predictions("a"), manifest, tmp_path / "out", baselines=False).summary["baselines"] is None
+    assert evaluate(write_predictions("a"), baselines=False).summary["baselines"] is None
 
 
-def test_two_systems_are_tested_pair_by_pair(write_predictions, manifest, tmp_path):
+def test_two_systems_are_tested_pair_by_pair(write_predictions, evaluate):
     better = write_predictions("better", 0, (0.9, 0.1, 0.8, 0.2, 0.3, 0.1, 0.9, 0.1))
     worse = write_predictions("worse", 2)
-    report = run(better, manifest, tmp_path / "out", compare=worse).summary["comparison"]
+    report = evaluate(better, compare=worse).summary["comparison"]
     assert (report["first"], report["second"]) == ("better", "worse")
     tests = {(one["region"], one["score"], one["name"]): one for one in report["segmentation"]}
     assert len(tests) == 3 * 2 * 3
@@ -154,43 +149,43 @@ def test_two_systems_are_tested_pair_by_pair(write_predictions, manifest, tmp_pa
     assert (report["idh"]["accuracy"]["statistic"], report["idh"]["accuracy"]["p"]) == (2.0, 0.5)
 
 
-def test_pairs_without_a_score_are_left_out_and_counted(write_predictions, manifest, tmp_path):
+def test_pairs_without_a_score_are_left_out_and_counted(write_predictions, evaluate):
     full = write_predictions("full")
     missing = write_predictions("missing", change=lambda seg: np.where(seg == 4, 1, seg))
     for empty, left_out in (("exclude-empty", 4), ("brats2023", 0)):
-        tests = run(full, manifest, tmp_path / "out", compare=missing, empty=empty).summary["comparison"]
+        tests = evaluate(full, compare=missing, empty=empty).summary["comparison"]
         et = next(one for one in tests["segmentation"] if (one["region"], one["score"]) == ("et", "hd95_mm"))
         assert (et["n"], et["pairs_left_out"]) == (4 - left_out, left_out)
 
 
-def test_a_baseline_that_is_perfect_is_not_tested_and_the_reason_is_shown(write_predictions, manifest, tmp_path):
-    summary = run(write_predictions("a"), manifest, tmp_path / "out").summary
+def test_a_baseline_that_is_perfect_is_not_tested_and_the_reason_is_shown(write_predictions, evaluate):
+    summary = evaluate(write_predictions("a")).summary
     (table,) = [table for table in build_tables(summary) if "Without images" in str(table.title)]
     assert "against grade: no p, an AUC's own variance is 0" in str(table.caption)
-    alike = run(write_predictions("b"), manifest, tmp_path / "out", compare=write_predictions("c")).summary
+    alike = evaluate(write_predictions("b"), compare=write_predictions("c")).summary
     assert alike["comparison"]["idh"]["auc"]["p"] == 1.0
     assert build_tables(alike)[-1].caption is None
 
 
-def test_synthetic_data_are_called_so(write_predictions, cohort, tmp_path):
+def test_synthetic_data_are_called_so(write_predictions, evaluate, cohort, tmp_path):
     told = "the data are synthetic: these scores say nothing about patients"
     for synthetic in (True, False):
         write_manifest(replace(cohort, synthetic=synthetic), tmp_path / "m.parquet")
-        summary = run(write_predictions("a"), tmp_path / "m.parquet", tmp_path / "out").summary
+        summary = evaluate(write_predictions("a"), tmp_path / "m.parquet").summary
         assert (told in describe_cases(summary)) == synthetic
 
 
-def test_failed_cases_are_named_and_in_no_score(write_predictions, manifest, tmp_path, cohort):
+def test_failed_cases_are_named_and_in_no_score(write_predictions, evaluate, cohort):
     broken = cohort.split("test")[0].case_id
-    summary = run(write_predictions("a", failed=[broken]), manifest, tmp_path / "out").summary
+    summary = evaluate(write_predictions("a", failed=[broken])).summary
     assert summary["cases"]["failed"] == {"a": [broken]}
     assert (summary["cases"]["masks_scored"], summary["cases"]["idh_scored"]) == (3, 3)
     assert f"a: predictions that failed, in no score: {broken}" in describe_cases(summary)
 
 
-def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictions, manifest, tmp_path):
+def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictions, evaluate, tmp_path):
     out = tmp_path / "out"
-    found = run(write_predictions("a"), manifest, out, compare=write_predictions("b", 2))
+    found = evaluate(write_predictions("a"), compare=write_predictions("b", 2))
     for _ in range(2):
         write_evaluation(out, found.region_rows, found.idh_rows, found.summary)
         assert sorted(path.name for path in out.iterdir()) == sorted(OWN_FILES)
@@ -204,16 +199,16 @@ def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictio
     assert content == {**json.loads(json.dumps(found.summary)), "format_version": 1}
 
 
-def test_a_network_without_an_idh_head(write_predictions, manifest, tmp_path):
-    found = run(write_predictions("a", probabilities=[None] * 8), manifest, tmp_path / "out")
+def test_a_network_without_an_idh_head(write_predictions, evaluate):
+    found = evaluate(write_predictions("a", probabilities=[None] * 8))
     assert (found.summary["idh"], found.summary["baselines"], found.idh_rows) == (None, None, [])
     assert len(build_tables(found.summary)) == 1
 
 
-def test_a_cohort_without_masks(write_predictions, cohort, tmp_path):
+def test_a_cohort_without_masks(write_predictions, evaluate, cohort, tmp_path):
     bare = replace(cohort, cases=tuple(replace(case, seg=None) for case in cohort.cases))
     write_manifest(bare, tmp_path / "bare.parquet")
-    found = run(write_predictions("a"), tmp_path / "bare.parquet", tmp_path / "out")
+    found = evaluate(write_predictions("a"), tmp_path / "bare.parquet")
     assert (found.summary["segmentation"], found.region_rows) == (None, [])
     assert found.summary["cases"]["without_true_mask"] == 4
     assert found.summary["idh"]["at_thresholds"][0]["num_cases"] == 4
@@ -241,14 +236,14 @@ def test_conventions_come_with_the_predictions_unless_they_are_named(write_predi
     plan_evaluation(kept["old"], manifest, tmp_path / "out", compare=kept["other"], empty="brats2020")
 
 
-def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions, manifest, tmp_path, monkeypatch):
+def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions, evaluate, monkeypatch):
     def say(case, system):
         return {"et": RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)}
 
     monkeypatch.setattr("mttu.report.evaluation.score_masks", say)
     predictions = write_predictions("a")
     for empty_dice, dice in (("brats", 1.0), ("exclude", None)):
-        found = run(predictions, manifest, tmp_path / "out", empty_dice=empty_dice)
+        found = evaluate(predictions, empty_dice=empty_dice)
         assert {(row["status"], row["dice"], row["empty_dice"]) for row in found.region_rows} == {
             ("both-empty", dice, empty_dice)
         }
@@ -256,12 +251,12 @@ def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions,
         assert found.summary["empty_masks"] == f"Dice {empty_dice}, HD95 exclude"
 
 
-def test_a_head_that_never_learned_is_named_and_not_compared(write_predictions, manifest, tmp_path):
+def test_a_head_that_never_learned_is_named_and_not_compared(write_predictions, evaluate):
     reason = "no IDH probability: no training case had a known IDH status"
     about = {"labels": "brats", "checkpoint": "run/best"}
     about |= {"missing": json.dumps({"idh": reason}), "notes": json.dumps([reason])}
     silent = write_predictions("silent", probabilities=[None] * 8, metadata=about)
-    found = run(write_predictions("full"), manifest, tmp_path / "out", compare=silent)
+    found = evaluate(write_predictions("full"), compare=silent)
     assert (found.summary["comparison"]["idh"], len(found.summary["comparison"]["segmentation"])) == ({}, 18)
     assert f"silent: {reason}" in describe_cases(found.summary)
     assert len(build_tables(found.summary)) == 5

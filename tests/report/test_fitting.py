@@ -6,15 +6,15 @@ import pytest
 
 from mttu.errors import InputError
 from mttu.inference.calibration import KeptCalibration, fit_kept
-from mttu.report import evaluate_cases, plan_evaluation
+from mttu.report import plan_evaluation
 from mttu.report.tables import build_tables, describe_cases
 
 KEPT = fit_kept([0.9, 0.8, 0.2, 0.4, 0.6], [1, 0, 0, 1, 1], "out-of-fold", ["fold 3: why"])
 
 
-def summarise(predictions, manifest, out, **settings):
-    plan = plan_evaluation(predictions, manifest, out, num_resamples=5, baselines=False, **settings)
-    return evaluate_cases(plan).summary
+@pytest.fixture
+def summarise(evaluate):
+    return lambda predictions, **settings: evaluate(predictions, **settings, num_resamples=5, baselines=False).summary
 
 
 def with_kept(kept):
@@ -26,8 +26,8 @@ def values(summary):
     return [one["threshold"] for one in idh["at_thresholds"]], [one["temperature"] for one in idh["calibrations"]]
 
 
-def test_an_ensemble_of_folds_fits_nothing_on_cases_that_members_learned_from(write_predictions, manifest, tmp_path):
-    summary = summarise(write_predictions("a", taught_by=("train", "val")), manifest, tmp_path / "out")
+def test_an_ensemble_of_folds_fits_nothing_on_cases_that_members_learned_from(write_predictions, summarise):
+    summary = summarise(write_predictions("a", taught_by=("train", "val")))
     assert values(summary) == ([0.5], [])
     assert (
         "threshold 0.5 only, no calibration: the validation cases that the network did not learn from are 0 mutant and "
@@ -35,17 +35,17 @@ def test_an_ensemble_of_folds_fits_nothing_on_cases_that_members_learned_from(wr
     ) in describe_cases(summary)
 
 
-def test_where_it_is_not_known_nothing_is_fitted(write_predictions, manifest, tmp_path):
-    summary = summarise(write_predictions("a", taught_by=None), manifest, tmp_path / "out")
+def test_where_it_is_not_known_nothing_is_fitted(write_predictions, summarise):
+    summary = summarise(write_predictions("a", taught_by=None))
     assert values(summary) == ([0.5], [])
     assert "of 2 val cases the predictions do not say whether the net" in summary["idh"]["not_fitted"]
     told = "a: does not say whom it was trained on: whether this is a fair test is not known"
     assert told in describe_cases(summary)
 
 
-def test_what_is_kept_with_the_predictions_comes_first(write_predictions, manifest, tmp_path):
+def test_what_is_kept_with_the_predictions_comes_first(write_predictions, summarise):
     predictions = write_predictions("a", metadata=with_kept(KEPT), calibrated_on=("train", "val"))
-    summary = summarise(predictions, manifest, tmp_path / "out")
+    summary = summarise(predictions)
     assert values(summary) == ([0.5, KEPT.threshold], [one.temperature for one in KEPT.calibrations.values()])
     assert summary["idh"]["fitted_on"] == {"cases": "out-of-fold", "num_cases": 5, "notes": ["fold 3: why"]}
     lines = describe_cases(summary)
@@ -55,35 +55,32 @@ def test_what_is_kept_with_the_predictions_comes_first(write_predictions, manife
     assert any("(5 out-of-fold cases)" in cell for cell in shown)
 
 
-def test_cases_that_it_was_fitted_on_are_not_scored_with_it(write_predictions, manifest, tmp_path):
+def test_cases_that_it_was_fitted_on_are_not_scored_with_it(write_predictions, summarise):
     predictions = write_predictions(
         "a", metadata=with_kept(KEPT), calibrated_on=("train", "val"), taught_by=("train", "val")
     )
-    summary = summarise(predictions, manifest, tmp_path / "out", split="val")
+    summary = summarise(predictions, split="val")
     assert values(summary) == ([0.5], [])
     assert "the kept calibration was fitted on 2 of the evaluated cases" in summary["idh"]["not_fitted"]
     assert any("no fair test" in line for line in describe_cases(summary))
 
 
-def test_where_nothing_could_be_kept_val_cases_serve(write_predictions, manifest, tmp_path):
+def test_where_nothing_could_be_kept_val_cases_serve(write_predictions, summarise):
     kept = fit_kept([0.9], [1], "out-of-fold")
-    summary = summarise(write_predictions("a", metadata=with_kept(kept)), manifest, tmp_path / "out")
+    summary = summarise(write_predictions("a", metadata=with_kept(kept)))
     assert summary["idh"]["fitted_on"] == {"cases": "validation", "num_cases": 2, "notes": [kept.reason]}
 
 
-def test_why_the_kept_calibration_does_not_hold_is_told(write_predictions, manifest, tmp_path):
+def test_why_the_kept_calibration_does_not_hold_is_told(write_predictions, summarise):
     reason = "the kept calibration was fitted with inference.flips=False, now True"
     predictions = write_predictions("a", metadata=with_kept(KeptCalibration(reason=reason)))
-    assert f"about that: {reason}" in describe_cases(summarise(predictions, manifest, tmp_path / "out"))
+    assert f"about that: {reason}" in describe_cases(summarise(predictions))
     predictions = write_predictions("b", metadata=with_kept(KeptCalibration(reason=reason)), taught_by=("train", "val"))
-    assert reason in summarise(predictions, manifest, tmp_path / "out_b")["idh"]["not_fitted"]
+    assert reason in summarise(predictions)["idh"]["not_fitted"]
 
 
-def test_rows_say_whether_the_network_knows_the_patient(write_predictions, manifest, tmp_path):
-    plan = plan_evaluation(
-        write_predictions("a"), manifest, tmp_path / "out", "train", num_resamples=2, baselines=False
-    )
-    found = evaluate_cases(plan)
+def test_rows_say_whether_the_network_knows_the_patient(write_predictions, evaluate):
+    found = evaluate(write_predictions("a"), split="train", num_resamples=2, baselines=False)
     assert {row["learned_from"] for row in (*found.region_rows, *found.idh_rows)} == {True}
 
 

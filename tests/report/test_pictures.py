@@ -4,8 +4,8 @@ import pytest
 from mttu.data.labels import REGIONS
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import BOTH, METRICS, STATUSES
+from mttu.report.evaluation import report_segmentation
 from mttu.report.files import draw_pictures
-from mttu.report.summary import report_segmentation
 
 IDH = [0, 0, 0, 1, 1, 1]
 FIRST, SECOND = [0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
