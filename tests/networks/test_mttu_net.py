@@ -95,7 +95,7 @@ def test_every_parameter_has_a_gradient(name):
         )
     if "idh" in config.network.tasks:
         assert outputs["idh_logits"].shape == (2, 2)
-        losses["idh"] = idh_loss(idh_sums(outputs["idh_logits"], idh, known, torch.tensor([0.4, 0.6]), config.loss))
+        losses["idh"] = idh_loss(idh_sums(outputs["idh_logits"], idh, torch.tensor([0.4, 0.6]), config.loss))
     assert len(outputs) == len(losses)
     weighting = TaskWeighting(config.network.tasks, config.loss)
     weighting(losses, dict.fromkeys(losses, True)).backward()
