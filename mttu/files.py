@@ -171,6 +171,8 @@ def read_versioned(path: Path, version: int, mend: str, earlier: Sequence[int] =
     except (OSError, ValueError, KeyError, TypeError) as error:
         stop_if_too_many_open(error)
         reason = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        if isinstance(error, OSError) and reason == "damaged":
+            raise InputError(f"{where}: cannot be read ({error.strerror}); allow it, or check the disk") from None
         raise InputError(f"{where}: {reason}; {mend}") from None
     if found not in (*earlier, version):
         reads = f"{earlier[0]} to {version}" if earlier else version

@@ -199,8 +199,7 @@ def test_an_encrypted_mlflow_is_asked_with_the_certificates_that_mlflow_takes(en
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
     with pytest.raises(InputError) as caught:  # it wants ours, too, and may hang up before it has said so
         check_server(encrypted)
-    assert str(caught.value).startswith(refused)
-    assert cure in str(caught.value)
+    assert "MLFLOW_TRACKING_CLIENT_CERT_PATH" in str(caught.value)
     monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(certificate))
     check_server(encrypted)
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/nowhere.pem")

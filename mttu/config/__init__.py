@@ -169,6 +169,29 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
     return _validated(content, source)
 
 
+def override_some(config: Config, changes: Mapping[str, Any], allowed: tuple[str, ...], command: str) -> Config:
+    """`override` for a trained network, whose other settings cannot change any more.
+
+    Args:
+        config: Settings that the network was trained with.
+        changes: Dotted name to value.
+        allowed: What names of settings that may change start with.
+        command: That the changes are given to, for the error message.
+
+    Raises:
+        InputError: Other, unknown or refused settings.
+    """
+    raise_if_any(
+        [
+            f"setting {name}: belongs to the trained network, or has no effect on `mttu {command}`; allowed are "
+            f"settings of {', '.join(section.rstrip('.') for section in allowed)}"
+            for name in changes
+            if not name.startswith(allowed)
+        ]
+    )
+    return override(config, changes, command)
+
+
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """Turns `["optim.lr=1e-4"]` into `{"optim.lr": "1e-4"}`; the setting's type decides what the text means.
 

@@ -13,7 +13,7 @@ import torch
 from mttu.cohort.discovery import discover_any
 from mttu.cohort.found_cases import to_predict
 from mttu.cohort.synthetic import SyntheticCases
-from mttu.config import Config, override
+from mttu.config import Config, override_some
 from mttu.data.findings import Finding
 from mttu.data.labels import find_convention, knows_parts
 from mttu.data.manifest import SPLITS, Case, read_manifest
@@ -106,7 +106,7 @@ def plan_predictions(
         problems += error.problems
     try:
         networks, config = read_members(checkpoint)
-        config = _change(config, changes or {})
+        config = override_some(config, changes or {}, CHANGEABLE, "predict")
         missing = explain_missing_answers(networks)
         if len(missing) == len(TASKS):
             problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")
@@ -147,18 +147,6 @@ def plan_predictions(
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
     )
-
-
-def _change(config: Config, changes: Mapping[str, Any]) -> Config:
-    raise_if_any(
-        [
-            f"setting {name}: belongs to the trained network and cannot be changed for a prediction; "
-            f"allowed are settings of {', '.join(section.rstrip('.') for section in CHANGEABLE)}"
-            for name in changes
-            if not name.startswith(CHANGEABLE)
-        ]
-    )
-    return override(config, changes, "predict")
 
 
 def _input_folders(inputs: Sequence[Path], cases: Sequence[InputCase]) -> set[Path]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mttu import __version__
-from mttu.config import Config, override
+from mttu.config import Config, override_some
 from mttu.data.cache import content_hash, open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
@@ -73,7 +73,7 @@ def plan_scoring(
     config, cohort, voters = Config(), None, list[int]()
     try:
         networks, config = read_members(checkpoint)
-        config = _change(config, changes or {})
+        config = override_some(config, changes or {}, CHANGEABLE, "score")
         voters = find_voters(networks, "idh")
         segments = bool(find_voters(networks, "segmentation"))
         for number in voters or range(1, len(networks) + 1):
@@ -115,18 +115,6 @@ def find_scoring_problems(network: MttuNet, config: Config, segments: bool | Non
     if not segments and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
         problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")
     return problems
-
-
-def _change(config: Config, changes: Mapping[str, Any]) -> Config:
-    raise_if_any(
-        [
-            f"setting {name}: belongs to the trained network or has no effect on scoring; allowed are settings of "
-            f"{', '.join(section.rstrip('.') for section in CHANGEABLE)}"
-            for name in changes
-            if not name.startswith(CHANGEABLE)
-        ]
-    )
-    return override(config, changes, "score")
 
 
 def _find_misfits(cohort: Manifest, path: Path, split: str, config: Config, check_modalities: bool) -> list[str]:

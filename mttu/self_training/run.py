@@ -170,4 +170,4 @@ def _is_full_disk(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     named = any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "disk is full"))
-    return named or shutil.disk_usage(folder).free < _LEAST_ROOM
+    return named or (folder.exists() and shutil.disk_usage(folder).free < _LEAST_ROOM)

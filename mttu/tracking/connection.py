@@ -136,11 +136,11 @@ def check_server(uri: str, named_by: str = SETTING) -> None:
     if ask is None:
         return
     reason = find_reason(ask, f"MLflow's {'server' if is_http else 'database'} at {mask_secrets(uri)}")
-    if "EOF" in reason:  # that is all that is left of some refusals, e.g. for want of a client's certificate
-        raise _distrust(where, reason)
     if reason:
+        # all that is left of some refusals, e.g. for want of a client's certificate
+        hint = f", set {_CLIENT_FILE} where it asks for a certificate" if "EOF" in reason else ""
         raise InputError(
-            f"{where}: nothing answers there ({reason}); start it, mend the address, or go on untracked "
+            f"{where}: nothing answers there ({reason}); start it, mend the address{hint}, or go on untracked "
             "with tracking.enabled=false"
         )
 

@@ -45,12 +45,13 @@ def describe_run(
     parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
     parameters |= {"manifest.fingerprint": fingerprint} | {name: str(value) for name, value in labels.items()}
     changed = {name: value for name, value in parameters.items() if earlier.get(name, value) != value}
+    free = list_free()
     raise_if_any(
         [
             f"{name}: the MLflow run of this folder was started with {earlier[name]}, now it is {value}; "
             "set it back, or train under another output.name"
             for name, value in changed.items()
-            if not name.startswith(list_free())
+            if not name.startswith(free)
         ]
     )
     pictures = synthetic or config.tracking.log_patient_images
