@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -278,13 +279,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, too large, not YAML, or not a mapping; see `load_yaml`.
     """
+    return _parse_yaml(_read_text(path), path)
+
+
+def _read_text(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            text = file.read(LONGEST_YAML + 1)
+            return file.read(LONGEST_YAML + 1)
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8; save it in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); give a YAML settings file") from None
+
+
+def _parse_yaml(text: str, path: Path) -> dict[str, Any]:
     tabbed = [line for line, words in enumerate(text.splitlines(), start=1) if re.match(r" *\t+ *[^\s#]", words)]
     if tabbed:
         raise InputError(f"{path}: line {tabbed[0]} is indented by a tab; YAML takes spaces alone")
@@ -317,7 +325,13 @@ def load_stored_config(path: Path) -> Config:
     Raises:
         InputError: See `read_yaml` and `override`.
     """
-    return override(Config(), complete(flatten(read_yaml(path))), str(path))
+    return _parse_stored(_read_text(path), path)
+
+
+@lru_cache(maxsize=32)
+def _parse_stored(text: str, path: Path) -> Config:
+    """Cached by what the file holds, for a command reads the settings of one checkpoint several times."""
+    return override(Config(), complete(flatten(_parse_yaml(text, path))), str(path))
 
 
 def to_yaml(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mttu.config import Config, load_stored_config, to_yaml
-from mttu.config.network import Task
+from mttu.config.network import NetworkSettings, Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError, name_some
 from mttu.files import read_json
@@ -142,9 +143,7 @@ def _check_weights(folder: Path, config: Config) -> None:
         with safe_open(path, "pt") as weights:
             parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
             found = {name: f"{part.get_shape()} {part.get_dtype()}" for name, part in parts.items()}
-        with torch.device("meta"):
-            built = build_network(config.network).state_dict()
-        wanted = {name: f"{list(part.shape)} {_KINDS.get(part.dtype, part.dtype)}" for name, part in built.items()}
+        wanted = _describe_weights(config.network)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{refusal} ({' '.join(str(error).split())[:400]})") from None
     differences = [
@@ -154,6 +153,14 @@ def _check_weights(folder: Path, config: Config) -> None:
     ]
     if differences:
         raise InputError(f"{refusal} ({name_some(differences, 3)})")
+
+
+@lru_cache(maxsize=8)
+def _describe_weights(settings: NetworkSettings) -> Mapping[str, str]:
+    """Shape and kind of number of each tensor of a network, which is built without memory; the same for all members."""
+    with torch.device("meta"):
+        built = build_network(settings).state_dict()
+    return {name: f"{list(part.shape)} {_KINDS.get(part.dtype, part.dtype)}" for name, part in built.items()}
 
 
 def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
