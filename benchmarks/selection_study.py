@@ -45,7 +45,7 @@ from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
 from mttu.self_training.job import CaseRow, OnEvaluated
 from mttu.self_training.mixture import read_pseudo_labels
-from mttu.training.run import History, OnEpoch, launch_locally
+from mttu.training.run import History, OnEpoch, OnStart, launch_locally
 from mttu.training.start import digest_weights
 
 ARMS = ("none", "PL", "CPL", "UPS", "oracle", "wrong", "labelled", "corrected", "random")
@@ -196,12 +196,13 @@ class Study:
         return make_table(plan, rows, "cpu", torch.get_num_threads())
 
     @staticmethod
-    def train_labelled(config: Config, folder: Path, on_epoch: OnEpoch) -> History:
+    def train_labelled(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
         """Trains on the labelled cases of a round's manifest alone."""
         manifest = read_manifest(Path(str(config.data.manifest)))
         kept = tuple(case for case in manifest.cases if case.split != "train" or case.idh >= 0)
         write_manifest(replace(manifest, cases=kept), folder / "labelled.parquet")
-        return launch_locally(override(config, {"data.manifest": str(folder / "labelled.parquet")}), folder, on_epoch)
+        labelled = override(config, {"data.manifest": str(folder / "labelled.parquet")})
+        return launch_locally(labelled, folder, on_epoch, on_start)
 
     def evaluate(self, checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
         """The same weights are evaluated once: all arms have round 0 in common."""

@@ -4,6 +4,7 @@ import errno
 import re
 import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _INSIDE = r"['\"<>](?![\s,;:)\]}]|$)"
@@ -120,6 +121,15 @@ def raise_if_any(problems: list[str]) -> None:
     """Raises one `InputError` that names all problems, if there are any."""
     if problems:
         raise InputError(problems)
+
+
+@contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Adds the problems of refused input to the list, so that others are looked for too."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
 
 
 def say_count(number: int, one: str, several: str) -> str:

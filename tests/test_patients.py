@@ -97,7 +97,7 @@ def test_costs_that_are_read_can_be_borne(n, r, p):
     ],
 )
 def test_costs_that_would_stop_the_reader_are_refused(tmp_path, patients, reason):
-    (tmp_path / "checkpoint.json").write_text(json.dumps({"patients": patients}))
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"format_version": 2, "patients": patients}))
     with pytest.raises(InputError, match=rf"checkpoint\.json: damaged \(.*{reason}.*; restore it from a copy"):
         read_learned_from(tmp_path)
 
@@ -107,7 +107,7 @@ def test_costs_of_all_members_of_an_ensemble_are_bounded_together(tmp_path):
     (tmp_path / "ensemble.json").write_text(json.dumps({"format_version": 1, "members": members}))
     for place, salt in ((1, "00" * 8), (2, "11" * 8)):
         (tmp_path / f"member_{place}").mkdir()
-        content = json.dumps({"patients": with_costs(2**14, 8, 40, salt)})
+        content = json.dumps({"format_version": 2, "patients": with_costs(2**14, 8, 40, salt)})
         (tmp_path / f"member_{place}" / "checkpoint.json").write_text(content)
     with pytest.raises(
         InputError, match=r"its members name more patients together .*adds up to 10485760 over all keys"

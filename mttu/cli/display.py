@@ -9,7 +9,15 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -143,6 +151,12 @@ def new_table(columns: Iterable[str], no_wrap: bool = False, **options: Any) -> 
     return table
 
 
+def make_columns(*before_text: ProgressColumn) -> tuple[ProgressColumn, ...]:
+    """Columns of a bar: what, how far, for how long, what else is given, and the newest text."""
+    title, text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
+    return title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *before_text, text
+
+
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Advance]:
     """Yields a function that is told how many units are done and what to say about the newest.
@@ -158,14 +172,7 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
 
         yield write_line
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
+    columns = make_columns(TimeRemainingColumn())
     # rich's default estimates from the last 30 s, which is shorter than a long epoch or case
     with Progress(*columns, console=console, speed_estimate_period=math.inf) as progress:
         bar = progress.add_task(name_breaks(title), total=total, text="")

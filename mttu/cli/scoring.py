@@ -85,9 +85,9 @@ def select(
 ) -> None:
     """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
     from mttu.cohort.truth import match_truth, read_truth
+    from mttu.data.labels import CLASS_NAMES
     from mttu.pseudo_labels.reports import check_report, compare_methods, write_selection
     from mttu.pseudo_labels.score_table import read_scores
-    from mttu.pseudo_labels.selection import CLASS_NAMES
     from mttu.pseudo_labels.selection import select as select_cases
 
     settings = _selection_settings(arguments)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from mttu.cli.display import console, name_breaks, new_table, summarise_epoch, tell, tell_absences
+from mttu.cli.display import console, make_columns, name_breaks, new_table, summarise_epoch, tell, tell_absences
 from mttu.cli.folds import print_folds
 from mttu.cli.networks import print_calibration
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, PrintConfig, read_given, resolve_run, tell_start
@@ -54,13 +54,13 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     from mttu.cluster.session import connect
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
-    inputs = check_self_training(settings).inputs  # before Ray starts, which takes seconds
-    for note in inputs.notes:
+    checked = check_self_training(settings)  # before Ray starts, which takes seconds
+    for note in checked.inputs.notes:
         tell(note)
     tell_start(settings, fresh)
-    with connect(settings.workers), show_rounds(settings, count_cases(settings, inputs.manifest)) as on_step:
+    with connect(settings.workers), show_rounds(settings, count_cases(settings, checked.inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.self_training.folds else run_self_training
-        folder = run(settings, callables_on_ray(settings.workers), fresh, on_step)
+        folder = run(settings, callables_on_ray(settings.workers), fresh, on_step, checked)
     if settings.self_training.folds:
         print_folds(folder)
     else:
@@ -167,14 +167,7 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
 
         yield write_line
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*make_columns(), console=console) as progress:
         bars: dict[tuple[int, int, str], int] = {}
 
         def move_bar(step: "Step") -> None:

@@ -20,7 +20,7 @@ from mttu.cohort.clinical_tables import (
 from mttu.cohort.table_files import TextTable, read_text_table
 from mttu.data.findings import Finding, to_findings
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, collecting, raise_if_any
 
 _LONGEST_SHOWN = 60
 
@@ -191,15 +191,14 @@ def read_clinical_tables(
     files = [paths] if isinstance(paths, Path) else list(paths)
     if table is not None:
         find_table((), table)  # the name is checked once, before any file is read
-    tables, findings, unused, problems = [], [], [], []
+    tables, findings, unused = [], [], []
+    problems: list[str] = []
     for path in files:
-        try:
+        with collecting(problems):
             rows, found, others = _read_file(path, table, alone=len(files) == 1, keep_bad=keep_bad)
             tables.append(rows)
             findings += found
             unused += others
-        except InputError as error:
-            problems += error.problems
     raise_if_any(problems)
     joined = join_rows(tables, keep_bad)
     return ClinicalTables([replace(row, site=row.site or site_of_row(row)) for row in joined], findings, unused)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.labels import CLASS_NAMES, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import name_some, raise_if_any
 
 OLDEST_YEARS = 120
@@ -223,7 +223,7 @@ class ClinicalRow:
         return f"{self.source} line {self.line}"
 
 
-def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool = False) -> list[ClinicalRow]:
+def join_rows(tables: Sequence[Sequence[ClinicalRow]], keep_bad: bool) -> list[ClinicalRow]:
     """Joins rows of different tables that share an id, directly or through others.
 
     A row that no other table knows stays as it is, so two rows of one table can still name one case. LGG agrees with
@@ -275,10 +275,9 @@ def number_groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return numbers
 
 
-_IDH_TITLES = {IDH_UNKNOWN: None, IDH_WILD: "wild type", IDH_MUTANT: "mutant"}
 _COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Hashable] | None]] = (
     ("patient", lambda row: row.patient_id, None),
-    ("IDH", lambda row: _IDH_TITLES[row.idh], None),
+    ("IDH", lambda row: CLASS_NAMES.get(row.idh), None),
     ("grade", lambda row: row.grade, _grade_digit),
     ("grade", lambda row: row.grade, is_low_grade),
     ("age", lambda row: row.age, None),

@@ -156,7 +156,7 @@ CLINICAL_TABLES: Mapping[str, ClinicalTable] = {
 """Name for `--clinical-format` to table."""
 
 
-def find_table(columns: Iterable[str], chosen: str | None = None) -> ClinicalTable:
+def find_table(columns: Iterable[str], chosen: str | None) -> ClinicalTable:
     """The table that a file with these columns is: the one known table that fits, or `GENERIC`.
 
     Args:
@@ -223,9 +223,7 @@ def find_column_problems(names: Sequence[str], table: ClinicalTable, alone: bool
     return problems
 
 
-def describe_unused(
-    header: Sequence[str], used: Mapping[str, str], looks: Mapping[str, re.Pattern[str]] = LOOKS
-) -> list[str]:
+def describe_unused(header: Sequence[str], used: Mapping[str, str], looks: Mapping[str, re.Pattern[str]]) -> list[str]:
     """Names the columns that are not used, and for each that looks like a known one, which.
 
     Args:

@@ -293,15 +293,17 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
     left_out = LeftOut()
     folders = list(walk_folders(root, left_out))
     cases: list[FoundCase] = []
+    known: set[Path] = set()
     for folder, files in folders:
-        outer = next((case for case in cases if case.folder in folder.parents), None)
-        names = [name for name in LAYOUTS if outer is None or not LAYOUTS[name].is_general]
+        is_inside = not known.isdisjoint(folder.parents)
+        names = [name for name in LAYOUTS if not is_inside or not LAYOUTS[name].is_general]
         fitting = [case for (case,) in _match([(folder, files)], names, modalities).values()]
         if len(fitting) > 1:
             titles = " and ".join(LAYOUTS[case.layout].title for case in fitting)
             problem = f"case {folder.name}: its file names fit {titles}; keep the files of one"
             fitting = [replace(fitting[0], case_id=folder.name, problems=(problem,))]
         cases += fitting
+        known.update(case.folder for case in fitting)
     notes: list[Finding] = [] if findings is None else findings
     cases = _name_cases(root, cases, notes)
     notes += describe_skipped(root, left_out)

@@ -248,12 +248,13 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
     case_id = match["case"]
     groups = match.groupdict()
     found: dict[str, list[Path]] = {}
+    listed: dict[Path, list[str]] = {}
     spelled_so = False
     problems = []
     for role, templates in layout.templates(tuple(layout.images), case_id).items():
         stems = [template.replace("{case}", case_id) for template in templates]
         try:
-            named = [(paths, stem) for stem in stems if (paths := _find(folder, stem))]
+            named = [(paths, stem) for stem in stems if (paths := _find(folder, stem, listed))]
         except OSError as error:  # e.g. of a folder of masks beside the cases
             named = []
             problems.append(
@@ -357,8 +358,11 @@ def _list_names(folder: Path) -> list[str]:
         return []
 
 
-def _find(folder: Path, template: str) -> list[Path]:
-    """Files, and links to nothing, with the name of a template and any NIfTI ending; the case of letters is ignored."""
+def _find(folder: Path, template: str, listed: dict[Path, list[str]]) -> list[Path]:
+    """Files, and links to nothing, with the name of a template and any NIfTI ending; the case of letters is ignored.
+
+    Each folder is listed once, and remembered in `listed`.
+    """
     place = folder
     *parents, stem = template.split("/")
     while parents and parents[0] == "..":
@@ -373,6 +377,9 @@ def _find(folder: Path, template: str) -> list[Path]:
         ]
     found = []
     for inner in folders:
-        listed = sorted(os.listdir(inner), key=len, reverse=True)  # by name: some file systems take T1 for t1
-        found += [inner / name for name in listed if (volume_stem(Path(name)) or "").casefold() == stem.casefold()]
+        if inner not in listed:  # by name: some file systems take T1 for t1
+            listed[inner] = sorted(os.listdir(inner), key=len, reverse=True)
+        found += [
+            inner / name for name in listed[inner] if (volume_stem(Path(name)) or "").casefold() == stem.casefold()
+        ]
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from mttu.cohort.clinical_rows import FIELDS, number_groups
 from mttu.cohort.clinical_tables import EVERYWHERE, normalise_column
 from mttu.cohort.copies import SameBrain
+from mttu.cohort.table_files import LARGEST_BYTES
 from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table
 from mttu.data.findings import Finding, to_findings
 from mttu.data.manifest import Case
@@ -168,7 +169,12 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
         InputError: No table, or a name in two rows that disagree; lists all of them with lines and values.
     """
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():
+            raise InputError(f"crosswalk {path}: is no file; {_GIVE}")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+        if len(data) > LARGEST_BYTES:
+            raise InputError(f"crosswalk {path}: is larger than {LARGEST_BYTES >> 20} MiB; {_GIVE}")
         kind = explain_no_table(data[:LOOKED_AT_BYTES], _GIVE)
         if kind is not None:
             raise InputError(f"crosswalk {path}: {'; '.join(kind).removeprefix('it ')}")

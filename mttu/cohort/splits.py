@@ -11,12 +11,10 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 
 from mttu.cohort.clinical_rows import number_groups
 from mttu.data.findings import Finding, to_findings
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.labels import CLASS_NAMES, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import Case, Manifest, check_target, write_manifest
-from mttu.errors import InputError, name_some, raise_if_any, say_count
+from mttu.errors import InputError, collecting, name_some, raise_if_any, say_count
 from mttu.files import atomic_folder
-
-_CLASSES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 
 def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> frozenset[str]:
@@ -76,7 +74,9 @@ def assign_splits(cases: Sequence[Case], val_fraction: float, seed: int) -> list
             listed = ", ".join(f"{case.case_id} {case.split}" for case in patient.cases if case.split)
             texts.append(f"patient {name} is in several splits ({listed}); a patient belongs to one side only")
         if len(patient.known) > 1:
-            listed = ", ".join(f"{case.case_id} {_CLASSES[case.idh]}" for case in patient.cases if case.idh in _CLASSES)
+            listed = ", ".join(
+                f"{case.case_id} {CLASS_NAMES[case.idh]}" for case in patient.cases if case.idh in CLASS_NAMES
+            )
             texts.append(f"patient {name} is IDH mutant and wild type ({listed}); correct the clinical table")
         problems += [f"case {case.case_id}: {text}" for text in texts for case in patient.cases]
     raise_if_any(problems)
@@ -231,13 +231,13 @@ def _find_strata(cases: Sequence[Case], drawn: Sequence[Case]) -> tuple[dict[str
 
 def _find_scarce(strata: Mapping[str, int], folds: int) -> list[str]:
     counts = Counter(strata.values())
-    if not any(counts[idh] for idh in _CLASSES):  # a cohort for segmentation alone
+    if not any(counts[idh] for idh in CLASS_NAMES):  # a cohort for segmentation alone
         number = counts[IDH_UNKNOWN]
         return [] if number >= folds else [f"{number} patients in train and val for {folds} folds; take fewer folds"]
     return [
         f"{counts[idh]} IDH {title} patients in train and val for {folds} folds; "
         + (f"take at most {counts[idh]} folds" if counts[idh] > 1 else "each fold needs one")
-        for idh, title in _CLASSES.items()
+        for idh, title in CLASS_NAMES.items()
         if counts[idh] < folds
     ]
 
@@ -287,7 +287,7 @@ def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], fold
         problems += [
             f"fold {fold + 1}: all IDH {title} patients would be in val and none in train, for they are of few sites; "
             "take another seed, or group by patient"
-            for idh, title in _CLASSES.items()
+            for idh, title in CLASS_NAMES.items()
             if idh in strata.values() and idh not in trained
         ]
     return problems
@@ -335,9 +335,7 @@ def check_folder(folder: Path) -> None:
     if others:
         problems.append(f"{folder}: holds what is no fold ({name_some(others)}); give a new or an empty folder")
     for item in items:
-        try:
+        with collecting(problems):
             if item.name not in others:
                 check_target(item)
-        except InputError as error:
-            problems += error.problems
     raise_if_any(problems)

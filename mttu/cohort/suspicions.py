@@ -18,7 +18,7 @@ MOST_HOLLOW = 0.02
 is at most 0.03%; in their z-scores clipped at the mean 15% to 49%, and one standard deviation below it 2% to 7%."""
 
 
-def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources, is_synthetic: bool = False) -> list[str]:
+def find_suspicions(case: Case, modalities: Sequence[str], sources: Sources, is_synthetic: bool) -> list[str]:
     """Warnings on a case that was read without an error: brain, registration, one image twice, spacing, placement.
 
     The brain of a synthetic case may be smaller than any patient's.

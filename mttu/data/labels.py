@@ -22,6 +22,7 @@ REGIONS: Mapping[str, tuple[int, ...]] = {"wt": (1, 2, 3, WHOLE_TUMOUR), "tc": (
 """Tumour regions as classes inside: whole tumour, tumour core, enhancing tumour (section V-B.2)."""
 
 IDH_UNKNOWN, IDH_WILD, IDH_MUTANT = -1, 0, 1
+CLASS_NAMES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """Scaled NIfTI files store 0.99999997 for 1."""

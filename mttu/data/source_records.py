@@ -23,7 +23,7 @@ class SourceRecord:
     """Time of its last change, in nanoseconds since 1970."""
     sha256: str
 
-    def find_difference(self, path: Path, always_read: bool = False) -> tuple[str | None, bool]:
+    def find_difference(self, path: Path, always_read: bool) -> tuple[str | None, bool]:
         """How the file at a path differs now (None if it does not or is missing), and whether it has another time.
 
         It is read if its time differs but not its size; with `always_read` also if both are the same, because somebody

@@ -16,7 +16,7 @@ from mttu.data.geometry import compare_forms
 from mttu.data.labels import to_classes
 from mttu.data.manifest import BRAIN_MASK, SEG, Case
 from mttu.data.volumes import differ, read_notes, read_scaling, read_volume
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, collecting, raise_if_any
 
 _LEAST_COMPARED = 100
 """Tumour voxels; fewer may be the same in two patients by chance."""
@@ -66,23 +66,19 @@ def read_sources(case: Case, modalities: Sequence[str]) -> Sources:
     volumes: dict[str, Any] = {}
     problems = [f"case {case.case_id}: the manifest has no {name}" for name in modalities if name not in case.images]
     for role, path in paths.items():
-        try:
+        with collecting(problems):
             volumes[role] = read_volume(path, case.case_id)
-        except InputError as error:
-            problems += error.problems
     roles = list(volumes)
-    for role in roles[1:]:
-        if difference := differ(volumes[roles[0]], volumes[role]):
-            problems.append(
-                f"case {case.case_id}: {roles[0]} and {role} have different grids: {difference}; "
-                "register all volumes of a case to one grid"
-            )
+    problems += [
+        f"case {case.case_id}: {roles[0]} and {role} have different grids: {difference}; "
+        "register all volumes of a case to one grid"
+        for role in roles[1:]
+        if (difference := differ(volumes[roles[0]], volumes[role]))
+    ]
     seg = None
     if SEG in volumes:
-        try:
+        with collecting(problems):
             seg = to_classes(_voxels(volumes[SEG]), case.labels, case.case_id, read_scaling(volumes[SEG]))
-        except InputError as error:
-            problems += error.problems
     raise_if_any(problems)
     images = tuple(_voxels(volumes[name]) for name in modalities)
     spacing = voxel_sizes(volumes[modalities[0]].affine).tolist()

@@ -15,7 +15,7 @@ from mttu.config import Config, load_stored_config, to_yaml
 from mttu.config.network import NetworkSettings, Task
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError, name_some
-from mttu.files import read_json
+from mttu.files import read_versioned
 from mttu.networks import MttuNet, build_network
 from mttu.patients import KnownPatients, read_patients
 
@@ -26,7 +26,6 @@ LARGEST_HEADER_BYTES = 2**20
 """Of a file of weights: a name and a shape for each of some hundred tensors."""
 _KINDS = {torch.float32: "F32", torch.int64: "I64"}
 """Types of weights and counts, and safetensors' names for them."""
-_DAMAGED = "checkpoint {}: checkpoint.json is damaged; restore it from a copy"
 ENSEMBLE = "ensemble.json"
 """File that makes a folder an ensemble of checkpoints, see `mttu.networks.ensemble`."""
 
@@ -76,13 +75,8 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    try:
-        content = read_json(folder / "checkpoint.json")
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(_DAMAGED.format(folder))
-    return content
+    path = folder / "checkpoint.json"
+    return read_versioned(path, FORMAT_VERSION, "restore it from a copy", (1,), f"checkpoint {folder}: {path.name}")
 
 
 def read_learned_from(folder: Path) -> KnownPatients | None:
@@ -183,13 +177,6 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     if missing:
         raise InputError(f"checkpoint {folder}: {', '.join(missing)} not found; give a run folder or its `best` folder")
     content = _read_record(folder)
-    if "format_version" not in content:
-        raise InputError(_DAMAGED.format(folder))
-    found = content["format_version"]
-    if found not in (1, FORMAT_VERSION):
-        raise InputError(
-            f"checkpoint {folder}: format_version is {found}; this version of mttu reads 1 to {FORMAT_VERSION}"
-        )
     config = load_stored_config(folder / "config.yaml")
     _check_weights(folder, config)
     network = build_network(config.network)

@@ -15,8 +15,8 @@ from typing import Any
 
 from mttu.config import Config, flatten, load_stored_config, override
 from mttu.config.data import RELEASE_METRICS
-from mttu.errors import InputError, raise_if_any
-from mttu.files import atomic_folder, read_versioned, write_json
+from mttu.errors import InputError, collecting, raise_if_any
+from mttu.files import atomic_folder, hash_file, read_versioned, write_json
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
 from mttu.patients import KnownPatients, check_work
@@ -54,10 +54,8 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
     ]
     configs: dict[str, Config] = {}
     for source in sources:
-        try:
+        with collecting(problems):
             configs[str(source)] = read_checkpoint(source)[1]
-        except InputError as error:
-            problems += error.problems
     raise_if_any([*problems, *_find_differences(configs)])
     with atomic_folder(folder) as partial:
         members = []
@@ -91,15 +89,14 @@ def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
     if not (folder / ENSEMBLE).exists():
         network, config = read_checkpoint(folder)
         return (network,), config
-    networks, configs, problems = [], {}, []
+    networks, configs = [], {}
+    problems: list[str] = []
     for member in _read_mark(folder):
         place = folder / member["folder"]
-        try:
+        with collecting(problems):
             _check_digests(place, member)
             network, configs[str(place)] = read_checkpoint(place)
             networks.append(network)
-        except InputError as error:
-            problems += error.problems
     raise_if_any([*problems, *_find_differences(configs)])
     return tuple(networks), _unite(list(configs.values()))
 
@@ -197,11 +194,7 @@ def _list_places(folder: Path) -> list[Path]:
 
 
 def _digest(folder: Path) -> dict[str, str]:
-    digests = {}
-    for name, key in _DIGESTS.items():
-        with (folder / name).open("rb") as file:
-            digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {key: hash_file(folder / name) for name, key in _DIGESTS.items()}
 
 
 def _read_mark(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from mttu.config import Config, override_some
 from mttu.data.findings import Finding
 from mttu.data.labels import find_convention, knows_parts
 from mttu.data.manifest import SPLITS, Case, read_manifest
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
 from mttu.networks import MttuNet
@@ -100,11 +100,9 @@ def plan_predictions(
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
     config, missing, calibration = Config(), {}, KeptCalibration()
-    try:
+    with collecting(problems):
         find_convention(labels)
-    except InputError as error:
-        problems += error.problems
-    try:
+    with collecting(problems):
         networks, config = read_members(checkpoint)
         config = override_some(config, changes or {}, CHANGEABLE, "predict")
         missing = explain_missing_answers(networks)
@@ -116,17 +114,13 @@ def plan_predictions(
                 "--labels whole-tumour"
             )
         calibration = hold_for(read_calibration(checkpoint), config)
-    except InputError as error:
-        problems += error.problems
     recover_output(out)  # first, since files that a kill left there could be taken for a case
     left_out: list[Finding] = []
     cases, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
     problems += refused
     chosen = torch.device("cpu")
-    try:
+    with collecting(problems):
         chosen = choose_device(device)
-    except InputError as error:
-        problems += error.problems
     problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases))
     raise_if_any(problems)
     if not networks:
@@ -179,10 +173,8 @@ def find_input_cases(
                 problems.append(f"input {path}: no NIfTI file in it or below; give a case folder or a folder of cases")
             cases += found
         elif path.suffix == ".parquet" and path.is_file():
-            try:
+            with collecting(problems):
                 cases += _read_manifest(path, modalities, split)
-            except InputError as error:
-                problems += error.problems
         else:
             reason = "is neither a folder nor a manifest (.parquet)" if path.exists() else "not found"
             problems.append(f"input {path}: {reason}; give case folders, folders of cases, or manifests")

@@ -19,7 +19,7 @@ from mttu.data.cache import content_hash, open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
 from mttu.data.preprocess import prepare_case
-from mttu.errors import InputError, explain_failure, raise_if_any
+from mttu.errors import InputError, collecting, explain_failure, raise_if_any
 from mttu.inference.device import choose_precision
 from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.inference.windows import name_member, predict_ensemble, segment
@@ -71,7 +71,7 @@ def plan_scoring(
     problems: list[str] = []
     networks: tuple[MttuNet, ...] = ()
     config, cohort, voters = Config(), None, list[int]()
-    try:
+    with collecting(problems):
         networks, config = read_members(checkpoint)
         config = override_some(config, changes or {}, CHANGEABLE, "score")
         voters = find_voters(networks, "idh")
@@ -79,13 +79,9 @@ def plan_scoring(
         for number in voters or range(1, len(networks) + 1):
             found = find_scoring_problems(networks[number - 1], config, segments)
             problems += [name_member(problem, number, len(networks)) for problem in found]
-    except InputError as error:
-        problems += error.problems
-    try:
+    with collecting(problems):
         cohort = read_manifest(manifest)
         problems += _find_misfits(cohort, manifest, split, config, bool(networks))
-    except InputError as error:
-        problems += error.problems
     if cache_dir is not None and not cache_dir.is_dir():
         problems.append(f"cache {cache_dir}: no such folder; run `mttu prepare`, or leave it out")
     raise_if_any(problems)
@@ -103,14 +99,13 @@ def find_scoring_problems(network: MttuNet, config: Config, segments: bool | Non
 
     `segments` says whether the ensemble that it belongs to has a segmentation; None: as the network.
     """
-    learned, problems = network.learned_tasks, []
+    learned = network.learned_tasks
+    problems: list[str] = []
     if network.idh_head is not None and "idh" not in learned:
         reason = explain_missing(network.tasks, learned)["idh"]
         return [f"{reason}; score with a network that was trained on cases of known IDH status"]
-    try:
+    with collecting(problems):
         IdhPasses(network, config.mc.active_dropout)
-    except InputError as error:
-        problems += error.problems
     segments = "segmentation" in learned if segments is None else segments
     if not segments and config.mc.windows == "tumour" and config.mc.tumour_mask == "predicted":
         problems.append("mc.windows=tumour: the network has no segmentation; choose sliding, or mc.tumour_mask=given")

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mttu.config import SelectionSettings
-from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.labels import CLASS_NAMES, IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import InputError, say_count
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 
 _ROUNDING = 1e-9
 """So that 1.6 x 5 is 8."""
-CLASS_NAMES = {IDH_MUTANT: "mutant", IDH_WILD: "wild type"}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from mttu.config import MetricSettings
 from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
 from mttu.data.manifest import Case
 from mttu.data.volumes import differ, read_scaling, read_volume
-from mttu.errors import InputError, raise_if_any
+from mttu.errors import InputError, collecting, raise_if_any
 from mttu.metrics.calibration import (
     Binning,
-    Calibration,
     call_top_label,
     measure_calibration_error,
     tabulate_reliability,
@@ -34,7 +33,7 @@ from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
 from mttu.metrics.segmentation import RegionScores, score_regions
-from mttu.report.plan import EvaluationPlan, collecting, describe_subject
+from mttu.report.plan import EvaluationPlan, describe_subject
 from mttu.report.predictions import Predictions
 
 Rows = list[dict[str, Any]]
@@ -195,6 +194,7 @@ def report_idh(plan: EvaluationPlan, system: Predictions) -> dict[str, Any] | No
     if fitted.threshold is not None:
         thresholds.append((fitted.fitted_on, fitted.threshold))
     cohort = _Cohort(probabilities, idh, patients, plan.num_resamples)
+    before = _report_calibration(cohort) if fitted.calibrations else {}
     return {
         "auc_delong": asdict(estimate_auc(probabilities, idh)),
         "several_cases_per_patient": len(set(patients)) < len(patients),
@@ -204,7 +204,14 @@ def report_idh(plan: EvaluationPlan, system: Predictions) -> dict[str, Any] | No
         "fitted_on": {"cases": fitted.fitted_on, "num_cases": fitted.num_cases, "notes": list(fitted.notes)},
         "not_fitted": None if fitted.fitted else fitted.reason,
         "calibrations": [
-            {"name": name, **asdict(calibration), **_compare(calibration, cohort)}
+            {
+                "name": name,
+                **asdict(calibration),
+                "before": before,
+                "after": _report_calibration(
+                    replace(cohort, probabilities=calibration.apply(cohort.probabilities).tolist())
+                ),
+            }
             for name, calibration in fitted.calibrations.items()
         ],
     }
@@ -244,18 +251,14 @@ def _measure_error(cohort: _Cohort, binning: Binning) -> dict[str, Any]:
     return asdict(measure_calibration_error(*cases, binning=binning, num_resamples=cohort.num_resamples))
 
 
-def _compare(calibration: Calibration, cohort: _Cohort) -> dict[str, Any]:
-    """Scores before and after calibration, on cases that it was not fitted on."""
-    calibrated = replace(cohort, probabilities=calibration.apply(cohort.probabilities).tolist())
-    report: dict[str, Any] = {}
-    for name, one in {"before": cohort, "after": calibrated}.items():
-        found = score_classification(one.probabilities, one.idh)
-        report[name] = {
-            **{score: getattr(found, score) for score in ("cross_entropy", "brier", "accuracy")},
-            "calibration_error": _measure_error(one, "equal-width"),
-            "reliability": _tabulate(one),
-        }
-    return report
+def _report_calibration(cohort: _Cohort) -> dict[str, Any]:
+    """Scores that a calibration may change, on cases that it was not fitted on."""
+    found = score_classification(cohort.probabilities, cohort.idh)
+    return {
+        **{score: getattr(found, score) for score in ("cross_entropy", "brier", "accuracy")},
+        "calibration_error": _measure_error(cohort, "equal-width"),
+        "reliability": _tabulate(cohort),
+    }
 
 
 def _tabulate(cohort: _Cohort) -> list[dict[str, Any]]:
@@ -331,7 +334,7 @@ def _compare_region(rows: Rows, plan: EvaluationPlan, region: str, score: str) -
     )
     left, right, patients = [], [], []
     for case_id in sorted(first):
-        one, other = (fill_scores(table[case_id], plan.metrics)[score] for table in (first, second))
+        one, other = (table[case_id][score] for table in (first, second))
         if one is not None and other is not None:
             left.append(one)
             right.append(other)

@@ -1,7 +1,6 @@
 """What an evaluation needs, checked before any mask is read."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from mttu.config import MetricSettings
 from mttu.config.data import RELEASE_METRICS
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
-from mttu.errors import InputError, name_some, raise_if_any
+from mttu.errors import collecting, name_some, raise_if_any
 from mttu.inference.calibration import KeptCalibration, fit_kept
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import check_same_cases
@@ -154,15 +153,6 @@ def plan_evaluation(
     plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
     return plan
-
-
-@contextmanager
-def collecting(problems: list[str]) -> Iterator[None]:
-    """Adds the problems of refused input to the list, so that others are looked for too."""
-    try:
-        yield
-    except InputError as error:
-        problems += error.problems
 
 
 def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:

@@ -7,7 +7,7 @@ from mttu.cohort.truth import read_truth
 from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Case, Manifest
-from mttu.errors import InputError, name_some, raise_if_any
+from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.job import Checked, round_config, searches_thresholds
@@ -31,12 +31,10 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     """
     problems: list[str] = []
     inputs, truth = None, {}
-    try:
+    with collecting(problems):
         inputs = check_inputs(config, SPLITS, manifest)
         if manifest is not None or not config.self_training.folds:
             problems += _check_cohort(config, inputs.manifest)
-    except InputError as error:
-        problems += error.problems
     if manifest is None:  # a fold has the same settings as the whole, which was checked before
         problems += _check_network(config)
     if config.self_training.truth is not None:

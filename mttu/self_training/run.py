@@ -14,7 +14,7 @@ from mttu.errors import InputError, RunError, raise_if_any
 from mttu.self_training.algorithm import self_train
 from mttu.self_training.evaluation import is_tested, read_summary
 from mttu.self_training.inputs import check_self_training, check_shared_start
-from mttu.self_training.job import Callables, OnStep, Step, last_round, make_job
+from mttu.self_training.job import Callables, Checked, OnStep, Step, last_round, make_job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished
 from mttu.self_training.tracking import read_test
 from mttu.tracking import open_tracker
@@ -30,7 +30,13 @@ _LEAST_ROOM = 2**20
 """Bytes; a checkpoint needs more."""
 
 
-def run_self_training(config: Config, callables: Callables, fresh: bool = False, show: OnStep | None = None) -> Path:
+def run_self_training(
+    config: Config,
+    callables: Callables,
+    fresh: bool = False,
+    show: OnStep | None = None,
+    checked: Checked | None = None,
+) -> Path:
     """Checks everything, then runs all rounds or goes on, tracked in MLflow.
 
     Args:
@@ -38,6 +44,7 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
         callables: How to train, score and evaluate.
         fresh: Start anew; an older run of the same name is kept aside.
         show: Called with each `Step`.
+        checked: What `check_self_training` found of these settings, if it was called before.
 
     Returns:
         The run folder: the rounds, `best/` of the round that validation chose, `test.json` and `summary.json`.
@@ -48,7 +55,7 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
     """
     if config.self_training.folds:
         raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
-    checked = check_self_training(config)
+    checked = checked or check_self_training(config)
     if fresh or not is_finished(config.output.place, 0):
         raise_if_any(check_shared_start(config, checked.inputs))
 
@@ -62,7 +69,11 @@ def run_self_training(config: Config, callables: Callables, fresh: bool = False,
 
 
 def cross_validate_self_training(
-    config: Config, callables: Callables, fresh: bool = False, show: OnStep | None = None
+    config: Config,
+    callables: Callables,
+    fresh: bool = False,
+    show: OnStep | None = None,
+    whole: Checked | None = None,
 ) -> Path:
     """Self-trains once per fold (`self_training.folds`), tracked in MLflow: folds below the whole, rounds below folds.
 
@@ -76,7 +87,7 @@ def cross_validate_self_training(
     settings = config.self_training
     if settings.start is not None:
         raise InputError("self_training.start: one round 0 cannot be that of every fold; leave it out")
-    inputs = check_self_training(config).inputs
+    inputs = (whole or check_self_training(config)).inputs
     drawn = draw_folds(inputs.manifest, settings.folds, settings.fold_seed)
     checked = check_each(drawn, lambda manifest: check_self_training(config, manifest))
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from mttu.config import Config
 from mttu.errors import InputError
-from mttu.files import read_json, write_json
+from mttu.files import read_versioned, write_json
 from mttu.tracking.connection import (
     NAMED_BY,
     RECORD,
@@ -303,11 +303,8 @@ def _find_child(client: Any, parent: Any, record_path: Path, name: str) -> Any:
 def _read_record(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    try:
-        record = read_json(path)
-        known = record["format_version"] == _FORMAT_VERSION and {"training", "run_id"} <= set(record)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise InputError(f"{path}: damaged or of another version; delete it to go on in a new MLflow run")
-    return dict(record)
+    mend = "delete it to go on in a new MLflow run"
+    record = read_versioned(path, _FORMAT_VERSION, mend)
+    if not {"training", "run_id"} <= record.keys():
+        raise InputError(f"{path}: damaged; {mend}")
+    return record

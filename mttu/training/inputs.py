@@ -173,7 +173,7 @@ def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:
             f"case {case.case_id}: its mask was prepared with labels {cached.labels}, the manifest says {case.labels}; "
             f"{MEND}"
         )
-    if case.split == "val":  # otherwise found only at the first validation
+    if case.split in ("val", "test"):  # otherwise found only when it is evaluated, a test case after all rounds
         shape, overlap = cached.image.shape[1:], config.inference.overlap
         times = 8 if config.inference.flips else 1
         too_many = explain_windows(shape, config.patch.size, overlap, times, "inference.flips")

@@ -91,8 +91,8 @@ def begin_or_continue(
         write_json(mark, identity)
         return
     try:
-        old = read_json(mark)
-    except ValueError:
+        old = dict(read_json(mark))
+    except (ValueError, TypeError):
         raise InputError(f"run {folder}: run.json is damaged; start anew with --fresh") from None
     found = differences(old, identity)
     if found:

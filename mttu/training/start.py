@@ -21,9 +21,8 @@ from mttu.networks.checkpoint import (
     read_learned_tasks,
 )
 from mttu.patients import KnownPatients
-from mttu.training.state import FORMAT_VERSION, TrainingState, load_optimizer
+from mttu.training.state import FORMAT_VERSION, STATE, TrainingState, load_optimizer
 
-STATE = "state.pt"
 _DECISIVE = ("network.", "data.modalities")
 """Prefixes of the settings that a training shares with the one whose weights it starts from."""
 _DECISIVE_OF_STATE = ("loss.task_weighting", "optim.amsgrad")

@@ -24,6 +24,7 @@ from mttu.training.held_out import HeldOut, read_held_out, write_held_out
 
 FORMAT_VERSION = 1
 BEST = "best"
+STATE = "state.pt"
 
 
 @dataclass
@@ -102,7 +103,7 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         write_checkpoint(folder / BEST, state.best.weights, config, metrics, *learned)
         if state.best.held_out is not None:
             write_held_out(folder, state.best.held_out)
-    torch.save(content, folder / "state.pt")
+    torch.save(content, folder / STATE)
 
 
 def load_optimizer(optimizer: torch.optim.Adam, content: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ def read_state(state: TrainingState, folder: Path, device: torch.device) -> None
     Raises:
         InputError: The folder is of another format version.
     """
-    content = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+    content = torch.load(folder / STATE, map_location=device, weights_only=True)
     if content["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"checkpoint {folder.name}: format_version is {content['format_version']}; this version of mttu resumes "

@@ -39,7 +39,9 @@ def test_the_table_of_rounds():
         RoundSummary(1, 6, 2, 3, 5, 4, {"val/dice": 0.75, "test/idh_auc": 0.875}),
     ]
     narrow = Console(width=80, file=io.StringIO())
-    for table in tabulate(rows, "UPS", 1, "brats"):
+    tables = tabulate(rows, "UPS", 1, "exclude")
+    assert tables[1].title.endswith("Dice of empty masks: exclude")
+    for table in tables:
         narrow.print(table)
     lines = [line.split() for line in narrow.file.getvalue().splitlines()]
     assert ["pseudo-labels,", "UPS"] in lines

@@ -146,12 +146,6 @@ def test_cases_that_share_a_name_are_counted_one_by_one(tmp_path):
     assert cohort.findings[-1].text == "2 cases with errors are left out"
 
 
-def rename_to_bare(folder):
-    """Files of a case in BraTS names to the bare names of the layout `plain`."""
-    for path in folder.iterdir():
-        path.rename(folder / path.name.rpartition("_")[2])
-
-
 DOUBT = (
     "and every case counts as a patient of its own; where several are one patient's, give a clinical table with a "
     "column patient_id"

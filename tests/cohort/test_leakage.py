@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_refused_crosswalks(tmp_path, text, problems):
     for found, expected in zip(caught.value.problems, problems, strict=True):
         assert found.startswith(f"crosswalk {path}: ")
         assert expected in found
+
+
+def test_what_cannot_be_a_crosswalk_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait for ever
+    with pytest.raises(InputError, match=r"crosswalk .*pipe\.csv: is no file; give"):
+        read_crosswalk(tmp_path / "pipe.csv")
+    path = write(tmp_path, "a,b\nx,y\n")
+    monkeypatch.setattr("mttu.cohort.leakage.LARGEST_BYTES", path.stat().st_size)
+    assert len(read_crosswalk(path)) == 1
+    monkeypatch.setattr("mttu.cohort.leakage.LARGEST_BYTES", path.stat().st_size - 1)
+    with pytest.raises(InputError, match="is larger than 0 MiB; give"):
+        read_crosswalk(path)
 
 
 def test_columns_of_a_crosswalk_that_hold_no_names_are_said_and_not_taken_for_names(tmp_path):

@@ -79,7 +79,11 @@ DAMAGE = {
     "an empty image": (lambda folder: (folder / "image.npy").write_bytes(b""), "is damaged (", False),
     "an empty mask": (lambda folder: (folder / "seg.npy").write_bytes(b""), "is damaged (", False),
     "JSON without an end": (lambda folder: (folder / "case.json").write_text("[" * 100_000), "is damaged (", False),
-    "of another case": (lambda folder: rewrite_about(folder, case_id="C"), "(its case.json is of case C)", False),
+    "of another case": (
+        lambda folder: rewrite_about(folder, case_id="C"),
+        "is damaged (its case.json is of case C)",
+        False,
+    ),
     "a flipped bit": (flip_a_byte, "image.npy is not as it was written", True),
     "not a number": (write_nan, "image.npy has 1 voxel that is NaN or infinite", True),
     "an impossible class": (write_class, "seg.npy has class 7; the largest is 4", True),

@@ -142,7 +142,7 @@ MANY_ALIASES += [f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for
             write("config.yaml", "\n".join(MANY_ALIASES)),
             r"not valid YAML \(line 2 has an alias \(\*name\), which settings do not need; write",
         ),
-        (write("checkpoint.json", "[" * 200_000), "checkpoint.json is damaged"),
+        (write("checkpoint.json", "[" * 200_000), "checkpoint.json: damaged"),
         (
             change_weight(lambda weights, name: weights.update({name: weights[name].half()})),
             r"does not fit config.yaml \(\S+: \[.*\] F16 in the weights, \[.*\] F32 by the settings\)",
@@ -151,9 +151,9 @@ MANY_ALIASES += [f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for
         (lambda folder: (folder / "config.yaml").unlink(), "config.yaml not found"),
         (remove_all, "checkpoint.json, config.yaml, weights.safetensors not found"),
         (write("checkpoint.json", '{"format_version": 99}'), "format_version is 99; this version of mttu reads 1 to 2"),
-        (write("checkpoint.json", '{"metrics": {}}'), "checkpoint.json is damaged"),
-        (write("checkpoint.json", '{"format_ver'), "checkpoint.json is damaged"),
-        (write("checkpoint.json", "[1]"), "checkpoint.json is damaged"),
+        (write("checkpoint.json", '{"metrics": {}}'), "checkpoint.json: damaged"),
+        (write("checkpoint.json", '{"format_ver'), "checkpoint.json: damaged"),
+        (write("checkpoint.json", "[1]"), "checkpoint.json: damaged"),
         (cut_weights, "weights.safetensors does not fit config.yaml"),
         (change_weight(lambda weights, name: weights.pop(name)), "weights.safetensors does not fit config.yaml"),
         (change_setting(("network", "idh_head"), "hidden", [64, 32]), "weights.safetensors does not fit config.yaml"),
@@ -171,7 +171,7 @@ def test_damage_is_refused_by_name(folder: Path, damage: Damage, message: str) -
 def test_a_damaged_record_is_refused_whatever_is_asked_of_it(folder: Path, text: str) -> None:
     (folder / "checkpoint.json").write_text(text)
     for read in (read_checkpoint, read_learned_from, read_learned_parts, read_learned_tasks):
-        with pytest.raises(InputError, match=r"checkpoint\.json is damaged; restore it from a copy"):
+        with pytest.raises(InputError, match=r"checkpoint\.json: damaged; restore it from a copy"):
             read(folder)
 
 

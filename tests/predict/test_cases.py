@@ -189,7 +189,7 @@ def test_masks_are_written_in_the_chosen_convention(checkpoint, cases, tmp_path,
     assert np.unique(np.asarray(nib.load(tmp_path / "out" / "a_seg.nii.gz").dataobj)).tolist() == [label]
 
 
-def test_a_mask_of_the_cases_own_is_not_read(checkpoint, cases, tmp_path, write_case):
+def test_a_mask_of_the_cases_own_is_not_read(checkpoint, tmp_path, write_case):
     odd = write_case(tmp_path / "odd", "c", seg=np.full((30, 34, 28), 77))
     (row,) = predict_cases(plan_predictions(checkpoint, [odd], tmp_path / "out"))
     assert row.error == ""

@@ -127,13 +127,15 @@ def test_the_predicted_mask_is_the_networks(tiny_checkpoint, manifest_file, monk
 
     def segment(probabilities, *arguments):
         masks.append(original(probabilities, *arguments))
-        assert masks[-1].shape == probabilities.shape[1:]
         return masks[-1]
 
     original = scoring.segment
     monkeypatch.setattr(scoring, "segment", segment)
-    (row,) = score_cases(plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"}), CPU).rows
+    plan = plan_scoring(tiny_checkpoint, manifest_file, "test", {"mc.windows": "tumour"})
+    (row,) = score_cases(plan, CPU).rows
     (mask,) = masks
+    prepared = scoring.prepare_case(plan.cases[0], plan.config.data.modalities, plan.config.data.prepare)
+    assert mask.shape == prepared.image.shape[1:]
     assert bool(row.error) == (not mask.any())
 
 

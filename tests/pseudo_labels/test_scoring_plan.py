@@ -43,7 +43,7 @@ def test_what_cannot_be_scored_is_refused(write_tiny, manifest_file, tmp_path, n
         plan_scoring(folder, manifest_file, "val", changes)
 
 
-def test_an_empty_split_and_a_missing_modality(write_tiny, manifest_file, phantom_folder, tmp_path):
+def test_an_empty_split_and_a_missing_modality(write_tiny, phantom_folder, tmp_path):
     from mttu.cohort.build import discover
     from mttu.data.manifest import write_manifest
 

@@ -22,7 +22,7 @@ def pool(pool_manifest):
     return [case.case_id for case in pool_manifest.split("unlabelled")]
 
 
-def test_rounds_from_first_to_last(make_config, here, pool, pool_manifest):
+def test_rounds_from_first_to_last(make_config, here, pool):
     half = scoring(lambda name: [0.9, 0.92] if pool.index(name) % 2 else [0.1, 0.08])
     evaluated, steps = [], []
 

@@ -313,11 +313,19 @@ def test_a_run_that_is_gone_is_not_replaced_in_silence(folder: Path) -> None:
     assert start(folder).run_id != tracker.run_id
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 9, "training": "x", "run_id": null}'])
-def test_a_damaged_record_is_refused(folder: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format_version": 1, "run_id": null}', "damaged"),
+        ('{"format_version": 9, "training": "x", "run_id": null}', "format_version is 9; this version of mttu reads 1"),
+    ],
+)
+def test_a_damaged_record_is_refused(folder: Path, text: str, said: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "tracking.json").write_text(text)
-    with pytest.raises(InputError, match=r"tracking\.json: damaged or of another version"):
+    with pytest.raises(InputError, match=rf"tracking\.json: {said}; delete it to go on in a new MLflow run"):
         start(folder)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mttu.config import override
-from mttu.data.manifest import read_manifest, write_manifest
+from mttu.data.manifest import SPLITS, read_manifest, write_manifest
 from mttu.errors import InputError
 from mttu.training.inputs import check_inputs
 
@@ -33,6 +33,13 @@ def test_windows_that_no_validation_would_get_through_are_refused_before_trainin
     val = read_manifest(tiny.data.manifest).split("val")
     found = problems_of(tiny)
     assert [problem.partition(": patch.size ")[0] for problem in found] == [f"case {case.case_id}" for case in val]
+    with pytest.raises(InputError) as refused:  # as a self-training checks them, whose test cases come last
+        check_inputs(tiny, SPLITS)
+    later = [*val, *read_manifest(tiny.data.manifest).split("test")]
+    assert [text.partition(": patch.size ")[0] for text in refused.value.problems] == [
+        f"case {case.case_id}" for case in later
+    ]
+    assert len(later) > len(val)
 
 
 def test_no_manifest(tiny):

@@ -48,8 +48,9 @@ def test_changes_are_refused_with_each_difference(tmp_path):
     assert [part for part in said if part not in message] == []
 
 
-def test_damaged_mark_is_refused(tmp_path):
-    (tmp_path / "run.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "7", "[1]"])
+def test_damaged_mark_is_refused(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json is damaged"):
         begin_or_continue(tmp_path, preset("demo"), "abc", fresh=False)
 
