@@ -67,7 +67,7 @@ def measure(manifest: Manifest, cache: Path, actors: int) -> tuple[float, float]
     shutil.rmtree(cache, ignore_errors=True)
     arrivals: list[float] = []
 
-    def note(row: PreparedRow) -> None:
+    def note(done: int, row: PreparedRow) -> None:
         if row["error"] or not row["written"]:
             raise SystemExit(f"{row['case_id']}: {row['error'] or 'was there already'}")
         arrivals.append(time.perf_counter())

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import mttu.cluster.session  # isort: skip  (before anything imports ray)
-from mttu.cluster.cases import Work, run_pool
+from mttu.cluster.cases import run_pool
+from mttu.cluster.resources import Demand
 from mttu.config import WorkerSettings
+from mttu.inference.cases import Row, Work
 
 MOST_OVERHEAD = 0.15
 
@@ -36,7 +38,14 @@ def time_pool(num_cases: int, cpu_seconds: float) -> tuple[float, float]:
     arrived: list[float] = []
     start = time.perf_counter()
     names = [f"case{index:04d}" for index in range(num_cases)]
-    run_pool(names, build_burner, (cpu_seconds,), num_actors=1, on_row=lambda _: arrived.append(time.perf_counter()))
+
+    def refuse(case_id: str, reason: str) -> Row:
+        raise SystemExit(reason)
+
+    def note(done: int, row: Row) -> None:
+        arrived.append(time.perf_counter())
+
+    run_pool(names, build_burner, (cpu_seconds,), Demand("burn", 1, 1), refuse, "try again", note)
     return arrived[0] - start, time.perf_counter() - arrived[0]
 
 

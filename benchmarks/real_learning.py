@@ -27,7 +27,8 @@ from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, write_json
 from mttu.inference.windows import predict_volume, segment
-from mttu.metrics.segmentation import score_dice
+from mttu.metrics.empty_masks import fill_dice
+from mttu.metrics.segmentation import count_overlaps
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.search.presets import preset
 from mttu.training.run import launch_locally, run_training
@@ -106,11 +107,16 @@ def score(run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Pat
     with atomic_file(picture) as partial:
         figure.savefig(partial, format="png", dpi=100)
     otsu = torch.from_numpy(two_level_otsu(image[0]).astype(np.uint8))
-    result = {f"dice_{region}": value for region, value in score_dice(classes, truth).items()}
-    result["otsu_wt"] = score_dice(otsu, truth)["wt"]
+    result = {f"dice_{region}": value for region, value in score_dice(classes, truth, config).items()}
+    result["otsu_wt"] = score_dice(otsu, truth, config)["wt"]
     if found.idh_probabilities is not None:
         result["mutant_probability"] = float(found.idh_probabilities[1])
     return result
+
+
+def score_dice(predicted: torch.Tensor, truth: torch.Tensor, config: Config) -> dict[str, float | None]:
+    overlaps = count_overlaps(predicted.numpy(), truth.numpy())
+    return {region: fill_dice(one.dice, one.status, config.metrics) for region, one in overlaps.items()}
 
 
 def leave_one_out(data: Path, out: Path, changes: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _ODBC = re.compile(r"(?:^|;)\s*([^;={}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]+)")
 """Names and values of a connection string; a value in braces may contain semicolons and doubled braces."""
 _MASK = "=***"
 _SHORTEST = 6
-"""Minimum length of a known password that is masked anywhere; a shorter one, or a plain word, might be anything."""
+"""Minimum length of a known password to be masked anywhere; a shorter one, or a plain word, might be anything."""
 _known: dict[str, str] = {}
 """Known secrets, masked anywhere, with their replacements."""
 
@@ -41,7 +41,7 @@ _known: dict[str, str] = {}
 def keep_secret(address: str) -> None:
     """Makes `mask_secrets` hide the secrets of an address that is in use, whatever characters they contain.
 
-    Secrets stand before its `@`, or in its query under a name such as `password`, also within `odbc_connect`.
+    Secrets are before its `@`, or in its query under a name such as `password`, also within `odbc_connect`.
     """
     if address.startswith(("sqlite:///", "file:")):
         return
@@ -76,7 +76,7 @@ def _find_named(address: str) -> Iterator[tuple[str, str]]:
 def mask_secrets(text: str) -> str:
     """A text without named secrets and without what precedes the `@` of an address.
 
-    All that a database or a server says passes through here before it is shown or written to a file.
+    Everything that a database or a server says passes through here before it is shown or written to a file.
     """
     for secret in sorted(_known, key=lambda secret: (_known[secret].endswith(_MASK), len(secret)), reverse=True):
         text = text.replace(secret, _known[secret])  # named ones first, since they may contain an `@`
@@ -106,7 +106,7 @@ class RunError(RuntimeError):
 
     Args:
         message: What happened, where, and what to change.
-        all_ranks: Whether every rank stops with this error, or this one alone.
+        all_ranks: Whether every rank stops with this error, or only this one.
     """
 
     def __init__(self, message: str, all_ranks: bool = True) -> None:
@@ -125,7 +125,7 @@ def raise_if_any(problems: list[str]) -> None:
 
 @contextmanager
 def collecting(problems: list[str]) -> Iterator[None]:
-    """Adds the problems of refused input to the list, so that others are looked for too."""
+    """Adds the problems of refused input to the list, so that the caller can look for others too."""
     try:
         yield
     except InputError as error:

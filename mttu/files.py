@@ -106,7 +106,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def recover_folder(target: Path) -> None:
-    """Repairs what a kill inside `atomic_folder` left: `target` exists afterwards if it was ever written whole."""
+    """Repairs what a kill inside `atomic_folder` left: afterwards `target` exists if it was ever written completely."""
     aside = _aside(target)
     if not os.path.lexists(aside):
         return
@@ -121,7 +121,7 @@ def _aside(target: Path) -> Path:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Renames a finished file or folder to `target`, in the same folder, where there is nothing yet."""
+    """Renames a finished file or folder to `target`, in the same folder, where nothing must exist yet."""
     os.rename(source, target)
     _sync(target.parent)
 
@@ -143,7 +143,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses a JSON text; ValueError if it is none or nested too deeply."""
+    """Parses a JSON text; ValueError if it is not JSON or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -156,9 +156,9 @@ def read_versioned(path: Path, version: int, mend: str, earlier: Sequence[int] =
     Args:
         path: File.
         version: Current version.
-        mend: Cure for a damaged file or another version.
+        mend: What to do about a damaged file or another version.
         earlier: Older versions that can still be read.
-        name: File name for the message; its path if not given.
+        name: File name for the message; the path if not given.
 
     Raises:
         InputError: Missing, damaged, or of another version.
@@ -250,7 +250,7 @@ def _acquire(folder: Path) -> BaseFileLock:
 
 
 def _write_owner(folder: Path) -> None:
-    """Notes the holder, for messages only."""
+    """Writes down who holds the lock, for messages only."""
     content = {"user": _user(), "host": socket.gethostname(), "pid": os.getpid()}
     with suppress(OSError):
         path = folder / OWNER
@@ -285,12 +285,12 @@ def _owner_of(path: Path) -> str:
 
 
 MOST_VALUES = 2**23
-"""Over all columns: 100,000 cases with 50 Monte Carlo passes have 6 million."""
+"""Most values over all columns: 100,000 cases with 50 Monte Carlo passes have 6 million."""
 MOST_TEXT_BYTES = 2**28
 _CODECS = {"UNCOMPRESSED", "SNAPPY"}
-"""Written by mttu. Other codecs compress a page of zeros ten-thousandfold."""
+"""Those that mttu writes. Other codecs compress a page of zeros ten-thousandfold."""
 _ENCODINGS = {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY", "BIT_PACKED"}
-"""Written by mttu. Others encode a text by the prefix it shares with the one before it."""
+"""Those that mttu writes. Others encode a text by the prefix it shares with the one before it."""
 _BREAK = re.compile(r"([;\t\r\n])")
 """Where a program with other separators, or one that ignores quotes, would begin a cell or a row."""
 _FORMULA = re.compile(
@@ -305,8 +305,8 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 def read_parquet(path: Path, lists: Collection[str] = ()) -> Any:
     """Reads a Parquet file that mttu wrote, after checking in its footer that this needs little memory.
 
-    A column of one value per row cannot hold more than its footer says. The length of lists stands in their pages only;
-    there the footer is trusted.
+    A column of one value per row cannot contain more than its footer says. The length of lists is given only in their
+    pages; for them the footer is trusted.
 
     Args:
         path: File.
@@ -314,7 +314,7 @@ def read_parquet(path: Path, lists: Collection[str] = ()) -> Any:
 
     Raises:
         OSError: Missing or unreadable.
-        pyarrow.ArrowException: No Parquet file, more than `MOST_VALUES` values or `MOST_TEXT_BYTES` of text, or a
+        pyarrow.ArrowException: Not a Parquet file, more than `MOST_VALUES` values or `MOST_TEXT_BYTES` of text, or a
             column that is neither text nor numbers.
     """
     file = pq.ParquetFile(path)
@@ -332,7 +332,7 @@ def read_parquet(path: Path, lists: Collection[str] = ()) -> Any:
 
 
 def _check_types(schema: Any, lists: Collection[str]) -> None:
-    """Checks the types that columns are read as: the stored type does not tell text from bytes or decimals."""
+    """Checks the types that columns are read as: the stored type does not distinguish text from bytes or decimals."""
     for field in schema:
         kind = field.type
         if pa.types.is_list(kind):
@@ -355,7 +355,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def _check_size(metadata: Any) -> None:
-    """Checks what the footer says of each column, before anything else is read."""
+    """Checks what the footer says about each column, before anything else is read."""
     _check_counts(metadata.num_rows)
     values = 0
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
@@ -401,7 +401,7 @@ def write_csv_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[A
 
 
 def neutralise(text: str) -> str:
-    """A text for a CSV cell, with an apostrophe before whatever a spreadsheet would run as a formula (OWASP).
+    """A text for a CSV cell, with an apostrophe before anything that a spreadsheet would run as a formula (OWASP).
 
     The same holds after each semicolon, tab and line break, where some programs split. Numbers stay as they are.
     """

@@ -1,8 +1,8 @@
 """Patients that a network was trained on: the files beside its weights hold keyed digests of their ids, never the ids.
 
-The check for leakage asks "is this id among them?", which a digest answers. Listing the ids should be hard, so digests
-are slow to compute: scrypt (RFC 7914), with salt and costs stored beside the digests. The salt is derived from the
-content of the training images: digests cannot be computed in advance without them, folds and resumed trainings of a
+The check for leakage asks "is this id among them?", which a digest can answer. Listing the ids should be hard, so
+digests are slow to compute: scrypt (RFC 7914), with salt and costs stored beside the digests. The salt is derived from
+the content of the training images: digests cannot be computed in advance without them, folds and resumed trainings of a
 cohort share it, and the same training writes the same file.
 """
 
@@ -19,9 +19,9 @@ _DIGEST_BYTES = 8
 _SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _MOST_KEYS = 64
 _MOST_MEMORY = 2**18 + 2**13
-"""Limit of `PatientKey.memory` for foreign files: 33 MiB for an id."""
+"""Limit of `PatientKey.memory` for untrusted files: 33 MiB per id."""
 _MOST_WORK = _MOST_KEYS * 2**17
-"""Limit of `PatientKey.work` over all keys of a file: 64 keys of this version, 3 s for an id."""
+"""Limit of `PatientKey.work` over all keys of a file: 64 keys of this version, 3 s per id."""
 _MOST_THREADS = 8
 
 
@@ -52,7 +52,7 @@ class KnownPatients:
     """A set of patients with a test for membership, but no list of ids."""
 
     groups: tuple[tuple[PatientKey | None, frozenset[str]], ...] = ()
-    """Digests by key, one group per key; key None for the bare SHA-256 of earlier versions."""
+    """Digests by key, one group per key; key None for the plain SHA-256 of earlier versions."""
 
     @property
     def keys(self) -> tuple[PatientKey, ...]:
@@ -109,7 +109,7 @@ def name_patients(patient_ids: Iterable[str], key: PatientKey) -> KnownPatients:
 
 
 def known_by_digest(digests: Iterable[str]) -> KnownPatients:
-    """The set that an earlier version wrote as bare digests."""
+    """The set that an earlier version wrote as plain digests."""
     return _group(None, digests)
 
 
@@ -119,7 +119,7 @@ def _group(key: PatientKey | None, digests: Iterable[str]) -> KnownPatients:
 
 
 def digest_bare(patient_id: str) -> str:
-    """The digest of earlier versions, which reveals an id to a search of seconds; not to be written."""
+    """The digest of earlier versions, from which a search of seconds reveals the id; no longer written."""
     return hashlib.sha256(f"mttu patient {patient_id}".encode()).hexdigest()[: 2 * _DIGEST_BYTES]
 
 

@@ -1,4 +1,4 @@
-"""Whether a server answers: tested for some seconds, before a library would wait minutes in silence."""
+"""Whether a server answers: tried for a few seconds, because a library would wait for minutes without a word."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ PATIENCE_SECONDS = 10.0
 """Time for a server to come up; longer than a restart behind a proxy, shorter than a user would wait."""
 _PAUSE_SECONDS = 1.0
 _FIRST_SHARE = 0.3
-"""Share of the patience that the first attempt may take."""
+"""Share of the time that the first attempt may take."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """A client's opening of HTTP/2, which gRPC uses, with empty settings (RFC 9113, 3.4)."""
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_reason(ask: Callable[[float], str], name: str) -> str:
-    """Asks a server until it answers or patience ends; logs once that it waits.
+    """Asks a server until it answers or time is up; logs once that it waits.
 
     Args:
         ask: Called with the seconds it may take; returns an empty text if the server answers, else why not.
@@ -30,7 +30,7 @@ def find_reason(ask: Callable[[float], str], name: str) -> str:
     end, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         started = time.monotonic()
-        left = end - started if told else PATIENCE_SECONDS * _FIRST_SHARE  # so that a silent server is logged, too
+        left = end - started if told else PATIENCE_SECONDS * _FIRST_SHARE  # so that a silent server is logged as well
         reason = ask(max(left, 0.05))
         if not reason:
             return ""

@@ -9,10 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mttu.cohort.discovery import discover_any
 from mttu.cohort.found_cases import to_predict
+from mttu.config import MetricSettings
 from mttu.data.manifest import Case
+from mttu.metrics.empty_masks import fill_dice
+from mttu.metrics.segmentation import count_overlaps
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -24,6 +28,12 @@ def draw_brain(shape: Sequence[int]) -> NDArray[np.bool_]:
     axes = [np.linspace(-1.15, 1.15, extent) for extent in shape]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     return np.asarray(x**2 + y**2 + z**2 < 1)
+
+
+def score_dice(predicted: Tensor, truth: Tensor) -> dict[str, float | None]:
+    """Dice of each region of two masks (H, W, D) of classes 0 to 3; empty masks count as in the authors' release."""
+    overlaps = count_overlaps(predicted.cpu().numpy(), truth.cpu().numpy())
+    return {region: fill_dice(overlap.dice, overlap.status, MetricSettings()) for region, overlap in overlaps.items()}
 
 
 def draw_lesion(shape: Sequence[int]) -> NDArray[np.uint8]:

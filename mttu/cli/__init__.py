@@ -1,7 +1,6 @@
 """The command line. Imports that take seconds happen inside the commands, so that `--help` is quick."""
 
 import io
-import itertools
 import sys
 import traceback
 from collections.abc import Mapping
@@ -114,7 +113,7 @@ def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> in
     if space_check:
         check_room(room, cache_dir)
     check_writable(cache_dir)
-    total, done = len(manifest.cases), itertools.count(1)
+    total = len(manifest.cases)
     with lock_folder(cache_dir), connect(settings.workers), show_progress("prepare", total) as advance:
         rows = prepare_cohort(
             manifest,
@@ -122,7 +121,7 @@ def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> in
             manifest.modalities,
             settings.data.prepare,
             actors,
-            lambda row: advance(next(done), row["case_id"]),
+            lambda done, row: advance(done, row["case_id"]),
         )
     failed = tell_failures((row["case_id"], row["error"]) for row in rows if row["error"])
     written = sum(row["written"] for row in rows)
@@ -137,18 +136,18 @@ def train(
     preset_name: PresetName = "paper",
     print_config: PrintConfig = False,
     fresh: Fresh = False,
-    folds: Annotated[
-        int | None, typer.Option(min=2, help="Cross-validation: train once per fold, make an ensemble")
-    ] = None,
-    fold_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of folds, as of `mttu split`")] = 0,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation and an ensemble; short for data.folds")] = None,
+    fold_seed: Annotated[int | None, typer.Option(help="Seed of the folds; short for data.fold_seed")] = None,
 ) -> None:
-    """Train on a manifest; the same command goes on after an interruption."""
-    settings = resolve_run(preset_name, read_given(config, arguments), fresh)
+    """Train on a manifest, once or on each of its folds; the same command goes on after an interruption."""
+    options = {"data.folds": folds, "data.fold_seed": fold_seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = resolve_run(preset_name, [*read_given(config, arguments), (given, "option")], fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
-    if folds is not None:
-        cross_validate_shown(settings, folds, fold_seed, fresh)
+    if settings.data.folds:
+        cross_validate_shown(settings, fresh)
         return
     folder = train_shown(settings, fresh)
     console.print(f"best checkpoint: {folder / 'best'}")
@@ -292,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 fine, 1 failed, 2 input refused, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`, and the work goes on
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?` instead of stopping
     show_log()
     try:
         app(arguments, prog_name="mttu", standalone_mode=True)
@@ -306,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         errors.print(f"stopped: {error.filename}: {error.strerror}" if error.filename else f"stopped: {error}")
         sys.exit(1)
-    except Exception as error:  # a bug: all that helps to find it, without secrets that a library put into its message
+    except Exception as error:  # a bug: print all that helps to find it, without secrets from a library's message
         if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib's, of any path
             errors.print(f"stopped: {error}; a link leads back to itself; replace it")
             sys.exit(1)

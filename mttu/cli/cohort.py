@@ -93,7 +93,7 @@ def cohort(
         bars: list[Advance] = []
 
         def show(done: int, total: int, case_id: str) -> None:
-            if not bars:  # the total is known with the first
+            if not bars:  # the total is known from the first call on
                 bars.append(stack.enter_context(show_progress("check", total)))
             bars[0](done, case_id)
 

@@ -66,7 +66,7 @@ def name_controls(text: str) -> str:
 
 
 def name_breaks(text: str) -> str:
-    r"""As `name_controls`, with `\n` and `\t` spelt out too: a sentence in one line, whatever names it holds."""
+    r"""As `name_controls`, with `\n` and `\t` spelt out too: a sentence on one line, whatever names it contains."""
     return text.translate(_IN_A_LINE)
 
 
@@ -159,7 +159,7 @@ def make_columns(*before_text: ProgressColumn) -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Advance]:
-    """Yields a function that is told how many units are done and what to say about the newest.
+    """Yields a function to call with the number of units done and a text about the newest.
 
     Args:
         title: What is being done.
@@ -189,12 +189,12 @@ def summarise_epoch(metrics: Mapping[str, float]) -> str:
 
 
 def describe_absences(metrics: Mapping[str, float], settings: Config, number: int = 0) -> list[str]:
-    """A sentence for each class that training masks hold and no validation prediction does, with what to try.
+    """A sentence for each class that is in training masks but in no validation prediction, with what to try.
 
     Args:
-        metrics: Of an epoch; nothing is said of one without validation.
-        settings: Of the training; what they already contain is not proposed.
-        number: Round of a self-training, whose epochs may have their own setting after round 0.
+        metrics: Metrics of an epoch; an epoch without validation gives no sentence.
+        settings: Settings of the training; what they already contain is not proposed.
+        number: Round of a self-training, where rounds after 0 may have their own number of epochs.
     """
     from mttu.data.absent_classes import read_absences  # NumPy, which `--help` can do without
 

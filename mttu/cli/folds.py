@@ -1,4 +1,4 @@
-"""Folds: `mttu split`, and cross-validation with progress and what it came to."""
+"""Folds: `mttu split`, and cross-validation with progress and its results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ _METRICS = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "
 _PARTS = {"val": "each fold's val cases", "test": "the test cases"}
 
 
-def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = False) -> Path:
+def cross_validate_shown(settings: Config, fresh: bool = False) -> Path:
     """Trains once per fold with progress and shows the table over folds; returns the run folder."""
     from mttu.cluster.train import launch_on_ray
     from mttu.training.folds import cross_validate
 
-    epochs = settings.train.epochs
+    folds, epochs = settings.data.folds, settings.train.epochs
 
     def show(fold: int, epoch: int, metrics: Mapping[str, float]) -> None:
         advance((fold - 1) * epochs + epoch, f"fold {fold}/{folds}  {summarise_epoch(metrics)}")
@@ -33,7 +33,7 @@ def cross_validate_shown(settings: Config, folds: int, seed: int, fresh: bool = 
 
     tell_start(settings, fresh)
     with show_progress("train", folds * epochs) as advance:
-        folder = cross_validate(settings, launch_on_ray, folds, seed, fresh, show, tell)
+        folder = cross_validate(settings, launch_on_ray, fresh, show, tell)
     print_folds(folder)
     return folder
 
@@ -48,14 +48,14 @@ def print_folds(folder: Path) -> None:
             console.print(tabulate_folds(rows, part, empty_dice))
     console.print(f"every value of every fold: {folder / CSV}")
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}")
-    if (folder / ENSEMBLE_FOLDER).is_dir():  # else it was taken away after the end
+    if (folder / ENSEMBLE_FOLDER).is_dir():  # otherwise it was removed after the run
         print_calibration(folder / ENSEMBLE_FOLDER)
 
 
 def tabulate_folds(rows: "Sequence[FoldsRow]", part: str, empty_dice: str) -> Table:
     """One row per network: mean and standard deviation over folds of the main metrics on val or test cases.
 
-    Where fewer folds define a value, their number follows it.
+    If fewer folds define a value, their number follows it.
     """
     known = {(row.network, row.metric): row for row in rows}
     folds = max((len(row.values) for row in rows), default=0)

@@ -9,7 +9,7 @@ from mttu.cli.display import console, tell
 
 
 def print_calibration(folder: Path) -> None:
-    """Prints on which cases the IDH probability is calibrated, or why it is not; nothing without an IDH head."""
+    """Prints which cases the IDH probability was calibrated on, or why it was not; nothing without an IDH head."""
     from mttu.inference.calibration import read_calibration
     from mttu.networks.ensemble import read_config
 

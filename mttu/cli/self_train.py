@@ -43,7 +43,7 @@ def self_train(
         typer.echo(to_yaml(settings), nl=False)
         return
     folder = self_train_shown(settings, fresh)
-    if not settings.self_training.folds:
+    if not settings.data.folds:
         console.print(f"best on validation: {folder / 'best'}")
         print_calibration(folder)
 
@@ -59,9 +59,9 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
         tell(note)
     tell_start(settings, fresh)
     with connect(settings.workers), show_rounds(settings, count_cases(settings, checked.inputs.manifest)) as on_step:
-        run = cross_validate_self_training if settings.self_training.folds else run_self_training
+        run = cross_validate_self_training if settings.data.folds else run_self_training
         folder = run(settings, callables_on_ray(settings.workers), fresh, on_step, checked)
-    if settings.self_training.folds:
+    if settings.data.folds:
         print_folds(folder)
     else:
         print_rounds(settings, folder)
@@ -69,13 +69,13 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
 
 
 def count_cases(settings: Config, manifest: "Manifest") -> dict[str, int]:
-    """How many cases each phase of a round has, as far as it is known before the first one.
+    """How many cases each phase of a round will have, estimated before the first round.
 
     Args:
-        settings: Of the self-training.
-        manifest: The whole cohort. Folds are taken as equally large.
+        settings: Settings of the self-training.
+        manifest: The whole cohort. Folds are assumed to be equally large.
     """
-    folds, method = settings.self_training.folds, settings.selection.method
+    folds, method = settings.data.folds, settings.selection.method
     count = {split: len(manifest.split(split)) for split in ("train", "val", "test", "unlabelled")}
     scored = 0 if method in ("none", "direct") else count["unlabelled"]
     val = math.ceil((count["train"] + count["val"]) / folds) if folds else count["val"]
@@ -83,9 +83,9 @@ def count_cases(settings: Config, manifest: "Manifest") -> dict[str, int]:
 
 
 class TimeLeft:
-    """Time left for all rounds and phases, by the pace since this start.
+    """Time left for all rounds and phases, estimated from the pace since this start.
 
-    Until the pace of a phase is known, that of another phase with cases stands for it.
+    Until the pace of a phase is known, the pace of another phase with cases is used.
     """
 
     def __init__(self, settings: Config, cases: Mapping[str, int]) -> None:
@@ -125,7 +125,7 @@ class TimeLeft:
         return sum(known) / len(known) if known else None
 
     def _count(self, phase: str, step: "Step") -> int:
-        """Epochs or cases of a phase that are still to come, in this fold and the later ones."""
+        """Epochs or cases of a phase that remain, in this fold and the later ones."""
         order = ("score", "train", "evaluate", "test")
         rounds = len(self.epochs)
         each = [self.epochs[number] if phase == "train" else self.cases.get(phase, 0) for number in range(rounds)]
@@ -148,7 +148,7 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
     """Yields a function that shows each step: a bar per phase on a terminal, lines in a log.
 
     Args:
-        settings: Of the self-training.
+        settings: Settings of the self-training.
         cases: What `count_cases` found.
     """
     left = TimeLeft(settings, cases)

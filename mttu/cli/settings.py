@@ -10,7 +10,7 @@ import typer
 from mttu.cli.display import console, errors, tell
 from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
-from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, NUM_WORKERS, rename
+from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, MOVED, NUM_WORKERS, rename
 from mttu.errors import InputError
 from mttu.search.presets import PRESETS, earlier_preset, preset
 
@@ -27,7 +27,7 @@ Precision = Annotated[
 ]
 
 Given = Sequence[tuple[Mapping[str, Any], str]]
-"""What a user asked for: dotted names to values, and where they come from; later ones count."""
+"""What a user asked for: dotted names to values, and where they come from; later ones take precedence."""
 
 
 def read_given(file: Path | None, arguments: Sequence[str] | None) -> Given:
@@ -37,7 +37,7 @@ def read_given(file: Path | None, arguments: Sequence[str] | None) -> Given:
 
 
 def resolve(preset_name: str, given: Given) -> Config:
-    """A preset with what the user asked for laid over it; says how a setting of an earlier version is taken.
+    """A preset overridden by what the user asked for; tells the user how settings of earlier versions are read.
 
     Raises:
         InputError: See `mttu.config.override`.
@@ -45,6 +45,8 @@ def resolve(preset_name: str, given: Given) -> Config:
     renamed = _rename(preset(preset_name), given)
     config = _lay_over(preset(preset_name), renamed)
     for (changes, source), (asked, _) in zip(renamed, given, strict=True):
+        for name in [name for name in MOVED if name in asked]:
+            errors.print(f"{source}: {name} is now {MOVED[name]}; please write that")
         if BATCH_SIZE in asked:
             errors.print(
                 f"{source}: {BATCH_SIZE}={asked[BATCH_SIZE]} is taken as {GLOBAL_BATCH}={changes[GLOBAL_BATCH]}, for "
@@ -54,7 +56,7 @@ def resolve(preset_name: str, given: Given) -> Config:
 
 
 def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
-    """As `resolve`; a run that an earlier version began goes on with the preset of then, which the user is told.
+    """As `resolve`; a run that an earlier version began continues with the preset of that version, with a notice.
 
     Raises:
         InputError: See `mttu.config.override`.
@@ -82,7 +84,7 @@ def resolve_run(preset_name: str, given: Given, fresh: bool) -> Config:
 
 
 def _rename(start: Config, given: Given) -> Given:
-    """Today's names; an earlier batch size was one of each worker, whose number any of the sources may set."""
+    """Today's names; an earlier batch size was per worker, and any of the sources may set the number of workers."""
     workers = [changes[NUM_WORKERS] for changes, _ in given if NUM_WORKERS in changes]
     num_workers = workers[-1] if workers else start.workers.num_workers
     return [(rename(changes, num_workers, source), source) for changes, source in given]

@@ -5,7 +5,6 @@ Rows carry case ids, never volumes. A scoring actor builds its network once.
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,22 +25,16 @@ from mttu.cluster.session import connect
 from mttu.config import PrepareSettings, WorkerSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
-from mttu.errors import InputError, RunError, explain_failure, mask_secrets, raise_if_any
+from mttu.errors import RunError, explain_failure, raise_if_any
+from mttu.inference.cases import OnRow, Refuse, Row, Work, build_or_refuse
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, to_row
-from mttu.pseudo_labels.scoring import CaseScorer, OnRow, ScoringPlan, make_table
+from mttu.pseudo_labels.scoring import CaseScorer, OnScored, ScoringPlan, make_table
 
 RETRIES = 2
 """How often a case is tried again whose worker died, e.g. for want of memory."""
 
 CPU_SHARE = 0.8
 """Part of the cluster's CPUs that the actors take at most; the rest is Ray Data's own work, which else would starve."""
-
-Row = Mapping[str, Any]
-"""JSON values of a case, `case_id` and `error` among them."""
-Work = Callable[[str], Row]
-"""From a case id to its row; repeating a case must be harmless."""
-Refuse = Callable[[str, str], Row]
-"""From a case id and the reason why it has no result to its row."""
 
 
 class _Worker:
@@ -63,9 +56,9 @@ def run_pool(
     demand: Demand,
     refuse: Refuse,
     again: str,
-    on_row: Callable[[Row], None],
+    on_row: OnRow,
 ) -> list[Row]:
-    """Runs all cases on the Ray cluster that is connected.
+    """Runs all cases on the Ray cluster that is connected; see `mttu.inference.cases.run_cases` for one process.
 
     Args:
         case_ids: Cases, each once.
@@ -74,7 +67,7 @@ def run_pool(
         demand: Actors at the same time. They get fewer CPUs where they would take more than `CPU_SHARE` of the cluster.
         refuse: Gives the row of a case whose worker died each time.
         again: What to do then, as the end of a sentence.
-        on_row: Called with each row as it arrives.
+        on_row: Called with each row as it arrives, in any order.
 
     Returns:
         A row for each case, in the order of `case_ids`.
@@ -90,13 +83,13 @@ def run_pool(
     rows: dict[str, Row] = {}
     with telling_unplaced_actors(demand), closing(_run(pipeline, demand.title)) as contents:
         for content in contents:
-            rows[content["case_id"]] = json.loads(content["row"])
-            on_row(rows[content["case_id"]])
+            row = rows[content["case_id"]] = json.loads(content["row"])
+            on_row(len(rows), row)
     for name in case_ids:
         if name not in rows:
             reason = f"its worker died {RETRIES + 1} times; is memory or the disk full? {again}"
-            rows[name] = refuse(name, f"case {name}: {reason}")
-            on_row(rows[name])
+            row = rows[name] = refuse(name, f"case {name}: {reason}")
+            on_row(len(rows), row)
     return [rows[name] for name in case_ids]
 
 
@@ -192,11 +185,11 @@ def prepare_cohort(
     modalities: Sequence[str],
     settings: PrepareSettings,
     num_actors: int,
-    on_progress: Callable[[PreparedRow], None],
+    on_row: Callable[[int, PreparedRow], None],
 ) -> list[PreparedRow]:
     """Prepares all cases into a cache, which all nodes must see, on the Ray cluster that is connected.
 
-    `on_progress` is called with each row as it arrives. Returns one row per case, in the order of the manifest.
+    `on_row` is told how many cases are done, and the newest row. Returns a row per case, in the order of the manifest.
     """
 
     def refuse(case_id: str, reason: str) -> PreparedRow:
@@ -206,19 +199,9 @@ def prepare_cohort(
     arguments = (cases, cache_dir.resolve(), tuple(modalities), settings)
     demand = Demand("prepare", min(num_actors, len(cases)), 1)
     tell_placement(demand)
-    on_row = cast(Callable[[Row], None], on_progress)
-    rows = run_pool(list(cases), build_preparer, arguments, demand, refuse, "prepare it again", on_row)
+    tell = cast(OnRow, on_row)
+    rows = run_pool(list(cases), build_preparer, arguments, demand, refuse, "prepare it again", tell)
     return cast(list[PreparedRow], rows)
-
-
-def build_or_explain(build: Callable[[], Work], refuse: Refuse, threads: int) -> Work:
-    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error."""
-    torch.set_num_threads(threads)
-    try:
-        return build()
-    except (InputError, OSError) as error:
-        reason = mask_secrets(f"on node {os.uname().nodename}: {error}")
-        return lambda case_id: refuse(case_id, reason)
 
 
 def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
@@ -229,7 +212,7 @@ def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
         scorer = CaseScorer(plan, torch.device(device_type))
         return lambda case_id: asdict(scorer.score(cases[case_id]))
 
-    return build_or_explain(build, _refuse_score, threads)
+    return build_or_refuse(build, _refuse_score, threads)
 
 
 def _refuse_score(case_id: str, reason: str) -> Row:
@@ -274,7 +257,7 @@ def score_on_ray(
     threads: int = 2,
     device: str = "auto",
     gpus_per_actor: float = 1.0,
-    on_row: OnRow | None = None,
+    on_row: OnScored | None = None,
 ) -> ScoreTable:
     """Scores every case of a plan on a pool of Ray actors; the scores are those of `score_cases`, to the last bit.
 
@@ -291,10 +274,10 @@ def score_on_ray(
     """
     rows: list[ScoreRow] = []
 
-    def tell(row: Row) -> None:
+    def tell(done: int, row: Row) -> None:
         rows.append(to_row(row))
         if on_row is not None:
-            on_row(len(rows), rows[-1])
+            on_row(done, rows[-1])
 
     with connect(WorkerSettings(num_workers=num_actors, threads_per_worker=threads)):
         demand = place_actors("score", num_actors, threads, device, gpus_per_actor)

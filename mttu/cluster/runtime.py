@@ -14,7 +14,7 @@ from torch import nn
 
 from mttu.config import Config
 from mttu.errors import InputError, RunError, raise_if_any
-from mttu.training.inputs import Task
+from mttu.training.inputs import TrainingTask
 from mttu.training.loop import fit
 from mttu.training.run import task_of
 from mttu.training.runtime import AgreedError, WriteCheckpoint, epoch_name, parallel_options, prepare_for_device
@@ -79,7 +79,7 @@ def train_worker(given: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(config.workers.threads_per_worker)
     runtime = RayRuntime()
 
-    def read_task() -> Task:
+    def read_task() -> TrainingTask:
         check_worker(Path(given["folder"]), given["use_gpu"], runtime.device)
         return task_of(config)
 

@@ -1,19 +1,20 @@
 """Self-training on Ray: training by Ray Train, scores and evaluation by pools of actors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mttu.cluster.cases import Row, Work, build_or_explain, place_actors, run_pool, score_on_ray
+from mttu.cluster.cases import place_actors, run_pool, score_on_ray
 from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
 from mttu.errors import RunError, explain_failure
+from mttu.inference.cases import OnRow, Row, Work, build_or_refuse, run_cases
 from mttu.pseudo_labels.score_table import ScoreTable
-from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
+from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import CaseEvaluator
 from mttu.self_training.job import CaseRow, OnEvaluated
@@ -27,7 +28,7 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
     As many actors score and evaluate as workers train, with as many threads each.
     """
 
-    def score(plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score(plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         actors, threads = workers.num_workers, workers.threads_per_worker
         return score_on_ray(plan, actors, threads, workers.device, GPUS_PER_ACTOR, on_row)
 
@@ -44,11 +45,9 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
         InputError: The cluster is too small, or does not answer.
         RunError: A case could not be scored; names all of them.
     """
-    workers, done = config.workers, 0
+    workers = config.workers
 
-    def tell(row: Row) -> None:
-        nonlocal done
-        done += 1
+    def tell(done: int, row: Row) -> None:
         on_case(done, row["scores"] or {"case_id": row["case_id"]})
 
     with connect(workers):
@@ -68,17 +67,12 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
     return [row["scores"] for row in rows]
 
 
-def _run_here(names: Sequence[str], arguments: Sequence[Any], tell: Callable[[Row], None]) -> list[Row]:
-    rows: list[Row] = []
+def _run_here(names: Sequence[str], arguments: Sequence[Any], tell: OnRow) -> list[Row]:
     threads = torch.get_num_threads()
     try:
-        work = build_evaluator(*arguments)  # sets the threads, as in an actor
-        for name in names:
-            rows.append(work(name))
-            tell(rows[-1])
+        return run_cases(names, build_evaluator(*arguments), tell)  # which sets the threads, as in an actor
     finally:
         torch.set_num_threads(threads)
-    return rows
 
 
 def build_evaluator(
@@ -97,7 +91,7 @@ def build_evaluator(
 
         return work
 
-    return build_or_explain(build, lambda case_id, reason: _refuse(case_id, f"case {case_id}: {reason}"), threads)
+    return build_or_refuse(build, lambda case_id, reason: _refuse(case_id, f"case {case_id}: {reason}"), threads)
 
 
 def _refuse(case_id: str, reason: str) -> Row:

@@ -90,7 +90,8 @@ def build_cohort(request: CohortRequest, on_case: OnRead | None = None) -> Cohor
     A split named in a clinical table is kept. Of the other cases, those with a known IDH status are split into train
     and val, by patient and stratified by IDH; those without are unlabelled. If no case has a known IDH status and none
     a named split, the cases with a tumour mask are split into train and val instead, for segmentation alone. A case
-    follows another examination of the same patient whose split is settled. A case without a row has unknown IDH.
+    takes the split of another examination of the same patient if that one is settled. A case without a row has unknown
+    IDH.
 
     Args:
         request: Folders, tables and choices.
@@ -183,10 +184,10 @@ def _link(
     request: CohortRequest,
     findings: list[Finding],
 ) -> list[Case]:
-    """Gives all cases of a patient one patient id, and looks for volumes that are there twice.
+    """Gives all cases of a patient one patient id, and looks for volumes that occur twice.
 
-    A patient on two sides refuses all cases, or only that patient's where bad cases are skipped. The others are left
-    out already, but may own volumes that are in a case by mistake.
+    A patient on two sides of the split is an error of the whole cohort or, if bad cases are skipped, of that patient's
+    cases. `others` are left out already, but a case may contain one of their volumes by mistake.
     """
     here = {case.case_id for case in cases}
     images = {name: value for name, value in checked.fingerprints.items() if name in here}
@@ -227,7 +228,7 @@ def _find_copies(
     other_names: Sequence[OtherNames],
     request: CohortRequest,
 ) -> list[Finding]:
-    """Volumes that are there twice, also in cases that are refused for something else."""
+    """Volumes that occur twice, also in cases that are refused for another reason."""
     if not share_volumes(checked.digests):
         return []
     here = {case.case_id for case in everyone}

@@ -1,4 +1,4 @@
-"""The clinical tables: one row per case, from one or several files of known data sets or of one's own making."""
+"""The clinical tables: one row per case, from one or several files of known data sets or made by the user."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class LineReader:
     Args:
         text: The file.
         table: What kind of table it is.
-        path: For messages.
+        path: Its path, for messages.
     """
 
     def __init__(self, text: TextTable, table: ClinicalTable, path: Path) -> None:
@@ -63,7 +63,7 @@ class LineReader:
     def read(self, line: int, cells: Sequence[str]) -> tuple[ClinicalRow, list[str]]:
         """The row of a line, and what is wrong with it.
 
-        Of a line with too many or too few values only the names are used, so that its case can be found.
+        From a line with too many or too few values only the names are used, so that its case can be found.
         """
         problems: list[str] = []
         ids, patients, aliases = (self._names(role, line, cells, problems) for role in ("ids", "patient", "aliases"))
@@ -115,7 +115,7 @@ class LineReader:
         return None
 
     def _read_idh(self, line: int, cells: Sequence[str], problems: list[str]) -> tuple[int, list[str]]:
-        """Mutant if any column says so; wild type if the status or IDH1 is, for IDH2 alone leaves IDH1 open."""
+        """Mutant if any column says so; wild type if the status or IDH1 is, because IDH2 alone leaves IDH1 open."""
         said: dict[str, dict[int, _Column]] = {"IDH": {}, "IDH1": {}, "IDH2": {}}
         for column in self._columns["idh"]:
             value = self._read("idh", column, line, cells, problems)
@@ -138,7 +138,7 @@ class LineReader:
             problems.append(f"{quote(status[IDH_MUTANT], *wild)}: mutant, but both genes are wild type; correct one")
         doubt = None
         if mutant and IDH_WILD in status and IDH_MUTANT not in status:
-            doubt = f"{quote(status[IDH_WILD], *mutant)}: taken as IDH mutant, for any mutation counts"
+            doubt = f"{quote(status[IDH_WILD], *mutant)}: taken as IDH mutant, because any mutation counts"
         elif IDH_MUTANT in status and len(wild) == 1 and IDH_WILD in said["IDH1"] and not mutant:
             doubt = f"{quote(status[IDH_MUTANT], *wild)}: taken as IDH mutant, for IDH2 may be"
         warnings = [f"{self._path} line {line}: {doubt}; check the row"] if doubt else []
@@ -149,7 +149,7 @@ class LineReader:
 
 @dataclass(frozen=True)
 class UnusedColumn:
-    """A column that is not read, though its cells may be names."""
+    """A column that is not read, although its cells may be names."""
 
     source: str
     """Its table."""
@@ -173,14 +173,14 @@ def read_clinical_tables(
 ) -> ClinicalTables:
     """Reads clinical tables and joins rows of different files that share an id.
 
-    Each file is recognised by its columns (`mttu.cohort.clinical_tables.CLINICAL_TABLES`). The case of column names
-    is ignored. Any table may have an id (`case_id`), and any of patient_id, grade, age, sex or gender, site, split,
-    and columns of IDH, which are read together: mutant if any is. Other columns are named in a note. For the values
-    that cells may have see `mttu.cohort.clinical_rows`.
+    Each file is recognised by its columns (`mttu.cohort.clinical_tables.CLINICAL_TABLES`). Upper and lower case in
+    column names are not distinguished. Any table may have an id (`case_id`), and any of patient_id, grade, age, sex or
+    gender, site, split, and columns of IDH, which are read together: mutant if any is. Other columns are named in a
+    note. For the values that cells may have see `mttu.cohort.clinical_rows`.
 
     Args:
         paths: Files as `mttu.cohort.table_files` reads them.
-        table: Name in `CLINICAL_TABLES`, for all files; None recognises each.
+        table: Name in `CLINICAL_TABLES`, for all files; None: each is recognised.
         keep_bad: Keep what is wrong with a row in `ClinicalRow.problems`; rows that name no case become warnings.
 
     Raises:
@@ -248,8 +248,8 @@ def describe_table(
 
     Args:
         text: The table.
-        used: Normalised names of the columns that are, with what each says.
-        where: File, for messages.
+        used: Normalised names of the columns that are used, with what each says.
+        where: The file, for messages.
         looks: See `mttu.cohort.clinical_tables.describe_unused`.
     """
     notes = [*text.notes, *describe_unused(text.header, used, looks)]

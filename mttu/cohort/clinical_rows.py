@@ -59,9 +59,9 @@ class Field:
     """One kind of cell."""
 
     parse: Callable[[str], Any]
-    """Trimmed text to value, None for unknown; raises ValueError, with the reason where there is a special one."""
+    """Trimmed text to value, None for unknown; raises ValueError, with a reason if there is a special one."""
     allowed: str
-    """For the message."""
+    """What is allowed, for the message."""
 
 
 def _parse_text(text: str) -> str | None:
@@ -192,7 +192,7 @@ class ClinicalRow:
     """What the tables say of one case; None where they say nothing."""
 
     line: int
-    """In the file, the header being line 1."""
+    """Line in the file; the header is line 1."""
     ids: frozenset[str]
     """Names that the case may have as a folder."""
     patient_id: str | None
@@ -215,7 +215,7 @@ class ClinicalRow:
     problems: tuple[str, ...] = ()
     """Why the row cannot be used, with its place; kept only where cases with errors are left out."""
     warnings: tuple[str, ...] = ()
-    """What was decided where its cells could be read in two ways, with its place."""
+    """What was decided where its cells could be read in two ways, each with its place."""
 
     @property
     def place(self) -> str:
@@ -285,7 +285,7 @@ _COMPARED: Sequence[tuple[str, Callable[[ClinicalRow], Any], Callable[[Any], Has
     ("site", lambda row: row.site, None),
     ("split", lambda row: row.split, None),
 )
-"""What is compared, how it is shown, and by what it is compared if not by that; None says nothing."""
+"""What is compared, how it is shown, and what it is compared by if not by that; None says nothing."""
 
 
 def find_contradictions(group: Sequence[ClinicalRow], compared: Collection[str] | None = None) -> list[str]:

@@ -42,7 +42,7 @@ class ClinicalTable:
     ids: tuple[str, ...]
     """A row belongs to the case that one of these names."""
     patient: tuple[str, ...] = ()
-    """The first one that is filled in names the patient; if none is, `patient_of` tells it."""
+    """The first one that is filled in names the patient; if none is, `patient_of` does."""
     aliases: tuple[str, ...] = ()
     """Names of the same patient in other data sets."""
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class ClinicalTable:
     folders: tuple[str, ...] = ("{0}",)
     """Templates of the names that the case may have as a folder."""
     patient_template: str | None = None
-    """Template of the patient; None if every case is a patient of its own."""
+    """Template of the patient; None if every case is a different patient."""
 
     def spell(self, name: str) -> tuple[str, ...]:
         """All names that the case of an id may have as a folder."""
@@ -161,7 +161,7 @@ def find_table(columns: Iterable[str], chosen: str | None) -> ClinicalTable:
 
     Args:
         columns: Normalised names.
-        chosen: Name in `CLINICAL_TABLES` that decides instead.
+        chosen: Name in `CLINICAL_TABLES` that takes precedence.
 
     Raises:
         InputError: Unknown name, or two tables fit.

@@ -24,7 +24,7 @@ Measured on five patients (two TCGA, three BraTS 2013), FLAIR and T1ce of each, 
 | two patients, T1ce, T1 or T2 | <= 0.61 |
 | two patients, FLAIR | <= 0.47 |
 
-The threshold lies between. Five patients say little of the tail over a million pairs, so look at a pair before you
+The threshold lies between. Five patients say little about the tail over a million pairs, so look at a pair before you
 believe it. A follow-up scan is another image; only its patient id links it to its patient.
 
 # Files and voxels
@@ -52,20 +52,20 @@ from mttu.errors import name_some
 POINTS = (24, 28, 24)
 """Along left-right, back-front, bottom-top: 16,128 floats, 63 KiB."""
 SAME_BRAIN = 0.8
-"""Two fingerprints at least this similar show one brain: more than any two patients, less than the copies to find."""
+"""Two fingerprints at least this similar show one brain: above any two patients, below the copies to find."""
 PREFERENCE = ("flair", "t1ce", "t2", "t1")
 """Modality to compare by: FLAIR tells patients apart best."""
 
 _HALF_WIDTH = 2.3
-"""Of the frame, in standard deviations of the brain's voxels; an ellipsoid reaches 2.24."""
+"""Half the width of the frame, in standard deviations of the brain's voxels; an ellipsoid reaches 2.24."""
 _SMOOTHING = 0.5
-"""Before sampling, in distances between points, so that a shift of half a voxel does not show."""
+"""Smoothing before sampling, in distances between points, so that a shift of half a voxel does not show."""
 _BACKGROUND = 2.0
-"""Width in points of the filter for what all brains have in common."""
+"""Width, in points, of the filter that finds what all brains have in common."""
 _FLAT = 1e-3
 """Length that rounding alone gives an image without contrast; that of other images is above 1."""
 _ROWS = 256
-"""Of the matrix product at a time: 1.5 MB for 1,500 cases."""
+"""Rows of the matrix product computed at once: 1.5 MB for 1,500 cases."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ _MOST_NAMED = 3
 
 
 def find_shared_files(cases: Sequence[Case | FoundCase]) -> list[Finding]:
-    """An error for each case with a file that it, or another case, has a second time.
+    """An error for each case with a file that occurs a second time, in this case or in another.
 
-    Links count as what they lead to; missing files are ignored. `cases` are all cases, including refused ones: those
-    may own a file that another case has by mistake.
+    Links count as what they lead to; missing files are ignored. `cases` are all cases, including refused ones: another
+    case may contain one of their files by mistake.
     """
     users: dict[tuple[int, int], list[tuple[str, str]]] = {}
     own: list[tuple[str, str, Path, tuple[int, int]]] = []
@@ -269,7 +269,7 @@ def _is_one_file(first: Path, second: Path) -> bool:
 
 
 def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
-    """Warnings on cases whose images are all the same, for when brains are not compared."""
+    """Warnings on cases whose images are all the same, used when brains are not compared."""
     return [
         Finding("warning", name, f"all images have the same voxels as those of case {group[0]}; it counts twice")
         for group in _group_by_images(cases, digests)
@@ -278,10 +278,10 @@ def find_twins(cases: Iterable[Case], digests: Digests) -> list[Finding]:
 
 
 def find_twins_left_out(cases: Sequence[Case], left_out: Set[str], digests: Digests) -> list[Finding]:
-    """Warnings on cases whose images are all the same, one of the two being left out for something else.
+    """Warnings on cases whose images are all the same, one of the two being left out for another reason.
 
     `mttu.cohort.leakage` reports those that are both used, `find_shared_files` one file in two places. `left_out` are
-    ids of cases with errors of their own, `digests` those of the volumes that could be read.
+    ids of cases with errors of their own, `digests` are of the volumes that could be read.
     """
     whole = {
         case.case_id: case for case in cases if case.images and set(case.images) <= set(digests.get(case.case_id, ()))
@@ -302,7 +302,7 @@ def find_twins_left_out(cases: Sequence[Case], left_out: Set[str], digests: Dige
 
 
 def find_same_images(cases: Iterable[Case], digests: Digests) -> list[Finding]:
-    """Warnings on every case whose images are all the same as another's, for when cases have no splits."""
+    """Warnings on every case whose images are all the same as another's, used when cases have no splits."""
     return [
         _say_same_images(name, [f"case {other}" for other in group if other != name])
         for group in _group_by_images(cases, digests)

@@ -28,9 +28,9 @@ Folders = Sequence[tuple[Path, tuple[Path, ...]]]
 
 _MOST_NAMED = 3
 _MOST_EXAMINATIONS = 30
-"""Of one patient; a folder with more cases, whatever their names, is that of a site or a study."""
+"""Most examinations of one patient; a folder with more cases, whatever their names, is that of a site or a study."""
 _LEAST_IMAGES = 2
-"""Of a case with bare names, unless fewer are asked for: `atlas/t1.nii.gz` alone is no data set."""
+"""Least images of a case with bare names, unless fewer are asked for: `atlas/t1.nii.gz` alone is no data set."""
 
 
 def walk_folders(root: Path, left: LeftOut) -> Iterator[tuple[Path, tuple[Path, ...]]]:
@@ -97,8 +97,8 @@ def discover_folder(
     Args:
         root: Absolute folder.
         layout: Name in `LAYOUTS`; None: the one layout that any folder fits.
-        modalities: Those that every case needs.
-        findings: What is there and not used is added.
+        modalities: Modalities that every case needs.
+        findings: Gets what was found but is not used.
 
     Returns:
         All cases in the order of their folders, then every folder whose volumes belong to no case, as a case with this
@@ -176,7 +176,7 @@ def _match_spelled(
     fitting = {}
     for name in names:
         cases = [case for folder, _ in folders if (case := match_folder(folder, name, modalities, exact))]
-        if LAYOUTS[name].is_general:  # what lies in a case with all images is no case: `patient_1/raw/t1.nii.gz`
+        if LAYOUTS[name].is_general:  # a folder inside a case that has all images is no case: `patient_1/raw/t1.nii.gz`
             whole = {case.folder for case in cases if set(case.images) >= set(modalities)}
             cases = [case for case in cases if whole.isdisjoint(case.folder.parents)]
         if cases:
@@ -185,9 +185,9 @@ def _match_spelled(
 
 
 def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding]) -> list[FoundCase]:
-    """Gives cases in folders of any name their own name and their patient, as far as the folders above tell them.
+    """Gives cases in folders of any name a name and a patient, if the folders above tell them.
 
-    `patient_1/mri` and `patient_2/mri` are patient_1 and patient_2; where a folder holds several cases, its name stands
+    `patient_1/mri` and `patient_2/mri` are patient_1 and patient_2; if a folder contains several cases, its name is put
     before theirs. Cases that are named like examinations are those of the patient that the folder above is named after.
     Names of the `root` of the walk and of folders above it are not used. Notes on what was decided are added.
     """
@@ -217,8 +217,8 @@ def _name_cases(root: Path, cases: Sequence[FoundCase], findings: list[Finding])
 def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
     """Folder to the name of its case: its own, or, where several have that, one that the folder above gives.
 
-    `places` has the folder that stands for each case, at first its own. It is changed to the folder above where the
-    case is alone in that and shares the name of its own folder with others.
+    `places` has the folder that stands for each case, at first its own. It is changed to the folder above if no other
+    case is in that, and if other cases have the same folder name.
     """
     while True:
         inside = Counter(place.parent for place in places.values())
@@ -245,7 +245,7 @@ def _choose_names(root: Path, places: dict[Path, Path]) -> dict[Path, str]:
 
 
 def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
-    """Folders that are named like examinations, to the patient after whom the folder above them is named."""
+    """Folders that are named like examinations, mapped to the patient after whom the folder above them is named."""
     above: dict[Path, list[Path]] = {}
     for place in places:
         parent = place.parent
@@ -266,7 +266,7 @@ def _find_patients(root: Path, places: Sequence[Path]) -> dict[Path, str]:
 def _note_names(root: Path, renamed: Mapping[Path, str], patients: Mapping[Path, str]) -> Iterator[Finding]:
     if renamed:
         listed = name_some([f"{folder.relative_to(root)} is {name}" for folder, name in renamed.items()], _MOST_NAMED)
-        text = f"named after the folder above, for several folders have one name ({listed})"
+        text = f"named after the folder above, because several folders have one name ({listed})"
         yield Finding("note", "", f"{root}: {say_count(len(renamed), 'case is', 'cases are')} {text}")
     if patients:
         of: dict[str, list[str]] = {}
@@ -280,12 +280,12 @@ def _note_names(root: Path, renamed: Mapping[Path, str], patients: Mapping[Path,
 
 
 def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] | None = None) -> list[FoundCase]:
-    """Finds all that could be a case at or below a folder, each by itself, whatever its layout.
+    """Finds everything that could be a case at or below a folder, each by itself, whatever its layout.
 
     Args:
         root: Absolute folder.
-        modalities: Those that every case needs.
-        findings: What is left out is added.
+        modalities: Modalities that every case needs.
+        findings: Gets what is left out.
 
     Returns:
         Complete cases, and with their problems those that are incomplete or fit several layouts.
@@ -313,7 +313,7 @@ def discover_any(root: Path, modalities: Sequence[str], findings: list[Finding] 
 
 
 def _add_unreadable(cases: Sequence[FoundCase], left_out: LeftOut) -> list[FoundCase]:
-    """Makes every folder that cannot be read a problem of the case that it lies in, or of a new case of its name."""
+    """Makes every folder that cannot be read a problem of the case that it is in, or of a new case of its name."""
     found = list(cases)
     for folder, reason in left_out.unreadable.items():
         inside = [index for index, case in enumerate(cases) if case.folder in folder.parents]

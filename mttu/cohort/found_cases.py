@@ -57,7 +57,7 @@ class CohortRequest:
     val_fraction: float = 0.2
     """Share of validation, 0 to below 1."""
     seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
     follow_ups: bool = False
     """Whether follow-up and post-operative examinations are kept."""
     skip_bad: bool = False
@@ -67,13 +67,13 @@ class CohortRequest:
     brats_numbers: bool = True
     """Whether BraTS-GLI-00006-000 counts as the subject of BraTS2021_00006, see `mttu.cohort.leakage`."""
     same_brain: float = SAME_BRAIN
-    """Least similarity of two images that count as one brain, see `mttu.cohort.copies`; above 1: none do."""
+    """Least similarity at which two images count as one brain, see `mttu.cohort.copies`; above 1: never."""
     recipe: Literal["paper"] | None = None
     """The paper's cohort, made of two folders: training, test."""
 
 
 def check_request(request: CohortRequest) -> None:
-    """Refuses arguments that are wrong whatever the data.
+    """Refuses arguments that are wrong for any data.
 
     Raises:
         InputError: Lists every wrong argument.
@@ -189,7 +189,7 @@ def _is_later(case: FoundCase) -> bool:
 
 
 def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[list[Case], list[Case]]:
-    """The complete cases as the manifest will name them, and the others as far as they are known.
+    """The complete cases as the manifest will name them, and the others with what is known of them.
 
     An error for each case that is not complete, and for names and files used twice, is added to the findings.
     """
@@ -206,7 +206,7 @@ def name_cases(found: Sequence[FoundCase], findings: list[Finding]) -> tuple[lis
             continue
         group = others
         if not is_safe_name(case.case_id):
-            findings.append(Finding("error", case.case_id, UNSAFE))  # no sentence, which a colon in the id would split
+            findings.append(Finding("error", case.case_id, UNSAFE))  # no sentence: a colon in the id would split it
         elif not is_safe_name(case.patient_id):
             problems.append(f"case {case.case_id}: patient {case.patient_id!r}: {UNSAFE}")
         elif case.labels is None and case.seg is not None:
@@ -243,11 +243,11 @@ def _say_place(case: FoundCase) -> str:
 
 
 def doubt_patients(found: Sequence[FoundCase], cases: Sequence[Case], told: Collection[str]) -> list[Finding]:
-    """Reports cases that count as patients of their own though their folders or names suggest one patient.
+    """Reports cases that count as different patients although their folders or names suggest one patient.
 
     Args:
         found: All cases that were found.
-        cases: Those that are used, with the patient that tables and images tell.
+        cases: Those that are used, with the patient as tables and images give it.
         told: Ids of cases whose patient a table names.
     """
     patients = {case.case_id: case.patient_id for case in cases if case.case_id not in told}

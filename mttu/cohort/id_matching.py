@@ -16,7 +16,7 @@ UNSAFE = "this id is no safe file name; use letters, digits, '.', '_' and '-', a
 
 _MOST_NAMED = 5
 _FEWEST_NAMES = 2
-"""One name alone may be there by chance: a site that is called like a case."""
+"""A single name may match by chance, such as a site that is called like a case."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def join_clinical(
 ) -> Joined:
     """Gives every case what its rows say.
 
-    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. Where no row
-    has exactly this name, upper and lower case and leading zeros are ignored, unless the row may then be another's. The
-    patient id of a row holds for all cases that are one patient by their file names.
+    A row belongs to a case by the case's id, else by its patient's, else by another name of one of them. If no row has
+    exactly this name, upper and lower case and leading zeros are ignored, unless the row might then be another case's.
+    The patient id of a row applies to all cases that are one patient by their file names.
 
     Rows that name the case, its patient or its own row in a column of ids or of other names (`other_name`, see
     `mttu.cohort.clinical_tables.EVERYWHERE`), or by a name that is known to be the same patient's
@@ -53,8 +53,8 @@ def join_clinical(
     They may not contradict each other in IDH status, grade, sex or split; the age is that of the own row.
 
     Args:
-        cases: With the patient that the file names tell, and an empty split.
-        rows: Of all clinical tables.
+        cases: Cases with the patient that their file names give, and an empty split.
+        rows: Rows of all clinical tables.
         crosswalk: Patients under several names.
         present: Ids of all cases that were found, including those that cannot be used.
         told: Case id to what its line in a table of paths says, which a clinical row may add to but not contradict.
@@ -167,7 +167,7 @@ def _add_told(told: ClinicalRow, row: ClinicalRow | None) -> tuple[ClinicalRow, 
 
 
 def _find_differences(group: Sequence[ClinicalRow]) -> list[str]:
-    """What rows of one patient may not say differently; within one table the patient, too."""
+    """Contradictions that rows of one patient must not have; within one table, the patient id counts too."""
     compared = {"IDH", "grade", "sex", "split"}
     if len({row.source for row in group}) < len(group):
         compared.add("patient")
@@ -178,7 +178,7 @@ class _RowIndex:
     """Rows by all of their names.
 
     Args:
-        rows: Of all clinical tables.
+        rows: Rows of all clinical tables.
         crosswalk: Patients under several names.
         owners: Patients by the names of cases.
         brats_numbers: See `known_patients`.
@@ -229,7 +229,7 @@ class _RowIndex:
         return [], []
 
     def _find_loose(self, index: NameIndex[int], case: Case, names: Sequence[str]) -> tuple[set[int], list[str]]:
-        """Rows under one of the names but for case and leading zeros, and doubts about those that may be another's."""
+        """Rows whose name differs only in case or leading zeros, and doubts about those that may be another's."""
         own, doubts = set(), []
         for name in names:
             exact = index.find_exact(name)

@@ -15,11 +15,11 @@ from mttu.data.manifest import Case
 from mttu.errors import InputError, name_some, say_count
 
 LEAST_MASKS = 2
-"""One mask alone proves nothing: a small tumour may have a single part."""
+"""One mask proves nothing: a small tumour may have a single part."""
 LEAST_SHARE = 2 / 3
 """Share of the masks that must look wrong."""
 LEAST_VOXELS = 10
-"""Of a part, to tell what surrounds it."""
+"""Least voxels of a part to tell what surrounds it."""
 LEAST_DIFFERENCE = 0.25
 """Least `MaskLook.core_outside` of swapped labels. Edema surrounds the core: in five real patients the value is -0.55
 to -0.85, on the synthetic cohort -0.41 to -0.76, and the opposite if swapped."""
@@ -34,7 +34,7 @@ class MaskLook:
     classes: frozenset[int]
     """Tumour classes in it."""
     core_outside: float | None
-    """Share of the faces of NCR/NET that border on what is no tumour, less that of edema; None if either is missing."""
+    """Share of the faces of NCR/NET that border on no tumour, minus that of edema; None if either is missing."""
 
 
 def look_at_mask(seg: NDArray[np.uint8]) -> MaskLook:
@@ -60,7 +60,7 @@ def find_label_suspicions(cases: Sequence[Case], looks: Mapping[str, MaskLook]) 
     """Warnings on conventions that the masks contradict, with the likely one; notes on classes that no mask has.
 
     Masks of one data set and convention are looked at together, and, if nothing is wrong with all of them, those of
-    each folder of cases: two sources may lie side by side. `looks` has the ids of the cases with a mask.
+    each folder of cases: there may be two sources side by side. `looks` has the ids of the cases with a mask.
     """
     findings: list[Finding] = []
     sets: dict[tuple[str | None, str], dict[str, list[str]]] = {}
@@ -125,14 +125,14 @@ def _label_of(part: int, labels: str) -> str:
 
 
 def choose_labels(found: Sequence[FoundCase], asked: str | None) -> list[FoundCase]:
-    """Gives the cases of all places their convention; None where nothing tells it.
+    """Gives the cases of all places their convention; None if nothing tells which it is.
 
     What a table of paths says of a case comes first. Cases of one layout then take the convention that was `asked` for:
     a data set may use another's names. In a mix of layouts, only cases whose layout documents none take it; masks of a
     documented layout would be read wrongly.
 
     Raises:
-        InputError: A convention was asked for that no case of the mix takes.
+        InputError: A convention was asked for that applies to no case of the mix.
     """
     mixed = len({case.layout for case in found if case.layout}) > 1
     chosen = []

@@ -59,7 +59,7 @@ class Layout:
     seg: tuple[str, ...]
     """Templates of the tumour mask."""
     example: str
-    """For messages."""
+    """An example for messages."""
     brain_mask: tuple[str, ...] = ()
     labels: str | None = None
     """Label convention that the data set documents; None where it has had several."""
@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def takes_any_folder(self) -> bool:
-        """Whether a case folder may have any name, which then may not tell the patient."""
+        """Whether a case folder may have any name, which then need not tell the patient."""
         return re.fullmatch(self.folder, "any name") is not None
 
     @property
@@ -202,7 +202,7 @@ class FoundCase:
     told: ClinicalRow | None = None
     """What a table of paths says of this case beside its files."""
     shared: Path | None = None
-    """A folder with several cases, where nothing tells whether they are of one patient."""
+    """A folder with several cases, if nothing tells whether they are of one patient."""
 
     def kind_of(self, path: Path) -> str | None:
         """Kind of a file of this case, see `Layout.kinds`."""
@@ -233,8 +233,8 @@ def match_folder(folder: Path, name: str, modalities: Sequence[str], exact: bool
 
     Args:
         folder: Folder that may be a case.
-        name: Of the layout.
-        modalities: Those that are needed.
+        name: Name of the layout.
+        modalities: Modalities that are needed.
         exact: Whether at least one image must be spelled exactly as in the layout: some layouts differ by case alone.
 
     Returns:
@@ -299,10 +299,10 @@ def name_nearest(
 
     Args:
         role: Modality, tumour mask or brain mask.
-        case_id: Of the case; names of its files may contain it.
-        layout: Of the case.
-        names: Of files in its folder that have no role.
-        least: Similarity.
+        case_id: Id of the case; names of its files may contain it.
+        layout: Layout of the case.
+        names: Names of files in its folder that have no role.
+        least: Least similarity.
     """
     templates = layout.templates(tuple(layout.images), case_id)[role]
     own = templates[0].replace("{case}", "").rpartition("/")[2]
@@ -324,7 +324,7 @@ def _list_unused(folder: Path, found: Mapping[str, Sequence[Path]]) -> list[str]
 
 
 def find_flaw(path: Path) -> str | None:
-    """Why an existing path is no file to read, and the cure; None if it is one. Its content is not read."""
+    """Why an existing path is not a readable file, and the cure; None if it is one. Its content is not read."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -50,7 +50,7 @@ version renamed them (version notes of the collection at The Cancer Imaging Arch
 
 
 def known_patients(names: Iterable[str], brats_numbers: bool = True) -> Mapping[str, str]:
-    """Patients that the names of a case or row tell, each with the reason.
+    """Patients that the names of a case or row identify, each with the reason.
 
     Args:
         names: All names.
@@ -73,7 +73,7 @@ def name_carried_numbers(names: Sequence[Sequence[str]]) -> list[str]:
     """Names of BraTS-GLI that are taken as those of BraTS 2021 with the same number: `X as Y`, sorted.
 
     Args:
-        names: Of each case: its own first, then what it is called besides.
+        names: Names of each case: its own first, then its other names.
     """
     old: dict[str, str] = {}
     new: dict[str, str] = {}  # name to number
@@ -98,7 +98,7 @@ class CrosswalkRow:
     """One patient under several names."""
 
     line: int
-    """In the file, the header being line 1."""
+    """Line in the file; the header is line 1."""
     names: tuple[str, ...]
     problems: tuple[str, ...] = ()
     """Why neither the row nor the cases that it names can be used; kept only where cases with errors are left out."""
@@ -116,7 +116,7 @@ class OtherNames:
     aliases: frozenset[str] = frozenset()
     """Names of the patient in other data sets, from its clinical row."""
     line: int = 0
-    """Of the clinical row."""
+    """Line of the clinical row."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def read_crosswalk(path: Path, findings: list[Finding] | None = None, keep_bad: 
     titles = records[0][1] if records else []
     facts = {name for role in FIELDS for name in EVERYWHERE[role]}
     ids = {column for column, title in enumerate(titles) if normalise_column(title) not in facts}
-    if len(ids) < 2:  # refused below, for what its rows say
+    if len(ids) < 2:  # refused below, because of what its rows say
         ids = set(range(len(titles)))
     others = [title for column, title in enumerate(titles) if column not in ids]
     if others:
@@ -245,8 +245,8 @@ def link_patients(
 
     Args:
         cases: Splits may still be empty.
-        same_brains: From `mttu.cohort.copies.find_same_brains`; ids of `cases`.
-        crosswalk: From `read_crosswalk`.
+        same_brains: What `mttu.cohort.copies.find_same_brains` returned; ids of `cases`.
+        crosswalk: What `read_crosswalk` returned.
         other_names: What files and tables call the cases; names of cases that are not in `cases` are ignored.
         brats_numbers: See `known_patients`.
 
@@ -329,11 +329,12 @@ def _link_rows(
     """Links between one case of each patient that a row names, and how many names are unknown.
 
     Args:
-        cases: With one patient id for all that is known to be one patient.
+        cases: Cases with one patient id for all that are known to be one patient.
         other_names: Names beside the cases' ids and patients, each with its case.
         rows: One patient each.
         sources: Where each row is from, as a sentence on it begins.
-        left_out: Names of cases that were found but are not among these; a row with such a name is not of other data.
+        left_out: Names of cases that were found but are not among these; a row with such a name does not belong to
+            other data.
     """
     patient_of = {case.case_id: case.patient_id for case in cases}
     cases_of: dict[str, list[str]] = {}
@@ -385,11 +386,11 @@ def _merge(cases: Sequence[Case], links: Sequence[Link]) -> list[Case]:
 
 
 def find_leaks(cases: Sequence[Case], links: Iterable[Link]) -> Leaks:
-    """Looks for patients on two sides of the splits, and for images that are there twice.
+    """Looks for patients on two sides of the splits, and for images that occur twice.
 
     Args:
-        cases: With their splits; an empty split is no side.
-        links: From `link_patients`.
+        cases: Cases with their splits; an empty split is no side.
+        links: What `link_patients` returned.
     """
     split = {case.case_id: case.split for case in cases}
     reasons: dict[tuple[str, str], list[Link]] = {}

@@ -1,4 +1,4 @@
-"""What lies in the folders of a cohort and is not used: bins, other formats, volumes beside those of a case."""
+"""What is in the folders of a cohort but not used: bins, other formats, volumes beside those of a case."""
 
 import glob
 import os
@@ -18,7 +18,7 @@ _BINS = {
     *("#recycle", "$recycle.bin", "recycler", "@recycle", "@eadir", "#snapshot", "~snapshot", "@recently-snapshot"),
     *("lost+found", "__macosx", "system volume information"),
 }
-"""Of Synology, Windows, QNAP, NetApp, Linux and macOS; those whose names begin with a dot are hidden anyway."""
+"""Bins of Synology, Windows, QNAP, NetApp, Linux and macOS; names that begin with a dot are hidden anyway."""
 _LIKE_A_MASK = re.compile(r"seg|mask|label|tumou?r|lesion|roi(?![a-z])|annot|gtv|truth", re.IGNORECASE)
 _OF_THE_BRAIN = re.compile(r"brain|skull|parenchyma|tissue", re.IGNORECASE)
 _LIKE_BRAIN_MASKS = 0.8
@@ -30,7 +30,7 @@ _MOST_OPENED = 64
 
 @dataclass
 class LeftOut:
-    """What a walk through folders passed by."""
+    """What a walk through folders skipped."""
 
     folders: list[Path] = field(default_factory=list)
     """Hidden ones and bins."""
@@ -40,7 +40,7 @@ class LeftOut:
     volumes: list[Path] = field(default_factory=list)
     """Images in other formats."""
     dead_links: list[Path] = field(default_factory=list)
-    """That lead to nothing, or back to themselves."""
+    """Links that lead to nothing, or back to themselves."""
     unreadable: dict[Path, str] = field(default_factory=dict)
     """Folders that cannot be listed, each with the reason; these are errors."""
 
@@ -102,9 +102,9 @@ def describe_left_out(
 
     Args:
         root: Where the walk began.
-        left_out: What it passed by.
+        left_out: What it skipped.
         volumes: All NIfTI files that it found.
-        cases: Of one layout.
+        cases: Cases of one layout.
     """
     findings = describe_skipped(root, left_out)
     case_of = {case.folder: case for case in cases}

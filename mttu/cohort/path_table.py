@@ -31,7 +31,7 @@ def read_path_table(table: Path, modalities: Sequence[str], findings: list[Findi
 
     Args:
         table: A text file separated by comma, semicolon or tab, or a workbook. Relative paths start at its folder.
-        modalities: Those that every case needs.
+        modalities: Modalities that every case needs.
         findings: Columns that are not used are added.
 
     Returns:
@@ -70,7 +70,7 @@ class _Lines:
     folder: Path
     """Where relative paths start."""
     names: Sequence[str]
-    """Of the columns, normalised."""
+    """Normalised names of the columns."""
     reader: LineReader
     modalities: tuple[str, ...]
 
@@ -130,7 +130,7 @@ class _Lines:
             there = False
         except PermissionError as error:
             return f"{text}: {explain_refusal(error)}"
-        except (OSError, ValueError) as error:  # too long a name, or a character that no name has
+        except (OSError, ValueError) as error:  # a name that is too long, or has a character that is not allowed
             reason = getattr(error, "strerror", None) or error
             return f"{text[:_LONGEST_SHOWN]!r}: is no path ({reason})"
         if volume_stem(path) is None:

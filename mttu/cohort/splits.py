@@ -26,7 +26,7 @@ def draw_validation(strata: Mapping[str, int], fraction: float, seed: int) -> fr
     Args:
         strata: Patient to stratum, e.g. IDH class; their order does not matter.
         fraction: Share of the patients of each stratum, 0 to below 1.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     drawn: set[str] = set()
     for stratum in sorted(set(strata.values())):
@@ -58,7 +58,7 @@ def assign_splits(cases: Sequence[Case], val_fraction: float, seed: int) -> list
     Args:
         cases: Each with the split that the clinical table names for it, or an empty one.
         val_fraction: Share of validation.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
         InputError: A patient on two sides or of two IDH classes, or a train or val case with nothing to learn; each
@@ -187,11 +187,11 @@ def draw_folds(
     validate, too, or are left out if they have no mask, so that the network does not see the patient in training.
 
     Args:
-        manifest: Its train and val cases are drawn anew.
+        manifest: Its train and val cases are drawn again.
         folds: k, at least 2.
-        seed: Of the draw; the order of the cases does not matter.
-        group: `patient`, or `site`: all patients of a site are in one fold, the strata as even as the sites allow.
-            Sites that share a patient are drawn as one. Unlabelled cases are in training whatever their site.
+        seed: Seed of the draw; the order of the cases does not matter.
+        group: `patient`, or `site`: all patients of a site are in one fold, with strata as even as the sites allow.
+            Sites that share a patient are drawn as one. Unlabelled cases are in training regardless of their site.
         exclude_test: Leave the test cases out, so that no later step can look at them.
 
     Raises:
@@ -285,8 +285,8 @@ def _find_poor_folds(strata: Mapping[str, int], fold_of: Mapping[str, int], fold
             problems.append(f"fold {fold + 1}: gets no patient; take fewer folds, another seed, or group by patient")
         trained = {idh for patient, idh in strata.items() if fold_of[patient] != fold}
         problems += [
-            f"fold {fold + 1}: all IDH {title} patients would be in val and none in train, for they are of few sites; "
-            "take another seed, or group by patient"
+            f"fold {fold + 1}: all IDH {title} patients would be in val and none in train, because they are of few "
+            "sites; take another seed, or group by patient"
             for idh, title in CLASS_NAMES.items()
             if idh in strata.values() and idh not in trained
         ]

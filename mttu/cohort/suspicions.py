@@ -64,7 +64,7 @@ def _find_shifted(case_id: str, modalities: Sequence[str], sources: Sources) -> 
         if _agree(filled[first], filled[second]) >= LEAST_AGREEMENT:
             continue
         names = modalities[first], modalities[second]
-        shown = [is_shown(images[index]) for index in (first, second)]  # without what interpolation left
+        shown = [is_shown(images[index]) for index in (first, second)]  # without faint values that interpolation left
         agreement = _agree(*shown)
         within = sources.brain if sources.has_mask else np.ones_like(shown[0])
         shares = [measure_hollow(mask, within) for mask in shown]

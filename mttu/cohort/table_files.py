@@ -20,13 +20,13 @@ from mttu.data.file_kinds import LOOKED_AT_BYTES, explain_no_table, explain_refu
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 
 _ROWS_LOOKED_AT = 100
-"""Of the sheets that are not read, to tell whether they hold anything."""
+"""Rows of unread sheets that are looked at, to tell whether they contain anything."""
 _LAST_COLUMN = 16384
-"""Of any sheet (XFD)."""
+"""Last column of any sheet (XFD)."""
 MOST_MERGED = 500_000
 """Cells under all merged ranges of a sheet, within what it holds: a damaged file may name a range many times."""
 _TRUE = ("1", "true")
-"""An attribute that is set."""
+"""Values of an attribute that is set."""
 _ERROR_TEXTS = re.compile(r"#(?:REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|SPILL!|CALC!)")
 
 
@@ -166,7 +166,7 @@ def _lacks_value(cell: Any) -> bool:
 
 LARGEST_BYTES = 32 * 2**20
 MOST_CELLS = 2_000_000
-"""With `LARGEST_BYTES`, keeps a file that is no clinical table from filling the memory."""
+"""With `LARGEST_BYTES`, keeps a file that is not a clinical table from filling the memory."""
 
 _GIVE = "give a .csv, .tsv or .xlsx file"
 _WORKBOOKS = (".xlsx", ".xlsm")
@@ -243,7 +243,7 @@ def read_text_table(path: Path, what: str = "clinical table") -> TextTable:
 
 
 def _find_disguise(data: bytes, is_workbook: bool) -> str | None:
-    """What a file is whose content is not what its ending says, and the cure; None if it is what it says."""
+    """What a file really is if its content does not match its ending, and the cure; None if they match."""
     if data.startswith(b"PK\x03\x04"):
         archive = "is a workbook or an archive by its content; if it is a workbook, name it .xlsx, else unpack it"
         return None if is_workbook else archive

@@ -22,10 +22,10 @@ def read_truth(path: Path, notes: list[str] | None = None) -> dict[str, int]:
     Args:
         path: A manifest (`.parquet`), whose pseudo-labels are left out; a CSV with case_id and true_idh (0, 1 or
             nothing); or a clinical table, see `mttu.cohort.clinical.read_clinical_tables`.
-        notes: What is not used of the table, or was decided about it, is added.
+        notes: Gets what is not used of the table, or was decided about it.
 
     Raises:
-        InputError: The file cannot be read, knows no class, or gives one case two.
+        InputError: The file cannot be read, gives no class, or gives one case two.
     """
     if path.suffix == ".parquet":
         pairs = [(case.case_id, case.idh) for case in read_manifest(path).cases if not case.pseudo_label]

@@ -1,6 +1,5 @@
 """All settings of a run in one frozen object; the defaults are the paper."""
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from mttu.config.data import (
 )
 from mttu.config.earlier import GONE, complete
 from mttu.config.network import NetworkSettings
-from mttu.config.schema import MAY_CHANGE, OUTSIDE_OF_TRAINING, Settings
+from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
 from mttu.config.self_training import SelfTrainingSettings
 from mttu.config.training import (
@@ -31,6 +30,7 @@ from mttu.config.training import (
     TrainSettings,
     WorkerSettings,
 )
+from mttu.config.yaml_text import load_yaml, parse_yaml, read_text, read_yaml
 from mttu.errors import InputError, raise_if_any
 
 __all__ = [
@@ -53,18 +53,11 @@ __all__ = [
 ]
 
 _UNION_TAGS = {"transformer", "convolution"}
-LONGEST_YAML = 2**16
-"""Characters of a settings file."""
-_MOST_BRACKETS = 20
-_TAGS = "tag:yaml.org,2002:"
-_NUMBER_TAGS = {f"{_TAGS}int", f"{_TAGS}float"}
-_MOST_DIGITS = 20
-"""Of a whole number, with its sign: 64 bits. Python refuses to print more than 4300."""
 _NOTHING = {"", "null", "~"}
 
 
 class Config(Settings):
-    """Everything that decides a run's result, and where it goes. `Config()` is the paper."""
+    """Every setting that affects a run's result, and where the result is written. `Config()` is the paper."""
 
     data: DataSettings = DataSettings()
     """Manifest, cache and modalities."""
@@ -84,9 +77,9 @@ class Config(Settings):
     """Sliding windows and post-processing."""
     metrics: MetricSettings = RELEASE_METRICS
     """Conventions for empty masks."""
-    mc: Annotated[MonteCarloSettings, OUTSIDE_OF_TRAINING] = MonteCarloSettings()
+    mc: Annotated[MonteCarloSettings, NOT_USED_BY_TRAINING] = MonteCarloSettings()
     """Monte Carlo dropout."""
-    selection: Annotated[SelectionSettings, OUTSIDE_OF_TRAINING] = SelectionSettings()
+    selection: Annotated[SelectionSettings, NOT_USED_BY_TRAINING] = SelectionSettings()
     """Pseudo-labels."""
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     """Rounds of self-training."""
@@ -176,8 +169,8 @@ def override_some(config: Config, changes: Mapping[str, Any], allowed: tuple[str
     Args:
         config: Settings that the network was trained with.
         changes: Dotted name to value.
-        allowed: What names of settings that may change start with.
-        command: That the changes are given to, for the error message.
+        allowed: Prefixes of the settings that may change.
+        command: Name of the command, for the error message.
 
     Raises:
         InputError: Other, unknown or refused settings.
@@ -218,95 +211,6 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return changes
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """The safe loader, but it refuses aliases, by which half a kilobyte can expand to a billion values; brackets nested
-    so deeply, or numbers in base 60 so long, that they take minutes; and tags, on which PyYAML fails in unforeseen ways
-    where a text does not fit (`!!bool abc`).
-    """
-
-    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        if self.flow_level >= _MOST_BRACKETS:
-            raise yaml.YAMLError(f"line {self.line + 1} is nested too deeply")
-        super().fetch_flow_collection_start(token)
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise yaml.YAMLError(f"line {line} has an alias (*name), which settings do not need; write the value out")
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        node = super().compose_node(parent, index)
-        if event.tag is not None:
-            raise yaml.YAMLError(
-                f"line {event.start_mark.line + 1} has a tag ({event.tag.replace(_TAGS, '!!')[:40]}), which settings "
-                "do not need; leave it out, and put a text in quotes"
-            )
-        return node
-
-    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
-        if node.tag in _NUMBER_TAGS and ":" in node.value:
-            raise yaml.YAMLError(
-                f"line {node.start_mark.line + 1} has {node.value[:20]!r}, to YAML a number in base 60; put it in "
-                "quotes, or write the number out"
-            )
-        if node.tag == f"{_TAGS}int" and len(node.value) > _MOST_DIGITS:
-            raise yaml.YAMLError(
-                f"line {node.start_mark.line + 1} has a whole number of {len(node.value)} digits "
-                f"({node.value[:_MOST_DIGITS]}...); at most {_MOST_DIGITS} are read; put it in quotes if it is a text"
-            )
-        return node
-
-
-def load_yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        ValueError: Longer than `LONGEST_YAML`, refused by `_PlainLoader`, or not YAML.
-    """
-    if len(text) > LONGEST_YAML:
-        raise ValueError(f"longer than {LONGEST_YAML} characters; settings take a few thousand")
-    try:
-        return yaml.load(text, _PlainLoader)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except (yaml.YAMLError, ArithmeticError) as error:
-        raise ValueError(str(error)) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping.
-
-    Raises:
-        InputError: The file is missing, too large, not YAML, or not a mapping; see `load_yaml`.
-    """
-    return _parse_yaml(_read_text(path), path)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(LONGEST_YAML + 1)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8; save it in UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a YAML settings file") from None
-
-
-def _parse_yaml(text: str, path: Path) -> dict[str, Any]:
-    tabbed = [line for line, words in enumerate(text.splitlines(), start=1) if re.match(r" *\t+ *[^\s#]", words)]
-    if tabbed:
-        raise InputError(f"{path}: line {tabbed[0]} is indented by a tab; YAML takes spaces alone")
-    try:
-        content = load_yaml(text)
-    except ValueError as error:
-        raise InputError(f"{path}: not valid YAML ({error})") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}; expected a mapping of sections")
-    return content
-
-
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings to dotted names; lists and empty mappings stay values."""
     flat: dict[str, Any] = {}
@@ -325,13 +229,13 @@ def load_stored_config(path: Path) -> Config:
     Raises:
         InputError: See `read_yaml` and `override`.
     """
-    return _parse_stored(_read_text(path), path)
+    return _parse_stored(read_text(path), path)
 
 
 @lru_cache(maxsize=32)
 def _parse_stored(text: str, path: Path) -> Config:
-    """Cached by what the file holds, for a command reads the settings of one checkpoint several times."""
-    return override(Config(), complete(flatten(_parse_yaml(text, path))), str(path))
+    """Cached by content, because one command reads a checkpoint's settings several times."""
+    return override(Config(), complete(flatten(parse_yaml(text, path))), str(path))
 
 
 def to_yaml(config: Config) -> str:

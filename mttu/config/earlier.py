@@ -1,4 +1,4 @@
-"""Settings as earlier versions stored them, under today's names and with the values that they had then.
+"""Reads settings stored by earlier versions: renamed, and completed with the values those versions used.
 
 A new setting needs a line in `NEWER`, a changed preset one in `mttu.search.presets.EARLIER_PRESETS`; then checkpoints,
 run folders, rounds and prepared cases of earlier versions keep their meaning and can be continued.
@@ -15,8 +15,18 @@ NEWER: Mapping[str, Any] = {
     "optim.clip_norm": None,
     "metrics.empty_dice": "brats",
     "metrics.empty_hd95": "exclude",
+    "data.folds": 0,
+    "data.fold_seed": 0,
 }
 """Settings that runs of format 1 may lack, by dotted name, with the value that corresponds to what they did."""
+
+MOVED: Mapping[str, str] = {
+    "self_training.folds": "data.folds",
+    "self_training.fold_seed": "data.fold_seed",
+    "folds": "data.folds",  # as a cross-validated training stored its options
+    "fold seed": "data.fold_seed",
+}
+"""Renamed settings; the old names are accepted in what earlier versions stored, and from users."""
 
 BATCH_SIZE = "train.batch_size"
 """Patches per worker and step, up to format 1: the global batch grew with the number of workers."""
@@ -31,7 +41,7 @@ GONE: Mapping[str, str] = {
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a run (dotted names to JSON values), as some version stored them, as those of today."""
+    """A run's settings (dotted names to JSON values) as any version stored them: under today's names, and complete."""
     return {**NEWER, **rename(stored, stored.get(NUM_WORKERS, 1), "stored settings")}
 
 
@@ -42,7 +52,7 @@ def complete_section(prefix: str, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_unchanged(prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section without the settings of `NEWER` that have their earlier value: what its hash is computed of."""
+    """A section without the settings of `NEWER` that have their earlier value; its hash is computed from this."""
     return {
         name: value
         for name, value in section.items()
@@ -51,21 +61,28 @@ def drop_unchanged(prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename(settings: Mapping[str, Any], num_workers: Any, source: str) -> dict[str, Any]:
-    """Settings under today's names: the global batch was `BATCH_SIZE` times the number of workers.
+    """Settings under today's names, see `MOVED`; the global batch was `BATCH_SIZE` times the number of workers.
 
     Args:
         settings: Dotted names to values, as text or as numbers.
-        num_workers: Of the run; an invalid one counts as 1 here, because its own setting refuses it.
+        num_workers: Number of workers; an invalid one counts as 1 here, because the setting itself is refused
+            elsewhere.
         source: Where the settings come from, for the error message.
 
     Raises:
-        InputError: The old name and a new one are both given, or its value is no number of patches.
+        InputError: An old name and its new one are both given, or a batch size is not a number of patches.
     """
+    twice = [name for name in MOVED if name in settings and MOVED[name] in settings]
+    if twice:
+        raise InputError(
+            f"{source}: {twice[0]} is now {MOVED[twice[0]]}; leave it out, because the new name is given too"
+        )
+    settings = {MOVED.get(name, name): value for name, value in settings.items()}
     if BATCH_SIZE not in settings:
-        return dict(settings)
+        return settings
     both = [name for name in (GLOBAL_BATCH, BATCH_PER_WORKER) if name in settings]
     if both:
-        raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; leave it out, for {both[0]} is given too")
+        raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; leave it out, because {both[0]} is given too")
     batch, workers = _read_count(settings[BATCH_SIZE]), max(_read_count(num_workers), 1)
     if batch < 1:
         raise InputError(f"{source}: {BATCH_SIZE}: {GONE[BATCH_SIZE]}; found {settings[BATCH_SIZE]!r}")

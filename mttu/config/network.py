@@ -4,12 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mttu.config.schema import Settings
+from mttu.config.schema import Positive, Probability, Settings
 
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
-"""Channels; the bound keeps a foreign file from naming a network that no machine holds."""
+"""Channels; the bound stops an untrusted file from asking for a network too large for any machine."""
 Few = Annotated[int, Field(ge=1, le=64)]
 Level = Literal["F1", "F2", "F3", "F4", "F5"]
 Task = Literal["segmentation", "idh"]
@@ -42,14 +40,15 @@ class TransformerSettings(Settings):
     width: Width = 512
     """Token width d (section III-A.1)."""
     num_layers: Annotated[int, Field(ge=0, le=6)] = 4
-    """Number L of transformer layers; 4 is the paper's choice (Table II, section V-C.1). 0 leaves the projection
-    alone."""
+    """Number L of transformer layers; 4 is the paper's choice (Table II, section V-C.1). With 0 only the projection is
+    left."""
     num_heads: Positive = 8
     """Attention heads. Not stated in the paper; chosen as in the authors' release."""
     mlp_width: Width = 4096
     """Hidden width of the MLP. Not stated in the paper; chosen as in the authors' release."""
     position_grid: tuple[Few, Few, Few] = (16, 16, 16)
-    """Token grid that the position embedding is learned on: patch size / 8 per axis. Other inputs interpolate it."""
+    """Token grid that the position embedding is learned on: patch size / 8 per axis. It is interpolated for other
+    sizes."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerSettings":
@@ -102,7 +101,7 @@ class NetworkSettings(Settings):
     idh_head: IdhHeadSettings = IdhHeadSettings()
     """The IDH classifier."""
     tasks: tuple[Task, ...] = ("segmentation", "idh")
-    """Tasks that the network has a head for; one alone is SegNet or ClsNet (Table III)."""
+    """Tasks that the network has a head for; with one alone it is SegNet or ClsNet (Table III)."""
     dropout: DropoutSettings = DropoutSettings()
     """Dropout probabilities, place by place."""
 

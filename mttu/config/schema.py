@@ -1,23 +1,32 @@
 """What all settings share: frozen, no unknown field, every field documented by the string below it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
 class MayChange:
-    """Mark of a setting, or of a section, that may change while a run is stopped, because results so far stay valid.
+    """Marks a setting or section that may change while a run is stopped: earlier results stay valid.
 
-    Another device or another number of threads changes the last bits.
+    A different device or number of threads still changes the last bits.
     """
 
     in_rounds: bool = True
-    """Whether it may change in a self-training as well; a plain training does not use the others."""
+    """Whether it may also change in a self-training; if not, only a self-training uses it."""
 
 
 MAY_CHANGE = MayChange()
-OUTSIDE_OF_TRAINING = MayChange(in_rounds=False)
+"""For a setting that decides no result."""
+NOT_USED_BY_TRAINING = MayChange(in_rounds=False)
+"""For a setting that a plain training does not read; a self-training depends on it."""
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):

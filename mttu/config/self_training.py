@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from mttu.config.network import Positive
-from mttu.config.schema import MAY_CHANGE, OUTSIDE_OF_TRAINING, Settings
+from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, AboveZero, Positive, Settings
 
 Start = Literal["fresh", "kept"]
 CountedLabels = Literal["true", "true+pseudo"]
@@ -22,44 +21,33 @@ class SelfTrainingSettings(Settings):
     stop_when_unchanged: Annotated[bool, MAY_CHANGE] = True
     """Stop before a round (the second or a later one) whose pseudo-labels are those of the round before. Not stated in
     the paper. No effect with `selection.method=none`, the baseline of the other methods."""
-    epochs: Annotated[Positive | None, OUTSIDE_OF_TRAINING] = None
+    epochs: Annotated[Positive | None, NOT_USED_BY_TRAINING] = None
     """Epochs of each round after round 0; null: as `train.epochs`. Not stated in the paper."""
-    lr: Annotated[Annotated[float, Field(gt=0)] | None, OUTSIDE_OF_TRAINING] = None
-    """Initial learning rate of each round after round 0, decaying anew; null: as `optim.lr`. Not stated in the
-    paper."""
-    relabel: Annotated[bool, OUTSIDE_OF_TRAINING] = True
-    """Select anew from the whole pool each round, as Algorithm 1 does (lines 3 to 5), so that a label can change or go;
-    false: earlier pseudo-labels stay and only other cases can join."""
-    optimiser: Annotated[Start, OUTSIDE_OF_TRAINING] = "fresh"
+    lr: Annotated[AboveZero | None, NOT_USED_BY_TRAINING] = None
+    """Initial learning rate of each round after round 0, from which it decays again; null: as `optim.lr`. Not stated in
+    the paper."""
+    relabel: Annotated[bool, NOT_USED_BY_TRAINING] = True
+    """Select afresh from the whole pool each round, as Algorithm 1 does (lines 3 to 5), so a label can change or be
+    dropped; false: earlier pseudo-labels stay and only other cases can join."""
+    optimiser: Annotated[Start, NOT_USED_BY_TRAINING] = "fresh"
     """State of Adam and of the task weights at the start of a round: fresh, or kept from the last epoch of the round
-    before. Not stated in the paper; fresh, because Algorithm 1 loads weights only (line 6), and because moments of
-    other labels at the end of a decay say little about the first steps at a new learning rate."""
+    before. Not stated in the paper; fresh, because Algorithm 1 loads weights only (line 6), and because moments from
+    training on other labels, at the end of a decay, say little about the first steps at a new learning rate."""
     class_weights: CountedLabels = "true"
     """Labels that w_mutant and w_wild are counted from (below eq. 14, eq. 20): the true ones, or pseudo-labels too. Not
-    stated in the paper; true, because selected labels are balanced to the same ratio anyway, and a selection that is
-    biased to one class should not weigh its own bias."""
-    thresholds: Annotated[Literal["fixed", "search"], OUTSIDE_OF_TRAINING] = "fixed"
+    stated in the paper; true, because selected labels are balanced to the same ratio anyway, and a selection biased
+    towards one class should not reinforce its own bias."""
+    thresholds: Annotated[Literal["fixed", "search"], NOT_USED_BY_TRAINING] = "fixed"
     """Thresholds as set in `selection`, or searched each round on the Monte Carlo scores of the validation cases; see
     `mttu thresholds`. The paper determines them once on validation data (section IV-B)."""
-    min_coverage: Annotated[float, Field(gt=0, le=1), OUTSIDE_OF_TRAINING] = 0.5
+    min_coverage: Annotated[float, Field(gt=0, le=1), NOT_USED_BY_TRAINING] = 0.5
     """Least share of the validation cases that searched thresholds have to select. Not stated in the paper; half, so
-    that an error of zero rests on more than a handful."""
-    folds: Annotated[int, Field(ge=0), OUTSIDE_OF_TRAINING] = 0
-    """0: the manifest's own split; 2 or more: cross-validation, a self-training for each fold, and an ensemble of the
-    folds. 5 would be the paper's 80 % for training and 20 % for tuning (section V-B)."""
-    fold_seed: Annotated[int, Field(ge=0), OUTSIDE_OF_TRAINING] = 0
-    """Seed of the folds, as in `mttu split`; not `train.seed`, so that trainings of several seeds can share folds."""
+    that an error of zero is based on more than a handful of cases."""
     keep: Annotated[Literal["best", "all"], MAY_CHANGE] = "best"
     """What stays of a finished round: the best weights, or also its training checkpoints with the optimiser."""
     start: Annotated[Path | None, MAY_CHANGE] = None
-    """Folder `round_0` of another self-training with the same settings and data, copied instead of trained anew, so
+    """Folder `round_0` of another self-training with the same settings and data, copied instead of trained again, so
     that methods can share it."""
     truth: Annotated[Path | None, MAY_CHANGE] = None
     """True classes of the unlabelled cases, where known: a manifest or a table, see `mttu select`. For reports only; no
     choice depends on it."""
-
-    @model_validator(mode="after")
-    def _check_folds(self) -> "SelfTrainingSettings":
-        if self.folds == 1:
-            raise ValueError("folds is 1; give 0 for the manifest's own split, or 2 or more")
-        return self

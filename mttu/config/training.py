@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mttu.config.network import Positive
-from mttu.config.schema import MAY_CHANGE, Settings
+from mttu.config.schema import MAY_CHANGE, AboveZero, AtLeastZero, Positive, Settings
 
 ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
@@ -20,22 +19,23 @@ class LossSettings(Settings):
     alone can settle on never predicting a rare class), or focal loss (section V-C.4)."""
     idh: Literal["cross_entropy", "focal"] = "cross_entropy"
     """IDH loss: weighted cross entropy (eq. 14) or its focal form (section V-C.4)."""
-    dice_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of Dice in `dice_ce`. Not in the paper; with both 0.5 the loss is the mean of both, near Dice alone."""
-    ce_weight: Annotated[float, Field(ge=0)] = 0.5
+    dice_weight: AtLeastZero = 0.5
+    """Weight of Dice in `dice_ce`. Not in the paper; with 0.5 each, the loss is the mean of the two, close to Dice
+    alone."""
+    ce_weight: AtLeastZero = 0.5
     """Weight of the cross entropy in `dice_ce`; one of both must be above 0. Not in the paper; see `dice_weight`."""
-    dice_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    dice_epsilon: AboveZero = 1e-5
     """Constant of eq. (13). Not stated in the paper; chosen as in the authors' release."""
     dice_pool: Literal["batch", "sample"] = "batch"
     """Sum voxels over the global batch before the ratio, or per sample. Not stated in the paper; batch, because a crop
-    without tumour has no gradient alone."""
+    without tumour gives no gradient by itself."""
     include_background: bool = False
     """Whether background is one of the K classes of eq. (13). Not stated in the paper."""
-    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    focal_gamma: AtLeastZero = 2.0
     """Focusing parameter where a focal loss is chosen. Not stated in the paper; 2 as in Lin et al. (ICCV 2017)."""
     task_weighting: Literal["uncertainty", "equal"] = "uncertainty"
     """Learned sigmas (eq. 15), or both tasks with weight 1 (Table V)."""
-    log_sigma_limit: Annotated[float, Field(gt=0)] = 5.0
+    log_sigma_limit: AboveZero = 5.0
     """log(sigma) is kept within [-x, x], so that a diverging weight cannot switch a task off."""
 
     @model_validator(mode="after")
@@ -48,17 +48,17 @@ class LossSettings(Settings):
 class OptimSettings(Settings):
     """Optimiser and its schedule (section V-B.1)."""
 
-    lr: Annotated[float, Field(gt=0)] = 2e-4
+    lr: AboveZero = 2e-4
     """Initial learning rate (section V-B.1)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: AtLeastZero = 1e-5
     """L2 penalty. Not stated in the paper; chosen as in the authors' release."""
     amsgrad: bool = True
     """AMSGrad variant of Adam. Not stated in the paper; chosen as in the authors' release."""
-    poly_power: Annotated[float, Field(ge=0)] = 0.9
+    poly_power: AtLeastZero = 0.9
     """Power of the polynomial decay to 0 over all epochs. The paper says "decaying"; 0.9 as in the release."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of a step's gradient over all parameters; a larger one is scaled down. null: none, as in the paper,
-    which does not mention any."""
+    clip_norm: AboveZero | None = None
+    """Largest norm of a step's gradient over all parameters; a larger one is scaled down. null: no clipping, as in the
+    paper, which does not mention it."""
 
 
 class TrainSettings(Settings):
@@ -84,11 +84,11 @@ class TrainSettings(Settings):
     validate_every: Positive = 10
     """Epochs between two validations on whole volumes; the last epoch is always validated. Not stated in the paper."""
     checkpoint_every: Positive = 10
-    """Epochs between two checkpoints; a validated epoch and the last one always keep one. A kill loses at most these
-    epochs."""
+    """Epochs between two checkpoints; a validated epoch and the last one always keep one. A kill loses at most this
+    many epochs."""
     validation_metric: ValidationMetric = "dice_minus_ce"
-    """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; each mean is over
-    the cases with that label."""
+    """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; each mean is taken
+    over the cases that have the label."""
     precision: PrecisionSetting = "auto"
     """Arithmetic of the forward pass in training, prediction and scoring; auto: bfloat16 autocast on a GPU, float32 on
     a CPU. The IDH head is always in float32. Not stated in the paper."""
@@ -111,8 +111,9 @@ class InferenceSettings(Settings):
     passes) is refused, because it would take weeks."""
     flips: bool = False
     """Test-time augmentation: mean softmax over the 8 flips of the three axes."""
-    min_enhancing_mm3: Annotated[float, Field(ge=0)] = 0.0
-    """Less predicted enhancing tumour is relabelled NCR/NET; 0 leaves it, 500 is common for BraTS."""
+    min_enhancing_mm3: AtLeastZero = 0.0
+    """Enhancing tumour predicted with less volume than this is relabelled NCR/NET; 0: never. 500 is common for
+    BraTS."""
     undecided_band: tuple[float, float] = (0.4, 0.6)
     """IDH-mutant probabilities within this band are flagged as undecided in predictions."""
 
@@ -131,11 +132,11 @@ class TrackingSettings(Settings):
     """Whether a run is written."""
     uri: str | None = None
     """Tracking URI; null: the environment variable MLFLOW_TRACKING_URI, else a SQLite database `mlflow.db` in
-    `output.folder`. A run that was begun without the variable goes on without it."""
+    `output.folder`. A run that was begun without the variable continues without it."""
     experiment: str = "mttu"
     """MLflow experiment name."""
     model: str | None = None
-    """MLflow registered model whose versions the weights of self-training become; null: `output.name`."""
+    """MLflow registered model that receives the weights of self-training as its versions; null: `output.name`."""
     log_patient_images: bool = False
     """Whether pictures of real patients may be logged. Pictures of the synthetic phantom are always logged."""
 

@@ -26,7 +26,7 @@ Voxel = TypeVar("Voxel", bound=np.generic)
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches that one rank holds at once, before augmentation: its share of a step, or a part of it."""
+    """Patches that one rank processes at once, before augmentation: its share of a step, or a part of it."""
 
     image: Tensor
     """(B, C, H', W', D) float16, z-scores inside the brain, 0 outside; each patch with its margin for rotation, see
@@ -36,16 +36,16 @@ class Batch:
     has_seg: Tensor
     """(B,) bool."""
     only_wt: Tensor
-    """(B,) bool; the mask tells the whole tumour only, not its parts."""
+    """(B,) bool; the mask shows only the whole tumour, not its parts."""
     idh: Tensor
     """(B,) 1 mutant, 0 wild type, -1 unknown."""
     case_ids: tuple[str, ...]
-    """For messages."""
+    """For error messages."""
     augmentations: tuple[Augmentation, ...] = field(repr=False)
     """To apply to each patch."""
 
     def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory, from which a GPU reads while the host goes on; torch's loader calls it."""
+        """A copy in page-locked memory, from which a GPU reads while the host works on; torch's loader calls it."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "Batch":
@@ -73,7 +73,7 @@ class Patch:
 
 
 def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Case index of each position of an epoch: shuffled rounds through all cases, cut at `num_samples`."""
+    """Case index of each position of an epoch: all cases, reshuffled for each pass, up to `num_samples`."""
     generator = np.random.default_rng([seed, epoch, _ORDER])
     rounds = -(-num_samples // num_cases)
     return np.concatenate([generator.permutation(num_cases) for _ in range(rounds)])[:num_samples]
@@ -101,7 +101,7 @@ def draw_start(
 
 
 def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> NDArray[Voxel]:
-    """Cuts (..., H, W, D) to `size` on the last three axes, reading no other voxel; outside of the volume is 0."""
+    """Cuts (..., H, W, D) to `size` on the last three axes, reads no other voxels; 0 outside the volume."""
     inside, target = [], []
     for first, side, extent in zip(start, size, volume.shape[-3:], strict=True):
         low, high = max(0, first), min(extent, first + side)
@@ -119,7 +119,8 @@ def read_volume(cached: CachedCase, config: Config) -> Tensor:
 
 
 class PatchDataset(Dataset[Patch]):
-    """Random patches of cached cases; an item is named by (epoch, position, case index) and replays exactly.
+    """Random patches of cached cases; an item is identified by (epoch, position, case index) and can be reproduced
+    exactly.
 
     Args:
         cases: Cases in the order of their indices.
@@ -155,7 +156,7 @@ class PatchDataset(Dataset[Patch]):
         seg = np.zeros(extent, np.uint8) if cached.seg is None else crop(cached.seg, first, extent)
         augmentation = draw_augmentation(settings, len(image), generator)
         has_seg = cached.seg is not None
-        only_wt = has_seg and not knows_parts(case.labels)  # not from the voxels: a crop may hold no tumour
+        only_wt = has_seg and not knows_parts(case.labels)  # not from the voxels, because a crop may contain no tumour
         return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation)
 
 
@@ -183,10 +184,10 @@ def order_of_steps(num_cases: int, config: Config, epoch: int) -> NDArray[np.int
     return epoch_order(num_cases, steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
 
 
-def labels_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
+def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
     """For each optimiser step of an epoch, the tasks that its global batch has a label for.
 
-    This follows from the order alone, so nothing is read for it, and all ranks agree.
+    Derived from the order of cases alone: nothing is read, and all ranks agree.
     """
     with_label: dict[Task, NDArray[np.bool_]] = {
         "segmentation": np.array([cached.seg is not None for cached in dataset.cached]),
@@ -208,13 +209,14 @@ def build_loader(
     """
     train = dataset.config.train
     shares = share_batch(train, world_size)
+    size = shares.micro_batch_size
     order = order_of_steps(len(dataset), dataset.config, epoch)
     starts = [
-        step * train.global_batch + rank * shares.of_worker + part * shares.held
+        step * train.global_batch + rank * shares.per_worker + micro_batch * size
         for step in range(len(order))
-        for part in range(shares.micro_batches)
+        for micro_batch in range(shares.micro_batches)
     ]
-    batches = [[(epoch, at, int(order.flat[at])) for at in range(first, first + shares.held)] for first in starts]
+    batches = [[(epoch, at, int(order.flat[at])) for at in range(first, first + size)] for first in starts]
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mttu.data.file_kinds import explain_no_parquet, explain_refusal
 from mttu.errors import InputError, stop_if_too_many_open
-from mttu.files import find_obstacle, read_parquet
+from mttu.files import atomic_file, find_obstacle, read_parquet, write_csv
 
 
 def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Mapping[bytes, bytes]], bool]) -> None:
@@ -38,6 +38,14 @@ def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Map
             metadata = pq.read_schema(path).metadata or {}
         if not is_ours(metadata):
             raise InputError(f"{title} {path}: is there and no {what}; it would be lost; give another name")
+
+
+def write_table(place: Path, table: Any) -> None:
+    """Writes `PLACE.csv`, for people, then `PLACE.parquet` with the table's metadata, each whole or not at all."""
+    with atomic_file(place.with_name(f"{place.name}.csv")) as partial:
+        write_csv(table, partial)
+    with atomic_file(place.with_name(f"{place.name}.parquet")) as partial:
+        pq.write_table(table, partial)
 
 
 def read_table(

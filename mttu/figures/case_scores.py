@@ -38,7 +38,7 @@ def draw_case_scores(
 
     Args:
         scores: One per case, system and region.
-        penalty_mm: HD95 that stands for an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
+        penalty_mm: HD95 given to an empty mask, 373.12866 or 374 in the BraTS rules; None if there is none.
         remarks: More sentences for the note, e.g. the conventions for empty masks.
     """
     if not scores:

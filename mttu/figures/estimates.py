@@ -1,4 +1,4 @@
-"""Values with their intervals, as the tables of the figures hold them."""
+"""Values with their intervals, as in the tables that the figures are drawn from."""
 
 import math
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def to_values(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
 def to_error_bars(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
     """Distances from the value down to `low` and up to `high`, (2, N), as matplotlib takes them.
 
-    An interval with an undefined end is left out. A value outside of its own interval, which a percentile bootstrap
-    can yield, has no bar on that side.
+    An interval with an undefined end is left out. A value outside its interval, which a percentile bootstrap can yield,
+    has no bar on that side.
     """
     values = to_values(estimates)
     ends = [(to_number(estimate.low), to_number(estimate.high)) for estimate in estimates]

@@ -58,7 +58,7 @@ def draw_feature_maps(
         cases: One per row.
         plane_title: Axial, Coronal or Sagittal.
         channels: Level to the channel that is shown, counted from 0. A level without one shows the mean of the
-            channels' absolute values; their plain mean says nothing on F5, which a layer norm centres.
+            channels' absolute values; their plain mean says nothing about F5, which a layer norm centres.
         index: Position of the plane on the image's axis; the largest section of the mask if None.
         modality: Name of the image.
 

@@ -18,7 +18,7 @@ BIAS_NOTE = "ECE is biased upwards at small n: a perfectly calibrated predictor 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Predictions whose confidence lies in one interval."""
+    """Predictions whose confidence is in one interval."""
 
     low: float
     high: float
@@ -92,7 +92,7 @@ _EXPECTED: Mapping[str, Any] = {"marker": "_", "markersize": 10, "markeredgewidt
 
 @dataclass(frozen=True)
 class UncertaintyBin:
-    """Predictions whose uncertainty lies in one interval of finite width."""
+    """Predictions whose uncertainty is in one interval of finite width."""
 
     low: float
     high: float
@@ -119,7 +119,7 @@ def draw_ece_by_uncertainty(
 
     Args:
         curves: One per set of cases, e.g. validation and test; their bins may differ.
-        interval: What the intervals of ECE are, for the small print.
+        interval: Kind of the intervals of ECE, for the small print.
     """
     if not any(curve.bins for curve in curves):
         return style.draw_nothing("no bins of uncertainty")

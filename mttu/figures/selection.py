@@ -171,12 +171,12 @@ def draw_candidates(
 ) -> Figure:
     """Confidence against uncertainty of every case, with the selected cases and the area that meets the thresholds.
 
-    The selected cases are ringed where they are not those of the area.
+    The selected cases are ringed if they are not exactly those in the area.
 
     Args:
         candidates: One per case; those with a confidence or uncertainty that is not finite are named, not drawn.
-        confidence_threshold: tau_c, met from there upwards; None where the method has none (PL).
-        uncertainty_threshold: tau_u, met up to there; None where the method has none (PL, CPL).
+        confidence_threshold: tau_c, met at or above it; None where the method has none (PL).
+        uncertainty_threshold: tau_u, met at or below it; None where the method has none (PL, CPL).
         title: E.g. the set of cases.
         balanced: Whether the selection was balanced.
     """
@@ -289,7 +289,7 @@ class MethodSelection:
     num_right_wild: int | None
     """Of those, truly wild type: the n of (m/n). None where the truth is unknown."""
     accuracy: Estimate = UNDEFINED
-    """Interval of the accuracy, a share; its value is not read, the counts give it."""
+    """Interval of the accuracy, a share; its value is not used, because the counts give it."""
 
 
 def draw_pseudo_labels(tables: Mapping[str, Sequence[MethodSelection]], num_cases: Mapping[str, int]) -> Figure:

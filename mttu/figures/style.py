@@ -37,7 +37,7 @@ TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 8.5, 8.0, 7.0
 """Font sizes in points, as printed."""
 
 _LETTERS_PER_INCH = 18.0
-"""Of small print, a little less than fits."""
+"""Letters of small print per inch, a little less than fits."""
 
 ERROR_BARS: Mapping[str, Any] = {"elinewidth": 0.9, "capsize": 2.0, "capthick": 0.9}
 GUIDE: Mapping[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
@@ -89,7 +89,7 @@ def make_class_patches() -> list[Patch]:
 
 
 def new_figure(width_in: float, height_in: float, *, dense: bool = False) -> Figure:
-    """A white figure that belongs to no window; panels make room for their labels, and lie close if `dense`."""
+    """A white figure that belongs to no window; panels make room for labels, and are close together if `dense`."""
     close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0.0, hspace=0.0)
     engine = close if dense else ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
     return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout=engine)

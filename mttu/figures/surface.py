@@ -30,7 +30,7 @@ from mttu.figures import style
 
 LEVEL = 0.5
 _SMOOTHING, _SMOOTHING_OF_LIGHT = 0.7, 1.3
-"""In voxels."""
+"""Widths of the smoothing, in voxels."""
 _LEAST_INSIDE = 0.75
 """Value of a voxel at a flat surface after smoothing; thinner parts are raised to it, so that rays meet them."""
 _LIGHT = np.array([-0.35, 0.45, 0.82])
@@ -57,7 +57,7 @@ class View:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a picture shows, common to all masks that are compared."""
+    """The part of space that a picture shows, common to all masks that are compared."""
 
     centre_mm: NDArray[np.float64]
     """Middle of the picture, from the first voxel's centre."""
@@ -79,7 +79,7 @@ class Hits:
 def frame_masks(
     masks: list[NDArray[np.bool_]], spacing_mm: tuple[float, float, float], view: View, pixels: int
 ) -> Frame:
-    """A frame that holds every mask, `pixels` wide or high. At least one mask has a voxel."""
+    """A frame around all masks, `pixels` wide or high. At least one mask has a voxel."""
     seen = np.argwhere(np.logical_or.reduce(masks)) * spacing_mm @ view.axes.T
     low, high = seen.min(axis=0), seen.max(axis=0)
     half = (high - low) / 2 + 2.5 * max(spacing_mm)
@@ -135,7 +135,7 @@ def measure_distances(
         sampling: Length of a voxel on each axis, in the unit of the result.
 
     Returns:
-        (H, W, D): a voxel that is no border voxel holds the value of the nearest one.
+        (H, W, D): a voxel that is not on the border has the value of the nearest one that is.
     """
     to_truth = distance_transform_edt(~find_border(truth), sampling=sampling)
     border = find_border(predicted)
@@ -175,7 +175,7 @@ def draw_surface_distance(
 
     Args:
         cases: Each starts a new row.
-        unit: Of the distance. The paper's is the voxel.
+        unit: Unit of the distance. The paper's is the voxel.
         largest: End of the colour scale; the paper's is 5.
         view: From the front left and above by default.
         pixels: Longer side of a panel's picture.
@@ -212,7 +212,7 @@ def draw_surface_distance(
 
 
 def _crop(case: SurfaceCase) -> SurfaceCase:
-    """The box around all masks with a margin, so that rays cross little air."""
+    """The box around all masks with a margin, so that rays cross little empty space."""
     inside = np.logical_or.reduce([case.truth, *case.predictions.values()])
     (box,) = find_objects(inside.astype(np.uint8), 1)
     if box is None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,6 +61,8 @@ def run_passes(
         InputError: See `IdhPasses` and `explain_windows`.
         FloatingPointError: Logits are not finite.
     """
+    from monai.inferers import sliding_window_inference  # takes seconds, and most processes never come here
+
     raise_if_any(explain_windows(image.shape[1:], patch_size, inference.overlap, settings.passes, "mc.passes"))
     idh_passes = IdhPasses(network, settings.active_dropout)
     keys = [name_pass(settings.seed, case_id, number, member) for number in range(settings.passes)]

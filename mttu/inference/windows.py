@@ -10,7 +10,6 @@ from itertools import chain, combinations
 from math import ceil, prod
 
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from mttu.config import InferenceSettings
@@ -179,6 +178,8 @@ def _slide(
     network: nn.Module, volume: Tensor, patch_size: Sequence[int], overlap: float, precision: Precision
 ) -> tuple[Tensor | None, Tensor | None]:
     """Blended label probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
+    from monai.inferers import sliding_window_inference  # takes seconds, and most processes never come here
+
     idh_logits: list[Tensor] = []
     segments = False
     learned: Collection[str] = getattr(network, "learned_tasks", ("segmentation", "idh"))

@@ -1,4 +1,4 @@
-"""Score of a region that the true or the predicted mask does not hold; chosen separately for Dice and HD95.
+"""What a region scores when it is missing from the true or the predicted mask; configured separately for Dice and HD95.
 
 | Dice | both empty | spurious | missed |
 | --- | --- | --- | --- |
@@ -24,13 +24,16 @@ Sensitivity and relative volume difference always need a true region.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mttu.config import MetricSettings
 from mttu.errors import raise_if_any
 from mttu.metrics.intervals import Spread, describe
 
-STATUSES = ("normal", "missed", "spurious", "both-empty", "not-defined")
+Status = Literal["normal", "missed", "spurious", "both-empty", "not-defined"]
+"""normal: both masks hold the region. missed: only the true one does. spurious: only the predicted one does.
+not-defined: a whole-tumour mask doesn't say where the region lies."""
+STATUSES: tuple[Status, ...] = get_args(Status)
 METRICS = ("dice", "hd95_mm", "sensitivity", "specificity", "volume_difference_ml", "relative_volume_difference")
 
 
@@ -115,12 +118,12 @@ def explain_hd95(settings: MetricSettings) -> str:
 
 
 def fill_dice(dice: float | None, status: str, settings: MetricSettings) -> float | None:
-    """A case's Dice as the convention counts it; None leaves the case out."""
+    """A case's Dice under the convention; None excludes the case."""
     return DICE[settings.empty_dice].scores.get(status, dice)
 
 
 def fill_scores(row: Mapping[str, Any], settings: MetricSettings) -> dict[str, float | None]:
-    """The scores of a case's region as the conventions count them; None where they leave the case out.
+    """The scores of a case's region under the conventions; None where they exclude the case.
 
     Args:
         row: Has `status` and the `METRICS`, see `mttu.metrics.segmentation.RegionScores`.
@@ -146,7 +149,7 @@ class RegionSummary:
 
 
 def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, settings: MetricSettings) -> RegionSummary:
-    """Summary of one region over the table of case scores; the same bits for any order of rows.
+    """Summary of one region over the table of case scores; bit-identical for any order of rows.
 
     Args:
         rows: `case_id`, `region`, `status` and the `METRICS`; rows of other regions are ignored.
@@ -161,7 +164,7 @@ def summarise_region(rows: Sequence[Mapping[str, Any]], region: str, settings: M
     if twice:
         raise ValueError(f"region {region}: cases {', '.join(twice)} have two rows")
     filled = [fill_scores(row, settings) for row in own]
-    counts = {status: sum(row["status"] == status for row in own) for status in STATUSES}
+    counts: dict[str, int] = {status: sum(row["status"] == status for row in own) for status in STATUSES}
     if sum(counts.values()) != len(own):
         raise ValueError(f"region {region}: a status is none of {', '.join(STATUSES)}")
     spreads = {name: describe([value for scores in filled if (value := scores[name]) is not None]) for name in METRICS}

@@ -26,8 +26,7 @@ class BatchNorm3d(nn.BatchNorm3d):
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape (B, C, H, W, D)."""
         if not self.training or self.sum_over_ranks is None:
-            out: Tensor = super().forward(x)
-            return out
+            return super().forward(x)
         cast(Tensor, self.num_batches_tracked).add_(1)
         mean, variance, count = measure_batch(x.detach(), self)
         synchronised: Tensor = _SynchronisedNorm.apply(  # type: ignore[no-untyped-call]

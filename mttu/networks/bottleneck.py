@@ -17,7 +17,7 @@ from mttu.networks.cpu.steps import gelu_dropout_linear
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, scaled by the square root of the head's width; dropout on its map after softmax."""
+    """Multi-head self-attention, its scores divided by sqrt(E); dropout on the attention weights."""
 
     def __init__(self, width: int, num_heads: int, attention_dropout: float, projection_dropout: float) -> None:
         super().__init__()
@@ -27,19 +27,20 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(width, width)
         self.projection_dropout = nn.Dropout(projection_dropout)
         self.map_seeds: Sequence[int] | None = None
-        """Seeds of the dropout on the map, one per sample, which turn it on in any mode; see `drop_by_pass`."""
+        """Dropout seeds for the attention weights, one per sample; if set, dropout is on even in evaluation mode. See
+        `drop_by_pass`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
         batch, length, width = tokens.shape
-        qkv: Tensor = self.qkv(tokens).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        if self.map_seeds is None:
-            mixed = attention(qkv, self.attention_dropout.p if self.attention_dropout.training else 0.0)  # (B, N, H, E)
-        else:
+        qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, width // self.num_heads)  # (B, N, 3, H, E)
+        probability = self.attention_dropout.p
+        if self.map_seeds is None:  # training and plain prediction
+            heads = attention(qkv, probability if self.attention_dropout.training else 0.0)  # (B, N, H, E)
+        else:  # Monte Carlo: each sample of the batch is a pass with a dropout mask of its own
             samples = zip(torch.split(qkv, 1), self.map_seeds, strict=True)
-            mixed = torch.cat([attention(sample, self.attention_dropout.p, seed) for sample, seed in samples])
-        out: Tensor = self.projection_dropout(self.projection(mixed.reshape(batch, length, width)))
-        return out
+            heads = torch.cat([attention(sample, probability, seed) for sample, seed in samples])
+        return self.projection_dropout(self.projection(heads.reshape(batch, length, width)))
 
 
 class PositionEmbedding(nn.Module):
@@ -51,7 +52,7 @@ class PositionEmbedding(nn.Module):
         self.embedding = nn.Parameter(torch.zeros(1, prod(grid), width))
 
     def forward(self, grid: tuple[int, int, int]) -> Tensor:
-        """The embedding (1, N, C) for a token grid; another grid than the learned one interpolates trilinearly."""
+        """The embedding (1, N, C) for a token grid; interpolated trilinearly if the grid is not the learned one."""
         if grid == self.grid:
             return self.embedding
         volume = self.embedding.transpose(1, 2).reshape(1, -1, *self.grid)  # (1, C, H, W, D)
@@ -71,8 +72,9 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
-        out: Tensor = self.dropout2(gelu_dropout_linear(self.linear1(tokens), self.dropout1, self.linear2))
-        return out
+        hidden = self.linear1(tokens)  # (B, N, K)
+        # dropout2(linear2(dropout1(gelu(hidden))))
+        return self.dropout2(gelu_dropout_linear(hidden, self.dropout1, self.linear2))
 
 
 class TransformerLayer(nn.Module):
@@ -89,12 +91,11 @@ class TransformerLayer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Keeps the shape (B, N, C)."""
         tokens = tokens + self.branch_dropout(self.attention(self.norm1(tokens)))
-        out: Tensor = tokens + self.mlp(self.norm2(tokens))
-        return out
+        return tokens + self.mlp(self.norm2(tokens))
 
 
 class TransformerBottleneck(nn.Module):
-    """Projection to tokens, position embedding, transformer layers, final norm. No layers: the projection alone."""
+    """Projection to tokens, position embedding, transformer layers, final norm. With no layers, only the projection."""
 
     def __init__(self, settings: TransformerSettings, in_channels: int, dropout: DropoutSettings) -> None:
         super().__init__()
@@ -108,22 +109,19 @@ class TransformerBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        f5: Tensor = self.transform(self.embed(f4), f4.shape[2:]) if self.num_layers else self.project(f4)
-        return f5
+        return self.transform(self.embed(f4), f4.shape[2:]) if self.num_layers else self.project(f4)
 
     def embed(self, f4: Tensor) -> Tensor:
-        """Tokens (B, N, C) with their position: what lies before the first dropout."""
+        """Tokens (B, N, C) with their position: everything before the first dropout."""
         volume: Tensor = self.project(f4)
         height, width, depth = volume.shape[2:]
-        tokens: Tensor = volume.flatten(2).transpose(1, 2) + self.position((height, width, depth))
-        return tokens
+        return volume.flatten(2).transpose(1, 2) + self.position((height, width, depth))
 
     def transform(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         """F5 (B, C, H, W, D) from the tokens of `embed` and their grid (H, W, D)."""
         tokens = self.final_norm(self.layers(self.embedding_dropout(tokens)))
-        # Not transposed and viewed: with the strides of one sample, torch's batch norm would misread its gradient.
-        f5: Tensor = tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
-        return f5
+        # view then permute: transpose then view gives a batch of one strides that make batch norm misread its gradient
+        return tokens.view(len(tokens), *grid, -1).permute(0, 4, 1, 2, 3)
 
 
 class ConvolutionBottleneck(nn.Module):
@@ -138,8 +136,7 @@ class ConvolutionBottleneck(nn.Module):
 
     def forward(self, f4: Tensor) -> Tensor:
         """Maps F4 (B, in_channels, H, W, D) to F5 (B, width, H, W, D)."""
-        f5: Tensor = self.blocks(self.project(f4))
-        return f5
+        return self.blocks(self.project(f4))
 
 
 def build_bottleneck(

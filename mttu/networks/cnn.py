@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape (B, channels, H, W, D)."""
         first, second = (self.conv1.norm, self.conv1.conv), (self.conv2.norm, self.conv2.conv)
-        out = two_pre_activated_convs(x, first, second, NEGATIVE_SLOPE)
+        out = two_pre_activated_convs(x, first, second, NEGATIVE_SLOPE)  # conv2(conv1(x))
         return out.add_(x)  # in place: no backward pass needs the convolution's own output
 
 
@@ -59,12 +59,11 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, channels, H/2, W/2, D/2), or the same axes on level 1."""
-        out: Tensor = self.blocks(self.down(x))
-        return out
+        return self.blocks(self.down(x))
 
 
 class Encoder(nn.Module):
-    """Stem and one to four feature levels; dropout takes whole channels of the stem.
+    """Stem and one to four feature levels; dropout drops whole channels of the stem's output.
 
     The stem's dropout is the network's first, so the stem's output is the same in every Monte Carlo pass.
     """
@@ -111,12 +110,12 @@ class UpStep(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Maps x (B, in_channels, H/2, W/2, D/2) and skip (B, channels, H, W, D) to (B, channels, H, W, D)."""
-        from_skip, from_below = self.fuse.weight.chunk(2, dim=1)  # each (channels, channels, 1, 1, 1)
-        weight, bias = _fuse_after_upsample(self.upsample, from_below.flatten(1), self.fuse.bias)
-        x = F.conv_transpose3d(self.reduce(x), weight, bias, stride=2)
-        x = conv3d(skip, from_skip, None).add_(x)
-        out: Tensor = self.block(x)
-        return out
+        # block(fuse(cat([skip, upsample(reduce(x))]))), with the weights of upsample and fuse multiplied first
+        skip_weight, below_weight = self.fuse.weight.chunk(2, dim=1)  # each (channels, channels, 1, 1, 1)
+        weight, bias = _fuse_after_upsample(self.upsample, below_weight.flatten(1), self.fuse.bias)
+        x = F.conv_transpose3d(self.reduce(x), weight, bias, stride=2)  # (B, channels, H, W, D)
+        x = conv3d(skip, skip_weight, None).add_(x)
+        return self.block(x)
 
 
 def _fuse_after_upsample(
@@ -147,5 +146,4 @@ class Decoder(nn.Module):
         x = self.up3(x, features["F3"])  # (B, 64, H/4, W/4, D/4)
         x = self.up2(x, features["F2"])  # (B, 32, H/2, W/2, D/2)
         x = self.up1(x, features["F1"])  # (B, 16, H, W, D)
-        logits: Tensor = self.segmentation_head(x)
-        return logits
+        return self.segmentation_head(x)

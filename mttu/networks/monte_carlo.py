@@ -3,7 +3,7 @@
 The seed of a mask comes from the pass and from the place of the dropout in the network. So a pass has the same masks
 wherever and however often it is computed, in any batch, and whatever was computed before it.
 
-What lies before the first active dropout is the same in every pass and is computed once; the decoder is never run.
+Everything before the first active dropout is the same in every pass and is computed once; the decoder never runs.
 Axes are (B, C, H, W, D); tokens (B, N, C).
 """
 
@@ -43,12 +43,12 @@ def name_pass(seed: int, case_id: str, number: int, member: int = 1) -> str:
     """Key of one pass of one case, which decides all its masks, the same for every window of the case.
 
     Args:
-        seed: Of the masks.
-        case_id: Case.
-        number: Pass, from 0.
-        member: Of an ensemble, from 1. Each has its own masks: channels of members that start from the same initial
-            weights have related meanings, and the same masks would make them err alike. The first member has the masks
-            of a network alone.
+        seed: Seed of the masks.
+        case_id: The case.
+        number: Number of the pass, from 0.
+        member: Number of the member in an ensemble, from 1. Each has its own masks: channels of members that start from
+            the same initial weights have related meanings, and the same masks would make them err alike. The first
+            member has the masks of a single network.
     """
     return json.dumps([seed, case_id, number] if member == 1 else [seed, case_id, number, member])
 
@@ -62,7 +62,7 @@ def mask_seed(key: str, place: str) -> int:
 def drop_by_pass(network: MttuNet, places: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
     """Turns dropout on at some places while the body runs; sample i of every batch gets the masks of `keys[i]`.
 
-    No gradient is kept in the body. On a GPU torch's generators are seeded anew: fork them around it.
+    No gradient is kept in the body. On a GPU this reseeds torch's generators: fork them around it.
 
     Args:
         network: In evaluation mode, which it stays in: batch norm keeps its running statistics.
@@ -94,12 +94,12 @@ def _hook(seeds: Sequence[int]) -> Any:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all passes of a window share, a batch of one; `stem` or `tokens` is what the first dropout works on."""
+    """What all passes of a window share, a batch of one; `stem` or `tokens` goes into the first active dropout."""
 
     stem: Tensor | None
     """(1, widths[0], H, W, D) before the stem's dropout; None if that dropout is off."""
     tokens: Tensor | None
-    """(1, N, C) before the embedding's dropout; None if F5 is shared too, or not yet there."""
+    """(1, N, C) before the embedding's dropout; None if F5 is shared too, or not computed yet."""
     grid: tuple[int, ...]
     """Tokens per axis."""
     pooled: dict[str, Tensor]
@@ -132,7 +132,7 @@ class IdhPasses:
 
     @torch.inference_mode()  # here too: with gradients another kernel is used, and last bits differ
     def share(self, image: Tensor) -> Shared:
-        """Computes what lies before the first active dropout, of one window (1, in_channels, H, W, D)."""
+        """Computes everything before the first active dropout, for one window (1, in_channels, H, W, D)."""
         network = self.network
         if self._from_stem:
             stem = network.encoder.stem(image.contiguous(memory_format=torch.channels_last_3d))
@@ -144,7 +144,7 @@ class IdhPasses:
         return Shared(None, None, (), self.head.pool(network.encode(image)))
 
     def finish(self, shared: Shared, copies: int = 1) -> Tensor:
-        """Logits (copies, 2) of as many copies; with `drop_by_pass` around it, each copy is a pass of its own."""
+        """Logits (copies, 2) of as many copies; with `drop_by_pass` around it, each copy is a separate pass."""
         network, pooled = self.network, shared.pooled
         if shared.stem is not None:
             features = network.encoder.extract(_repeat(shared.stem, copies))

@@ -28,7 +28,7 @@ class IdhHead(nn.Module):
     All of it is computed in float32, under autocast too: eight bits of mantissa are too few for a mean over 4096 tokens
     and for a logit near a threshold, and lower precision would save next to nothing here.
 
-    `widths` holds the channels of each level by name; those of other levels do no harm.
+    `widths` holds the channels of each level by name; other levels are ignored.
     """
 
     def __init__(self, settings: IdhHeadSettings, widths: Mapping[str, int], dropout: float) -> None:
@@ -48,7 +48,7 @@ class IdhHead(nn.Module):
         return self.classify(self.pool(features))
 
     def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Average and maximum (B, 2C), float32, of each level that the head reads and that is given."""
+        """Average and maximum (B, 2C), float32, of each given level that the head reads."""
         return {
             name: torch.cat([pool(features[name].float(), dim=(2, 3, 4)) for pool in (torch.mean, torch.amax)], dim=1)
             for name in self.feature_levels
@@ -68,7 +68,7 @@ STRIDE = 8
 
 
 class MttuNet(nn.Module):
-    """Encoder, bottleneck, decoder and IDH head, as far as the tasks need them.
+    """Encoder, bottleneck, decoder and IDH head; only the parts that the tasks need are built.
 
     Without the segmentation task there is no decoder, and encoder and bottleneck end at the deepest level that the
     IDH head reads. So every parameter takes part in the loss.
@@ -78,15 +78,15 @@ class MttuNet(nn.Module):
         super().__init__()
         self.tasks = frozenset(settings.tasks)
         self.learned_tasks = self.tasks
-        """Those whose head has seen a label, set after training or reading the weights. Logits of the others mean
-        nothing, see `mttu.networks.learned`."""
+        """Tasks whose head was trained on at least one label; set by training, and when weights are loaded. The other
+        logits are meaningless, see `mttu.networks.learned`."""
         self.learned_parts = True
-        """Whether training masks held the parts of a tumour; else only the whole tumour has a meaning."""
+        """Whether training masks distinguished the parts of a tumour; if not, only the whole tumour is meaningful."""
         self.in_channels = settings.in_channels
         widths = dict(zip(LEVELS, settings.widths, strict=True)) | {"F5": settings.bottleneck.width}
         segments, classifies = "segmentation" in settings.tasks, "idh" in settings.tasks
         deepest = "F5" if segments else max(settings.idh_head.levels)
-        num_levels = min(int(deepest[1]), len(LEVELS))
+        num_levels = min(int(deepest[1]), len(LEVELS))  # "F3" -> 3
         levels = settings.widths[:num_levels], settings.blocks[:num_levels]
         self.encoder = Encoder(settings.in_channels, *levels, settings.dropout.stem)
         self.bottleneck = (
@@ -105,19 +105,19 @@ class MttuNet(nn.Module):
             `seg_logits` (B, 4, H, W, D) and `idh_logits` (B, 2).
 
         Raises:
-            InputError: The number of axes, of channels, or a size does not fit.
+            InputError: The number of axes or channels, or a size, is wrong.
         """
-        return self.decide(self.encode(image))
+        return self.run_heads(self.encode(image))
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
-        """The feature levels F1 to F5 by name, as far as they are built; arguments and errors as `forward`."""
+        """The feature levels F1 to F5 by name, as many as were built; takes and raises the same as `forward`."""
         self._check(image)
         features: dict[str, Tensor] = self.encoder(image.contiguous(memory_format=torch.channels_last_3d))
         if self.bottleneck is not None:
             features["F5"] = self.bottleneck(features["F4"])
         return features
 
-    def decide(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def run_heads(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The heads' logits from the feature levels, as `forward` returns them."""
         logits = {}
         if self.decoder is not None:
@@ -133,7 +133,7 @@ class MttuNet(nn.Module):
             return
         deepest = "F5" if self.idh_head is not head else max(self.idh_head.feature_levels)
         yield from self.encoder.stem.parameters()
-        yield from self.encoder.levels[: int(deepest[1])].parameters()
+        yield from self.encoder.levels[: int(deepest[1])].parameters()  # "F3" -> 3
         if self.bottleneck is not None and deepest == "F5":
             yield from self.bottleneck.parameters()
         yield from head.parameters()

@@ -21,6 +21,7 @@ from mttu.data.volumes import write_mask
 from mttu.errors import explain_failure
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
+from mttu.inference.cases import run_cases
 from mttu.inference.windows import predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
@@ -38,14 +39,10 @@ def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> l
     Raises:
         InputError: Another process predicts into the same folder.
     """
-    rows: list[PredictionRow] = []
     digests: dict[str, Mapping[str, str]] = {}
     with lock_folder(plan.out):
         staging = open_staging(plan.out)
-        for one in plan.cases:
-            rows.append(_predict_or_explain(plan, one, staging, digests))
-            if on_case is not None:
-                on_case(len(rows), rows[-1])
+        rows = run_cases(plan.cases, lambda one: _predict_or_explain(plan, one, staging, digests), on_case)
         rows = _warn_of_copies(plan, rows, digests)
         write_tables(staging, rows, _describe(plan))
         publish(plan.out)

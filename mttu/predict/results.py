@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mttu.cohort.discovery import PREDICTIONS
 from mttu.data.manifest import is_one_name
+from mttu.data.tables import write_table
 from mttu.errors import InputError, name_some
 from mttu.figures.overlay import RESEARCH_USE
-from mttu.files import PREFIX, atomic_file, drop_link, find_obstacle, read_parquet, remove, write_csv, write_text
+from mttu.files import PREFIX, drop_link, find_obstacle, read_parquet, remove, write_text
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
@@ -166,10 +166,7 @@ def write_tables(staging: Path, rows: Sequence[PredictionRow], metadata: Mapping
     described |= {name: str(value) for name, value in constants.items()}
     table = pa.Table.from_pylist([asdict(row) | constants for row in rows], schema=SCHEMA.with_metadata(described))
     write_text(staging / _README, _README_TEXT)
-    with atomic_file(staging / _CSV) as partial:
-        write_csv(table, partial)
-    with atomic_file(staging / TABLE) as partial:
-        pq.write_table(table, partial)
+    write_table(staging / TABLE.removesuffix(".parquet"), table)
 
 
 def publish(out: Path) -> None:

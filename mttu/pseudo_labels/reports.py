@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
-from mttu.data.tables import read_table
+from mttu.data.tables import read_table, write_table
 from mttu.errors import InputError
 from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import UncertaintyBin, UncertaintyCurve, draw_ece_by_uncertainty
@@ -29,7 +29,7 @@ from mttu.figures.selection import (
     draw_selection_error,
 )
 from mttu.figures.style import save_figure
-from mttu.files import atomic_file, atomic_folder, parse_json, recover_folder, write_csv
+from mttu.files import atomic_folder, parse_json, recover_folder
 from mttu.metrics.calibration import CalibrationError, measure_calibration_error
 from mttu.metrics.intervals import wilson_interval
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
@@ -91,10 +91,7 @@ def _write_table(folder: Path, kind: str, rows: Sequence[Any], schema: Any, abou
     """Writes rows (dataclasses) as `<kind>.csv`, then `<kind>.parquet` with `about` in its metadata."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     metadata = {"kind": f"mttu {kind}", "format_version": str(FORMAT_VERSION), "about": json.dumps(about)}
-    with atomic_file(folder / f"{kind}.csv") as partial:
-        write_csv(table, partial)
-    with atomic_file(folder / f"{kind}.parquet") as partial:
-        pq.write_table(table.replace_schema_metadata(metadata), partial)
+    write_table(folder / kind, table.replace_schema_metadata(metadata))
 
 
 _MOST_BINS = 5

@@ -1,4 +1,4 @@
-"""The table of Monte Carlo scores: one row per case in a Parquet file, and how it was made in the file's metadata."""
+"""The table of Monte Carlo scores: one row per case in a Parquet file, with how it was made in the file's metadata."""
 
 import hashlib
 import json

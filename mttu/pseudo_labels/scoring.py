@@ -20,6 +20,7 @@ from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError, collecting, explain_failure, raise_if_any
+from mttu.inference.cases import run_cases
 from mttu.inference.device import choose_precision
 from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.inference.windows import name_member, predict_ensemble, segment
@@ -44,7 +45,7 @@ class ScoringPlan:
     """The checkpoint's settings with the changes."""
     cases: tuple[Case, ...]
     cache_dir: Path | None
-    """Prepared cases, used where they match a case's files; the others are prepared on the way."""
+    """Prepared cases, used where they match a case's files; the others are prepared as they are scored."""
     about: Mapping[str, Any]
     """See `ScoreTable.about`."""
 
@@ -63,7 +64,7 @@ def plan_scoring(
         manifest: File that `mttu cohort` wrote.
         split: train, val, unlabelled or test.
         changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
-        cache_dir: Folder of prepared cases; None: every case is prepared on the way.
+        cache_dir: Folder of prepared cases; None: every case is prepared as it is scored.
 
     Raises:
         InputError: Lists every problem of checkpoint, manifest, split and settings.
@@ -89,7 +90,7 @@ def plan_scoring(
         raise InputError(f"manifest {manifest}: could not be read")
     folder = find_checkpoint(checkpoint).resolve()
     about = _describe(folder, config, cohort, split)
-    if len(voters) < len(networks):  # other tables lack this entry, as those of earlier versions do
+    if len(voters) < len(networks):  # only then, so that other tables stay the same as those of earlier versions
         about |= {"idh_members": voters, "notes": describe_voters(networks)}
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
 
@@ -97,7 +98,7 @@ def plan_scoring(
 def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
     """Says why a network cannot score cases with these settings; nothing if it can.
 
-    `segments` says whether the ensemble that it belongs to has a segmentation; None: as the network.
+    `segments` says whether its ensemble can segment; None: whether the network itself can.
     """
     learned = network.learned_tasks
     problems: list[str] = []
@@ -147,8 +148,8 @@ def _describe(checkpoint: Path, config: Config, cohort: Manifest, split: str) ->
     }
 
 
-OnRow = Callable[[int, ScoreRow], None]
-"""Told how many cases are done, and the newest row."""
+OnScored = Callable[[int, ScoreRow], None]
+"""Called with the number of cases done and the newest row."""
 
 
 class CaseScorer:
@@ -157,7 +158,7 @@ class CaseScorer:
     The probability of an ensemble's pass is the mean over its members, which have dropout masks of their own; so is the
     probability without dropout. Members whose IDH head never saw a label do not count. Independent masks average out:
     the deviation over passes shrinks with the number of members and does not include their disagreement, so thresholds
-    of one network do not hold for an ensemble.
+    of one network do not apply to an ensemble.
 
     Raises:
         InputError: The checkpoint cannot be read here.
@@ -201,10 +202,18 @@ class CaseScorer:
         return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
 
     def _run_passes(self, volume: Tensor, case_id: str, member: int) -> PassLogits:
-        config, network = self.config, self.networks[member - 1]
-        arguments = (config.patch.size, config.mc, config.inference, self.device, self.precision, member)
         try:
-            return run_passes(network, volume, case_id, *arguments)
+            return run_passes(
+                self.networks[member - 1],
+                volume,
+                case_id,
+                patch_size=self.config.patch.size,
+                settings=self.config.mc,
+                inference=self.config.inference,
+                device=self.device,
+                precision=self.precision,
+                member=member,
+            )
         except FloatingPointError as error:
             raise FloatingPointError(name_member(str(error), member, len(self.networks))) from None
 
@@ -225,8 +234,9 @@ class CaseScorer:
 
     def _segment(self, image: NDArray[np.float16]) -> NDArray[np.uint8]:
         config = self.config
-        arguments = (config.patch.size, config.inference, self.device, self.precision)
-        probabilities = predict_ensemble(self.networks, _to_tensor(image), *arguments).seg_probabilities
+        probabilities = predict_ensemble(
+            self.networks, _to_tensor(image), config.patch.size, config.inference, self.device, self.precision
+        ).seg_probabilities
         if probabilities is None:
             raise InputError("the network has no segmentation; choose mc.windows=sliding")
         classes = segment(probabilities, config.inference, config.data.prepare.spacing_mm**3)
@@ -237,18 +247,13 @@ def _to_tensor(image: NDArray[np.float16]) -> Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32))
 
 
-def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnRow | None = None) -> ScoreTable:
+def score_cases(plan: ScoringPlan, device: torch.device, on_row: OnScored | None = None) -> ScoreTable:
     """Scores every case of a plan in this process, one after the other, without Ray.
 
     Raises:
         InputError: The checkpoint cannot be read.
     """
-    scorer = CaseScorer(plan, device)
-    rows: list[ScoreRow] = []
-    for case in plan.cases:
-        rows.append(scorer.score(case))
-        if on_row is not None:
-            on_row(len(rows), rows[-1])
+    rows = run_cases(plan.cases, CaseScorer(plan, device).score, on_row)
     return make_table(plan, rows, device.type, torch.get_num_threads())
 
 

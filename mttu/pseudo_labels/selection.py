@@ -10,7 +10,7 @@ from mttu.errors import InputError, say_count
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 
 _ROUNDING = 1e-9
-"""So that 1.6 x 5 is 8."""
+"""Tolerance, so that 1.6 * 5 counts as 8."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SelectedCase:
     confidence: float | None
     uncertainty: float | None
     meets_thresholds: bool
-    """g of eq. (19); for PL and CPL without the terms that they lack."""
+    """g of eq. (19); for PL and CPL, without the terms they do not use."""
     selected: bool
     """After balancing."""
     reason: str
@@ -41,7 +41,8 @@ class Selection:
     wild_per_mutant: float | None
     """Class ratio that balancing aimed at; None if it was off."""
     notes: tuple[str, ...]
-    """Sentences: first that nothing is selected, then errors, one class only, everything selected, balance."""
+    """Sentences for the user, in this order: nothing selected, errors, everything selected, a single class,
+    balancing."""
 
     @property
     def pseudo_labels(self) -> dict[str, int]:
@@ -88,9 +89,9 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     alone, PL every case; none and direct select nothing. Cases with an error, or with a score that is missing or not
     finite, are never selected.
 
-    Balancing cuts the class that exceeds the ratio, most uncertain cases first, ties by case id from the end. The class
-    that the ratio favours is rounded down, the other up: 2 mutants and 3 wild types are as near to 1:1.6 as possible.
-    If all cases that meet the thresholds are of one class, none is kept.
+    Balancing drops cases of the class that exceeds the ratio, the most uncertain first; of equals, the last case id
+    first. The class that the ratio favours is rounded down, the other up: 2 mutants and 3 wild types are as near to
+    1:1.6 as possible. If all cases that meet the thresholds are of one class, none is kept.
 
     Args:
         table: Monte Carlo scores; where balancing is on and `wild_per_mutant` is not set, its `about` says how many
@@ -104,7 +105,8 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
     if settings.method in ("none", "direct"):
         reason = f"selection.method is {settings.method}"
         unselected = tuple(_leave_out(row, reason) for row in rows)
-        return Selection(unselected, False, None, (f"{reason}: no pseudo-labels",))
+        notes = (f"{reason}: no pseudo-labels",)
+        return Selection(unselected, balanced=False, wild_per_mutant=None, notes=notes)
     balanced = settings.balance if settings.balance is not None else settings.method != "PL"
     ratio = _find_ratio(table, settings) if balanced else None
     cases = [_judge(row, settings) for row in rows]
@@ -113,7 +115,15 @@ def select(table: ScoreTable, settings: SelectionSettings) -> Selection:
 
 
 def _leave_out(row: ScoreRow, reason: str) -> SelectedCase:
-    return SelectedCase(row.case_id, IDH_UNKNOWN, row.confidence, row.uncertainty, False, False, reason)
+    return SelectedCase(
+        row.case_id,
+        IDH_UNKNOWN,
+        row.confidence,
+        row.uncertainty,
+        meets_thresholds=False,
+        selected=False,
+        reason=reason,
+    )
 
 
 def _find_ratio(table: ScoreTable, settings: SelectionSettings) -> float:
@@ -135,25 +145,36 @@ def _judge(row: ScoreRow, settings: SelectionSettings) -> SelectedCase:
         # the error itself may name folders, and this table goes to MLflow
         reason = "has an error, see the scores" if row.error else "confidence or uncertainty is missing or not finite"
         return _leave_out(row, reason)
-    confidence, uncertainty, reasons = certainty.confidence, certainty.uncertainty, []
-    if settings.method != "PL" and confidence < settings.confidence_threshold:
+    confidence, uncertainty = certainty.confidence, certainty.uncertainty
+    confident = settings.method == "PL" or confidence >= settings.confidence_threshold
+    certain = settings.method != "UPS" or uncertainty <= settings.uncertainty_threshold
+    selected = confident and certain  # g of eq. (19)
+    reasons = []
+    if not confident:
         reasons.append(f"confidence {confidence:.4f} < {settings.confidence_threshold:g}")
-    if settings.method == "UPS" and uncertainty > settings.uncertainty_threshold:
+    if not certain:
         reasons.append(f"uncertainty {uncertainty:.4f} > {settings.uncertainty_threshold:g}")
-    meets = not reasons
     return SelectedCase(
-        row.case_id, certainty.predicted_class, confidence, uncertainty, meets, meets, "; ".join(reasons)
+        row.case_id,
+        certainty.predicted_class,
+        confidence,
+        uncertainty,
+        meets_thresholds=selected,
+        selected=selected,
+        reason="; ".join(reasons),
     )
 
 
 def _balance(cases: Sequence[SelectedCase], ratio: float) -> list[SelectedCase]:
-    """Cuts the surplus class; the others stay."""
+    """Drops the surplus of one class; the other cases stay."""
     of_class = {
         label: [case for case in cases if case.selected and case.pseudo_label == label] for label in CLASS_NAMES
     }
     major, minor = (IDH_WILD, IDH_MUTANT) if ratio >= 1 else (IDH_MUTANT, IDH_WILD)
-    majors, minors, share = len(of_class[major]), len(of_class[minor]), max(ratio, 1 / ratio)
-    if majors > (most := math.floor(share * minors + _ROUNDING)):
+    majors, minors = len(of_class[major]), len(of_class[minor])
+    share = max(ratio, 1 / ratio)
+    most = math.floor(share * minors + _ROUNDING)
+    if majors > most:
         surplus, room = major, most
     else:
         surplus, room = minor, math.ceil(majors / share - _ROUNDING)
@@ -191,7 +212,7 @@ def _find_notes(
             nothing += f", the lowest uncertainty {least:.4f} (threshold {settings.uncertainty_threshold:g})"
         return [nothing, *notes]
     if len(meeting) == len(scored) and settings.method != "PL":
-        notes.append("every case with a score meets the thresholds: they sort nothing out")
+        notes.append("every case with a score meets the thresholds: they exclude nothing")
     classes = {case.pseudo_label for case in meeting}
     if len(classes) == 1:
         name = CLASS_NAMES[classes.pop()]

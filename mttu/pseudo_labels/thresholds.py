@@ -1,7 +1,7 @@
 """Thresholds for pseudo-labels, searched on labelled cases that the scoring network did not learn from (section IV-B).
 
 The paper reads them off the error over a grid of both (Fig. 3b, 3c). With a few dozen cases an error of 0 means little:
-every error has its interval, and a suggested pair has to select a least share of the cases.
+every error comes with its interval, and a suggested pair must select a minimum share of the cases.
 """
 
 from collections import Counter
@@ -43,9 +43,9 @@ class ThresholdRow:
     num_wrong: int
     num_cases: int
     error_low: float | None
-    """95% Wilson interval of the error, from here; None if nothing is selected."""
+    """Lower end of the 95% Wilson interval of the error; None if nothing is selected."""
     error_high: float | None
-    """To here."""
+    """Its upper end."""
 
     @property
     def coverage(self) -> float:
@@ -153,7 +153,8 @@ def search_thresholds(
 def suggest_thresholds(rows: Sequence[ThresholdRow], min_coverage: float) -> ThresholdRow | None:
     """The pair of lowest error among those that select at least `min_coverage` of the cases; None if no pair does.
 
-    Of equal errors it is the pair that selects most, and of those the loosest: the data do not support a stricter one.
+    Among equal errors, the pair that selects most; among those, the loosest, because the data do not support a stricter
+    one.
     """
     enough = [row for row in rows if row.num_selected and row.coverage >= min_coverage]
     return min(

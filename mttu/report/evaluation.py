@@ -105,7 +105,7 @@ def _by_id(cases: Sequence[Case]) -> list[Case]:
 
 
 def _describe(case: Case, system: Predictions) -> dict[str, Any]:
-    """What rows of both tables begin with."""
+    """What rows of both tables start with."""
     learned = system.rows[case.case_id].get("learned_from")
     return {"case_id": case.case_id, "patient_id": case.patient_id, "system": system.name, "learned_from": learned}
 
@@ -113,7 +113,7 @@ def _describe(case: Case, system: Predictions) -> dict[str, Any]:
 def _region_row(
     case: Case, plan: EvaluationPlan, system: Predictions, region: str, scores: RegionScores
 ) -> dict[str, Any]:
-    """Scores by the conventions that the row names; its status says what the masks hold."""
+    """Scores by the conventions that the row names; its status says what is in the masks."""
     row = {**_describe(case, system), "region": region, **vars(scores)}
     return {**row, **fill_scores(row, plan.metrics), **plan.metrics.model_dump()}
 
@@ -161,9 +161,9 @@ def report_segmentation(rows: Rows, settings: MetricSettings, num_resamples: int
     """Region to counts and, for each metric, spread and interval of the mean over patients; None without scored masks.
 
     Args:
-        rows: Of one system, see `mttu.report.files.REGION_SCHEMA`.
+        rows: Rows of one system, see `mttu.report.files.REGION_SCHEMA`.
         settings: Conventions for empty masks.
-        num_resamples: Of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
     """
     if not rows:
         return None
@@ -314,7 +314,7 @@ def report_comparison(plan: EvaluationPlan, rows: Rows) -> dict[str, Any]:
     McNemar's together.
 
     Args:
-        plan: Of two systems, which have scores for the same cases.
+        plan: Plan of two systems, which have scores for the same cases.
         rows: Region scores of both.
     """
     first, second = plan.systems

@@ -5,24 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from mttu.config import MetricSettings
 from mttu.data.labels import IDH_MUTANT
+from mttu.data.tables import write_table
 from mttu.figures.case_scores import CaseScore, draw_case_scores
 from mttu.figures.estimates import Estimate
 from mttu.figures.reliability import Reliability, ReliabilityBin, draw_reliability
 from mttu.figures.roc import RocCurve, draw_roc
 from mttu.figures.style import save_figure
 from mttu.files import (
-    atomic_file,
     atomic_folder,
     find_obstacle,
     read_json,
     recover_folder,
-    write_csv,
     write_json,
     write_text,
 )
@@ -35,12 +33,12 @@ PICTURES = ("roc", "reliability", "segmentation")
 
 
 def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> dict[str, Figure]:
-    """Draws what the tables hold; name, one of `PICTURES`, to figure.
+    """Draws the contents of the tables; name, one of `PICTURES`, to figure.
 
     Args:
         region_rows: Columns of `REGION_SCHEMA`.
         idh_rows: Columns of `IDH_SCHEMA`.
-        summary: From `mttu.report.evaluation.evaluate_cases`.
+        summary: What `mttu.report.evaluation.evaluate_cases` returned.
     """
     figures = {}
     if idh_rows:
@@ -77,7 +75,7 @@ def _to_curve(rows: Rows, system: str) -> RocCurve:
 
 
 def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
-    """Before calibration, and after each that was fitted."""
+    """The diagram before calibration, and one after each calibration that was fitted."""
     error = next(one for one in idh["calibration_errors"] if one["binning"] == "equal-width")
     diagrams = [_to_diagram("before calibration" if idh["calibrations"] else name, idh["reliability"], error)]
     for fitted in idh["calibrations"]:
@@ -104,7 +102,7 @@ OWN_FILES = (
     *(f"{name}.{kind}" for name in (REGION_TABLE, IDH_TABLE) for kind in ("parquet", "csv")),
     *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf")),
 )
-"""All that an evaluation writes; a folder with anything else is not replaced."""
+"""Everything that an evaluation writes; a folder with anything else is not replaced."""
 
 _SCORES = (
     *("dice", "hd95_mm", "sensitivity", "specificity", "predicted_ml", "truth_ml"),
@@ -205,8 +203,4 @@ def write_evaluation(out: Path, region_rows: Rows, idh_rows: Rows, summary: Mapp
 
 def _write_table(folder: Path, name: str, rows: Rows, schema: Any) -> None:
     described = schema.with_metadata({"format_version": str(FORMAT_VERSION)})
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=described)
-    with atomic_file(folder / f"{name}.parquet") as partial:
-        pq.write_table(table, partial)
-    with atomic_file(folder / f"{name}.csv") as partial:
-        write_csv(table, partial)
+    write_table(folder / name, pa.Table.from_pylist([dict(row) for row in rows], schema=described))

@@ -32,7 +32,7 @@ class EvaluationPlan:
     baselines: bool
     """Whether to fit the baselines without images."""
     num_resamples: int
-    """Of each bootstrap."""
+    """Resamples of each bootstrap."""
 
     def failed(self, system: Predictions) -> list[str]:
         """Cases that the system could not predict."""
@@ -50,7 +50,7 @@ class EvaluationPlan:
     def fit(self, system: Predictions) -> KeptCalibration:
         """Threshold and calibration, fitted neither on evaluated cases nor on those that the network learned from.
 
-        The one that is kept with the predictions is used if there is one. Otherwise it is fitted on the val cases
+        The one kept with the predictions is used, if there is one. Otherwise it is fitted on the val cases
         outside of the evaluated split whose patients, by the table of predictions, the network did not learn from.
         """
         kept, seen = system.calibration, 0
@@ -82,7 +82,7 @@ class EvaluationPlan:
         return not any(task in system.missing for system in self.systems)
 
     def not_said(self, system: Predictions) -> list[str]:
-        """Predicted cases of which the table does not say whether the system was trained on their patients."""
+        """Predicted cases for which the table does not say whether the system was trained on their patients."""
         rows = [system.rows[case.case_id] for case in self.cases]
         return [str(row["case_id"]) for row in rows if not row["error"] and row.get("learned_from") is None]
 
@@ -126,7 +126,7 @@ def plan_evaluation(
             predictions names, which are the network's settings `metrics`.
         baselines: Whether to fit the baselines without images.
         compare: Predictions of another system for the same cases.
-        num_resamples: Of each bootstrap, at least 1.
+        num_resamples: Resamples of each bootstrap, at least 1.
         empty_dice: Convention of Dice alone, a name in `mttu.metrics.empty_masks.DICE`.
         empty_hd95: Convention of HD95 alone, a name in `mttu.metrics.empty_masks.HD95`.
 

@@ -42,14 +42,14 @@ class Predictions:
     notes: tuple[str, ...] = ()
     """Sentences of the table on missing tasks and members."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
-    """Kept with the checkpoint."""
+    """Calibration kept with the checkpoint."""
 
     def mask(self, case_id: str) -> Path:
         """Path of a case's mask."""
         return self.folder / mask_name(case_id)
 
     def probabilities(self, cases: Sequence[Case]) -> dict[str, float]:
-        """Case to probability of IDH mutant, for those of the cases that have one, in their order."""
+        """Case to probability of IDH mutant, for the cases that have one, in their order."""
         values = {case.case_id: self.rows.get(case.case_id, {}).get("idh_mutant_probability") for case in cases}
         return {case_id: float(value) for case_id, value in values.items() if value is not None}
 
@@ -59,7 +59,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
 
     Args:
         folder: Written by `mttu predict`.
-        name: Of the system; the folder's name if not given.
+        name: Name of the system; the folder's name if not given.
 
     Raises:
         InputError: No such table, another format, or refused rows; lists all of them.

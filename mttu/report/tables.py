@@ -34,7 +34,7 @@ FEW = 10
 
 
 def build_tables(summary: Summary) -> list[Table]:
-    """All tables of a summary, in reading order; what was not scored has none."""
+    """All tables of a summary, in reading order; there is none for what was not scored."""
     tables = []
     if summary["segmentation"]:
         tables.append(_segmentation(summary))

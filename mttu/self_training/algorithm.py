@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper (section IV): rounds of score, select, mix, train and evaluate.
 
-`self_train` is the algorithm. Below it are its phases: each writes its result whole or not at all and reads it where it
-is there already, so that a stopped round goes on from its last finished phase.
+`self_train` is the algorithm. Below it are its phases: each writes its result atomically, and reads it back if it
+already exists, so a stopped round continues after its last finished phase.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
     Mixture,
-    Selected,
+    RoundLabels,
     choose_labels,
     first_mixture,
     mix,
@@ -63,27 +63,27 @@ def self_train(job: Job) -> None:
     """Trains on the labelled cases (round 0, line 1), then in rounds with pseudo-labels; the test cases come last.
 
     Args:
-        job: Its folder is held by the caller, who knows that it belongs to these settings.
+        job: The caller holds the lock on its folder and has checked that it belongs to these settings.
 
     Raises:
-        RunError: It stopped; another call goes on from there.
+        RunError: Something failed; calling again continues from there.
     """
     for current in _rounds_to_come(job):
-        selected = None
+        labels = None
         if current.number > 0:
-            scores = _score_pool(current)  # line 3: by Monte Carlo dropout of the network before
-            selected = _select(current, scores)  # line 4: PL, CPL or UPS (eq. 19)
-            if selected.unchanged:
+            scores = _score_pool(current)  # line 3: Monte Carlo dropout with the previous round's network
+            labels = _select(current, scores)  # line 4: PL, CPL or UPS (eq. 19)
+            if labels.unchanged:
                 move_into_place(current.folder, job.folder / UNCHANGED)
                 break
-        mixture = _mix(current, selected)  # line 5
+        mixture = _mix(current, labels)  # line 5
         config = _configure(current)
         tracker = open_round(job, config, current.number, current.folder, mixture.manifest)
         with closing(tracker):
             history = _train(current, config, tracker)  # lines 6 and 7: from the weights of the round before
             metrics = _evaluate(current)
-            record = _make_record(current, config, mixture, selected, metrics)
-            log_round(job, tracker, current.folder, record, history, selected)
+            record = _make_record(current, config, mixture, labels, metrics)
+            log_round(job, tracker, current.folder, record, history, labels)
         _complete(current, record)
     finish(job)
     if job.config.self_training.keep == "best":
@@ -91,7 +91,7 @@ def self_train(job: Job) -> None:
 
 
 def _rounds_to_come(job: Job) -> Iterator[Round]:
-    """The rounds that are not finished; none once the next was found to change nothing."""
+    """The unfinished rounds; none if the next one was already found to change nothing."""
     job.folder.mkdir(parents=True, exist_ok=True)
     if (job.folder / UNCHANGED).exists():
         return
@@ -109,7 +109,7 @@ def _score_pool(current: Round) -> ScoreTable:
 
 
 def _score(current: Round, split: str, target: Path) -> ScoreTable:
-    """Scores of a split; those in `target` are used if they are of the same weights, settings and cases.
+    """Scores of a split; reuses those in `target` if weights, settings and cases are the same.
 
     Raises:
         RunError: No case could be scored.
@@ -117,7 +117,7 @@ def _score(current: Round, split: str, target: Path) -> ScoreTable:
     job = current.job
     changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
     manifest, cache_dir = resolve_paths(job.config)
-    plan = plan_scoring(current.before, manifest, split, changes, cache_dir)
+    plan = plan_scoring(current.previous_folder, manifest, split, changes, cache_dir)
     found = _read_scores_of(plan, target)
     if found is not None:
         return found
@@ -139,18 +139,18 @@ def _read_scores_of(plan: ScoringPlan, path: Path) -> ScoreTable | None:
     try:
         table = read_scores(path)
     except InputError:
-        return None  # damaged or of another version: it is made again
+        return None  # damaged, or another version: score again
     wanted = {name: value for name, value in plan.about.items() if name != "mttu_version"}
     found = {name: complete_about(name, table.about.get(name)) for name in wanted}
     same_cases = [row.case_id for row in table.rows] == sorted(case.case_id for case in plan.cases)
     return table if found == wanted and same_cases else None
 
 
-def _select(current: Round, scores: ScoreTable) -> Selected:
-    """The round's pseudo-labels, by thresholds that are set or searched on the validation cases."""
+def _select(current: Round, scores: ScoreTable) -> RoundLabels:
+    """The round's pseudo-labels, by thresholds that are fixed or searched on the validation cases."""
     job = current.job
     settings, rounds = job.config.selection, job.config.self_training
-    earlier = read_pseudo_labels(read_manifest(current.before / MANIFEST))
+    earlier = read_pseudo_labels(read_manifest(current.previous_folder / MANIFEST))
     notes: list[str] = []
     if searches_thresholds(job.config) and scores.rows:
         validation = _score(current, "val", current.folder / VAL_SCORES)
@@ -162,7 +162,7 @@ def _select(current: Round, scores: ScoreTable) -> Selected:
         selection = replace(selection, notes=(*notes, *selection.notes))
         write_selection_table(current.folder, scores, selection, settings)
     stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"
-    return Selected(scores, selection, settings, unchanged=stops and selection.pseudo_labels == earlier)
+    return RoundLabels(scores, selection, settings, unchanged=stops and selection.pseudo_labels == earlier)
 
 
 def _read_selection_of(scores: ScoreTable, settings: SelectionSettings, path: Path) -> Selection | None:
@@ -173,17 +173,17 @@ def _read_selection_of(scores: ScoreTable, settings: SelectionSettings, path: Pa
     return selection if made_of == (scores.digest, settings.model_dump(mode="json")) else None
 
 
-def _mix(current: Round, selected: Selected | None) -> Mixture:
-    """The round's cases; those of round 0 are the cohort's own, unless the training is direct.
+def _mix(current: Round, labels: RoundLabels | None) -> Mixture:
+    """The cases the round trains on: in round 0 the cohort's own, unless the method is direct.
 
     Raises:
         InputError: Its training was begun with other cases.
     """
     job, folder = current.job, current.folder
-    if selected is None:
+    if labels is None:
         mixture = first_mixture(job.manifest, job.config.selection.method)
     else:
-        mixture = mix(job.manifest, selected.selection.pseudo_labels)
+        mixture = mix(job.manifest, labels.selection.pseudo_labels)
     if not (folder / TRAIN).exists() and read_history(folder) is None:
         write_manifest(mixture.manifest, folder / MANIFEST)
     elif read_manifest(folder / MANIFEST).fingerprint != mixture.manifest.fingerprint:
@@ -221,7 +221,7 @@ def _train(current: Round, config: Config, tracker: Tracker) -> History:
 
 
 def _copy_start(job: Job, start: Path, folder: Path) -> History:
-    """Copies the training of another self-training's round 0, once it is sure that it is the same."""
+    """Copies the training of another self-training's round 0, after checking that it is the same."""
     raise_if_any(check_shared_start(job.config, job.inputs))
     copy_held_out(start, folder)
     for name in (BEST, *([TRAIN] if job.config.self_training.optimiser == "kept" else [])):
@@ -247,10 +247,10 @@ def _evaluate(current: Round) -> dict[str, float]:
 
 
 def _make_record(
-    current: Round, config: Config, mixture: Mixture, selected: Selected | None, metrics: Mapping[str, float]
+    current: Round, config: Config, mixture: Mixture, labels: RoundLabels | None, metrics: Mapping[str, float]
 ) -> RoundRecord:
     job, folder = current.job, current.folder
-    labels = list(read_pseudo_labels(mixture.manifest).values())
+    classes = list(read_pseudo_labels(mixture.manifest).values())
     best = read_json(folder / BEST / "checkpoint.json")["metrics"]
     start = config.train.start_from
     return RoundRecord(
@@ -259,22 +259,22 @@ def _make_record(
         manifest_fingerprint=mixture.manifest.fingerprint,
         weights_sha256=digest_weights(folder),
         started_from=None if start is None else digest_weights(start),
-        scores_sha256=None if selected is None else selected.scores.digest,
+        scores_sha256=None if labels is None else labels.scores.digest,
         epochs=config.train.epochs,
         best_epoch=int(best["epoch"]),
         num_pool=len(job.manifest.split("unlabelled")),
-        num_mutant=labels.count(IDH_MUTANT),
-        num_wild=labels.count(IDH_WILD),
-        confidence_threshold=None if selected is None else selected.settings.confidence_threshold,
-        uncertainty_threshold=None if selected is None else selected.settings.uncertainty_threshold,
+        num_mutant=classes.count(IDH_MUTANT),
+        num_wild=classes.count(IDH_WILD),
+        confidence_threshold=None if labels is None else labels.settings.confidence_threshold,
+        uncertainty_threshold=None if labels is None else labels.settings.uncertainty_threshold,
         metrics=metrics,
-        notes=_describe_first(job, mixture) if selected is None else selected.selection.notes,
+        notes=_describe_direct(job, mixture) if labels is None else labels.selection.notes,
         left_out=mixture.left_out,
     )
 
 
-def _describe_first(job: Job, mixture: Mixture) -> tuple[str, ...]:
-    """What is special about round 0."""
+def _describe_direct(job: Job, mixture: Mixture) -> tuple[str, ...]:
+    """What is special about the direct training."""
     if job.config.selection.method != "direct":
         return ()
     left_out = len(mixture.left_out)

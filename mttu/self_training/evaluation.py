@@ -17,6 +17,7 @@ from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Case, Manifest
 from mttu.data.tables import read_table
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
+from mttu.inference.cases import run_cases
 from mttu.inference.device import choose_precision
 from mttu.metrics.calibration import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
@@ -56,12 +57,7 @@ class CaseEvaluator:
 
 def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
     """An `Evaluate` in this process, on the CPU, without Ray."""
-    evaluator = CaseEvaluator(checkpoint, config, torch.device("cpu"))
-    rows: list[CaseRow] = []
-    for case in cases:
-        rows.append(evaluator.evaluate(case))
-        on_case(len(rows), rows[-1])
-    return rows
+    return run_cases(cases, CaseEvaluator(checkpoint, config, torch.device("cpu")).evaluate, on_case)
 
 
 def measure(rows: Sequence[CaseRow], part: str, metric: ValidationMetric) -> dict[str, float]:

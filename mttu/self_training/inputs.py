@@ -33,7 +33,7 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     inputs, truth = None, {}
     with collecting(problems):
         inputs = check_inputs(config, SPLITS, manifest)
-        if manifest is not None or not config.self_training.folds:
+        if manifest is not None or not config.data.folds:
             problems += _check_cohort(config, inputs.manifest)
     if manifest is None:  # a fold has the same settings as the whole, which was checked before
         problems += _check_network(config)

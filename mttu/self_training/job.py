@@ -1,4 +1,4 @@
-"""One self-training: its settings and folders, and what is given from outside: how to train, score and evaluate."""
+"""One self-training: its settings and folders, and the callables that train, score and evaluate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from mttu.config import Config, override
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
-from mttu.pseudo_labels.scoring import OnRow, ScoringPlan
+from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
 from mttu.self_training.round_folder import MANIFEST, find_training_checkpoint, round_folder, working_folder
 from mttu.tracking import Tracker
 from mttu.training.inputs import Inputs, resolve_paths
@@ -18,8 +18,8 @@ from mttu.training.state import derive_seed
 CaseRow = Mapping[str, Any]
 """What `mttu.training.evaluation.score_case` says of a case; JSON values."""
 OnEvaluated = Callable[[int, CaseRow], None]
-"""Told how many cases are done, and the newest row."""
-Score = Callable[[ScoringPlan, OnRow], ScoreTable]
+"""Called with the number of cases done and the newest row."""
+Score = Callable[[ScoringPlan, OnScored], ScoreTable]
 """Monte Carlo scores of a plan's cases; a case that fails is a row with its error."""
 Evaluate = Callable[[Path, Sequence[Case], Config, OnEvaluated], list[CaseRow]]
 """Scores prepared cases with the network of a checkpoint folder, each once, in any order; raises if one fails."""
@@ -49,7 +49,7 @@ class Step:
     case_id: str = ""
     """The newest one; empty for an epoch."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the newest epoch; empty for a case."""
+    """Metrics of the newest epoch; empty for a case."""
     fold: int = 0
     """Number from 1; 0 without cross-validation."""
     folds: int = 0
@@ -80,7 +80,7 @@ class Job:
     """Holds the rounds."""
     callables: Callables
     tracker: Tracker
-    """Of the whole; its rounds are runs below it."""
+    """Tracker of the whole; its rounds are child runs."""
     on_step: OnStep | None
 
     @property
@@ -124,13 +124,13 @@ class Round:
         return working_folder(self.job.folder, self.number)
 
     @property
-    def before(self) -> Path:
+    def previous_folder(self) -> Path:
         """Folder of the round before; for round 1 and later."""
         return round_folder(self.job.folder, self.number - 1)
 
 
 def last_round(config: Config) -> int:
-    """Number of the last round; the direct training on the mixed data has round 0 alone."""
+    """Number of the last round; direct training on the mixed data has only round 0."""
     return 0 if config.selection.method == "direct" else config.self_training.rounds
 
 

@@ -17,14 +17,22 @@ KEPT = "kept from an earlier round"
 def choose_labels(table: ScoreTable, settings: SelectionSettings, earlier: Mapping[str, int]) -> Selection:
     """Selects pseudo-labels among the pool's cases that have none from an earlier round, see `select`.
 
-    Those in `earlier`, case to class, stay whatever the scores are; balancing does not count them.
+    Labels in `earlier` (case to class) are kept whatever their scores, and do not count in balancing.
     """
     open_rows = tuple(row for row in table.rows if row.case_id not in earlier)
     chosen = select(replace(table, rows=open_rows), settings)
     if not earlier:
         return chosen
     stay = [
-        SelectedCase(row.case_id, earlier[row.case_id], row.confidence, row.uncertainty, False, True, KEPT)
+        SelectedCase(
+            row.case_id,
+            earlier[row.case_id],
+            row.confidence,
+            row.uncertainty,
+            meets_thresholds=False,
+            selected=True,
+            reason=KEPT,
+        )
         for row in table.rows
         if row.case_id in earlier
     ]
@@ -37,13 +45,13 @@ def search_settings(
 ) -> tuple[SelectionSettings, list[str]]:
     """The settings with the thresholds of lowest error on the validation cases (section IV-B, Fig. 3b), and notes.
 
-    The thresholds stay as set where no pair selects `min_coverage` of the validation cases, or where the table does not
-    say whom the network learned from.
+    The thresholds stay as set if no pair selects `min_coverage` of the validation cases, or if the table does not
+    record which patients the network was trained on.
 
     Args:
         validation: Scores by the network that scored the pool.
         truth: True classes of the validation cases.
-        settings: Of the selection.
+        settings: Settings of the selection.
         min_coverage: Least share of the cases to select.
 
     Raises:
@@ -72,7 +80,7 @@ class Mixture:
 
     manifest: Manifest
     left_out: tuple[str, ...]
-    """Pool cases that nothing could be learned from: neither selected nor with a mask."""
+    """Pool cases with nothing to learn from: not selected, and without a mask."""
 
 
 def mix(manifest: Manifest, pseudo_labels: Mapping[str, int]) -> Mixture:
@@ -115,12 +123,12 @@ def find_pool_leaks(manifest: Manifest) -> list[Case]:
 
 
 @dataclass(frozen=True)
-class Selected:
+class RoundLabels:
     """The pseudo-labels of a round, and what they were selected from."""
 
     scores: ScoreTable
     selection: Selection
     settings: SelectionSettings
-    """With the thresholds in use."""
+    """The settings, with the thresholds in use."""
     unchanged: bool
     """Whether these are the pseudo-labels of the round before, so that training again would change nothing."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mttu.cohort.splits import draw_folds
 from mttu.config import Config, override
-from mttu.config.sharing import list_free
+from mttu.config.changeable import list_changeable
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.self_training.algorithm import self_train
 from mttu.self_training.evaluation import is_tested, read_summary
@@ -21,7 +21,7 @@ from mttu.tracking import open_tracker
 from mttu.training.folds import Results, check_each, fold_settings, log_folds, run_folds
 from mttu.training.run import FINISHED, closing, open_run
 
-FREE = list_free(in_rounds=True)
+CHANGEABLE = list_changeable(in_rounds=True)
 """Settings that may change while a self-training is stopped, because finished rounds do not depend on them."""
 CHOSEN = "chosen round"
 """Name, in the table over folds, of the round that a fold's val cases chose; the others are `round 0` and so on."""
@@ -53,8 +53,8 @@ def run_self_training(
         InputError: Something is refused; nothing was started.
         RunError: It stopped; the same command goes on from there.
     """
-    if config.self_training.folds:
-        raise InputError("self_training.folds: this runs one self-training; see cross_validate_self_training")
+    if config.data.folds:
+        raise InputError("data.folds: this runs one self-training; see cross_validate_self_training")
     checked = checked or check_self_training(config)
     if fresh or not is_finished(config.output.place, 0):
         raise_if_any(check_shared_start(config, checked.inputs))
@@ -62,7 +62,7 @@ def run_self_training(
     def check(folder: Path) -> None:
         _check_rounds(config, folder, (folder / FINISHED).exists())
 
-    with naming_full_disk(config.output.place), open_run(config, checked.inputs, fresh, FREE, check=check) as run:
+    with naming_full_disk(config.output.place), open_run(config, checked.inputs, fresh, CHANGEABLE, check=check) as run:
         if run.tracker is not None:
             self_train(make_job(config, checked, run.folder, callables, run.tracker, show))
     return run.folder
@@ -75,7 +75,7 @@ def cross_validate_self_training(
     show: OnStep | None = None,
     whole: Checked | None = None,
 ) -> Path:
-    """Self-trains once per fold (`self_training.folds`), tracked in MLflow: folds below the whole, rounds below folds.
+    """Self-trains once per fold (`data.folds`), tracked in MLflow: folds below the whole, rounds below folds.
 
     Train and val cases are drawn anew. Thresholds, checkpoints and the round are chosen in each fold on its own val
     cases. The pool is the same for all folds, except for patients who validate. See `run_self_training` for arguments
@@ -84,11 +84,10 @@ def cross_validate_self_training(
     Returns:
         The run folder: `fold_1` and so on, each a whole self-training, `ensemble/` of their chosen rounds, `folds.csv`.
     """
-    settings = config.self_training
-    if settings.start is not None:
+    if config.self_training.start is not None:
         raise InputError("self_training.start: one round 0 cannot be that of every fold; leave it out")
     inputs = (whole or check_self_training(config)).inputs
-    drawn = draw_folds(inputs.manifest, settings.folds, settings.fold_seed)
+    drawn = draw_folds(inputs.manifest, config.data.folds, config.data.fold_seed)
     checked = check_each(drawn, lambda manifest: check_self_training(config, manifest))
 
     def check_folds(folder: Path) -> None:
@@ -96,7 +95,7 @@ def cross_validate_self_training(
             place = folder / f"fold_{number}"
             _check_rounds(config, place, place.with_suffix(".json").exists())
 
-    with naming_full_disk(config.output.place), open_run(config, inputs, fresh, FREE, check=check_folds) as run:
+    with naming_full_disk(config.output.place), open_run(config, inputs, fresh, CHANGEABLE, check=check_folds) as run:
         tracker, folder = run.tracker, run.folder
         if tracker is None:
             return folder

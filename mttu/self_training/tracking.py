@@ -20,7 +20,7 @@ from mttu.metrics.empty_masks import explain_dice
 from mttu.networks.learned import explain_unlearned
 from mttu.pseudo_labels.reports import draw_selection
 from mttu.self_training.job import Job, round_config
-from mttu.self_training.mixture import Selected, read_pseudo_labels
+from mttu.self_training.mixture import RoundLabels, read_pseudo_labels
 from mttu.self_training.round_folder import MANIFEST, SELECTION, RoundRecord, count_finished, read_record, round_folder
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.epoch_log import EpochLog
@@ -95,7 +95,7 @@ PANELS = {"dice": "Dice", "idh_auc": "IDH AUC", "idh_accuracy": "IDH accuracy", 
 """Metrics that are drawn over rounds, and the titles of their panels."""
 
 
-def draw_round(selected: Selected, truth: Mapping[str, int], number: int) -> dict[str, Figure]:
+def draw_round(selected: RoundLabels, truth: Mapping[str, int], number: int) -> dict[str, Figure]:
     """Figures of what a round selected, by name; none shows a case's image."""
     if all(row.confidence is None for row in selected.scores.rows):
         return {}
@@ -127,7 +127,7 @@ def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Ma
 
 
 def log_round(
-    job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, selected: Selected | None
+    job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, selected: RoundLabels | None
 ) -> None:
     """Draws a round into its folder, and logs what is known of it before the test; `tracker` is that of the round."""
     EpochLog(tracker).complete(history)  # a kill may have kept some from the tracker

@@ -1,4 +1,4 @@
-"""Experiment tracking: an MLflow run per training, nested runs, registered weights. The only package with mlflow."""
+"""Experiment tracking: an MLflow run per training, nested runs, registered weights. Nothing else imports mlflow."""
 
 from mttu.tracking.connection import describe_environment, name_source, resolve_uri, show_command, show_page
 from mttu.tracking.mlflow_tracker import MlflowTracker

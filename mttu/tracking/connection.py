@@ -16,7 +16,7 @@ from mttu.reach import ask_port, find_reason
 SQLITE = "sqlite:///"
 SETTING = "tracking.uri"
 VARIABLE = "MLFLOW_TRACKING_URI"
-"""MLflow's own; counts where `tracking.uri` is not set."""
+"""MLflow's own variable; used if `tracking.uri` is not set."""
 RECORD = "tracking.json"
 """File in the run folder that ties the folder to its MLflow run."""
 NAMED_BY = "named_by"
@@ -68,7 +68,7 @@ def lacks_environment(uri: str | None, run_folder: Path) -> bool:
 
 
 def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str | None:
-    """How a run uses `MLFLOW_TRACKING_URI`, in words; a fresh one is begun anew. None if the variable is not set."""
+    """How a run uses `MLFLOW_TRACKING_URI`, in words; with `fresh`, for a new run. None if the variable is not set."""
     named = os.environ.get(VARIABLE)
     if not named:
         return None
@@ -76,8 +76,8 @@ def describe_environment(uri: str | None, run_folder: Path, fresh: bool) -> str 
     if name_source(uri, run_folder) == VARIABLE or (fresh and uri is None):
         return f"MLflow writes to {mask_secrets(named)}, as {VARIABLE} says; tracking.uri counts before it"
     if uri is not None:
-        return f"{VARIABLE} is ignored, for tracking.uri is set"
-    return f"{VARIABLE} is ignored, for {run_folder} was begun without it; --fresh, or tracking.uri, goes there"
+        return f"{VARIABLE} is ignored, because tracking.uri is set"
+    return f"{VARIABLE} is ignored, because {run_folder} was begun without it; --fresh, or tracking.uri, goes there"
 
 
 def _read_names(run_folder: Path) -> tuple[str | None, str | None]:
@@ -103,8 +103,8 @@ def show_command(uri: str) -> str:
 
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""For a server that answered a moment ago, unless the user's environment sets them. MLflow's own are 120 s and seven
-retries, each after twice the pause of the one before."""
+"""Limits for a server that answered a moment ago, unless the user's environment sets them. MLflow's own are 120 s and
+seven retries, each after twice the pause of the one before."""
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
 _SERVER_FILE, _CLIENT_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -123,11 +123,11 @@ def connect(uri: str) -> Any:
 
 
 def check_server(uri: str, named_by: str = SETTING) -> None:
-    """Makes sure that the server of an address in full answers; MLflow itself would try for minutes.
+    """Makes sure that the server at a complete address answers; MLflow itself would try for minutes.
 
     Raises:
-        InputError: It is no address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or its certificate is not
-            trusted.
+        InputError: It is not an address, nothing answers within `mttu.reach.PATIENCE_SECONDS`, or its certificate is
+            not trusted.
     """
     if database_path(uri) is not None:
         return
@@ -137,7 +137,7 @@ def check_server(uri: str, named_by: str = SETTING) -> None:
         return
     reason = find_reason(ask, f"MLflow's {'server' if is_http else 'database'} at {mask_secrets(uri)}")
     if reason:
-        # all that is left of some refusals, e.g. for want of a client's certificate
+        # all that remains of some refusals, e.g. if the client has no certificate
         hint = f", set {_CLIENT_FILE} where it asks for a certificate" if "EOF" in reason else ""
         raise InputError(
             f"{where}: nothing answers there ({reason}); start it, mend the address{hint}, or go on untracked "
@@ -146,7 +146,7 @@ def check_server(uri: str, named_by: str = SETTING) -> None:
 
 
 def _ask_http(uri: str, where: str) -> Callable[[float], str]:
-    """Any answer counts, a refusal too, which MLflow explains. A proxy is used as MLflow does."""
+    """Any answer counts, even a refusal, which MLflow explains. A proxy is used as by MLflow."""
     import requests  # comes with mlflow
 
     insecure = os.environ.get(_INSECURE, "false")
@@ -168,7 +168,7 @@ def _ask_http(uri: str, where: str) -> Callable[[float], str]:
         except requests.ConnectionError as error:
             return _root_of(error)
         except requests.RequestException as error:
-            if isinstance(error, ValueError):  # of an address, a proxy's too, before anything is sent
+            if isinstance(error, ValueError):  # about an address, also a proxy's, before anything is sent
                 raise InputError(f"{where}: is no address ({reason_of(error)}); expected {_HTTP}") from None
         except OSError as error:  # a certificate file is missing
             raise _distrust(where, reason_of(error)) from None
@@ -212,7 +212,7 @@ def _ask_database(uri: str, where: str) -> Callable[[float], str] | None:
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises where an address does not work; it does not wrap all of it in its own exception."""
+    """What MLflow raises if an address does not work; it does not wrap everything in its own exception."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError  # comes with mlflow
 
@@ -225,7 +225,7 @@ def reason_of(error: Exception) -> str:
 
 
 def show_page(uri: str, experiment: str, named_by: str = SETTING) -> str:
-    """Address of the page of an experiment's runs: on the server, or where the command of `show_command` serves it."""
+    """Address of the page of an experiment's runs: on the server, or as served by the command of `show_command`."""
     server = mask_secrets(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     with writing_to(uri, named_by) as client:
         return f"{server}/#/experiments/{client.get_experiment_by_name(experiment).experiment_id}/runs"

@@ -8,7 +8,8 @@ from typing import Any
 
 from mttu.config import Config, flatten, to_yaml
 from mttu.config.batches import describe_accumulation
-from mttu.config.sharing import list_free, without_paths
+from mttu.config.changeable import list_changeable
+from mttu.config.sharing import without_paths
 from mttu.errors import raise_if_any
 from mttu.tracking.mlflow_tracker import PICTURES_TAG, MlflowTracker
 
@@ -29,7 +30,7 @@ def describe_run(
     labels: Mapping[str, object],
     more_tags: Mapping[str, str],
 ) -> None:
-    """Writes the run's description. All of it may be written again, so a resume completes it after a kill.
+    """Writes the run's description. It can be written again at any time, so a resume completes it after a kill.
 
     `run` is what MLflow returned before; `labels` are more parameters, by which runs are compared, e.g. `round`;
     `more_tags` are written as they are.
@@ -45,13 +46,13 @@ def describe_run(
     parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
     parameters |= {"manifest.fingerprint": fingerprint} | {name: str(value) for name, value in labels.items()}
     changed = {name: value for name, value in parameters.items() if earlier.get(name, value) != value}
-    free = list_free()
+    changeable = list_changeable()
     raise_if_any(
         [
             f"{name}: the MLflow run of this folder was started with {earlier[name]}, now it is {value}; "
             "set it back, or train under another output.name"
             for name, value in changed.items()
-            if not name.startswith(free)
+            if not name.startswith(changeable)
         ]
     )
     pictures = synthetic or config.tracking.log_patient_images

@@ -64,7 +64,7 @@ def register_version(
     artifact: str,
     upload: Callable[[Path], None],
 ) -> str:
-    """The run's version of a model, made or brought up to date; after a kill, the same call completes it.
+    """The run's version of a model, created or updated; after a kill, the same call completes it.
 
     `upload` keeps the checkpoint folder as the run's artifact folder `artifact`. Weights are uploaded before the
     version that names them, and before its hash is written.

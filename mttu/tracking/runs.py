@@ -1,7 +1,7 @@
 """The MLflow run of a training: found by the run folder, or by its parent and name, or made; artifacts that were moved.
 
 MLflow keeps absolute paths of artifacts and has no call to move them, so the rows of its SQLite database are changed
-here, in one transaction. Otherwise a training that goes on after a move would write into the old folder.
+here, in one transaction. Otherwise a training that continues after a move would write into the old folder.
 """
 
 import os
@@ -48,13 +48,13 @@ _PATHS = (
 
 
 def follow_database(database: Path) -> None:
-    """Corrects the paths of artifacts that lie beside a SQLite database, if it was moved or copied with them.
+    """Corrects the paths of artifacts beside a SQLite database, if it was moved or copied with them.
 
     A copied folder uses its own artifacts. Artifacts of an experiment that a user placed elsewhere in MLflow stay
     there, whether that disk is mounted or not. The file may be missing, or not MLflow's.
 
     Raises:
-        InputError: The artifacts did not come along, or the database cannot be read or changed.
+        InputError: The artifacts were not moved along, or the database cannot be read or changed.
     """
     if not database.is_file():
         return
@@ -72,9 +72,9 @@ def follow_database(database: Path) -> None:
 
 
 def check_location(location: str, has_runs: bool, experiment: str) -> None:
-    """Refuses a missing folder of an experiment's artifacts that holds runs, because MLflow would make it anew.
+    """Refuses a missing artifact folder of an experiment that has runs, because MLflow would create it again.
 
-    The folder beside the database may be made anew.
+    The folder beside the database may be created again.
     """
     place = _read_place(location)
     if place is None or place.is_dir() or not has_runs:
@@ -87,7 +87,7 @@ def check_location(location: str, has_runs: bool, experiment: str) -> None:
 
 
 def _read_place(location: str | None) -> Path | None:
-    """The folder of a location that we gave; None for any other."""
+    """The folder of a location that mttu wrote; None for any other."""
     parts = urlsplit(location or "")
     place = Path(unquote(parts.path))
     return place if parts.scheme == "file" and place.name == ARTIFACTS else None
@@ -119,7 +119,7 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
     came_along = here.is_dir() and any((here / run).exists() for run in written)
     if not place.is_dir():
         if not written:
-            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # if runs lie in ours, a user chose this place
+            return not any(f"/{ARTIFACTS}/" in uri for uri in uris)  # if ours has runs, a user chose this place
         if here.is_dir():  # if it holds other runs only, a user chose the place, and its disk is not mounted
             return came_along or not any(here.iterdir())
         raise InputError(
@@ -127,7 +127,7 @@ def _was_left(connection: sqlite3.Connection, place: Path, here: Path, database:
             f"the folder {ARTIFACTS} back beside it, or make an empty one if they are gone for good: mkdir '{here}'"
         )
     if here.is_dir():
-        return came_along  # else a user chose the place
+        return came_along  # otherwise a user chose the place
     raise InputError(
         f"tracking: {database} was moved without its artifacts, which are still in {place}; move them, too: "
         f"mv '{place}' '{here}', or link them if they are to stay: ln -s '{place}' '{here}'"
@@ -166,8 +166,8 @@ def open_tracker(
 
     Call it in one process before others write: it creates the database, which two processes cannot do at once.
 
-    A child, such as a round of self-training, is identified by its parent and its name, so it is found again where its
-    folder was moved or made anew. A finished child stays finished.
+    A child, such as a round of self-training, is identified by its parent and its name, so it is found again if its
+    folder was moved or created again. A finished child stays finished.
 
     Args:
         config: Settings of the training; logged as flat parameters and as the artifact `config.yaml`, without paths.
@@ -175,7 +175,7 @@ def open_tracker(
         fingerprint: Content hash of the manifest.
         synthetic: Whether every case is a phantom; pictures of phantoms are always allowed.
         parent: Tracker of the run that this one is a part of, which is written to the same place.
-        name: Of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
+        name: Name of the run, `output.name` if not given. A child needs one, unique among its parent's children; it is
             shown before its parent's: `round 2, fold 1, demo`.
         labels: Parameters that tell runs apart in comparisons, e.g. `{"round": 2}`.
         tags: More tags of the run, e.g. why it has no IDH metric.
@@ -185,8 +185,8 @@ def open_tracker(
 
     Raises:
         InputError: The address is refused or does not work, the recorded run or the folder of artifacts is gone,
-            `tracking.model` is no name for a registered model, or a parameter differs from what the run was started
-            with.
+            `tracking.model` is not a valid name of a registered model, or a parameter differs from what the run was
+            started with.
     """
     if not config.tracking.enabled or isinstance(parent, NullTracker):
         return NullTracker()
@@ -243,7 +243,7 @@ def follow_moved_folder(config: Config, run_folder: Path) -> None:
 
 
 def _find_experiment(client: Any, name: str, location: str | None, shared: bool) -> str:
-    """The id of an experiment, which is made if there is none, with its artifacts at `location`.
+    """The id of an experiment, created if there is none, with its artifacts at `location`.
 
     The database may be shared: a server's, whose rows we do not change.
     """
@@ -258,13 +258,13 @@ def _find_experiment(client: Any, name: str, location: str | None, shared: bool)
     for tag, value in _KIND.items():
         if tag not in found.tags:  # of an older MLflow or another program; a user's choice stays
             client.set_experiment_tag(found.experiment_id, tag, value)
-    if shared or found.artifact_location != location:  # the folder beside a database file may be made anew
+    if shared or found.artifact_location != location:  # the folder beside a database file may be created again
         check_location(found.artifact_location, bool(client.search_runs([found.experiment_id], max_results=1)), name)
     return str(found.experiment_id)
 
 
 def _find_run(client: Any, experiment_id: str, record_path: Path, name: str, named_by: Mapping[str, str]) -> Any:
-    """The run of a folder, made if there is none. The folder's id is written first, so that a kill orphans no run."""
+    """The run of a folder, created if there is none. The folder's id is written first, so a kill orphans no run."""
     record = _read_record(record_path)
     if record is None:
         record = {"format_version": _FORMAT_VERSION, "training": uuid.uuid4().hex, "run_id": None, **named_by}

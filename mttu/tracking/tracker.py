@@ -17,7 +17,7 @@ class Tracker(Protocol):
 
     @property
     def allows_pictures(self) -> bool:
-        """Whether `log_picture` keeps pictures of cases, to know before drawing one."""
+        """Whether `log_picture` keeps pictures of cases; to ask before drawing one."""
         ...
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -49,7 +49,7 @@ class Tracker(Protocol):
         ...
 
     def log_table(self, path: Path) -> None:
-        """Keeps a table, which holds nothing of a patient but case ids, under `tables/`; replaces one of its name."""
+        """Keeps a table, with nothing about patients but case ids, under `tables/`; replaces one of its name."""
         ...
 
     def log_dataset(self, name: str, digest: str, context: str) -> None:
@@ -69,7 +69,7 @@ class Tracker(Protocol):
     def register(self, model_name: str, folder: Path, tags: Mapping[str, object]) -> str:
         """Makes a checkpoint the run's version of a registered model; the model is made if there is none.
 
-        A run has one version of a model; new weights replace those of before.
+        A run has one version of a model; new weights replace the earlier ones.
 
         Args:
             model_name: Letters, digits, spaces, `.`, `_`, `-`; see `check_model_name`.

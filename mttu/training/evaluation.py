@@ -35,7 +35,7 @@ def score_case(
     Returns:
         case_id; idh; mutant_probability, None without an IDH head that ever saw a label; dice_wt, dice_tc, dice_et,
         None without a mask that defines the region, or where the convention for empty masks leaves the case out;
-        status_wt, status_tc, status_et, see `mttu.metrics.segmentation.Status`; where there is a mask, which classes
+        status_wt, status_tc, status_et, see `mttu.metrics.empty_masks.Status`; where there is a mask, which classes
         it and the prediction hold, see `mttu.data.absent_classes.describe_classes`.
     """
     try:

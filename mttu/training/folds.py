@@ -159,6 +159,8 @@ def fold_settings(config: Config, number: int, manifest: Path, folder: Path, cac
     changes = {
         "data.manifest": str(manifest),
         "data.cache_dir": str(cache_dir),
+        "data.folds": 0,  # a fold is one training
+        "data.fold_seed": 0,
         "output.folder": str(folder),
         "output.name": f"fold_{number}",
     }
@@ -246,29 +248,25 @@ OnFoldEpoch = Callable[[int, int, Mapping[str, float]], None]
 def cross_validate(
     config: Config,
     launch: Launch,
-    folds: int,
-    seed: int = 0,
     fresh: bool = False,
     show: OnFoldEpoch | None = None,
     tell: Tell | None = None,
 ) -> Path:
-    """Trains once per fold, tracked in MLflow as runs below one, and makes an ensemble of the folds.
+    """Trains once per fold (`data.folds`), tracked in MLflow as runs below one, and makes an ensemble of the folds.
 
     The epoch of a fold's checkpoint is chosen on its val cases, and its metrics are of the same cases: they are
     slightly optimistic, the more so the fewer cases there are.
 
-    Train and val cases of the manifest are drawn anew by `draw_folds` with `folds` and `seed`; the other arguments and
-    the errors are those of `run_training`.
+    Train and val cases of the manifest are drawn anew. See `run_training` for arguments and errors.
 
     Returns:
         The run folder, with `ensemble/` and `folds.csv` in it.
     """
     inputs = check_inputs(config)
-    drawn = draw_folds(inputs.manifest, folds, seed)
+    drawn = draw_folds(inputs.manifest, config.data.folds, config.data.fold_seed)
     checked = check_each(drawn, lambda manifest: check_inputs(config, manifest=manifest))
     notes = dict.fromkeys(note for one in (inputs, *checked) for note in one.notes)
-    extra = {"folds": folds, "fold seed": seed}
-    with open_run(config, inputs, fresh, extra=extra, tell=tell, notes=notes) as run:
+    with open_run(config, inputs, fresh, tell=tell, notes=notes) as run:
         tracker, folder = run.tracker, run.folder
         if tracker is None:
             return folder

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case
+from mttu.data.tables import write_table
 from mttu.errors import InputError
-from mttu.files import atomic_file, read_versioned, write_csv, write_json
+from mttu.files import read_versioned, write_json
 from mttu.inference.calibration import FittedOn, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_known_patients
@@ -173,10 +173,7 @@ def write_out_of_fold(folder: Path, pooled: OutOfFold) -> None:
     rows = [{**asdict(one), "fold": number} for number, one in pooled.rows]
     metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "notes": json.dumps(pooled.notes)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
-    with atomic_file(folder / f"{OUT_OF_FOLD}.csv") as partial:
-        write_csv(table, partial)
-    with atomic_file(folder / f"{OUT_OF_FOLD}.parquet") as partial:
-        pq.write_table(table, partial)
+    write_table(folder / OUT_OF_FOLD, table)
 
 
 def _calibrate(

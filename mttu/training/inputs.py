@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from mttu.config import Config
 from mttu.config.batches import share_batch
+from mttu.data.absent_classes import find_held_classes
 from mttu.data.cache import MEND, CachedCase, open_cached
+from mttu.data.labels import knows_parts
 from mttu.data.loaders import PatchDataset
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.data.source_records import find_changes
@@ -264,7 +267,7 @@ def _check_validation(config: Config, learned: Collection[str], val: Sequence[Ca
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What is trained on what: settings, cases, and the folder of their prepared volumes."""
 
     config: Config
@@ -282,8 +285,13 @@ class Opened:
     seen: Mapping[str, str]
     """What has to be the same for every rank, by name."""
 
+    @cached_property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the labels that the training masks hold; found at first use, because masks have to be read."""
+        return find_held_classes(one.seg for one in self.dataset.cached if knows_parts(one.labels))
 
-def open_task(task: Task) -> Opened:
+
+def open_task(task: TrainingTask) -> Opened:
     """Opens every prepared case once, without reading its voxels; each holds two open files.
 
     Raises:

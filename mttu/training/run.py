@@ -1,4 +1,4 @@
-"""One training from check to finished run folder; how the workers are launched is the caller's choice."""
+"""One training, from checking its inputs to a finished run folder; the caller chooses how workers are launched."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, flatten
+from mttu.config.changeable import list_changeable
 from mttu.config.earlier import complete
-from mttu.config.sharing import list_free
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError
 from mttu.figures.style import save_figure
@@ -17,7 +17,7 @@ from mttu.files import PREFIX, atomic_folder, lock_folder, read_json, write_json
 from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
-from mttu.training.inputs import Inputs, Task, check_inputs, resolve_paths
+from mttu.training.inputs import Inputs, TrainingTask, check_inputs, resolve_paths
 from mttu.training.loop import fit
 from mttu.training.pictures import LEARNING_CURVES, draw_results
 from mttu.training.runtime import LocalRuntime
@@ -27,17 +27,17 @@ from mttu.training.state import BEST
 FORMAT_VERSION = 2
 """2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
-FREE = list_free()
+CHANGEABLE = list_changeable()
 """Prefixes of the settings that may change while a training is stopped."""
 
 
-def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> dict[str, Any]:
+def identify(config: Config, fingerprint: str, changeable: tuple[str, ...] = CHANGEABLE) -> dict[str, Any]:
     """What must stay the same for a run to go on: settings, the weights that it started from, and the data.
 
-    `fingerprint` is that of manifest and prepared cases; `free` are prefixes of the settings that may change.
+    `fingerprint` is that of manifest and prepared cases; `changeable` are prefixes of the settings that may change.
     """
     flat = flatten(config.model_dump(mode="json"))
-    settings = {name: value for name, value in flat.items() if not name.startswith(free)}
+    settings = {name: value for name, value in flat.items() if not name.startswith(changeable)}
     settings["train.start_from"] = identify_start(config)
     return {"format_version": FORMAT_VERSION, "data": fingerprint, "settings": settings}
 
@@ -45,7 +45,7 @@ def identify(config: Config, fingerprint: str, free: tuple[str, ...] = FREE) -> 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Each difference of two identities as `name: old -> new`.
 
-    A setting that the old one lacks has there the value that its version used, see `mttu.config.earlier`.
+    A setting that the old one lacks counts as the value that its version used, see `mttu.config.earlier`.
     """
     found = []
     if old.get("format_version") not in range(1, new["format_version"] + 1):
@@ -73,19 +73,17 @@ def begin_or_continue(
     config: Config,
     fingerprint: str,
     fresh: bool,
-    free: tuple[str, ...] = FREE,
-    extra: Mapping[str, Any] | None = None,
+    changeable: tuple[str, ...] = CHANGEABLE,
 ) -> None:
-    """Marks a folder, which the caller has locked, with what its run was started with, or checks that it still is that.
+    """Records in a folder, locked by the caller, what its run is started with, or checks that this has not changed.
 
-    See `identify` for config, fingerprint and `free`; `extra` is what else must stay the same, by name, as JSON values.
-    With `fresh` an older run in this folder is moved aside, and a new one is begun.
+    See `identify` for config, fingerprint and `changeable`. With `fresh` an older run in this folder is moved aside,
+    and a new one is begun.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
     """
-    mark, identity = folder / MARK, identify(config, fingerprint, free)
-    identity["settings"] |= extra or {}
+    mark, identity = folder / MARK, identify(config, fingerprint, changeable)
     if fresh or not mark.exists():
         move_aside(folder)
         write_json(mark, identity)
@@ -127,14 +125,14 @@ History = list[dict[str, float]]
 OnStart = Callable[[str, int], None]
 """Called with what a training runs on, once that is decided: `gpu` or `cpu`, and the number of workers."""
 Launch = Callable[[Config, Path, OnEpoch, OnStart], History]
-"""Trains to the last epoch or goes on, calls back for each finished epoch, leaves `best/` in the run folder."""
+"""Trains, or continues, to the last epoch; calls back for each finished epoch and leaves `best/` in the run folder."""
 
 
-def task_of(config: Config) -> Task:
+def task_of(config: Config) -> TrainingTask:
     """The task of a worker, read from the manifest that the settings name."""
     path, cache_dir = resolve_paths(config)
     manifest = read_manifest(path)
-    return Task(config, manifest.split("train"), manifest.split("val"), cache_dir)
+    return TrainingTask(config, manifest.split("train"), manifest.split("val"), cache_dir)
 
 
 def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
@@ -168,7 +166,7 @@ def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch, on_start: On
 
 @contextmanager
 def closing(tracker: Tracker) -> Iterator[None]:
-    """Closes the run at the end of the body, as finished or as what stopped it."""
+    """Closes the run after the body: as finished, failed or killed."""
     try:
         yield
     except BaseException as error:
@@ -194,8 +192,7 @@ def open_run(
     config: Config,
     inputs: Inputs,
     fresh: bool,
-    free: tuple[str, ...] = FREE,
-    extra: Mapping[str, Any] | None = None,
+    changeable: tuple[str, ...] = CHANGEABLE,
     check: Callable[[Path], None] | None = None,
     parent: Tracker | None = None,
     tell: Tell | None = None,
@@ -206,9 +203,8 @@ def open_run(
     Args:
         config: All settings.
         inputs: What `check_inputs` returned.
-        fresh: See `begin_or_continue`, as for `free` and `extra`.
-        free: Prefixes of the settings that may change while the run is stopped.
-        extra: What else must stay the same.
+        fresh: See `begin_or_continue`.
+        changeable: Prefixes of the settings that may change while the run is stopped.
         check: Called with the locked folder; raises if the run may not go on.
         parent: Run that this one belongs to in MLflow.
         tell: Called with each of `notes`, unless the run was finished before.
@@ -219,7 +215,7 @@ def open_run(
     """
     folder, manifest = config.output.place, inputs.manifest
     with lock_folder(folder):
-        begin_or_continue(folder, config, inputs.fingerprint, fresh, free, extra)
+        begin_or_continue(folder, config, inputs.fingerprint, fresh, changeable)
         if check is not None:
             check(folder)
         if (folder / FINISHED).exists():
@@ -245,7 +241,7 @@ def run_training(
     parent: Tracker | None = None,
     tell: Tell | None = None,
 ) -> Path:
-    """Checks everything, then trains or goes on, tracked in MLflow.
+    """Checks everything, then trains, or continues, tracked in MLflow.
 
     Args:
         config: All settings.
@@ -262,6 +258,8 @@ def run_training(
         InputError: Something is refused; nothing was started.
         RunError: Training stopped; the same command goes on from the last checkpoint.
     """
+    if config.data.folds:
+        raise InputError("data.folds: this runs one training; see cross_validate")
     inputs = check_inputs(config)
     with open_run(config, inputs, fresh, parent=parent, tell=tell, notes=inputs.notes) as run:
         if run.tracker is not None:

@@ -1,7 +1,7 @@
 """What the training loop runs on: ranks, device, checkpoints. `mttu.cluster` maps the same protocol to Ray Train.
 
-A rank that stops alone leaves the others waiting in a collective until the process group's time-out: half an hour and
-more. So what may fail on one machine alone is done first, and the ranks exchange what they found.
+A rank that stops alone leaves the others waiting in a collective until the process group times out, after half an hour
+or more. So whatever can fail on one machine is done first, and the ranks then exchange their errors.
 """
 
 import json
@@ -37,7 +37,7 @@ class Runtime(Protocol):
         """Moves the network to the device, in place, and returns what to call in training."""
 
     def report(self, epoch: int, metrics: Mapping[str, float], write_checkpoint: WriteCheckpoint | None) -> None:
-        """Hands out the metrics of a finished epoch and keeps a checkpoint, if there is one to write."""
+        """Reports the metrics of a finished epoch, and saves a checkpoint if `write_checkpoint` is given."""
 
     def resume(self) -> Any:
         """Context manager with the folder of the newest checkpoint, or None at the start."""
@@ -54,7 +54,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 def gather_over_ranks(rows: list[Row]) -> list[Row]:
     """Rows (JSON values) of all ranks of the default process group in their order, on each rank.
 
-    They travel as JSON in tensors of bytes, which keeps every bit of a number: torch's own call for objects would
+    They travel as JSON in tensors of bytes, which keeps every bit of a number: torch's own `all_gather_object` would
     unpickle what a peer sends, and so run any code in it.
     """
     if not dist.is_initialized():
@@ -89,9 +89,9 @@ def parallel_options(device: torch.device) -> dict[str, Any]:
     """Options of DistributedDataParallel.
 
     Running statistics of batch norm are not sent: every rank computes those of the global batch, the same bits. On a
-    CPU bits must not depend on a resume: the reducer re-sorts its buckets after the first step of a process, and with
-    three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for unused
-    parameters on it never re-sorts.
+    CPU a resume must not change a single bit: the reducer re-sorts its buckets after the first step of a process, and
+    with three or more ranks the order in which a ring adds up depends on the place in the bucket; with the search for
+    unused parameters on it never re-sorts.
     """
     return {"forward_sync_buffers": False, "find_unused_parameters": device.type == "cpu"}
 
@@ -139,7 +139,7 @@ class LocalRuntime:
 
 
 _MOST = 20
-"""Problems that a rank reports; a node without the cache would name every case."""
+"""Most problems reported per rank; a node without the cache would name every case."""
 
 
 class AgreedError(InputError):
@@ -148,7 +148,8 @@ class AgreedError(InputError):
 
 @contextmanager
 def agreeing(runtime: Runtime) -> Iterator[None]:
-    """Runs the body, which must not wait for another rank; where it fails on some, all stop with what each found.
+    """Runs the body, which must not wait for another rank; if any rank fails, all of them raise the errors of every
+    rank.
 
     With a single rank its error is left as it is.
 

@@ -24,9 +24,9 @@ from mttu.patients import KnownPatients
 from mttu.training.state import FORMAT_VERSION, STATE, TrainingState, load_optimizer
 
 _DECISIVE = ("network.", "data.modalities")
-"""Prefixes of the settings that a training shares with the one whose weights it starts from."""
+"""Prefixes of the settings that must equal those of the training whose weights are loaded."""
 _DECISIVE_OF_STATE = ("loss.task_weighting", "optim.amsgrad")
-"""Those that it shares as well where it keeps the state of the optimiser."""
+"""The same, where the optimiser's state is loaded too."""
 
 
 def digest_weights(folder: Path) -> str:
@@ -35,7 +35,7 @@ def digest_weights(folder: Path) -> str:
 
 
 def _digest_kept(path: Path) -> str:
-    """SHA-256 of the kept task weights and optimiser, by values: the bytes of the file depend on how it was saved."""
+    """SHA-256 of the values of task weights and optimiser state; the file's bytes depend on how it was saved."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     digest = hashlib.sha256()
 
@@ -57,7 +57,7 @@ def _digest_kept(path: Path) -> str:
 
 
 def identify_start(config: Config) -> str | None:
-    """Digests of the weights that a training starts from, and of the state if that is kept; None without any."""
+    """Digests of the weights that a training starts from, and of the state if that is kept; None for random weights."""
     start = config.train.start_from
     if start is None:
         return None
@@ -98,7 +98,7 @@ def read_start_patients(config: Config) -> KnownPatients | None:
 
 
 def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
-    """Tasks that at least one training case has a label or a pseudo-label for."""
+    """Tasks for which at least one training case has a label or a pseudo-label."""
     has_label = {
         "segmentation": any(case.seg is not None for case in train),
         "idh": any(case.idh != IDH_UNKNOWN for case in train),
@@ -107,7 +107,7 @@ def find_labelled_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task
 
 
 def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]:
-    """Tasks whose head will have seen a label: of these cases, or in the training of `train.start_from`.
+    """Tasks whose head will have seen a label, in these cases or in the training of `train.start_from`.
 
     Raises:
         InputError: The checkpoint to start from cannot be read.
@@ -118,7 +118,7 @@ def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]
 
 
 def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
-    """Whether some mask of these cases, or of those that `train.start_from` learned from, tells the parts of a tumour.
+    """Whether any mask, of these cases or of those that `train.start_from` learned from, shows the parts of a tumour.
 
     True without any mask: then there is no segmentation whose parts could mislead.
     """
@@ -133,7 +133,7 @@ def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:
     """Fills a fresh state with the weights that training starts from, and with optimiser and task weights if kept.
 
-    The epoch stays 0, so the learning rate starts anew.
+    The epoch stays 0, so the learning rate starts over.
 
     Raises:
         InputError: The checkpoint cannot be read here, or is of another format version.

@@ -1,4 +1,4 @@
-"""All that resumes, in one object: network, task weights, optimiser, epoch, history and the best weights so far.
+"""Everything needed to resume, in one object: network, task weights, optimiser, epoch, history, best weights so far.
 
 Random states need no storage: crops and augmentation are drawn from (seed, epoch, position), dropout from a generator
 that is seeded by (seed, epoch, rank) at the start of each epoch, and the learning rate is a function of the epoch.
@@ -37,12 +37,12 @@ class Best:
     weights: Mapping[str, Tensor]
     held_out: tuple[HeldOut, ...] | None = None
     """Predictions by these weights for the validation cases of known IDH status; None without an IDH head, and where an
-    older version kept nothing."""
+    older version did not save them."""
 
 
 @dataclass
 class TrainingState:
-    """See the module's text; `epoch` counts finished epochs."""
+    """See the module docstring; `epoch` counts finished epochs."""
 
     network: MttuNet
     weighting: TaskWeighting
@@ -51,8 +51,8 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     best: Best | None = None
     learned_from: KnownPatients | None = None
-    """Patients that the weights were trained on, now or before; None where the weights that it started from do not say,
-    and on ranks other than 0, which write nothing."""
+    """Patients the weights were trained on, in this training or before; None if the initial weights do not record
+    theirs, and on ranks other than 0, which write nothing."""
 
     def finish_epoch(
         self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None
@@ -77,7 +77,7 @@ def create_state(config: Config, device: torch.device) -> TrainingState:
     weighting = TaskWeighting(config.network.tasks, config.loss).to(device)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if sigmas := list(weighting.parameters()):
-        groups.append({"params": sigmas, "weight_decay": 0.0})  # a penalty on log(sigma) would be a prior of its own
+        groups.append({"params": sigmas, "weight_decay": 0.0})  # weight decay on log(sigma) would act as a prior
     optim = config.optim
     optimizer = torch.optim.Adam(
         groups, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=True
@@ -110,7 +110,8 @@ def load_optimizer(optimizer: torch.optim.Adam, content: dict[str, Any]) -> None
     """Fills an optimiser from its state dict, which is on the parameters' device in any memory layout.
 
     Each moment is laid out like its parameter: on a GPU weights of convolutions are channels last, and the fused step
-    pairs values by their place in memory, so another layout would move weights by the moments of others.
+    pairs values by their place in memory, so with a different layout each weight would be updated with another weight's
+    moments.
     """
     optimizer.load_state_dict(content)
     for parameter, slots in optimizer.state.items():

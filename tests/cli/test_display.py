@@ -63,12 +63,12 @@ def test_a_cure_that_was_followed_is_not_proposed_again():
 def test_folds_and_rounds_tell_it_too(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mttu.cli.folds.print_folds", lambda folder: None)
 
-    def validate(settings, launch, folds, seed, fresh, show, tell):
+    def validate(settings, launch, fresh, show, tell):
         show(2, 1, METRICS)
         return tmp_path
 
     monkeypatch.setattr("mttu.training.folds.cross_validate", validate)
-    cross_validate_shown(tiny, 3, 0)
+    cross_validate_shown(override(tiny, {"data.folds": 3}))
     assert "\nfold 2/3: class enhancing is in training masks" in capsys.readouterr().out
     with show_rounds(override(tiny, {"self_training.epochs": 7}), {"evaluate": 1}) as on_step:
         on_step(Step(1, 3, "train", 1, 4, metrics=METRICS))

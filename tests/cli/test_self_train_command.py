@@ -20,7 +20,7 @@ def test_settings_are_printed(run):
     ("words", "message"),
     [
         ([], "data.manifest: not set"),
-        (["self_training.folds=1"], "folds is 1; give 0 for the manifest's own split, or 2 or more"),
+        (["data.folds=1"], "folds is 1; give 0 for the manifest's own split, or 2 or more"),
         (["self_training.rounds=-1"], "self_training.rounds: Input should be greater than or equal to 0"),
         (["selection.method=best"], "selection.method: Input should be 'none', 'direct', 'PL', 'CPL' or 'UPS'"),
     ],
@@ -72,5 +72,5 @@ def test_the_cases_of_each_phase_are_counted_before_they_come(phantom_manifest):
     counted = {"score": 1, "evaluate": 2, "test": 1}
     assert count_cases(Config(), phantom_manifest) == counted
     assert count_cases(override(Config(), {"selection.method": "none"}), phantom_manifest) == {**counted, "score": 0}
-    folds = count_cases(override(Config(), {"self_training.folds": 2}), phantom_manifest)
+    folds = count_cases(override(Config(), {"data.folds": 2}), phantom_manifest)
     assert folds == {**counted, "evaluate": 3}  # of four train and two val cases

@@ -26,7 +26,9 @@ def test_a_bad_case_gets_its_row_and_the_others_are_prepared(
     broken.write_bytes(broken.read_bytes()[:500])
     seen = []
 
-    rows = prepare_cohort(manifest, tmp_path / "cache", manifest.modalities, PrepareSettings(), 2, seen.append)
+    rows = prepare_cohort(
+        manifest, tmp_path / "cache", manifest.modalities, PrepareSettings(), 2, lambda done, row: seen.append(row)
+    )
 
     assert [row["case_id"] for row in rows] == names
     assert sorted(seen, key=lambda row: row["case_id"]) == rows
@@ -49,7 +51,7 @@ def test_work_ends_when_nobody_waits_for_it(tmp_path: Path, ray_session: None) -
 
         return work
 
-    def stop(row: object) -> None:
+    def stop(done: int, row: object) -> None:
         raise KeyboardInterrupt
 
     names = [f"case_{index:03d}" for index in range(200)]

@@ -13,10 +13,11 @@ import torch
 from ray import cloudpickle
 
 from mttu.cluster import cases as cluster_score
-from mttu.cluster.cases import RETRIES, Row, Work, build_preparer, build_scorer, run_pool, score_on_ray
+from mttu.cluster.cases import RETRIES, build_preparer, build_scorer, run_pool, score_on_ray
 from mttu.cluster.resources import Demand
 from mttu.cluster.self_train import build_evaluator
 from mttu.errors import InputError
+from mttu.inference.cases import Row, Work
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring, score_cases
 
 CPU = torch.device("cpu")
@@ -94,7 +95,8 @@ def run_mortal(case_ids: list[str], arguments: tuple[Path, str], demand: Demand)
     def refuse(case_id: str, reason: str) -> Row:
         return {"case_id": case_id, "error": reason}
 
-    return list(run_pool(case_ids, build_mortal, arguments, demand, refuse, "try again", told.append)), told
+    rows = run_pool(case_ids, build_mortal, arguments, demand, refuse, "try again", lambda done, row: told.append(row))
+    return rows, told
 
 
 @pytest.mark.ray

@@ -99,7 +99,7 @@ def test_what_fails_in_an_actor_is_each_cases_error(config, tiny_checkpoint, pha
 
     def lose(names, build, arguments, demand, refuse, again, on_row):
         rows = [refuse(name, f"case {name}: lost; {again}") for name in names]
-        on_row(rows[0])
+        on_row(1, rows[0])
         return rows
 
     monkeypatch.setattr("mttu.cluster.self_train.run_pool", lose)

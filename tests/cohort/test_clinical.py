@@ -302,7 +302,8 @@ def test_a_mutation_beside_a_wild_type_is_said(read):
     (row,) = read("case_id,IDH,IDH2\nA,WT,R172K\n")
     (warning,) = row.warnings
     assert warning.endswith(
-        "clinical.csv line 2: IDH 'WT' and IDH2 'R172K': taken as IDH mutant, for any mutation counts; check the row"
+        "clinical.csv line 2: IDH 'WT' and IDH2 'R172K': taken as IDH mutant, because any mutation counts; "
+        "check the row"
     )
 
 

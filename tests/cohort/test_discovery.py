@@ -198,8 +198,8 @@ def test_examinations_are_those_of_the_patient_that_the_folder_above_names(tmp_p
         **{"ses-a": "p2", "baseline": "p2"},
     }
     assert [finding.text for finding in findings] == [
-        f"{tmp_path}: 2 cases are named after the folder above, for several folders have one name (p2/baseline/mri is "
-        "baseline, p2/ses-a/mri is ses-a)",
+        f"{tmp_path}: 2 cases are named after the folder above, because several folders have one name "
+        "(p2/baseline/mri is baseline, p2/ses-a/mri is ses-a)",
         f"{tmp_path}: 5 cases are named like examinations, and taken as those of 3 patients, whom the folder above "
         "names (p1: 2019-01-02, 2020-05-06; p2: baseline, ses-a; p3: 20170101); where that is not so, give a table "
         "of paths with patient_id",

@@ -19,7 +19,7 @@ def test_truth_of_a_manifest_and_of_a_table(phantom_manifest: Manifest, tmp_path
     assert read_truth(tmp_path / "truth.csv", notes) == {"a": 1}
     assert [note.partition(".csv")[2] for note in notes] == [
         ": 1 column is not used: kps",
-        " line 2: idh 'WT' and IDH2 'R172K': taken as IDH mutant, for any mutation counts; check the row",
+        " line 2: idh 'WT' and IDH2 'R172K': taken as IDH mutant, because any mutation counts; check the row",
     ]
 
 

@@ -9,9 +9,9 @@ from mttu.search.presets import preset
 def share(total, held, num_workers):
     train = override(Config(), {"train.global_batch": total, "train.batch_per_worker": held}).train
     shares = share_batch(train, num_workers)
-    assert num_workers * shares.micro_batches * shares.held == total
-    assert shares.of_worker == total // num_workers
-    return shares.micro_batches, shares.held
+    assert num_workers * shares.micro_batches * shares.micro_batch_size == total
+    assert shares.per_worker == total // num_workers
+    return shares.micro_batches, shares.micro_batch_size
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,10 @@ def test_workers_that_cannot_share_the_batch_are_refused_with_the_cure(num_worke
     with pytest.raises(InputError) as caught:
         share_batch(Config().train, num_workers)
     assert str(caught.value) == (
-        f"workers.num_workers: {num_workers} {reason} train.global_batch (4), whose patches are dealt equally to all "
-        f"workers; set workers.num_workers to 1, 2 or 4, or train.global_batch to a multiple of {num_workers}, such as "
-        f"{near}, which is another recipe: other steps an epoch, and a learning rate that was chosen for another batch"
+        f"workers.num_workers: {num_workers} {reason} train.global_batch (4), whose patches are split equally over "
+        f"all workers; set workers.num_workers to 1, 2 or 4, or train.global_batch to a multiple of {num_workers}, "
+        f"such as {near}, which is another recipe: other steps an epoch, and a learning rate that was chosen for "
+        "another batch"
     )
 
 

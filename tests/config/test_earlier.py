@@ -47,10 +47,38 @@ def test_a_files_batch_size_counts_for_the_workers_of_the_command_line(tmp_path,
     assert batches(resolve("paper", read_given(path, ["train.global_batch=12"]))) == (12, 3)
 
 
+def test_the_earlier_names_of_folds_are_taken_and_said(tmp_path, capsys):
+    config = resolve("paper", read_given(None, ["self_training.folds=3", "self_training.fold_seed=7"]))
+    assert (config.data.folds, config.data.fold_seed) == (3, 7)
+    said = capsys.readouterr().err
+    assert "argument: self_training.folds is now data.folds; please write that\n" in said
+    assert "argument: self_training.fold_seed is now data.fold_seed; please write that\n" in said
+    twice = r"argument: self_training\.folds is now data\.folds; leave it out, because the new name is given too"
+    with pytest.raises(InputError, match=twice):
+        resolve("paper", read_given(None, ["self_training.folds=3", "data.folds=3"]))
+    path = tmp_path / "config.yaml"
+    path.write_text("self_training:\n  folds: 3\n  fold_seed: 7\n")
+    assert load_stored_config(path) == override(Config(), {"data.folds": 3, "data.fold_seed": 7})
+
+
+@pytest.mark.parametrize("prefix", ["", "self_training."], ids=["training", "self-training"])
+def test_a_cross_validation_of_then_goes_on_with_its_own_folds_alone(prefix):
+    seed = "fold seed" if not prefix else "self_training.fold_seed"
+    now = identify(override(Config(), {"data.folds": 3}), "abc")
+    kept = {name: value for name, value in now["settings"].items() if not name.startswith("data.fold")}
+    then = {**now, "settings": {**kept, f"{prefix}folds": 3, seed: 0}}
+    assert differences(then, now) == []
+    for changes, said in (({"data.folds": 4}, "data.folds: 3 -> 4"), ({}, "data.folds: 3 -> 0")):
+        assert differences(then, identify(override(Config(), changes), "abc")) == [said]
+    alone = {**now, "settings": kept}  # that was no cross-validation
+    assert differences(alone, identify(Config(), "abc")) == []
+    assert differences(alone, now) == ["data.folds: 0 -> 3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.batch_size=2", "train.global_batch=4"], "leave it out, for train.global_batch is given too"),
+        (["train.batch_size=2", "train.global_batch=4"], "leave it out, because train.global_batch is given too"),
         (["train.batch_size=x"], "is now two settings; set train.global_batch (patches of a step, over all workers"),
         (["train.batch_size=2.5"], "found '2.5'"),
     ],

@@ -14,7 +14,7 @@ from mttu.data.loaders import (
     crop,
     draw_start,
     epoch_order,
-    labels_of_steps,
+    labelled_tasks_of_steps,
     read_volume,
     steps_per_epoch,
 )
@@ -120,7 +120,7 @@ def test_the_batches_of_a_step_together_are_the_global_batch(tiny, train_cases, 
         assert batch.augmentations == sum((part.augmentations for part in parts), ())
 
 
-def test_labels_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases, phantom_cache):
+def test_labelled_tasks_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases, phantom_cache):
     config = override(tiny, {"train.steps_per_epoch": 12})
     cases = [replace(case, idh=case.idh if index == 0 else -1) for index, case in enumerate(train_cases)]
     dataset = PatchDataset(cases, phantom_cache, config)
@@ -132,7 +132,7 @@ def test_labels_of_steps_are_those_of_the_batches_of_all_ranks(tiny, train_cases
             found = {"segmentation": torch.cat([part.has_seg for part in parts])}
             found["idh"] = torch.cat([part.idh for part in parts]) >= 0
             expected.append({task for task, has_label in found.items() if has_label.any()})
-        assert labels_of_steps(dataset, epoch) == expected
+        assert labelled_tasks_of_steps(dataset, epoch) == expected
         assert {frozenset(tasks) for tasks in expected} > {frozenset(), frozenset({"idh"}), frozenset({"segmentation"})}
 
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 from figure_contents import notes, texts
+from small_cases import score_dice
 
 from mttu.figures.case_scores import CaseScore, draw_case_scores
 from mttu.figures.curves import draw_curves
 from mttu.figures.estimates import Estimate
 from mttu.figures.roc import RocCurve, draw_roc
-from mttu.metrics.segmentation import score_dice
 
 
 def test_roc_curves_with_their_auc():

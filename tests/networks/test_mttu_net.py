@@ -72,7 +72,7 @@ def test_the_idh_head_is_float32_under_autocast():
     image = torch.randn(2, 4, 16, 16, 16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = network.encode(image)
-        outputs = network.decide(features)
+        outputs = network.run_heads(features)
     assert features["F4"].dtype == outputs["seg_logits"].dtype == torch.bfloat16
     assert outputs["idh_logits"].dtype == torch.float32
     with torch.no_grad():

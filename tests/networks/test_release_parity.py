@@ -40,7 +40,7 @@ def test_reproduces_the_released_network() -> None:
     image = torch.randn(1, 4, 128, 128, 128, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         features = network.encode(image)
-        logits = network.decide(features)
+        logits = network.run_heads(features)
     assert logits["idh_logits"][0].tolist() == pytest.approx(reference["idh_logits"], abs=TOLERANCE)
     probabilities = logits["seg_logits"][0].softmax(0)
     voxels = torch.tensor(reference["voxels"])

@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_cases import case_from_folder
+from small_cases import case_from_folder, score_dice
 
 from mttu.cli import predict
 from mttu.config import PrepareSettings, override
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
-from mttu.metrics.segmentation import score_dice
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.predict import cases as predicting
 from mttu.predict import plan_predictions, predict_cases, write_segmentation

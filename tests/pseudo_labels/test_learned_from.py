@@ -20,7 +20,7 @@ from mttu.pseudo_labels.thresholds import pool_scores
 from mttu.report import evaluate_cases, plan_evaluation
 from mttu.report.tables import describe_cases
 from mttu.training.held_out import HeldOut, calibrate_training
-from mttu.training.inputs import Task, check_inputs, open_task
+from mttu.training.inputs import TrainingTask, check_inputs, open_task
 from mttu.training.loop import name_learned_patients
 from mttu.training.run import launch_locally, run_training
 
@@ -89,7 +89,7 @@ def plant(checkpoint, folder, *groups):
 
 def name(config, train, val):
     """Whom a training on these cases would name, and how."""
-    task = Task(config, tuple(train), tuple(val), config.data.cache_dir)
+    task = TrainingTask(config, tuple(train), tuple(val), config.data.cache_dir)
     opened = open_task(task)
     return name_learned_patients(task, [*opened.dataset.cached, *(one for _, one in opened.validation)])
 

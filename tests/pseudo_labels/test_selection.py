@@ -152,7 +152,7 @@ def test_everything_selected_is_told():
     scores = table(row("a", 1, 0.95, 0.01), row("b", 0, 0.96, 0.02))
     selection = select(scores, SelectionSettings())
     assert selection.pseudo_labels == {"a": 1, "b": 0}
-    assert selection.notes == ("every case with a score meets the thresholds: they sort nothing out",)
+    assert selection.notes == ("every case with a score meets the thresholds: they exclude nothing",)
 
 
 @pytest.mark.parametrize("method", ["PL", "CPL", "UPS"])

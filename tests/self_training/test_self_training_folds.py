@@ -12,7 +12,7 @@ from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.training.folds import read_folds_table
 
 FOLDS = {
-    "self_training.folds": 2,
+    "data.folds": 2,
     "self_training.rounds": 1,
     "self_training.thresholds": "search",
     "selection.method": "CPL",
@@ -40,12 +40,12 @@ def test_each_fold_is_a_whole_self_training_and_a_stopped_one_goes_on(make_confi
     with pytest.raises(StoppedError):
         cross_validate_self_training(make_config(FOLDS), seeing, show=stop)
     for name, value, message in (
-        ("folds", 3, r"self_training\.folds: 2 -> 3"),
-        ("fold_seed", 4, r"self_training\.fold_seed: 0 -> 4"),
-        ("rounds", 2, r"self_training\.rounds: 2, but this run was finished with 1"),
+        ("data.folds", 3, r"data\.folds: 2 -> 3"),
+        ("data.fold_seed", 4, r"data\.fold_seed: 0 -> 4"),
+        ("self_training.rounds", 2, r"self_training\.rounds: 2, but this run was finished with 1"),
     ):
         with pytest.raises(InputError, match=message):
-            cross_validate_self_training(make_config({**FOLDS, f"self_training.{name}": value}), here)
+            cross_validate_self_training(make_config({**FOLDS, name: value}), here)
     before = len(steps)
     folder = cross_validate_self_training(make_config(FOLDS), seeing, show=steps.append)
     assert {(step.fold, step.folds) for step in steps[:before]} == {(1, 2), (2, 2)}
@@ -90,7 +90,7 @@ def test_what_does_not_go_with_folds_is_refused(make_config, here, tmp_path):
     with pytest.raises(InputError, match=r"self_training\.start: one round 0 cannot be that of every fold"):
         cross_validate_self_training(make_config({**FOLDS, "self_training.start": str(tmp_path)}), here)
     with pytest.raises(InputError, match="for 7 folds; take at most"):
-        cross_validate_self_training(make_config({"self_training.folds": 7}), here)
+        cross_validate_self_training(make_config({"data.folds": 7}), here)
     with pytest.raises(InputError, match="this runs one self-training; see cross_validate_self_training"):
         run_self_training(make_config(FOLDS), here)
     assert not (tmp_path / "runs").exists()

@@ -88,9 +88,7 @@ def test_a_head_that_never_saw_a_label_is_not_asked_to_label_the_pool(with_cases
 
 def test_a_cross_validation_is_checked_by_its_folds_and_not_by_the_split_that_they_replace(with_cases, pool_manifest):
     patient, first = pool_manifest.split("val")[0].patient_id, pool_manifest.split("unlabelled")[0]
-    config = with_cases(
-        lambda case: replace(case, patient_id=patient) if case == first else case, {"self_training.folds": 2}
-    )
+    config = with_cases(lambda case: replace(case, patient_id=patient) if case == first else case, {"data.folds": 2})
     check_self_training(config)
     for fold in draw_folds(read_manifest(config.data.manifest), 2, 0):
         check_self_training(config, fold)

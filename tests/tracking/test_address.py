@@ -131,7 +131,7 @@ def test_what_becomes_of_mlflow_s_variable_is_said_without_its_password(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@host/x")
     said = "MLflow writes to https://host/x, as MLFLOW_TRACKING_URI says; tracking.uri counts before it"
     assert describe_environment(None, tmp_path / "run", False) == said
-    ignored = "MLFLOW_TRACKING_URI is ignored, for "
+    ignored = "MLFLOW_TRACKING_URI is ignored, because "
     assert describe_environment("sqlite:///my.db", tmp_path / "run", False) == f"{ignored}tracking.uri is set"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tracking.json").write_text('{"format_version": 1, "training": "a", "run_id": "b"}')

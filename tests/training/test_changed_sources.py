@@ -52,7 +52,11 @@ def test_every_start_refuses_a_case_whose_mask_was_edited(config, case, place):
         f"{case.seg.stat().st_size:,} now); run `mttu prepare` on the manifest again (to go on with a run that has "
         "begun, restore the files as they were)"
     )
-    starts = (check_inputs, check_self_training, lambda config: cross_validate(config, None, 2))
+    starts = (
+        check_inputs,
+        check_self_training,
+        lambda config: cross_validate(override(config, {"data.folds": 2}), None),
+    )
     for start in starts:
         with pytest.raises(InputError) as caught:
             start(config)

@@ -29,7 +29,7 @@ class StoppedError(Exception):
 @pytest.fixture
 def short(tiny):
     # with this seed the folds' networks tell the classes apart better than chance, so that something is fitted
-    return override(tiny, {"train.epochs": 2, "mc.passes": 2, "train.seed": 1})
+    return override(tiny, {"train.epochs": 2, "mc.passes": 2, "train.seed": 1, "data.folds": 2})
 
 
 def read_weights(folder):
@@ -51,10 +51,10 @@ def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatc
 
     told = []
     with pytest.raises(StoppedError):
-        cross_validate(short, launch_locally, 2, show=stop)
-    folder = cross_validate(short, launch_locally, 2, show=tell)
+        cross_validate(short, launch_locally, show=stop)
+    folder = cross_validate(short, launch_locally, show=tell)
     assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    cross_validate(short, launch_locally, 2, show=tell)
+    cross_validate(short, launch_locally, show=tell)
     assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
     rows = {row.metric: row for row in read_folds_table(folder)}
     best = [json.loads((folder / f"fold_{n}" / "best" / "checkpoint.json").read_text())["metrics"] for n in (1, 2)]
@@ -64,7 +64,9 @@ def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatc
     first, second = (read_weights(folder / "ensemble" / f"member_{number}") for number in (1, 2))
     assert not same(first, second)
     write_folds(draw_folds(read_manifest(short.data.manifest), 2), tmp_path / "folds")
-    alone = override(short, {"data.manifest": str(tmp_path / "folds" / "fold_2.parquet"), "output.name": "alone"})
+    alone = override(
+        short, {"data.manifest": str(tmp_path / "folds" / "fold_2.parquet"), "data.folds": 0, "output.name": "alone"}
+    )
     assert same(second, read_weights(run_training(alone, launch_locally) / "best"))  # as `mttu split` and `mttu train`
     check_calibration(folder, short.data.manifest, tmp_path, monkeypatch)
     table = score_cases(plan_scoring(folder, short.data.manifest, "test"), torch.device("cpu"))
@@ -100,25 +102,26 @@ def check_calibration(folder, manifest, tmp_path, monkeypatch):
 
 
 def test_a_folder_is_of_one_kind_and_of_one_draw(short, tmp_path):
-    run_training(short, launch_locally)
-    with pytest.raises(InputError, match=r"with other settings or data \(fold seed: None -> 0; folds: None -> 2\)"):
-        cross_validate(short, launch_locally, 2)
+    run_training(override(short, {"data.folds": 0}), launch_locally)
+    with pytest.raises(InputError, match=r"with other settings or data \(data.folds: 0 -> 2\)"):
+        cross_validate(short, launch_locally)
     other = override(short, {"output.name": "folds"})
 
     def stop(fold, epoch, metrics):
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        cross_validate(other, launch_locally, 2, show=stop)
-    with pytest.raises(InputError, match=r"\(fold seed: 0 -> None; folds: 2 -> None\)"):
+        cross_validate(other, launch_locally, show=stop)
+    with pytest.raises(InputError, match=r"\(data.folds: 2 -> 0\)"):
+        run_training(override(other, {"data.folds": 0}), launch_locally)
+    for name, message in {"data.fold_seed": "data.fold_seed: 0 -> 1", "optim.lr": r"optim.lr: .* -> 1.0"}.items():
+        with pytest.raises(InputError, match=rf"\({message}\)"):
+            cross_validate(override(other, {name: 1}), launch_locally)
+    with pytest.raises(InputError, match=r"data\.folds: this runs one training"):
         run_training(other, launch_locally)
-    with pytest.raises(InputError, match=r"\(fold seed: 0 -> 1\)"):
-        cross_validate(other, launch_locally, 2, seed=1)
-    with pytest.raises(InputError, match=r"\(optim.lr: .* -> 0.5\)"):
-        cross_validate(override(other, {"optim.lr": 0.5}), launch_locally, 2)
 
 
 def test_problems_are_told_before_anything_is_there(short, tmp_path):
     with pytest.raises(InputError, match="IDH mutant patients in train and val for 9 folds; take at most"):
-        cross_validate(short, launch_locally, 9)
+        cross_validate(override(short, {"data.folds": 9}), launch_locally)
     assert not (tmp_path / "runs").exists()

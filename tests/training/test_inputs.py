@@ -67,7 +67,7 @@ def test_workers_that_cannot_share_the_global_batch_are_told_with_the_rest(tiny)
     rewrite(tiny, lambda case: replace(case, split="val" if case.split == "train" else case.split))
     no_case, workers = problems_of(override(tiny, {"workers.num_workers": 3}))
     assert "no case has split train" in no_case
-    assert "workers.num_workers: 3 is more than train.global_batch (2), whose patches are dealt" in workers
+    assert "workers.num_workers: 3 is more than train.global_batch (2), whose patches are split" in workers
     assert "set workers.num_workers to 1 or 2, or train.global_batch to a multiple of 3, such as 3" in workers
 
 

@@ -9,8 +9,8 @@ import torch
 
 from mttu.cli.settings import read_given, resolve_run
 from mttu.config import Config, flatten
-from mttu.config.earlier import GONE, NEWER, complete
-from mttu.config.sharing import list_free
+from mttu.config.changeable import list_changeable
+from mttu.config.earlier import GONE, MOVED, NEWER, complete
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.search.presets import EARLIER_PRESETS, PRESETS
@@ -82,9 +82,10 @@ def test_every_setting_that_old_runs_lack_has_the_value_of_then(old, name):
     """Fails where a setting was added or went, and `mttu.config.earlier` does not know of it."""
     stored = json.loads((old / "runs" / name / MARK).read_text())["settings"]
     completed, now = complete(stored), flatten(Config().model_dump(mode="json"))
-    lacking = {setting for setting in now if setting not in completed and not setting.startswith(list_free())}
+    lacking = {setting for setting in now if setting not in completed and not setting.startswith(list_changeable())}
     assert lacking == set()
-    assert set(GONE) >= {setting for setting in stored if setting not in now}
+    assert GONE.keys() | MOVED.keys() >= {setting for setting in stored if setting not in now}
+    assert set(MOVED.values()) <= now.keys()
     assert set(NEWER) <= set(now)
 
 

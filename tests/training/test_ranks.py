@@ -24,7 +24,7 @@ from mttu.metrics.segmentation import RegionScores
 from mttu.search.presets import preset
 from mttu.training import evaluation
 from mttu.training.evaluation import evaluate
-from mttu.training.inputs import Task
+from mttu.training.inputs import TrainingTask
 from mttu.training.loop import clip_gradients, fit, task_losses, train_epoch
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime, gather_over_ranks
@@ -226,12 +226,12 @@ def stops_of_rank(rank, cases, cache, folder):
             said[name] = (type(error).__name__, str(error), time.monotonic() - started)
 
     for name, places in caches.items():
-        note(name, lambda places=places: fit(Task(config, cases[:4], cases[4:], places[rank]), runtime))
+        note(name, lambda places=places: fit(TrainingTask(config, cases[:4], cases[4:], places[rank]), runtime))
 
     def read_nothing():
         raise InputError("cohort.parquet: not found")
 
-    task = Task(config, cases[:4], cases[4:], cache)
+    task = TrainingTask(config, cases[:4], cases[4:], cache)
     note("no manifest", lambda: fit(read_nothing if rank else task, runtime))
     if rank:
         evaluation.score_case = lambda *arguments: read_nothing()

@@ -20,7 +20,7 @@ from mttu.inference.windows import VolumePrediction
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.predict import plan_predictions, predict_cases
 from mttu.training.evaluation import score_case, summarise
-from mttu.training.inputs import Task, check_inputs
+from mttu.training.inputs import TrainingTask, check_inputs
 from mttu.training.loop import fit, task_losses
 from mttu.training.run import task_of
 from mttu.training.runtime import LocalRuntime
@@ -76,7 +76,7 @@ def test_a_mixed_cohort_trains_with_focal_loss_and_scores_what_each_mask_knows(
         source = whole.data.cache_dir if case.labels == "whole-tumour" else phantom_cache
         (cache / case.case_id).symlink_to(source / case.case_id)
     config = override(whole, {"loss.segmentation": "focal", "train.global_batch": 4, "train.batch_per_worker": 4})
-    task = Task(config, tuple(mixed[: len(task.train)]), tuple(mixed[len(task.train) :]), cache)
+    task = TrainingTask(config, tuple(mixed[: len(task.train)]), tuple(mixed[len(task.train) :]), cache)
     [row] = fit(task, LocalRuntime(tmp_path / "train")).history
     assert row["train/loss_segmentation"] > 0
     assert {"val/dice_wt", "val/dice_tc", "val/dice_et"} <= set(row)

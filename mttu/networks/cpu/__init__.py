@@ -1,1 +1,4 @@
-"""One call for each step of the network that has a kernel of its own on a CPU, which saves memory and time."""
+"""Steps of the network that have a kernel of their own on a CPU, which saves memory and time.
+
+Every device calls them; elsewhere they are plain PyTorch.
+"""

@@ -1,9 +1,9 @@
-"""3D convolution that takes oneDNN for a single small window, too.
+"""3D convolution that uses oneDNN for a single small window as well.
 
 On a CPU, PyTorch 2.13 hands a float32 convolution of one sample to oneDNN only where channels times height times width
 exceed 20480; below that it unfolds the input, which takes several times longer and more memory
-(`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp). Prediction goes window by window, so that small networks and
-deep levels of larger ones pay for it.
+(`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp). Prediction runs one window at a time, so small networks, and
+the deep levels of large ones, pay for this.
 """
 
 import torch
@@ -17,8 +17,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
     x is (B, C_in, H, W, D), the weight (C_out, C_in, K, K, K); stride and padding are the same along each axis.
     """
     if _falls_short_of_onednn(x):
-        out: Tensor = torch.ops.aten.mkldnn_convolution(x, weight, bias, [padding] * 3, [stride] * 3, [1] * 3, 1)
-        return out
+        return torch.ops.aten.mkldnn_convolution(x, weight, bias, [padding] * 3, [stride] * 3, [1] * 3, 1)
     return F.conv3d(x, weight, bias, stride=stride, padding=padding)
 
 
@@ -29,13 +28,13 @@ def _falls_short_of_onednn(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not torch.is_grad_enabled()  # its backward pass would be PyTorch's choice again
+        and not torch.is_grad_enabled()  # for its backward pass PyTorch would choose again
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` by `conv3d`, for the same stride and padding along each axis."""
+    """`torch.nn.Conv3d` computed by `conv3d`, for the same stride and padding along each axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, in_channels, H, W, D) to (B, out_channels, H', W', D')."""

@@ -1,8 +1,8 @@
-"""Dropout by seed, and attention with dropout on its map, by the kernel that suits the device.
+"""Seeded dropout, and attention with dropout on its weights, with a kernel for each device.
 
-On a CPU, masks are redrawn from their seed instead of being kept, and the fused kernel for attention takes no dropout:
-the map is computed for a few queries at a time, in buffers that stay in the processor's cache, and again in the
-backward pass, so that it is never in memory as a whole (8 x 4096^2 numbers per layer for the paper's patch).
+On a CPU, masks are redrawn from their seed instead of being kept, and the fused attention kernel does not support
+dropout: the map is computed for a few queries at a time, in buffers that stay in the processor's cache, and again in
+the backward pass, so that it is never in memory as a whole (8 x 4096^2 numbers per layer for the paper's patch).
 Shapes: B batch, N tokens, H heads, E width of a head.
 """
 
@@ -51,7 +51,7 @@ CHUNK = 512
 def drop_sample(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
     """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C), whose mask the seed decides.
 
-    On a GPU torch's generators are seeded anew.
+    On a GPU this reseeds torch's generators.
     """
     if sample.device.type != "cpu":
         torch.manual_seed(seed)
@@ -68,7 +68,7 @@ def drop_sample(sample: Tensor, probability: float, seed: int, whole_channels: b
 
 
 def attention(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:
-    """Attention (B, N, H, E) of (B, N, 3, H, E) with dropout on its map; torch's generators draw it without a seed."""
+    """Attention (B, N, H, E) of (B, N, 3, H, E), dropout on its weights: seeded, or from torch's generators."""
     if probability and qkv.device.type == "cpu":
         return dropout_attention(qkv, probability, seed)
     if seed is not None:

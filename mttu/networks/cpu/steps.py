@@ -1,9 +1,9 @@
-"""Steps of the network: norm to convolution, and GELU to linear layer, by the kernel that suits device and mode.
+"""Steps of the network: norm to convolution, and GELU to linear layer, with a kernel chosen by device and mode.
 
-Where gradients are wanted on a CPU, a step keeps only its input for the backward pass. The modules in a row would keep
-three tensors: of the input's size, or of the hidden width, the widest of the transformer. Here intermediate values are
-recomputed in the backward pass: cheap passes over memory save two thirds of it. Allocating memory also costs time on a
-CPU, so elementwise steps work in place.
+When gradients are needed on a CPU, a step saves only its input for the backward pass. Separate modules would save three
+tensors as large as the input, or as the transformer's hidden layer. Here intermediate values are recomputed in the
+backward pass: cheap passes over memory save two thirds of it. Allocating memory also costs time on a CPU, so
+elementwise steps work in place.
 Shapes of the linear step: M tokens, K hidden width, C width.
 """
 
@@ -36,8 +36,7 @@ def pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_s
     """`conv(leaky_relu(norm(x)))` of x (B, C, H, W, D), running statistics included."""
     if trains_on_cpu(x):
         return lean_pre_activated_conv(x, norm, conv, negative_slope)
-    out: Tensor = conv(F.leaky_relu(norm(x), negative_slope, inplace=True))
-    return out
+    return conv(F.leaky_relu(norm(x), negative_slope, inplace=True))
 
 
 def two_pre_activated_convs(
@@ -54,15 +53,13 @@ def two_pre_activated_convs(
     scale = norm2.weight / (variance + norm2.eps).sqrt()
     weight, bias = conv1.weight * scale.view(-1, 1, 1, 1, 1), (bias - mean) * scale + norm2.bias
     activated = F.leaky_relu(norm1(x), negative_slope, inplace=True)
-    out: Tensor = conv2(F.leaky_relu_(conv3d(activated, weight, bias, padding=1), negative_slope))
-    return out
+    return conv2(F.leaky_relu_(conv3d(activated, weight, bias, padding=1), negative_slope))
 
 
 def gelu_dropout_linear(hidden: Tensor, dropout: nn.Dropout, linear: nn.Linear) -> Tensor:
     """`linear(dropout(gelu(hidden)))`, from (B, N, K) to (B, N, C)."""
     if not trains_on_cpu(hidden):
-        out: Tensor = linear(dropout(F.gelu(hidden)))
-        return out
+        return linear(dropout(F.gelu(hidden)))
     probability = dropout.p if dropout.training else 0.0
     out = lean_gelu_dropout_linear(hidden.flatten(0, 1), linear.weight, linear.bias, probability)
     return out.view(*hidden.shape[:2], -1)
