@@ -22,10 +22,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run the whole job on a phantom cohort in demo/
 	$(BIN)/mttu demo demo
 
-test: lint ## Lint, types, import contracts, tests with coverage
-	$(PYTEST) --cov --cov-report=term:skip-covered
+test: lint ## Lint, types, import contracts, tests
+	$(PYTEST)
 
-test-all: lint ## The same with the slow tests: real kills, 128^3, the wheel
+test-all: lint ## The same with coverage and the slow tests: real kills, 128^3, the wheel
 	$(PYTEST) -m "not gpu" --cov --cov-report=term:skip-covered
 
 lint: $(READY) ## Style, types and direction of imports

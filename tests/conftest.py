@@ -3,18 +3,20 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from small_cases import MODALITIES, case_from_folder, write_case
 
 from mttu.cohort.build import discover
 from mttu.config import Config, PrepareSettings, WorkerSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, write_manifest
+from mttu.files import atomic_file
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.phantom import Recipe, write_phantom
@@ -144,6 +146,25 @@ def tiny(tmp_path: Path, phantom_manifest: Manifest, phantom_cache: Path) -> Con
         "output.name": "tiny",
     }
     return override(preset("demo"), {**TINY, **paths})
+
+
+@pytest.fixture
+def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty files, written as ever: drawing them is most of the time that a tiny training takes."""
+
+    def save(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
+        places = [path.with_name(f"{path.name}.{name}") for name in formats]
+        for place in places:
+            with atomic_file(place) as partial:
+                partial.write_bytes(b"")
+        return places
+
+    module = "mttu.self_training.tracking"
+    monkeypatch.setattr("mttu.training.run.save_figure", save)
+    monkeypatch.setattr(f"{module}.save_figure", save)
+    monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
+    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: {"candidates": Figure()})
+    monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())
 
 
 MakeCase = Callable[..., Case]

@@ -123,7 +123,7 @@ def is_same(one, two):
 
 
 @pytest.mark.ray
-def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session):
+def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session, sketches):
     from mttu.pseudo_labels.scoring import score_cases
     from mttu.training.run import launch_locally
 

@@ -18,7 +18,7 @@ TWO_RANKS = {"workers.num_workers": 2}
 
 
 @pytest.mark.ray
-def test_two_workers_train_and_are_tracked(tiny, ray_session):
+def test_two_workers_train_and_are_tracked(tiny, ray_session, sketches):
     config = override(tiny, {**TWO_RANKS, "tracking.enabled": True, "train.epochs": 2})
     shown = {}
     folder = run_training(config, launch_on_ray, show=lambda epoch, metrics: shown.update({epoch: dict(metrics)}))

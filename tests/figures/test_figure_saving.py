@@ -15,6 +15,7 @@ def draw():
 
 
 def test_the_same_table_gives_the_same_bytes_and_no_time(tmp_path):
+    plt.get_backend()  # is chosen at its first use
     settings = plt.rcParams.copy()
     paths = save_figure(draw(), tmp_path / "a" / "roc.v1", ("png", "pdf", "svg"))
     assert paths == [tmp_path / "a" / f"roc.v1.{name}" for name in ("png", "pdf", "svg")]

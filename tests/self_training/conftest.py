@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from mttu.cohort.build import discover
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import write_manifest
-from mttu.files import atomic_file
 from mttu.phantom import Recipe, write_phantom
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.self_training import Callables
@@ -70,24 +68,6 @@ def make_config(tiny, pool_manifest, pool_cache, tmp_path):
         "self_training.stop_when_unchanged": False,
     }
     return lambda changes=None: override(tiny, {**base, **(changes or {})})
-
-
-@pytest.fixture
-def sketches(monkeypatch):
-    """Pictures are empty files, written as ever: drawing them is most of the time that a tiny self-training takes."""
-
-    def save(figure, path, formats):
-        places = [path.with_name(f"{path.name}.{name}") for name in formats]
-        for place in places:
-            with atomic_file(place) as partial:
-                partial.write_bytes(b"")
-        return places
-
-    module = "mttu.self_training.tracking"
-    monkeypatch.setattr(f"{module}.save_figure", save)
-    monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
-    monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: {"candidates": Figure()})
-    monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from mttu.networks.ensemble import describe_checkpoint
 from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.training.folds import read_folds_table
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 FOLDS = {
     "data.folds": 2,
     "self_training.rounds": 1,

@@ -21,6 +21,8 @@ from mttu.report import evaluate_cases, plan_evaluation
 from mttu.training.folds import cross_validate, read_folds_table
 from mttu.training.run import launch_locally, run_training
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 
 class StoppedError(Exception):
     pass

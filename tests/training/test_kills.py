@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from mttu.config import override
 from mttu.training.run import launch_locally, run_training
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 
 def outcome(folder):
     """What must not depend on kills: best weights, everything in the last checkpoint, the history."""
