@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import mttu.cluster.session  # isort: skip  (before anything imports ray)
-from mttu.cluster.cases import run_pool
+from mttu.cluster.cases import Work, run_pool
 from mttu.cluster.resources import Demand
 from mttu.config import WorkerSettings
-from mttu.inference.cases import Row, Work
+from mttu.inference.cases import Row
 
 MOST_OVERHEAD = 0.15
 

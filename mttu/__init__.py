@@ -12,6 +12,9 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").lower() not in ("false", "0", "no", "off"):
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # MLflow takes no other word, neither here nor for DO_NOT_TRACK
 
+# MONAI sets this when it is imported, which is later than the first step on a GPU; cuBLAS reads it at its first call.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # Without RAY_ADDRESS a command starts a Ray of its own: on the loopback interface only, with a token that never touches
 # the disk, so that other users of the machine cannot run code in it. Ray reads these when it is imported.
 GUARDS_RAY = os.environ.get("RAY_ADDRESS", "local") == "local" and "ray" not in sys.modules

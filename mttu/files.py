@@ -121,7 +121,7 @@ def _aside(target: Path) -> Path:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Renames a finished file or folder to `target`, in the same folder, where nothing must exist yet."""
+    """Renames a finished file or folder to `target`, in the same folder, which must not exist yet."""
     os.rename(source, target)
     _sync(target.parent)
 

@@ -150,7 +150,7 @@ def tiny(tmp_path: Path, phantom_manifest: Manifest, phantom_cache: Path) -> Con
 
 @pytest.fixture
 def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are empty files, written as ever: drawing them is most of the time that a tiny training takes."""
+    """Pictures are empty files: drawing and compressing them is most of the time that a tiny training takes."""
 
     def save(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
         places = [path.with_name(f"{path.name}.{name}") for name in formats]

@@ -24,7 +24,7 @@ from mttu.cli.display import (
     tell_failures,
 )
 from mttu.cli.evaluate import evaluate
-from mttu.cli.folds import cross_validate_shown, split
+from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
 from mttu.cli.networks import ensemble, print_calibration
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
@@ -140,9 +140,8 @@ def train(
     fold_seed: Annotated[int | None, typer.Option(help="Seed of the folds; short for data.fold_seed")] = None,
 ) -> None:
     """Train on a manifest, once or on each of its folds; the same command goes on after an interruption."""
-    options = {"data.folds": folds, "data.fold_seed": fold_seed}
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = resolve_run(preset_name, [*read_given(config, arguments), (given, "option")], fresh)
+    given = add_folds(without_folds_of_rounds(read_given(config, arguments)), folds, fold_seed)
+    settings = resolve_run(preset_name, given, fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return

@@ -9,8 +9,10 @@ from rich.table import Table
 
 from mttu.cli.display import console, new_table, show_progress, summarise_epoch, tell, tell_absences
 from mttu.cli.networks import print_calibration
-from mttu.cli.settings import ManifestFile, tell_start
+from mttu.cli.settings import Given, ManifestFile, tell_start
 from mttu.config import Config
+from mttu.config.earlier import MOVED
+from mttu.errors import raise_if_any
 
 if TYPE_CHECKING:
     from mttu.data.manifest import Manifest
@@ -18,6 +20,32 @@ if TYPE_CHECKING:
 
 _METRICS = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ce": "CE"}
 _PARTS = {"val": "each fold's val cases", "test": "the test cases"}
+
+
+def add_folds(given: Given, folds: int | None, seed: int | None) -> Given:
+    """Adds the options `--folds` and `--fold-seed` as the settings that they are short for.
+
+    Raises:
+        InputError: An option and its setting are both on the command line.
+    """
+    options = {"data.folds": (folds, "--folds"), "data.fold_seed": (seed, "--fold-seed")}
+    arguments = given[-1][0]
+    raise_if_any(
+        [
+            f"option {option}: the argument {name}={arguments[name]} is given too; leave one of them out"
+            for name, (value, option) in options.items()
+            if value is not None and name in arguments
+        ]
+    )
+    return [*given, ({name: value for name, (value, _) in options.items() if value is not None}, "option")]
+
+
+def without_folds_of_rounds(given: Given) -> Given:
+    """For a plain training, which never read the earlier names of the folds: leaves them out, and says so."""
+    for changes, source in given:
+        for name in [name for name in MOVED if name in changes]:
+            tell(f"{source}: {name} has no effect on `mttu train`, as before; {MOVED[name]} would have one")
+    return [({name: value for name, value in one.items() if name not in MOVED}, source) for one, source in given]
 
 
 def cross_validate_shown(settings: Config, fresh: bool = False) -> Path:

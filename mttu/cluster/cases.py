@@ -5,6 +5,7 @@ Rows carry case ids, never volumes. A scoring actor builds its network once.
 
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -25,8 +26,8 @@ from mttu.cluster.session import connect
 from mttu.config import PrepareSettings, WorkerSettings
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest
-from mttu.errors import RunError, explain_failure, raise_if_any
-from mttu.inference.cases import OnRow, Refuse, Row, Work, build_or_refuse
+from mttu.errors import InputError, RunError, mask_secrets, raise_if_any
+from mttu.inference.cases import OnRow, Row, run_or_refuse
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, to_row
 from mttu.pseudo_labels.scoring import CaseScorer, OnScored, ScoringPlan, make_table
 
@@ -35,6 +36,12 @@ RETRIES = 2
 
 CPU_SHARE = 0.8
 """Part of the cluster's CPUs that the actors take at most; the rest is Ray Data's own work, which else would starve."""
+
+
+Work = Callable[[str], Row]
+"""From a case id to its row. What fails becomes the row's `error`; repeating a case must be harmless."""
+Refuse = Callable[[str, str], Row]
+"""From a case id and the reason why it has no result to its row."""
 
 
 class _Worker:
@@ -168,13 +175,16 @@ def build_preparer(
 
     def prepare(case_id: str) -> Row:
         start = time.perf_counter()
-        written, error = False, ""
-        try:
-            written = cache_case(cases[case_id], cache_dir, modalities, settings)
-        except Exception as failure:  # a full disk or a bug in one case must not stop the others
-            error = explain_failure(case_id, failure)
-        seconds = time.perf_counter() - start
-        return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
+
+        def make_row(written: bool, error: str = "") -> PreparedRow:
+            seconds = time.perf_counter() - start
+            return PreparedRow(case_id=case_id, seconds=seconds, written=written, error=error)
+
+        return run_or_refuse(
+            case_id,
+            lambda: make_row(cache_case(cases[case_id], cache_dir, modalities, settings)),
+            lambda reason: make_row(False, reason),
+        )
 
     return prepare
 
@@ -202,6 +212,16 @@ def prepare_cohort(
     tell = cast(OnRow, on_row)
     rows = run_pool(list(cases), build_preparer, arguments, demand, refuse, "prepare it again", tell)
     return cast(list[PreparedRow], rows)
+
+
+def build_or_refuse(build: Callable[[], Work], refuse: Refuse, threads: int) -> Work:
+    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error."""
+    torch.set_num_threads(threads)
+    try:
+        return build()
+    except (InputError, OSError) as error:
+        reason = mask_secrets(f"on node {os.uname().nodename}: {error}")
+        return lambda case_id: refuse(case_id, reason)
 
 
 def build_scorer(plan: ScoringPlan, threads: int, device_type: str) -> Work:
@@ -272,15 +292,13 @@ def score_on_ray(
     Raises:
         InputError: The cluster is too small, or does not answer.
     """
-    rows: list[ScoreRow] = []
 
     def tell(done: int, row: Row) -> None:
-        rows.append(to_row(row))
         if on_row is not None:
-            on_row(done, rows[-1])
+            on_row(done, to_row(row))
 
     with connect(WorkerSettings(num_workers=num_actors, threads_per_worker=threads)):
         demand = place_actors("score", num_actors, threads, device, gpus_per_actor)
         names, arguments = [case.case_id for case in plan.cases], (plan, threads, demand.device_type)
-        run_pool(names, build_scorer, arguments, demand, _refuse_score, "score it again", tell)
-    return make_table(plan, rows, demand.device_type, threads)
+        rows = run_pool(names, build_scorer, arguments, demand, _refuse_score, "score it again", tell)
+    return make_table(plan, [to_row(row) for row in rows], demand.device_type, threads)

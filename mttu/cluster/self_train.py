@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from mttu.cluster.cases import place_actors, run_pool, score_on_ray
+from mttu.cluster.cases import Work, build_or_refuse, place_actors, run_pool, score_on_ray
 from mttu.cluster.session import connect, is_private
 from mttu.cluster.train import launch_on_ray
 from mttu.config import Config, WorkerSettings, override
 from mttu.data.manifest import Case
-from mttu.errors import RunError, explain_failure
-from mttu.inference.cases import OnRow, Row, Work, build_or_refuse, run_cases
+from mttu.errors import RunError
+from mttu.inference.cases import OnRow, Row, run_cases, run_or_refuse
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
 from mttu.self_training import Callables
@@ -84,10 +84,11 @@ def build_evaluator(
         evaluator = CaseEvaluator(checkpoint, config, torch.device(device_type))
 
         def work(case_id: str) -> Row:
-            try:
-                return {"case_id": case_id, "scores": evaluator.evaluate(cases[case_id]), "error": ""}
-            except Exception as failure:
-                return _refuse(case_id, explain_failure(case_id, failure))
+            return run_or_refuse(
+                case_id,
+                lambda: {"case_id": case_id, "scores": evaluator.evaluate(cases[case_id]), "error": ""},
+                lambda reason: _refuse(case_id, reason),
+            )
 
         return work
 

@@ -140,7 +140,7 @@ class LineReader:
         if mutant and IDH_WILD in status and IDH_MUTANT not in status:
             doubt = f"{quote(status[IDH_WILD], *mutant)}: taken as IDH mutant, because any mutation counts"
         elif IDH_MUTANT in status and len(wild) == 1 and IDH_WILD in said["IDH1"] and not mutant:
-            doubt = f"{quote(status[IDH_MUTANT], *wild)}: taken as IDH mutant, for IDH2 may be"
+            doubt = f"{quote(status[IDH_MUTANT], *wild)}: taken as IDH mutant, because IDH2 may be"
         warnings = [f"{self._path} line {line}: {doubt}; check the row"] if doubt else []
         if mutant or IDH_MUTANT in status:
             return IDH_MUTANT, warnings

@@ -16,7 +16,7 @@ from mttu.config.data import (
     PatchSettings,
     PrepareSettings,
 )
-from mttu.config.earlier import GONE, complete
+from mttu.config.earlier import GONE, MOVED, complete
 from mttu.config.network import NetworkSettings
 from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
@@ -60,7 +60,7 @@ class Config(Settings):
     """Every setting that affects a run's result, and where the result is written. `Config()` is the paper."""
 
     data: DataSettings = DataSettings()
-    """Manifest, cache and modalities."""
+    """Manifest, cache, modalities, folds."""
     patch: PatchSettings = PatchSettings()
     """Crop and window size."""
     augment: AugmentSettings = AugmentSettings()
@@ -151,6 +151,8 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
             section = section.get(part) if isinstance(section, dict) else None
         if name in GONE:
             problems.append(f"{source}: {name}: {GONE[name]}")
+        elif name in MOVED:
+            problems.append(f"{source}: {name}: is now {MOVED[name]}")
         elif not isinstance(section, dict) or leaf not in section:
             known = f"; known there: {', '.join(section)}" if isinstance(section, dict) else ""
             problems.append(f"{source}: {name}: no such setting{known}")
@@ -234,8 +236,12 @@ def load_stored_config(path: Path) -> Config:
 
 @lru_cache(maxsize=32)
 def _parse_stored(text: str, path: Path) -> Config:
-    """Cached by content, because one command reads a checkpoint's settings several times."""
-    return override(Config(), complete(flatten(parse_yaml(text, path))), str(path))
+    """Cached by the file's content, because a command reads the settings of one checkpoint several times.
+
+    Weights are of one training, even where an earlier version stored the folds of the whole with those of a fold.
+    """
+    stored = complete(flatten(parse_yaml(text, path)))
+    return override(Config(), {**stored, "data.folds": 0, "data.fold_seed": 0}, str(path))
 
 
 def to_yaml(config: Config) -> str:

@@ -27,7 +27,7 @@ class PrepareSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Where cases come from."""
+    """Where cases come from, and how they are divided into folds."""
 
     manifest: Annotated[Path | None, MAY_CHANGE] = None
     """Manifest that `mttu cohort` wrote."""

@@ -1,7 +1,8 @@
 """Reads settings stored by earlier versions: renamed, and completed with the values those versions used.
 
-A new setting needs a line in `NEWER`, a changed preset one in `mttu.search.presets.EARLIER_PRESETS`; then checkpoints,
-run folders, rounds and prepared cases of earlier versions keep their meaning and can be continued.
+A new setting needs a line in `NEWER`, a renamed one in `MOVED`, a changed preset one in
+`mttu.search.presets.EARLIER_PRESETS`; then checkpoints, run folders, rounds and prepared cases of earlier versions keep
+their meaning and can be continued.
 """
 
 from collections.abc import Mapping
@@ -18,15 +19,15 @@ NEWER: Mapping[str, Any] = {
     "data.folds": 0,
     "data.fold_seed": 0,
 }
-"""Settings that runs of format 1 may lack, by dotted name, with the value that corresponds to what they did."""
+"""Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 
 MOVED: Mapping[str, str] = {
     "self_training.folds": "data.folds",
     "self_training.fold_seed": "data.fold_seed",
-    "folds": "data.folds",  # as a cross-validated training stored its options
-    "fold seed": "data.fold_seed",
 }
 """Renamed settings; the old names are accepted in what earlier versions stored, and from users."""
+OPTIONS: Mapping[str, str] = {"folds": "data.folds", "fold seed": "data.fold_seed"}
+"""Options of a cross-validated training, as earlier versions stored them, and the settings that they are now."""
 
 BATCH_SIZE = "train.batch_size"
 """Patches per worker and step, up to format 1: the global batch grew with the number of workers."""
@@ -42,7 +43,8 @@ GONE: Mapping[str, str] = {
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings (dotted names to JSON values) as any version stored them: under today's names, and complete."""
-    return {**NEWER, **rename(stored, stored.get(NUM_WORKERS, 1), "stored settings")}
+    settings = {OPTIONS.get(name, name): value for name, value in stored.items()}
+    return {**NEWER, **rename(settings, stored.get(NUM_WORKERS, 1), "stored settings")}
 
 
 def complete_section(prefix: str, stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class MayChange:
 
 
 MAY_CHANGE = MayChange()
-"""For a setting that decides no result."""
+"""For a setting whose change leaves earlier results valid."""
 NOT_USED_BY_TRAINING = MayChange(in_rounds=False)
 """For a setting that a plain training does not read; a self-training depends on it."""
 

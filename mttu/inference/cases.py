@@ -1,21 +1,14 @@
-"""Case after case: what runs a case and the row that it becomes, in this process or in an actor of a pool alike."""
+"""Case after case, in this process or in an actor of a pool: the row that a case becomes, also one that fails."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-import torch
-
-from mttu.errors import InputError, mask_secrets
+from mttu.errors import explain_failure
 
 Row = Mapping[str, Any]
 """JSON values of a case, `case_id` among them."""
-Work = Callable[[str], Row]
-"""From a case id to its row. What fails becomes the row's `error`; repeating a case must be harmless."""
 OnRow = Callable[[int, Row], None]
 """Told how many cases are done, and the newest row."""
-Refuse = Callable[[str, str], Row]
-"""From a case id and the reason why it has no result to its row."""
 
 _Case = TypeVar("_Case")
 _Row = TypeVar("_Row")
@@ -36,11 +29,9 @@ def run_cases(
     return rows
 
 
-def build_or_refuse(build: Callable[[], Work], refuse: Refuse, threads: int) -> Work:
-    """In an actor: builds what runs a case, such as a network, once; where that fails, it is every case's error."""
-    torch.set_num_threads(threads)
+def run_or_refuse(case_id: str, run: Callable[[], _Row], refuse: Callable[[str], _Row]) -> _Row:
+    """A case's row; an error of any kind becomes what `refuse` makes of its reason, so that no other case is lost."""
     try:
-        return build()
-    except (InputError, OSError) as error:
-        reason = mask_secrets(f"on node {os.uname().nodename}: {error}")
-        return lambda case_id: refuse(case_id, reason)
+        return run()
+    except Exception as failure:
+        return refuse(explain_failure(case_id, failure))

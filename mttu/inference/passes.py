@@ -61,7 +61,7 @@ def run_passes(
         InputError: See `IdhPasses` and `explain_windows`.
         FloatingPointError: Logits are not finite.
     """
-    from monai.inferers import sliding_window_inference  # takes seconds, and most processes never come here
+    from monai.inferers import sliding_window_inference  # see mttu.inference.windows.import_monai
 
     raise_if_any(explain_windows(image.shape[1:], patch_size, inference.overlap, settings.passes, "mc.passes"))
     idh_passes = IdhPasses(network, settings.active_dropout)

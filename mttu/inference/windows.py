@@ -55,6 +55,14 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def import_monai() -> None:
+    """Imports MONAI, which takes seconds, so that this counts for no case, and fails for none.
+
+    A process that runs no case, such as the one that starts the workers, does without.
+    """
+    import monai.inferers  # noqa: F401
+
+
 def explain_windows(
     shape: Sequence[int], patch_size: Sequence[int], overlap: float, times: int = 1, setting: str = ""
 ) -> list[str]:
@@ -178,7 +186,7 @@ def _slide(
     network: nn.Module, volume: Tensor, patch_size: Sequence[int], overlap: float, precision: Precision
 ) -> tuple[Tensor | None, Tensor | None]:
     """Blended label probabilities (4, H, W, D) and mean IDH logits (2,) of one orientation of a volume."""
-    from monai.inferers import sliding_window_inference  # takes seconds, and most processes never come here
+    from monai.inferers import sliding_window_inference  # see import_monai
 
     idh_logits: list[Tensor] = []
     segments = False

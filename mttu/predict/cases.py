@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,10 @@ from mttu.data.manifest import Case
 from mttu.data.preprocess import prepare_sources
 from mttu.data.sources import read_sources
 from mttu.data.volumes import write_mask
-from mttu.errors import explain_failure
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
-from mttu.inference.cases import run_cases
-from mttu.inference.windows import predict_ensemble, segment
+from mttu.inference.cases import run_cases, run_or_refuse
+from mttu.inference.windows import import_monai, predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.predict.plan import InputCase, PredictionPlan
@@ -40,6 +40,7 @@ def predict_cases(plan: PredictionPlan, on_case: OnPredicted | None = None) -> l
         InputError: Another process predicts into the same folder.
     """
     digests: dict[str, Mapping[str, str]] = {}
+    import_monai()
     with lock_folder(plan.out):
         staging = open_staging(plan.out)
         rows = run_cases(plan.cases, lambda one: _predict_or_explain(plan, one, staging, digests), on_case)
@@ -87,16 +88,15 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
 def _predict_or_explain(
     plan: PredictionPlan, one: InputCase, staging: Path, digests: dict[str, Mapping[str, str]]
 ) -> PredictionRow:
-    started, error = time.perf_counter(), one.error
-    if one.case is not None:
-        try:
-            row = _predict(plan, one.case, one.is_synthetic, staging, digests)
-            return replace(row, seconds=time.perf_counter() - started)
-        except Exception as failure:  # of any kind: the other cases are still predicted
-            error = explain_failure(one.case_id, failure)
-    for name in (mask_name(one.case_id), overlay_name(one.case_id)):
-        (staging / name).unlink(missing_ok=True)
-    return PredictionRow(one.case_id, time.perf_counter() - started, error)
+    started = time.perf_counter()
+    refuse = partial(PredictionRow, one.case_id, 0.0)
+    row = refuse(one.error)
+    if (case := one.case) is not None:
+        row = run_or_refuse(one.case_id, lambda: _predict(plan, case, one.is_synthetic, staging, digests), refuse)
+    if row.error:
+        for name in (mask_name(one.case_id), overlay_name(one.case_id)):
+            (staging / name).unlink(missing_ok=True)
+    return replace(row, seconds=time.perf_counter() - started)
 
 
 def _predict(

@@ -26,7 +26,7 @@ from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain
 from mttu.patients import KnownPatients
 from mttu.predict.results import check_output, recover_output
 
-CHANGEABLE = ("inference.", "patch.", "train.precision")
+REPLACEABLE = ("inference.", "patch.", "train.precision")
 """Sections and settings of a checkpoint that a prediction may change."""
 
 
@@ -90,7 +90,7 @@ def plan_predictions(
         out: Output folder of its own; it may lie inside an input folder. An earlier prediction of the same cases in it
             is replaced.
         labels: Label convention of the masks that are written.
-        changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
+        changes: Dotted settings that replace the checkpoint's, from `REPLACEABLE`.
         device: auto: a GPU if there is one.
         split: Of manifests, the cases of this split alone; None: all. Folders have none.
 
@@ -104,7 +104,7 @@ def plan_predictions(
         find_convention(labels)
     with collecting(problems):
         networks, config = read_members(checkpoint)
-        config = override_some(config, changes or {}, CHANGEABLE, "predict")
+        config = override_some(config, changes or {}, REPLACEABLE, "predict")
         missing = explain_missing_answers(networks)
         if len(missing) == len(TASKS):
             problems.append(f"checkpoint {checkpoint}: nothing to predict: {'; '.join(missing.values())}")

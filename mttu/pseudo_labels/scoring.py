@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,11 +20,11 @@ from mttu.data.cache import content_hash, open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import SPLITS, Case, Manifest, read_manifest
 from mttu.data.preprocess import prepare_case
-from mttu.errors import InputError, collecting, explain_failure, raise_if_any
-from mttu.inference.cases import run_cases
+from mttu.errors import InputError, collecting, raise_if_any
+from mttu.inference.cases import run_cases, run_or_refuse
 from mttu.inference.device import choose_precision
 from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
-from mttu.inference.windows import name_member, predict_ensemble, segment
+from mttu.inference.windows import import_monai, name_member, predict_ensemble, segment
 from mttu.networks import MttuNet
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_known_patients, read_members
@@ -31,7 +32,7 @@ from mttu.networks.learned import describe_voters, explain_missing, find_voters
 from mttu.networks.monte_carlo import IdhPasses
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, summarise_passes
 
-CHANGEABLE = ("mc.", "inference.", "patch.", "train.precision")
+REPLACEABLE = ("mc.", "inference.", "patch.", "train.precision")
 """Sections and settings of a checkpoint that scoring may change."""
 
 
@@ -63,7 +64,7 @@ def plan_scoring(
         checkpoint: Checkpoint or ensemble folder, or a run folder with either inside.
         manifest: File that `mttu cohort` wrote.
         split: train, val, unlabelled or test.
-        changes: Dotted settings that replace the checkpoint's, from `CHANGEABLE`.
+        changes: Dotted settings that replace the checkpoint's, from `REPLACEABLE`.
         cache_dir: Folder of prepared cases; None: every case is prepared as it is scored.
 
     Raises:
@@ -74,7 +75,7 @@ def plan_scoring(
     config, cohort, voters = Config(), None, list[int]()
     with collecting(problems):
         networks, config = read_members(checkpoint)
-        config = override_some(config, changes or {}, CHANGEABLE, "score")
+        config = override_some(config, changes or {}, REPLACEABLE, "score")
         voters = find_voters(networks, "idh")
         segments = bool(find_voters(networks, "segmentation"))
         for number in voters or range(1, len(networks) + 1):
@@ -165,6 +166,7 @@ class CaseScorer:
     """
 
     def __init__(self, plan: ScoringPlan, device: torch.device) -> None:
+        import_monai()
         networks, _ = read_members(plan.checkpoint)
         self.networks = [network.to(device) for network in networks]
         self.voters = find_voters(networks, "idh")
@@ -176,10 +178,7 @@ class CaseScorer:
     def score(self, case: Case) -> ScoreRow:
         """The case's row; never raises for a case that cannot be scored."""
         started = time.perf_counter()
-        try:
-            row = self._score(case)
-        except Exception as failure:  # of any kind: the other cases are still scored
-            row = ScoreRow(case.case_id, 0.0, explain_failure(case.case_id, failure))
+        row = run_or_refuse(case.case_id, lambda: self._score(case), partial(ScoreRow, case.case_id, 0.0))
         return replace(row, seconds=time.perf_counter() - started)
 
     def _score(self, case: Case) -> ScoreRow:

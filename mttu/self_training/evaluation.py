@@ -19,6 +19,7 @@ from mttu.data.tables import read_table
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
 from mttu.inference.cases import run_cases
 from mttu.inference.device import choose_precision
+from mttu.inference.windows import import_monai
 from mttu.metrics.calibration import measure_calibration_error
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing
@@ -42,6 +43,7 @@ class CaseEvaluator:
     """
 
     def __init__(self, checkpoint: Path, config: Config, device: torch.device) -> None:
+        import_monai()
         network, _ = read_checkpoint(checkpoint)
         self.network = network.to(device)
         self.config, self.device = config, device

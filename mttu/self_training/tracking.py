@@ -95,12 +95,12 @@ PANELS = {"dice": "Dice", "idh_auc": "IDH AUC", "idh_accuracy": "IDH accuracy", 
 """Metrics that are drawn over rounds, and the titles of their panels."""
 
 
-def draw_round(selected: RoundLabels, truth: Mapping[str, int], number: int) -> dict[str, Figure]:
+def draw_round(labels: RoundLabels, truth: Mapping[str, int], number: int) -> dict[str, Figure]:
     """Figures of what a round selected, by name; none shows a case's image."""
-    if all(row.confidence is None for row in selected.scores.rows):
+    if all(row.confidence is None for row in labels.scores.rows):
         return {}
     title = f"unlabelled, round {number}"
-    return draw_selection(selected.scores, selected.selection, selected.settings, truth, title)
+    return draw_selection(labels.scores, labels.selection, labels.settings, truth, title)
 
 
 def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
@@ -127,11 +127,11 @@ def open_round(job: Job, config: Config, number: int, folder: Path, manifest: Ma
 
 
 def log_round(
-    job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, selected: RoundLabels | None
+    job: Job, tracker: Tracker, folder: Path, record: RoundRecord, history: History, labels: RoundLabels | None
 ) -> None:
     """Draws a round into its folder, and logs what is known of it before the test; `tracker` is that of the round."""
     EpochLog(tracker).complete(history)  # a kill may have kept some from the tracker
-    figures = {} if selected is None else draw_round(selected, job.truth, record.round)
+    figures = {} if labels is None else draw_round(labels, job.truth, record.round)
     val = job.manifest.split("val")
     for name, figure in draw_results(folder / BEST, history, val, job.inputs.cache_dir, tracker.allows_pictures):
         if name == LEARNING_CURVES:
@@ -140,9 +140,9 @@ def log_round(
             tracker.log_picture(*save_figure(figure, folder / name, ("png",)))
     for name, figure in figures.items():
         tracker.log_figure(*save_figure(figure, folder / name, ("png",)))
-    if selected is not None:
+    if labels is not None:
         tracker.log_table((folder / SELECTION).with_suffix(".csv"))
-    if selected is not None or job.config.selection.method == "direct":
+    if labels is not None or job.config.selection.method == "direct":
         pool = replace(job.manifest, cases=job.manifest.split("unlabelled"))
         tracker.log_dataset("unlabelled", pool.fingerprint, "unlabelled")
     _log_values(job, tracker, _summarise(folder, record, job.truth, {}))

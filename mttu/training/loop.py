@@ -23,6 +23,7 @@ from mttu.data.loaders import Batch, build_loader, labelled_tasks_of_steps
 from mttu.data.manifest import Case
 from mttu.errors import RunError
 from mttu.inference.device import choose_precision
+from mttu.inference.windows import import_monai
 from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
 from mttu.networks import MttuNet
 from mttu.patients import KnownPatients, derive_key, name_patients
@@ -56,6 +57,8 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
     with agreeing(runtime):
         task = task() if callable(task) else task
         opened = open_task(task)
+        if opened.validation:
+            import_monai()
         config, train = task.config, task.config.train
         state = create_state(config, runtime.device)
     check_same(runtime, opened.seen)

@@ -38,6 +38,8 @@ def identify(config: Config, fingerprint: str, changeable: tuple[str, ...] = CHA
     """
     flat = flatten(config.model_dump(mode="json"))
     settings = {name: value for name, value in flat.items() if not name.startswith(changeable)}
+    if not config.data.folds:
+        settings["data.fold_seed"] = 0  # it decides nothing
     settings["train.start_from"] = identify_start(config)
     return {"format_version": FORMAT_VERSION, "data": fingerprint, "settings": settings}
 

@@ -13,11 +13,11 @@ import torch
 from ray import cloudpickle
 
 from mttu.cluster import cases as cluster_score
-from mttu.cluster.cases import RETRIES, build_preparer, build_scorer, run_pool, score_on_ray
+from mttu.cluster.cases import RETRIES, Work, build_preparer, build_scorer, run_pool, score_on_ray
 from mttu.cluster.resources import Demand
 from mttu.cluster.self_train import build_evaluator
 from mttu.errors import InputError
-from mttu.inference.cases import Row, Work
+from mttu.inference.cases import Row
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring, score_cases
 
 CPU = torch.device("cpu")

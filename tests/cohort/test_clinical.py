@@ -293,7 +293,7 @@ def test_a_mutation_beside_a_wild_type_of_idh1_is_said(read):
     (row,) = read("case_id,IDH,IDH1\nA,mutant,WT\n")
     (warning,) = row.warnings
     assert warning.endswith(
-        "clinical.csv line 2: IDH 'mutant' and IDH1 'WT': taken as IDH mutant, for IDH2 may be; check the row"
+        "clinical.csv line 2: IDH 'mutant' and IDH1 'WT': taken as IDH mutant, because IDH2 may be; check the row"
     )
     assert row.idh == 1
 

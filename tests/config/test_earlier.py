@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mttu.cli import app
+from mttu.cli.folds import without_folds_of_rounds
 from mttu.cli.settings import read_given, resolve, resolve_run
 from mttu.config import Config, PrepareSettings, earlier, load_stored_config, override, to_yaml
 from mttu.data import cache
@@ -58,7 +59,26 @@ def test_the_earlier_names_of_folds_are_taken_and_said(tmp_path, capsys):
         resolve("paper", read_given(None, ["self_training.folds=3", "data.folds=3"]))
     path = tmp_path / "config.yaml"
     path.write_text("self_training:\n  folds: 3\n  fold_seed: 7\n")
-    assert load_stored_config(path) == override(Config(), {"data.folds": 3, "data.fold_seed": 7})
+    assert load_stored_config(path) == Config()  # weights are those of one fold
+    with pytest.raises(InputError, match=r"settings: self_training\.folds: is now data\.folds"):
+        override(Config(), {"self_training.folds": 3})
+
+
+def test_a_plain_training_leaves_the_folds_of_a_self_training_out_as_before():
+    given = read_given(None, ["self_training.folds=3", "self_training.fold_seed=7", "optim.lr=0.5"])
+    assert resolve("paper", without_folds_of_rounds(given)) == override(Config(), {"optim.lr": 0.5})
+    words = ["train", "--print-config", "self_training.folds=3"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0
+    assert "argument: self_training.folds has no effect on `mttu train`, as before; data.folds would" in result.output
+    assert yaml.safe_load(result.stdout[result.stdout.index("data:") :])["data"]["folds"] == 0
+
+
+def test_the_seed_of_folds_decides_nothing_without_folds():
+    one, other = (identify(override(Config(), {"data.fold_seed": seed}), "abc") for seed in (0, 3))
+    assert differences(one, other) == []
+    one, other = (identify(override(Config(), {"data.folds": 2, "data.fold_seed": seed}), "abc") for seed in (0, 3))
+    assert differences(one, other) == ["data.fold_seed: 0 -> 3"]
 
 
 @pytest.mark.parametrize("prefix", ["", "self_training."], ids=["training", "self-training"])

@@ -26,6 +26,14 @@ class StoppedError(Exception):
     pass
 
 
+def store_as_before(mark):
+    """Rewrites a cross-validation to what versions without `data.folds` stored of it."""
+    content = json.loads(mark.read_text())
+    for name in ("folds", "fold_seed"):
+        content["settings"][f"self_training.{name}"] = content["settings"].pop(f"data.{name}")
+    mark.write_text(json.dumps(content))
+
+
 def test_each_fold_is_a_whole_self_training_and_a_stopped_one_goes_on(make_config, here):
     scored, steps = {}, []
 
@@ -48,6 +56,7 @@ def test_each_fold_is_a_whole_self_training_and_a_stopped_one_goes_on(make_confi
     ):
         with pytest.raises(InputError, match=message):
             cross_validate_self_training(make_config({**FOLDS, name: value}), here)
+    store_as_before(make_config(FOLDS).output.place / "run.json")
     before = len(steps)
     folder = cross_validate_self_training(make_config(FOLDS), seeing, show=steps.append)
     assert {(step.fold, step.folds) for step in steps[:before]} == {(1, 2), (2, 2)}

@@ -42,6 +42,18 @@ def same(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+def store_as_before(folder, names):
+    """Rewrites a cross-validation to what versions without `data.folds` stored of it."""
+    marks = [folder / "run.json", *folder.glob("fold_*/run.json")]
+    assert len(marks) == 3
+    for mark in marks:
+        content = json.loads(mark.read_text())
+        settings = {name: value for name, value in content["settings"].items() if not name.startswith("data.fold")}
+        assert len(settings) == len(content["settings"]) - 2
+        content["settings"] = settings | (names if mark == marks[0] else {})
+        mark.write_text(json.dumps(content))
+
+
 def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatch):
     def tell(fold, epoch, metrics):
         told.append((fold, epoch))
@@ -54,6 +66,7 @@ def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatc
     told = []
     with pytest.raises(StoppedError):
         cross_validate(short, launch_locally, show=stop)
+    store_as_before(short.output.place, {"folds": 2, "fold seed": 0})
     folder = cross_validate(short, launch_locally, show=tell)
     assert told == [(1, 1), (1, 2), (2, 1), (2, 2)]
     cross_validate(short, launch_locally, show=tell)
