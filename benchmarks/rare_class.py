@@ -21,7 +21,7 @@ import torch
 from mttu.cohort.build import discover
 from mttu.config import Config, override, parse_overrides
 from mttu.data.cache import cache_case, open_cached
-from mttu.data.loaders import read_volume
+from mttu.data.loaders import read_prepared
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.files import write_json
 from mttu.inference.windows import predict_volume, segment
@@ -60,7 +60,7 @@ def find_overlaps(run: Path, manifest: Manifest, cache: Path) -> list[dict[str, 
     overlaps = []
     for case in manifest.split("test"):
         cached = open_cached(cache, case.case_id)
-        image = read_volume(cached, config)
+        image = read_prepared(cached, config)
         found = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
         assert found.seg_probabilities is not None
         assert cached.seg is not None

@@ -112,7 +112,7 @@ def crop(volume: NDArray[Voxel], start: Sequence[int], size: Sequence[int]) -> N
     return patch
 
 
-def read_volume(cached: CachedCase, config: Config) -> Tensor:
+def read_prepared(cached: CachedCase, config: Config) -> Tensor:
     """A whole prepared case as (C, H, W, D) float32, its channels as the settings name them."""
     cached.will_need()
     return torch.from_numpy(np.asarray(cached.image, dtype=np.float32)[cached.channels(config.data.modalities)])

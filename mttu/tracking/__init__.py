@@ -4,12 +4,12 @@ from mttu.tracking.connection import describe_environment, name_source, resolve_
 from mttu.tracking.mlflow_tracker import MlflowTracker
 from mttu.tracking.registry import check_model_name
 from mttu.tracking.runs import follow_moved_folder, open_tracker
-from mttu.tracking.tracker import NullTracker, Status, Tracker
+from mttu.tracking.tracker import NullTracker, RunStatus, Tracker
 
 __all__ = [
     "MlflowTracker",
     "NullTracker",
-    "Status",
+    "RunStatus",
     "Tracker",
     "check_model_name",
     "describe_environment",

@@ -15,7 +15,7 @@ from mttu.files import read_json
 from mttu.patients import drop_patients
 from mttu.tracking.connection import SETTING, writing_to
 from mttu.tracking.registry import check_alias, check_model_name, check_safe_files, register_version
-from mttu.tracking.tracker import Status
+from mttu.tracking.tracker import RunStatus
 
 PICTURES_TAG = "mttu.pictures"
 """Tag of a run that says whether pictures are `allowed` or `refused`: the rule travels with the run."""
@@ -125,7 +125,7 @@ class MlflowTracker:
             if str(client.get_registered_model(model_name).aliases.get(alias)) != version:
                 client.set_registered_model_alias(model_name, alias, version)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Closes the run; if it has that status already, its end time stays. A resume opens it again."""
         with writing_to(self.uri, self.named_by) as client:
             if client.get_run(self.run_id).info.status != status:

@@ -12,7 +12,7 @@ from mttu.config.training import ValidationMetric
 from mttu.data.absent_classes import count_classes, describe_classes
 from mttu.data.cache import CachedCase
 from mttu.data.labels import REGIONS, find_regions
-from mttu.data.loaders import read_volume
+from mttu.data.loaders import read_prepared
 from mttu.data.manifest import Case
 from mttu.errors import RunError
 from mttu.inference.device import Precision
@@ -40,7 +40,7 @@ def score_case(
     """
     try:
         prediction = predict_volume(
-            network, read_volume(cached, config), config.patch.size, config.inference, device, precision
+            network, read_prepared(cached, config), config.patch.size, config.inference, device, precision
         )
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None

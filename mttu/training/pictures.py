@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mttu.config import Config, load_stored_config
 from mttu.data.cache import open_cached
-from mttu.data.loaders import read_volume
+from mttu.data.loaders import read_prepared
 from mttu.data.manifest import Case
 from mttu.figures.curves import draw_curves
 from mttu.figures.overlay import draw_overlay
@@ -42,7 +42,7 @@ def draw_results(
 
 def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
     cached = open_cached(cache_dir, case.case_id)
-    image = read_volume(cached, config)
+    image = read_prepared(cached, config)
     device = torch.device("cpu")
     precision = choose_precision(config.train.precision, device)
     prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)

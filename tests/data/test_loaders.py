@@ -15,7 +15,7 @@ from mttu.data.loaders import (
     draw_start,
     epoch_order,
     labelled_tasks_of_steps,
-    read_volume,
+    read_prepared,
     steps_per_epoch,
 )
 
@@ -154,7 +154,7 @@ def test_channels_follow_the_settings(tiny, train_cases, phantom_cache):
     whole = PatchDataset(train_cases, phantom_cache, tiny)[(0, 0, 0)]
     assert np.array_equal(patch.image, whole.image[[3, 0]])
     cached = open_cached(phantom_cache, train_cases[0].case_id)
-    assert torch.equal(read_volume(cached, swapped), read_volume(cached, tiny)[[3, 0]])
+    assert torch.equal(read_prepared(cached, swapped), read_prepared(cached, tiny)[[3, 0]])
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])

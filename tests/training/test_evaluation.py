@@ -98,7 +98,7 @@ def test_empty_masks_count_as_the_setting_says(
         probabilities = torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 4).permute(3, 0, 1, 2).float()
         prediction = VolumePrediction(probabilities, None)
         monkeypatch.setattr("mttu.training.evaluation.predict_volume", lambda *_, said=prediction: said)
-        monkeypatch.setattr("mttu.training.evaluation.read_volume", lambda *_: None)
+        monkeypatch.setattr("mttu.training.evaluation.read_prepared", lambda *_: None)
         network, known = SimpleNamespace(learned_parts=True), replace(cached, seg=truth)
         row = score_case(network, case, known, config, torch.device("cpu"), "float32")
         assert (row["status_et"], row["dice_et"]) == (status, dice.get(status))

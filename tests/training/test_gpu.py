@@ -7,7 +7,7 @@ import torch
 
 from mttu.config import override
 from mttu.data.cache import open_cached
-from mttu.data.loaders import read_volume
+from mttu.data.loaders import read_prepared
 from mttu.inference.windows import predict_volume
 from mttu.networks.batch_norm import BatchNorm3d, synchronise
 from mttu.training.loop import fit
@@ -44,7 +44,7 @@ def test_first_losses_agree_with_the_cpu(tiny, tmp_path):
 
 def test_whole_volume_probabilities_agree_with_the_cpu(tiny, phantom_manifest, phantom_cache):
     network = create_state(tiny, torch.device("cpu")).network
-    image = read_volume(open_cached(phantom_cache, phantom_manifest.cases[0].case_id), tiny)
+    image = read_prepared(open_cached(phantom_cache, phantom_manifest.cases[0].case_id), tiny)
     expected = predict_volume(network, image, tiny.patch.size, tiny.inference, torch.device("cpu"))
     found = predict_volume(network.to(CUDA), image, tiny.patch.size, tiny.inference, CUDA)
     torch.testing.assert_close(found.seg_probabilities.cpu(), expected.seg_probabilities, atol=1e-3, rtol=0)

@@ -3,7 +3,7 @@
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.cache_upkeep import verify_cache
-from mttu.data.loaders import PatchDataset, read_volume
+from mttu.data.loaders import PatchDataset, read_prepared
 from mttu.data.manifest import read_manifest
 from mttu.predict.plan import find_input_cases
 from mttu.training.inputs import check_inputs, resolve_paths
@@ -17,7 +17,7 @@ def look(tiny, place):
     inputs, task = check_inputs(config), task_of(config)
     assert resolve_paths(config)[1] == task.cache_dir == place / "cache"
     dataset = PatchDataset(task.train, task.cache_dir, config)
-    assert read_volume(dataset.cached[0], config).isfinite().all()
+    assert read_prepared(dataset.cached[0], config).isfinite().all()
     return inputs.fingerprint, inputs.manifest.fingerprint, dataset[(0, 0, 0)].image.tobytes()
 
 
