@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mttu.config import Config, InferenceSettings, MonteCarloSettings, override
+from mttu.config.scoring import ActiveDropout
 from mttu.inference.device import choose_precision
 from mttu.inference.passes import run_passes
 from mttu.networks import MttuNet, build_network
@@ -31,7 +32,7 @@ LEAST_SHARE = {"head": 0.8}
 """Least part of the FLOP bound."""
 LEAST_RATIO = {"cpu": {"transformer+head": 1.5, "all": 1.3}, "cuda": {"transformer+head": 3.0, "all": 2.0}}
 """Least ratio of times; the last repeat counts."""
-DROPOUTS = {
+DROPOUTS: dict[ActiveDropout, tuple[str, ...]] = {
     "head": ("idh_head",),
     "transformer+head": ("embedding_dropout", "layers", "idh_head"),
     "all": ("stem_dropout", "embedding_dropout", "layers", "idh_head"),
@@ -62,7 +63,8 @@ def main() -> None:
     baseline, network = build_pair(arguments.size, arguments.device)
     image = synthetic_case(arguments.size, arguments.device)[0]
     if arguments.probe:
-        print(json.dumps(probe_memory(*arguments.probe, baseline, network, image, arguments)))
+        which, active = arguments.probe
+        print(json.dumps(probe_memory(which, active, baseline, network, image, arguments)))
         return
     check_equality(baseline, network, image)
     flops = count_flops(baseline, image)
@@ -83,7 +85,7 @@ def build_pair(size: int, device: str) -> tuple[EagerBaseline, MttuNet]:
     return baseline, network
 
 
-def baseline_pass(baseline: EagerBaseline, image: Tensor, active: str) -> Tensor:
+def baseline_pass(baseline: EagerBaseline, image: Tensor, active: ActiveDropout) -> Tensor:
     """IDH logits of one stochastic pass, as anyone would write it: dropout modules in training mode."""
     for name, module in baseline.named_modules():
         if isinstance(module, nn.Dropout | nn.Dropout3d):
@@ -94,7 +96,7 @@ def baseline_pass(baseline: EagerBaseline, image: Tensor, active: str) -> Tensor
     return logits
 
 
-def run(network: MttuNet, image: Tensor, active: str, arguments: argparse.Namespace) -> object:
+def run(network: MttuNet, image: Tensor, active: ActiveDropout, arguments: argparse.Namespace) -> object:
     """The same as the project does it, on one window."""
     settings = MonteCarloSettings(
         passes=arguments.passes, active_dropout=active, passes_per_forward=arguments.passes_per_forward
@@ -138,7 +140,7 @@ def count_flops(baseline: EagerBaseline, image: Tensor) -> dict[str, int]:
     return {**parts, "total": total}
 
 
-def find_bound(active: str, flops: dict[str, int], passes: int) -> float:
+def find_bound(active: ActiveDropout, flops: dict[str, int], passes: int) -> float:
     """Speed-up if time went with FLOP: T full passes over the prefix once and the rest, decoder aside, T times."""
 
     def add(prefixes: tuple[str, ...]) -> int:
@@ -150,7 +152,7 @@ def find_bound(active: str, flops: dict[str, int], passes: int) -> float:
 
 
 def compare(
-    active: str,
+    active: ActiveDropout,
     baseline: EagerBaseline,
     network: MttuNet,
     image: Tensor,
@@ -180,7 +182,7 @@ def compare(
     return passes / seconds >= least
 
 
-def measure_memory(which: str, active: str, arguments: argparse.Namespace) -> float:
+def measure_memory(which: str, active: ActiveDropout, arguments: argparse.Namespace) -> float:
     """Peak GiB of a process of its own."""
     names = ("size", "device", "threads", "passes_per_forward")
     options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
@@ -190,7 +192,7 @@ def measure_memory(which: str, active: str, arguments: argparse.Namespace) -> fl
 
 def probe_memory(
     which: str,
-    active: str,
+    active: ActiveDropout,
     baseline: EagerBaseline,
     network: MttuNet,
     image: Tensor,

@@ -41,7 +41,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.allow_tf32 = False
     if arguments.probe:
-        print(json.dumps(probe_memory(*arguments.probe, arguments.size, arguments.device)))
+        which, what = arguments.probe
+        print(json.dumps(probe_memory(which, what, arguments.size, arguments.device)))
         return
     # first, while this process is small: Linux counts the parent's peak as a child's until it is exceeded
     memory = {name: compare_memory(name, arguments) for name in ("forward", "train", "train, attention dropout")}
@@ -101,7 +102,7 @@ def training_step(
         optimiser.zero_grad(set_to_none=True)
         seg_loss = segmentation_loss(segmentation_sums(logits["seg_logits"], seg, known, settings), settings)
         loss = seg_loss + F.cross_entropy(logits["idh_logits"].float(), idh)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return float(loss.detach())
 

@@ -59,7 +59,7 @@ class Victim:
 
     def brain(self) -> np.ndarray:
         """Where any image is not 0."""
-        return np.any([self.read(name) != 0 for name in ("flair", "t1ce", "t1", "t2")], axis=0)
+        return np.asarray(np.any([self.read(name) != 0 for name in ("flair", "t1ce", "t1", "t2")], axis=0))
 
     def save(self, role: str, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:
         """Writes a volume on the grid of the case, or another one."""

@@ -44,9 +44,15 @@ LOSSES: dict[str, dict[str, Any]] = {
 def build(out: Path, arguments: argparse.Namespace) -> tuple[Manifest, Path]:
     """Phantom, manifest and cache; two thirds of the cases are test cases."""
     data, path = out / "phantom", out / "cohort.parquet"
-    recipe = {"difficulty": arguments.difficulty, "mutant_fraction": arguments.mutants}
-    shares = {"unlabelled_fraction": 0.0, "test_fraction": 0.65}
-    write_phantom(data, Recipe(cases=arguments.cases, size=arguments.size, **recipe, **shares))
+    recipe = Recipe(
+        cases=arguments.cases,
+        size=arguments.size,
+        difficulty=arguments.difficulty,
+        mutant_fraction=arguments.mutants,
+        unlabelled_fraction=0.0,
+        test_fraction=0.65,
+    )
+    write_phantom(data, recipe)
     manifest = discover(data, data / "clinical.csv")
     write_manifest(manifest, path)
     for case in manifest.cases:

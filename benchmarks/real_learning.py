@@ -54,7 +54,7 @@ def two_level_otsu(flair: NDArray[np.float32]) -> NDArray[np.bool_]:
     brain = flair != 0
     first = otsu_threshold(flair[brain])
     second = otsu_threshold(flair[brain & (flair > first)])
-    return brain & (flair > second)
+    return np.asarray(brain & (flair > second))
 
 
 def build(folder: Path, out: Path, rows: list[str], labels: str, modalities: tuple[str, ...]) -> Path:
@@ -94,7 +94,7 @@ def train(config: Config) -> tuple[Path, float]:
     return run, json.loads(clock.read_text())
 
 
-def score(run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Path) -> dict[str, float]:
+def score(run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Path) -> dict[str, float | None]:
     """Dice of a case against its expert mask, on the prepared grid, with an overlay drawn."""
     network, config = read_checkpoint(run)
     cached = open_cached(cache, case_id)

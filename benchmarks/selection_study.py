@@ -39,7 +39,7 @@ from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
 from mttu.files import read_versioned, write_json
 from mttu.phantom import TRUTH_TABLE, Recipe, measure_phantom, write_phantom
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
-from mttu.pseudo_labels.scoring import OnRow, ScoringPlan, make_table, score_cases
+from mttu.pseudo_labels.scoring import OnScored, ScoringPlan, make_table, score_cases
 from mttu.search.presets import preset
 from mttu.self_training import Callables, run_self_training
 from mttu.self_training.evaluation import evaluate_locally
@@ -151,23 +151,23 @@ class Study:
         run_self_training(config, Callables(train, score, self.evaluate))
 
     @staticmethod
-    def score(plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score(plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         """Monte Carlo dropout."""
         return score_cases(plan, torch.device("cpu"), on_row)
 
-    def score_truly(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score_truly(self, plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         """Says the true class of each case, and is sure of it."""
         return self.score_some(plan, [case.case_id for case in plan.cases])
 
-    def score_wrongly(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score_wrongly(self, plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         """Says the other class of each case, and is sure of it."""
         return self.score_by(plan, [abs(SURE - self.truth[case.case_id]) for case in plan.cases])
 
-    def score_corrected(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score_corrected(self, plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         """Is sure of the true classes of what UPS selected in this round, and of nothing else."""
         return self.score_some(plan, list(self.read_ups(plan)))
 
-    def score_random(self, plan: ScoringPlan, on_row: OnRow) -> ScoreTable:
+    def score_random(self, plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         """Is sure of the true classes of as many cases of each class as UPS selected in this round."""
         labels, chosen = list(self.read_ups(plan).values()), []
         for idh in (0, 1):
