@@ -23,7 +23,8 @@ from mttu.files import PREFIX, drop_link, find_obstacle, read_parquet, remove, w
 
 FORMAT_VERSION = 1
 TABLE = PREDICTIONS
-_CSV, _README = "predictions.csv", "README.txt"
+_STEM = TABLE.removesuffix(".parquet")
+_CSV, _README = f"{_STEM}.csv", "README.txt"
 _COMMON = (_CSV, _README, TABLE)  # in the order in which they are moved into place
 _STAGING = f"{PREFIX}predictions"
 
@@ -166,7 +167,7 @@ def write_tables(staging: Path, rows: Sequence[PredictionRow], metadata: Mapping
     described |= {name: str(value) for name, value in constants.items()}
     table = pa.Table.from_pylist([asdict(row) | constants for row in rows], schema=SCHEMA.with_metadata(described))
     write_text(staging / _README, _README_TEXT)
-    write_table(staging / TABLE.removesuffix(".parquet"), table)
+    write_table(staging / _STEM, table)
 
 
 def publish(out: Path) -> None:

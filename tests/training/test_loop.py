@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -278,3 +281,13 @@ def test_each_prepared_case_is_opened_once(tiny, monkeypatch):
     assert mapped == {
         task.cache_dir / case.case_id / name: 1 for case in (*task.train, *task.val) for name in cache.FILES[:2]
     }
+
+
+def test_importing_the_loop_takes_no_cohort_builder_and_nothing_that_takes_seconds():
+    """MONAI imports all of itself, MLflow and scikit-learn with it; what it sets for cuBLAS is set without it."""
+    slow = ("monai", "sklearn", "mlflow", "openpyxl", "ray", "mttu.cohort")
+    script = f"import os, sys, mttu.training.loop; print([name for name in {slow} if name in sys.modules])"
+    script += "; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", ":4096:8"]
