@@ -92,8 +92,8 @@ class TrainSettings(Settings):
     precision: PrecisionSetting = "auto"
     """Arithmetic of the forward pass in training, prediction and scoring; auto: bfloat16 autocast on a GPU, float32 on
     a CPU. The IDH head is always in float32. Not stated in the paper."""
-    loader_workers: Annotated[int, Field(ge=0), MAY_CHANGE] = 0
-    """Processes per worker that read patches ahead; 0 reads in the training process."""
+    loader_workers: Annotated[int | None, Field(ge=0), MAY_CHANGE] = None
+    """Processes per worker that read patches ahead; 0 reads in the training process; null: 4 on a GPU, 0 on a CPU."""
 
     @model_validator(mode="after")
     def _check_start(self) -> "TrainSettings":

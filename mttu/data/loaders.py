@@ -19,6 +19,8 @@ from mttu.data.cache import CachedCase, open_cached
 from mttu.data.labels import knows_parts
 from mttu.data.manifest import Case
 
+GPU_LOADER_WORKERS = 4
+"""Processes that read patches for one GPU if the settings do not say how many: a step needs less time than reading."""
 _ORDER, _SAMPLE = 1, 2
 """Last number of a seed, one per purpose; not 0, because for NumPy [1, 2] and [1, 2, 0] are the same seed."""
 Voxel = TypeVar("Voxel", bound=np.generic)
@@ -207,6 +209,7 @@ def build_loader(
     Position p of the epoch's order belongs to step p // `train.global_batch` for any number of ranks and micro-batches.
     Batches for a GPU, given as `device`, are put into page-locked memory.
     """
+    on_gpu = device is not None and device.type == "cuda"
     train = dataset.config.train
     shares = share_batch(train, world_size)
     size = shares.micro_batch_size
@@ -221,6 +224,6 @@ def build_loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=train.loader_workers,
-        pin_memory=device is not None and device.type == "cuda",
+        num_workers=(GPU_LOADER_WORKERS if on_gpu else 0) if train.loader_workers is None else train.loader_workers,
+        pin_memory=on_gpu,
     )

@@ -46,6 +46,14 @@ def synchronise(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
             module.sum_over_ranks = sum_over_ranks
 
 
+def join_axes(x: Tensor) -> Tensor:
+    """(B, C, H * W, D), without a copy where channels are last.
+
+    On a GPU torch measures and normalises images of four axes with kernels for channels last, of five without.
+    """
+    return x.flatten(2, 3)
+
+
 def measure_batch(x: Tensor, norm: BatchNorm3d) -> tuple[Tensor, Tensor, Tensor | int]:
     """Mean and biased variance of each channel over the batch, of all ranks if synchronised; running ones follow.
 
@@ -60,6 +68,7 @@ def measure_batch(x: Tensor, norm: BatchNorm3d) -> tuple[Tensor, Tensor, Tensor 
         Mean (C,), variance (C,) and the number of values per channel, a tensor () where ranks had to add it up.
     """
     own = x.numel() // x.shape[1]
+    x = join_axes(x) if x.is_cuda else x
     running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     momentum = cast(float, norm.momentum)
     if norm.sum_over_ranks is None:

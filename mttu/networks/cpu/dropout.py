@@ -51,10 +51,10 @@ CHUNK = 512
 def drop_sample(sample: Tensor, probability: float, seed: int, whole_channels: bool) -> Tensor:
     """Dropout of one sample (1, C, H, W, D), (1, N, C) or (1, C), whose mask the seed decides.
 
-    On a GPU this reseeds torch's generators.
+    On a GPU this reseeds torch's generator there.
     """
     if sample.device.type != "cpu":
-        torch.manual_seed(seed)
+        _reseed(sample.device, seed)
         return (F.dropout3d if whole_channels else F.dropout)(sample, probability, training=True)
     if whole_channels:
         mask = MaskStream(1, sample.shape[1], probability, seed, sample.dtype).draw(1)
@@ -67,12 +67,20 @@ def drop_sample(sample: Tensor, probability: float, seed: int, whole_channels: b
     return out.view(sample.shape)
 
 
+def _reseed(device: torch.device, seed: int) -> None:
+    """Reseeds torch's generator of this device alone: `torch.manual_seed` would take longer than a layer on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def attention(qkv: Tensor, probability: float, seed: int | None = None) -> Tensor:
     """Attention (B, N, H, E) of (B, N, 3, H, E), dropout on its weights: seeded, or from torch's generators."""
     if probability and qkv.device.type == "cpu":
         return dropout_attention(qkv, probability, seed)
     if seed is not None:
-        torch.manual_seed(seed)
+        _reseed(qkv.device, seed)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, E)
     return F.scaled_dot_product_attention(query, key, value, dropout_p=probability).transpose(1, 2)
 

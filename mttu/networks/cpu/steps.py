@@ -18,6 +18,7 @@ from mttu.errors import InputError
 from mttu.networks.batch_norm import (
     BatchNorm3d,
     SumOverRanks,
+    join_axes,
     measure_batch,
     per_channel,
     sum_gradients,
@@ -36,7 +37,19 @@ def pre_activated_conv(x: Tensor, norm: BatchNorm3d, conv: nn.Conv3d, negative_s
     """`conv(leaky_relu(norm(x)))` of x (B, C, H, W, D), running statistics included."""
     if trains_on_cpu(x):
         return lean_pre_activated_conv(x, norm, conv, negative_slope)
-    return conv(F.leaky_relu(norm(x), negative_slope, inplace=True))
+    return conv(activate(x, norm, negative_slope))
+
+
+def activate(x: Tensor, norm: BatchNorm3d, negative_slope: float) -> Tensor:
+    """`leaky_relu(norm(x))` of x (B, C, H, W, D), running statistics included."""
+    if not x.is_cuda or (norm.training and norm.sum_over_ranks is not None):
+        return F.leaky_relu(norm(x), negative_slope, inplace=True)
+    if norm.training:
+        cast(Tensor, norm.num_batches_tracked).add_(1)
+    mean, variance, momentum = norm.running_mean, norm.running_var, cast(float, norm.momentum)
+    joined = F.batch_norm(join_axes(x), mean, variance, norm.weight, norm.bias, norm.training, momentum, norm.eps)
+    # in place before the axes are parted: autograd would copy the gradient of what is changed through a view
+    return F.leaky_relu(joined, negative_slope, inplace=True).view(x.shape)
 
 
 def two_pre_activated_convs(
@@ -52,7 +65,7 @@ def two_pre_activated_convs(
     mean, variance, bias = (cast(Tensor, values) for values in (norm2.running_mean, norm2.running_var, conv1.bias))
     scale = norm2.weight / (variance + norm2.eps).sqrt()
     weight, bias = conv1.weight * scale.view(-1, 1, 1, 1, 1), (bias - mean) * scale + norm2.bias
-    activated = F.leaky_relu(norm1(x), negative_slope, inplace=True)
+    activated = activate(x, norm1, negative_slope)
     return conv2(F.leaky_relu_(conv3d(activated, weight, bias, padding=1), negative_slope))
 
 
