@@ -10,6 +10,7 @@ with the sum of the others. Its samples have a loss of their own, see `whole_tum
 """
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -198,3 +199,29 @@ class TaskWeighting(nn.Module):
         """Keeps every log(sigma) within its limit; called after each optimiser step."""
         for log_sigma in self.log_sigma.values():
             log_sigma.clamp_(-self.limit, self.limit)
+
+
+def project_conflicts(gradients: Sequence[Tensor], seed: int) -> Tensor:
+    """Sum of the tasks' gradients after gradient surgery (PCGrad; Yu et al., NeurIPS 2020, Algorithm 1).
+
+    From each task's gradient the part is removed that points against another task's: g_i - (g_i . g_j / |g_j|^2) g_j
+    where g_i . g_j < 0, for the other tasks j in random order. Each g_j is the gradient before surgery.
+
+    Args:
+        gradients: One per task, all (N,), over the parameters that the tasks share; of the global batch.
+        seed: Of the order; with two tasks there is only one.
+
+    Returns:
+        (N,); the plain sum where no two gradients conflict.
+    """
+    order = Random(seed)
+    projected = []
+    for index, gradient in enumerate(gradients):
+        others = [other for place, other in enumerate(gradients) if place != index]
+        order.shuffle(others)
+        for other in others:
+            conflict = torch.dot(gradient, other).clamp(max=0)
+            # without a conflict this adds exactly 0; a gradient of zeros conflicts with none
+            gradient = gradient - conflict / other.square().sum().clamp(min=torch.finfo(other.dtype).tiny) * other
+        projected.append(gradient)
+    return torch.stack(projected).sum(dim=0)

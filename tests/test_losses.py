@@ -1,5 +1,6 @@
 """Losses against numbers worked out by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from mttu.losses import (
     idh_loss,
     idh_sums,
     mix_losses,
+    project_conflicts,
     segmentation_loss,
     segmentation_sums,
     whole_tumour_sums,
@@ -353,3 +355,41 @@ def test_combine_takes_the_value_of_all_ranks_and_the_gradient_of_its_own():
     assert total.tolist() == [11.0, 22.0]
     total.sum().backward()
     assert own.grad.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # conflicting: g1.g2 = -2; g1 - (-2/4) g2 = (1, 0); g2 - (-2/2) g1 = (-1, 1); sum
+        ((1.0, 1.0), (0.0, -2.0), (2.0, -1.0)),
+        ((1.0, 0.0), (0.0, 3.0), (1.0, 3.0)),  # orthogonal
+        ((1.0, 2.0), (2.0, 1.0), (3.0, 3.0)),  # aligned
+        ((1.0, 2.0), (-1.0, -2.0), (0.0, 0.0)),  # opposite
+        ((1.0, 2.0), (0.0, 0.0), (1.0, 2.0)),
+    ],
+)
+def test_conflicting_gradients_are_projected(first, second, expected):
+    found = project_conflicts([torch.tensor(first), torch.tensor(second)], seed=0)
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_three_tasks_are_projected_in_an_order_that_the_seed_decides():
+    gradients = [torch.tensor(one) for one in ((1.0, 0.5, 0.0), (-1.0, 1.0, 0.5), (0.2, -1.0, -1.0))]
+
+    def project(orders):
+        total = torch.zeros(3)
+        for index, order in enumerate(orders):
+            own = gradients[index]
+            for other in order:
+                dot = float(own @ gradients[other])
+                if dot < 0:
+                    own = own - dot / float(gradients[other] @ gradients[other]) * gradients[other]
+            total = total + own
+        return total
+
+    choices = [[(1, 2), (2, 1)], [(0, 2), (2, 0)], [(0, 1), (1, 0)]]
+    possible = [project(orders) for orders in itertools.product(*choices)]
+    found = [project_conflicts(gradients, seed) for seed in range(40)]
+    assert all(any(torch.allclose(one, other, atol=1e-6) for other in possible) for one in found)
+    assert len({tuple(one.tolist()) for one in found}) > 1
+    assert torch.equal(found[3], project_conflicts(gradients, 3))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mttu import __version__
+from mttu.cli.ablations import ablations
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.display import (
@@ -30,6 +31,7 @@ from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import (
+    AblationNames,
     CheckpointFolder,
     ConfigFile,
     DeviceName,
@@ -77,7 +79,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate, self_train, ensemble):
+for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate, self_train, ablations, ensemble):
     app.command()(command)
 
 
@@ -136,11 +138,13 @@ def train(
     preset_name: PresetName = "paper",
     print_config: PrintConfig = False,
     fresh: Fresh = False,
+    ablations: AblationNames = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validation and an ensemble; short for data.folds")] = None,
     fold_seed: Annotated[int | None, typer.Option(help="Seed of the folds; short for data.fold_seed")] = None,
 ) -> None:
     """Train on a manifest, once or on each of its folds; the same command goes on after an interruption."""
-    given = add_folds(without_folds_of_rounds(read_given(config, arguments)), folds, fold_seed)
+    asked = without_folds_of_rounds(read_given(config, arguments, ablations, "train"))
+    given = add_folds(asked, folds, fold_seed)
     settings = resolve_run(preset_name, given, fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)

@@ -14,7 +14,16 @@ from rich.table import Table
 from mttu.cli.display import console, make_columns, name_breaks, new_table, summarise_epoch, tell, tell_absences
 from mttu.cli.folds import print_folds
 from mttu.cli.networks import print_calibration
-from mttu.cli.settings import ConfigFile, Fresh, PresetName, PrintConfig, read_given, resolve_run, tell_start
+from mttu.cli.settings import (
+    AblationNames,
+    ConfigFile,
+    Fresh,
+    PresetName,
+    PrintConfig,
+    read_given,
+    resolve_run,
+    tell_start,
+)
 from mttu.config import Config, to_yaml
 
 if TYPE_CHECKING:
@@ -36,9 +45,10 @@ def self_train(
     preset_name: PresetName = "paper",
     print_config: PrintConfig = False,
     fresh: Fresh = False,
+    ablations: AblationNames = None,
 ) -> None:
     """Train in rounds with pseudo-labels (Algorithm 1); the same command goes on after an interruption."""
-    settings = resolve_run(preset_name, read_given(config, arguments), fresh)
+    settings = resolve_run(preset_name, read_given(config, arguments, ablations), fresh)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return

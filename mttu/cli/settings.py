@@ -12,6 +12,7 @@ from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
 from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, MOVED, NUM_WORKERS, rename
 from mttu.errors import InputError
+from mttu.search.ablations import combine
 from mttu.search.presets import PRESETS, earlier_preset, preset
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
@@ -20,6 +21,9 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the set
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")]
 ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]
 CheckpointFolder = Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")]
+AblationNames = Annotated[
+    list[str] | None, typer.Option("--ablation", "-a", help="Row of a table of the paper; `mttu ablations` lists them")
+]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or gpu")]
 Precision = Annotated[
     str | None,
@@ -30,10 +34,21 @@ Given = Sequence[tuple[Mapping[str, Any], str]]
 """What a user asked for: dotted names to values, and where they come from; later ones take precedence."""
 
 
-def read_given(file: Path | None, arguments: Sequence[str] | None) -> Given:
-    """The file's settings, then those of the command line."""
+def read_given(
+    file: Path | None, arguments: Sequence[str] | None, ablations: Sequence[str] | None = None, command: str = ""
+) -> Given:
+    """The file's settings, then those of the ablations, then those of the command line.
+
+    Raises:
+        InputError: An unknown ablation, or one that has no effect on the command.
+    """
     from_file = [(flatten(read_yaml(file)), str(file))] if file is not None else []
-    return [*from_file, (parse_overrides(list(arguments or [])), "argument")]
+    changes = combine(ablations or ())
+    unused = [name for name in changes if name.startswith("selection.") and command == "train"]
+    if unused:
+        raise InputError(f"ablation: {unused[0]} has no effect on `mttu train`; run `mttu self-train`")
+    named = [(changes, f"ablation {', '.join(ablations)}")] if ablations else []
+    return [*from_file, *named, (parse_overrides(list(arguments or [])), "argument")]
 
 
 def resolve(preset_name: str, given: Given) -> Config:

@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 _UNION_TAGS = {"transformer", "convolution"}
+_SHARED_BY_KINDS = {"width"}
 _NOTHING = {"", "null", "~"}
 
 
@@ -131,7 +132,8 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
     Args:
         config: Settings to start from.
         changes: Dotted name to value, e.g. `{"optim.lr": 1e-4}`; a nested mapping counts as its dotted names. Where a
-            `kind` changes, that member of the union starts from its own defaults before the other changes.
+            `kind` changes, that member of the union starts from its own defaults, the width aside, before the other
+            changes.
         source: Where the changes come from, for the error message.
 
     Raises:
@@ -157,8 +159,9 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
             known = f"; known there: {', '.join(section)}" if isinstance(section, dict) else ""
             problems.append(f"{source}: {name}: no such setting{known}")
         elif leaf == "kind" and section["kind"] != value:
+            kept = {name: section[name] for name in _SHARED_BY_KINDS & section.keys()}
             section.clear()
-            section["kind"] = value
+            section.update(kept, kind=value)
         elif value != {}:  # an empty section changes nothing
             section[leaf] = value
     raise_if_any(problems)

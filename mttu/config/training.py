@@ -33,8 +33,9 @@ class LossSettings(Settings):
     """Whether background is one of the K classes of eq. (13). Not stated in the paper."""
     focal_gamma: AtLeastZero = 2.0
     """Focusing parameter where a focal loss is chosen. Not stated in the paper; 2 as in Lin et al. (ICCV 2017)."""
-    task_weighting: Literal["uncertainty", "equal"] = "uncertainty"
-    """Learned sigmas (eq. 15), or both tasks with weight 1 (Table V)."""
+    task_weighting: Literal["uncertainty", "equal", "pcgrad"] = "uncertainty"
+    """Learned sigmas (eq. 15); or both tasks with weight 1; or the same with conflicting gradients projected (PCGrad,
+    Yu et al., NeurIPS 2020; Table V)."""
     log_sigma_limit: AboveZero = 5.0
     """log(sigma) is kept within [-x, x], so that a diverging weight cannot switch a task off."""
 

@@ -1,4 +1,4 @@
-"""Named settings as lines of data: presets (how large) and ablations (what differs from the paper's network)."""
+"""Presets: named settings as lines of data, from the paper's network to one of minutes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -63,23 +63,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """`paper`: as published, for GPUs; `robust`: the same network and sizes, for other data; `small`: for real MRI on a
 laptop; `demo`: for the phantom in minutes."""
-
-ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    **{f"layers-{count}": {"network.bottleneck.num_layers": count} for count in range(7)},  # Table II, and none
-    "conv": {"network.bottleneck.kind": "convolution"},  # Table II, row Conv
-    "clsnet": {"network.tasks": ["idh"]},  # Table III
-    "segnet": {"network.tasks": ["segmentation"]},  # Table III
-    "levels-5": {"network.idh_head.levels": ["F5"]},  # Table IV
-    "levels-2-5": {"network.idh_head.levels": ["F2", "F5"]},
-    "levels-3-5": {"network.idh_head.levels": ["F3", "F5"]},
-    "levels-3-4-5": {"network.idh_head.levels": ["F3", "F4", "F5"]},
-    "equal-weights": {"loss.task_weighting": "equal"},  # Table V
-    "focal-segmentation": {"loss.segmentation": "focal"},  # section V-C.4
-    "focal-idh": {"loss.idh": "focal"},
-    "focal-both": {"loss.segmentation": "focal", "loss.idh": "focal"},
-}
-"""Rows of the paper's ablation tables as overrides of the defaults."""
-
 
 EARLIER_PRESETS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
     1: {

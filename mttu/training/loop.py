@@ -33,6 +33,7 @@ from mttu.training.inputs import Opened, TrainingTask, open_task
 from mttu.training.runtime import Runtime, agreeing, check_same, gather_over_ranks, sum_over_ranks
 from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
+from mttu.training.task_gradients import TaskGradients
 
 FiniteSamples = tuple[tuple[str, ...], Tensor]
 """Case ids of a batch, and (2, B) bool: whether each sample's image, and the network's output for it, is finite."""
@@ -168,6 +169,7 @@ def train_epoch(
         Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.
     """
     network.train()
+    surgery = TaskGradients(state.network) if config.loss.task_weighting == "pcgrad" else None
     per_step = share_batch(config.train, runtime.world_size).micro_batches
     steps: list[dict[str, float]] = []
     for micro_batches, tasks in zip(group(batches, per_step), labelled_tasks, strict=True):
@@ -178,21 +180,30 @@ def train_epoch(
         state.optimizer.zero_grad(set_to_none=True)
         for number, micro_batch in enumerate(micro_batches, 1):
             last = number == len(micro_batches)
-            with nullcontext() if last else without_sharing(network):  # the last one averages gradients over ranks
+            shares = last and surgery is None  # then the backward pass averages gradients over ranks
+            with nullcontext() if shares else without_sharing(network):
                 batch = micro_batch.to(runtime.device)
                 image, seg, outputs = run_network(network, batch, config)
                 losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime, totals)
                 loss = state.weighting(losses, labelled, learn=last)  # each has the global loss: sigmas learn once
                 if totals is None and not bool(torch.isfinite(loss)):
                     stop_training(loss, [find_finite(image, outputs, batch)], where)
-                loss.backward()
+                if surgery is None:
+                    loss.backward()
+                else:
+                    surgery.add(losses, labelled)
+        step: dict[str, float] = {}
+        if surgery is not None:
+            seed = derive_seed(config.train.seed, state.epoch + 1, len(steps) + 1)
+            cosine = surgery.write(runtime.world_size, seed)
+            step = {} if cosine is None else {"train/task_cosine": cosine}
         # gradients are now those of the global batch, the same on every rank
         drop_unlabelled_gradients(state.network, tasks)
         clip_gradients(state, config)
         state.optimizer.step()
         state.weighting.clamp()
         taken = {f"train/loss_{name}": value for name, value in losses.items() if labelled[name]}
-        steps.append({name: value.item() for name, value in {"train/loss": loss, **taken}.items()})
+        steps.append({**step, **{name: value.item() for name, value in {"train/loss": loss, **taken}.items()}})
     metrics = mean_over_steps(steps)
     for name, log_sigma in state.weighting.log_sigma.items():
         metrics[f"train/sigma_{name}"] = math.exp(log_sigma.item())

@@ -13,7 +13,8 @@ from mttu.networks import build_network
 from mttu.networks.cpu import dropout
 from mttu.networks.cpu.dropout import MaskStream
 from mttu.networks.monte_carlo import IdhPasses, drop_by_pass, find_places, mask_seed, name_pass
-from mttu.search.presets import ABLATIONS, preset
+from mttu.search.ablations import ABLATIONS
+from mttu.search.presets import preset
 
 NETWORK = {
     "network.widths": [4, 4, 8, 8],
@@ -31,8 +32,8 @@ KEYS = [name_pass(7, "case", number) for number in range(3)]
 
 
 def build(ablation="layers-2", **dropout):
-    settings = dict(ABLATIONS[ablation])
-    transformer = "network.bottleneck.kind" not in settings
+    settings = dict(ABLATIONS[ablation].changes if ablation in ABLATIONS else {"network.bottleneck.num_layers": 0})
+    transformer = settings.get("network.bottleneck.kind") != "convolution"
     changes = {**settings, **NETWORK, **(TRANSFORMER if transformer else {})}
     if "network.bottleneck.num_layers" in settings:
         changes["network.bottleneck.num_layers"] = settings["network.bottleneck.num_layers"]
@@ -85,7 +86,7 @@ def assert_same_masks(found, expected):
     assert all(torch.equal(one[1], two[1]) for one, two in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("ablation", ["layers-2", "layers-0", "conv", "clsnet", "levels-2-5", "levels-3-4-5"])
+@pytest.mark.parametrize("ablation", ["layers-2", "no layers", "conv", "clsnet", "levels-2-5", "levels-3-4-5"])
 @pytest.mark.parametrize("active", ["all", "transformer+head", "head"])
 @torch.inference_mode()
 def test_shared_form_has_the_masks_and_logits_of_the_naive_one(ablation, active):

@@ -5,7 +5,8 @@ from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.losses import TaskWeighting, idh_loss, idh_sums, segmentation_loss, segmentation_sums
 from mttu.networks import build_network
-from mttu.search.presets import ABLATIONS, PRESETS
+from mttu.search.ablations import ABLATIONS
+from mttu.search.presets import PRESETS
 
 SHRUNK = {
     "network.widths": [4, 4, 8, 8],
@@ -28,7 +29,7 @@ def shrink(changes):
 
 
 def settings_of(name):
-    return shrink(PRESETS[name.removeprefix("preset ")] if name.startswith("preset ") else ABLATIONS[name])
+    return shrink(PRESETS[name.removeprefix("preset ")] if name.startswith("preset ") else ABLATIONS[name].changes)
 
 
 def count(module):
@@ -56,7 +57,7 @@ def test_parameter_counts_are_the_releases():
 def test_the_parameters_of_a_task_are_those_that_its_logits_depend_on(config):
     network = build_network(config.network)
     names = {parameter: name for name, parameter in network.named_parameters()}
-    logits = network(torch.randn(2, 4, 16, 16, 16))
+    logits = network(torch.randn(2, network.in_channels, 16, 16, 16))
     for task, output in (("segmentation", "seg_logits"), ("idh", "idh_logits")):
         found = {names[parameter] for parameter in network.parameters_of(task)}
         if output in logits:
@@ -86,7 +87,7 @@ def test_every_parameter_has_a_gradient(name):
     torch.manual_seed(0)
     network = build_network(config.network)
     seg, idh = torch.randint(0, 4, (2, 16, 16, 16)), torch.tensor([1, 0])
-    outputs = network(torch.randn(2, 4, 16, 16, 16))
+    outputs = network(torch.randn(2, network.in_channels, 16, 16, 16))
     losses, known = {}, torch.tensor([True, True])
     if "segmentation" in config.network.tasks:
         assert outputs["seg_logits"].shape == (2, 4, 16, 16, 16)

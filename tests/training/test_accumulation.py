@@ -32,6 +32,7 @@ def split(batch_of, held):
         ({"loss.segmentation": "focal", "loss.idh": "focal"}, "second rank", 2),
         ({"loss.segmentation": "dice_ce"}, "second rank", 2),
         ({"loss.task_weighting": "equal"}, "every mask", 1),
+        ({"loss.task_weighting": "pcgrad"}, "second rank", 1),
     ],
 )
 def test_gradients_of_micro_batches_are_those_of_one_large_batch(tmp_path, changes, masks, held):

@@ -167,6 +167,11 @@ def in_parts(held):
     return override(preset("demo"), {**common, "train.global_batch": 4, "train.batch_per_worker": held})
 
 
+def projected(held):
+    """Gradients of the tasks are projected where they conflict, which is after all ranks and micro-batches."""
+    return override(in_parts(held), {"loss.task_weighting": "pcgrad"})
+
+
 def scores_of_cases(cases, cache, runtime):
     """Whole-volume scores, and the summary of a table of regions of which rank 0 has most rows."""
     config = override(next(iter(configs().values())), SMALL)
@@ -262,6 +267,7 @@ def work_of_rank(rank, folder, cases, cache):
         parts = [global_batch(first, first + 1, IN_PARTS_MASKS) for first in (2 * rank, 2 * rank + 1)]
         for frozen in (True, False):
             torch.save(trace_of(take_step(in_parts(1), runtime, parts, frozen)[0]), folder / f"{frozen}{rank}.pt")
+        torch.save(trace_of(take_step(projected(1), runtime, parts)[0]), folder / f"projected{rank}.pt")
         torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
         torch.save(stops_of_rank(rank, cases, cache, folder), folder / f"stops{rank}.pt")
 
@@ -309,6 +315,17 @@ def test_gradients_of_two_ranks_in_two_micro_batches_each_equal_those_of_one_bat
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
     state, _ = take_step(in_parts(4), LocalRuntime(tmp_path), [global_batch(0, 4, IN_PARTS_MASKS)])
     assert_close(ranks[0], trace_of(state))
+
+
+def test_projected_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path):
+    ranks = [torch.load(two_ranks / f"projected{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
+    batch = global_batch(0, 4, IN_PARTS_MASKS)
+    state, metrics = take_step(projected(4), LocalRuntime(tmp_path), [batch])
+    assert_close(ranks[0], trace_of(state))
+    plain, _ = take_step(override(in_parts(4), {"loss.task_weighting": "equal"}), LocalRuntime(tmp_path), [batch])
+    differ = [name for name, value in trace_of(plain).items() if not torch.allclose(value, trace_of(state)[name])]
+    assert bool(differ) == (metrics["train/task_cosine"] < 0)  # else this test would show nothing of the projection
 
 
 def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_path):

@@ -1,0 +1,158 @@
+"""Every row of the paper's ablation tables by name, as a line of data: what differs from the paper's network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from mttu.data.manifest import MODALITIES
+from mttu.errors import InputError, raise_if_any
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of a table of the paper."""
+
+    table: str
+    """`II` to `V`, `VII`, `focal` (section V-C.4) or `modalities` (section VI)."""
+    row: str
+    """As the paper names it."""
+    changes: Mapping[str, Any]
+    """Dotted settings; those of the paper's own row are the defaults."""
+    asks: str
+    """The question that the row answers beside the paper's own."""
+
+
+TABLES: Mapping[str, str] = {
+    "II": "How deep should the transformer be, and is it better than convolution?",
+    "III": "Does one network for both tasks beat one network for each?",
+    "IV": "Which feature levels should the IDH classifier read?",
+    "V": "How should the two losses be balanced?",
+    "focal": "Does focal loss do better (section V-C.4)?",
+    "modalities": "Which MRI sequences are needed (section VI)?",
+    "VII": "Which pseudo-labels help?",
+}
+"""Tables by the name that a command takes, with what each asks."""
+
+
+def _list_levels() -> dict[str, Ablation]:
+    sets = {"5": ["F5"], "2-5": ["F2", "F5"], "3-5": ["F3", "F5"], "4-5": ["F4", "F5"], "3-4-5": ["F3", "F4", "F5"]}
+    asks = "which levels hold what the IDH status shows in"
+    return {
+        f"levels-{name}": Ablation("IV", f"level {name.replace('-', ', ')}", {"network.idh_head.levels": levels}, asks)
+        for name, levels in sets.items()
+    }
+
+
+def _list_modalities() -> dict[str, Ablation]:
+    subsets = [subset for count in range(1, 5) for subset in combinations(MODALITIES, count)]
+    return {
+        f"modalities-{'-'.join(subset)}": Ablation(
+            "modalities",
+            " + ".join(subset),
+            {"data.modalities": list(subset), "network.in_channels": len(subset)},
+            "what is lost without the other sequences",
+        )
+        for subset in subsets
+    }
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    **{
+        f"layers-{count}": Ablation(
+            "II",
+            f"L = {count}",
+            {"network.bottleneck.kind": "transformer", "network.bottleneck.num_layers": count},
+            f"whether {count} transformer layers are enough",
+        )
+        for count in range(1, 7)
+    },
+    "conv": Ablation(
+        "II",
+        "Conv",
+        {"network.bottleneck.kind": "convolution", "network.bottleneck.num_blocks": 4},
+        "whether four convolution blocks do what the transformer does",
+    ),
+    "clsnet": Ablation("III", "ClsNet", {"network.tasks": ["idh"]}, "IDH status without segmentation"),
+    "segnet": Ablation("III", "SegNet", {"network.tasks": ["segmentation"]}, "segmentation without IDH status"),
+    "mttu-net": Ablation("III", "MTTU-Net", {"network.tasks": ["segmentation", "idh"]}, "both tasks together"),
+    **_list_levels(),
+    "pcgrad": Ablation(
+        "V",
+        "PCGrad",
+        {"loss.task_weighting": "pcgrad"},
+        "whether conflicting gradients of the tasks should be projected",
+    ),
+    "equal-weights": Ablation(
+        "V", "equal weights", {"loss.task_weighting": "equal"}, "whether the losses need weights at all"
+    ),
+    "uncertainty-weights": Ablation(
+        "V", "uncertainty weights", {"loss.task_weighting": "uncertainty"}, "learned weights (eq. 15)"
+    ),
+    "focal-segmentation": Ablation(
+        "focal", "focal loss for Dice", {"loss.segmentation": "focal", "loss.idh": "cross_entropy"}, "focal for voxels"
+    ),
+    "focal-idh": Ablation(
+        "focal", "focal loss for cross entropy", {"loss.segmentation": "dice", "loss.idh": "focal"}, "focal for IDH"
+    ),
+    "focal-both": Ablation(
+        "focal", "focal loss for both", {"loss.segmentation": "focal", "loss.idh": "focal"}, "focal for both tasks"
+    ),
+    "no-focal": Ablation(
+        "focal", "MTTU-Net", {"loss.segmentation": "dice", "loss.idh": "cross_entropy"}, "the paper's own losses"
+    ),
+    **_list_modalities(),
+    "no-pseudo-labels": Ablation(
+        "VII", "MTTU-Net", {"selection.method": "none"}, "the labelled cases alone, for as many rounds"
+    ),
+    "direct": Ablation(
+        "VII", "MTTU-Net (dagger)", {"selection.method": "direct"}, "the masks of the pool without pseudo-labels"
+    ),
+    "pl": Ablation("VII", "PL", {"selection.method": "PL"}, "every pseudo-label"),
+    "cpl": Ablation("VII", "CPL", {"selection.method": "CPL"}, "confident pseudo-labels"),
+    "ups": Ablation("VII", "UPS", {"selection.method": "UPS"}, "confident and certain pseudo-labels"),
+}
+"""Rows by name. `layers-0` of earlier versions is `network.bottleneck.num_layers=0`, which the paper does not have."""
+
+PAPERS_ROW: Mapping[str, str] = {
+    "II": "layers-4",
+    "III": "mttu-net",
+    "IV": "levels-4-5",
+    "V": "uncertainty-weights",
+    "focal": "no-focal",
+    "modalities": "modalities-flair-t1ce-t1-t2",
+    "VII": "ups",
+}
+"""The row of each table that the others are compared with."""
+
+
+def rows_of(table: str) -> list[str]:
+    """Names of the rows of a table, in the paper's order.
+
+    Raises:
+        InputError: Unknown table; lists the known ones.
+    """
+    if table not in TABLES:
+        raise InputError(f"table {table!r}: unknown; choose one of {', '.join(TABLES)}")
+    return [name for name, one in ABLATIONS.items() if one.table == table]
+
+
+def combine(names: Sequence[str]) -> dict[str, Any]:
+    """The changes of several ablations together.
+
+    Raises:
+        InputError: Unknown names, or two that change the same setting differently; lists all.
+    """
+    problems = [f"ablation {name!r}: unknown; `mttu ablations` lists them" for name in names if name not in ABLATIONS]
+    changes: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for name in [name for name in names if name in ABLATIONS]:
+        for setting, value in ABLATIONS[name].changes.items():
+            if setting in changes and changes[setting] != value:
+                problems.append(
+                    f"ablations {owner[setting]} and {name}: both change {setting} (to {changes[setting]} and "
+                    f"{value}); give one of them"
+                )
+            changes[setting], owner[setting] = value, name
+    raise_if_any(problems)
+    return changes
