@@ -45,6 +45,7 @@ from mttu.cli.settings import (
     resolve_run,
     tell_start,
 )
+from mttu.cli.tune import tune
 from mttu.config import Config, override, to_yaml
 from mttu.errors import InputError, RunError, mask_secrets
 
@@ -79,7 +80,20 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (phantom, cohort, split, describe, score, select, thresholds, evaluate, self_train, ablations, ensemble):
+for command in (
+    phantom,
+    cohort,
+    split,
+    describe,
+    score,
+    select,
+    thresholds,
+    evaluate,
+    self_train,
+    tune,
+    ablations,
+    ensemble,
+):
     app.command()(command)
 
 

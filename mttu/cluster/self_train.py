@@ -35,7 +35,9 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
     return Callables(launch_on_ray, score, evaluate_on_ray)
 
 
-def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
+def evaluate_on_ray(
+    checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated, distances: bool = False
+) -> list[CaseRow]:
     """An `Evaluate` on a pool of Ray actors; the rows are those of one process, to the last bit.
 
     Every node must see the checkpoint and the cache under the same paths. Instead of a single CPU worker of a private
@@ -55,7 +57,7 @@ def evaluate_on_ray(checkpoint: Path, cases: Sequence[Case], config: Config, on_
         demand = place_actors("evaluate", actors, threads, workers.device, GPUS_PER_ACTOR)
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
-        arguments = (checkpoint, by_name, secretless, threads, demand.device_type)
+        arguments = (checkpoint, by_name, secretless, threads, demand.device_type, distances)
         if actors == 1 and demand.device_type == "cpu" and is_private():
             rows = _run_here(list(by_name), arguments, tell)
         else:
@@ -76,12 +78,17 @@ def _run_here(names: Sequence[str], arguments: Sequence[Any], tell: OnRow) -> li
 
 
 def build_evaluator(
-    checkpoint: Path, cases: Mapping[str, Case], config: Config, threads: int, device_type: str
+    checkpoint: Path,
+    cases: Mapping[str, Case],
+    config: Config,
+    threads: int,
+    device_type: str,
+    distances: bool = False,
 ) -> Work:
     """In an actor: evaluates cases; what fails is the case's error, for the driver to raise when all are done."""
 
     def build() -> Work:
-        evaluator = CaseEvaluator(checkpoint, config, torch.device(device_type))
+        evaluator = CaseEvaluator(checkpoint, config, torch.device(device_type), distances)
 
         def work(case_id: str) -> Row:
             return run_or_refuse(

@@ -83,6 +83,12 @@ def private_folder() -> Path | None:
     return _folder
 
 
+def adopt(folder: str | None) -> None:
+    """In a process that Ray started: takes note of the private cluster that it is in, if it is one."""
+    global _folder
+    _folder = None if folder is None else Path(folder)
+
+
 @contextmanager
 def connect(settings: WorkerSettings) -> Iterator[None]:
     """Runs the body with Ray connected; a private cluster is stopped afterwards, an existing one keeps running.

@@ -144,6 +144,11 @@ def place_workers(config: Config) -> bool:
     gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
     use_gpu = wants_gpus(workers.device)
     problems = []
+    if workers.gpus_per_worker < 1 and workers.num_workers > 1:
+        problems.append(
+            f"workers.gpus_per_worker is {workers.gpus_per_worker:g} with workers.num_workers={workers.num_workers}; "
+            "workers of one training need a GPU each; set one of them to 1"
+        )
     if use_gpu and gpus < workers.num_workers:
         fits = [number for number in range(1, gpus + 1) if config.train.global_batch % number == 0]
         fewer = f"set workers.num_workers={fits[-1]}, or " if fits else "set "
@@ -171,7 +176,8 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
     """
     with connect(config.workers):
         workers, use_gpu, private = config.workers, place_workers(config), private_folder()
-        demand = Demand("train", workers.num_workers, workers.threads_per_worker, float(use_gpu))
+        share = workers.gpus_per_worker if use_gpu else 0.0
+        demand = Demand("train", workers.num_workers, workers.threads_per_worker, share)
         tell_placement(demand)
         on_start("gpu" if use_gpu else "cpu", workers.num_workers)
         progress = folder / "progress.jsonl"
@@ -197,7 +203,7 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": workers.threads_per_worker},
+                resources_per_worker={"CPU": workers.threads_per_worker, **({"GPU": share} if use_gpu else {})},
             ),
             run_config=ray.train.RunConfig(
                 name="train",

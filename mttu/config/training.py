@@ -151,6 +151,8 @@ class WorkerSettings(Settings):
     """auto: GPUs if the Ray cluster has any, and then it must have one for each worker; else the CPU."""
     threads_per_worker: Annotated[Positive, MAY_CHANGE] = 2
     """CPU threads of each worker. Recorded, because results on a CPU are bit-equal only for the same number."""
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1), MAY_CHANGE] = 1.0
+    """GPUs of each worker where it gets any; a share, such as 0.5, puts several trainings of one worker on a GPU."""
     max_failures: Annotated[int, Field(ge=-1), MAY_CHANGE] = 3
     """How often a crashed worker group restarts from the last checkpoint; -1: without limit."""
 

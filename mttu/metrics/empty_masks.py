@@ -122,6 +122,11 @@ def fill_dice(dice: float | None, status: str, settings: MetricSettings) -> floa
     return DICE[settings.empty_dice].scores.get(status, dice)
 
 
+def fill_hd95(hd95_mm: float | None, status: str, settings: MetricSettings) -> float | None:
+    """A case's HD95 in mm under the convention; None excludes the case."""
+    return HD95[settings.empty_hd95].scores.get(status, hd95_mm)
+
+
 def fill_scores(row: Mapping[str, Any], settings: MetricSettings) -> dict[str, float | None]:
     """The scores of a case's region under the conventions; None where they exclude the case.
 
@@ -131,7 +136,7 @@ def fill_scores(row: Mapping[str, Any], settings: MetricSettings) -> dict[str, f
     """
     status = row["status"]
     dice = fill_dice(row["dice"], status, settings)
-    hd95_mm = HD95[settings.empty_hd95].scores.get(status, row["hd95_mm"])
+    hd95_mm = fill_hd95(row["hd95_mm"], status, settings)
     return {**{name: row[name] for name in METRICS}, "dice": dice, "hd95_mm": hd95_mm}
 
 

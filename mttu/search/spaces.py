@@ -1,45 +1,377 @@
-"""Search spaces: which values of which settings a search tries. One YAML file per search (`tune_spaces/`)."""
+"""Search spaces: which values of which settings a search tries, and how. One YAML file per search (`tune_spaces/`).
 
+Format 2, in full:
+
+    format_version: 2
+    description: What is asked.
+    run: train                    # train, self-train, or select (thresholds on stored scores)
+    metric: val/score             # of validation cases; see METRICS
+    mode: max                     # or min; what is better for the metric if not given
+    searcher: tpe                 # tpe (Optuna), random, or grid (all combinations)
+    samples: 20                   # trials; none for grid
+    seed: 0                       # of the searcher
+    scheduler: {kind: asha, grace: 5, factor: 3}   # or none: every trial runs to its end
+    concurrency: 2                # trials at the same time; as many as the cluster holds if not given
+    settings:                     # of every trial, over preset and config
+      train.epochs: 50
+      workers.gpus_per_worker: 0.5
+    space:
+      network.bottleneck.kind: {choice: [transformer, convolution]}
+      network.bottleneck.num_layers: {integer: [1, 6], when: {network.bottleneck.kind: transformer}}
+      optim.lr: {log_uniform: [1.0e-4, 1.0e-2]}
+      loss.dice_weight: {uniform: [0.2, 0.8], step: 0.1}
+      ablation: {choice: [pcgrad, equal-weights]}  # rows of `mttu ablations`, which may change several settings
+
+Format 1 has `space` with a list of values for each setting: a grid.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
 
 from mttu.config import Config, override, read_yaml
-from mttu.errors import InputError, raise_if_any
+from mttu.config.changeable import list_changeable
+from mttu.config.schema import AboveZero, Positive, Settings
+from mttu.errors import InputError, collecting, raise_if_any
+from mttu.search.ablations import combine
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+Run = Literal["train", "self-train", "select"]
+_OF_VALIDATION: Mapping[str, bool] = {
+    "val/score": True,
+    "val/dice": True,
+    "val/dice_wt": True,
+    "val/dice_tc": True,
+    "val/dice_et": True,
+    "val/idh_auc": True,
+    "val/idh_accuracy": True,
+    "val/idh_sensitivity": True,
+    "val/idh_specificity": True,
+    "val/idh_ce": False,
+    "val/idh_brier": False,
+}
+METRICS: Mapping[Run, Mapping[str, bool]] = {
+    "train": _OF_VALIDATION,
+    "self-train": _OF_VALIDATION,
+    "select": {"error": False, "coverage": True},
+}
+"""Metrics that a search may follow, by what a trial runs, and whether larger is better."""
+ABLATION = "ablation"
+"""Name in a space whose values are names of ablations."""
+_FIXED = ("data.manifest", "data.cache_dir", "data.folds", "data.fold_seed", "tracking.", "output.")
+_THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
 
 
-def load_space(path: Path) -> dict[str, list[Any]]:
-    """Reads a search space: dotted setting to the values it is tried with, in the file's order.
+class Choice(Settings):
+    """One of several values."""
 
-    The file holds `format_version: 1`, a `description`, and under `space` one list of values per dotted setting.
+    choice: Annotated[list[Any], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Choice":
+        twice = [value for place, value in enumerate(self.choice) if value in self.choice[:place]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is listed twice")
+        return self
+
+    @property
+    def ends(self) -> list[Any]:
+        """Values that the setting has to accept."""
+        return self.choice
+
+    def list_all(self) -> list[Any] | None:
+        """All values, in order; None if there is no end of them."""
+        return self.choice
+
+
+class _Range(Settings):
+    @property
+    def ends(self) -> list[Any]:
+        """Values that the setting has to accept: the lowest and the highest."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Range":
+        low, high = self.ends
+        if not low < high:
+            raise ValueError(f"[{low}, {high}]: the first must be below the second")
+        return self
+
+
+class Uniform(_Range):
+    """A number between two, both included."""
+
+    uniform: tuple[float, float]
+    step: AboveZero | None = None
+    """Quantised: the lowest value plus multiples of it."""
+
+    @property
+    def ends(self) -> list[Any]:
+        """See `_Range`."""
+        return list(self.uniform)
+
+    def list_all(self) -> list[Any] | None:
+        """All values of a quantised range."""
+        if self.step is None:
+            return None
+        low, high = self.uniform
+        return [round(low + place * self.step, 12) for place in range(int((high - low) / self.step + 1e-9) + 1)]
+
+
+class LogUniform(_Range):
+    """A number above 0, uniform in its logarithm."""
+
+    log_uniform: tuple[AboveZero, AboveZero]
+
+    @property
+    def ends(self) -> list[Any]:
+        """See `_Range`."""
+        return list(self.log_uniform)
+
+    def list_all(self) -> list[Any] | None:
+        """None: there is no end of them."""
+        return None
+
+
+class Integer(_Range):
+    """A whole number between two, both included."""
+
+    integer: tuple[int, int]
+    step: Positive = 1
+
+    @property
+    def ends(self) -> list[Any]:
+        """See `_Range`."""
+        return list(self.integer)
+
+    def list_all(self) -> list[Any] | None:
+        """All values, in order."""
+        low, high = self.integer
+        return list(range(low, high + 1, self.step))
+
+
+Values = Choice | Uniform | LogUniform | Integer
+_KINDS: Mapping[str, type[Settings]] = {
+    "choice": Choice,
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "integer": Integer,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that is searched."""
+
+    name: str
+    values: Values
+    when: Mapping[str, Any]
+    """Searched settings of earlier lines that must have these values; else this setting stays as it is."""
+
+    def is_met(self, drawn: Mapping[str, Any]) -> bool:
+        """Whether the setting is searched beside what was drawn for earlier lines."""
+        return all(name in drawn and drawn[name] == value for name, value in self.when.items())
+
+
+class Asha(Settings):
+    """Asynchronous successive halving (Li et al., MLSys 2020): weak trials stop early."""
+
+    kind: Literal["asha"] = "asha"
+    grace: Positive = 5
+    """Epochs before a trial can be stopped."""
+    factor: Annotated[int, Field(ge=2)] = 3
+    """Only the best 1 / factor of the trials go beyond each rung."""
+
+
+class Plan(Settings):
+    """How a space is searched: everything in its file but the space."""
+
+    description: str = ""
+    run: Run = "train"
+    metric: str = "val/score"
+    mode: Literal["max", "min"] | None = None
+    searcher: Literal["tpe", "random", "grid"] = "grid"
+    samples: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    scheduler: Asha | None = None
+    concurrency: Positive | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        known = METRICS[self.run]
+        if self.metric not in known:
+            raise ValueError(f"metric {self.metric!r}: unknown for run {self.run}; choose one of {', '.join(known)}")
+        if (self.samples is None) != (self.searcher == "grid"):
+            raise ValueError("samples: needed by the searchers tpe and random, of no use to grid")
+        if self.scheduler is not None and self.run != "train":
+            raise ValueError(f"scheduler: asha stops trials between epochs, which run {self.run} does not have")
+        return self
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search: what is tried, and how."""
+
+    path: Path
+    plan: Plan
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def maximise(self) -> bool:
+        """Whether larger is better."""
+        plan = self.plan
+        return METRICS[plan.run][plan.metric] if plan.mode is None else plan.mode == "max"
+
+    def describe(self) -> dict[str, Any]:
+        """What decides a search's trials, as JSON values."""
+        plan = self.plan.model_dump(mode="json", exclude={"samples", "concurrency", "description"})
+        space = [
+            {"name": one.name, **one.values.model_dump(mode="json"), "when": dict(one.when)} for one in self.parameters
+        ]
+        return {"plan": plan, "space": space}
+
+    def list_grid(self) -> Iterator[dict[str, Any]]:
+        """All combinations, in the order of the file; a setting whose condition is not met is left out."""
+        seen = []
+        for values in product(*(one.values.list_all() or [] for one in self.parameters)):
+            kept: dict[str, Any] = {}
+            for parameter, value in zip(self.parameters, values, strict=True):
+                if parameter.is_met(kept):
+                    kept[parameter.name] = value
+            if kept not in seen:
+                seen.append(kept)
+                yield kept
+
+
+def expand(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trial from what was drawn: names of ablations become their changes."""
+    return {**(combine([drawn[ABLATION]]) if ABLATION in drawn else {}), **_without_ablation(drawn)}
+
+
+def _without_ablation(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in drawn.items() if name != ABLATION}
+
+
+def load_space(path: Path, base: Config | None = None) -> Space:
+    """Reads a search space and checks that the settings accept its values.
+
+    Args:
+        path: File of format 1 or 2, see the module docstring.
+        base: Settings that the space's own are laid over; the paper's if not given.
 
     Raises:
         InputError: The file is not such a space, or a setting refuses one of its values; names all of them.
     """
     content = read_yaml(path)
-    problems = [
-        f"{path}: {name}: not known here; a search space holds format_version, description and space"
-        for name in content
-        if name not in {"format_version", "description", "space"}
-    ]
-    found = content.get("format_version")
-    if found != FORMAT_VERSION:
-        problems.append(f"{path}: format_version is {found}; this version of mttu reads {FORMAT_VERSION}")
-    space = content.get("space")
-    if not isinstance(space, dict) or not space:
-        raise InputError([*problems, f"{path}: space: found {space!r}; expected settings, each with a list of values"])
-    for name, values in space.items():
-        if not isinstance(values, list) or not values:
-            problems.append(f"{path}: {name}: found {values!r}; expected a list of at least one value")
-            continue
-        repeated = [value for place, value in enumerate(values) if value in values[:place]]
-        if repeated:
-            problems.append(f"{path}: {name}: {repeated[0]!r} is listed twice")
-        for value in values:
-            try:
-                override(Config(), {str(name): value}, str(path))
-            except InputError as error:
-                problems.extend(error.problems)
+    version = content.pop("format_version", None)
+    listed = content.pop("space", None)
+    problems: list[str] = []
+    if version not in (1, FORMAT_VERSION):
+        problems.append(f"{path}: format_version is {version}; this version of mttu reads 1 and {FORMAT_VERSION}")
+    if not isinstance(listed, dict) or not listed:
+        problems.append(f"{path}: space: found {listed!r}; expected settings, each with the values to try")
     raise_if_any(problems)
-    return {str(name): list(values) for name, values in space.items()}
+    if version == 1:
+        problems += [
+            f"{path}: {name}: not known here; format 1 holds format_version, description and space"
+            for name in content
+            if name != "description"
+        ]
+        content = {"description": content.get("description", "")}
+        listed = {name: {"choice": values} for name, values in listed.items()}
+    parameters: list[Parameter] = []
+    for name, values in listed.items():
+        with collecting(problems):
+            parameters.append(_read_parameter(str(name), values, path))
+    plan = Plan()
+    with collecting(problems):
+        plan = _validate(Plan, content, str(path))
+    raise_if_any(problems)
+    space = Space(path, plan, tuple(parameters))
+    problems += [*_check_names(space), *_check_conditions(space)]
+    raise_if_any(problems)
+    raise_if_any(_check_values(space, base or Config()))
+    return space
+
+
+def _read_parameter(name: str, given: Any, path: Path) -> Parameter:
+    kinds = [key for key in given if key in _KINDS] if isinstance(given, dict) else []
+    if len(kinds) != 1:
+        raise InputError(f"{path}: space.{name}: found {given!r}; expected one of {', '.join(_KINDS)}")
+    when = given.get("when")
+    if when is not None and not isinstance(when, dict):
+        raise InputError(f"{path}: space.{name}: when: found {when!r}; expected settings and their values")
+    rest = {key: value for key, value in given.items() if key != "when"}
+    return Parameter(name, _validate(_KINDS[kinds[0]], rest, f"{path}: space.{name}"), when or {})
+
+
+def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = ".".join(map(str, item["loc"]))
+            reason = item["msg"].removeprefix("Value error, ")
+            found = "" if item["type"] in ("missing", "value_error") else f", found {item['input']!r}"
+            problems.append(": ".join(filter(None, (source, name, reason))) + found)
+        raise InputError(problems) from None
+
+
+def _check_names(space: Space) -> list[str]:
+    """Settings that a search fixes itself, or that its trials do not read."""
+    path, run, problems = space.path, space.plan.run, []
+    unread = tuple(set(list_changeable()) - set(list_changeable(in_rounds=True))) if run == "train" else ()
+    for one in space.parameters:
+        if one.name.startswith(_FIXED):
+            problems.append(f"{path}: space.{one.name}: is the same for all trials; give it on the command line")
+        elif run == "select" and one.name not in _THRESHOLDS:
+            problems.append(f"{path}: space.{one.name}: stored scores depend on {' and '.join(_THRESHOLDS)} alone")
+        elif one.name.startswith(unread):
+            problems.append(f"{path}: space.{one.name}: has no effect on run train; choose run self-train")
+        elif one.name == ABLATION and not isinstance(one.values, Choice):
+            problems.append(f"{path}: space.{ABLATION}: expected a choice of names")
+        if space.plan.searcher == "grid" and one.values.list_all() is None:
+            problems.append(f"{path}: space.{one.name}: a grid needs a choice, an integer, or a step")
+    fixed = [name for name in space.plan.settings if name.startswith(_FIXED)]
+    return [*problems, *(f"{path}: settings.{name}: is not for a space; give it on the command line" for name in fixed)]
+
+
+def _check_conditions(space: Space) -> list[str]:
+    path, problems, before = space.path, [], dict[str, Values]()
+    for parameter in space.parameters:
+        for name, value in parameter.when.items():
+            known = before.get(name)
+            if known is None:
+                problems.append(f"{path}: space.{parameter.name}: when names {name}, which no earlier line searches")
+            elif (values := known.list_all()) is not None and value not in values:
+                problems.append(f"{path}: space.{parameter.name}: when: {name} is never {value!r}")
+        before[parameter.name] = parameter.values
+    return problems
+
+
+def _check_values(space: Space, base: Config) -> list[str]:
+    problems: list[str] = []
+    start = base
+    with collecting(problems):
+        start = override(base, space.plan.settings, f"{space.path}: settings")
+    for parameter in space.parameters:
+        for value in parameter.values.ends:
+            with collecting(problems):
+                override(start, expand({**parameter.when, parameter.name: value}), f"{space.path}: space")
+    scheduler = space.plan.scheduler
+    if scheduler is not None and not problems:
+        epochs, every = start.train.epochs, start.train.validate_every
+        if scheduler.grace >= epochs:
+            problems.append(f"{space.path}: scheduler.grace: {scheduler.grace}, but train.epochs is {epochs}")
+        elif every > scheduler.grace:
+            problems.append(
+                f"{space.path}: scheduler.grace: {scheduler.grace}, but validation is every {every} epochs only "
+                "(train.validate_every); set that under settings"
+            )
+    return problems

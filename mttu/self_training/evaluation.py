@@ -38,28 +38,32 @@ _KIND = "mttu case scores"
 class CaseEvaluator:
     """Evaluates prepared cases by the network of a checkpoint folder, whose weights are read once.
 
+    `distances`: see `mttu.training.evaluation.score_case`.
+
     Raises:
         InputError: The checkpoint cannot be read here.
     """
 
-    def __init__(self, checkpoint: Path, config: Config, device: torch.device) -> None:
+    def __init__(self, checkpoint: Path, config: Config, device: torch.device, distances: bool = False) -> None:
         import_monai()
         network, _ = read_checkpoint(checkpoint)
         self.network = network.to(device)
-        self.config, self.device = config, device
+        self.config, self.device, self.distances = config, device, distances
         self.cache_dir = resolve_paths(config)[1]
         self.precision = choose_precision(config.train.precision, device)
 
     def evaluate(self, case: Case) -> CaseRow:
         """The case's row, see `mttu.training.evaluation.score_case`, with the `precision` of its forward passes."""
         cached = open_cached(self.cache_dir, case.case_id)
-        row = score_case(self.network, case, cached, self.config, self.device, self.precision)
+        row = score_case(self.network, case, cached, self.config, self.device, self.precision, self.distances)
         return {**row, "precision": self.precision}
 
 
-def evaluate_locally(checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
-    """An `Evaluate` in this process, on the CPU, without Ray."""
-    return run_cases(cases, CaseEvaluator(checkpoint, config, torch.device("cpu")).evaluate, on_case)
+def evaluate_locally(
+    checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated, distances: bool = False
+) -> list[CaseRow]:
+    """An `Evaluate` in this process, on the CPU, without Ray; `distances`: see `CaseEvaluator`."""
+    return run_cases(cases, CaseEvaluator(checkpoint, config, torch.device("cpu"), distances).evaluate, on_case)
 
 
 def measure(rows: Sequence[CaseRow], part: str, metric: ValidationMetric) -> dict[str, float]:

@@ -18,8 +18,8 @@ from mttu.errors import RunError
 from mttu.inference.device import Precision
 from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.classification import score_classification
-from mttu.metrics.empty_masks import fill_dice
-from mttu.metrics.segmentation import count_overlaps
+from mttu.metrics.empty_masks import fill_dice, fill_hd95
+from mttu.metrics.segmentation import count_overlaps, score_regions
 from mttu.networks import MttuNet
 from mttu.training.runtime import Runtime, agreeing, gather_over_ranks
 
@@ -28,9 +28,18 @@ EMPTY = ("both-empty", "missed", "spurious")
 
 
 def score_case(
-    network: MttuNet, case: Case, cached: CachedCase, config: Config, device: torch.device, precision: Precision
+    network: MttuNet,
+    case: Case,
+    cached: CachedCase,
+    config: Config,
+    device: torch.device,
+    precision: Precision,
+    distances: bool = False,
 ) -> dict[str, Any]:
     """Scores one prepared case.
+
+    With `distances` also hd95_wt, hd95_tc, hd95_et in mm, which take longer; None where undefined, and where the
+    convention for empty masks leaves the case out.
 
     Returns:
         case_id; idh; mutant_probability, None without an IDH head that ever saw a label; dice_wt, dice_tc, dice_et,
@@ -45,7 +54,8 @@ def score_case(
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
-    row |= {f"{score}_{region}": None for score in ("dice", "status") for region in REGIONS}
+    names = ("dice", "status", "hd95") if distances else ("dice", "status")
+    row |= {f"{score}_{region}": None for score in names for region in REGIONS}
     if prediction.idh_probabilities is not None:
         row["mutant_probability"] = float(prediction.idh_probabilities[1])
     if prediction.seg_probabilities is not None and cached.seg is not None:
@@ -57,6 +67,10 @@ def score_case(
             overlap = overlaps[region]
             dice = fill_dice(overlap.dice, overlap.status, config.metrics)
             row |= {f"dice_{region}": dice, f"status_{region}": overlap.status}
+        if distances:
+            spacing_mm = (config.data.prepare.spacing_mm,) * 3
+            found = score_regions(classes.numpy(), np.asarray(cached.seg), spacing_mm)
+            row |= {f"hd95_{name}": fill_hd95(one.hd95_mm, one.status, config.metrics) for name, one in found.items()}
     return row
 
 

@@ -199,6 +199,7 @@ def open_run(
     parent: Tracker | None = None,
     tell: Tell | None = None,
     notes: Iterable[str] = (),
+    labels: Mapping[str, object] | None = None,
 ) -> Iterator[Run]:
     """Holds a run folder while the body runs: locked, begun or found to be the same run, tracked, marked as finished.
 
@@ -211,6 +212,7 @@ def open_run(
         parent: Run that this one belongs to in MLflow.
         tell: Called with each of `notes`, unless the run was finished before.
         notes: Sentences for the user, such as what will be missing.
+        labels: Parameters that tell runs apart in MLflow, such as the table of an ablation study.
 
     Raises:
         InputError: Something is refused; nothing was started.
@@ -228,7 +230,9 @@ def open_run(
             for note in notes:
                 tell(note)
         tags = name_missing(inputs.missing)
-        tracker = open_tracker(config, folder, manifest.fingerprint, manifest.synthetic, parent, tags=tags)
+        tracker = open_tracker(
+            config, folder, manifest.fingerprint, manifest.synthetic, parent, labels=labels, tags=tags
+        )
         run = Run(folder, tracker)
         with closing(tracker):
             yield run

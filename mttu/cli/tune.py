@@ -1,0 +1,154 @@
+"""`mttu tune`: a search over settings, its progress, and its results."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
+from mttu.errors import InputError
+
+if TYPE_CHECKING:
+    from mttu.search.book import Book
+    from mttu.search.trials import Trial
+
+_MOST_SHOWN = 20
+
+
+def tune(
+    space: Annotated[Path | None, typer.Argument(help="Search space (YAML), e.g. of tune_spaces/")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings of every trial")
+    ] = None,
+    config: ConfigFile = None,
+    preset_name: PresetName = "paper",
+    fresh: Fresh = False,
+    show: Annotated[Path | None, typer.Option("--show", help="Show a search, running or not, by its folder")] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option("--scores", help="Out-of-fold table of `mttu score`, for a space of run select; several times"),
+    ] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", help="CSV of case_id and idh, for run select")] = None,
+) -> None:
+    """Search settings with Ray Tune, on validation cases; the same command goes on after an interruption."""
+    if show is not None:
+        _show(show)
+        return
+    if space is None:
+        raise InputError("space: not given; name a file of tune_spaces/, or --show a search's folder")
+    from mttu.search.spaces import load_space
+
+    settings = resolve(preset_name, read_given(config, arguments))
+    loaded = load_space(space, settings)
+    if loaded.plan.run == "select":
+        raise InputError(f"{space}: run select is not there yet")
+    if scores or truth:
+        raise InputError(f"{space}: --scores and --truth are for a space of run select")
+    from mttu.cluster.self_train import callables_on_ray
+    from mttu.cluster.tune import run_on_tune
+    from mttu.search.study import count_trials, prepare_search, run_search
+
+    prepared = prepare_search(loaded, settings)
+    tell_start(prepared.config, fresh)
+    total, plan = count_trials(loaded), loaded.plan
+    with show_progress("tune", total) as advance:
+        folder = run_search(
+            prepared,
+            lambda book: run_on_tune(book, plan.scheduler, plan.concurrency),
+            callables_on_ray(prepared.config.workers),
+            fresh,
+            _make_progress(advance, total),
+            tell,
+        )
+    _show(folder)
+
+
+def _make_progress(advance: Callable[[int, str], None], total: int) -> "Callable[[Book], None]":
+    """Shows the best so far, trials by state, and the time left, whenever one of them changes."""
+    shown = ""
+    started = time.monotonic()
+    before: int | None = None
+
+    def on_change(book: "Book") -> None:
+        nonlocal shown, before
+        done = sum(trial.is_over for trial in book.trials.values())
+        before = done if before is None else before
+        counts = {state: book.count(state) for state in ("begun", "stopped", "failed")}
+        told = [f"{number} {'running' if state == 'begun' else state}" for state, number in counts.items() if number]
+        best = book.best
+        if best is not None:
+            value = best.best(book.goal.metric, book.goal.maximise)
+            told.insert(0, f"best {book.goal.metric} {value:.4f} (trial {best.name})")
+        text = ", ".join(told)
+        if (line := f"{done} {text}") != shown:
+            shown = line
+            left = ""
+            if done > before:
+                seconds = (time.monotonic() - started) / (done - before) * (total - done)
+                left = f", about {_say_time(seconds)} left"
+            advance(done, text + left)
+
+    return on_change
+
+
+def _say_time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _show(folder: Path) -> None:
+    """Prints the trials of a search, the best first."""
+    from mttu.files import read_versioned
+    from mttu.search.results import BEST_SETTINGS, TABLE
+    from mttu.search.spaces import METRICS
+    from mttu.search.study import FORMAT_VERSION, RECORD
+    from mttu.search.trials import read_trials
+
+    if not (folder / RECORD).exists():
+        raise InputError(f"{folder}: holds no search ({RECORD} not found); give the run folder of `mttu tune`")
+    record = read_versioned(folder / RECORD, FORMAT_VERSION, "give the run folder of `mttu tune`")
+    plan, trials = record["plan"], read_trials(folder)
+    metric = plan["metric"]
+    maximise = METRICS[plan["run"]][metric] if plan["mode"] is None else plan["mode"] == "max"
+    console.print(_tabulate(trials, metric, maximise))
+    counts = Counter(trial.state for trial in trials)
+    told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    console.print(f"{len(trials)} of {record['samples']} trials: {told}")
+    for trial in trials:
+        if trial.reason:
+            console.print(f"trial {trial.name} failed: {trial.reason}")
+    if (folder / TABLE).exists():
+        console.print(f"table and pictures: {folder / TABLE}, parallel.png, importance.png, curves.png")
+    if (folder / BEST_SETTINGS).exists():
+        console.print(f"settings of the best: mttu {plan['run']} --config {folder / BEST_SETTINGS}")
+
+
+def _tabulate(trials: "list[Trial]", metric: str, maximise: bool) -> Table:
+    names = list(dict.fromkeys(name for trial in trials for name in trial.drawn))
+    short = [name.rpartition(".")[2] for name in names]
+    table = new_table(("trial", "state", metric, *short), title=f"trials, the best first; {metric} of val cases")
+    sign = -1 if maximise else 1
+
+    def key(trial: "Trial") -> tuple[bool, float, int]:
+        best = trial.best(metric, maximise)
+        return best is None, 0.0 if best is None else sign * best, trial.number
+
+    for trial in sorted(trials, key=key)[:_MOST_SHOWN]:
+        best = trial.best(metric, maximise)
+        tried = [_write(trial.drawn[name]) if name in trial.drawn else "-" for name in names]
+        table.add_row(trial.name, trial.state, "-" if best is None else f"{best:.4f}", *tried)
+    if len(trials) > _MOST_SHOWN:
+        table.caption = f"and {len(trials) - _MOST_SHOWN} more"
+    return table
+
+
+def _write(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,232 @@
+"""Trials of a search by Ray Tune, each a training on its own Ray Train workers.
+
+Tune places trials, and its scheduler stops weak ones. It keeps nothing that a resume needs: trials are recorded by
+`mttu.search.trials`, the book of the search says what runs next, and the scheduler is told of the curves of earlier
+starts. So no pickled state of Tune is ever read.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from mttu.cluster.self_train import callables_on_ray, evaluate_on_ray
+from mttu.cluster.session import adopt, connect, private_folder
+from mttu.cluster.train import place_workers
+from mttu.config import Config
+from mttu.errors import InputError, RunError
+from mttu.search.book import Book
+from mttu.search.spaces import Asha
+from mttu.search.trials import FAILED, FINISHED, STEP, STOPPED, Report
+from mttu.search.work import Job, do_trial
+from mttu.self_training import Callables
+
+OBJECTIVE = "objective"
+"""The best value of the metric so far, which the scheduler compares."""
+_OVER, _FAILED, _ROW = "over", "failed", "row"
+_PLACE = {"node:__internal_head__": 0.001}
+"""Of a trial's own process, which only waits for its workers: if it took a CPU, as by default, its workers might find
+none, and all would wait for ever. Tune does not accept nothing."""
+_QUIET = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search as it ends any command
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every epoch is validated
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def count_on_cluster(config: Config) -> int:
+    """Trainings that the cluster that is connected holds at the same time, each on its own workers.
+
+    Raises:
+        InputError: It does not hold one.
+    """
+    use_gpu, workers, have = place_workers(config), config.workers, ray.cluster_resources()
+    most = int(have.get("CPU", 0)) // (workers.num_workers * workers.threads_per_worker)
+    if use_gpu:
+        on_one = int(1 / workers.gpus_per_worker + 1e-9)
+        most = min(most, int(have["GPU"]) * on_one // workers.num_workers)
+    return max(1, most)
+
+
+def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | None = None) -> None:
+    """Runs all trials of a book; one that fails is recorded with its reason, and the others go on.
+
+    Args:
+        book: Gives out the trials and records them.
+        scheduler: Stops weak trials early; None: every trial runs to its end.
+        concurrency: Trials at the same time; as many as the cluster holds if None.
+
+    Raises:
+        InputError: The cluster is too small for one trial, or does not answer.
+    """
+    with connect(book.base.workers):
+        held = count_on_cluster(book.base)
+        at_once = min(held, concurrency or held)
+        private = private_folder()
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        # Tune writes its own state there, in vain
+        scratch = Path(tempfile.mkdtemp(prefix=".tune-", dir=book.folder))
+        try:
+            tuner = tune.Tuner(
+                tune.with_resources(partial(_do_trial, None if private is None else str(private)), _PLACE),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Searcher(book),
+                    scheduler=make_scheduler(scheduler, book),
+                    num_samples=-1,
+                    max_concurrent_trials=at_once,
+                    reuse_actors=False,
+                ),
+                run_config=tune.RunConfig(
+                    name="search",
+                    storage_path=str(scratch.resolve()),
+                    callbacks=[_Recorder(book)],
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=book.base.workers.max_failures),
+                ),
+            )
+            tuner.fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_scheduler(settings: Asha | None, book: Book) -> TrialScheduler:
+    """Tune's scheduler, told of the curves of trials that were over before."""
+    if settings is None:
+        return FIFOScheduler()
+    scheduler = AsyncHyperBandScheduler(
+        time_attr=STEP,
+        metric=OBJECTIVE,
+        mode="max" if book.goal.maximise else "min",
+        grace_period=settings.grace,
+        reduction_factor=settings.factor,
+        max_t=book.base.train.epochs + 1,  # a trial ends by itself: at this epoch Tune would cut it off
+    )
+    for trial in book.trials.values():
+        if trial.is_over:
+            earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.name}", config={}, is_saving=False)
+            scheduler.on_trial_add(None, earlier)
+            for row in with_objective(trial.history, book.goal.metric, book.goal.maximise):
+                scheduler.on_trial_result(None, earlier, row)
+    return scheduler
+
+
+def with_objective(history: Sequence[Report], metric: str, maximise: bool) -> list[dict[str, float]]:
+    """What the scheduler sees of each report: its epoch, and the best value so far once there is one."""
+    rows = []
+    best = -math.inf
+    sign = 1.0 if maximise else -1.0
+    for row in history:
+        best = max(best, sign * row.get(metric, -sign * math.inf))
+        rows.append({STEP: row[STEP], **({OBJECTIVE: sign * best} if math.isfinite(best) else {})})
+    return rows
+
+
+class _Kept:
+    """Has the book, which Tune cannot have when it pickles its own state."""
+
+    book: Book
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "book"}
+
+
+class _Searcher(_Kept, Searcher):  # type: ignore[misc]
+    """Tells Tune what to run next."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self.book = book
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the book is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: Tune's state is never read."""
+
+    def suggest(self, trial_id: str) -> Any:
+        while True:
+            trial = self.book.next()
+            if trial is None:
+                return Searcher.FINISHED
+            try:
+                job = self.book.job_of(trial)
+            except InputError as error:
+                self.book.end(trial.name, FAILED, str(error))
+                continue
+            goal = self.book.goal
+            return {
+                "name": trial.name,
+                "job": asdict(job),
+                "history": trial.history,
+                "metric": goal.metric,
+                "maximise": goal.maximise,
+            }
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing: the book is told by `_Recorder`."""
+
+
+class _Recorder(_Kept, tune.Callback):  # type: ignore[misc]
+    """Tells the book of the search what Tune hears of its trials."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        name = trial.config["name"]
+        if _ROW in result:
+            self.book.report(name, result[_ROW])
+        if result.get(_OVER):
+            self.book.end(name, FAILED if result[_FAILED] else FINISHED, result[_FAILED])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.book.end(trial.config["name"], STOPPED)  # unless it said how it ended
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.book.end(trial.config["name"], FAILED, "its process ended more often than workers.max_failures allows")
+
+
+def _do_trial(private: str | None, config: dict[str, Any]) -> None:
+    """In a trial's process: does its work and reports to Tune."""
+    adopt(private)
+    job = Job(**config["job"])
+    history: list[dict[str, float]] = list(config["history"])
+    for row in with_objective(history, config["metric"], config["maximise"]):
+        tune.report(row)  # so that the scheduler knows them again
+
+    def report(row: Report) -> None:
+        if any(known[STEP] == row[STEP] for known in history):
+            return
+        history.append(dict(row))
+        history.sort(key=lambda known: known[STEP])
+        seen = {one[STEP]: one for one in with_objective(history, config["metric"], config["maximise"])}
+        tune.report({**seen[row[STEP]], _ROW: dict(row)})
+
+    failed = ""
+    try:
+        do_trial(job, callables_of_trial(job.config), report)
+    except (InputError, RunError) as error:
+        failed = str(error)
+    except Exception as error:  # a trial that fails is a row with its reason
+        failed = f"{type(error).__name__}: {error}"
+    last = history[-1][STEP] if history else 0
+    tune.report({STEP: last, _OVER: True, _FAILED: failed})
+
+
+def callables_of_trial(config: Config) -> Callables:
+    """How a trial's work is done: on Ray, and its cases scored with surface distances."""
+    on_ray = callables_on_ray(config.workers)
+    return Callables(on_ray.train, on_ray.score, partial(evaluate_on_ray, distances=True))

@@ -1,0 +1,155 @@
+"""Pictures of a search: what each trial tried and reached, which settings mattered, the trials' curves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mttu.figures import style
+
+_MOST_NAMED = 8
+"""Different values of a setting that are written at its axis."""
+
+
+@dataclass(frozen=True)
+class TriedTrial:
+    """One trial."""
+
+    name: str
+    tried: Mapping[str, Any]
+    """Setting to value; a setting with a condition that is not met is absent."""
+    best: float | None
+    """Best value of the metric; None if there is none."""
+    curve: Sequence[tuple[int, float]]
+    """Epoch or round, and value."""
+    state: str
+    """begun, finished, stopped or failed."""
+
+
+def draw_parallel(trials: Sequence[TriedTrial], metric: str, maximise: bool) -> Figure:
+    """Parallel coordinates: a line per trial through its values, coloured by the metric; the best one is thick.
+
+    Values that are words stand in order of their name; numbers on a linear axis, or on a logarithmic one where they
+    spread over more than a factor of 30. A setting that a trial does not have is at the bottom, below the axis.
+    """
+    scored = [trial for trial in trials if trial.best is not None]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.tried))
+    if not scored or not names:
+        return style.draw_nothing("no trial with a value yet")
+    figure = style.new_figure(style.PAGE_WIDTH_IN, 3.4)
+    axes = figure.add_subplot()
+    style.dress(axes)
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    places = [_Axis([trial.tried[name] for trial in trials if name in trial.tried]) for name in names]
+    values = [trial.best for trial in scored if trial.best is not None]
+    goal = _Axis(values)
+    norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1e-9)
+    colours = colormaps["cividis"] if maximise else colormaps["cividis_r"]
+    best = (max if maximise else min)(scored, key=lambda trial: trial.best if trial.best is not None else 0.0)
+    for trial in [*(one for one in scored if one is not best), best]:
+        heights = [
+            axis.place(trial.tried[name]) if name in trial.tried else -0.12
+            for name, axis in zip(names, places, strict=True)
+        ]
+        line = [*heights, goal.place(trial.best)]
+        look: dict[str, Any] = {"linewidth": 2.4, "zorder": 4} if trial is best else {"linewidth": 1.0, "alpha": 0.8}
+        dashes = "-" if trial.state != "stopped" else (0, (3, 1.5))
+        colour = style.VERMILLION if trial is best else colours(norm(trial.best or 0.0))
+        axes.plot(range(len(line)), line, color=colour, linestyle=dashes, **look)
+    for place, axis in enumerate([*places, goal]):
+        axes.axvline(place, color=style.BLACK, linewidth=0.7, zorder=1)
+        for height, text in axis.ticks():
+            axes.text(place + 0.02, height, text, fontsize=style.NOTE_SIZE, va="center", zorder=6, bbox=_UNDER_TEXT)
+    titles = [name.rpartition(".")[2].replace("_", "\n") for name in names]
+    axes.set_xticks(range(len(names) + 1), [*titles, metric])
+    axes.set_yticks([])
+    axes.set_ylim(-0.18, 1.08)
+    axes.set_xlim(-0.1, len(names) + 0.35)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.01, fraction=0.03)
+    bar.ax.tick_params(labelsize=style.NOTE_SIZE)
+    notes = [f"Thick: the best trial, {best.name}. Dashed: stopped early by the scheduler."]
+    if any(name not in trial.tried for trial in scored for name in names):
+        notes.append("Below an axis: the trial does not have this setting.")
+    lost = len(trials) - len(scored)
+    if lost:
+        notes.append(f"{lost} trials without a value are left out.")
+    style.add_note(figure, notes)
+    return figure
+
+
+_UNDER_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}
+
+
+class _Axis:
+    """Heights from 0 to 1 of the values of a setting."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        self.distinct: list[Any] = sorted(set(values) if self.numbers else {_show(value) for value in values})
+        self.log = bool(
+            self.numbers and self.distinct and self.distinct[0] > 0 and self.distinct[-1] / self.distinct[0] > 30
+        )
+
+    def place(self, value: Any) -> float:
+        if not self.numbers:
+            last = max(1, len(self.distinct) - 1)
+            return self.distinct.index(_show(value)) / last if len(self.distinct) > 1 else 0.5
+        low, high, at = (np.log(one) if self.log else one for one in (self.distinct[0], self.distinct[-1], value))
+        return float((at - low) / (high - low)) if high > low else 0.5
+
+    def ticks(self) -> list[tuple[float, str]]:
+        shown = self.distinct if len(self.distinct) <= _MOST_NAMED else [self.distinct[0], self.distinct[-1]]
+        return [(self.place(value), f"{value:.4g}" if self.numbers else str(value)) for value in shown]
+
+
+def _show(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 18 else f"{text[:17]}…"
+
+
+def draw_importance(importance: Mapping[str, float] | None) -> Figure:
+    """Bars of the share of the metric's variance that each setting explains; None: too few trials."""
+    if not importance:
+        return style.draw_nothing("too few finished trials to say which settings matter")
+    names = sorted(importance, key=lambda name: importance[name])
+    figure = style.new_figure(style.PAGE_WIDTH_IN * 0.7, 0.9 + 0.28 * len(names))
+    axes = figure.add_subplot()
+    style.dress(axes, "Importance (fANOVA)", "share of the metric's variance over trials")
+    shares = [importance[name] for name in names]
+    axes.barh(names, shares, 0.6, color=style.BLUE, **style.BARS)
+    for place, share in enumerate(shares):
+        axes.text(share + 0.01, place, f"{share:.2f}", va="center", fontsize=style.NOTE_SIZE)
+    axes.set_xlim(0, max(1.0, *shares) * 1.08)
+    return figure
+
+
+def draw_trial_curves(trials: Sequence[TriedTrial], metric: str, maximise: bool, step: str) -> Figure:
+    """The metric of every trial over epochs or rounds; the best trial is thick, stopped ones end in a cross."""
+    drawn = [trial for trial in trials if trial.curve]
+    if not drawn:
+        return style.draw_nothing("no trial with a value yet")
+    figure = style.new_figure(style.PAGE_WIDTH_IN * 0.75, 3.0)
+    axes = figure.add_subplot()
+    style.dress(axes, "", step, metric)
+    scored = [trial for trial in drawn if trial.best is not None]
+    best = (max if maximise else min)(scored, key=lambda trial: trial.best or 0.0) if scored else None
+    for trial in drawn:
+        steps, values = zip(*trial.curve, strict=True)
+        colour = style.VERMILLION if trial is best else style.GREY
+        width, order = (2.2, 4) if trial is best else (0.9, 2)
+        axes.plot(steps, values, color=colour, linewidth=width, zorder=order, marker="o", markersize=2)
+        if trial.state in ("stopped", "failed"):
+            axes.plot(steps[-1], values[-1], "x", color=style.BLACK, markersize=5, zorder=5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    notes = [] if best is None else [f"Thick: the best trial, {best.name}."]
+    if any(trial.state in ("stopped", "failed") for trial in drawn):
+        notes.append("Cross: stopped by the scheduler, or failed.")
+    style.add_note(figure, notes)
+    return figure

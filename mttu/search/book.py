@@ -1,0 +1,186 @@
+"""The book of a search: gives out trials, records what they report and how they end, and tells MLflow.
+
+It is the only writer of the trials' records. How trials are run is the caller's: side by side in processes of this
+machine, or by Ray Tune.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mttu.config import Config, override
+from mttu.errors import RunError
+from mttu.search.samplers import Sampler
+from mttu.search.spaces import Run, expand
+from mttu.search.trials import BEGUN, FAILED, FINISHED, STEP, TRIALS, Report, State, Trial, read_trials
+from mttu.search.work import Job
+from mttu.tracking import Tracker, open_tracker
+from mttu.training.epoch_log import EpochLog
+from mttu.training.state import BEST
+
+NameTrial = Callable[[int, Mapping[str, Any]], tuple[str, dict[str, str]]]
+"""Folder of a trial from its number and what it tries, and the labels that tell it apart."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What trials are compared by."""
+
+    metric: str
+    maximise: bool
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What MLflow is told of the data."""
+
+    fingerprint: str
+    synthetic: bool
+
+
+def number_trial(number: int, drawn: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """`0003`, and the number as a label."""
+    return f"{number:04d}", {"trial": str(number)}
+
+
+class Book:
+    """All trials of a search.
+
+    Args:
+        folder: Run folder of the search, which the caller has locked.
+        base: Settings that the trials' changes are laid over.
+        run: What a trial runs.
+        sampler: Draws the trials.
+        goal: What they are compared by.
+        cohort: What MLflow is told of the data.
+        tracker: Run of the whole in MLflow.
+        split: Split that each trial is evaluated on when it is done.
+        name: Names a trial.
+        expand: Settings of a trial from what it tries.
+        on_change: Called whenever something has happened, for progress.
+
+    Raises:
+        InputError: A trial's record is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: Config,
+        run: Run,
+        sampler: Sampler,
+        goal: Goal,
+        cohort: Cohort,
+        tracker: Tracker,
+        split: str | None = None,
+        name: NameTrial = number_trial,
+        expand: Callable[[Mapping[str, Any]], dict[str, Any]] = expand,
+        on_change: Callable[["Book"], None] | None = None,
+    ) -> None:
+        self.folder, self.base, self.run, self.sampler = folder, base, run, sampler
+        self.goal, self.cohort, self.tracker, self.split, self.name = goal, cohort, tracker, split, name
+        self.on_change, self.expand = on_change, expand
+        self.trials: dict[str, Trial] = {trial.name: trial for trial in read_trials(folder)}
+        self.waiting = [trial for trial in self.trials.values() if not trial.is_over]
+        self.started: dict[str, float] = {}
+        self.logs: dict[str, EpochLog] = {}
+        for trial in self.trials.values():
+            sampler.learn(trial)
+
+    def next(self) -> Trial | None:
+        """The next trial to start: one that a kill interrupted, else a new one; None if there are no more."""
+        if self.waiting:
+            trial = self.waiting.pop(0)
+        else:
+            number = 1 + max((trial.number for trial in self.trials.values()), default=-1)
+            drawn = self.sampler.draw(number)
+            if drawn is None:
+                return None
+            name, labels = self.name(number, drawn)
+            trial = Trial(number, name, drawn, self.folder / TRIALS / name, labels)
+        trial.begin()
+        self.trials[trial.name] = trial
+        self.started[trial.name] = time.monotonic()
+        self._tell()
+        return trial
+
+    def settings_of(self, trial: Trial) -> Config:
+        """The trial's settings, with its own run folder."""
+        places = {"output.folder": str(trial.folder), "output.name": trial.run_folder.name}
+        return override(self.base, {**self.expand(trial.drawn), **places}, f"trial {trial.name}")
+
+    def job_of(self, trial: Trial) -> Job:
+        """The trial's work, without MLflow, to which only this process writes."""
+        config = override(self.settings_of(trial), {"tracking.enabled": False, "tracking.uri": None})
+        return Job(config.model_dump(mode="json"), self.run, self.split)
+
+    def report(self, name: str, row: Report) -> None:
+        """Records a report of a trial."""
+        trial = self.trials[name]
+        if not trial.add(row):
+            return
+        if name not in self.logs:
+            self.logs[name] = EpochLog(self._open_tracker(trial))
+        self.logs[name].log(int(row[STEP]), {key: value for key, value in row.items() if key != STEP})
+        self._tell()
+
+    def end(self, name: str, state: State, reason: str = "") -> None:
+        """Records how a trial ended; one that is over stays as it is."""
+        trial = self.trials[name]
+        if trial.is_over:
+            return
+        trial.end(state, reason, time.monotonic() - self.started.get(name, time.monotonic()))
+        self.sampler.learn(trial)
+        self._track(trial)
+        self._tell()
+
+    def complete_tracking(self) -> None:
+        """Tells MLflow what it does not know yet of trials that are over.
+
+        Raises:
+            RunError: MLflow does not answer.
+        """
+        for trial in self.trials.values():
+            if trial.is_over and not trial.tracked:
+                self._write_to_tracker(trial)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial that was not stopped and did not fail; the first of equals. None without any."""
+        known = [trial for trial in self.trials.values() if trial.state in (FINISHED, BEGUN)]
+        values = [(trial.best(self.goal.metric, self.goal.maximise), trial) for trial in known]
+        sign = 1 if self.goal.maximise else -1
+        scored = [(sign * value, -trial.number, trial) for value, trial in values if value is not None]
+        return max(scored, key=lambda one: one[:2])[2] if scored else None
+
+    def count(self, state: State) -> int:
+        """Trials in a state."""
+        return sum(trial.state == state for trial in self.trials.values())
+
+    def _open_tracker(self, trial: Trial) -> Tracker:
+        config = override(self.settings_of(trial), {"tracking.enabled": self.base.tracking.enabled})
+        cohort = self.cohort
+        return open_tracker(
+            config, trial.folder, cohort.fingerprint, cohort.synthetic, self.tracker, trial.name, trial.labels
+        )
+
+    def _track(self, trial: Trial) -> None:
+        try:
+            self._write_to_tracker(trial)
+        except RunError:  # said before; written at the end of the search
+            return
+
+    def _write_to_tracker(self, trial: Trial) -> None:
+        log = self.logs.pop(trial.name, None) or EpochLog(self._open_tracker(trial))
+        log.complete(trial.history)
+        if trial.state == FINISHED:
+            log.tracker.log_checkpoint(trial.run_folder / BEST)
+        log.tracker.set_tags({"trial.state": trial.state, "trial.reason": trial.reason})
+        log.tracker.finish("FAILED" if trial.state == FAILED else "FINISHED")
+        trial.mark_tracked()
+
+    def _tell(self) -> None:
+        if self.on_change is not None:
+            self.on_change(self)
