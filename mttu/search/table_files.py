@@ -94,13 +94,15 @@ class _Markup:
     dash: str
     number: str
     """Of a number with a sign."""
+    has_groups: bool
+    """Whether groups of columns have a title, which holds the units."""
 
     def show(self, cell: _Cell | None) -> str:
         """`88.3 ± 1.2*`."""
         if cell is None:
             return self.dash
         mean = self.bold.format(cell.mean) if cell.is_best else cell.mean
-        half = "" if cell.half_width is None else f" {self.plus_minus} {cell.half_width}"
+        half = "" if cell.half_width is None else f"{self.plus_minus}{cell.half_width}"
         return f"{mean}{half}{self.star * cell.is_significant}"
 
     def show_difference(self, row: Row, name: str) -> str:
@@ -128,9 +130,7 @@ _LATEX_SPECIAL = {
     **{ord(sign): f"${sign}$" for sign in "<>|"},
     **{ord(sign): f"{{{sign}}}" for sign in "[]*"},  # after a line's end, they would be its arguments
     **{ord(sign): f"$\\{name}$" for sign, name in _GREEK.items()},
-    ord("\\"): r"\textbackslash{}",
-    ord("~"): r"\textasciitilde{}",
-    ord("^"): r"\textasciicircum{}",
+    **{ord("\\"): r"$\backslash$", ord("~"): r"$\sim$", ord("^"): r"\^{}"},
     ord('"'): "''",
     **{ord("±"): r"$\pm$", ord("×"): r"$\times$", ord("≥"): r"$\geq$", ord("≤"): r"$\leq$"},  # noqa: RUF001
     **{ord("†"): r"$\dagger$", ord("−"): "$-$", ord("–"): "--", ord("—"): "---"},  # noqa: RUF001
@@ -141,8 +141,8 @@ def _escape_latex(text: str) -> str:
     return " ".join(text.split()).translate(_LATEX_SPECIAL)
 
 
-_MARKDOWN = _Markup(_escape_markdown, "**{}**", "±", "\\*", "-", "{}")
-_LATEX = _Markup(_escape_latex, r"\textbf{{{}}}", r"$\pm$", "$^{*}$", "--", "${}$")
+_MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False)
+_LATEX = _Markup(_escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$", has_groups=True)
 
 
 def write_markdown(summary: Summary, caption: str, path: Path) -> None:
@@ -150,7 +150,7 @@ def write_markdown(summary: Summary, caption: str, path: Path) -> None:
 
     Args:
         summary: A study.
-        caption: Plain text: what was measured, on which split, over how many repeats, how empty masks count. What the
+        caption: Sentences of plain text: what was measured, on which split, over how many repeats, how empty masks count. What the
             signs in the table mean is added to it.
         path: File.
     """
@@ -188,8 +188,9 @@ def write_latex(summary: Summary, caption: str, path: Path) -> None:
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_escape_latex(' '.join(sentences))}}}",
+        r"\medskip",
         r"\scriptsize",
-        r"\setlength{\tabcolsep}{3pt}",
+        r"\setlength{\tabcolsep}{2pt}",
         *blocks,
         r"\end{table*}",
     ]
@@ -209,20 +210,32 @@ def _head_groups(summary: Summary) -> list[str]:
     """The upper line of the header, with a rule below each group of columns."""
     cells, rules, first = ["", ""], [], 3
     for title, names in _GROUPS.items():
-        size = sum(name in summary.metrics for name in names)
+        metrics = [METRICS[name] for name in names if name in summary.metrics]
+        size = len(metrics)
         if size:
-            cells.append(rf"\multicolumn{{{size}}}{{c}}{{{title}}}")
+            cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape_latex(title + _list_units(metrics))}}}")
             rules.append(rf"\cmidrule(lr){{{first}-{first + size - 1}}}")
             first += size
     return [rf"{' & '.join(cells)} \\".lstrip(), " ".join(rules)] if rules else []
 
 
+def _list_units(metrics: Sequence[Metric]) -> str:
+    """` (Dice in %, HD95 in mm)`: metrics by unit, without their regions."""
+    units: dict[str, dict[str, None]] = {}
+    for metric in metrics:
+        if metric.unit:
+            units.setdefault(metric.unit, {})[metric.title.split()[0]] = None
+    listed = ", ".join(f"{', '.join(titles)} in {unit}" for unit, titles in units.items())
+    return f" ({listed})" if listed else ""
+
+
 def _list_scores(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
     metrics = [name for names in _GROUPS.values() for name in names if name in summary.metrics]
-    titles = ["", "n", *(markup.escape(METRICS[name].label) for name in metrics)]
+    labels = [METRICS[name].title if markup.has_groups else METRICS[name].label for name in metrics]
+    titles = ["", "n", *(markup.escape(label) for label in labels)]
     rows = []
     for row in summary.rows:
-        title = f"{row.title} (reference)" if row.name == summary.reference else row.title
+        title = f"{row.title} (ref.)" if row.name == summary.reference else row.title
         cells = [markup.show(_measure(summary, row, name)) for name in metrics]
         rows.append([markup.escape(title), str(row.n), *cells])
     return titles, rows
@@ -245,7 +258,7 @@ def _explain(summary: Summary) -> list[str]:
     """What the table of scores shows, and which of its cells rest on fewer repeats than n says."""
     sentences = [
         "Mean ± half-width of its 95 % t-interval over repeats (n; no interval for one).",
-        "Bold: best mean of a column.",
+        "Bold: best mean of a column. Ref.: the row that the others are compared with.",
     ]
     if any(one.is_significant for row in summary.others for one in row.differences.values()):
         sentences.append(

@@ -202,14 +202,14 @@ def test_markdown_has_the_papers_columns(tmp_path):
     assert {len(cells) for cells in scores} == {7}
     body = {cells[0]: cells[1:] for cells in scores[2:]}
     half = 2.776445105 * np.std(DICE["full"], ddof=1) / np.sqrt(5)
-    assert body["MTTU-Net (reference)"][:2] == ["5", f"**86.4** ± {100 * half:.1f}"]
+    assert body["MTTU-Net (ref.)"][:2] == ["5", f"**86.4** ± {100 * half:.1f}"]
     assert body["none"] == ["0", "-", "-", "-", "-", "-"]
     assert body["worse"][1].endswith("\\*")
     assert "**" not in body["worse"][1]
     assert not body["Close & near"][1].endswith("\\*")
     assert body["50 % of\\_it \\#1"][4].startswith("5.7 ± ")  # mm, largest, so not bold
-    assert body["MTTU-Net (reference)"][4].startswith("**3.7** ± 0.")
-    assert body["MTTU-Net (reference)"][5].startswith("**0.902** ± 0.0")
+    assert body["MTTU-Net (ref.)"][4].startswith("**3.7** ± 0.")
+    assert body["MTTU-Net (ref.)"][5].startswith("**0.902** ± 0.0")
     assert body["worse"][5] == "-"
     assert differences[0] == ["", "Dice (percentage points)", "n", "AUC", "n"]
     below = {cells[0]: cells[1:] for cells in differences[2:]}
@@ -232,7 +232,7 @@ def test_ties_as_shown_are_all_bold_and_a_lonely_value_is_not(tmp_path):
     write_markdown(summarise(scores, "a", {"b": "b | [x]"}), "", tmp_path / "study.md")
     table, _ = read_markdown(tmp_path / "study.md")
     assert table[2:] == [
-        ["a (reference)", "1", "**4.0**", "0.900", "**80.0**"],
+        ["a (ref.)", "1", "**4.0**", "0.900", "**80.0**"],
         ["b \\| \\[x\\]", "1", "**4.0**", "-", "**80.0**"],
         ["c", "1", "5.0", "-", "70.0"],
     ]
@@ -242,7 +242,7 @@ def test_ties_as_shown_are_all_bold_and_a_lonely_value_is_not(tmp_path):
 def test_a_study_without_a_finished_row_still_has_tables(tmp_path):
     summary = summarise({"a": {}, "b": {}}, "a", {})
     write_markdown(summary, "Nothing yet.", tmp_path / "study.md")
-    assert read_markdown(tmp_path / "study.md") == [[["", "n"], ["---", "---:"], ["a (reference)", "0"], ["b", "0"]]]
+    assert read_markdown(tmp_path / "study.md") == [[["", "n"], ["---", "---:"], ["a (ref.)", "0"], ["b", "0"]]]
     write_latex(summary, "Nothing yet.", tmp_path / "study.tex")
     check_latex((tmp_path / "study.tex").read_text(encoding="utf-8"))
     write_csv(summary, tmp_path / "study.csv")
@@ -254,7 +254,7 @@ def test_a_study_without_a_finished_row_still_has_tables(tmp_path):
 def check_latex(text):
     """Braces, environments and dollars are balanced; every line of a tabular has as many cells as its columns."""
     bare = re.sub(r"(?m)(?<!\\)%.*$", "", text)
-    plain = re.sub(r"\\[{}$&%#_]", "", bare)
+    plain = re.sub(r"\\[{}$&%#_^]", "", bare)
     depth = 0
     for sign in plain:
         depth += (sign == "{") - (sign == "}")
@@ -288,11 +288,13 @@ def test_latex_is_a_complete_table(tmp_path):
     text = (tmp_path / "study.tex").read_text(encoding="utf-8")
     (alignment, scores), (_, differences) = check_latex(text)
     assert alignment == "lrccccc"
-    assert r"\multicolumn{4}{c}{Segmentation} & \multicolumn{1}{c}{IDH genotyping} \\" in scores
+    assert r"\multicolumn{4}{c}{Segmentation (Dice in , HD95 in mm)} & \multicolumn{1}{c}{IDH genotyping} \\" in scores
+    assert r" & n & Dice WT & Dice TC & Dice ET & HD95 WT & AUC \\" in scores
+    assert r"{Segmentation (Dice in \%, HD95 in mm)}" in text
     assert r"\cmidrule(lr){3-6} \cmidrule(lr){7-7}" in scores
-    assert r"\caption{Dice \& HD95\_95, 100 \% of \{all\} \textasciitilde{}70 cases, p $<$ 0.05. Mean $\pm$" in text
+    assert r"\caption{Dice \& HD95\_95, 100 \% of \{all\} $\sim$70 cases, p $<$ 0.05. Mean $\pm$" in text
     half = 2.776445105 * np.std(DICE["full"], ddof=1) / np.sqrt(5)
-    assert rf"MTTU-Net (reference) & 5 & \textbf{{86.4}} $\pm$ {100 * half:.1f} & " in text
+    assert rf"MTTU-Net (ref.) & 5 & \textbf{{86.4}}\,$\pm$\,{100 * half:.1f} & " in text
     assert r"none & 0 & -- & -- & -- & -- & -- \\" in text
     assert r"50 \% of\_it \#1 & 5 & 76.4" in text
     assert "worse & $-5.2$ [$-" in differences
@@ -311,7 +313,7 @@ def test_titles_of_any_signs_are_escaped(tmp_path):
     write_latex(awkward(), "Any\n\nsigns", tmp_path / "study.tex")
     text = (tmp_path / "study.tex").read_text(encoding="utf-8")
     check_latex(text)
-    assert r"{[}F1{]} \textbackslash{} \{x\} \textasciicircum{} \textasciitilde{} (reference) & 1" in text
+    assert r"{[}F1{]} $\backslash$ \{x\} \^{} $\sim$ (ref.) & 1" in text
     assert r"{*} 50 \% \& ''U\_Net'' \#1 \$x\$ $<$ $>$ $|$ & 1" in text
     assert r"$\tau$ $\geq$ 0.9 $\dagger$ $\pm$ -- & 1" in text
     assert text.isascii()
