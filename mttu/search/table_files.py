@@ -150,8 +150,8 @@ def write_markdown(summary: Summary, caption: str, path: Path) -> None:
 
     Args:
         summary: A study.
-        caption: Sentences of plain text: what was measured, on which split, over how many repeats, how empty masks count. What the
-            signs in the table mean is added to it.
+        caption: Sentences of plain text: what was measured, on which split, over how many repeats, how empty masks
+            count. What the signs in the table mean is added to it.
         path: File.
     """
     blocks = [_escape_markdown(" ".join([caption, *_explain(summary)]))]
