@@ -1,0 +1,281 @@
+"""Tables of an ablation study: CSV in full precision, Markdown and LaTeX in the paper's layout, a terminal's cells."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mttu.files import atomic_file, write_csv_rows, write_text
+from mttu.search.tables import COMPARED, IDH, METRICS, SEGMENTATION, SIGNIFICANT, Metric, Row, Summary, difference_unit
+
+COLUMNS = (
+    *("row", "title", "metric", "n", "mean", "std", "low", "high"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm"),
+)
+"""Of the CSV file; see `mttu.search.tables.Score` and `Difference`."""
+_TERMINAL = {
+    "dice": "Dice %",
+    **{"dice_wt": "WT %", "dice_tc": "TC %", "dice_et": "ET %"},
+    **{"hd95": "HD95 mm", "auc": "AUC", "accuracy": "Acc %"},
+}
+_GROUPS = {"Segmentation": SEGMENTATION, "IDH genotyping": IDH}
+
+
+def write_csv(summary: Summary, path: Path) -> None:
+    """Writes one line per row and metric; what is not defined is empty, and so are the reference's differences.
+
+    Args:
+        summary: A study.
+        path: File. Values are as measured: Dice and IDH scores in [0, 1], HD95 in mm; intervals of 95 %.
+    """
+    lines: list[list[Any]] = []
+    for row in summary.rows:
+        for metric, score in row.scores.items():
+            line = [row.name, row.title, metric, score.n, score.mean, score.std, score.low, score.high]
+            found = row.differences.get(metric)
+            compared = [None] * 5 if found is None else [found.mean, found.low, found.high, found.p, found.p_holm]
+            lines.append([*line, *compared])
+    with atomic_file(path) as partial:
+        write_csv_rows(partial, COLUMNS, lines)
+
+
+def tabulate(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells for a terminal of 80 columns: means, a star where a row differs from the reference.
+
+    Returns:
+        At most row, n, Dice (mean of regions), WT, TC, ET, HD95 (mean of regions), AUC and accuracy; columns that no
+        row has are left out, and a row without a value has a dash.
+    """
+    metrics = [name for name in _TERMINAL if name in summary.metrics]
+    rows = []
+    for row in summary.rows:
+        title = f"{row.title} (ref.)" if row.name == summary.reference else row.title
+        cells = [_measure(summary, row, name) for name in metrics]
+        means = ["-" if cell is None else f"{cell.mean}{'*' * cell.is_significant}" for cell in cells]
+        rows.append([title, str(row.n), *means])
+    return ["row", "n", *(_TERMINAL[name] for name in metrics)], rows
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A score as it is shown."""
+
+    mean: str
+    half_width: str | None
+    is_best: bool
+    is_significant: bool
+
+
+def _show(metric: Metric, value: float, sign: str = "") -> str:
+    return f"{metric.factor * value:{sign}z.{metric.decimals}f}"
+
+
+def _measure(summary: Summary, row: Row, name: str) -> _Cell | None:
+    metric, score, difference = METRICS[name], row.scores[name], row.differences.get(name)
+    if score.mean is None:
+        return None
+    half = None if score.high is None else _show(metric, score.high - score.mean)
+    means = [one.scores[name].mean for one in summary.rows]
+    shown = [float(_show(metric, mean)) for mean in means if mean is not None]  # as shown, so that ties are seen
+    best = min(shown) if metric.smaller_is_better else max(shown)
+    mean = _show(metric, score.mean)
+    is_best = len(shown) > 1 and float(mean) == best
+    return _Cell(mean, half, is_best, difference is not None and difference.is_significant)
+
+
+@dataclass(frozen=True)
+class _Markup:
+    """How a language writes what the tables contain."""
+
+    escape: Callable[[str], str]
+    bold: str
+    plus_minus: str
+    star: str
+    dash: str
+    number: str
+    """Of a number with a sign."""
+    has_groups: bool
+    """Whether groups of columns have a title, which holds the units."""
+
+    def show(self, cell: _Cell | None) -> str:
+        """`88.3 ± 1.2*`."""
+        if cell is None:
+            return self.dash
+        mean = self.bold.format(cell.mean) if cell.is_best else cell.mean
+        half = "" if cell.half_width is None else f"{self.plus_minus}{cell.half_width}"
+        return f"{mean}{half}{self.star * cell.is_significant}"
+
+    def show_difference(self, row: Row, name: str) -> str:
+        """`+1.2 [-0.3, +2.7]*`."""
+        found = row.differences[name]
+        mean, low, high = (
+            None if value is None else self.number.format(_show(METRICS[name], value, "+"))
+            for value in (found.mean, found.low, found.high)
+        )
+        if mean is None:
+            return self.dash
+        return f"{mean}{'' if low is None else f' [{low}, {high}]'}{self.star * found.is_significant}"
+
+
+_MARKDOWN_SPECIAL = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|#~$"}
+
+
+def _escape_markdown(text: str) -> str:
+    return " ".join(text.split()).translate(_MARKDOWN_SPECIAL)
+
+
+_GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "σ": "sigma", "τ": "tau", "Δ": "Delta"}  # noqa: RUF001
+_LATEX_SPECIAL = {
+    **{ord(sign): f"\\{sign}" for sign in "%&_#${}"},
+    **{ord(sign): f"${sign}$" for sign in "<>|"},
+    **{ord(sign): f"{{{sign}}}" for sign in "[]*"},  # after a line's end, they would be its arguments
+    **{ord(sign): f"$\\{name}$" for sign, name in _GREEK.items()},
+    **{ord("\\"): r"$\backslash$", ord("~"): r"$\sim$", ord("^"): r"\^{}"},
+    ord('"'): "''",
+    **{ord("±"): r"$\pm$", ord("×"): r"$\times$", ord("≥"): r"$\geq$", ord("≤"): r"$\leq$"},  # noqa: RUF001
+    **{ord("†"): r"$\dagger$", ord("−"): "$-$", ord("–"): "--", ord("—"): "---"},  # noqa: RUF001
+}
+
+
+def _escape_latex(text: str) -> str:
+    return " ".join(text.split()).translate(_LATEX_SPECIAL)
+
+
+_MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False)
+_LATEX = _Markup(_escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$", has_groups=True)
+
+
+def write_markdown(summary: Summary, caption: str, path: Path) -> None:
+    """Writes scores, and below them the differences to the reference.
+
+    Args:
+        summary: A study.
+        caption: Sentences of plain text: what was measured, on which split, over how many repeats, how empty masks
+            count. What the signs in the table mean is added to it.
+        path: File.
+    """
+    blocks = [_escape_markdown(" ".join([caption, *_explain(summary)]))]
+    titles, rows = _list_scores(summary, _MARKDOWN)
+    blocks.append(_lay_out_markdown(titles, rows))
+    titles, rows = _list_differences(summary, _MARKDOWN)
+    if rows:
+        blocks += [_escape_markdown(f"Below: {_explain_differences(summary)}"), _lay_out_markdown(titles, rows)]
+    write_text(path, "\n\n".join(blocks) + "\n")
+
+
+def _lay_out_markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in titles[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
+
+
+def write_latex(summary: Summary, caption: str, path: Path) -> None:
+    """Writes a `table*`, which spans both columns of a two-column page; the only package that it needs is booktabs.
+
+    Args:
+        summary: A study.
+        caption: See `write_markdown`; its special characters are escaped.
+        path: File, for an `input` of the document.
+    """
+    sentences = [caption, *_explain(summary)]
+    titles, rows = _list_scores(summary, _LATEX)
+    blocks = _lay_out_latex(titles, rows, "lr" + "c" * (len(titles) - 2), _head_groups(summary))
+    titles, rows = _list_differences(summary, _LATEX)
+    if rows:
+        sentences.append(f"Below: {_explain_differences(summary)}")
+        blocks += ["", r"\medskip", *_lay_out_latex(titles, rows, "l" + "cr" * ((len(titles) - 1) // 2))]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_escape_latex(' '.join(sentences))}}}",
+        r"\medskip",
+        r"\scriptsize",
+        r"\setlength{\tabcolsep}{2pt}",
+        *blocks,
+        r"\end{table*}",
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _lay_out_latex(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], alignment: str, head: Sequence[str] = ()
+) -> list[str]:
+    lines = [rf"{' & '.join(cells)} \\" for cells in rows]
+    titles_line = rf"{' & '.join(titles)} \\"
+    begin, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
+    return [begin, r"\toprule", *head, titles_line, r"\midrule", *lines, r"\bottomrule", end]
+
+
+def _head_groups(summary: Summary) -> list[str]:
+    """The upper line of the header, with a rule below each group of columns."""
+    cells, rules, first = ["", ""], [], 3
+    for title, names in _GROUPS.items():
+        metrics = [METRICS[name] for name in names if name in summary.metrics]
+        size = len(metrics)
+        if size:
+            cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape_latex(title + _list_units(metrics))}}}")
+            rules.append(rf"\cmidrule(lr){{{first}-{first + size - 1}}}")
+            first += size
+    return [rf"{' & '.join(cells)} \\".lstrip(), " ".join(rules)] if rules else []
+
+
+def _list_units(metrics: Sequence[Metric]) -> str:
+    """` (Dice in %, HD95 in mm)`: metrics by unit, without their regions."""
+    units: dict[str, dict[str, None]] = {}
+    for metric in metrics:
+        if metric.unit:
+            units.setdefault(metric.unit, {})[metric.title.split()[0]] = None
+    listed = ", ".join(f"{', '.join(titles)} in {unit}" for unit, titles in units.items())
+    return f" ({listed})" if listed else ""
+
+
+def _list_scores(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
+    metrics = [name for names in _GROUPS.values() for name in names if name in summary.metrics]
+    labels = [METRICS[name].title if markup.has_groups else METRICS[name].label for name in metrics]
+    titles = ["", "n", *(markup.escape(label) for label in labels)]
+    rows = []
+    for row in summary.rows:
+        title = f"{row.title} (ref.)" if row.name == summary.reference else row.title
+        cells = [markup.show(_measure(summary, row, name)) for name in metrics]
+        rows.append([markup.escape(title), str(row.n), *cells])
+    return titles, rows
+
+
+def _list_differences(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
+    metrics = [name for name in COMPARED if name in summary.metrics]
+    titles = [""]
+    for name in metrics:
+        unit = difference_unit(METRICS[name])
+        titles += [markup.escape(f"{METRICS[name].title} ({unit})" if unit else METRICS[name].title), "n"]
+    rows = []
+    for row in summary.others if metrics else ():
+        cells = [(markup.show_difference(row, name), str(row.differences[name].n)) for name in metrics]
+        rows.append([markup.escape(row.title), *(text for cell in cells for text in cell)])
+    return titles, rows
+
+
+def _explain(summary: Summary) -> list[str]:
+    """What the table of scores shows, and which of its cells rest on fewer repeats than n says."""
+    sentences = [
+        "Mean ± half-width of its 95 % t-interval over repeats (n; no interval for one).",
+        "Bold: best mean of a column. Ref.: the row that the others are compared with.",
+    ]
+    if any(one.is_significant for row in summary.others for one in row.differences.values()):
+        sentences.append(
+            f"*: differs from {summary.reference_title} (paired t-test over repeats, p adjusted by Holm over the other "
+            f"rows of the column < {SIGNIFICANT:g})."
+        )
+    fewer = [
+        f"{row.title} {METRICS[name].title} ({row.scores[name].n})"
+        for row in summary.rows
+        for names in _GROUPS.values()
+        for name in names
+        if name in summary.metrics and 0 < row.scores[name].n < row.n
+    ]
+    return [*sentences, *([f"Over fewer repeats than n: {', '.join(fewer)}."] if fewer else [])]
+
+
+def _explain_differences(summary: Summary) -> str:
+    dice = "; Dice is the mean of the three regions" if "dice" in summary.metrics else ""
+    to = f"paired differences to {summary.reference_title}"
+    return f"{to}, mean [95 % t-interval, not adjusted] over the n repeats that both have{dice}."
