@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import ndtri
 
 LEVEL = 0.95
 """Coverage of every interval."""
@@ -107,5 +107,20 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     """Wilson score interval of a share (doi:10.1080/01621459.1927.10502953), without continuity correction."""
     if trials == 0:
         return Interval(None)
-    found = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
-    return Interval(successes / trials, float(found.low), float(found.high))
+    low, high = wilson_bounds(np.array([successes]), np.array([trials]))
+    return Interval(successes / trials, float(low[0]), float(high[0]))
+
+
+def wilson_bounds(
+    successes: NDArray[np.int64], trials: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper ends of many `wilson_interval`s, in the shape of both arrays; NaN where there are no trials."""
+    count = np.where(trials > 0, trials, np.nan)
+    z = float(ndtri((1 + LEVEL) / 2))
+    share = successes / count
+    scale = 2 * (count + z**2)
+    centre = (2 * count * share + z**2) / scale
+    reach = z / scale * np.sqrt(4 * count * share * (1 - share) + z**2)
+    low = np.where(successes == 0, 0.0 * count, centre - reach)  # exactly 0 and 1 at the ends, without rounding
+    high = np.where(successes == trials, 0.0 * count + 1.0, centre + reach)
+    return low, high

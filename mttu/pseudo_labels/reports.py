@@ -260,7 +260,7 @@ def draw_selection(
     rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
     figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(candidates)})
     labelled = [
-        LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted)
+        LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted, one.idh)
         for one in candidates
         if one.idh != IDH_UNKNOWN
     ]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import name_some, raise_if_any
 from mttu.metrics.intervals import wilson_interval
 from mttu.pseudo_labels.score_table import ScoreTable, complete_about
@@ -31,6 +31,8 @@ class LabelledScore:
     uncertainty: float
     right: bool
     """Whether the predicted class is the true one."""
+    true_class: int = IDH_UNKNOWN
+    """1 mutant, 0 wild type; -1 where only `right` is known."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,9 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
         elif truth.get(row.case_id) not in (IDH_WILD, IDH_MUTANT):
             unknown.append(row.case_id)
         else:
-            right = truth[row.case_id] == certainty.predicted_class
-            scores.append(LabelledScore(row.case_id, certainty.confidence, certainty.uncertainty, right))
+            idh = truth[row.case_id]
+            right = idh == certainty.predicted_class
+            scores.append(LabelledScore(row.case_id, certainty.confidence, certainty.uncertainty, right, idh))
     if not scores:
         problems.append("no case has both a score and a true class; give the tables of labelled cases and --truth")
     raise_if_any(problems)

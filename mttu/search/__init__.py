@@ -1,1 +1,1 @@
-"""Presets and ablations by name, and search spaces. No Ray in it."""
+"""Presets and ablations by name, search spaces, and the search of thresholds on stored scores. No Ray in it."""

@@ -3,8 +3,9 @@ import statistics
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_interval
+from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_bounds, wilson_interval
 
 
 def test_spread_by_hand() -> None:
@@ -82,3 +83,14 @@ def test_wilson_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx(((centre - half) / scale, (centre + half) / scale))
     assert wilson_interval(5, 5).low == pytest.approx(0.5655, abs=1e-4)
     assert (wilson_interval(0, 0).estimate, wilson_interval(0, 0).low) == (None, None)
+
+
+def test_wilson_is_that_of_scipy() -> None:
+    counts = np.array([(successes, trials) for trials in (1, 2, 7, 60, 1000) for successes in range(trials + 1)])
+    low, high = wilson_bounds(*counts.T)
+    ends = [binomtest(*pair).proportion_ci(0.95, method="wilson") for pair in counts.tolist()[:80:3]]
+    np.testing.assert_allclose(low[:80:3], [one.low for one in ends], rtol=1e-12)
+    np.testing.assert_allclose(high[:80:3], [one.high for one in ends], rtol=1e-12)
+    assert low[counts[:, 0] == 0].tolist() == [0.0] * 5
+    assert high[counts[:, 0] == counts[:, 1]].tolist() == [1.0] * 5
+    assert [bool(np.isnan(end[0])) for end in wilson_bounds(np.array([0, 1]), np.array([0, 2]))] == [True, True]
