@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mttu import __version__
-from mttu.cli.ablations import ablations
+from mttu.cli.ablations import ablate, ablations
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
 from mttu.cli.display import (
@@ -91,6 +91,7 @@ for command in (
     evaluate,
     self_train,
     tune,
+    ablate,
     ablations,
     ensemble,
 ):

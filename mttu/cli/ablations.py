@@ -1,10 +1,22 @@
-"""`mttu ablations`: the rows of the paper's ablation tables."""
+"""The paper's ablation tables: `mttu ablations` lists their rows, `mttu ablate` runs one."""
 
-from typing import Annotated
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
+from mttu.cli.tune import make_progress
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
+
+if TYPE_CHECKING:
+    from mttu.config import Config
+    from mttu.search.book import Book
+
+_NAME = "output.name"
 
 
 def ablations(
@@ -26,3 +38,71 @@ def ablations(
 
 def _show(value: object) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help=f"Table of the paper: {', '.join(TABLES)}")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings of every row")
+    ] = None,
+    config: ConfigFile = None,
+    preset_name: PresetName = "paper",
+    fresh: Fresh = False,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", "-r", help="This row beside the paper's own; all if not given")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, help="Repeats with train.seed 0, 1, ...; 5 unless --folds is given")] = 0,
+    folds: Annotated[int, typer.Option(min=0, help="Repeats over so many folds of train and val cases")] = 0,
+    split: Annotated[str, typer.Option(help="Score on val or test cases")] = "val",
+    on_ray: Annotated[
+        bool | None,
+        typer.Option("--ray/--no-ray", help="Train on Ray, or in processes of this machine; chosen if not given"),
+    ] = None,
+) -> None:
+    """Run a table of the paper, each row over seeds or folds; the same command goes on after an interruption."""
+    from mttu.search.ablation_study import plan_study, prepare_study, run_study
+
+    given = read_given(config, arguments)
+    if not any(_NAME in changes for changes, _ in given):
+        given = [*given, ({_NAME: f"ablation-{table}"}, "name")]
+    study = plan_study(table, rows or (), seeds or (0 if folds else 5), folds, split)
+    settings = resolve(preset_name, given)
+    inputs = prepare_study(study, settings)
+    tell_start(settings, fresh)
+    total = len(study.list_cells())
+    with show_progress("ablate", total) as advance:
+        folder = run_study(
+            study, settings, inputs, _choose_runner(settings, on_ray), fresh, make_progress(advance, total, False), tell
+        )
+    _show_study(folder)
+
+
+def _choose_runner(settings: "Config", on_ray: bool | None) -> "Callable[[Book], None]":
+    """Ray, if there is a cluster, a GPU, or more than one worker a training; else processes of this machine."""
+    from mttu.inference.device import choose_device
+    from mttu.search.processes import count_here, run_here
+
+    workers = settings.workers
+    if on_ray is None:
+        on_gpu = workers.device != "cpu" and choose_device("auto").type == "cuda"
+        on_ray = bool(os.environ.get("RAY_ADDRESS")) or workers.num_workers > 1 or on_gpu
+    if on_ray:
+        from mttu.cluster.tune import run_on_tune
+
+        return run_on_tune
+    at_once = count_here(settings)
+    console.print(f"ablate: on the CPU, {at_once} at a time, with {workers.threads_per_worker} threads each")
+    return lambda book: run_here(book, at_once)
+
+
+def _show_study(folder: Path) -> None:
+    """Prints the table of a study from its CSV file, and where the others are."""
+    from mttu.search.ablation_study import CSV, LATEX, MARKDOWN, PICTURE, read_summary
+    from mttu.search.table_files import tabulate
+
+    columns, lines = tabulate(read_summary(folder))
+    shown = new_table(columns, title=f"{folder.name}: means over repeats")
+    for line in lines:
+        shown.add_row(*line)
+    console.print(shown)
+    console.print(f"{folder}: {CSV}, {MARKDOWN}, {LATEX}, {PICTURE}.png")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.display import Advance, console, new_table, show_progress, tell
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
 from mttu.errors import InputError
 
@@ -62,13 +62,13 @@ def tune(
             lambda book: run_on_tune(book, plan.scheduler, plan.concurrency),
             callables_on_ray(prepared.config.workers),
             fresh,
-            _make_progress(advance, total),
+            make_progress(advance, total),
             tell,
         )
     _show(folder)
 
 
-def _make_progress(advance: Callable[[int, str], None], total: int) -> "Callable[[Book], None]":
+def make_progress(advance: Advance, total: int, names_best: bool = True) -> "Callable[[Book], None]":
     """Shows the best so far, trials by state, and the time left, whenever one of them changes."""
     shown = ""
     started = time.monotonic()
@@ -80,7 +80,7 @@ def _make_progress(advance: Callable[[int, str], None], total: int) -> "Callable
         before = done if before is None else before
         counts = {state: book.count(state) for state in ("begun", "stopped", "failed")}
         told = [f"{number} {'running' if state == 'begun' else state}" for state, number in counts.items() if number]
-        best = book.best
+        best = book.best if names_best else None
         if best is not None:
             value = best.best(book.goal.metric, book.goal.maximise)
             told.insert(0, f"best {book.goal.metric} {value:.4f} (trial {best.name})")

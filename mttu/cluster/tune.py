@@ -9,7 +9,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,7 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
     with connect(book.base.workers):
         held = count_on_cluster(book.base)
         at_once = min(held, concurrency or held)
-        private = private_folder()
+        private, recorder = private_folder(), _Recorder(book)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         # Tune writes its own state there, in vain
@@ -92,7 +93,8 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
                 run_config=tune.RunConfig(
                     name="search",
                     storage_path=str(scratch.resolve()),
-                    callbacks=[_Recorder(book)],
+                    callbacks=[recorder],
+                    stop=_Stop(recorder),
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=book.base.workers.max_failures),
                 ),
@@ -100,6 +102,8 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    if recorder.failure is not None:
+        raise recorder.failure
 
 
 def make_scheduler(settings: Asha | None, book: Book) -> TrialScheduler:
@@ -140,7 +144,7 @@ class _Kept:
     book: Book
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "book"}
+        return {name: value for name, value in vars(self).items() if name not in ("book", "failure")}
 
 
 class _Searcher(_Kept, Searcher):  # type: ignore[misc]
@@ -180,23 +184,52 @@ class _Searcher(_Kept, Searcher):  # type: ignore[misc]
 
 
 class _Recorder(_Kept, tune.Callback):  # type: ignore[misc]
-    """Tells the book of the search what Tune hears of its trials."""
+    """Tells the book of the search what Tune hears of its trials.
+
+    Tune would go on without a word if this failed, e.g. because the disk is full; so all trials are stopped then.
+    """
 
     def __init__(self, book: Book) -> None:
         self.book = book
+        self.failure: Exception | None = None
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         name = trial.config["name"]
-        if _ROW in result:
-            self.book.report(name, result[_ROW])
-        if result.get(_OVER):
-            self.book.end(name, FAILED if result[_FAILED] else FINISHED, result[_FAILED])
+        with self._noting_failure():
+            if _ROW in result:
+                self.book.report(name, result[_ROW])
+            if result.get(_OVER):
+                self.book.end(name, FAILED if result[_FAILED] else FINISHED, result[_FAILED])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.book.end(trial.config["name"], STOPPED)  # unless it said how it ended
+        with self._noting_failure():
+            if self.failure is None:
+                self.book.end(trial.config["name"], STOPPED)  # unless it said how it ended
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.book.end(trial.config["name"], FAILED, "its process ended more often than workers.max_failures allows")
+        reason = "its process ended more often than workers.max_failures allows"
+        with self._noting_failure():
+            self.book.end(trial.config["name"], FAILED, reason)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as failure:
+            self.failure = self.failure or failure
+
+
+class _Stop(tune.Stopper):  # type: ignore[misc]
+    """Ends the search where its book cannot be kept."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.recorder.failure is not None
 
 
 def _do_trial(private: str | None, config: dict[str, Any]) -> None:

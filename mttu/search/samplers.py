@@ -84,16 +84,16 @@ class Tpe:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        samples = space.plan.samples or 0
-        first = min(10, max(3, samples // 3))  # random ones, to learn from
-        sampler = optuna.samplers.TPESampler(seed=space.plan.seed, n_startup_trials=first, constant_liar=True)
-        self.study = optuna.create_study(sampler=sampler, direction=direction_of(space))
+        self.study = optuna.create_study(direction=direction_of(space))
         self.asked: dict[int, optuna.trial.Trial] = {}
+        self.is_seeded = False
 
     def draw(self, number: int) -> Drawn | None:
         """See `Sampler`."""
         if number >= (self.space.plan.samples or 0):
             return None
+        if not self.is_seeded:
+            self._seed(number)
         asked = self.study.ask()
         self.asked[number] = asked
         drawn: Drawn = {}
@@ -101,6 +101,14 @@ class Tpe:
             if parameter.is_met(drawn):
                 drawn[parameter.name] = _suggest(asked, parameter)
         return drawn
+
+    def _seed(self, number: int) -> None:
+        """Seeds the draws of this start: with one seed for all, a later start would draw the first trials again."""
+        plan = self.space.plan
+        seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
+        first = min(10, max(3, (plan.samples or 0) // 3))  # random ones, to learn from
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=True)
+        self.is_seeded = True
 
     def learn(self, trial: Trial) -> None:
         """See `Sampler`."""
@@ -113,7 +121,8 @@ class Tpe:
             return
         for step, value in frozen.intermediate_values.items():
             asked.report(value, step)
-        self.study.tell(asked, frozen.value, frozen.state)
+        known = frozen.value if frozen.state == optuna.trial.TrialState.COMPLETE else None
+        self.study.tell(asked, known, frozen.state)  # of a pruned one Optuna takes the newest value
 
 
 def direction_of(space: Space) -> Literal["maximize", "minimize"]:

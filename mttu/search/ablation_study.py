@@ -1,0 +1,285 @@
+"""A table of the paper, run anew: every row, repeated over seeds or folds, compared with the paper's own row.
+
+The run folder holds `study.json`, `trials/<row>-seed-0/` and so on, with folds `manifests/`, and at the end the table
+as `table.csv`, `table.md` and `table.tex`, `differences.png`, and `finished.json`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mttu.cohort.splits import draw_folds, write_folds
+from mttu.config import Config, override
+from mttu.config.changeable import list_changeable
+from mttu.config.data import MetricSettings
+from mttu.data.manifest import Manifest
+from mttu.errors import InputError, name_some, raise_if_any
+from mttu.figures.differences import draw_differences
+from mttu.figures.style import save_figure
+from mttu.files import read_versioned, write_json
+from mttu.metrics.empty_masks import explain_dice, explain_hd95
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
+from mttu.search.book import Book, Cohort, Goal
+from mttu.search.samplers import Listed
+from mttu.search.study import OnChange, RunTrials
+from mttu.search.table_files import write_csv, write_latex, write_markdown
+from mttu.search.tables import Summary, measure_cell, summarise, to_panels
+from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
+from mttu.search.work import CASES
+from mttu.self_training import check_self_training
+from mttu.self_training.evaluation import read_rows
+from mttu.tracking import Tracker
+from mttu.training.inputs import Inputs, check_inputs, resolve_paths
+from mttu.training.run import CHANGEABLE, Tell, open_run
+
+FORMAT_VERSION = 1
+RECORD = "study.json"
+MANIFESTS = "manifests"
+CSV, MARKDOWN, LATEX, PICTURE = "table.csv", "table.md", "table.tex", "differences"
+_ROW, _SEED, _FOLD = "ablation", "train.seed", "fold"
+_MEND = "restore it from a copy, or start anew with --fresh (the old run is kept aside)"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run: rows, times repeats."""
+
+    table: str
+    rows: tuple[str, ...]
+    """Names of ablations; the paper's own is among them."""
+    seeds: int
+    """Repeats over `train.seed` 0, 1, ...; 0: over folds."""
+    folds: int
+    """Repeats over folds of train and val cases; 0: over seeds."""
+    split: str
+    """Whose cases the rows are scored on: val or test."""
+
+    @property
+    def reference(self) -> str:
+        """The paper's own row."""
+        return PAPERS_ROW[self.table]
+
+    @property
+    def self_trains(self) -> bool:
+        """Whether a row is a self-training."""
+        return self.table == "VII"
+
+    def list_cells(self) -> list[dict[str, Any]]:
+        """What each training tries, repeat by repeat, so that an unfinished table has all rows."""
+        name, count = (_FOLD, self.folds) if self.folds else (_SEED, self.seeds)
+        first = 1 if self.folds else 0
+        return [{_ROW: row, name: repeat} for repeat in range(first, first + count) for row in self.rows]
+
+
+def plan_study(table: str, rows: Sequence[str], seeds: int, folds: int, split: str) -> Study:
+    """The study of a table, or of some of its rows and the paper's own.
+
+    Raises:
+        InputError: Unknown table or row, neither or both of seeds and folds, or a split without true labels.
+    """
+    known = rows_of(table)
+    problems = [
+        f"row {row!r}: not in table {table}; choose from {', '.join(known)}" for row in rows if row not in known
+    ]
+    if (seeds > 0) == (folds > 0):
+        problems.append(f"--seeds {seeds} and --folds {folds}: give one of them")
+    if split not in ("val", "test"):
+        problems.append(f"--split {split!r}: choose val or test")
+    if folds and split == "test":
+        problems.append("--split test: with --folds each fold is scored on its own val cases; leave one of them out")
+    raise_if_any(problems)
+    wanted = {*rows, PAPERS_ROW[table]} if rows else set(known)
+    return Study(table, tuple(row for row in known if row in wanted), seeds, folds, split)
+
+
+def prepare_study(study: Study, config: Config) -> Inputs:
+    """Checks cohort and settings of every row before anything starts.
+
+    Raises:
+        InputError: Lists every problem.
+    """
+    if config.data.folds:
+        raise InputError("data.folds: give --folds, which repeats every row over them")
+    problems: list[str] = []
+    for row in study.rows:
+        try:
+            check_row(study, override(config, ABLATIONS[row].changes, f"ablation {row}"))
+        except InputError as error:
+            problems += [f"row {row}: {problem}" for problem in error.problems]
+    raise_if_any(list(dict.fromkeys(problems)))
+    inputs = check_row(study, config)
+    cases = inputs.manifest.split(study.split) if not study.folds else ()
+    if not study.folds and not any(case.seg is not None or case.idh >= 0 for case in cases):
+        raise InputError(
+            f"{config.data.manifest}: no {study.split} case has a mask or a known IDH status, so no row can be scored; "
+            "choose another --split, or give such cases"
+        )
+    return inputs
+
+
+def check_row(study: Study, config: Config) -> Inputs:
+    """Inputs of one row's training, with the cases that it is scored on."""
+    splits = ("train", "val", "test") if study.split == "test" else ("train", "val")
+    return check_self_training(config).inputs if study.self_trains else check_inputs(config, splits)
+
+
+def run_study(
+    study: Study,
+    config: Config,
+    inputs: Inputs,
+    run_trials: RunTrials,
+    fresh: bool = False,
+    on_change: OnChange | None = None,
+    tell: Tell | None = None,
+) -> Path:
+    """Runs all trainings of a study, or goes on with it, and writes the table.
+
+    Args:
+        study: What `plan_study` returned.
+        config: Settings of every row, apart from its own.
+        inputs: What `prepare_study` returned.
+        run_trials: How trainings are run side by side.
+        fresh: Start anew; an older study of the same name is kept aside.
+        on_change: Called whenever something has happened, for progress.
+        tell: Called with sentences for the user before the first training starts.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: Something is refused; nothing was started.
+        RunError: It stopped; the same command goes on from there.
+    """
+
+    def check(folder: Path) -> None:
+        _check_record(folder, study)
+
+    changeable = list_changeable(in_rounds=True) if study.self_trains else CHANGEABLE
+    labels = {"table": study.table}
+    with open_run(config, inputs, fresh, changeable, check, tell=tell, notes=inputs.notes, labels=labels) as run:
+        if run.tracker is None:
+            return run.folder
+        folder, (manifest, cache_dir) = run.folder, resolve_paths(config)
+        base = override(config, {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)})
+        if study.folds and not (folder / MANIFESTS).exists():
+            write_folds(draw_folds(inputs.manifest, study.folds, config.data.fold_seed), folder / MANIFESTS)
+        book = Book(
+            folder,
+            base,
+            "self-train" if study.self_trains else "train",
+            Listed(study.list_cells()),
+            Goal("val/score", maximise=True),
+            Cohort(inputs.manifest.fingerprint, inputs.manifest.synthetic),
+            run.tracker,
+            study.split,
+            _make_name(study),
+            _make_expand(folder),
+            on_change,
+        )
+        run_trials(book)
+        book.complete_tracking()
+        summary = write_study(study, folder, book, inputs.manifest, config.metrics, run.tracker)
+        run.result["rows"] = {row.name: row.n for row in summary.rows}
+    return run.folder
+
+
+def _make_name(study: Study) -> Callable[[int, Mapping[str, Any]], tuple[str, dict[str, str]]]:
+    def name(number: int, drawn: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        kind = "fold" if _FOLD in drawn else "seed"
+        repeat = drawn[_FOLD if kind == "fold" else _SEED]
+        row = drawn[_ROW]
+        return f"{row}-{kind}-{repeat}", {"table": study.table, "row": ABLATIONS[row].row, kind: str(repeat)}
+
+    return name
+
+
+def _make_expand(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def expand(drawn: Mapping[str, Any]) -> dict[str, Any]:
+        changes = dict(ABLATIONS[drawn[_ROW]].changes)
+        if _FOLD in drawn:
+            return {**changes, "data.manifest": str(folder / MANIFESTS / f"fold_{drawn[_FOLD]}.parquet")}
+        return {**changes, _SEED: drawn[_SEED]}
+
+    return expand
+
+
+def write_study(
+    study: Study, folder: Path, book: Book, manifest: Manifest, metrics: MetricSettings, tracker: Tracker
+) -> Summary:
+    """Writes the table in its forms and the picture, from the trainings that are finished."""
+    summary = _summarise(study, book.trials.values())
+    caption = _write_caption(study, manifest, metrics, book)
+    write_csv(summary, folder / CSV)
+    write_markdown(summary, caption, folder / MARKDOWN)
+    write_latex(summary, caption, folder / LATEX)
+    panels = to_panels(summary, [name for name in ("dice", "auc") if name in summary.metrics])
+    figure = draw_differences(panels, summary.reference_title, f"Table {study.table}: differences to the paper's row")
+    (picture,) = save_figure(figure, folder / PICTURE, ("png",))
+    for name in (CSV, MARKDOWN, LATEX):
+        tracker.log_table(folder / name)
+    tracker.log_figure(picture)
+    return summary
+
+
+def read_summary(folder: Path) -> Summary:
+    """The table of a study, from those of its trainings that are finished.
+
+    Raises:
+        InputError: The folder holds no study, or one of its files is damaged.
+    """
+    content = read_versioned(folder / RECORD, FORMAT_VERSION, _MEND)
+    study = Study(
+        **{**{name: content[name] for name in ("table", "seeds", "folds", "split")}, "rows": tuple(content["rows"])}
+    )
+    return _summarise(study, read_trials(folder))
+
+
+def _summarise(study: Study, trials: Iterable[Trial]) -> Summary:
+    scores: dict[str, dict[str, dict[str, float]]] = {row: {} for row in study.rows}
+    for trial in sorted(trials, key=lambda one: one.number):
+        if trial.state == FINISHED and (trial.folder / CASES).exists():
+            rows, _ = read_rows(trial.folder / CASES)
+            scores[trial.drawn[_ROW]][_name_repeat(trial.drawn)] = measure_cell(rows)
+    return summarise(scores, study.reference, {row: ABLATIONS[row].row for row in study.rows})
+
+
+def _name_repeat(drawn: Mapping[str, Any]) -> str:
+    return f"fold {drawn[_FOLD]}" if _FOLD in drawn else f"seed {drawn[_SEED]}"
+
+
+def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, book: Book) -> str:
+    repeats = f"{study.folds} folds" if study.folds else f"{study.seeds} seeds"
+    cases = "each fold's val cases" if study.folds else f"{len(manifest.split(study.split))} {study.split} cases"
+    failed = [trial.name for trial in book.trials.values() if trial.state == FAILED]
+    sentences = [
+        f"Table {study.table}: {TABLES[study.table]}",
+        f"Scores of {cases} by the best weights of each training, over {repeats}.",
+        *(
+            ["The weights were chosen on the same cases, so all scores are slightly too good."]
+            if study.split == "val"
+            else []
+        ),
+        *(["The data are synthetic: these scores say nothing about patients."] if manifest.synthetic else []),
+        *([f"Trainings that failed, in no score: {name_some(failed)}."] if failed else []),
+        explain_dice(metrics),
+        explain_hd95(metrics),
+    ]
+    return " ".join(sentences)
+
+
+def _check_record(folder: Path, study: Study) -> None:
+    """Records the study, or refuses another one."""
+    path = folder / RECORD
+    wanted = {"table": study.table, "rows": list(study.rows), "seeds": study.seeds, "folds": study.folds}
+    wanted["split"] = study.split
+    if not path.exists():
+        write_json(path, {"format_version": FORMAT_VERSION, **wanted})
+        return
+    found = read_versioned(path, FORMAT_VERSION, _MEND)
+    changes = [f"{name}: {found.get(name)} -> {value}" for name, value in wanted.items() if found.get(name) != value]
+    if changes:
+        raise InputError(
+            f"run {folder}: was started with another study ({'; '.join(changes)}); undo the change, set another "
+            "output.name, or start anew with --fresh (the old run is kept aside)"
+        )
