@@ -14,7 +14,9 @@ from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve
 from mttu.errors import InputError
 
 if TYPE_CHECKING:
+    from mttu.config import Config
     from mttu.search.book import Book
+    from mttu.search.spaces import Space
     from mttu.search.trials import Trial
 
 _MOST_SHOWN = 20
@@ -34,6 +36,12 @@ def tune(
         typer.Option("--scores", help="Out-of-fold table of `mttu score`, for a space of run select; several times"),
     ] = None,
     truth: Annotated[Path | None, typer.Option("--truth", help="CSV of case_id and idh, for run select")] = None,
+    min_coverage: Annotated[
+        float, typer.Option(min=0, max=1, help="Least share of selected cases, for run select and metric error")
+    ] = 0.5,
+    max_error: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest error, for run select and metric coverage")
+    ] = 0.1,
 ) -> None:
     """Search settings with Ray Tune, on validation cases; the same command goes on after an interruption."""
     if show is not None:
@@ -46,7 +54,8 @@ def tune(
     settings = resolve(preset_name, read_given(config, arguments))
     loaded = load_space(space, settings)
     if loaded.plan.run == "select":
-        raise InputError(f"{space}: run select is not there yet")
+        _search_offline(loaded, settings, scores or [], truth, min_coverage, max_error)
+        return
     if scores or truth:
         raise InputError(f"{space}: --scores and --truth are for a space of run select")
     from mttu.cluster.self_train import callables_on_ray
@@ -66,6 +75,39 @@ def tune(
             tell,
         )
     _show(folder)
+
+
+def _search_offline(
+    space: "Space", settings: "Config", scores: list[Path], truth: Path | None, min_coverage: float, max_error: float
+) -> None:
+    """Searches thresholds on stored scores and prints what was found; the files go into the run folder."""
+    from mttu.cohort.truth import read_truth
+    from mttu.pseudo_labels.score_table import read_scores
+    from mttu.pseudo_labels.thresholds import pool_scores
+    from mttu.search.offline_study import check_offline_target, search_offline
+
+    if not scores or truth is None:
+        raise InputError(f"{space.path}: run select needs --scores (out-of-fold tables of `mttu score`) and --truth")
+    out = settings.output.place
+    check_offline_target(out)
+    told: list[str] = []
+    labelled, notes = pool_scores({str(path): read_scores(path) for path in scores}, read_truth(truth, told))
+    found = search_offline(space, settings, labelled, min_coverage, max_error, out)
+    for note in (*told, *notes, *found.notes):
+        tell(note)
+    front = sum(point.on_front for point in found.points)
+    console.print(f"{len(found.points)} pairs of thresholds on {len(labelled)} cases, {front} on the Pareto front")
+    if found.chosen is None:
+        console.print("no pair selects enough cases with few enough errors; lower --min-coverage or raise --max-error")
+    else:
+        one = found.chosen
+        console.print(
+            f"chosen: selection.confidence_threshold={one.confidence_threshold:.4g} "
+            f"selection.uncertainty_threshold={one.uncertainty_threshold:.4g}: {one.num_selected} of {one.num_cases} "
+            f"cases, {one.num_wrong} wrong, error {one.error or 0.0:.3f} [{one.error_low:.3f}, {one.error_high:.3f}]"
+        )
+    for path in found.files:
+        console.print(str(path))
 
 
 def make_progress(advance: Advance, total: int, names_best: bool = True) -> "Callable[[Book], None]":

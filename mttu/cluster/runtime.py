@@ -2,8 +2,11 @@
 
 import json
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import nn
 
 from mttu.config import Config
 from mttu.errors import InputError, RunError, raise_if_any
+from mttu.files import write_text
 from mttu.training.inputs import TrainingTask
 from mttu.training.loop import fit
 from mttu.training.run import task_of
@@ -54,16 +58,45 @@ class RayRuntime:
             yield folder and Path(folder)
 
 
+STOP = "stop"
+"""File in a run folder that makes a training stop at once, see `ask_to_stop`."""
+_LOOK_SECONDS = 0.3
+
+
 class ProgressFile(ray.train.UserCallback):  # type: ignore[misc]
-    """Appends each epoch's metrics, as they arrive in Ray's controller, to a file that the driver follows."""
+    """Appends each epoch's metrics, as they arrive in Ray's controller, to a file that the driver follows.
+
+    From the first report on, the controller stops the training if asked to.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.watches = False
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Writes one line."""
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(metrics[0]) + "\n")
+        if not self.watches:
+            self.watches = True
+            controller = ray.get_runtime_context().current_actor
+            watch = partial(_stop_when_asked, self.path.with_name(STOP), controller)
+            threading.Thread(target=watch, name="mttu-stop", daemon=True).start()
+
+
+def _stop_when_asked(file: Path, controller: Any) -> None:
+    while not file.exists():
+        time.sleep(_LOOK_SECONDS)
+    controller.abort.remote()
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Makes the training of a run folder stop, its workers end and give their place in the cluster back.
+
+    Were its driver killed instead, the place would be lost: Ray's helper that frees it asks the dashboard, which a
+    private cluster does not have.
+    """
+    write_text(folder / STOP, "")
 
 
 def train_worker(given: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import distributed as dist
 
 from mttu.cluster.resources import Demand, say_gpus, tell_placement, telling_pending_group, wants_gpus, watching
-from mttu.cluster.runtime import ProgressFile, train_worker
+from mttu.cluster.runtime import STOP, ProgressFile, train_worker
 from mttu.cluster.session import connect, private_folder
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError, raise_if_any
@@ -181,6 +181,7 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
         tell_placement(demand)
         on_start("gpu" if use_gpu else "cpu", workers.num_workers)
         progress = folder / "progress.jsonl"
+        (folder / STOP).unlink(missing_ok=True)  # of an earlier start
         manifest, cache_dir = resolve_paths(config)
         start = config.train.start_from
         absolute = override(

@@ -9,11 +9,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from mttu.cluster.runtime import ask_to_stop
 from mttu.cluster.self_train import callables_on_ray, evaluate_on_ray
 from mttu.cluster.session import adopt, connect, private_folder
 from mttu.cluster.train import place_workers
@@ -39,6 +42,7 @@ _OVER, _FAILED, _ROW = "over", "failed", "row"
 _PLACE = {"node:__internal_head__": 0.001}
 """Of a trial's own process, which only waits for its workers: if it took a CPU, as by default, its workers might find
 none, and all would wait for ever. Tune does not accept nothing."""
+_STOP_SECONDS = 60.0
 _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search as it ends any command
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every epoch is validated
@@ -82,9 +86,9 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
         scratch = Path(tempfile.mkdtemp(prefix=".tune-", dir=book.folder))
         try:
             tuner = tune.Tuner(
-                tune.with_resources(partial(_do_trial, None if private is None else str(private)), _PLACE),
+                tune.with_resources(_TrialProcess, _PLACE),
                 tune_config=tune.TuneConfig(
-                    search_alg=_Searcher(book),
+                    search_alg=_Searcher(book, None if private is None else str(private)),
                     scheduler=make_scheduler(scheduler, book),
                     num_samples=-1,
                     max_concurrent_trials=at_once,
@@ -150,9 +154,9 @@ class _Kept:
 class _Searcher(_Kept, Searcher):  # type: ignore[misc]
     """Tells Tune what to run next."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, private: str | None) -> None:
         super().__init__()
-        self.book = book
+        self.book, self.private = book, private
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the book is on disk."""
@@ -173,6 +177,7 @@ class _Searcher(_Kept, Searcher):  # type: ignore[misc]
             goal = self.book.goal
             return {
                 "name": trial.name,
+                "private": self.private,
                 "job": asdict(job),
                 "history": trial.history,
                 "metric": goal.metric,
@@ -232,21 +237,42 @@ class _Stop(tune.Stopper):  # type: ignore[misc]
         return self.recorder.failure is not None
 
 
-def _do_trial(private: str | None, config: dict[str, Any]) -> None:
-    """In a trial's process: does its work and reports to Tune."""
-    adopt(private)
-    job = Job(**config["job"])
-    history: list[dict[str, float]] = list(config["history"])
-    for row in with_objective(history, config["metric"], config["maximise"]):
-        tune.report(row)  # so that the scheduler knows them again
+class _TrialProcess(tune.Trainable):  # type: ignore[misc]
+    """A trial's own process: does its work in a thread, whose reports are Tune's steps."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        adopt(config["private"])
+        self.job = Job(**config["job"])
+        self.results: Queue[dict[str, Any]] = Queue()
+        work = partial(_do_trial, self.job, config["history"], config["metric"], config["maximise"], self.results.put)
+        self.thread = threading.Thread(target=work, name="mttu-trial", daemon=True)
+        self.thread.start()
+
+    def step(self) -> dict[str, Any]:
+        return self.results.get()
+
+    def cleanup(self) -> None:
+        """Called when the trial is over, or stopped by the scheduler: then its workers have to give up their place."""
+        if self.thread.is_alive():
+            ask_to_stop(self.job.config.output.place)
+            self.thread.join(_STOP_SECONDS)
+
+
+def _do_trial(
+    job: Job, earlier: Sequence[Report], metric: str, maximise: bool, tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """Does a trial's work; tells what Tune is to know of each report, those of earlier starts first."""
+    history = [dict(row) for row in earlier]
+    for row in with_objective(history, metric, maximise):
+        tell(row)
 
     def report(row: Report) -> None:
         if any(known[STEP] == row[STEP] for known in history):
             return
         history.append(dict(row))
         history.sort(key=lambda known: known[STEP])
-        seen = {one[STEP]: one for one in with_objective(history, config["metric"], config["maximise"])}
-        tune.report({**seen[row[STEP]], _ROW: dict(row)})
+        seen = {one[STEP]: one for one in with_objective(history, metric, maximise)}
+        tell({**seen[row[STEP]], _ROW: dict(row)})
 
     failed = ""
     try:
@@ -256,7 +282,7 @@ def _do_trial(private: str | None, config: dict[str, Any]) -> None:
     except Exception as error:  # a trial that fails is a row with its reason
         failed = f"{type(error).__name__}: {error}"
     last = history[-1][STEP] if history else 0
-    tune.report({STEP: last, _OVER: True, _FAILED: failed})
+    tell({STEP: last, _OVER: True, _FAILED: failed, "done": True})
 
 
 def callables_of_trial(config: Config) -> Callables:

@@ -63,6 +63,7 @@ def _train(config: Config, callables: Callables, report: Callable[[Report], None
 def _self_train(config: Config, callables: Callables, report: Callable[[Report], None]) -> list[dict[str, float]]:
     del report  # rounds are known at the end
     summary = read_summary(run_self_training(config, callables)) or {}
+    first = 1 if config.self_training.start is not None and len(summary["rounds"]) > 1 else 0
     return [
         {
             STEP: row["round"],
@@ -70,7 +71,7 @@ def _self_train(config: Config, callables: Callables, report: Callable[[Report],
             "selected/wild": row["num_wild"],
             **row["metrics"],
         }
-        for row in summary["rounds"]
+        for row in summary["rounds"][first:]  # a shared round 0 says nothing of a trial
     ]
 
 
