@@ -100,6 +100,7 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
                     callbacks=[recorder],
                     stop=_Stop(recorder),
                     verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     failure_config=tune.FailureConfig(max_failures=book.base.workers.max_failures),
                 ),
             )
@@ -250,6 +251,13 @@ class _TrialProcess(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         return self.results.get()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the training's own checkpoints are in its run folder."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial that is started again goes on from its run folder."""
 
     def cleanup(self) -> None:
         """Called when the trial is over, or stopped by the scheduler: then its workers have to give up their place."""

@@ -42,6 +42,7 @@ def test_a_bad_case_gets_its_row_and_the_others_are_prepared(
     assert "core_worker" not in "".join(capfd.readouterr())  # nor any other line of Ray's own
 
 
+@pytest.mark.slow
 def test_work_ends_when_nobody_waits_for_it(tmp_path: Path, ray_session: None) -> None:
     def build(folder: str) -> Callable[[str], dict[str, str]]:  # here, so that Ray takes it along
         def work(case_id: str) -> dict[str, str]:

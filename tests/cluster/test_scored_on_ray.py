@@ -59,6 +59,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, int]
     return set_victim
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_scores_are_the_same_bits_on_any_number_of_actors_and_without_ray(
     tiny_checkpoint: Path, manifest_file: Path, tmp_path: Path, ray_session: None, kill: Callable[[str, int], None]
@@ -99,6 +100,7 @@ def run_mortal(case_ids: list[str], arguments: tuple[Path, str], demand: Demand)
     return rows, told
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_case_that_always_kills_its_worker_is_an_error_and_stops_no_other(ray_session: None, tmp_path: Path):
     rows, told = run_mortal(["a", "b", "c"], (tmp_path, "b"), Demand("cases", 1, 1))
@@ -121,6 +123,7 @@ def test_no_case_waits_for_an_actor_that_finds_no_place(ray_session: None, tmp_p
     ray.kill(held)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_lost_case_gets_its_row(tiny_checkpoint, manifest_file, ray_session, kill):
     plan = plan_scoring(tiny_checkpoint, manifest_file, "val")

@@ -34,6 +34,7 @@ def config(tiny, phantom_manifest, tmp_path):
     return override(tiny, {**changes, "workers.num_workers": 1, "workers.threads_per_worker": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_evaluation_is_the_same_bits_on_actors(config, tiny_checkpoint, phantom_manifest, ray_session):
     told = []

@@ -37,6 +37,7 @@ def test_two_workers_train_and_are_tracked(tiny, ray_session, sketches):
     assert (folder / "finished.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_loss_that_is_not_finite_stops_both_workers_without_a_retry(tiny, ray_session):
     config = override(tiny, {**TWO_RANKS, "optim.lr": 1e30})

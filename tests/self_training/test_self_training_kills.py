@@ -51,6 +51,7 @@ def run_killed_everywhere(config, callables, step, first=1):
 SHORT = {"train.epochs": 1, "self_training.rounds": 1}
 
 
+@pytest.mark.slow
 def test_kills_at_some_boundaries(make_config, here):
     total, tried = run_killed_everywhere(make_config(SHORT), here, step=14)
     assert total > 60

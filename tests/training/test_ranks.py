@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import distributed as dist
 from torch import multiprocessing
 
@@ -281,8 +282,14 @@ def uneven_cases(phantom_manifest):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory, uneven_cases, phantom_cache):
     """Folder with what two ranks computed; to start them takes longer than their work."""
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work_of_rank, (folder, uneven_cases, phantom_cache), nprocs=2)
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # by the test processes of this session
+    folder = shared / "two-ranks"
+    with FileLock(shared / "two-ranks.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            multiprocessing.spawn(work_of_rank, (folder, uneven_cases, phantom_cache), nprocs=2)
+            (folder / "done").touch()
     return folder
 
 
