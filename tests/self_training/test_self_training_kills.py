@@ -51,11 +51,11 @@ def run_killed_everywhere(config, callables, step, first=1):
 SHORT = {"train.epochs": 1, "self_training.rounds": 1}
 
 
-@pytest.mark.slow
 def test_kills_at_some_boundaries(make_config, here):
-    total, tried = run_killed_everywhere(make_config(SHORT), here, step=14)
+    """A sample; all of them are tried below."""
+    total, tried = run_killed_everywhere(make_config(SHORT), here, step=25)
     assert total > 60
-    assert tried >= 5
+    assert tried >= 3
 
 
 @pytest.mark.slow

@@ -46,7 +46,6 @@ def run_killed_everywhere(config, tmp_path, step):
     return len(tried)
 
 
-@pytest.mark.slow
 def test_kills_at_some_boundaries(tiny, tmp_path):
     assert run_killed_everywhere(override(tiny, {"train.epochs": 2}), tmp_path, step=7) >= 5
 
