@@ -8,6 +8,7 @@ With --profile, the operations that took longest, by PyTorch's profiler.
 """
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4, help="global batch")
     parser.add_argument("--batch-per-worker", type=int, default=2, help="patches at once")
+    parser.add_argument("--task-weighting", choices=["uncertainty", "equal", "pcgrad"], default="uncertainty")
     parser.add_argument("--loader-workers", type=int, nargs="+", default=[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="threads of a CPU run")
@@ -76,6 +78,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     seconds = {"batches in memory": [run(in_memory, 0) for _ in range(arguments.repeats)]}
     if device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB", flush=True)
+    else:
+        print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     for count in arguments.loader_workers:
         seconds[f"loader, {count} processes"] = [run(load(count), count) for _ in range(arguments.repeats)]
     base = statistics.median(seconds["batches in memory"])
@@ -99,6 +103,7 @@ def settings(arguments: argparse.Namespace, loader_workers: int) -> Config:
         "train.global_batch": arguments.batch,
         "train.batch_per_worker": arguments.batch_per_worker,
         "train.loader_workers": loader_workers,
+        "loss.task_weighting": arguments.task_weighting,
     }
     return override(Config(), changes)
 
