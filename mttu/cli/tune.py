@@ -158,7 +158,7 @@ def _show(folder: Path) -> None:
     plan, trials = record["plan"], read_trials(folder)
     metric = plan["metric"]
     maximise = METRICS[plan["run"]][metric] if plan["mode"] is None else plan["mode"] == "max"
-    console.print(_tabulate(trials, metric, maximise))
+    console.print(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
     counts = Counter(trial.state for trial in trials)
     told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     console.print(f"{len(trials)} of {record['samples']} trials: {told}")
@@ -171,8 +171,7 @@ def _show(folder: Path) -> None:
         console.print(f"settings of the best: mttu {plan['run']} --config {folder / BEST_SETTINGS}")
 
 
-def _tabulate(trials: "list[Trial]", metric: str, maximise: bool) -> Table:
-    names = list(dict.fromkeys(name for trial in trials for name in trial.drawn))
+def _tabulate(trials: "list[Trial]", names: list[str], metric: str, maximise: bool) -> Table:
     short = [name.rpartition(".")[2] for name in names]
     table = new_table(("trial", "state", metric, *short), title=f"trials, the best first; {metric} of val cases")
     sign = -1 if maximise else 1

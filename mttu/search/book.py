@@ -4,6 +4,7 @@ It is the only writer of the trials' records. How trials are run is the caller's
 machine, or by Ray Tune.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, override
-from mttu.errors import RunError
+from mttu.errors import InputError, RunError
 from mttu.search.samplers import Sampler
 from mttu.search.spaces import Run, expand
 from mttu.search.trials import BEGUN, FAILED, FINISHED, STEP, TRIALS, Report, State, Trial, read_trials
 from mttu.search.work import Job
 from mttu.tracking import Tracker, open_tracker
-from mttu.training.epoch_log import EpochLog
+from mttu.training.epoch_log import AGAIN_SECONDS, EpochLog
 from mttu.training.state import BEST
 
+logger = logging.getLogger(__name__)
 NameTrial = Callable[[int, Mapping[str, Any]], tuple[str, dict[str, str]]]
 """Folder of a trial from its number and what it tries, and the labels that tell it apart."""
 
@@ -86,6 +88,8 @@ class Book:
         self.waiting = [trial for trial in self.trials.values() if not trial.is_over]
         self.started: dict[str, float] = {}
         self.logs: dict[str, EpochLog] = {}
+        self.again = 0.0
+        """Time from which MLflow is asked to open a trial's run, after it did not answer."""
         for trial in self.trials.values():
             sampler.learn(trial)
 
@@ -121,9 +125,9 @@ class Book:
         trial = self.trials[name]
         if not trial.add(row):
             return
-        if name not in self.logs:
-            self.logs[name] = EpochLog(self._open_tracker(trial))
-        self.logs[name].log(int(row[STEP]), {key: value for key, value in row.items() if key != STEP})
+        log = self._open_log(trial)
+        if log is not None:
+            log.log(int(row[STEP]), {key: value for key, value in row.items() if key != STEP})
         self._tell()
 
     def end(self, name: str, state: State, reason: str = "") -> None:
@@ -142,9 +146,12 @@ class Book:
         Raises:
             RunError: MLflow does not answer.
         """
-        for trial in self.trials.values():
-            if trial.is_over and not trial.tracked:
-                self._write_to_tracker(trial)
+        try:
+            for trial in self.trials.values():
+                if trial.is_over and not trial.tracked:
+                    self._write_to_tracker(trial)
+        except InputError as error:
+            raise RunError(f"{error}; all trials are over, and the same command writes what is missing") from error
 
     @property
     def best(self) -> Trial | None:
@@ -159,6 +166,15 @@ class Book:
         """Trials in a state."""
         return sum(trial.state == state for trial in self.trials.values())
 
+    def _open_log(self, trial: Trial) -> EpochLog | None:
+        """The trial's log; None while MLflow does not answer. What it misses is written when the trial is over."""
+        if trial.name not in self.logs and time.monotonic() >= self.again:
+            try:
+                self.logs[trial.name] = EpochLog(self._open_tracker(trial))
+            except InputError as error:
+                self._note_silence(trial, error)
+        return self.logs.get(trial.name)
+
     def _open_tracker(self, trial: Trial) -> Tracker:
         config = override(self.settings_of(trial), {"tracking.enabled": self.base.tracking.enabled})
         cohort = self.cohort
@@ -167,12 +183,22 @@ class Book:
         )
 
     def _track(self, trial: Trial) -> None:
+        if time.monotonic() < self.again:
+            return  # written at the end of the search
         try:
             self._write_to_tracker(trial)
-        except RunError:  # said before; written at the end of the search
-            return
+        except (InputError, RunError) as error:
+            self._note_silence(trial, error)
+
+    def _note_silence(self, trial: Trial, error: Exception) -> None:
+        self.again = time.monotonic() + AGAIN_SECONDS
+        reason = str(error).partition(";")[0]
+        logger.info("trial %s is not in MLflow yet (%s); the search goes on, and writes it later", trial.name, reason)
 
     def _write_to_tracker(self, trial: Trial) -> None:
+        if self._is_refused(trial):
+            trial.mark_tracked()  # there are no settings to write; the table of the search has the reason
+            return
         log = self.logs.pop(trial.name, None) or EpochLog(self._open_tracker(trial))
         log.complete(trial.history)
         if trial.state == FINISHED:
@@ -180,6 +206,14 @@ class Book:
         log.tracker.set_tags({"trial.state": trial.state, "trial.reason": trial.reason})
         log.tracker.finish("FAILED" if trial.state == FAILED else "FINISHED")
         trial.mark_tracked()
+
+    def _is_refused(self, trial: Trial) -> bool:
+        """Whether its settings do not go together, so that it failed before it began."""
+        try:
+            self.settings_of(trial)
+        except InputError:
+            return True
+        return False
 
     def _tell(self) -> None:
         if self.on_change is not None:

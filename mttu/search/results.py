@@ -27,14 +27,15 @@ def write_results(book: Book, space: Space, config: Config, tracker: Tracker) ->
     """
     trials = sorted(book.trials.values(), key=lambda trial: trial.number)
     metric, maximise = book.goal.metric, book.goal.maximise
-    write_trials(trials, book.folder / TABLE, metric, maximise)
+    settings = [one.name for one in space.parameters]
+    write_trials(trials, settings, book.folder / TABLE, metric, maximise)
     tracker.log_table(book.folder / TABLE)
     tried = [
         TriedTrial(one.name, one.drawn, one.best(metric, maximise), one.curve(metric), one.state) for one in trials
     ]
     step = "round" if book.run == "self-train" else "epoch"
     figures = {
-        "parallel": draw_parallel(tried, metric, maximise),
+        "parallel": draw_parallel(tried, settings, metric, maximise),
         "importance": draw_importance(measure_importance(space, trials)),
         "curves": draw_trial_curves(tried, metric, maximise, step),
     }
@@ -49,15 +50,14 @@ def write_results(book: Book, space: Space, config: Config, tracker: Tracker) ->
         tracker.log_step(0, {} if value is None else {f"search/best/{metric}": value})
 
 
-def write_trials(trials: Sequence[Trial], path: Path, metric: str, maximise: bool) -> None:
+def write_trials(trials: Sequence[Trial], settings: Sequence[str], path: Path, metric: str, maximise: bool) -> None:
     """Writes a line per trial: state, best value, epochs or rounds, seconds, what it tried, and why it failed."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.drawn))
-    columns = ("trial", "state", metric, STEP, "seconds", *names, "reason")
+    columns = ("trial", "state", metric, STEP, "seconds", *settings, "reason")
     rows: list[tuple[Any, ...]] = []
     for trial in trials:
         best = trial.best(metric, maximise)
         reached = int(trial.history[-1][STEP]) if trial.history else 0
-        tried = [_to_text(trial.drawn[name]) if name in trial.drawn else "" for name in names]
+        tried = [_to_text(trial.drawn[name]) if name in trial.drawn else "" for name in settings]
         seconds = f"{trial.seconds:.1f}"
         rows.append((trial.name, trial.state, "" if best is None else best, reached, seconds, *tried, trial.reason))
     with atomic_file(path) as partial:

@@ -192,14 +192,23 @@ def make_sampler(space: Space) -> Sampler:
 def measure_importance(space: Space, trials: Sequence[Trial]) -> Mapping[str, float] | None:
     """Share of the metric's variance that each setting explains (Optuna's fANOVA; Hutter et al., ICML 2014).
 
-    None with fewer than four finished trials, or where all values are equal. Settings with a condition are left out.
+    None with fewer than four finished trials, or where all values are equal. Settings with a condition are left out,
+    and those of which all trials have the same value.
     """
     study = optuna.create_study(direction=direction_of(space))
     frozen = [one for trial in trials if trial.state == FINISHED and (one := freeze(space, trial)) is not None]
     values = {one.value for one in frozen if one.value is not None}
     if len(frozen) < 4 or len(values) < 2:
         return None
+    tried = [one.params for one in frozen if one.value is not None]
+    names = [
+        one.name
+        for one in space.parameters
+        if all(one.name in params for params in tried) and len({params[one.name] for params in tried}) > 1
+    ]
+    if not names:
+        return None
     study.add_trials(frozen)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
     return {name: float(value) for name, value in found.items()}

@@ -33,11 +33,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from mttu.config import Config, override, read_yaml
+from mttu.config import Config, flatten, override, read_yaml
 from mttu.config.changeable import list_changeable
 from mttu.config.schema import AboveZero, Positive, Settings
 from mttu.errors import InputError, collecting, raise_if_any
-from mttu.search.ablations import combine
+from mttu.search.ablations import ABLATIONS, combine
 
 FORMAT_VERSION = 2
 Run = Literal["train", "self-train", "select"]
@@ -276,6 +276,8 @@ def load_space(path: Path, base: Config | None = None) -> Space:
     if not isinstance(listed, dict) or not listed:
         problems.append(f"{path}: space: found {listed!r}; expected settings, each with the values to try")
     raise_if_any(problems)
+    if content.get("scheduler") == "none":
+        content["scheduler"] = None
     if version == 1:
         problems += [
             f"{path}: {name}: not known here; format 1 holds format_version, description and space"
@@ -318,6 +320,8 @@ def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
         for item in error.errors():
             name = ".".join(map(str, item["loc"]))
             reason = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "extra_forbidden":
+                reason = "not known here"
             found = "" if item["type"] in ("missing", "value_error") else f", found {item['input']!r}"
             problems.append(": ".join(filter(None, (source, name, reason))) + found)
         raise InputError(problems) from None
@@ -326,33 +330,68 @@ def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
 def _check_names(space: Space) -> list[str]:
     """Settings that a search fixes itself, or that its trials do not read."""
     path, run, problems = space.path, space.plan.run, []
-    unread = tuple(set(list_changeable()) - set(list_changeable(in_rounds=True))) if run == "train" else ()
     for one in space.parameters:
-        if one.name.startswith(_FIXED):
-            problems.append(f"{path}: space.{one.name}: is the same for all trials; give it on the command line")
+        where = f"{path}: space.{one.name}"
+        if _is_fixed(one.name):
+            problems.append(f"{where}: is the same for all trials; give it on the command line")
         elif run == "select" and one.name not in _THRESHOLDS:
-            problems.append(f"{path}: space.{one.name}: stored scores depend on {' and '.join(_THRESHOLDS)} alone")
-        elif one.name.startswith(unread):
-            problems.append(f"{path}: space.{one.name}: has no effect on run train; choose run self-train")
-        elif one.name == ABLATION and not isinstance(one.values, Choice):
-            problems.append(f"{path}: space.{ABLATION}: expected a choice of names")
+            problems.append(f"{where}: stored scores depend on {' and '.join(_THRESHOLDS)} alone")
+        elif run == "train" and _is_unread(one.name):
+            problems.append(f"{where}: has no effect on run train; choose run self-train")
+        elif one.name == ABLATION:
+            problems += [f"{where}: {problem}" for problem in _check_ablations(one.values, run)]
         if space.plan.searcher == "grid" and one.values.list_all() is None:
-            problems.append(f"{path}: space.{one.name}: a grid needs a choice, an integer, or a step")
-    fixed = [name for name in space.plan.settings if name.startswith(_FIXED)]
+            problems.append(f"{where}: a grid needs a choice, an integer, or a step")
+    fixed = [name for name in flatten(space.plan.settings) if _is_fixed(name)]
     return [*problems, *(f"{path}: settings.{name}: is not for a space; give it on the command line" for name in fixed)]
+
+
+def _is_fixed(name: str) -> bool:
+    """Whether a search fixes a setting, or one in a section that is named as a whole."""
+    return name.startswith(_FIXED) or any(fixed.startswith(f"{name}.") for fixed in _FIXED)
+
+
+def _is_unread(name: str) -> bool:
+    """Whether a plain training does not read a setting."""
+    in_rounds_alone = set(list_changeable()) - set(list_changeable(in_rounds=True))
+    return name.startswith(("self_training.", *in_rounds_alone))
+
+
+def _check_ablations(values: Values, run: Run) -> list[str]:
+    if not isinstance(values, Choice):
+        return ["expected a choice of names"]
+    problems = []
+    for name in values.choice:
+        if not isinstance(name, str) or name not in ABLATIONS:
+            problems.append(f"ablation {name!r}: unknown; `mttu ablations` lists them")
+        elif run == "train" and any(map(_is_unread, ABLATIONS[name].changes)):
+            problems.append(f"ablation {name} has no effect on run train; choose run self-train")
+    return problems
 
 
 def _check_conditions(space: Space) -> list[str]:
     path, problems, before = space.path, [], dict[str, Values]()
     for parameter in space.parameters:
+        where = f"{path}: space.{parameter.name}: when"
         for name, value in parameter.when.items():
             known = before.get(name)
             if known is None:
-                problems.append(f"{path}: space.{parameter.name}: when names {name}, which no earlier line searches")
-            elif (values := known.list_all()) is not None and value not in values:
-                problems.append(f"{path}: space.{parameter.name}: when: {name} is never {value!r}")
+                problems.append(f"{where} names {name}, which no earlier line searches")
+            elif (values := known.list_all()) is None:
+                problems.append(f"{where} names {name}, a range without a step; a draw never has just that value")
+            elif value not in values:
+                problems.append(f"{where}: {name} is never {value!r}")
         before[parameter.name] = parameter.values
     return problems
+
+
+def _list_conditions(space: Space, when: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions with those that the settings in them have themselves."""
+    found: dict[str, Any] = {}
+    for one in space.parameters:
+        if one.name in when:
+            found |= _list_conditions(space, one.when)
+    return {**found, **when}
 
 
 def _check_values(space: Space, base: Config) -> list[str]:
@@ -361,9 +400,10 @@ def _check_values(space: Space, base: Config) -> list[str]:
     with collecting(problems):
         start = override(base, space.plan.settings, f"{space.path}: settings")
     for parameter in space.parameters:
+        conditions = _list_conditions(space, parameter.when)
         for value in parameter.values.ends:
             with collecting(problems):
-                override(start, expand({**parameter.when, parameter.name: value}), f"{space.path}: space")
+                override(start, expand({**conditions, parameter.name: value}), f"{space.path}: space")
     scheduler = space.plan.scheduler
     if scheduler is not None and not problems:
         epochs, every = start.train.epochs, start.train.validate_every

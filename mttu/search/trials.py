@@ -154,7 +154,7 @@ def _read_history(path: Path) -> list[dict[str, float]]:
     drop_link(path)
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     rows: dict[float, dict[str, float]] = {}
     for number, line in enumerate(lines, 1):
         try:
