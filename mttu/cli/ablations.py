@@ -10,13 +10,14 @@ import typer
 from mttu.cli.display import console, new_table, show_progress, tell
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
 from mttu.cli.tune import make_progress
+from mttu.errors import InputError
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
 
 if TYPE_CHECKING:
     from mttu.config import Config
     from mttu.search.book import Book
 
-_NAME = "output.name"
+_NAME, _SEED = "output.name", "train.seed"
 
 
 def ablations(
@@ -64,16 +65,17 @@ def ablate(
 
     given = read_given(config, arguments)
     if not any(_NAME in changes for changes, _ in given):
-        given = [*given, ({_NAME: f"ablation-{table}"}, "name")]
+        given = [({_NAME: f"ablation-{table}"}, "name"), *given]
     study = plan_study(table, rows or (), seeds or (0 if folds else 5), folds, split)
     settings = resolve(preset_name, given)
-    inputs = prepare_study(study, settings)
+    if not folds and _SEED in given[-1][0]:
+        raise InputError(f"argument {_SEED}: --seeds sets it; leave it out")
+    runner = _choose_runner(settings, on_ray)
+    prepared = prepare_study(study, settings)
     tell_start(settings, fresh)
     total = len(study.list_cells())
     with show_progress("ablate", total) as advance:
-        folder = run_study(
-            study, settings, inputs, _choose_runner(settings, on_ray), fresh, make_progress(advance, total, False), tell
-        )
+        folder = run_study(prepared, runner, fresh, make_progress(advance, total, False), tell)
     _show_study(folder)
 
 
@@ -90,13 +92,18 @@ def _choose_runner(settings: "Config", on_ray: bool | None) -> "Callable[[Book],
         from mttu.cluster.tune import run_on_tune
 
         return run_on_tune
+    if workers.num_workers > 1 or workers.device == "gpu":
+        raise InputError(
+            f"--no-ray: trainings run in processes of one worker on the CPU, but workers.num_workers is "
+            f"{workers.num_workers} and workers.device {workers.device}; leave --no-ray out, or change these"
+        )
     at_once = count_here(settings)
     console.print(f"ablate: on the CPU, {at_once} at a time, with {workers.threads_per_worker} threads each")
     return lambda book: run_here(book, at_once)
 
 
 def _show_study(folder: Path) -> None:
-    """Prints the table of a study from its CSV file, and where the others are."""
+    """Prints the table of a study, and where its files are."""
     from mttu.search.ablation_study import CSV, LATEX, MARKDOWN, PICTURE, read_summary
     from mttu.search.table_files import tabulate
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mttu.cli.display import Advance, console, new_table, show_progress, tell
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
-from mttu.errors import InputError
+from mttu.errors import InputError, raise_if_any
 
 if TYPE_CHECKING:
     from mttu.config import Config
@@ -51,8 +51,20 @@ def tune(
         raise InputError("space: not given; name a file of tune_spaces/, or --show a search's folder")
     from mttu.search.spaces import load_space
 
-    settings = resolve(preset_name, read_given(config, arguments))
-    loaded = load_space(space, settings)
+    given = read_given(config, arguments)
+    if not any("output.name" in changes for changes, _ in given):
+        given = [({"output.name": f"search-{space.stem}"}, "name"), *given]
+    loaded = load_space(space, resolve(preset_name, given))
+    arguments_alone = given[-1]
+    settings = resolve(preset_name, [*given[:-1], (loaded.plan.settings, f"{space}: settings"), arguments_alone])
+    searched = {one.name for one in loaded.parameters}
+    raise_if_any(
+        [
+            f"argument {name}: is searched by {space}, so it would have no effect; leave it out"
+            for name in arguments_alone[0]
+            if name in searched
+        ]
+    )
     if loaded.plan.run == "select":
         _search_offline(loaded, settings, scores or [], truth, min_coverage, max_error)
         return
@@ -120,7 +132,7 @@ def make_progress(advance: Advance, total: int, names_best: bool = True) -> "Cal
         nonlocal shown, before
         done = sum(trial.is_over for trial in book.trials.values())
         before = done if before is None else before
-        counts = {state: book.count(state) for state in ("begun", "stopped", "failed")}
+        counts = {state: book.count_in(state) for state in ("begun", "stopped", "failed")}
         told = [f"{number} {'running' if state == 'begun' else state}" for state, number in counts.items() if number]
         best = book.best if names_best else None
         if best is not None:
@@ -173,12 +185,16 @@ def _show(folder: Path) -> None:
 
 def _tabulate(trials: "list[Trial]", names: list[str], metric: str, maximise: bool) -> Table:
     short = [name.rpartition(".")[2] for name in names]
-    table = new_table(("trial", "state", metric, *short), title=f"trials, the best first; {metric} of val cases")
+    table = new_table(
+        ("trial", "state", metric, *short),
+        title=f"trials, the best first, those that ended early last; {metric} of val cases",
+    )
     sign = -1 if maximise else 1
 
-    def key(trial: "Trial") -> tuple[bool, float, int]:
+    def key(trial: "Trial") -> tuple[bool, bool, float, int]:
         best = trial.best(metric, maximise)
-        return best is None, 0.0 if best is None else sign * best, trial.number
+        ended_early = trial.state in ("stopped", "failed")
+        return best is None, ended_early, 0.0 if best is None else sign * best, trial.number
 
     for trial in sorted(trials, key=key)[:_MOST_SHOWN]:
         best = trial.best(metric, maximise)

@@ -19,8 +19,6 @@ from mttu.self_training import Callables
 from mttu.self_training.evaluation import CaseEvaluator
 from mttu.self_training.job import CaseRow, OnEvaluated
 
-GPUS_PER_ACTOR = 1.0
-
 
 def callables_on_ray(workers: WorkerSettings) -> Callables:
     """How the rounds' work is done on the cluster that is connected, or on a private one for each step.
@@ -30,7 +28,7 @@ def callables_on_ray(workers: WorkerSettings) -> Callables:
 
     def score(plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
         actors, threads = workers.num_workers, workers.threads_per_worker
-        return score_on_ray(plan, actors, threads, workers.device, GPUS_PER_ACTOR, on_row)
+        return score_on_ray(plan, actors, threads, workers.device, workers.gpus_per_worker, on_row)
 
     return Callables(launch_on_ray, score, evaluate_on_ray)
 
@@ -54,7 +52,7 @@ def evaluate_on_ray(
 
     with connect(workers):
         actors, threads = workers.num_workers, workers.threads_per_worker
-        demand = place_actors("evaluate", actors, threads, workers.device, GPUS_PER_ACTOR)
+        demand = place_actors("evaluate", actors, threads, workers.device, workers.gpus_per_worker)
         by_name = {case.case_id: case for case in cases}
         secretless = override(config, {"tracking.uri": None})  # the address may hold a password
         arguments = (checkpoint, by_name, secretless, threads, demand.device_type, distances)

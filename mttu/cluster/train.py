@@ -181,7 +181,6 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
         tell_placement(demand)
         on_start("gpu" if use_gpu else "cpu", workers.num_workers)
         progress = folder / "progress.jsonl"
-        (folder / STOP).unlink(missing_ok=True)  # of an earlier start
         manifest, cache_dir = resolve_paths(config)
         start = config.train.start_from
         absolute = override(
@@ -216,6 +215,8 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
         )
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_SECONDS)
         with follow(progress, on_epoch), telling_pending_group(demand):
+            if (folder / STOP).exists():
+                raise RunError(f"{folder}: was asked to stop")
             try:
                 result = trainer.fit()
             except ray.train.TrainingFailedError as error:

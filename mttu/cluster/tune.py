@@ -24,21 +24,23 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from mttu.cluster.runtime import ask_to_stop
+from mttu.cluster.runtime import STOP, ask_to_stop
 from mttu.cluster.self_train import callables_on_ray, evaluate_on_ray
-from mttu.cluster.session import adopt, connect, private_folder
+from mttu.cluster.session import adopt, connect, is_private, private_folder
 from mttu.cluster.train import place_workers
 from mttu.config import Config
 from mttu.errors import InputError, RunError
 from mttu.search.book import Book
 from mttu.search.spaces import Asha
 from mttu.search.trials import FAILED, FINISHED, STEP, STOPPED, Report
-from mttu.search.work import Job, do_trial
+from mttu.search.work import Job, do_trial, find_obstacle_of_trial
 from mttu.self_training import Callables
+from mttu.self_training.run import is_full_disk
 
 OBJECTIVE = "objective"
 """The best value of the metric so far, which the scheduler compares."""
-_OVER, _FAILED, _ROW = "over", "failed", "row"
+_OVER, _FAILED, _BROKEN, _ROW = "over", "failed", "broken", "row"
+_SCRATCH = ".tune-"
 _PLACE = {"node:__internal_head__": 0.001}
 """Of a trial's own process, which only waits for its workers: if it took a CPU, as by default, its workers might find
 none, and all would wait for ever. Tune does not accept nothing."""
@@ -76,14 +78,18 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
     Raises:
         InputError: The cluster is too small for one trial, or does not answer.
     """
+    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
+        raise InputError("RAY_ADDRESS: a search cannot go through ray://; give HOST:PORT, or submit it as a job")
     with connect(book.base.workers):
         held = count_on_cluster(book.base)
         at_once = min(held, concurrency or held)
         private, recorder = private_folder(), _Recorder(book)
+        for earlier in book.folder.glob(f"{_SCRATCH}*"):  # of starts that were killed
+            shutil.rmtree(earlier, ignore_errors=True)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         # Tune writes its own state there, in vain
-        scratch = Path(tempfile.mkdtemp(prefix=".tune-", dir=book.folder))
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=book.folder))
         try:
             tuner = tune.Tuner(
                 tune.with_resources(_TrialProcess, _PLACE),
@@ -101,7 +107,8 @@ def run_on_tune(book: Book, scheduler: Asha | None = None, concurrency: int | No
                     stop=_Stop(recorder),
                     verbose=0,
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=book.base.workers.max_failures),
+                    # on a private cluster the place of a process that was killed stays taken: see `_Recorder`
+                    failure_config=tune.FailureConfig(0 if private else book.base.workers.max_failures),
                 ),
             )
             tuner.fit()
@@ -115,7 +122,7 @@ def make_scheduler(settings: Asha | None, book: Book) -> TrialScheduler:
     """Tune's scheduler, told of the curves of trials that were over before."""
     if settings is None:
         return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
+    scheduler = _Asha(
         time_attr=STEP,
         metric=OBJECTIVE,
         mode="max" if book.goal.maximise else "min",
@@ -123,6 +130,7 @@ def make_scheduler(settings: Asha | None, book: Book) -> TrialScheduler:
         reduction_factor=settings.factor,
         max_t=book.base.train.epochs + 1,  # a trial ends by itself: at this epoch Tune would cut it off
     )
+    scheduler.last_epoch = book.base.train.epochs
     for trial in book.trials.values():
         if trial.is_over:
             earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.name}", config={}, is_saving=False)
@@ -130,6 +138,16 @@ def make_scheduler(settings: Asha | None, book: Book) -> TrialScheduler:
             for row in with_objective(trial.history, book.goal.metric, book.goal.maximise):
                 scheduler.on_trial_result(None, earlier, row)
     return scheduler
+
+
+class _Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Does not stop a trial at its last epoch, where only the weights are left to write."""
+
+    last_epoch = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get(STEP, 0) >= self.last_epoch else action
 
 
 def with_objective(history: Sequence[Report], metric: str, maximise: bool) -> list[dict[str, float]]:
@@ -202,6 +220,8 @@ class _Recorder(_Kept, tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         name = trial.config["name"]
         with self._noting_failure():
+            if result.get(_BROKEN):  # not the trial's fault: it stays begun
+                raise RunError(f"trial {name}: {result[_BROKEN]}; the same command goes on from here")
             if _ROW in result:
                 self.book.report(name, result[_ROW])
             if result.get(_OVER):
@@ -213,9 +233,11 @@ class _Recorder(_Kept, tune.Callback):  # type: ignore[misc]
                 self.book.end(trial.config["name"], STOPPED)  # unless it said how it ended
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        reason = "its process ended more often than workers.max_failures allows"
+        name = trial.config["name"]
         with self._noting_failure():
-            self.book.end(trial.config["name"], FAILED, reason)
+            if is_private():
+                raise RunError(f"trial {name}: its process was killed; the same command goes on from here")
+            self.book.end(name, FAILED, "its process ended more often than workers.max_failures allows")
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
@@ -244,6 +266,7 @@ class _TrialProcess(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         adopt(config["private"])
         self.job = Job(**config["job"])
+        (self.job.config.output.place / STOP).unlink(missing_ok=True)  # of an earlier start
         self.results: Queue[dict[str, Any]] = Queue()
         work = partial(_do_trial, self.job, config["history"], config["metric"], config["maximise"], self.results.put)
         self.thread = threading.Thread(target=work, name="mttu-trial", daemon=True)
@@ -271,26 +294,33 @@ def _do_trial(
 ) -> None:
     """Does a trial's work; tells what Tune is to know of each report, those of earlier starts first."""
     history = [dict(row) for row in earlier]
-    for row in with_objective(history, metric, maximise):
-        tell(row)
+    untold = with_objective(history, metric, maximise)
 
     def report(row: Report) -> None:
         if any(known[STEP] == row[STEP] for known in history):
             return
+        while untold:  # not before the training runs: it could not be stopped in order
+            tell(untold.pop(0))
         history.append(dict(row))
         history.sort(key=lambda known: known[STEP])
         seen = {one[STEP]: one for one in with_objective(history, metric, maximise)}
         tell({**seen[row[STEP]], _ROW: dict(row)})
 
-    failed = ""
+    failed, broken = "", ""
     try:
-        do_trial(job, callables_of_trial(job.config), report)
+        broken = find_obstacle_of_trial(job, place_workers)
+        if not broken:
+            do_trial(job, callables_of_trial(job.config), report)
     except (InputError, RunError) as error:
         failed = str(error)
     except Exception as error:  # a trial that fails is a row with its reason
         failed = f"{type(error).__name__}: {error}"
+        if isinstance(error, ray.exceptions.RayError) or is_full_disk(error, job.config.output.place):
+            failed, broken = "", failed
     last = history[-1][STEP] if history else 0
-    tell({STEP: last, _OVER: True, _FAILED: failed, "done": True})
+    for row in untold:
+        tell(row)
+    tell({STEP: last, _OVER: not broken, _FAILED: failed, _BROKEN: broken, "done": True})
 
 
 def callables_of_trial(config: Config) -> Callables:

@@ -5,7 +5,7 @@ as `table.csv`, `table.md` and `table.tex`, `differences.png`, and `finished.jso
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mttu.metrics.empty_masks import explain_dice, explain_hd95
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
 from mttu.search.book import Book, Cohort, Goal
 from mttu.search.samplers import Listed
-from mttu.search.study import OnChange, RunTrials
+from mttu.search.study import OnChange, RunTrials, with_absolute_paths
 from mttu.search.table_files import write_csv, write_latex, write_markdown
 from mttu.search.tables import Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
@@ -30,8 +30,10 @@ from mttu.search.work import CASES
 from mttu.self_training import check_self_training
 from mttu.self_training.evaluation import read_rows
 from mttu.tracking import Tracker
-from mttu.training.inputs import Inputs, check_inputs, resolve_paths
+from mttu.training.folds import check_each
+from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run import CHANGEABLE, Tell, open_run
+from mttu.training.run import FINISHED as FINISHED_RUN
 
 FORMAT_VERSION = 1
 RECORD = "study.json"
@@ -93,14 +95,27 @@ def plan_study(table: str, rows: Sequence[str], seeds: int, folds: int, split: s
     return Study(table, tuple(row for row in known if row in wanted), seeds, folds, split)
 
 
-def prepare_study(study: Study, config: Config) -> Inputs:
-    """Checks cohort and settings of every row before anything starts.
+@dataclass(frozen=True)
+class Prepared:
+    """A study, checked."""
+
+    study: Study
+    config: Config
+    """Settings of every row, apart from its own; paths are absolute."""
+    inputs: Inputs
+    folds: list[Manifest]
+    """Drawn folds; empty for repeats over seeds."""
+
+
+def prepare_study(study: Study, config: Config) -> Prepared:
+    """Checks cohort and settings of every row, and every fold, before anything starts.
 
     Raises:
         InputError: Lists every problem.
     """
     if config.data.folds:
         raise InputError("data.folds: give --folds, which repeats every row over them")
+    config = with_absolute_paths(config)
     problems: list[str] = []
     for row in study.rows:
         try:
@@ -109,25 +124,27 @@ def prepare_study(study: Study, config: Config) -> Inputs:
             problems += [f"row {row}: {problem}" for problem in error.problems]
     raise_if_any(list(dict.fromkeys(problems)))
     inputs = check_row(study, config)
+    folds = draw_folds(inputs.manifest, study.folds, config.data.fold_seed) if study.folds else []
+    check_each(folds, lambda manifest: check_row(study, config, manifest))
     cases = inputs.manifest.split(study.split) if not study.folds else ()
     if not study.folds and not any(case.seg is not None or case.idh >= 0 for case in cases):
         raise InputError(
             f"{config.data.manifest}: no {study.split} case has a mask or a known IDH status, so no row can be scored; "
             "choose another --split, or give such cases"
         )
-    return inputs
+    return Prepared(study, config, inputs, folds)
 
 
-def check_row(study: Study, config: Config) -> Inputs:
-    """Inputs of one row's training, with the cases that it is scored on."""
+def check_row(study: Study, config: Config, manifest: Manifest | None = None) -> Inputs:
+    """Inputs of one row's training, with the cases that it is scored on; `manifest` is a fold's."""
     splits = ("train", "val", "test") if study.split == "test" else ("train", "val")
-    return check_self_training(config).inputs if study.self_trains else check_inputs(config, splits)
+    if study.self_trains:
+        return check_self_training(config, manifest).inputs
+    return check_inputs(config, splits, manifest)
 
 
 def run_study(
-    study: Study,
-    config: Config,
-    inputs: Inputs,
+    prepared: Prepared,
     run_trials: RunTrials,
     fresh: bool = False,
     on_change: OnChange | None = None,
@@ -136,9 +153,7 @@ def run_study(
     """Runs all trainings of a study, or goes on with it, and writes the table.
 
     Args:
-        study: What `plan_study` returned.
-        config: Settings of every row, apart from its own.
-        inputs: What `prepare_study` returned.
+        prepared: What `prepare_study` returned.
         run_trials: How trainings are run side by side.
         fresh: Start anew; an older study of the same name is kept aside.
         on_change: Called whenever something has happened, for progress.
@@ -151,22 +166,23 @@ def run_study(
         InputError: Something is refused; nothing was started.
         RunError: It stopped; the same command goes on from there.
     """
+    study, config, inputs = prepared.study, prepared.config, prepared.inputs
 
     def check(folder: Path) -> None:
         _check_record(folder, study)
 
     changeable = list_changeable(in_rounds=True) if study.self_trains else CHANGEABLE
     labels = {"table": study.table}
-    with open_run(config, inputs, fresh, changeable, check, tell=tell, notes=inputs.notes, labels=labels) as run:
+    ours = replace(inputs, fingerprint=f"of a study: {inputs.fingerprint}")  # no training's folder, and none takes it
+    with open_run(config, ours, fresh, changeable, check, tell=tell, notes=inputs.notes, labels=labels) as run:
         if run.tracker is None:
             return run.folder
-        folder, (manifest, cache_dir) = run.folder, resolve_paths(config)
-        base = override(config, {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)})
+        folder = run.folder
         if study.folds and not (folder / MANIFESTS).exists():
-            write_folds(draw_folds(inputs.manifest, study.folds, config.data.fold_seed), folder / MANIFESTS)
+            write_folds(prepared.folds, folder / MANIFESTS)
         book = Book(
             folder,
-            base,
+            config,
             "self-train" if study.self_trains else "train",
             Listed(study.list_cells()),
             Goal("val/score", maximise=True),
@@ -178,6 +194,7 @@ def run_study(
             on_change,
         )
         run_trials(book)
+        book.check_done()
         book.complete_tracking()
         summary = write_study(study, folder, book, inputs.manifest, config.metrics, run.tracker)
         run.result["rows"] = {row.name: row.n for row in summary.rows}
@@ -255,6 +272,9 @@ def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, bo
     sentences = [
         f"Table {study.table}: {TABLES[study.table]}",
         f"Scores of {cases} by the best weights of each training, over {repeats}.",
+        "Folds share training cases, so intervals are too short and p is too small."
+        if study.folds
+        else "Intervals are over seeds on the same cases; they say nothing about other cases.",
         *(
             ["The weights were chosen on the same cases, so all scores are slightly too good."]
             if study.split == "val"
@@ -278,6 +298,10 @@ def _check_record(folder: Path, study: Study) -> None:
         return
     found = read_versioned(path, FORMAT_VERSION, _MEND)
     changes = [f"{name}: {found.get(name)} -> {value}" for name, value in wanted.items() if found.get(name) != value]
+    if len(changes) == 1 and study.seeds > int(found.get("seeds") or 0) > 0:  # more repeats than before
+        (folder / FINISHED_RUN).unlink(missing_ok=True)
+        write_json(path, {"format_version": FORMAT_VERSION, **wanted})
+        return
     if changes:
         raise InputError(
             f"run {folder}: was started with another study ({'; '.join(changes)}); undo the change, set another "

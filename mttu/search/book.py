@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ class Book:
         self.folder, self.base, self.run, self.sampler = folder, base, run, sampler
         self.goal, self.cohort, self.tracker, self.split, self.name = goal, cohort, tracker, split, name
         self.on_change, self.expand = on_change, expand
-        self.trials: dict[str, Trial] = {trial.name: trial for trial in read_trials(folder)}
+        self.trials: dict[str, Trial] = {trial.name: trial for trial in read_trials(folder, mend=True)}
         self.waiting = [trial for trial in self.trials.values() if not trial.is_over]
         self.started: dict[str, float] = {}
         self.logs: dict[str, EpochLog] = {}
+        self.is_drawn = False
+        """Whether there is no trial left to give out."""
         self.again = 0.0
         """Time from which MLflow is asked to open a trial's run, after it did not answer."""
         for trial in self.trials.values():
@@ -98,9 +101,11 @@ class Book:
         if self.waiting:
             trial = self.waiting.pop(0)
         else:
-            number = 1 + max((trial.number for trial in self.trials.values()), default=-1)
+            taken = {trial.number for trial in self.trials.values()}
+            number = next(number for number in count() if number not in taken)  # a removed trial comes again
             drawn = self.sampler.draw(number)
             if drawn is None:
+                self.is_drawn = True
                 return None
             name, labels = self.name(number, drawn)
             trial = Trial(number, name, drawn, self.folder / TRIALS / name, labels)
@@ -140,6 +145,21 @@ class Book:
         self._track(trial)
         self._tell()
 
+    def check_done(self) -> None:
+        """Makes sure that all trials are over, and that not all of them failed.
+
+        Raises:
+            RunError: They are not, e.g. because a signal ended the search.
+        """
+        over = [trial for trial in self.trials.values() if trial.is_over]
+        if not self.is_drawn or len(over) < len(self.trials):
+            raise RunError("the search ended before its last trial; the same command goes on from here")
+        if over and all(trial.state == FAILED for trial in over):
+            raise RunError(
+                f"all {len(over)} trials failed, the first because: {over[0].reason}; mend that, remove "
+                f"{self.folder / TRIALS}, and run the same command again"
+            )
+
     def complete_tracking(self) -> None:
         """Tells MLflow what it does not know yet of trials that are over.
 
@@ -162,7 +182,7 @@ class Book:
         scored = [(sign * value, -trial.number, trial) for value, trial in values if value is not None]
         return max(scored, key=lambda one: one[:2])[2] if scored else None
 
-    def count(self, state: State) -> int:
+    def count_in(self, state: State) -> int:
         """Trials in a state."""
         return sum(trial.state == state for trial in self.trials.values())
 

@@ -99,7 +99,8 @@ def search_offline(
     (picture,) = save_figure(figure, out / PICTURE, ("png",))
     files = [out / POINTS, picture]
     if chosen is not None:
-        changes = {_TAU_C: chosen.confidence_threshold, _TAU_U: chosen.uncertainty_threshold}
+        thresholds = {_TAU_C: chosen.confidence_threshold, _TAU_U: chosen.uncertainty_threshold}
+        changes = {**thresholds, "selection.method": "UPS", "tracking.uri": None}  # which may hold a password
         limit = f"coverage at least {min_coverage:g}" if metric == "error" else f"error at most {max_error:g}"
         head = (
             f"# Thresholds of the best {metric} with {limit} among {len(points)} pairs of {space.path.name}, on "

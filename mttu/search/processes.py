@@ -22,9 +22,10 @@ from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.search.book import Book
 from mttu.search.trials import FAILED, FINISHED, Trial
-from mttu.search.work import Job, do_trial
+from mttu.search.work import Job, do_trial, find_obstacle_of_trial
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import evaluate_locally
+from mttu.self_training.run import is_full_disk
 from mttu.training.run import launch_locally
 
 _MARK = "mttu-trial "
@@ -69,6 +70,8 @@ def run_here(book: Book, at_once: int) -> None:
                 book.end(trial.name, FAILED, f"its process ended with code {code}")  # unless it said how it ended
             elif "row" in message:
                 book.report(trial.name, message["row"])
+            elif message["broken"]:  # not the trial's fault: it stays begun
+                raise RunError(f"trial {trial.name}: {message['broken']}; the same command goes on from here")
             else:
                 book.end(trial.name, FAILED if message["failed"] else FINISHED, message["failed"])
 
@@ -117,14 +120,18 @@ def main() -> None:
     job = Job(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(job.config.workers.threads_per_worker)
-    failed = ""
+    failed, broken = "", ""
     try:
-        do_trial(job, callables_here(), lambda row: _say({"row": dict(row)}))
+        broken = find_obstacle_of_trial(job, lambda config: None)
+        if not broken:
+            do_trial(job, callables_here(), lambda row: _say({"row": dict(row)}))
     except (InputError, RunError) as error:
         failed = str(error)
     except Exception as error:  # a trial that fails is a row with its reason
         failed = f"{type(error).__name__}: {error}"
-    _say({"failed": failed})
+        if is_full_disk(error, job.config.output.place):
+            failed, broken = "", failed
+    _say({"failed": failed, "broken": broken})
 
 
 def _say(message: dict[str, Any]) -> None:

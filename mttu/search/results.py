@@ -72,7 +72,7 @@ def describe_best(best: Trial, book: Book, space: Space, config: Config) -> str:
     """The best trial's settings as a file for `mttu train --config` or `mttu self-train --config`."""
     value = best.best(book.goal.metric, book.goal.maximise)
     name = f"{config.output.name}-best"
-    changes = {**expand(best.drawn), "output.name": name, "self_training.start": None}
+    changes = {**expand(best.drawn), "output.name": name, "self_training.start": None, "tracking.uri": None}
     settings = override(config, changes, f"trial {best.name}")
     tried = "".join(f"#   {setting}={_to_text(drawn)}\n" for setting, drawn in best.drawn.items())
     return (

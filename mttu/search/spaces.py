@@ -25,9 +25,10 @@ Format 2, in full:
 Format 1 has `space` with a list of values for each setting: a grid.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,6 +64,8 @@ METRICS: Mapping[Run, Mapping[str, bool]] = {
 ABLATION = "ablation"
 """Name in a space whose values are names of ablations."""
 _FIXED = ("data.manifest", "data.cache_dir", "data.folds", "data.fold_seed", "tracking.", "output.")
+_MOST_CHECKED = 1000
+"""Combinations of a grid whose settings are tried out before it is searched."""
 _THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
 
 
@@ -148,10 +151,10 @@ class Integer(_Range):
         """See `_Range`."""
         return list(self.integer)
 
-    def list_all(self) -> list[Any] | None:
+    def list_all(self) -> Sequence[Any] | None:
         """All values, in order."""
         low, high = self.integer
-        return list(range(low, high + 1, self.step))
+        return range(low, high + 1, self.step)
 
 
 Values = Choice | Uniform | LogUniform | Integer
@@ -237,14 +240,14 @@ class Space:
 
     def list_grid(self) -> Iterator[dict[str, Any]]:
         """All combinations, in the order of the file; a setting whose condition is not met is left out."""
-        seen = []
+        seen = set()
         for values in product(*(one.values.list_all() or [] for one in self.parameters)):
             kept: dict[str, Any] = {}
             for parameter, value in zip(self.parameters, values, strict=True):
                 if parameter.is_met(kept):
                     kept[parameter.name] = value
-            if kept not in seen:
-                seen.append(kept)
+            if (text := json.dumps(kept)) not in seen:
+                seen.add(text)
                 yield kept
 
 
@@ -340,6 +343,10 @@ def _check_names(space: Space) -> list[str]:
             problems.append(f"{where}: has no effect on run train; choose run self-train")
         elif one.name == ABLATION:
             problems += [f"{where}: {problem}" for problem in _check_ablations(one.values, run)]
+        elif one.name in flatten(space.plan.settings):
+            problems.append(f"{where}: is under settings, too; leave one of them out")
+        elif one.name.startswith("workers."):
+            problems.append(f"{where}: every trial takes the same place in the cluster; give it on the command line")
         if space.plan.searcher == "grid" and one.values.list_all() is None:
             problems.append(f"{where}: a grid needs a choice, an integer, or a step")
     fixed = [name for name in flatten(space.plan.settings) if _is_fixed(name)]
@@ -404,6 +411,10 @@ def _check_values(space: Space, base: Config) -> list[str]:
         for value in parameter.values.ends:
             with collecting(problems):
                 override(start, expand({**conditions, parameter.name: value}), f"{space.path}: space")
+    if space.plan.searcher == "grid" and not problems:  # values that do not go together
+        for drawn in islice(space.list_grid(), _MOST_CHECKED):
+            with collecting(problems):
+                override(start, expand(drawn), f"{space.path}: space: {drawn}")
     scheduler = space.plan.scheduler
     if scheduler is not None and not problems:
         epochs, every = start.train.epochs, start.train.validate_every

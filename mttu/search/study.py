@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, override
+from mttu.config.batches import share_batch
 from mttu.config.changeable import list_changeable
-from mttu.data.manifest import Manifest, read_manifest, write_manifest
-from mttu.errors import InputError
+from mttu.data.manifest import Manifest, write_manifest
+from mttu.errors import InputError, collecting, raise_if_any
 from mttu.files import read_versioned, write_json
 from mttu.search.book import Book, Cohort, Goal
 from mttu.search.results import write_results
 from mttu.search.samplers import make_sampler
-from mttu.search.spaces import Space
+from mttu.search.spaces import Space, expand
 from mttu.self_training import Callables, check_self_training, run_self_training
 from mttu.self_training.round_folder import round_folder
 from mttu.training.inputs import Inputs, check_inputs, resolve_paths
@@ -45,21 +46,61 @@ class Prepared:
     """Without the test cases."""
 
 
-def prepare_search(space: Space, base: Config) -> Prepared:
+def prepare_search(space: Space, config: Config) -> Prepared:
     """Checks cohort and settings before anything starts; no file of a test case is opened.
+
+    Args:
+        space: What is searched.
+        config: Settings of every trial, those of the space among them.
 
     Raises:
         InputError: Lists every problem.
     """
-    config = override(base, space.plan.settings, f"{space.path}: settings")
     if config.data.folds:
         raise InputError("data.folds: a search scores each trial on the val cases; leave it at 0")
-    manifest = without_test_cases(read_manifest(resolve_paths(config)[0]))
-    self_trains = space.plan.run == "self-train"
-    inputs = check_self_training(config, manifest).inputs if self_trains else check_inputs(config, manifest=manifest)
-    if not manifest.split("val"):
-        raise InputError(f"{config.data.manifest}: has no val case, on which trials are compared")
+    config = with_absolute_paths(config)
+    whole = check_inputs(config)  # weights to start from may not have learned from test patients, either
+    manifest = without_test_cases(whole.manifest)
+    inputs = replace(whole, manifest=manifest)
+    if space.plan.run == "self-train":
+        inputs = check_self_training(config, manifest).inputs
+    problems = _check_metric(space, manifest)
+    for parameter in space.parameters:
+        for value in parameter.values.ends:
+            with collecting(problems):
+                _check_value(space, config, {**parameter.when, parameter.name: value})
+    raise_if_any(list(dict.fromkeys(problems)))
     return Prepared(space, config, inputs)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The settings for processes that have other working folders."""
+    manifest, cache_dir = resolve_paths(config)
+    changes: dict[str, Any] = {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)}
+    paths = {
+        "train.start_from": config.train.start_from,
+        "self_training.start": config.self_training.start,
+        "self_training.truth": config.self_training.truth,
+    }
+    return override(config, changes | {name: str(path.resolve()) for name, path in paths.items() if path is not None})
+
+
+def _check_metric(space: Space, manifest: Manifest) -> list[str]:
+    """Whether the val cases define what trials are compared by."""
+    val, metric, path = manifest.split("val"), space.plan.metric, space.path
+    if not val:
+        return [f"{path}: metric {metric}: the cohort has no val case, on which trials are compared"]
+    classes = {case.idh for case in val if case.idh >= 0}
+    if metric.startswith("val/dice") and not any(case.seg is not None for case in val):
+        return [f"{path}: metric {metric}: no val case has a mask; choose another metric"]
+    if metric.startswith("val/idh") and len(classes) < (1 if metric in ("val/idh_ce", "val/idh_brier") else 2):
+        return [f"{path}: metric {metric}: the val cases lack one or both IDH classes; choose another metric"]
+    return []
+
+
+def _check_value(space: Space, config: Config, drawn: dict[str, Any]) -> None:
+    changed = override(config, expand(drawn), f"{space.path}: space")
+    share_batch(changed.train, changed.workers.num_workers)
 
 
 def without_test_cases(manifest: Manifest) -> Manifest:
@@ -98,14 +139,14 @@ def run_search(
         _check_record(folder, space)
 
     changeable = list_changeable(in_rounds=True) if space.plan.run == "self-train" else CHANGEABLE
-    with open_run(config, inputs, fresh, changeable, check, tell=tell, notes=inputs.notes) as run:
+    ours = replace(inputs, fingerprint=f"of a search: {inputs.fingerprint}")  # no training's folder, and none takes it
+    with open_run(config, ours, fresh, changeable, check, tell=tell, notes=inputs.notes) as run:
         if run.tracker is None:
             return run.folder
         cohort = run.folder / COHORT
         if not cohort.exists():
             write_manifest(inputs.manifest, cohort)
-        places = {"data.manifest": str(cohort), "data.cache_dir": str(inputs.cache_dir)}
-        base = override(config, places)
+        base = override(config, {"data.manifest": str(cohort)})
         if space.plan.run == "self-train" and _shares_start(space):
             base = _train_start(base, run.folder, callables)
         manifest = inputs.manifest
@@ -120,6 +161,7 @@ def run_search(
             on_change=on_change,
         )
         run_trials(book)
+        book.check_done()
         book.complete_tracking()
         write_results(book, space, config, run.tracker)
         best = book.best

@@ -48,7 +48,7 @@ class Trial:
     reason: str = ""
     """Why it failed."""
     seconds: float = 0.0
-    """Of all its starts."""
+    """Of its starts, those that a kill ended aside."""
     tracked: bool = False
     """Whether MLflow knows all of it."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -113,20 +113,23 @@ class Trial:
         write_json(self.folder / _RECORD, content)
 
 
-def read_trials(search_folder: Path) -> list[Trial]:
+def read_trials(search_folder: Path, mend: bool = False) -> list[Trial]:
     """All trials that were begun, by number.
+
+    With `mend` a last line that a kill cut is removed, which is for the process alone that holds the search's lock.
 
     Raises:
         InputError: A record is damaged, or of another format version.
     """
-    return sorted(map(_read_trial, _find_records(search_folder)), key=lambda trial: trial.number)
+    found = [_read_trial(record, mend) for record in _find_records(search_folder)]
+    return sorted(found, key=lambda trial: trial.number)
 
 
 def _find_records(search_folder: Path) -> Iterable[Path]:
     return sorted((search_folder / TRIALS).glob(f"*/{_RECORD}"))
 
 
-def _read_trial(record: Path) -> Trial:
+def _read_trial(record: Path, mend: bool) -> Trial:
     content = read_versioned(record, FORMAT_VERSION, _MEND)
     folder = record.parent
     try:
@@ -145,13 +148,14 @@ def _read_trial(record: Path) -> Trial:
         raise InputError(f"{record}: damaged; {_MEND}") from None
     if trial.state not in _STATES:
         raise InputError(f"{record}: state is {trial.state!r}; expected one of {', '.join(_STATES)}; {_MEND}")
-    trial.history = _read_history(folder / _HISTORY)
+    trial.history = _read_history(folder / _HISTORY, mend)
     return trial
 
 
-def _read_history(path: Path) -> list[dict[str, float]]:
-    """The reports by epoch or round; a last line that a kill cut is removed."""
-    drop_link(path)
+def _read_history(path: Path, mend: bool) -> list[dict[str, float]]:
+    """The reports by epoch or round; a last line that a kill cut counts for nothing."""
+    if mend:
+        drop_link(path)
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -163,8 +167,9 @@ def _read_history(path: Path) -> list[dict[str, float]]:
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
                 raise InputError(f"{path}: line {number} is damaged; {_MEND}") from None
-            write_text(path, "".join(lines[:-1]))
+            if mend:
+                write_text(path, "".join(lines[:-1]))
             continue
-        if not line.endswith("\n"):
+        if mend and not line.endswith("\n"):
             write_text(path, "".join(lines) + "\n")
     return [rows[step] for step in sorted(rows)]

@@ -1,5 +1,6 @@
 """What a trial does: a training or a self-training in its own run folder, reported epoch by epoch or round by round."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 from mttu.config import Config
 from mttu.data.manifest import read_manifest
-from mttu.files import read_json
+from mttu.errors import InputError
+from mttu.files import lock_folder, read_json
 from mttu.search.spaces import Run
 from mttu.search.trials import STEP, Report
 from mttu.self_training import Callables, run_self_training
@@ -32,6 +34,32 @@ class Job:
     def config(self) -> Config:
         """All settings of the trial."""
         return Config.model_validate(self.settings)
+
+
+_WAIT_SECONDS = 30.0
+
+
+def find_obstacle_of_trial(job: Job, check_place: Callable[[Config], object]) -> str:
+    """What keeps a trial from starting that is not its fault; empty if nothing does.
+
+    That is a process of an earlier start that still holds its run folder, or a place in the cluster that is gone, which
+    `check_place` says.
+    """
+    config = job.config
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            with lock_folder(config.output.place):
+                break
+        except InputError as error:
+            if time.monotonic() > deadline:
+                return str(error)
+            time.sleep(1)
+    try:
+        check_place(config)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def do_trial(job: Job, callables: Callables, report: Callable[[Report], None]) -> None:

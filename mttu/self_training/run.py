@@ -167,7 +167,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if not _is_full_disk(error, folder):
+        if not is_full_disk(error, folder):
             raise
         raise RunError(
             f"{folder}: the disk is full; nothing that was finished is lost. Make room and run the same command again: "
@@ -175,7 +175,7 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_full_disk(error: Exception, folder: Path) -> bool:
+def is_full_disk(error: Exception, folder: Path) -> bool:
     """By the error, or by the room that is left: not every library names the cause."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
