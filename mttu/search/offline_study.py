@@ -93,9 +93,10 @@ def search_offline(
     notes = describe_limits(scores)
     if len(scores) > 1:
         notes.append(str(estimate_optimism(scores, pairs, choose, space.plan.seed)))
+    remarks = [f"{note[0].upper()}{note[1:]}." for note in (notes[0], notes[-1])]
     out.mkdir(parents=True, exist_ok=True)
     write_points(points, out / POINTS)
-    figure = draw_points(points, chosen, f"{len(points)} pairs of thresholds on {len(scores)} labelled cases", notes)
+    figure = draw_points(points, chosen, f"{len(points)} pairs of thresholds on {len(scores)} labelled cases", remarks)
     (picture,) = save_figure(figure, out / PICTURE, ("png",))
     files = [out / POINTS, picture]
     if chosen is not None:
