@@ -15,8 +15,11 @@ import pytest
 import yaml
 
 from mttu.cohort.layouts import OTHER_VOLUMES
-from mttu.config import Config, override
-from mttu.search.spaces import load_space
+from mttu.config import override
+from mttu.search.ablations import rows_of
+from mttu.search.presets import preset
+from mttu.search.spaces import expand, load_space
+from mttu.search.study import count_trials
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -38,15 +41,46 @@ def shell_lines(document: Path) -> list[str]:
     return [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
 
 
+@pytest.mark.parametrize("name", ["paper", "small", "demo"])
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_every_search_space_can_be_searched(path: Path) -> None:
-    for name, values in load_space(path).items():
-        assert len({override(Config(), {name: value}).model_dump_json() for value in values}) == len(values)
+def test_every_search_space_can_be_searched_and_each_value_counts(path: Path, name: str) -> None:
+    base = preset(name)
+    space = load_space(path, base)
+    assert space.plan.description
+    start = override(base, space.plan.settings)
+    for one in space.parameters:
+        values = one.values.list_all() or one.values.ends
+        changes = [expand({**one.when, one.name: value}) for value in values]
+        assert len({override(start, change).model_dump_json() for change in changes}) == len(values) > 1
 
 
-def test_the_depth_space_covers_table_2() -> None:
+@pytest.mark.parametrize(
+    ("name", "trials"),
+    [
+        ("modalities", 15),
+        ("optimisation", 30),
+        ("transformer_depth", 8),
+        ("ups_thresholds", 12),
+        ("ups_thresholds_offline", 1000),
+    ],
+)
+def test_search_spaces_have_as_many_trials_as_their_heads_and_the_documents_say(name: str, trials: int) -> None:
+    path = ROOT / "tune_spaces" / f"{name}.yaml"
+    assert path in SPACES
+    assert len(SPACES) == 5
+    assert count_trials(load_space(path)) == trials
+
+
+def test_the_depth_space_covers_table_2_and_no_layer() -> None:
     space = load_space(ROOT / "tune_spaces" / "transformer_depth.yaml")
-    assert space["network.bottleneck.num_layers"] == [1, 2, 3, 4, 5, 6]
+    kind, depth = "network.bottleneck.kind", "network.bottleneck.num_layers"
+    expected = [*({kind: "transformer", depth: layers} for layers in range(7)), {kind: "convolution"}]
+    assert list(space.list_grid()) == expected
+
+
+def test_the_space_of_modalities_has_every_row_of_that_table() -> None:
+    space = load_space(ROOT / "tune_spaces" / "modalities.yaml")
+    assert sorted(one["ablation"] for one in space.list_grid()) == sorted(rows_of("modalities"))
 
 
 def cluster() -> dict[str, Any]:

@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mttu.cli.settings import read_given, resolve
@@ -213,41 +212,6 @@ def test_shared_settings_name_no_folder_and_no_address() -> None:
     assert shared.data.manifest == Path("cohort.parquet")
     same = dict.fromkeys(places)
     assert flatten(shared.model_dump(mode="json")) | same == flatten(config.model_dump(mode="json")) | same
-
-
-def write_space(folder: Path, content: Any) -> Path:
-    path = folder / "space.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def test_a_space_is_read_in_order(tmp_path: Path) -> None:
-    space = {"train.seed": [1, 0], "optim.lr": [1e-3, 1e-4]}
-    path = write_space(tmp_path, {"format_version": 1, "description": "two", "space": space})
-    assert load_space(path) == space
-
-
-def test_a_refused_space_names_every_problem(tmp_path: Path) -> None:
-    space = {"network.bottleneck.num_layers": [4, 7], "optim.rate": [1], "train.seed": 3, "optim.lr": [0.1, 0.1]}
-    path = write_space(tmp_path, {"format_version": 2, "trials": 3, "space": space})
-    with pytest.raises(InputError) as caught:
-        load_space(path)
-    expected = [
-        "trials: not known here",
-        "format_version is 2; this version of mttu reads 1",
-        "network.bottleneck.num_layers: Input should be less than or equal to 6, found 7",
-        "optim.rate: no such setting",
-        "train.seed: found 3; expected a list of at least one value",
-        "optim.lr: 0.1 is listed twice",
-    ]
-    assert len(caught.value.problems) == len(expected)
-    for problem in expected:
-        assert problem in str(caught.value)
-
-
-def test_an_empty_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="space: found None; expected settings"):
-        load_space(write_space(tmp_path, {"format_version": 1}))
 
 
 @pytest.mark.parametrize(

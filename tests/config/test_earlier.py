@@ -13,7 +13,6 @@ from mttu.config import Config, PrepareSettings, earlier, load_stored_config, ov
 from mttu.data import cache
 from mttu.errors import InputError
 from mttu.search.presets import preset
-from mttu.search.spaces import load_space
 from mttu.training.run import MARK, differences, identify
 
 
@@ -118,14 +117,6 @@ def test_a_wrong_number_of_workers_is_not_blamed_on_the_batch(workers, capsys):
     assert problem.startswith("argument: workers.num_workers: ")
     assert problem.endswith(f"found '{workers}'")
     assert capsys.readouterr().err == ""
-
-
-def test_elsewhere_the_message_names_the_two_new_settings(tmp_path):
-    """A search over it would be one over two settings at a time."""
-    path = tmp_path / "space.yaml"
-    path.write_text("format_version: 1\nspace:\n  train.batch_size: [1, 2]\n")
-    with pytest.raises(InputError, match=r"train\.batch_size: is now two settings; set train\.global_batch"):
-        load_space(path)
 
 
 def stored_then(config, num_workers, batch):

@@ -1,0 +1,352 @@
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+from mlflow_runs import client_of
+from search_cases import InProcess, Pretending, make_space
+
+from mttu.cli import main
+from mttu.cohort.build import discover
+from mttu.config import override
+from mttu.data.cache import cache_case
+from mttu.data.manifest import read_manifest, write_manifest
+from mttu.errors import InputError, RunError
+from mttu.search.processes import callables_here
+from mttu.search.study import count_trials, prepare_search, run_search
+from mttu.search.trials import FAILED, FINISHED, read_trials
+
+LR, KIND, DEPTH = "optim.lr", "network.bottleneck.kind", "network.bottleneck.num_layers"
+RATES = {LR: {"choice": [1e-3, 1e-2]}}
+MIXED = {
+    KIND: {"choice": ["transformer", "convolution"]},
+    DEPTH: {"integer": [0, 1], "when": {KIND: "transformer"}},
+    LR: {"log_uniform": [1e-4, 1e-2]},
+}
+SHORT = {"train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every": 1}
+BOTH = {**SHORT, "train.epochs": 2}
+
+
+def search(config, folder, space, runner=None, fresh=False, **others):
+    """Runs a search in this process; the run folder."""
+    others.setdefault("settings", SHORT)
+    loaded = make_space(folder, space, config, **others)
+    return run_search(prepare_search(loaded, config), runner or InProcess(), callables_here(), fresh)
+
+
+def rows_of(folder):
+    with (folder / "trials.csv").open(encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def results_of(folder):
+    """What the trials of a search tried and reported, and how they ended."""
+    found = []
+    for trial in read_trials(folder):
+        rows = [{name: value for name, value in row.items() if "second" not in name} for row in trial.history]
+        found.append((trial.name, trial.drawn, trial.state, trial.reason, rows))
+    return found
+
+
+@pytest.fixture
+def invoke(monkeypatch, capsys):
+    """Runs a command; its exit code, and what it prints."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*words):
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        return int(caught.value.code or 0), "".join(capsys.readouterr())
+
+    return call
+
+
+def test_a_whole_search(tiny, tmp_path, invoke, without_curves):
+    run = InProcess()
+    asked = {"searcher": "random", "samples": 2, "description": "Depth or convolution.", "settings": BOTH}
+    folder = search(tiny, tmp_path, MIXED, run, **asked)
+    assert folder == tmp_path / "runs" / "tiny"
+    assert run.names == ["0000", "0001"]
+    trials = read_trials(folder)
+    assert {trial.state for trial in trials} == {FINISHED}
+    assert all([row["epoch"] for row in trial.history] == [1, 2] for trial in trials)
+
+    rows = rows_of(folder)
+    assert list(rows[0]) == ["trial", "state", "val/score", "epoch", "seconds", KIND, DEPTH, LR, "reason"]
+    for row, trial in zip(rows, trials, strict=True):
+        assert (row["trial"], row["state"], row["epoch"], row["reason"]) == (trial.name, "finished", "2", "")
+        assert float(row["val/score"]) == max(score for _, score in trial.curve("val/score"))
+        assert row[DEPTH] == str(trial.drawn.get(DEPTH, ""))
+        assert float(row[LR]) == trial.drawn[LR]
+    for name in ("parallel", "importance", "curves"):
+        assert (folder / f"{name}.png").stat().st_size > 5000
+
+    best = max(trials, key=lambda trial: trial.best("val/score", maximise=True))
+    finished = json.loads((folder / "finished.json").read_text())
+    assert (finished["best"], finished["samples"]) == (best.name, 2)
+    text = (folder / "best.yaml").read_text()
+    assert text.startswith(f"# The best of 2 trials of the search space.yaml: trial {best.name}, val/score ")
+    assert f"#   {KIND}={best.drawn[KIND]}\n" in text
+    assert "on val cases, which chose it: on them it is too good" in text
+    assert "# Take it with: mttu train --config best.yaml\n" in text
+    code, out = invoke("train", "--print-config", "--config", folder / "best.yaml")
+    assert code == 0
+    taken = yaml.safe_load(out)
+    wanted = override(tiny, {**BOTH, **best.drawn, "output.name": "tiny-best"}).model_dump(mode="json")
+    assert taken == wanted
+    assert taken["data"]["manifest"] == str(tiny.data.manifest)  # the whole cohort, not the search's
+
+    code, out = invoke("tune", "--show", folder)
+    assert code == 0
+    order = sorted(trials, key=lambda trial: -trial.best("val/score", maximise=True))
+    shown = [line.split() for line in out.splitlines() if line.split() and line.split()[0] in run.names]
+    assert [words[0] for words in shown] == [trial.name for trial in order]
+    assert shown[0][1:3] == ["finished", f"{order[0].best('val/score', maximise=True):.4f}"]
+    assert "2 of 2 trials: 2 finished" in out
+    assert f"settings of the best: mttu train --config {folder / 'best.yaml'}" in out
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = InProcess()
+    assert search(tiny, tmp_path, MIXED, again, **asked) == folder  # nothing is left to do
+    assert again.names == []
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_test_cases_are_not_seen(tiny, tmp_path, phantom_folder, undrawn):
+    """Every file of a test case, as given and as prepared, is damaged: all results are the same."""
+    shutil.copytree(phantom_folder, tmp_path / "cohort")
+    manifest = discover(tmp_path / "cohort", tmp_path / "cohort" / "clinical.csv")
+    write_manifest(manifest, tmp_path / "cohort.parquet")
+    (hidden,) = manifest.split("test")
+    config = override(tiny, {"data.cache_dir": str(tmp_path / "cache")})
+    for case in manifest.cases:
+        cache_case(case, tmp_path / "cache", manifest.modalities, config.data.prepare)
+    results = []
+    for name in ("sound", "damaged"):
+        if name == "damaged":
+            prepared = [path for path in (tmp_path / "cache" / hidden.case_id).rglob("*") if path.is_file()]
+            given = [path for path in hidden.seg.parent.rglob("*") if path.is_file()]
+            assert len(prepared) >= 2
+            assert len(given) >= 5
+            for path in (*prepared, *given):
+                path.write_bytes(b"damaged")
+        folder = search(override(config, {"output.name": name}), tmp_path, {LR: {"choice": [1e-3]}})
+        seen = read_manifest(folder / "cohort.parquet")
+        assert [case.case_id for case in seen.cases] == [one.case_id for one in manifest.cases if one != hidden]
+        records = [path for path in (folder / "trials").rglob("*.json*") if path.is_file()]
+        assert records
+        assert hidden.case_id not in "".join(path.read_text() for path in records)
+        results.append(results_of(folder))
+    assert results[0] == results[1]
+    assert [state for _, _, state, _, _ in results[0]] == [FINISHED]
+
+
+def test_what_cannot_be_searched_is_refused(tiny, tmp_path):
+    space = make_space(tmp_path, RATES, tiny)
+    with pytest.raises(InputError, match=r"data\.folds: a search scores each trial on the val cases; leave it at 0"):
+        prepare_search(space, override(tiny, {"data.folds": 2}))
+    with pytest.raises(InputError, match=r"data\.manifest: not set"):
+        prepare_search(space, override(tiny, {"data.manifest": None}))
+    manifest = read_manifest(tiny.data.manifest)
+    kept = tuple(case for case in manifest.cases if case.split != "val")
+    write_manifest(type(manifest)(**{**vars(manifest), "cases": kept}), tmp_path / "no_val.parquet")
+    with pytest.raises(InputError) as caught:
+        prepare_search(space, override(tiny, {"data.manifest": str(tmp_path / "no_val.parquet")}))
+    assert "val" in str(caught.value)
+    assert str(tmp_path / "no_val.parquet") in str(caught.value)
+
+
+def test_another_search_in_the_same_folder_is_refused(tiny, tmp_path, undrawn):
+    asked = {"searcher": "random", "samples": 1}
+    folder = search(tiny, tmp_path, RATES, Pretending(), **asked)
+    before = results_of(folder)
+    ending = "undo the change, set another output.name, or start anew with --fresh (the old run is kept aside)"
+    cases = [
+        ({LR: {"choice": [1e-3]}}, asked, "another search (other values in its space)"),
+        ({**RATES, "train.seed": {"choice": [0, 1]}}, asked, "another search (other values in its space)"),
+        (RATES, {**asked, "seed": 1}, "another search (seed: 0 -> 1)"),
+        (RATES, {**asked, "metric": "val/dice", "mode": "min"}, "(metric: val/score -> val/dice; mode: None -> min)"),
+        (RATES, {}, "another search (searcher: random -> grid)"),
+        (RATES, {**asked, "settings": {**SHORT, "train.seed": 3}}, "other settings or data (train.seed: 0 -> 3)"),
+    ]
+    for space, others, difference in cases:
+        run = Pretending()
+        with pytest.raises(InputError) as caught:
+            search(tiny, tmp_path, space, run, **others)
+        assert str(caught.value).startswith(f"run {folder}: was started with ")
+        assert difference in str(caught.value)
+        assert str(caught.value).endswith(ending)
+        assert run.names == []
+    with pytest.raises(InputError, match=r"optim\.weight_decay: .* -> 0\.5"):
+        search(override(tiny, {"optim.weight_decay": 0.5}), tmp_path, RATES, **asked)
+    assert results_of(folder) == before
+
+    search(tiny, tmp_path, RATES, Pretending(), fresh=True, **{**asked, "seed": 1})
+    assert results_of(folder / "replaced-1") == before
+    assert len(read_trials(folder)) == 1
+
+
+def test_more_samples_reopen_a_search_and_run_the_new_trials_alone(tiny, tmp_path, undrawn):
+    asked = {"searcher": "random", "seed": 5}
+    whole = search(override(tiny, {"output.name": "whole"}), tmp_path, MIXED, Pretending(), samples=5, **asked)
+    folder = search(tiny, tmp_path, MIXED, Pretending(), samples=3, **asked)
+    assert json.loads((folder / "finished.json").read_text())["samples"] == 3
+    run = Pretending()
+    search(tiny, tmp_path, MIXED, run, samples=5, **asked)
+    assert run.names == ["0003", "0004"]
+    assert results_of(folder) == results_of(whole)
+    assert len(rows_of(folder)) == 5
+    assert json.loads((folder / "finished.json").read_text())["samples"] == 5
+    fewer = Pretending()
+    search(tiny, tmp_path, MIXED, fewer, samples=1, **asked)
+    assert fewer.names == []
+    assert len(rows_of(folder)) == 5
+
+
+def test_an_interrupted_search_ends_as_an_unbroken_one(tiny, tmp_path, undrawn, invoke):
+    """Interrupted before its second trial, then in the middle of it."""
+    unbroken = search(override(tiny, {"output.name": "unbroken"}), tmp_path, RATES, settings=BOTH)
+    folder = tmp_path / "runs" / "tiny"
+    first = InProcess(stop_after=1)
+    with pytest.raises(RunError, match="switched off"):
+        search(tiny, tmp_path, RATES, first, settings=BOTH)
+    assert first.names == ["0000", "0001"]
+    assert [trial.state for trial in read_trials(folder)] == ["finished", "begun"]
+    assert not (folder / "trials.csv").exists()
+    code, out = invoke("tune", "--show", folder)
+    assert code == 0
+    assert "2 of 2 trials: 1 begun, 1 finished" in out
+    assert "best.yaml" not in out
+
+    def stop_in_the_middle(book):
+        report = book.report
+
+        def report_once(name, row):
+            report(name, row)
+            raise KeyboardInterrupt
+
+        book.report = report_once
+        InProcess()(book)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tiny, tmp_path, RATES, stop_in_the_middle, settings=BOTH)
+    assert [row["epoch"] for row in read_trials(folder)[1].history] == [1]
+    last = InProcess()
+    search(tiny, tmp_path, RATES, last, settings=BOTH)
+    assert last.names == ["0001"]
+    assert results_of(folder) == results_of(unbroken)
+    kept = [name for name in rows_of(folder)[0] if name != "seconds"]
+    lines = [[[row[name] for name in kept] for row in rows_of(place)] for place in (folder, unbroken)]
+    assert lines[0] == lines[1]
+
+
+def test_trials_that_fail_are_rows_with_their_reasons(tiny, tmp_path, undrawn, invoke):
+    """One by its loss, two because a width is no multiple of the heads, though either is fine over the settings."""
+    space = {
+        LR: {"choice": [1e-3, 1e30]},
+        "network.bottleneck.width": {"choice": [16, 18]},
+        "network.bottleneck.num_heads": {"choice": [4]},
+    }
+    folder = search(tiny, tmp_path, space)
+    rows = rows_of(folder)
+    assert [row["state"] for row in rows] == [FINISHED, FAILED, FAILED, FAILED]
+    assert rows[0]["reason"] == ""
+    refusal = "network.bottleneck: width 18 is not a multiple of num_heads 4"
+    assert [row["reason"] for row in rows[1::2]] == [f"trial {name}: {refusal}" for name in ("0001", "0003")]
+    assert "not finite" in rows[2]["reason"]
+    assert json.loads((folder / "finished.json").read_text())["best"] == "0000"
+    _, out = invoke("tune", "--show", folder)
+    assert f"trial 0002 failed: {rows[2]['reason']}" in out
+    assert "4 of 4 trials: 3 failed, 1 finished" in out
+
+
+def test_a_search_in_which_all_trials_fail_says_so(tiny, tmp_path, without_curves, invoke):
+    folder = search(tiny, tmp_path, {LR: {"choice": [1e30]}})
+    assert json.loads((folder / "finished.json").read_text())["best"] is None
+    assert not (folder / "best.yaml").exists()
+    assert {path.name for path in folder.glob("*.png")} == {"parallel.png", "importance.png", "curves.png"}
+    code, out = invoke("tune", "--show", folder)
+    assert code == 0
+    assert "1 of 1 trials: 1 failed" in out
+
+
+def test_a_search_over_self_trainings_shares_its_round_0(tiny, tmp_path, undrawn):
+    space = {"selection.confidence_threshold": {"choice": [0.5]}}
+    settings = {
+        **SHORT,
+        "mc.passes": 2,
+        "selection.method": "CPL",
+        "self_training.rounds": 1,
+        "self_training.epochs": 1,
+    }
+    asked = {"run": "self-train", "settings": settings}
+    trained = []
+
+    def run(book):
+        callables = callables_here()
+
+        def train(config, *arguments):
+            trained.append(config.output.place)
+            return callables.train(config, *arguments)
+
+        InProcess(callables=type(callables)(train, callables.score, callables.evaluate))(book)
+
+    folder = search(tiny, tmp_path, space, run, **asked)
+    assert (folder / "start" / "round_0" / "best").is_dir()
+    (trial,) = read_trials(folder)
+    assert (trial.state, trial.reason) == (FINISHED, "")
+    (row,) = trial.history
+    assert row["epoch"] == 1  # what round 0 reached says nothing of a trial
+    assert row["selected/mutant"] + row["selected/wild"] <= 1
+    assert "val/score" in row
+    assert not [place for place in trained if "round_0" in str(place)]
+    assert len(trained) == 1
+    text = (folder / "best.yaml").read_text()
+    assert "# Take it with: mttu self-train --config best.yaml" in text
+    assert yaml.safe_load(text)["self_training"]["start"] is None
+
+
+def test_a_search_in_mlflow(tiny, tmp_path, database, undrawn):
+    config = override(tiny, {"tracking.enabled": True, "tracking.uri": database, "output.name": "tracked"})
+    folder = search(config, tmp_path, RATES, Pretending())
+    record = json.loads((folder / "tracking.json").read_text())
+    client = client_of(type("Tracker", (), {"uri": database}))
+    above = client.get_run(record["run_id"])
+    best = json.loads((folder / "finished.json").read_text())["best"]
+    assert above.info.status == "FINISHED"
+    assert above.data.tags["search.best_trial"] == best
+    value = max(float(row["val/score"]) for row in rows_of(folder))
+    assert above.data.metrics["search/best/val/score"] == value
+    tables = [item.path for item in client.list_artifacts(record["run_id"], "tables")]
+    assert tables == ["tables/trials.csv"]
+    pictures = {item.path for item in client.list_artifacts(record["run_id"], "pictures")}
+    assert pictures == {f"pictures/{name}.png" for name in ("parallel", "importance", "curves")}
+    condition = f"tags.mlflow.parentRunId = '{record['run_id']}'"
+    runs = client.search_runs([above.info.experiment_id], filter_string=condition)
+    assert {run.data.params[LR] for run in runs} == {"0.001", "0.01"}
+    for run in runs:
+        trial = read_trials(folder)[int(run.data.params["trial"])]
+        found = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, "val/score")]
+        assert found == trial.curve("val/score")
+        assert client.list_artifacts(run.info.run_id, "best")
+
+
+def test_trials_of_a_search_are_counted(tiny, tmp_path):
+    assert count_trials(make_space(tmp_path, MIXED, searcher="tpe", samples=7)) == 7
+    grid = {KIND: MIXED[KIND], DEPTH: MIXED[DEPTH]}
+    assert count_trials(make_space(tmp_path, grid)) == 3
+
+
+def test_the_command_refuses_what_is_no_search(tmp_path, invoke, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out = invoke("tune")
+    assert code == 2
+    assert "space: not given; name a file of tune_spaces/, or --show a search's folder" in out
+    code, out = invoke("tune", "--show", tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: holds no search (search.json not found)" in out
+    make_space(tmp_path, RATES)
+    code, out = invoke("tune", "space.yaml", "--truth", "truth.csv")
+    assert code == 2
+    assert "space.yaml: --scores and --truth are for a space of run select" in out
