@@ -238,6 +238,14 @@ class Space:
         ]
         return {"plan": plan, "space": space}
 
+    def list_conditions(self, when: Mapping[str, Any]) -> dict[str, Any]:
+        """Conditions with those that the settings in them have themselves."""
+        found: dict[str, Any] = {}
+        for one in self.parameters:
+            if one.name in when:
+                found |= self.list_conditions(one.when)
+        return {**found, **when}
+
     def list_grid(self) -> Iterator[dict[str, Any]]:
         """All combinations, in the order of the file; a setting whose condition is not met is left out."""
         seen = set()
@@ -392,22 +400,13 @@ def _check_conditions(space: Space) -> list[str]:
     return problems
 
 
-def _list_conditions(space: Space, when: Mapping[str, Any]) -> dict[str, Any]:
-    """Conditions with those that the settings in them have themselves."""
-    found: dict[str, Any] = {}
-    for one in space.parameters:
-        if one.name in when:
-            found |= _list_conditions(space, one.when)
-    return {**found, **when}
-
-
 def _check_values(space: Space, base: Config) -> list[str]:
     problems: list[str] = []
     start = base
     with collecting(problems):
         start = override(base, space.plan.settings, f"{space.path}: settings")
     for parameter in space.parameters:
-        conditions = _list_conditions(space, parameter.when)
+        conditions = space.list_conditions(parameter.when)
         for value in parameter.values.ends:
             with collecting(problems):
                 override(start, expand({**conditions, parameter.name: value}), f"{space.path}: space")

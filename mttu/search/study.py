@@ -64,11 +64,12 @@ def prepare_search(space: Space, config: Config) -> Prepared:
     inputs = replace(whole, manifest=manifest)
     if space.plan.run == "self-train":
         inputs = check_self_training(config, manifest).inputs
-    problems = _check_metric(space, manifest)
+    problems = _check_metric(space, manifest, config.data.manifest)
     for parameter in space.parameters:
+        conditions = space.list_conditions(parameter.when)
         for value in parameter.values.ends:
             with collecting(problems):
-                _check_value(space, config, {**parameter.when, parameter.name: value})
+                _check_value(space, config, {**conditions, parameter.name: value})
     raise_if_any(list(dict.fromkeys(problems)))
     return Prepared(space, config, inputs)
 
@@ -85,16 +86,18 @@ def with_absolute_paths(config: Config) -> Config:
     return override(config, changes | {name: str(path.resolve()) for name, path in paths.items() if path is not None})
 
 
-def _check_metric(space: Space, manifest: Manifest) -> list[str]:
+def _check_metric(space: Space, manifest: Manifest, source: Path | None) -> list[str]:
     """Whether the val cases define what trials are compared by."""
     val, metric, path = manifest.split("val"), space.plan.metric, space.path
     if not val:
-        return [f"{path}: metric {metric}: the cohort has no val case, on which trials are compared"]
+        return [f"{path}: metric {metric}: {source} has no val case, on which trials are compared"]
     classes = {case.idh for case in val if case.idh >= 0}
     if metric.startswith("val/dice") and not any(case.seg is not None for case in val):
-        return [f"{path}: metric {metric}: no val case has a mask; choose another metric"]
+        return [f"{path}: metric {metric}: no val case of {source} has a mask; choose another metric"]
     if metric.startswith("val/idh") and len(classes) < (1 if metric in ("val/idh_ce", "val/idh_brier") else 2):
-        return [f"{path}: metric {metric}: the val cases lack one or both IDH classes; choose another metric"]
+        return [
+            f"{path}: metric {metric}: the val cases of {source} lack one or both IDH classes; choose another metric"
+        ]
     return []
 
 

@@ -53,12 +53,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old.get("format_version") not in range(1, new["format_version"] + 1):
         found.append(f"format_version: {old.get('format_version')} -> {new['format_version']}")
     if old.get("data") != new["data"]:
-        found.append(f"manifest or prepared cases: {str(old.get('data'))[:12]} -> {str(new['data'])[:12]}")
+        found.append(f"manifest or prepared cases: {_shorten(old.get('data'))} -> {_shorten(new['data'])}")
     stored, after = old.get("settings", {}), new["settings"]
     # a setting that is newer than the old run and may change is in neither
     before = {name: value for name, value in complete(stored).items() if name in stored or name in after}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return [*found, *(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)]
+
+
+def _shorten(fingerprint: object) -> str:
+    """Its first characters, after what it is of (`of a search: `) where it says that."""
+    what, mark, digest = str(fingerprint).rpartition(": ")
+    return f"{what}{mark}{digest[:12]}"
 
 
 def read_format(folder: Path) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mttu.config import Config
+from mttu.config import Config, override
 from mttu.data.labels import REGIONS
 from mttu.data.manifest import read_manifest
 from mttu.errors import InputError, RunError, collecting
@@ -16,6 +16,7 @@ from mttu.search.book import Book, Cohort, Goal
 from mttu.search.processes import callables_here
 from mttu.search.samplers import Listed, Sampler
 from mttu.search.spaces import Space, load_space
+from mttu.search.study import RunTrials, prepare_search, run_search
 from mttu.search.trials import FAILED, FINISHED, STEP, TRIALS, State, Trial
 from mttu.search.work import CASES, do_trial
 from mttu.self_training import Callables
@@ -24,6 +25,7 @@ from mttu.tracking import NullTracker, Tracker
 from mttu.training.state import BEST
 
 GOAL = Goal("val/score", maximise=True)
+SHORT = {"train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every": 1}
 
 
 def write_space(folder: Path, space: Any, **others: Any) -> Path:
@@ -110,3 +112,13 @@ class Pretending(InProcess):
             found = {"mutant_probability": float(generator.random()), **dice, **distances}
             rows.append({"case_id": case.case_id, "idh": case.idh, **found})
         write_rows(rows, trial.folder / CASES, {"split": job.split})
+
+
+def search(
+    config: Config, folder: Path, space: Any, runner: RunTrials | None = None, fresh: bool = False, **others: Any
+) -> Path:
+    """Runs a search in this process; the run folder."""
+    others.setdefault("settings", SHORT)
+    loaded = make_space(folder, space, config, **others)
+    prepared = prepare_search(loaded, override(config, loaded.plan.settings))
+    return run_search(prepared, runner or InProcess(), callables_here(), fresh)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import t as student_t
 from scipy.stats import ttest_rel
-from search_cases import InProcess, Pretending
+from search_cases import SHORT, InProcess, Pretending
 from sklearn.metrics import roc_auc_score
 
 from mttu.config import override, to_yaml
@@ -20,15 +20,15 @@ from mttu.errors import InputError, RunError
 from mttu.search.ablation_study import Study, plan_study, prepare_study, read_summary, run_study
 from mttu.search.processes import run_here
 from mttu.search.trials import FAILED, FINISHED, read_trials
+from mttu.training.run import run_training
 
-SHORT = {"train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every": 1}
 REGIONS = ("wt", "tc", "et")
 
 
 def study_of(config, study, runner=None, **options):
     """Runs a study in this process; the run folder."""
     config = override(config, SHORT)
-    return run_study(study, config, prepare_study(study, config), runner or InProcess(), **options)
+    return run_study(prepare_study(study, config), runner or InProcess(), **options)
 
 
 def table_of(folder):
@@ -100,6 +100,7 @@ def test_table_3_over_two_seeds(tiny, tmp_path, without_curves):
     markdown, latex = ((folder / f"table.{ending}").read_text() for ending in ("md", "tex"))
     assert f"Scores of {num_val} val cases by the best weights of each training, over 2 seeds" in markdown
     assert "The weights were chosen on the same cases, so all scores are slightly too good" in markdown
+    assert "Intervals are over seeds on the same cases; they say nothing about other cases." in markdown
     assert "The data are synthetic" in markdown
     titles = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
     assert titles[2:5] == ["ClsNet", "SegNet", "MTTU-Net (ref.)"]
@@ -141,9 +142,9 @@ def test_a_study_over_folds_scores_each_fold_on_its_own_cases(tiny, undrawn):
     assert table["equal-weights", "dice"]["mean"] == pytest.approx((values[names[0]] + values[names[2]]) / 2)
     differences = [values[names[0]] - values[names[1]], values[names[2]] - values[names[3]]]
     assert table["equal-weights", "dice"]["difference"] == pytest.approx(np.mean(differences), abs=1e-12)
-    assert "Scores of each fold's val cases by the best weights of each training, over 2 folds" in (
-        (folder / "table.md").read_text()
-    )
+    text = (folder / "table.md").read_text()
+    assert "Scores of each fold's val cases by the best weights of each training, over 2 folds" in text
+    assert "Folds share training cases, so intervals are too short and p is too small." in text
 
 
 def test_the_split_of_test_cases_is_scored_and_nothing_is_chosen_on_it(tiny, undrawn):
@@ -188,25 +189,66 @@ def test_a_training_that_fails_is_in_no_score_and_named(tiny, undrawn):
 
 
 def test_another_study_in_the_same_folder_is_refused(tiny, undrawn):
-    study = plan_study("V", ["equal-weights"], seeds=1, folds=0, split="val")
+    study = plan_study("V", ["equal-weights"], seeds=2, folds=0, split="val")
+    folder = study_of(tiny, study, Pretending())
+    before = (folder / "table.csv").read_bytes()
+    for other, difference in (
+        (plan_study("V", ["pcgrad"], 2, 0, "val"), "rows: ['equal-weights', 'uncertainty-weights'] -> ['pcgrad', "),
+        (plan_study("V", ["equal-weights"], 1, 0, "val"), "another study (seeds: 2 -> 1)"),
+        (plan_study("V", ["equal-weights"], 0, 3, "val"), "another study (seeds: 2 -> 0; folds: 0 -> 3)"),
+        (plan_study("III", [], 2, 0, "val"), "another study (table: V -> III; rows: "),
+    ):
+        run = Pretending()
+        with pytest.raises(InputError) as caught:
+            study_of(tiny, other, run)
+        assert str(caught.value).startswith(f"run {folder}: was started with another study (")
+        assert difference in str(caught.value)
+        assert run.names == []
+    cases = r"manifest or prepared cases: of a study: (\w{12}) -> of a study: (?!\1)\w{12}\)"
+    with pytest.raises(InputError, match=cases):  # test cases are among its data
+        study_of(tiny, plan_study("V", ["equal-weights"], 2, 0, "test"), Pretending())
+    assert (folder / "table.csv").read_bytes() == before
+    study_of(tiny, plan_study("V", [], 1, 0, "val"), Pretending(), fresh=True)
+    assert len(read_trials(folder)) == 3
+    assert len(read_trials(folder / "replaced-1")) == 4
 
+
+def test_more_seeds_reopen_a_study_and_run_the_new_repeats_alone(tiny, undrawn):
+    one, three = (plan_study("V", ["equal-weights"], seeds, 0, "val") for seeds in (1, 3))
+    whole = study_of(override(tiny, {"output.name": "whole"}), three, Pretending())
+    folder = study_of(tiny, one, Pretending())
+    run = Pretending()
+    study_of(tiny, three, run)
+    assert run.names == [f"{row}-seed-{seed}" for seed in (1, 2) for row in three.rows]
+    assert (folder / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
+    assert json.loads((folder / "finished.json").read_text())["rows"] == dict.fromkeys(three.rows, 3)
+    assert read_summary(folder) == read_summary(whole)
+
+
+def test_a_study_whose_trainings_all_fail_is_not_finished(tiny, undrawn):
     def fail(book):
         while (trial := book.next()) is not None:
             book.end(trial.name, FAILED, "no memory")
 
-    folder = study_of(tiny, study, fail)
-    for other, difference in (
-        (plan_study("V", ["pcgrad"], 1, 0, "val"), "rows: ['equal-weights', 'uncertainty-weights'] -> ['pcgrad', "),
-        (plan_study("V", ["equal-weights"], 2, 0, "val"), "another study (seeds: 1 -> 2)"),
-        (plan_study("III", [], 1, 0, "val"), "another study (table: V -> III; rows: "),
-    ):
-        with pytest.raises(InputError) as caught:
-            study_of(tiny, other, fail)
-        assert str(caught.value).startswith(f"run {folder}: was started with another study (")
-        assert difference in str(caught.value)
-    study_of(tiny, plan_study("V", [], 1, 0, "val"), fail, fresh=True)
-    assert len(read_trials(folder)) == 3
-    assert len(read_trials(folder / "replaced-1")) == 2
+    with pytest.raises(RunError, match="all 2 trials failed, the first because: no memory; mend that, remove "):
+        study_of(tiny, plan_study("V", ["equal-weights"], 1, 0, "val"), fail)
+    assert not {path.name for path in tiny.output.place.iterdir()} & {"finished.json", "table.csv"}
+
+
+def test_training_and_study_never_share_a_folder(tiny, undrawn):
+    study = plan_study("V", ["equal-weights"], 1, 0, "val")
+
+    def switch_off(*arguments):
+        raise RunError("the machine was switched off")
+
+    with pytest.raises(RunError, match="switched off"):
+        run_training(override(tiny, SHORT), switch_off)
+    with pytest.raises(InputError, match=r"\(manifest or prepared cases: \w{12} -> of a study: \w{12}\)"):
+        study_of(tiny, study, Pretending())
+    other = override(tiny, {**SHORT, "output.name": "study"})
+    study_of(other, study, Pretending())
+    with pytest.raises(InputError, match=r"\(manifest or prepared cases: of a study: \w{12} -> \w{12}\)"):
+        run_training(other, switch_off)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +323,10 @@ def test_processes_of_this_machine_give_what_this_process_gives(tiny, undrawn):
         assert tables[0].equals(tables[1])
     assert (apart / "table.csv").read_bytes() == (here / "table.csv").read_bytes()
     failing = override(tiny, {"output.name": "failing", "optim.lr": 1e30})
-    failed = study_of(failing, study, lambda book: run_here(book, 2))
-    assert [trial.state for trial in read_trials(failed)] == [FAILED, FAILED]
-    assert all("not finite" in trial.reason for trial in read_trials(failed))
+    with pytest.raises(RunError, match=r"all 2 trials failed, the first because: .*not finite"):
+        study_of(failing, study, lambda book: run_here(book, 2))
+    assert [trial.state for trial in read_trials(failing.output.place)] == [FAILED, FAILED]
+    assert all("not finite" in trial.reason for trial in read_trials(failing.output.place))
 
 
 PARENT = """
@@ -295,7 +338,7 @@ from mttu.search.processes import run_here
 
 config = load_stored_config(Path(sys.argv[1]))
 study = plan_study("V", ["equal-weights"], seeds=1, folds=0, split="val")
-run_study(study, config, prepare_study(study, config), lambda book: run_here(book, 2))
+run_study(prepare_study(study, config), lambda book: run_here(book, 2))
 """
 
 

@@ -1,5 +1,6 @@
 import logging
 import math
+import shutil
 
 import pytest
 from mlflow_runs import client_of, history, run_of
@@ -59,7 +60,7 @@ def test_trials_are_given_out_in_order_and_recorded(tmp_path):
     found = read_trials(tmp_path)
     assert [(trial.state, trial.reason) for trial in found] == [(FAILED, "no memory"), (FINISHED, ""), (BEGUN, "")]
     assert found[1].curve("val/score") == [(1, 0.5)]
-    assert [book.count(state) for state in (BEGUN, FINISHED, STOPPED, FAILED)] == [1, 1, 0, 1]
+    assert [book.count_in(state) for state in (BEGUN, FINISHED, STOPPED, FAILED)] == [1, 1, 0, 1]
     assert told == [1, 2, 2, 2, 2, 3]
 
 
@@ -80,6 +81,59 @@ def test_what_was_interrupted_comes_first_and_what_is_over_never_again(tmp_path)
     assert book.trials["0002"].curve("val/score") == [(1, 0.5)]
     book.end("0003", FINISHED)
     assert sampler.told[-1] == (3, FINISHED)
+
+
+def test_a_removed_trial_is_drawn_again_by_its_number(tmp_path):
+    first = make_book(tmp_path, base(), Learner(4))
+    for name in ("0000", "0001", "0002"):
+        first.next()
+        first.end(name, FINISHED)
+    for name in ("0001", "0000"):
+        shutil.rmtree(tmp_path / "trials" / name)
+    sampler = Learner(4)
+    book = make_book(tmp_path, base(), sampler)
+    given = [book.next() for _ in range(3)]
+    assert [(trial.name, trial.drawn) for trial in given] == [
+        ("0000", {LR: 0.1}),
+        ("0001", {LR: 0.2}),
+        ("0003", {LR: 0.4}),
+    ]
+    assert book.next() is None
+    assert sampler.asked == [0, 1, 3, 4]
+
+
+def test_a_search_that_ended_before_its_last_trial_is_not_done(tmp_path):
+    book = make_book(tmp_path, base(), DRAWN[:2])
+    unfinished = "the search ended before its last trial; the same command goes on from here"
+    for is_last in (False, True):
+        with pytest.raises(RunError, match=unfinished):
+            book.check_done()  # nothing is drawn, or the second trial is not
+        name = book.next().name
+        with pytest.raises(RunError, match=unfinished):
+            book.check_done()
+        book.end(name, FAILED if is_last else STOPPED, "no memory" if is_last else "")
+    with pytest.raises(RunError, match=unfinished):
+        book.check_done()  # all that were begun are over, but the sampler might have more
+    assert book.next() is None
+    book.check_done()
+    again = make_book(tmp_path, base(), DRAWN[:2])
+    with pytest.raises(RunError, match=unfinished):
+        again.check_done()
+    assert again.next() is None
+    again.check_done()
+
+
+def test_a_search_all_of_whose_trials_failed_is_not_done(tmp_path):
+    book = make_book(tmp_path, base(), DRAWN[:2])
+    for reason in ("no memory", "the loss is not finite"):
+        book.end(book.next().name, FAILED, reason)
+    assert book.next() is None
+    with pytest.raises(RunError) as caught:
+        book.check_done()
+    assert str(caught.value) == (
+        f"all 2 trials failed, the first because: no memory; mend that, remove {tmp_path / 'trials'}, and run the same "
+        "command again"
+    )
 
 
 def test_seconds_of_all_starts_count(tmp_path, monkeypatch):

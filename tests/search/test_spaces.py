@@ -52,7 +52,7 @@ def test_a_whole_file_is_read(tmp_path):
     ]
     assert [one.values.list_all() for one in space.parameters] == [
         ["transformer", "convolution"],
-        [1, 3, 5],
+        range(1, 6, 2),
         None,
         [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
         ["pcgrad", "equal-weights"],
@@ -179,7 +179,11 @@ KINDS = "expected one of choice, uniform, log_uniform, integer"
             ],
         ),
         ({"settings": {"optim.rate": 1}}, ["settings: optim.rate: no such setting; known there: lr, weight_decay, "]),
-        ({"settings": {"optim": {"lr": -1}}}, ["settings: optim.lr: Input should be greater than 0, found -1"]),
+        (
+            {"settings": {"optim": {"weight_decay": -1}}},
+            ["settings: optim.weight_decay: Input should be greater than or equal to 0, found -1"],
+        ),
+        ({"settings": {"optim": {"lr": 1e-2}}}, [f"space.{LR}: is under settings, too; leave one of them out"]),
         (
             {"settings": {"output.name": "a", "data": {"manifest": "b", "folds": 2}, "tracking": {"uri": "c"}}},
             [
@@ -255,6 +259,13 @@ def test_a_refused_plan_names_file_and_key(tmp_path, others, problems):
                 "space.output.name: is the same for all trials; give it on the command line",
                 "space.data: is the same for all trials; give it on the command line",
                 "space.data.fold_seed: is the same for all trials; give it on the command line",
+            ],
+        ),
+        (
+            {"workers.num_workers": {"choice": [1, 2]}, "workers.device": {"choice": ["cpu"]}},
+            [
+                f"space.{name}: every trial takes the same place in the cluster; give it on the command line"
+                for name in ("workers.num_workers", "workers.device")
             ],
         ),
         (
@@ -334,6 +345,17 @@ def test_values_are_checked_over_the_settings_that_they_are_laid_over(tmp_path):
     assert problems_of(path) == []
     (problem,) = problems_of(path, override(Config(), {"network.bottleneck.width": 72}))
     assert problem == "space: network.bottleneck: width 72 is not a multiple of num_heads 32"
+
+
+def test_every_combination_of_a_grid_is_checked(tmp_path):
+    """Each value is fine by itself over a width of 256 with 8 heads."""
+    width, heads = "network.bottleneck.width", "network.bottleneck.num_heads"
+    space = {width: {"choice": [128, 72]}, heads: {"choice": [8, 16]}}
+    drawn = {width: 72, heads: 16}
+    assert problems_of(write_space(tmp_path, space)) == [
+        f"space: {drawn}: network.bottleneck: width 72 is not a multiple of num_heads 16"
+    ]
+    assert problems_of(write_space(tmp_path, space, searcher="random", samples=3)) == []
 
 
 def test_a_grid_leaves_out_what_has_no_effect(tmp_path):

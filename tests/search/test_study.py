@@ -1,11 +1,12 @@
 import csv
 import json
+import os
 import shutil
 
 import pytest
 import yaml
 from mlflow_runs import client_of
-from search_cases import InProcess, Pretending, make_space
+from search_cases import SHORT, InProcess, Pretending, make_space, search
 
 from mttu.cli import main
 from mttu.cohort.build import discover
@@ -14,7 +15,7 @@ from mttu.data.cache import cache_case
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
 from mttu.search.processes import callables_here
-from mttu.search.study import count_trials, prepare_search, run_search
+from mttu.search.study import count_trials
 from mttu.search.trials import FAILED, FINISHED, read_trials
 
 LR, KIND, DEPTH = "optim.lr", "network.bottleneck.kind", "network.bottleneck.num_layers"
@@ -24,15 +25,7 @@ MIXED = {
     DEPTH: {"integer": [0, 1], "when": {KIND: "transformer"}},
     LR: {"log_uniform": [1e-4, 1e-2]},
 }
-SHORT = {"train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every": 1}
 BOTH = {**SHORT, "train.epochs": 2}
-
-
-def search(config, folder, space, runner=None, fresh=False, **others):
-    """Runs a search in this process; the run folder."""
-    others.setdefault("settings", SHORT)
-    loaded = make_space(folder, space, config, **others)
-    return run_search(prepare_search(loaded, config), runner or InProcess(), callables_here(), fresh)
 
 
 def rows_of(folder):
@@ -142,21 +135,6 @@ def test_test_cases_are_not_seen(tiny, tmp_path, phantom_folder, undrawn):
     assert [state for _, _, state, _, _ in results[0]] == [FINISHED]
 
 
-def test_what_cannot_be_searched_is_refused(tiny, tmp_path):
-    space = make_space(tmp_path, RATES, tiny)
-    with pytest.raises(InputError, match=r"data\.folds: a search scores each trial on the val cases; leave it at 0"):
-        prepare_search(space, override(tiny, {"data.folds": 2}))
-    with pytest.raises(InputError, match=r"data\.manifest: not set"):
-        prepare_search(space, override(tiny, {"data.manifest": None}))
-    manifest = read_manifest(tiny.data.manifest)
-    kept = tuple(case for case in manifest.cases if case.split != "val")
-    write_manifest(type(manifest)(**{**vars(manifest), "cases": kept}), tmp_path / "no_val.parquet")
-    with pytest.raises(InputError) as caught:
-        prepare_search(space, override(tiny, {"data.manifest": str(tmp_path / "no_val.parquet")}))
-    assert "val" in str(caught.value)
-    assert str(tmp_path / "no_val.parquet") in str(caught.value)
-
-
 def test_another_search_in_the_same_folder_is_refused(tiny, tmp_path, undrawn):
     asked = {"searcher": "random", "samples": 1}
     folder = search(tiny, tmp_path, RATES, Pretending(), **asked)
@@ -242,33 +220,97 @@ def test_an_interrupted_search_ends_as_an_unbroken_one(tiny, tmp_path, undrawn, 
 
 
 def test_trials_that_fail_are_rows_with_their_reasons(tiny, tmp_path, undrawn, invoke):
-    """One by its loss, two because a width is no multiple of the heads, though either is fine over the settings."""
-    space = {
-        LR: {"choice": [1e-3, 1e30]},
-        "network.bottleneck.width": {"choice": [16, 18]},
-        "network.bottleneck.num_heads": {"choice": [4]},
-    }
-    folder = search(tiny, tmp_path, space)
+    """Some by their loss, others because a width is no multiple of the heads, though each is fine over the settings."""
+    width, heads = "network.bottleneck.width", "network.bottleneck.num_heads"
+    space = {LR: {"choice": [1e-3, 1e30]}, width: {"choice": [16, 18]}, heads: {"choice": [2, 4]}}
+    folder = search(tiny, tmp_path, space, searcher="random", samples=10)
     rows = rows_of(folder)
-    assert [row["state"] for row in rows] == [FINISHED, FAILED, FAILED, FAILED]
-    assert rows[0]["reason"] == ""
-    refusal = "network.bottleneck: width 18 is not a multiple of num_heads 4"
-    assert [row["reason"] for row in rows[1::2]] == [f"trial {name}: {refusal}" for name in ("0001", "0003")]
-    assert "not finite" in rows[2]["reason"]
-    assert json.loads((folder / "finished.json").read_text())["best"] == "0000"
+    kinds = set()
+    for row in rows:
+        if (row[width], row[heads]) == ("18", "4"):
+            kinds.add("refused")
+            assert row["state"] == FAILED
+            refusal = "network.bottleneck: width 18 is not a multiple of num_heads 4"
+            assert row["reason"] == f"trial {row['trial']}: {refusal}"
+        elif float(row[LR]) > 1:
+            kinds.add("not finite")
+            assert row["state"] == FAILED
+            assert "not finite" in row["reason"]
+        else:
+            kinds.add("sound")
+            assert (row["state"], row["reason"]) == (FINISHED, "")
+    assert kinds == {"refused", "not finite", "sound"}
+    finished = {row["trial"]: float(row["val/score"]) for row in rows if row["state"] == FINISHED}
+    assert json.loads((folder / "finished.json").read_text())["best"] == max(finished, key=finished.__getitem__)
     _, out = invoke("tune", "--show", folder)
-    assert f"trial 0002 failed: {rows[2]['reason']}" in out
-    assert "4 of 4 trials: 3 failed, 1 finished" in out
+    for row in rows:
+        if row["state"] == FAILED:
+            assert f"trial {row['trial']} failed: {row['reason']}" in out.replace("\n", " ")
+    assert f"10 of 10 trials: {10 - len(finished)} failed, {len(finished)} finished" in out
 
 
-def test_a_search_in_which_all_trials_fail_says_so(tiny, tmp_path, without_curves, invoke):
-    folder = search(tiny, tmp_path, {LR: {"choice": [1e30]}})
-    assert json.loads((folder / "finished.json").read_text())["best"] is None
-    assert not (folder / "best.yaml").exists()
-    assert {path.name for path in folder.glob("*.png")} == {"parallel.png", "importance.png", "curves.png"}
+def test_a_search_in_which_all_trials_fail_says_so_and_can_be_run_again(tiny, tmp_path, undrawn, invoke):
+    space = {LR: {"choice": [1e30]}}
+    with pytest.raises(RunError) as caught:
+        search(tiny, tmp_path, space)
+    folder = tiny.output.place
+    assert str(caught.value).startswith("all 1 trials failed, the first because: ")
+    assert "not finite" in str(caught.value)
+    ending = f"; mend that, remove {folder / 'trials'}, and run the same command again"
+    assert str(caught.value).endswith(ending)
+    assert not {path.name for path in folder.iterdir()} & {"finished.json", "best.yaml", "trials.csv"}
     code, out = invoke("tune", "--show", folder)
     assert code == 0
     assert "1 of 1 trials: 1 failed" in out
+    shutil.rmtree(folder / "trials")
+    search(tiny, tmp_path, space, Pretending())
+    assert json.loads((folder / "finished.json").read_text())["best"] == "0000"
+
+
+def test_a_search_that_a_signal_ends_is_not_finished(tiny, tmp_path, undrawn):
+    """Ray Tune returns then, as if all trials were over."""
+
+    def leave(book):
+        book.end(book.next().name, FINISHED)
+
+    with pytest.raises(RunError, match="ended before its last trial; the same command goes on from here"):
+        search(tiny, tmp_path, RATES, leave)
+    assert not (tiny.output.place / "finished.json").exists()
+    rest = Pretending()
+    search(tiny, tmp_path, RATES, rest)
+    assert rest.names == ["0001"]
+    assert json.loads((tiny.output.place / "finished.json").read_text())["samples"] == 2
+
+
+def test_jobs_name_their_files_in_full(tiny, tmp_path, undrawn, monkeypatch):
+    """A trial's process has another working folder."""
+    monkeypatch.chdir(tmp_path)
+    cache = os.path.relpath(tiny.data.cache_dir)
+    paths = {"data.manifest": "cohort.parquet", "data.cache_dir": cache, "output.folder": "runs"}
+    jobs = []
+
+    class Noting(Pretending):
+        def work(self, book, trial):
+            jobs.append(book.job_of(trial).config)
+            super().work(book, trial)
+
+    folder = search(override(tiny, paths), tmp_path, RATES, Noting())
+    assert folder == tmp_path / "runs" / "tiny"
+    assert len(jobs) == 2
+    for number, job in enumerate(jobs):
+        assert job.data.manifest == folder / "cohort.parquet"
+        assert job.data.cache_dir == tiny.data.cache_dir
+        assert job.output.folder == folder / "trials" / f"000{number}"
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["data"]["manifest"] == str(tmp_path / "cohort.parquet")
+
+
+def test_the_best_settings_have_no_address_of_mlflow(tiny, tmp_path, undrawn):
+    config = override(tiny, {"tracking.uri": "postgresql://someone:secret@host/db"})
+    folder = search(config, tmp_path, RATES, Pretending())
+    text = (folder / "best.yaml").read_text()
+    assert "secret" not in text
+    assert yaml.safe_load(text)["tracking"]["uri"] is None
 
 
 def test_a_search_over_self_trainings_shares_its_round_0(tiny, tmp_path, undrawn):

@@ -89,11 +89,23 @@ def test_a_last_line_that_a_kill_cut_is_removed(tmp_path, cut):
     trial.add({STEP: 1, SCORE: 0.5})
     whole = history_of(trial).read_text()
     history_of(trial).write_text(whole + cut)
-    (read,) = read_trials(tmp_path)
+    (read,) = read_trials(tmp_path, mend=True)
     assert read.history == trial.history
     assert history_of(trial).read_text() == whole
     read.add({STEP: 2, SCORE: 0.25})
     assert read_trials(tmp_path)[0].curve(SCORE) == [(1, 0.5), (2, 0.25)]
+
+
+@pytest.mark.parametrize("cut", ['{"epoch": 2, "val/sc', '{"epoch": 2, "val/score": 0.25}'], ids=["cut", "no end"])
+def test_a_reader_alone_leaves_the_file_as_it_is(tmp_path, cut):
+    """`--show` reads a search that another process runs: that line may be half written."""
+    trial = begin(tmp_path)
+    trial.add({STEP: 1, SCORE: 0.5})
+    text = history_of(trial).read_text() + cut
+    history_of(trial).write_text(text)
+    (read,) = read_trials(tmp_path)
+    assert read.curve(SCORE) == ([(1, 0.5), (2, 0.25)] if cut.endswith("}") else [(1, 0.5)])
+    assert history_of(trial).read_text() == text
 
 
 def test_a_last_line_that_lacks_its_end_alone_is_kept(tmp_path):
@@ -101,7 +113,7 @@ def test_a_last_line_that_lacks_its_end_alone_is_kept(tmp_path):
     for epoch in (1, 2):
         trial.add({STEP: epoch, SCORE: 0.5})
     history_of(trial).write_text(history_of(trial).read_text().rstrip("\n"))
-    (read,) = read_trials(tmp_path)
+    (read,) = read_trials(tmp_path, mend=True)
     read.add({STEP: 3, SCORE: 0.25})
     assert read_trials(tmp_path)[0].curve(SCORE) == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
