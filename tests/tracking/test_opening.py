@@ -201,6 +201,7 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "train.loader_workers": 2,
         "workers.device": "cpu",
         "workers.max_failures": 0,
+        "workers.gpus_per_worker": 0.5,
         "workers.threads_per_worker": 7,
         "self_training.rounds": 5,
         "self_training.stop_when_unchanged": False,
