@@ -317,10 +317,10 @@ def _do_trial(
         failed = f"{type(error).__name__}: {error}"
         if isinstance(error, ray.exceptions.RayError) or is_full_disk(error, job.config.output.place):
             failed, broken = "", failed
-    last = history[-1][STEP] if history else 0
+    end = {_OVER: not broken, _FAILED: failed, _BROKEN: broken}
     for row in untold:
-        tell(row)
-    tell({STEP: last, _OVER: not broken, _FAILED: failed, _BROKEN: broken, "done": True})
+        tell({**row, **end})  # over with the first: what the scheduler makes of the others is too late to stop it
+    tell({STEP: history[-1][STEP] if history else 0, **end, "done": True})
 
 
 def callables_of_trial(config: Config) -> Callables:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mttu.cluster.self_train import callables_on_ray
-from mttu.cluster.tune import OBJECTIVE, count_on_cluster, make_scheduler, run_on_tune, with_objective
+from mttu.cluster.tune import OBJECTIVE, _do_trial, count_on_cluster, make_scheduler, run_on_tune, with_objective
 from mttu.config import override, to_yaml
 from mttu.errors import InputError
 from mttu.files import read_json
@@ -22,7 +22,7 @@ from mttu.search.samplers import Listed
 from mttu.search.spaces import Asha, load_space
 from mttu.search.study import prepare_search, run_search
 from mttu.search.trials import FINISHED, STOPPED, read_trials
-from mttu.search.work import do_trial
+from mttu.search.work import Job, do_trial
 from mttu.tracking import NullTracker
 
 TWO_AT_ONCE = {"workers.threads_per_worker": 1, "train.validate_every": 1}
@@ -56,7 +56,21 @@ def test_trials_on_tune_are_those_of_one_process(tiny, tmp_path, ray_session, sk
     assert curves(folders["ray"]) == curves(folders["here"])
     assert [trial.state for trial in read_trials(folders["ray"])] == [FINISHED]
     assert not list(folders["ray"].glob(".tune-*"))
-    assert (folders["ray"] / "best.yaml").read_text().splitlines()[1:] != []
+    best = yaml.safe_load((folders["ray"] / "best.yaml").read_text())
+    assert best["network"]["bottleneck"]["kind"] == "convolution"
+    assert best["output"]["name"] == "ray-best"
+
+
+def test_a_trial_whose_training_had_finished_is_over_before_the_scheduler_sees_its_curve(tiny, tmp_path, monkeypatch):
+    """Killed after its last epoch and started again: the scheduler would stop it at an early, weak epoch."""
+    monkeypatch.setattr("mttu.cluster.tune.do_trial", lambda job, callables, report: [report(row) for row in history])
+    monkeypatch.setattr("mttu.cluster.tune.find_obstacle_of_trial", lambda job, check_place: "")
+    history = [{"epoch": 1.0, "m": 0.1}, {"epoch": 2.0, "m": 0.9}]
+    told = []
+    _do_trial(Job(tiny.model_dump(mode="json"), "train"), history, "m", True, told.append)
+    assert [row["over"] for row in told] == [True, True, True]
+    assert [row.get(OBJECTIVE) for row in told] == [0.1, 0.9, None]
+    assert [row.get("done", False) for row in told] == [False, False, True]
 
 
 @pytest.mark.ray

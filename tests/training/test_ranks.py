@@ -283,7 +283,7 @@ def uneven_cases(phantom_manifest):
 def two_ranks(tmp_path_factory, uneven_cases, phantom_cache):
     """Folder with what two ranks computed; to start them takes longer than their work."""
     root = tmp_path_factory.getbasetemp()
-    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # by the test processes of this session
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # by all test processes of a run
     folder = shared / "two-ranks"
     with FileLock(shared / "two-ranks.lock"):
         if not (folder / "done").exists():
