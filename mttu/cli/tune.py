@@ -49,12 +49,12 @@ def tune(
         return
     if space is None:
         raise InputError("space: not given; name a file of tune_spaces/, or --show a search's folder")
-    from mttu.search.spaces import load_space
+    from mttu.search.spaces import check_values, read_space
 
     given = read_given(config, arguments)
     if not any("output.name" in changes for changes, _ in given):
         given = [({"output.name": f"search-{space.stem}"}, "name"), *given]
-    loaded = load_space(space, resolve(preset_name, given))
+    loaded = read_space(space)
     arguments_alone = given[-1]
     settings = resolve(preset_name, [*given[:-1], (loaded.plan.settings, f"{space}: settings"), arguments_alone])
     searched = {one.name for one in loaded.parameters}
@@ -65,6 +65,7 @@ def tune(
             if name in searched
         ]
     )
+    check_values(loaded, settings)
     if loaded.plan.run == "select":
         _search_offline(loaded, settings, scores or [], truth, min_coverage, max_error)
         return

@@ -33,9 +33,8 @@ from mttu.errors import InputError, RunError
 from mttu.search.book import Book
 from mttu.search.spaces import Asha
 from mttu.search.trials import FAILED, FINISHED, STEP, STOPPED, Report
-from mttu.search.work import Job, do_trial, find_obstacle_of_trial
+from mttu.search.work import Job, try_trial
 from mttu.self_training import Callables
-from mttu.self_training.run import is_full_disk
 
 OBJECTIVE = "objective"
 """The best value of the metric so far, which the scheduler compares."""
@@ -306,18 +305,8 @@ def _do_trial(
         seen = {one[STEP]: one for one in with_objective(history, metric, maximise)}
         tell({**seen[row[STEP]], _ROW: dict(row)})
 
-    failed, broken = "", ""
-    try:
-        broken = find_obstacle_of_trial(job, place_workers)
-        if not broken:
-            do_trial(job, callables_of_trial(job.config), report)
-    except (InputError, RunError) as error:
-        failed = str(error)
-    except Exception as error:  # a trial that fails is a row with its reason
-        failed = f"{type(error).__name__}: {error}"
-        if isinstance(error, ray.exceptions.RayError) or is_full_disk(error, job.config.output.place):
-            failed, broken = "", failed
-    end = {_OVER: not broken, _FAILED: failed, _BROKEN: broken}
+    ending = try_trial(job, callables_of_trial(job.config), report, place_workers, (ray.exceptions.RayError,))
+    end = {_OVER: not ending.broken, _FAILED: ending.failed, _BROKEN: ending.broken}
     for row in untold:
         tell({**row, **end})  # over with the first: what the scheduler makes of the others is too late to stop it
     tell({STEP: history[-1][STEP] if history else 0, **end, "done": True})

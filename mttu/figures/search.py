@@ -151,19 +151,29 @@ def _shorten(text: str, letters: int) -> str:
     return f"{text[:front]}…{text[len(text) - (letters - 1 - front) :]}"
 
 
-def draw_importance(importance: Mapping[str, float] | None) -> Figure:
-    """Bars of the share of the metric's variance that each setting explains; None: too few trials."""
+def draw_importance(importance: Mapping[str, tuple[float, int]], num_finished: int) -> Figure:
+    """Bars of the share of the metric's variance that each setting explains.
+
+    Args:
+        importance: Setting to share, and the number of trials that it is measured over.
+        num_finished: Finished trials; a share over fewer of them says so.
+    """
     if not importance:
         return style.draw_nothing("too few finished trials to say which settings matter")
-    names = sorted(importance, key=lambda name: importance[name])
+    names = sorted(importance, key=lambda name: (importance[name][1], importance[name][0]))
     figure = style.new_figure(style.PAGE_WIDTH_IN * 0.7, 0.9 + 0.28 * len(names))
     axes = figure.add_subplot()
     style.dress(axes, "Importance (fANOVA)", "share of the metric's variance over trials")
-    shares = [importance[name] for name in names]
-    axes.barh(names, shares, 0.6, color=style.BLUE, **style.BARS)
+    shares = [importance[name][0] for name in names]
+    colours = [style.BLUE if importance[name][1] == num_finished else style.GREY for name in names]
+    axes.barh(names, shares, 0.6, color=colours, **style.BARS)
     for place, share in enumerate(shares):
         axes.text(share + 0.01, place, f"{share:.2f}", va="center", fontsize=style.NOTE_SIZE)
     axes.set_xlim(0, max(1.0, *shares) * 1.08)
+    partial = [f"{name}: {importance[name][1]}" for name in names if importance[name][1] < num_finished]
+    if partial:
+        listed = ", ".join(partial)
+        style.add_note(figure, [f"Grey: over those of the {num_finished} finished trials that have it ({listed})."])
     return figure
 
 
@@ -184,7 +194,10 @@ def draw_trial_curves(trials: Sequence[TriedTrial], metric: str, maximise: bool,
         axes.plot(steps, values, color=colour, linewidth=width, zorder=order, marker="o", markersize=2)
         if trial.state in _CUT_SHORT:
             axes.plot(steps[-1], values[-1], "x", color=style.BLACK, markersize=5, zorder=5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    first, last = (choose(place for trial in drawn for place, _ in trial.curve) for choose in (min, max))
+    if first == last:
+        axes.set_xlim(first - 0.5, last + 0.5)
     notes = [] if best is None else [f"Thick: the best trial, {best.name}."]
     if any(trial.state in _CUT_SHORT for trial in drawn):
         notes.append("Cross: stopped by the scheduler, or failed.")

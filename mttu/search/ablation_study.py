@@ -22,11 +22,11 @@ from mttu.metrics.empty_masks import explain_dice, explain_hd95
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
 from mttu.search.book import Book, Cohort, Goal
 from mttu.search.samplers import Listed
-from mttu.search.study import OnChange, RunTrials, with_absolute_paths
+from mttu.search.study import OnChange, RunTrials
 from mttu.search.table_files import write_csv, write_latex, write_markdown
 from mttu.search.tables import Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
-from mttu.search.work import CASES
+from mttu.search.work import CASES, with_absolute_paths
 from mttu.self_training import check_self_training
 from mttu.self_training.evaluation import read_rows
 from mttu.tracking import Tracker

@@ -17,7 +17,7 @@ from mttu.errors import InputError, RunError
 from mttu.search.samplers import Sampler
 from mttu.search.spaces import Run, expand
 from mttu.search.trials import BEGUN, FAILED, FINISHED, STEP, TRIALS, Report, State, Trial, read_trials
-from mttu.search.work import Job
+from mttu.search.work import Job, with_absolute_paths
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.epoch_log import AGAIN_SECONDS, EpochLog
 from mttu.training.state import BEST
@@ -122,7 +122,8 @@ class Book:
 
     def job_of(self, trial: Trial) -> Job:
         """The trial's work, without MLflow, to which only this process writes."""
-        config = override(self.settings_of(trial), {"tracking.enabled": False, "tracking.uri": None})
+        config = with_absolute_paths(self.settings_of(trial))  # paths may be among what is tried
+        config = override(config, {"tracking.enabled": False, "tracking.uri": None})
         return Job(config.model_dump(mode="json"), self.run, self.split)
 
     def report(self, name: str, row: Report) -> None:

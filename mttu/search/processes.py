@@ -22,10 +22,9 @@ from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.search.book import Book
 from mttu.search.trials import FAILED, FINISHED, Trial
-from mttu.search.work import Job, do_trial, find_obstacle_of_trial
+from mttu.search.work import Job, try_trial
 from mttu.self_training import Callables
 from mttu.self_training.evaluation import evaluate_locally
-from mttu.self_training.run import is_full_disk
 from mttu.training.run import launch_locally
 
 _MARK = "mttu-trial "
@@ -120,18 +119,7 @@ def main() -> None:
     job = Job(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(job.config.workers.threads_per_worker)
-    failed, broken = "", ""
-    try:
-        broken = find_obstacle_of_trial(job, lambda config: None)
-        if not broken:
-            do_trial(job, callables_here(), lambda row: _say({"row": dict(row)}))
-    except (InputError, RunError) as error:
-        failed = str(error)
-    except Exception as error:  # a trial that fails is a row with its reason
-        failed = f"{type(error).__name__}: {error}"
-        if is_full_disk(error, job.config.output.place):
-            failed, broken = "", failed
-    _say({"failed": failed, "broken": broken})
+    _say(asdict(try_trial(job, callables_here(), lambda row: _say({"row": dict(row)}))))
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import optuna
@@ -189,25 +189,42 @@ def make_sampler(space: Space) -> Sampler:
     return Listed(list_random(space)) if space.plan.searcher == "random" else Tpe(space)
 
 
-def measure_importance(space: Space, trials: Sequence[Trial]) -> Mapping[str, float] | None:
+class Share(NamedTuple):
+    """How much a setting matters."""
+
+    value: float
+    """Share of the variance that the metric has over these trials."""
+    num_trials: int
+
+
+def measure_importance(space: Space, trials: Sequence[Trial]) -> dict[str, Share]:
     """Share of the metric's variance that each setting explains (Optuna's fANOVA; Hutter et al., ICML 2014).
 
-    None with fewer than four finished trials, or where all values are equal. Settings with a condition are left out,
-    and those of which all trials have the same value.
+    Over finished trials; of a setting with a condition, over those that have it. A setting is left out if fewer than
+    four trials have it, or if they do not differ in it or in the metric.
     """
-    study = optuna.create_study(direction=direction_of(space))
     frozen = [one for trial in trials if trial.state == FINISHED and (one := freeze(space, trial)) is not None]
-    values = {one.value for one in frozen if one.value is not None}
-    if len(frozen) < 4 or len(values) < 2:
-        return None
-    tried = [one.params for one in frozen if one.value is not None]
+    scored = [one for one in frozen if one.value is not None]
+    found: dict[str, Share] = {}
+    for parameter in space.parameters:
+        own = [one for one in scored if parameter.name in one.params]
+        if parameter.name not in found:
+            shares = _share_variance(space, own)
+            new = shares if len(own) == len(scored) else {parameter.name: shares.get(parameter.name)}
+            found |= {name: Share(value, len(own)) for name, value in new.items() if value is not None}
+    return found
+
+
+def _share_variance(space: Space, frozen: Sequence[optuna.trial.FrozenTrial]) -> dict[str, float]:
+    """Of the settings that all these trials have and that differ, the largest share first."""
     names = [
         one.name
         for one in space.parameters
-        if all(one.name in params for params in tried) and len({params[one.name] for params in tried}) > 1
+        if all(one.name in trial.params for trial in frozen) and len({trial.params[one.name] for trial in frozen}) > 1
     ]
-    if not names:
-        return None
+    if len(frozen) < 4 or len({one.value for one in frozen}) < 2 or not names:
+        return {}
+    study = optuna.create_study(direction=direction_of(space))
     study.add_trials(frozen)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)

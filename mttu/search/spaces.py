@@ -26,15 +26,17 @@ Format 1 has `space` with a list of values for each setting: a grid.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mttu.config import Config, flatten, override, read_yaml
+from mttu.config.batches import share_batch
 from mttu.config.changeable import list_changeable
 from mttu.config.schema import AboveZero, Positive, Settings
 from mttu.errors import InputError, collecting, raise_if_any
@@ -66,6 +68,7 @@ ABLATION = "ablation"
 _FIXED = ("data.manifest", "data.cache_dir", "data.folds", "data.fold_seed", "tracking.", "output.")
 _MOST_CHECKED = 1000
 """Combinations of a grid whose settings are tried out before it is searched."""
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
 
 
@@ -73,6 +76,12 @@ class Choice(Settings):
     """One of several values."""
 
     choice: Annotated[list[Any], Field(min_length=1)]
+
+    @field_validator("choice")
+    @classmethod
+    def _read_numbers(cls, values: list[Any]) -> list[Any]:
+        """YAML takes 1e-4 for text, because it has no point."""
+        return [float(one) if isinstance(one, str) and _NUMBER.fullmatch(one) else one for one in values]
 
     @model_validator(mode="after")
     def _check(self) -> "Choice":
@@ -272,11 +281,25 @@ def load_space(path: Path, base: Config | None = None) -> Space:
     """Reads a search space and checks that the settings accept its values.
 
     Args:
-        path: File of format 1 or 2, see the module docstring.
+        path: See `read_space`.
         base: Settings that the space's own are laid over; the paper's if not given.
 
     Raises:
-        InputError: The file is not such a space, or a setting refuses one of its values; names all of them.
+        InputError: See `read_space` and `check_values`.
+    """
+    space = read_space(path)
+    check_values(space, override(base or Config(), space.plan.settings, f"{path}: settings"))
+    return space
+
+
+def read_space(path: Path) -> Space:
+    """Reads a search space; whether the settings accept its values is for `check_values` to say.
+
+    Args:
+        path: File of format 1 or 2, see the module docstring.
+
+    Raises:
+        InputError: The file is not such a space; names all that is wrong.
     """
     content = read_yaml(path)
     version = content.pop("format_version", None)
@@ -306,9 +329,7 @@ def load_space(path: Path, base: Config | None = None) -> Space:
         plan = _validate(Plan, content, str(path))
     raise_if_any(problems)
     space = Space(path, plan, tuple(parameters))
-    problems += [*_check_names(space), *_check_conditions(space)]
-    raise_if_any(problems)
-    raise_if_any(_check_values(space, base or Config()))
+    raise_if_any([*_check_names(space), *_check_conditions(space)])
     return space
 
 
@@ -400,23 +421,34 @@ def _check_conditions(space: Space) -> list[str]:
     return problems
 
 
-def _check_values(space: Space, base: Config) -> list[str]:
+def _try(space: Space, base: Config, drawn: Mapping[str, Any], told: str) -> None:
+    changed = override(base, expand(drawn), f"{space.path}: space{told}")
+    share_batch(changed.train, changed.workers.num_workers)
+
+
+def check_values(space: Space, base: Config) -> None:
+    """Checks that the settings accept the values of a space: the ends of ranges, all choices, combinations of a grid.
+
+    Args:
+        space: As read.
+        base: Settings of every trial, those of the space among them.
+
+    Raises:
+        InputError: They do not; names all such values.
+    """
     problems: list[str] = []
-    start = base
-    with collecting(problems):
-        start = override(base, space.plan.settings, f"{space.path}: settings")
     for parameter in space.parameters:
         conditions = space.list_conditions(parameter.when)
         for value in parameter.values.ends:
             with collecting(problems):
-                override(start, expand({**conditions, parameter.name: value}), f"{space.path}: space")
+                _try(space, base, {**conditions, parameter.name: value}, "")
     if space.plan.searcher == "grid" and not problems:  # values that do not go together
         for drawn in islice(space.list_grid(), _MOST_CHECKED):
             with collecting(problems):
-                override(start, expand(drawn), f"{space.path}: space: {drawn}")
+                _try(space, base, drawn, f": {drawn}")
     scheduler = space.plan.scheduler
     if scheduler is not None and not problems:
-        epochs, every = start.train.epochs, start.train.validate_every
+        epochs, every = base.train.epochs, base.train.validate_every
         if scheduler.grace >= epochs:
             problems.append(f"{space.path}: scheduler.grace: {scheduler.grace}, but train.epochs is {epochs}")
         elif every > scheduler.grace:
@@ -424,4 +456,4 @@ def _check_values(space: Space, base: Config) -> list[str]:
                 f"{space.path}: scheduler.grace: {scheduler.grace}, but validation is every {every} epochs only "
                 "(train.validate_every); set that under settings"
             )
-    return problems
+    raise_if_any(problems)

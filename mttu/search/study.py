@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, override
-from mttu.config.batches import share_batch
 from mttu.config.changeable import list_changeable
 from mttu.data.manifest import Manifest, write_manifest
-from mttu.errors import InputError, collecting, raise_if_any
+from mttu.errors import InputError, raise_if_any
 from mttu.files import read_versioned, write_json
 from mttu.search.book import Book, Cohort, Goal
 from mttu.search.results import write_results
 from mttu.search.samplers import make_sampler
-from mttu.search.spaces import Space, expand
+from mttu.search.spaces import Space
+from mttu.search.work import with_absolute_paths
 from mttu.self_training import Callables, check_self_training, run_self_training
 from mttu.self_training.round_folder import round_folder
-from mttu.training.inputs import Inputs, check_inputs, resolve_paths
+from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run import CHANGEABLE, FINISHED, Tell, open_run
 
 FORMAT_VERSION = 1
@@ -65,25 +65,8 @@ def prepare_search(space: Space, config: Config) -> Prepared:
     if space.plan.run == "self-train":
         inputs = check_self_training(config, manifest).inputs
     problems = _check_metric(space, manifest, config.data.manifest)
-    for parameter in space.parameters:
-        conditions = space.list_conditions(parameter.when)
-        for value in parameter.values.ends:
-            with collecting(problems):
-                _check_value(space, config, {**conditions, parameter.name: value})
-    raise_if_any(list(dict.fromkeys(problems)))
+    raise_if_any(problems)
     return Prepared(space, config, inputs)
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The settings for processes that have other working folders."""
-    manifest, cache_dir = resolve_paths(config)
-    changes: dict[str, Any] = {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)}
-    paths = {
-        "train.start_from": config.train.start_from,
-        "self_training.start": config.self_training.start,
-        "self_training.truth": config.self_training.truth,
-    }
-    return override(config, changes | {name: str(path.resolve()) for name, path in paths.items() if path is not None})
 
 
 def _check_metric(space: Space, manifest: Manifest, source: Path | None) -> list[str]:
@@ -99,11 +82,6 @@ def _check_metric(space: Space, manifest: Manifest, source: Path | None) -> list
             f"{path}: metric {metric}: the val cases of {source} lack one or both IDH classes; choose another metric"
         ]
     return []
-
-
-def _check_value(space: Space, config: Config, drawn: dict[str, Any]) -> None:
-    changed = override(config, expand(drawn), f"{space.path}: space")
-    share_batch(changed.train, changed.workers.num_workers)
 
 
 def without_test_cases(manifest: Manifest) -> Manifest:

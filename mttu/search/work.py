@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mttu.config import Config
+from mttu.config import Config, override
 from mttu.data.manifest import read_manifest
-from mttu.errors import InputError
+from mttu.errors import InputError, RunError
 from mttu.files import lock_folder, read_json
 from mttu.search.spaces import Run
 from mttu.search.trials import STEP, Report
-from mttu.self_training import Callables, run_self_training
-from mttu.self_training.evaluation import read_summary, write_rows
+from mttu.self_training import Callables, Step, run_self_training
+from mttu.self_training.evaluation import write_rows
+from mttu.self_training.round_folder import count_finished, read_record, round_folder
+from mttu.self_training.run import is_full_disk
+from mttu.training.inputs import resolve_paths
 from mttu.training.run import FINISHED, run_training
 from mttu.training.state import BEST
 
@@ -36,7 +39,60 @@ class Job:
         return Config.model_validate(self.settings)
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """The settings for processes that have other working folders."""
+    manifest, cache_dir = resolve_paths(config)
+    changes: dict[str, Any] = {"data.manifest": str(manifest), "data.cache_dir": str(cache_dir)}
+    paths = {
+        "train.start_from": config.train.start_from,
+        "self_training.start": config.self_training.start,
+        "self_training.truth": config.self_training.truth,
+    }
+    return override(config, changes | {name: str(path.resolve()) for name, path in paths.items() if path is not None})
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the work of a trial ended; it is finished if both are empty."""
+
+    failed: str = ""
+    """Why the trial failed by itself: a row of the search, whose other trials go on."""
+    broken: str = ""
+    """What kept it from ending that is not its fault: it stays begun, and the same command goes on with it."""
+
+
 _WAIT_SECONDS = 30.0
+
+
+def try_trial(
+    job: Job,
+    callables: Callables,
+    report: Callable[[Report], None],
+    check_place: Callable[[Config], object] = lambda config: None,
+    faults: tuple[type[Exception], ...] = (),
+) -> Ending:
+    """Does the trial's work, whatever may happen to it.
+
+    Args:
+        job: The work.
+        callables: How it is done.
+        report: See `do_trial`.
+        check_place: See `find_obstacle_of_trial`.
+        faults: Exceptions that are not the trial's fault, beside a full disk.
+    """
+    try:
+        obstacle = find_obstacle_of_trial(job, check_place)
+        if obstacle:
+            return Ending(broken=obstacle)
+        do_trial(job, callables, report)
+    except (InputError, RunError) as error:
+        return Ending(failed=str(error))
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, faults) or is_full_disk(error, job.config.output.place):
+            return Ending(broken=told)
+        return Ending(failed=told)
+    return Ending()
 
 
 def find_obstacle_of_trial(job: Job, check_place: Callable[[Config], object]) -> str:
@@ -89,18 +145,25 @@ def _train(config: Config, callables: Callables, report: Callable[[Report], None
 
 
 def _self_train(config: Config, callables: Callables, report: Callable[[Report], None]) -> list[dict[str, float]]:
-    del report  # rounds are known at the end
-    summary = read_summary(run_self_training(config, callables)) or {}
-    first = 1 if config.self_training.start is not None and len(summary["rounds"]) > 1 else 0
-    return [
-        {
-            STEP: row["round"],
-            "selected/mutant": row["num_mutant"],
-            "selected/wild": row["num_wild"],
-            **row["metrics"],
-        }
-        for row in summary["rounds"][first:]  # a shared round 0 says nothing of a trial
-    ]
+    folder = config.output.place
+    first = 0 if config.self_training.start is None else 1  # a shared round 0 says nothing of a trial
+    reported = first
+
+    def show(step: Step) -> None:
+        nonlocal reported
+        while reported < min(step.round, count_finished(folder)):
+            report(_read_round(folder, reported))
+            reported += 1
+
+    run_self_training(config, callables, show=show)
+    rounds = range(count_finished(folder))
+    return [_read_round(folder, number) for number in rounds[first:] or rounds]
+
+
+def _read_round(folder: Path, number: int) -> dict[str, float]:
+    record = read_record(round_folder(folder, number))
+    counts = {"selected/mutant": record.num_mutant, "selected/wild": record.num_wild}
+    return {STEP: number, **counts, **record.metrics}
 
 
 def _evaluate(config: Config, callables: Callables, split: str) -> None:

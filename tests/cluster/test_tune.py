@@ -13,18 +13,19 @@ import yaml
 
 from mttu.cluster.self_train import callables_on_ray
 from mttu.cluster.tune import OBJECTIVE, _do_trial, count_on_cluster, make_scheduler, run_on_tune, with_objective
-from mttu.config import override, to_yaml
+from mttu.config import Config, override, to_yaml
 from mttu.errors import InputError
 from mttu.files import read_json
 from mttu.search.book import Book, Cohort, Goal
 from mttu.search.processes import callables_here
-from mttu.search.samplers import Listed
-from mttu.search.spaces import Asha, load_space
+from mttu.search.samplers import Listed, make_sampler
+from mttu.search.spaces import Asha, check_values, load_space, read_space
 from mttu.search.study import prepare_search, run_search
 from mttu.search.trials import FINISHED, STOPPED, read_trials
 from mttu.search.work import Job, do_trial
 from mttu.tracking import NullTracker
 
+REPOSITORY = Path(__file__).parents[2]
 TWO_AT_ONCE = {"workers.threads_per_worker": 1, "train.validate_every": 1}
 
 
@@ -63,8 +64,7 @@ def test_trials_on_tune_are_those_of_one_process(tiny, tmp_path, ray_session, sk
 
 def test_a_trial_whose_training_had_finished_is_over_before_the_scheduler_sees_its_curve(tiny, tmp_path, monkeypatch):
     """Killed after its last epoch and started again: the scheduler would stop it at an early, weak epoch."""
-    monkeypatch.setattr("mttu.cluster.tune.do_trial", lambda job, callables, report: [report(row) for row in history])
-    monkeypatch.setattr("mttu.cluster.tune.find_obstacle_of_trial", lambda job, check_place: "")
+    monkeypatch.setattr("mttu.search.work.do_trial", lambda job, callables, report: [report(row) for row in history])
     history = [{"epoch": 1.0, "m": 0.1}, {"epoch": 2.0, "m": 0.9}]
     told = []
     _do_trial(Job(tiny.model_dump(mode="json"), "train"), history, "m", True, told.append)
@@ -211,3 +211,39 @@ def test_tpe_and_asha_lose_nothing_and_run_nothing_twice_and_stopped_trials_give
         assert (trials[name].state, trials[name].history, trials[name].drawn) == (state, history, drawn)
     drawn = [json.dumps(trial.drawn) for trial in trials.values()]
     assert len(set(drawn)) == 6
+
+
+class FirstTwo:
+    """The first two trials of a search."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+        self.learn = sampler.learn
+
+    def draw(self, number):
+        return self.sampler.draw(number) if number < 2 else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformer_depth", "ups_thresholds", "optimisation", "modalities"])
+def test_two_trials_of_every_shipped_space_run_on_tune(tiny, monkeypatch, ray_session, name):
+    """As shipped but for the length of a training, as the command line reads them: arguments over the space's own."""
+    monkeypatch.setattr("mttu.search.study.make_sampler", lambda space: FirstTwo(make_sampler(space)))
+    space = read_space(REPOSITORY / "tune_spaces" / f"{name}.yaml")
+    grace = 0 if space.plan.scheduler is None else space.plan.scheduler.grace
+    short = {
+        "train.epochs": grace + 1, "train.steps_per_epoch": 1, "self_training.rounds": 1, "self_training.epochs": 1,
+        "workers.threads_per_worker": 1,
+    }  # fmt: skip
+    config = override(tiny, space.plan.settings | short)
+    check_values(space, config)
+    prepared = prepare_search(space, config)
+    folder = run_search(
+        prepared, lambda book: run_on_tune(book, space.plan.scheduler), callables_on_ray(config.workers)
+    )
+    trials = read_trials(folder)
+    assert [trial.state for trial in trials] == [FINISHED] * 2
+    assert all(trial.curve(space.plan.metric) for trial in trials)
+    assert trials[0].drawn != trials[1].drawn
+    best = Config.model_validate(yaml.safe_load((folder / "best.yaml").read_text()))
+    assert best.output.name == "tiny-best"

@@ -132,13 +132,23 @@ def test_switches_and_lists_are_words():
 
 def test_the_bars_of_importance():
     shares = {LR: 0.61, WEIGHT: 0.2, "selection.uncertainty_threshold": 0.19}
-    figure = draw_importance(shares)
+    figure = draw_importance({name: (share, 9) for name, share in shares.items()}, 9)
     (panel,) = figure.axes
     named = [label.get_text() for label in panel.get_yticklabels()]
     drawn = dict(zip(named, [bar.get_width() for bar in panel.patches], strict=True))
     assert drawn == shares
     assert named[-1] == LR  # on top
     assert [text.get_text() for text in panel.texts] == ["0.19", "0.20", "0.61"]
+    assert find_collisions(figure) == []
+    assert notes(figure) == ""
+
+
+def test_a_share_over_some_of_the_trials_says_so():
+    figure = draw_importance({LR: (0.4, 9), WEIGHT: (0.9, 5)}, 9)
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [WEIGHT, LR]  # shares of other trials apart
+    assert len({to_hex(bar.get_facecolor()) for bar in panel.patches}) == 2
+    assert notes(figure) == f"Grey: over those of the 9 finished trials that have it ({WEIGHT}: 5)."
     assert find_collisions(figure) == []
 
 
@@ -167,9 +177,14 @@ def test_without_a_value_the_pictures_say_so(trials):
     assert "no trial with a value yet" in texts(draw_trial_curves(trials, "val/score", True, "epoch"))
 
 
-@pytest.mark.parametrize("shares", [None, {}])
-def test_without_shares_the_picture_says_so(shares):
-    assert "too few finished trials to say which settings matter" in texts(draw_importance(shares))
+def test_without_shares_the_picture_says_so():
+    assert "too few finished trials to say which settings matter" in texts(draw_importance({}, 3))
+
+
+def test_curves_of_one_round_are_at_that_round():
+    (panel,) = draw_trial_curves([trial("0000", {}, 0.4), trial("0001", {}, 0.5)], "val/score", True, "round").axes
+    low, high = panel.get_xlim()
+    assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_realistic_pictures_stay_on_the_page_and_their_texts_apart():

@@ -11,6 +11,7 @@ from mttu.errors import InputError, RunError
 from mttu.files import write_json
 from mttu.search.book import Book
 from mttu.search.trials import BEGUN, FAILED, FINISHED, STEP, STOPPED, read_trials
+from mttu.search.work import with_absolute_paths
 from mttu.tracking import open_tracker
 from mttu.training.epoch_log import AGAIN_SECONDS
 
@@ -155,7 +156,8 @@ def test_settings_of_a_trial(tmp_path):
     assert (settings.data.modalities, settings.network.in_channels) == (("flair", "t2"), 2)
     assert settings.output.place == trial.run_folder == tmp_path / "trials" / "0000" / "run"
     job = book.job_of(trial)
-    assert (job.config, job.run, job.split) == (override(settings, {"tracking.enabled": False}), "train", None)
+    expected = override(with_absolute_paths(settings), {"tracking.enabled": False})
+    assert (job.config, job.run, job.split) == (expected, "train", None)
 
 
 def test_a_job_has_no_address_of_mlflow(tmp_path):

@@ -82,9 +82,8 @@ def test_a_metric_that_the_val_cases_do_not_define_is_refused(tiny, tmp_path, me
 
 def test_a_batch_that_the_workers_cannot_share_is_refused(tiny, tmp_path):
     config = override(tiny, {"workers.num_workers": 2})
-    space = make_space(tmp_path, {"train.global_batch": {"choice": [2, 3]}}, config)
     with pytest.raises(InputError, match=r"workers\.num_workers: 2 does not divide train\.global_batch \(3\)"):
-        prepare_search(space, config)
+        make_space(tmp_path, {"train.global_batch": {"choice": [2, 3]}}, config)
 
 
 def test_conditions_of_conditions_count_before_a_search_starts(tiny, tmp_path):

@@ -5,7 +5,7 @@ from search_cases import make_space, problems_of, write_space
 from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.search.presets import preset
-from mttu.search.spaces import Asha, Choice, Integer, LogUniform, Plan, Uniform, expand, load_space
+from mttu.search.spaces import Asha, Choice, Integer, LogUniform, Plan, Uniform, expand, load_space, read_space
 
 DEPTH, KIND = "network.bottleneck.num_layers", "network.bottleneck.kind"
 LR = "optim.lr"
@@ -421,3 +421,13 @@ def test_a_gone_setting_says_what_it_is_now(tmp_path):
 def test_every_depth_is_tried_on_every_preset(tmp_path, name):
     path = write_space(tmp_path, {DEPTH: {"integer": [0, 6]}})
     assert [one[DEPTH] for one in load_space(path, preset(name)).list_grid()] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    """YAML reads 1e-4 as text."""
+    path = tmp_path / "space.yaml"
+    path.write_text("format_version: 2\nspace:\n  optim.lr: {choice: [1e-4, 2E+1, .5]}\n  output: {choice: [x]}\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith("space.output: ")
+    path.write_text(path.read_text().replace("  output: {choice: [x]}\n", ""))
+    assert read_space(path).parameters[0].values.choice == [1e-4, 20.0, 0.5]

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import yaml
 from mlflow_runs import client_of
-from search_cases import SHORT, InProcess, Pretending, make_space, search
+from search_cases import SHORT, InProcess, Pretending, make_book, make_space, search
 
 from mttu.cli import main
 from mttu.cohort.build import discover
-from mttu.config import override
+from mttu.config import override, to_yaml
 from mttu.data.cache import cache_case
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
@@ -305,6 +305,12 @@ def test_jobs_name_their_files_in_full(tiny, tmp_path, undrawn, monkeypatch):
     assert best["data"]["manifest"] == str(tmp_path / "cohort.parquet")
 
 
+def test_paths_that_are_searched_are_named_in_full(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    book = make_book(tmp_path / "search", tiny, [{"train.start_from": "runs/earlier"}])
+    assert book.job_of(book.next()).config.train.start_from == tmp_path / "runs" / "earlier"
+
+
 def test_the_best_settings_have_no_address_of_mlflow(tiny, tmp_path, undrawn):
     config = override(tiny, {"tracking.uri": "postgresql://someone:secret@host/db"})
     folder = search(config, tmp_path, RATES, Pretending())
@@ -319,17 +325,19 @@ def test_a_search_over_self_trainings_shares_its_round_0(tiny, tmp_path, undrawn
         **SHORT,
         "mc.passes": 2,
         "selection.method": "CPL",
-        "self_training.rounds": 1,
+        "self_training.rounds": 2,
         "self_training.epochs": 1,
+        "self_training.stop_when_unchanged": False,
     }
     asked = {"run": "self-train", "settings": settings}
-    trained = []
+    trained, told = [], []
 
     def run(book):
         callables = callables_here()
 
         def train(config, *arguments):
             trained.append(config.output.place)
+            told.append([row["epoch"] for one in read_trials(book.folder) for row in one.history])
             return callables.train(config, *arguments)
 
         InProcess(callables=type(callables)(train, callables.score, callables.evaluate))(book)
@@ -338,12 +346,12 @@ def test_a_search_over_self_trainings_shares_its_round_0(tiny, tmp_path, undrawn
     assert (folder / "start" / "round_0" / "best").is_dir()
     (trial,) = read_trials(folder)
     assert (trial.state, trial.reason) == (FINISHED, "")
-    (row,) = trial.history
-    assert row["epoch"] == 1  # what round 0 reached says nothing of a trial
-    assert row["selected/mutant"] + row["selected/wild"] <= 1
-    assert "val/score" in row
+    assert [row["epoch"] for row in trial.history] == [1, 2]  # what round 0 reached says nothing of a trial
+    assert all(row["selected/mutant"] + row["selected/wild"] <= 1 for row in trial.history)
+    assert all("val/score" in row for row in trial.history)
+    assert told == [[], [1]]  # each round when it is finished
     assert not [place for place in trained if "round_0" in str(place)]
-    assert len(trained) == 1
+    assert len(trained) == 2
     text = (folder / "best.yaml").read_text()
     assert "# Take it with: mttu self-train --config best.yaml" in text
     assert yaml.safe_load(text)["self_training"]["start"] is None
@@ -392,3 +400,53 @@ def test_the_command_refuses_what_is_no_search(tmp_path, invoke, monkeypatch):
     code, out = invoke("tune", "space.yaml", "--truth", "truth.csv")
     assert code == 2
     assert "space.yaml: --scores and --truth are for a space of run select" in out
+
+
+def write_settings(tiny, folder):
+    path = folder / "settings.yaml"
+    path.write_text(to_yaml(override(tiny, {"output.name": "mttu"})).replace("  name: mttu\n", ""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("tune", "space.yaml", "optim.lr=0.1"), "argument optim.lr: is searched by space.yaml"),
+        (("tune", "space.yaml", "train.epochs=0"), "argument: train.epochs"),
+        (("ablate", "II", "train.seed=3"), "argument train.seed: --seeds sets it"),
+        (("ablate", "II", "--no-ray", "workers.num_workers=2"), "--no-ray: trainings run in processes of one worker"),
+        (("ablate", "X"), "table 'X'"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "-".join(given),
+)
+def test_what_the_commands_refuse(tiny, tmp_path, invoke, monkeypatch, words, problem):
+    monkeypatch.chdir(tmp_path)
+    make_space(tmp_path, RATES)
+    code, out = invoke(*words, "--config", write_settings(tiny, tmp_path))
+    assert code == 2
+    assert problem in out.replace("\n", " ")
+    assert not tiny.output.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "called", "name"),
+    [
+        (("tune", "space.yaml"), "mttu.search.study.run_search", "search-space"),
+        (("tune", "space.yaml", "output.name=mine"), "mttu.search.study.run_search", "mine"),
+        (("ablate", "II", "--no-ray"), "mttu.search.ablation_study.run_study", "ablation-II"),
+    ],
+)
+def test_runs_are_named_after_what_they_ask(tiny, tmp_path, invoke, monkeypatch, words, called, name):
+    """So that two searches do not meet in one folder."""
+    monkeypatch.chdir(tmp_path)
+    make_space(tmp_path, RATES)
+    started = []
+
+    def run(prepared, *others):
+        started.append(prepared.config.output.name)
+        raise RunError("stopped here")
+
+    monkeypatch.setattr(called, run)
+    code, _ = invoke(*words, "--config", write_settings(tiny, tmp_path))
+    assert code != 0
+    assert started == [name]
