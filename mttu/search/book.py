@@ -112,6 +112,8 @@ class Book:
         trial.begin()
         self.trials[trial.name] = trial
         self.started[trial.name] = time.monotonic()
+        if not self._is_refused(trial):
+            self._open_log(trial)
         self._tell()
         return trial
 
