@@ -143,7 +143,7 @@ def make_progress(advance: Advance, total: int, names_best: bool = True) -> "Cal
         if (line := f"{done} {text}") != shown:
             shown = line
             left = ""
-            if done > before:
+            if before < done < total:
                 seconds = (time.monotonic() - started) / (done - before) * (total - done)
                 left = f", about {_say_time(seconds)} left"
             advance(done, text + left)
