@@ -26,7 +26,7 @@ from mttu.cli.display import (
 )
 from mttu.cli.evaluate import evaluate
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
-from mttu.cli.networks import ensemble, print_calibration
+from mttu.cli.networks import ensemble, networks, print_calibration
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
@@ -94,6 +94,7 @@ for command in (
     ablate,
     ablations,
     ensemble,
+    networks,
 ):
     app.command()(command)
 

@@ -13,7 +13,7 @@ from mttu.data.loaders import crop
 from mttu.errors import raise_if_any
 from mttu.inference.device import Precision
 from mttu.inference.windows import explain_windows
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.monte_carlo import IdhPasses, name_pass
 
 
@@ -38,7 +38,7 @@ class PassLogits:
 
 
 def run_passes(
-    network: MttuNet,
+    network: Network,
     image: Tensor,
     case_id: str,
     patch_size: Sequence[int],

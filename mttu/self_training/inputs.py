@@ -8,7 +8,7 @@ from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, collecting, name_some, raise_if_any
-from mttu.networks import build_network
+from mttu.networks.build import build_network, find_network_problems
 from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.job import Checked, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
@@ -60,7 +60,9 @@ def _check_network(config: Config) -> list[str]:
         return [] if "segmentation" in tasks else [lacks]
     if "idh" not in tasks:
         return [f"network.tasks: {list(tasks)} has no idh; pseudo-labels are of the IDH status"]
-    return [] if method == "none" else find_scoring_problems(build_network(config.network), config)
+    if method == "none" or find_network_problems(config):  # `check_inputs` names these
+        return []
+    return find_scoring_problems(build_network(config.network, config.patch.size), config)
 
 
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:

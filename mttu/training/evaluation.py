@@ -20,7 +20,7 @@ from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice, fill_hd95
 from mttu.metrics.segmentation import count_overlaps, score_regions
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.training.runtime import Runtime, agreeing, gather_over_ranks
 
 EMPTY = ("both-empty", "missed", "spurious")
@@ -28,7 +28,7 @@ EMPTY = ("both-empty", "missed", "spurious")
 
 
 def score_case(
-    network: MttuNet,
+    network: Network,
     case: Case,
     cached: CachedCase,
     config: Config,
@@ -117,7 +117,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
 
 
 def evaluate(
-    network: MttuNet, cases: Sequence[tuple[Case, CachedCase]], config: Config, runtime: Runtime, precision: Precision
+    network: Network, cases: Sequence[tuple[Case, CachedCase]], config: Config, runtime: Runtime, precision: Precision
 ) -> tuple[dict[str, float], float | None, list[dict[str, Any]]]:
     """Metrics, score and the rows of all cases, sorted by case; each rank scores its share and returns the same."""
     share = cases[runtime.rank :: runtime.world_size]

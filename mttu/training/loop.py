@@ -25,7 +25,7 @@ from mttu.errors import RunError
 from mttu.inference.device import choose_precision
 from mttu.inference.windows import import_monai
 from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
@@ -210,7 +210,7 @@ def train_epoch(
     return {**metrics, "train/lr": float(state.optimizer.param_groups[0]["lr"])}
 
 
-def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[Task]) -> None:
+def drop_unlabelled_gradients(network: Network, tasks: Collection[Task]) -> None:
     """Sets to None the zero gradients of parameters that no labelled task of this step reaches.
 
     Otherwise Adam's moments and weight decay would go on moving them, and a head that never sees a label would decay to

@@ -1,0 +1,255 @@
+"""A network of another architecture with what MTTU-Net offers: tasks, IDH head, features, parameters of a task.
+
+Axes are (B, C, H, W, D).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mttu.config.network import RivalSettings, Task
+from mttu.errors import InputError, raise_if_any
+from mttu.networks.autocast import without_autocast
+from mttu.networks.batch_norm import BatchNorm3d
+from mttu.networks.mttu_net import IdhHead
+from mttu.networks.rivals.body import Body
+
+_TRACED_BATCH = 3
+"""Unlikely to be the size of any other axis."""
+
+
+class OwnIdhHead:
+    """The IDH head that a body brings along, in the shape of `IdhHead`; its parameters are the body's.
+
+    All of it is computed in float32, under autocast too.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+
+    def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The features in float32: what the head does with them is its own."""
+        return {name: level.float() for name, level in features.items()}
+
+    def classify(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, 2), float32."""
+        features = dict(pooled)
+        with without_autocast(next(iter(features.values()))):
+            return self.body.classify(features)
+
+    def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, 2), float32, from the features of `Rival.encode`."""
+        return self.classify(self.pool(features))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the logits of each task depend on."""
+
+    parameters: Mapping[Task, set[str]]
+    """Names of the parameters, by task."""
+    dropouts: tuple[str, ...]
+    """Names of the dropout modules that the IDH logits depend on, in the order of the forward pass."""
+    head_dropouts: tuple[str, ...]
+    """Those of them that the IDH head runs."""
+    mixed_dropouts: frozenset[str]
+    """Those of them whose input does not have the samples on its first axis, so that none can get masks of its own."""
+
+
+class Rival(nn.Module):
+    """A body with an IDH head of its own, or with ours on some of its feature levels.
+
+    Only what the tasks need is run. A parameter that no logits depend on is frozen (`requires_grad` is False): no
+    gradient will ever reach it. Batch norm takes the statistics of all ranks, as MTTU-Net's does.
+    """
+
+    def __init__(
+        self, settings: RivalSettings, body: Body, smallest: Sequence[int] | None = None, title: str | None = None
+    ) -> None:
+        """Puts head and body together.
+
+        Args:
+            settings: Tasks, and the IDH head.
+            body: Built with `settings.options`.
+            smallest: An image size (H, W, D) that the body takes; two strides per axis if not given.
+            title: Name for error messages; the settings' kind if not given.
+
+        Raises:
+            InputError: The head is to read a level that the body does not have.
+        """
+        super().__init__()
+        self.tasks = frozenset(settings.tasks)
+        self.learned_tasks = self.tasks
+        """See `MttuNet.learned_tasks`."""
+        self.learned_parts = True
+        """See `MttuNet.learned_parts`."""
+        self.in_channels = settings.in_channels
+        self.title = title or settings.kind
+        self.stride = body.stride
+        self.smallest = tuple(smallest or (2 * body.stride,) * 3)
+        for module in cast(nn.Module, body).modules():
+            if type(module) is nn.BatchNorm3d:
+                module.__class__ = BatchNorm3d  # the same numbers, but synchronised over ranks
+        self.body = body
+        self.idh_head: IdhHead | OwnIdhHead | None = None
+        if "idh" in self.tasks:
+            self.idh_head = _build_head(settings, body)
+        for name, parameter in self.named_parameters():
+            if not any(name in names for names in self.reach.parameters.values()):
+                parameter.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Maps images to logits, one entry per task.
+
+        Args:
+            image: (B, in_channels, H, W, D); H, W and D are multiples of `stride`.
+
+        Returns:
+            `seg_logits` (B, 4, H, W, D) and `idh_logits` (B, 2).
+
+        Raises:
+            InputError: The number of axes or channels, or a size, is wrong.
+        """
+        return self.run_heads(self.encode(image))
+
+    def encode(self, image: Tensor) -> dict[str, Tensor]:
+        """The body's features by name; takes and raises the same as `forward`."""
+        self._check(image)
+        return self.body.encode(image)
+
+    def run_heads(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The logits from the features, as `forward` returns them."""
+        logits = {}
+        if "segmentation" in self.tasks:
+            logits["seg_logits"] = self.body.segment(features)
+        if self.idh_head is not None:
+            logits["idh_logits"] = self.idh_head(features)
+        return logits
+
+    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
+        """The parameters that the task's logits depend on; none if the network does not have the task."""
+        names = self.reach.parameters.get(task, set())
+        yield from (parameter for name, parameter in self.named_parameters() if name in names)
+
+    @cached_property
+    def reach(self) -> Reach:
+        """What the logits depend on, found by going back from them through the graph of a forward pass on `meta`."""
+        return _trace(self)
+
+    @property
+    def transformer(self) -> str | None:
+        """Prefix of the names of the modules of the transformer; None without one."""
+        name = getattr(self.body, "transformer", None)
+        return None if name is None else f"body.{name}."
+
+    def explain_size(self, size: Sequence[int]) -> list[str]:
+        """Says why images (H, W, D) cannot be fed; nothing if they can."""
+        if all(axis > 0 and axis % self.stride == 0 for axis in size):
+            return []
+        return [
+            f"{self.title} takes images whose H, W and D are multiples of {self.stride}; found {tuple(size)}; crop or "
+            "pad them (patch.size)"
+        ]
+
+    def _check(self, image: Tensor) -> None:
+        found = tuple(image.shape)
+        if image.ndim != 5:
+            raise_if_any([f"image: found {image.ndim} axes {found}; expected five, (batch, channel, H, W, D)"])
+        problems = []
+        if image.shape[1] != self.in_channels:
+            problems.append(
+                f"image: found {image.shape[1]} channels in {found}; the network takes {self.in_channels}, "
+                "one per modality, on the second axis"
+            )
+        raise_if_any([*problems, *(f"image: {problem}" for problem in self.explain_size(found[2:]))])
+
+
+def _build_head(settings: RivalSettings, body: Body) -> IdhHead | OwnIdhHead:
+    levels = settings.idh_head.levels
+    if levels is None and body.own_idh:
+        return OwnIdhHead(body)
+    if not body.widths:
+        raise InputError(f"network.idh_head: {settings.kind} has no feature levels that our IDH head could read")
+    chosen = levels or tuple(body.widths)[-2:]
+    unknown = [name for name in chosen if name not in body.widths]
+    if unknown:
+        raise InputError(
+            f"network.idh_head.levels: {settings.kind} has no {', '.join(unknown)}; it has {', '.join(body.widths)}"
+        )
+    return IdhHead(settings.idh_head, {name: body.widths[name] for name in chosen}, settings.dropout)
+
+
+class _Steps(nn.Module):
+    """The forward pass of a rival, and when its IDH head begins."""
+
+    def __init__(self, network: Rival) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, begin_head: Callable[[], None]) -> dict[Task, Tensor]:
+        network, logits = self.network, dict[Task, Tensor]()
+        features = network.encode(image)
+        if "segmentation" in network.tasks:
+            logits["segmentation"] = network.body.segment(features)
+        if network.idh_head is not None:
+            begin_head()
+            logits["idh"] = network.idh_head(features)
+        return logits
+
+
+def _trace(network: Rival) -> Reach:
+    """Runs the network on `meta` tensors, where nothing is computed, and follows the graph back from the logits."""
+    modes = [(module, module.training) for module in network.modules()]
+    dropouts = (nn.Dropout, nn.Dropout3d)
+    places = {module: name for name, module in network.named_modules() if isinstance(module, dropouts)}
+    passed: list[tuple[str, Any]] = []
+    before_head: list[str] = []
+    mixed: set[str] = set()
+
+    def mark(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        marked = output.clone()  # a node of its own in the graph
+        passed.append((places[module], marked.grad_fn))
+        if len(output) != _TRACED_BATCH:
+            mixed.add(places[module])
+        return marked
+
+    steps = _Steps(network.eval())
+    hooks = [module.register_forward_hook(mark) for module in places]
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = {
+                name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
+                for name, tensor in (*steps.named_parameters(), *steps.named_buffers())
+            }
+            image = torch.empty(_TRACED_BATCH, network.in_channels, *network.smallest, device="meta")
+            logits = functional_call(steps, leaves, (image, lambda: before_head.extend(name for name, _ in passed)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    names = {id(leaf): name.removeprefix("network.") for name, leaf in leaves.items()}
+    parameters: dict[Task, set[str]] = {}
+    reached: list[str] = []
+    for task, values in logits.items():
+        nodes = _walk(values.grad_fn)
+        parameters[task] = {names[id(node.variable)] for node in nodes if hasattr(node, "variable")}
+        if task == "idh":
+            reached = list(dict.fromkeys(name for name, node in passed if node in nodes))
+    in_head = tuple(name for name in reached if name not in before_head)
+    return Reach(parameters, tuple(reached), in_head, frozenset(mixed & set(reached)))
+
+
+def _walk(root: Any) -> set[Any]:
+    """All nodes of a graph of gradients."""
+    nodes, waiting = {root}, [root]
+    while waiting:
+        found = {node for node, _ in waiting.pop().next_functions if node is not None} - nodes
+        nodes |= found
+        waiting += found
+    return nodes
