@@ -263,7 +263,7 @@ def start_of_kind(name: str, kind: Any, before: Mapping[str, Any]) -> dict[str, 
         return {**start.model_dump(mode="json"), "width": before["width"]}
     if kind == OURS:
         start = NetworkSettings()
-    elif kind in RIVALS or kind in list_plug_ins():
+    elif isinstance(kind, str) and (kind in RIVALS or kind in list_plug_ins()):
         start = RivalSettings.model_construct(kind=kind)
     else:
         return None

@@ -124,6 +124,7 @@ class DynUNetBody(_Segmenter):
             filters=widths,
             dropout=dropout or None,
         )
+        del network.skip_layers  # the same modules once more, for MONAI's own forward; weights would be kept twice
         super().__init__(network, 2 ** len(steps), widths)
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:

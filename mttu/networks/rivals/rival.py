@@ -3,14 +3,14 @@
 Axes are (B, C, H, W, D).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from mttu.config.network import RivalSettings, Task
 from mttu.errors import InputError, raise_if_any
@@ -184,31 +184,15 @@ def _build_head(settings: RivalSettings, body: Body) -> IdhHead | OwnIdhHead:
     return IdhHead(settings.idh_head, {name: body.widths[name] for name in chosen}, settings.dropout)
 
 
-class _Steps(nn.Module):
-    """The forward pass of a rival, and when its IDH head begins."""
-
-    def __init__(self, network: Rival) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, begin_head: Callable[[], None]) -> dict[Task, Tensor]:
-        network, logits = self.network, dict[Task, Tensor]()
-        features = network.encode(image)
-        if "segmentation" in network.tasks:
-            logits["segmentation"] = network.body.segment(features)
-        if network.idh_head is not None:
-            begin_head()
-            logits["idh"] = network.idh_head(features)
-        return logits
-
-
 def _trace(network: Rival) -> Reach:
     """Runs the network on `meta` tensors, where nothing is computed, and follows the graph back from the logits."""
     modes = [(module, module.training) for module in network.modules()]
     dropouts = (nn.Dropout, nn.Dropout3d)
-    places = {module: name for name, module in network.named_modules() if isinstance(module, dropouts)}
+    places: dict[nn.Module, str] = {
+        module: name for name, module in network.named_modules() if isinstance(module, dropouts)
+    }
     passed: list[tuple[str, Any]] = []
-    before_head: list[str] = []
+    before_head: set[str] = set()
     mixed: set[str] = set()
 
     def mark(module: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -218,31 +202,54 @@ def _trace(network: Rival) -> Reach:
             mixed.add(places[module])
         return marked
 
-    steps = _Steps(network.eval())
+    network.eval()
     hooks = [module.register_forward_hook(mark) for module in places]
+    logits: dict[Task, Tensor] = {}
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            leaves = {
-                name: torch.empty_like(tensor, device="meta", requires_grad=isinstance(tensor, nn.Parameter))
-                for name, tensor in (*steps.named_parameters(), *steps.named_buffers())
-            }
-            image = torch.empty(_TRACED_BATCH, network.in_channels, *network.smallest, device="meta")
-            logits = functional_call(steps, leaves, (image, lambda: before_head.extend(name for name, _ in passed)))
+        with _on_meta(network) as names, torch.inference_mode(False), torch.enable_grad():
+            features = network.encode(torch.empty(_TRACED_BATCH, network.in_channels, *network.smallest, device="meta"))
+            if "segmentation" in network.tasks:
+                logits["segmentation"] = network.body.segment(features)
+            if network.idh_head is not None:
+                before_head = {name for name, _ in passed}
+                logits["idh"] = network.idh_head(features)
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
-    names = {id(leaf): name.removeprefix("network.") for name, leaf in leaves.items()}
     parameters: dict[Task, set[str]] = {}
     reached: list[str] = []
     for task, values in logits.items():
         nodes = _walk(values.grad_fn)
-        parameters[task] = {names[id(node.variable)] for node in nodes if hasattr(node, "variable")}
+        parameters[task] = {names[node.variable] for node in nodes if hasattr(node, "variable")}
         if task == "idh":
             reached = list(dict.fromkeys(name for name, node in passed if node in nodes))
     in_head = tuple(name for name in reached if name not in before_head)
     return Reach(parameters, tuple(reached), in_head, frozenset(mixed & set(reached)))
+
+
+@contextmanager
+def _on_meta(network: nn.Module) -> Iterator[dict[Tensor, str]]:
+    """Puts `meta` tensors in the place of all parameters and buffers; yields those of the parameters with their names.
+
+    `torch.func.functional_call` does not put them back where a module is in two places, as in MONAI's DynUNet.
+    """
+    stores: list[dict[str, Any]] = [store for one in network.modules() for store in (one._parameters, one._buffers)]
+    before = [dict(store) for store in stores]
+    leaves: dict[Tensor, Tensor] = {}
+    with torch.inference_mode(False):
+        for tensor in (one for store in before for one in store.values() if one is not None):
+            learned = isinstance(tensor, nn.Parameter)
+            leaves[tensor] = torch.empty_like(tensor, device="meta", requires_grad=learned)
+    names = {leaves[parameter]: name for name, parameter in network.named_parameters()}
+    try:
+        for store in stores:
+            store.update({key: None if tensor is None else leaves[tensor] for key, tensor in store.items()})
+        yield names
+    finally:
+        for store, kept in zip(stores, before, strict=True):
+            store.update(kept)
 
 
 def _walk(root: Any) -> set[Any]:
