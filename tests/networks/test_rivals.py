@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -49,15 +48,10 @@ SMALL = {
     "swinunetr": ({"feature_size": 12}, (64, 32, 32)),
 }
 """Smallest options, and an image size."""
-MONAI = ("unet", "vnet", "unetr", "seresnet101", "densenet121", "resnet50", "dynunet", "segresnet", "swinunetr")
-FROM = {"dmfnet": "dmfnet", "sgpnet-style": "sgpnet", "cmsvnet": "cmsvnet", "ma-mtln": "ma_mtln"}
-
-
-def available(name):
-    module = FROM.get(name)
-    if module is not None and find_spec(f"mttu.networks.rivals.{module}") is None:
-        pytest.skip(f"mttu.networks.rivals.{module} is not there")
-    return name
+MONAI = (
+    *("unet", "vnet", "unetr", "seresnet101", "densenet121", "resnet50", "dynunet", "segresnet"),
+    pytest.param("swinunetr", marks=pytest.mark.slow),
+)
 
 
 def settings_of(name, **changes):
@@ -67,7 +61,7 @@ def settings_of(name, **changes):
 
 def build(name, **changes):
     torch.manual_seed(0)
-    return build_network(settings_of(available(name), **changes), SMALL[name][1])
+    return build_network(settings_of(name, **changes), SMALL[name][1])
 
 
 def draw(name, batch=2):
@@ -182,6 +176,7 @@ def test_what_a_network_cannot_do_is_refused_with_a_sentence(name, changes, said
     [
         ("unetr", (32, 32, 24), "patch.size: unetr cuts it into cubes of 16 voxels"),
         ("dynunet", (32, 32, 16), "patch.size: dynunet takes images whose H, W and D are multiples of 32; found"),
+        ("ma-mtln", (16, 32, 32), "patch.size: ma-mtln takes images whose H, W and D are multiples of 16, at least 32"),
         ("mttu-net", (32, 32, 24), None),
         ("dynunet", (32, 32, 64), None),
     ],
@@ -201,6 +196,12 @@ def test_an_image_that_does_not_fit_is_refused():
     ):
         with pytest.raises(InputError, match=said):
             network(torch.zeros(shape))
+
+
+def test_a_network_for_one_size_refuses_others():
+    said = r"unetr takes images of \(32, 16, 16\) alone, the patch\.size that it was built for; found \(32, 32, 16\)"
+    with pytest.raises(InputError, match=said):
+        build("unetr")(torch.zeros(1, 4, 32, 32, 16))
 
 
 def test_the_same_seed_gives_the_same_weights_and_tracing_draws_nothing():
@@ -398,9 +399,8 @@ def test_parameters_are_those_of_monais_networks(name, millions):
     assert count_network(take_alone(name)).parameters / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-@pytest.mark.parametrize("name", ["dmfnet"])
-def test_parameters_and_multiply_adds_are_as_published(name):
-    entry, count = find_entry(available(name)), count_network(take_alone(name))
+def test_dmfnet_has_the_published_parameters_and_multiply_adds():
+    entry, count = find_entry("dmfnet"), count_network(take_alone("dmfnet"))
     assert count.parameters / 1e6 == pytest.approx(entry.parameters_m, rel=0.02)
     assert count.macs / 1e9 == pytest.approx(entry.gmacs, rel=0.05)
 

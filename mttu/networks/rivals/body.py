@@ -13,6 +13,9 @@ from torch import Tensor
 class Body(Protocol):
     """A `torch.nn.Module` with these members; one that cannot segment, or has no IDH head of its own, lacks the method.
 
+    Two more are optional: `smallest`, the least H, W and D, and `transformer`, the name of the submodule whose dropout
+    `mc.active_dropout=transformer+head` means.
+
     Built as `Body(in_channels, **options)`; what it cannot do with these it refuses with `mttu.errors.InputError`. It
     also runs on torch's `meta` device, in evaluation mode: parameters and multiply-adds are found there.
     """

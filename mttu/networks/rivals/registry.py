@@ -73,10 +73,8 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "UNETR",
             "source": "Hatamizadeh et al., WACV 2022; MONAI's UNETR (ViT-B/16)",
-            "parameters_m": 92.58,
             "limits": "Built for patch.size, a multiple of 16 on each axis; other sizes are refused. The norms for "
-            "cross attention, which MONAI builds and never runs, are frozen. Published figures are for 96^3 and 14 "
-            "classes.",
+            "cross attention, which MONAI builds and never runs, are frozen.",
             "one_size": True,
         },
     ),
@@ -125,7 +123,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "MA-MTLN",
             "source": "Zhang et al., IEEE TMI 40(6) 2021, 1618-1631; written anew",
-            "limits": "Strides are isotropic, and there is no deep supervision. Sizes are multiples of 16.",
+            "limits": "Strides are isotropic; no deep supervision. Sizes are multiples of 16, at least 32.",
         },
     ),
     "dynunet": (
@@ -149,8 +147,6 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "SwinUNETR",
             "source": "Hatamizadeh et al., BraTS 2021, arXiv:2201.01266; MONAI's SwinUNETR, 48 features",
-            "parameters_m": 61.98,
-            "gmacs": 394.84,
             "limits": "Sizes are multiples of 32.",
         },
     ),

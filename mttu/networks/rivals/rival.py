@@ -68,16 +68,13 @@ class Rival(nn.Module):
     gradient will ever reach it. Batch norm takes the statistics of all ranks, as MTTU-Net's does.
     """
 
-    def __init__(
-        self, settings: RivalSettings, body: Body, smallest: Sequence[int] | None = None, title: str | None = None
-    ) -> None:
+    def __init__(self, settings: RivalSettings, body: Body, size: Sequence[int] | None = None) -> None:
         """Puts head and body together.
 
         Args:
             settings: Tasks, and the IDH head.
             body: Built with `settings.options`.
-            smallest: An image size (H, W, D) that the body takes; two strides per axis if not given.
-            title: Name for error messages; the settings' kind if not given.
+            size: The only image size (H, W, D) that the body takes; None: any multiple of its stride.
 
         Raises:
             InputError: The head is to read a level that the body does not have.
@@ -89,9 +86,12 @@ class Rival(nn.Module):
         self.learned_parts = True
         """See `MttuNet.learned_parts`."""
         self.in_channels = settings.in_channels
-        self.title = title or settings.kind
+        self.title = settings.kind
         self.stride = body.stride
-        self.smallest = tuple(smallest or (2 * body.stride,) * 3)
+        self.smallest: int = max(getattr(body, "smallest", 0), self.stride)
+        """The least H, W and D."""
+        self.size = None if size is None else tuple(size)
+        """The only H, W and D, if there is one."""
         for module in cast(nn.Module, body).modules():
             if type(module) is nn.BatchNorm3d:
                 module.__class__ = BatchNorm3d  # the same numbers, but synchronised over ranks
@@ -149,12 +149,14 @@ class Rival(nn.Module):
 
     def explain_size(self, size: Sequence[int]) -> list[str]:
         """Says why images (H, W, D) cannot be fed; nothing if they can."""
-        if all(axis > 0 and axis % self.stride == 0 for axis in size):
-            return []
-        return [
-            f"{self.title} takes images whose H, W and D are multiples of {self.stride}; found {tuple(size)}; crop or "
-            "pad them (patch.size)"
-        ]
+        found = tuple(size)
+        if self.size is not None:
+            fits, wanted = found == self.size, f"of {self.size} alone, the patch.size that it was built for"
+        else:
+            fits = all(axis >= self.smallest and axis % self.stride == 0 for axis in found)
+            wanted = f"whose H, W and D are multiples of {self.stride}"
+            wanted += f", at least {self.smallest}" if self.smallest > self.stride else ""
+        return [] if fits else [f"{self.title} takes images {wanted}; found {found}; crop or pad them (patch.size)"]
 
     def _check(self, image: Tensor) -> None:
         found = tuple(image.shape)
@@ -207,7 +209,8 @@ def _trace(network: Rival) -> Reach:
     logits: dict[Task, Tensor] = {}
     try:
         with _on_meta(network) as names, torch.inference_mode(False), torch.enable_grad():
-            features = network.encode(torch.empty(_TRACED_BATCH, network.in_channels, *network.smallest, device="meta"))
+            size = network.size or (max(2 * network.stride, network.smallest),) * 3
+            features = network.encode(torch.empty(_TRACED_BATCH, network.in_channels, *size, device="meta"))
             if "segmentation" in network.tasks:
                 logits["segmentation"] = network.body.segment(features)
             if network.idh_head is not None:
