@@ -177,7 +177,7 @@ def test_options_of_a_network_become_numbers_where_they_are(tmp_path: Path) -> N
         (["network.kind=unet", "network.bottleneck.kind=convolution"], "network.bottleneck.kind: no such setting"),
         (["network.kind=unet", "network.idh_head.levels=[a, a]"], "network.idh_head: levels ('a', 'a') must be with"),
         (["network.kind=unet", "network.tasks=[]"], "must name 'segmentation', 'idh' or both, once each"),
-        (["network.options.a=1"], "network.options.a: no such setting; known there: kind, in_channels, widths"),
+        (["network.options.a=1"], "argument: network.options.a: no such setting"),
         (["network.kind=resnet50", "train.validation_metric=dice"], "network.tasks has no segmentation"),
     ],
 )
