@@ -437,7 +437,7 @@ def test_a_forward_pass_is_measured():
 def test_a_process_of_its_own_measures_a_forward_pass():
     cost = measure.time_network(take_alone("unet"), (64, 64, 64), "cpu")
     assert cost.seconds > 0
-    assert cost.peak_bytes > 4 * 16 * 64**3 // 8  # the first level alone
+    assert 4 * (4_810_000 + 4 * 64**3) < cost.peak_bytes < 2**30  # at least weights and image
     with pytest.raises(RunError, match=r"network unet: the forward pass failed \(.*multiples of 16"):
         measure.time_network(take_alone("unet"), (60, 64, 64), "cpu")
 
