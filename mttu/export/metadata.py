@@ -11,6 +11,7 @@ from mttu.config.network import OURS, PLUG_INS, Task
 from mttu.data.labels import CLASSES
 from mttu.figures.overlay import RESEARCH_USE
 from mttu.networks import Network
+from mttu.networks.rivals.registry import find_entry
 from mttu.patients import KnownPatients
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -64,14 +65,14 @@ def describe_bundle(
         "authors": authors,
         "copyright": terms,
         "intended_use": f"{RESEARCH_USE} No medical device; not for decisions about patients.",
-        "data_source": "told by the cohort_fingerprints below only; no patient data is in this bundle",
+        "data_source": "not stated; mttu.cohort_fingerprints are the same for networks of the same cohort",
         "data_type": "nifti",
         "image_classes": f"{_name_images(config)}, skull-stripped, at {config.data.prepare.spacing_mm:g} mm, z-scores "
         "inside the brain",
         "label_classes": ", ".join(f"{index} {name}" for index, name in enumerate(CLASSES)),
         "pred_classes": answers,
         "eval_metrics": record.get("metrics", {}),
-        "references": [_PAPER],
+        "references": [_PAPER if config.network.kind == OURS else find_entry(config.network.kind).source],
         "network_data_format": _describe_tensors(network, config),
         MARK: {
             "version": __version__,
