@@ -9,6 +9,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from mttu import __version__
+from mttu.cohort.label_checks import MaskLook, find_label_suspicions, look_at_mask
 from mttu.config import MetricSettings
 from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
 from mttu.data.manifest import Case
@@ -62,21 +63,24 @@ def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | N
         InputError: Masks that cannot be read or lie on other grids; lists all of them.
     """
     region_rows: Rows = []
+    looks: dict[str, dict[str, MaskLook]] = {system.name: {} for system in plan.systems}
     problems: list[str] = []
     pairs = [(system, case) for system in plan.systems for case in _by_id(plan.with_masks(system))]
     for done, (system, case) in enumerate(pairs, start=1):
         with collecting(problems):
-            scores = score_masks(case, system)
+            scores = score_masks(case, system, looks[system.name])
             region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
         if on_case is not None:
             on_case(done, case.case_id)
     raise_if_any(problems)
     idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
-    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows))
+    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows, looks))
 
 
-def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
+def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> Mapping[str, RegionScores]:
     """Scores a predicted mask against the true one, both on the original grid.
+
+    `looks` gets what a mask of another tool says of the meaning of its labels.
 
     Raises:
         InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
@@ -84,7 +88,7 @@ def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
     case_id, said = case.case_id, f"{case.case_id} (prediction)"
     if case.seg is None:
         raise InputError(f"case {case_id}: the manifest has no tumour mask")
-    truth, predicted = read_volume(case.seg, case_id), read_volume(system.mask(case_id), said)
+    truth, predicted = read_volume(case.seg, case_id), read_volume(system.masks[case_id], said)
     difference = differ(truth, predicted)
     if difference:
         raise InputError(
@@ -92,12 +96,21 @@ def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
             "the true mask belongs to"
         )
     defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
+    classes = to_classes(predicted.get_fdata(dtype=np.float32), system.labels, said, read_scaling(predicted))
+    if system.is_foreign and classes.any():
+        looks[case_id] = look_at_mask(classes)
     return score_regions(
-        to_classes(predicted.get_fdata(dtype=np.float32), system.labels, said, read_scaling(predicted)),
+        classes,
         to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id, read_scaling(truth)),
         voxel_sizes(truth.affine).tolist(),
         sorted(defined),
     )
+
+
+def _doubt_labels(plan: EvaluationPlan, system: Predictions, looks: Mapping[str, MaskLook]) -> list[str]:
+    """What speaks against the labels that another tool's masks are said to have."""
+    cases = [replace(case, labels=system.labels, dataset=None) for case in plan.with_masks(system)]
+    return [finding.text for finding in find_label_suspicions(cases, looks)]
 
 
 def _by_id(cases: Sequence[Case]) -> list[Case]:
@@ -130,7 +143,7 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
     return rows
 
 
-def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
+def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapping[str, MaskLook]]) -> dict[str, Any]:
     system = plan.systems[0]
     own = [row for row in region_rows if row["system"] == system.name]
     told = ("name", "checkpoint", "labels", "precision")
@@ -139,7 +152,13 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
         "split": plan.split,
         "empty_masks": name_conventions(plan.metrics),
         **plan.metrics.model_dump(),
-        "systems": [{**{key: getattr(one, key) for key in told}, "notes": list(one.notes)} for one in plan.systems],
+        "systems": [
+            {
+                **{key: getattr(one, key) for key in told},
+                "notes": [*one.notes, *_doubt_labels(plan, one, looks[one.name])],
+            }
+            for one in plan.systems
+        ],
         "synthetic": plan.manifest.synthetic,
         "cases": {
             "in_split": len(plan.cases),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from mttu.config.network import BOTH, OURS, Task
 from mttu.data.manifest import MODALITIES
 from mttu.errors import InputError, raise_if_any
 
@@ -14,7 +15,7 @@ class Ablation:
     """A row of a table of the paper."""
 
     table: str
-    """`II` to `V`, `VII`, `focal` (section V-C.4) or `modalities` (section VI)."""
+    """`II` to `VII`, `VI-semi`, `focal` (section V-C.4) or `modalities` (section VI)."""
     row: str
     """As the paper names it."""
     changes: Mapping[str, Any]
@@ -30,6 +31,8 @@ TABLES: Mapping[str, str] = {
     "V": "How should the two losses be balanced?",
     "focal": "Does focal loss do better (section V-C.4)?",
     "modalities": "Which MRI sequences are needed (section VI)?",
+    "VI": "How do other networks do, trained alike on the labelled cases?",
+    "VI-semi": "How do those with an IDH head and dropout do with additional data, by self-training with UPS?",
     "VII": "Which pseudo-labels help?",
 }
 """Tables by the name that a command takes, with what each asks."""
@@ -55,6 +58,46 @@ def _list_modalities() -> dict[str, Ablation]:
         )
         for subset in subsets
     }
+
+
+_SEGMENTATION: tuple[Task, ...] = ("segmentation",)
+_IDH: tuple[Task, ...] = ("idh",)
+_PAPERS, _TODAYS = "to whom the paper compares itself", "what would be chosen today, not in the paper"
+_NETWORKS: Mapping[str, tuple[str, tuple[Task, ...], str]] = {
+    "unet": ("3D U-Net", _SEGMENTATION, _PAPERS),
+    "vnet": ("V-Net", _SEGMENTATION, _PAPERS),
+    "dmfnet": ("DMFNet", _SEGMENTATION, _PAPERS),
+    "unetr": ("UNETR", _SEGMENTATION, _PAPERS),
+    "seresnet101": ("SENet101", _IDH, _PAPERS),
+    "densenet121": ("DenseNet121", _IDH, _PAPERS),
+    "resnet50": ("ResNet50", _IDH, _PAPERS),
+    "sgpnet-style": ("SGPNet-style", BOTH, "after SGPNet, to which the paper compares itself"),
+    "cmsvnet": ("CMSVNet", BOTH, _PAPERS),
+    "ma-mtln": ("MA-MTLN", BOTH, _PAPERS),
+    "dynunet": ("nnU-Net (DynUNet)", _SEGMENTATION, _TODAYS),
+    "segresnet": ("SegResNet", _SEGMENTATION, _TODAYS),
+    "swinunetr": ("SwinUNETR", _SEGMENTATION, _TODAYS),
+    OURS: ("MTTU-Net", BOTH, "the paper's network"),
+}
+"""Networks of Table VI by `network.kind`: title, the tasks that each does by itself, and why it is there."""
+_WITH_DROPOUT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "seresnet101": ("", {}),
+    "densenet121": (", dropout 0.2", {"network.options.dropout": 0.2}),
+    OURS: ("", {}),
+}
+"""Those with an IDH head of their own and dropout before it, which UPS needs, with what turns the dropout on."""
+
+
+def _list_networks() -> dict[str, Ablation]:
+    rows = {}
+    for kind, (title, tasks, asks) in _NETWORKS.items():
+        changes = {"network.kind": kind, "network.tasks": list(tasks)}
+        rows[f"{OURS}-vi" if kind == OURS else kind] = Ablation("VI", title, changes, asks)
+    for kind, (note, options) in _WITH_DROPOUT.items():
+        title, tasks, asks = _NETWORKS[kind]
+        changes = {"network.kind": kind, "network.tasks": list(tasks), **options, "selection.method": "UPS"}
+        rows[f"{kind}-ups"] = Ablation("VI-semi", f"{title}{note} (UPS)", changes, f"{asks}, with additional data")
+    return rows
 
 
 ABLATIONS: Mapping[str, Ablation] = {
@@ -102,6 +145,7 @@ ABLATIONS: Mapping[str, Ablation] = {
         "focal", "MTTU-Net", {"loss.segmentation": "dice", "loss.idh": "cross_entropy"}, "the paper's own losses"
     ),
     **_list_modalities(),
+    **_list_networks(),
     "no-pseudo-labels": Ablation(
         "VII", "MTTU-Net", {"selection.method": "none"}, "the labelled cases alone, for as many rounds"
     ),
@@ -121,6 +165,8 @@ PAPERS_ROW: Mapping[str, str] = {
     "V": "uncertainty-weights",
     "focal": "no-focal",
     "modalities": "modalities-flair-t1ce-t1-t2",
+    "VI": "mttu-net-vi",
+    "VI-semi": "mttu-net-ups",
     "VII": "ups",
 }
 """The row of each table that the others are compared with."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from statistics import fmean
 from typing import Any
@@ -56,6 +56,14 @@ METRICS: Mapping[str, Metric] = {
     "specificity": Metric("Spec"),
 }
 """Metrics of a training by name; `dice` and `hd95` are means of the three regions' means."""
+
+COSTS: Mapping[str, Metric] = {
+    "parameters": Metric("Params", "M", 1e-6, 2),
+    "multiply_adds": Metric("MACs", "G", 1e-9, 2),
+    "step_seconds": Metric("Step", "s", 1.0, 3),
+    "volume_seconds": Metric("Volume", "s", 1.0, 2),
+}
+"""What a network costs, in a table of networks; neither compared nor marked."""
 
 SEGMENTATION = tuple(f"{metric}_{region}" for metric in ("dice", "hd95") for region in REGIONS)
 IDH = ("auc", "accuracy", "sensitivity", "specificity")
@@ -173,6 +181,8 @@ class Row:
     """Every metric of the summary; the mean is None where this row lacks it."""
     differences: Mapping[str, Difference]
     """Every metric of the summary; empty for the reference row."""
+    costs: Mapping[str, Score] = field(default_factory=dict)
+    """Those of `COSTS` that are known of this row."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +194,8 @@ class Summary:
     metrics: tuple[str, ...]
     """Those of `METRICS` that any row has."""
     rows: tuple[Row, ...]
+    costs: tuple[str, ...] = ()
+    """Those of `COSTS` that any row has."""
 
     @property
     def reference_title(self) -> str:
@@ -197,7 +209,10 @@ class Summary:
 
 
 def summarise(
-    scores: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str, titles: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+    reference: str,
+    titles: Mapping[str, str],
+    costs: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Summary:
     """Means over repeats, and paired differences to one row.
 
@@ -209,6 +224,7 @@ def summarise(
         scores: Row to repeat to what `measure_cell` returned. An unfinished row has no repeats.
         reference: Row that is subtracted from the others.
         titles: Row to the text of its first cell; the row's name where not given.
+        costs: Row to names of `COSTS` to values: numbers of parameters and multiply-adds, and seconds of each repeat.
 
     Raises:
         InputError: The reference is not a row, a metric is unknown, or a value is not finite; lists all.
@@ -226,8 +242,10 @@ def summarise(
             metric: _average([cell[metric] for cell in repeats.values() if metric in cell]) for metric in metrics
         }
         finished = sum(bool(cell) for cell in repeats.values())
-        rows.append(Row(row, titles.get(row, row), finished, averages, differences[row]))
-    return Summary(reference, metrics, tuple(rows))
+        own = {name: _average(values) for name, values in (costs or {}).get(row, {}).items() if values}
+        rows.append(Row(row, titles.get(row, row), finished, averages, differences[row], own))
+    known = tuple(name for name in COSTS if any(name in row.costs for row in rows))
+    return Summary(reference, metrics, tuple(rows), known)
 
 
 def _check_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str) -> None:

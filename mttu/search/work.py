@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mttu.config import Config, override
@@ -22,6 +23,9 @@ from mttu.training.state import BEST
 
 CASES = "cases.parquet"
 """In a trial's folder: scores of each case of the split that the trial is evaluated on."""
+VOLUME_SECONDS = "seconds_per_volume"
+"""In the metadata of `CASES`: median over the cases of the time that a prediction took."""
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -175,4 +179,9 @@ def _evaluate(config: Config, callables: Callables, split: str) -> None:
         raise ValueError("a trial has a manifest")
     cases = read_manifest(config.data.manifest).split(split)
     rows = callables.evaluate(Path(config.output.place / BEST), cases, config, lambda done, row: None)
-    write_rows(rows, target, {"split": split, "empty_dice": config.metrics.empty_dice})
+    about = {"split": split, "empty_dice": config.metrics.empty_dice}
+    seconds = [row[_SECONDS] for row in rows if _SECONDS in row]
+    if seconds:
+        about[VOLUME_SECONDS] = f"{median(seconds):.6g}"
+    scores = [{name: value for name, value in row.items() if name != _SECONDS} for row in rows]  # the same every time
+    write_rows(scores, target, about)

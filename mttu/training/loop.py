@@ -87,6 +87,7 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
         labelled_tasks = labelled_tasks_of_steps(opened.dataset, state.epoch)
         with naming_memory_settings(config, patches_at_once):
             metrics = train_epoch(state, network, loader, labelled_tasks, class_weights, config, runtime)
+            step_seconds = (time.monotonic() - started) / len(labelled_tasks)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
             score: float | None = None
@@ -99,7 +100,7 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
                 score = 0.0  # nothing to choose by: keep the last epoch
         state.finish_epoch(metrics, score, held_out)
         keep = due or state.epoch % train.checkpoint_every == 0
-        shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
+        shown = {**metrics, "time/step_seconds": step_seconds, "time/epoch_seconds": time.monotonic() - started}
         runtime.report(state.epoch, shown, partial(write_state, state, config) if keep else None)
     return state
 

@@ -370,3 +370,30 @@ def test_the_picture_gets_the_numbers_of_the_tables():
     assert [axes.get_title() for axes in figure.axes] == ["Dice", "AUC"]
     with pytest.raises(InputError, match="metric 'f1': unknown"):
         to_panels(SUMMARY, ["f1"])
+
+
+def test_costs_stand_beside_the_scores_and_are_neither_marked_nor_compared(tmp_path):
+    scores = {"a": {"seed 0": {"auc": 0.5}, "seed 1": {"auc": 0.6}}, "b": {"seed 0": {"auc": 0.9}}, "c": {}}
+    costs = {
+        "a": {"parameters": [33_398_054], "multiply_adds": [324_474_421_312], "step_seconds": [0.5, 0.7]},
+        "b": {"parameters": [3_875_894], "multiply_adds": [26_127_892_480], "step_seconds": []},
+    }
+    summary = summarise(scores, "a", {}, costs)
+    assert summary.costs == ("parameters", "multiply_adds", "step_seconds")
+    write_markdown(summary, "Networks.", tmp_path / "study.md")
+    table, below = read_markdown(tmp_path / "study.md")
+    assert table[0] == ["", "n", "AUC", "Params (M)", "MACs (G)", "Step (s)"]
+    assert [cells[3:] for cells in table[2:]] == [["33.40", "324.47", "0.600"], ["3.88", "26.13", "-"], ["-"] * 3]
+    assert below[0] == ["", "AUC", "n"]
+    write_latex(summary, "Networks.", tmp_path / "study.tex")
+    text = (tmp_path / "study.tex").read_text(encoding="utf-8")
+    (alignment, _), _ = check_latex(text)
+    assert alignment == "lrcccc"
+    assert r"\multicolumn{3}{c}{Cost (Params in M, MACs in G, Step in s)}" in text
+    assert r"\cmidrule(lr){3-3} \cmidrule(lr){4-6}" in text
+    write_csv(summary, tmp_path / "study.csv")
+    with (tmp_path / "study.csv").open(newline="", encoding="utf-8") as file:
+        step = next(line for line in csv.DictReader(file) if (line["row"], line["metric"]) == ("a", "step_seconds"))
+    assert (step["n"], float(step["mean"]), step["p"]) == ("2", pytest.approx(0.6), "")
+    assert tabulate(summary)[0] == ["row", "n", "AUC"]
+    assert len(to_panels(summary, ["dice", "auc"])) == 1
