@@ -72,6 +72,10 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
 
 
+def _read_number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
 class Choice(Settings):
     """One of several values."""
 
@@ -81,7 +85,7 @@ class Choice(Settings):
     @classmethod
     def _read_numbers(cls, values: list[Any]) -> list[Any]:
         """YAML takes 1e-4 for text, because it has no point."""
-        return [float(one) if isinstance(one, str) and _NUMBER.fullmatch(one) else one for one in values]
+        return [_read_number(one) for one in values]
 
     @model_validator(mode="after")
     def _check(self) -> "Choice":
@@ -247,6 +251,15 @@ class Space:
         ]
         return {"plan": plan, "space": space}
 
+    def list_changed_by_ablations(self) -> set[str]:
+        """Settings that the rows among the values of `ablation` change."""
+        rows = [row for one in self.parameters if one.name == ABLATION for row in one.values.ends]
+        return {name for row in rows if isinstance(row, str) and row in ABLATIONS for name in ABLATIONS[row].changes}
+
+    def list_searched(self) -> set[str]:
+        """Settings that differ between trials, those that ablations change among them."""
+        return {one.name for one in self.parameters} | self.list_changed_by_ablations()
+
     def list_conditions(self, when: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with those that the settings in them have themselves."""
         found: dict[str, Any] = {}
@@ -341,7 +354,8 @@ def _read_parameter(name: str, given: Any, path: Path) -> Parameter:
     if when is not None and not isinstance(when, dict):
         raise InputError(f"{path}: space.{name}: when: found {when!r}; expected settings and their values")
     rest = {key: value for key, value in given.items() if key != "when"}
-    return Parameter(name, _validate(_KINDS[kinds[0]], rest, f"{path}: space.{name}"), when or {})
+    conditions = {setting: _read_number(value) for setting, value in (when or {}).items()}
+    return Parameter(name, _validate(_KINDS[kinds[0]], rest, f"{path}: space.{name}"), conditions)
 
 
 def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
@@ -360,8 +374,13 @@ def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
 
 
 def _check_names(space: Space) -> list[str]:
-    """Settings that a search fixes itself, or that its trials do not read."""
+    """Settings that a search fixes itself, that two lines change, or that its trials do not read."""
     path, run, problems = space.path, space.plan.run, []
+    fixed_here, by_ablation = flatten(space.plan.settings), space.list_changed_by_ablations()
+    problems += [
+        f"{path}: space.{ABLATION}: its rows change {name}, which is under settings, too; leave one of them out"
+        for name in sorted(by_ablation & fixed_here.keys())
+    ]
     for one in space.parameters:
         where = f"{path}: space.{one.name}"
         if _is_fixed(one.name):
@@ -372,7 +391,9 @@ def _check_names(space: Space) -> list[str]:
             problems.append(f"{where}: has no effect on run train; choose run self-train")
         elif one.name == ABLATION:
             problems += [f"{where}: {problem}" for problem in _check_ablations(one.values, run)]
-        elif one.name in flatten(space.plan.settings):
+        elif one.name in by_ablation:
+            problems.append(f"{where}: is changed by rows of {ABLATION}, too; leave one of them out")
+        elif one.name in fixed_here:
             problems.append(f"{where}: is under settings, too; leave one of them out")
         elif one.name.startswith("workers."):
             problems.append(f"{where}: every trial takes the same place in the cluster; give it on the command line")
@@ -422,8 +443,19 @@ def _check_conditions(space: Space) -> list[str]:
 
 
 def _try(space: Space, base: Config, drawn: Mapping[str, Any], told: str) -> None:
-    changed = override(base, expand(drawn), f"{space.path}: space{told}")
-    share_batch(changed.train, changed.workers.num_workers)
+    changes = expand(drawn)
+    changed = override(base, changes, f"{space.path}: space{told}")
+    metric, tasks = space.plan.metric, changed.network.tasks
+    task = "segmentation" if metric.startswith("val/dice") else "idh" if metric.startswith("val/idh") else tasks[0]
+    if task not in tasks:
+        raise InputError(
+            f"{space.path}: metric {metric}: with network.tasks {list(tasks)} no trial has it; choose another metric"
+        )
+    try:
+        share_batch(changed.train, changed.workers.num_workers)
+    except InputError as error:
+        by_space = "train.global_batch" in changes
+        raise InputError([f"{space.path}: space: {one}" if by_space else one for one in error.problems]) from None
 
 
 def check_values(space: Space, base: Config) -> None:
@@ -456,4 +488,4 @@ def check_values(space: Space, base: Config) -> None:
                 f"{space.path}: scheduler.grace: {scheduler.grace}, but validation is every {every} epochs only "
                 "(train.validate_every); set that under settings"
             )
-    raise_if_any(problems)
+    raise_if_any(list(dict.fromkeys(problems)))
