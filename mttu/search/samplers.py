@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import optuna
 
-from mttu.search.spaces import Choice, Integer, LogUniform, Parameter, Space, Uniform
+from mttu.search.space_values import Choice, Integer, LogUniform, Uniform
+from mttu.search.spaces import Parameter, Space
 from mttu.search.trials import FAILED, FINISHED, STOPPED, Trial
 
 logging.getLogger("optuna").setLevel(logging.WARNING)

@@ -26,21 +26,21 @@ Format 1 has `space` with a list of values for each setting: a grid.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mttu.config import Config, flatten, override, read_yaml
 from mttu.config.batches import share_batch
 from mttu.config.changeable import list_changeable
-from mttu.config.schema import AboveZero, Positive, Settings
+from mttu.config.schema import Positive, Settings
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.search.ablations import ABLATIONS, combine
+from mttu.search.space_values import KINDS, Choice, Values, read_number
 
 FORMAT_VERSION = 2
 Run = Literal["train", "self-train", "select"]
@@ -68,115 +68,7 @@ ABLATION = "ablation"
 _FIXED = ("data.manifest", "data.cache_dir", "data.folds", "data.fold_seed", "tracking.", "output.")
 _MOST_CHECKED = 1000
 """Combinations of a grid whose settings are tried out before it is searched."""
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
-
-
-def _read_number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
-
-
-class Choice(Settings):
-    """One of several values."""
-
-    choice: Annotated[list[Any], Field(min_length=1)]
-
-    @field_validator("choice")
-    @classmethod
-    def _read_numbers(cls, values: list[Any]) -> list[Any]:
-        """YAML takes 1e-4 for text, because it has no point."""
-        return [_read_number(one) for one in values]
-
-    @model_validator(mode="after")
-    def _check(self) -> "Choice":
-        twice = [value for place, value in enumerate(self.choice) if value in self.choice[:place]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is listed twice")
-        return self
-
-    @property
-    def ends(self) -> list[Any]:
-        """Values that the setting has to accept."""
-        return self.choice
-
-    def list_all(self) -> list[Any] | None:
-        """All values, in order; None if there is no end of them."""
-        return self.choice
-
-
-class _Range(Settings):
-    @property
-    def ends(self) -> list[Any]:
-        """Values that the setting has to accept: the lowest and the highest."""
-        raise NotImplementedError
-
-    @model_validator(mode="after")
-    def _check(self) -> "_Range":
-        low, high = self.ends
-        if not low < high:
-            raise ValueError(f"[{low}, {high}]: the first must be below the second")
-        return self
-
-
-class Uniform(_Range):
-    """A number between two, both included."""
-
-    uniform: tuple[float, float]
-    step: AboveZero | None = None
-    """Quantised: the lowest value plus multiples of it."""
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.uniform)
-
-    def list_all(self) -> list[Any] | None:
-        """All values of a quantised range."""
-        if self.step is None:
-            return None
-        low, high = self.uniform
-        return [round(low + place * self.step, 12) for place in range(int((high - low) / self.step + 1e-9) + 1)]
-
-
-class LogUniform(_Range):
-    """A number above 0, uniform in its logarithm."""
-
-    log_uniform: tuple[AboveZero, AboveZero]
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.log_uniform)
-
-    def list_all(self) -> list[Any] | None:
-        """None: there is no end of them."""
-        return None
-
-
-class Integer(_Range):
-    """A whole number between two, both included."""
-
-    integer: tuple[int, int]
-    step: Positive = 1
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.integer)
-
-    def list_all(self) -> Sequence[Any] | None:
-        """All values, in order."""
-        low, high = self.integer
-        return range(low, high + 1, self.step)
-
-
-Values = Choice | Uniform | LogUniform | Integer
-_KINDS: Mapping[str, type[Settings]] = {
-    "choice": Choice,
-    "uniform": Uniform,
-    "log_uniform": LogUniform,
-    "integer": Integer,
-}
 
 
 @dataclass(frozen=True)
@@ -347,15 +239,15 @@ def read_space(path: Path) -> Space:
 
 
 def _read_parameter(name: str, given: Any, path: Path) -> Parameter:
-    kinds = [key for key in given if key in _KINDS] if isinstance(given, dict) else []
+    kinds = [key for key in given if key in KINDS] if isinstance(given, dict) else []
     if len(kinds) != 1:
-        raise InputError(f"{path}: space.{name}: found {given!r}; expected one of {', '.join(_KINDS)}")
+        raise InputError(f"{path}: space.{name}: found {given!r}; expected one of {', '.join(KINDS)}")
     when = given.get("when")
     if when is not None and not isinstance(when, dict):
         raise InputError(f"{path}: space.{name}: when: found {when!r}; expected settings and their values")
     rest = {key: value for key, value in given.items() if key != "when"}
-    conditions = {setting: _read_number(value) for setting, value in (when or {}).items()}
-    return Parameter(name, _validate(_KINDS[kinds[0]], rest, f"{path}: space.{name}"), conditions)
+    conditions = {setting: read_number(value) for setting, value in (when or {}).items()}
+    return Parameter(name, _validate(KINDS[kinds[0]], rest, f"{path}: space.{name}"), conditions)
 
 
 def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:

@@ -5,7 +5,8 @@ from search_cases import make_space, problems_of, write_space
 from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.search.presets import preset
-from mttu.search.spaces import Asha, Choice, Integer, LogUniform, Plan, Uniform, expand, load_space, read_space
+from mttu.search.space_values import Choice, Integer, LogUniform, Uniform
+from mttu.search.spaces import Asha, Plan, expand, load_space, read_space
 
 DEPTH, KIND = "network.bottleneck.num_layers", "network.bottleneck.kind"
 LR = "optim.lr"
