@@ -57,7 +57,7 @@ def tune(
     loaded = read_space(space)
     arguments_alone = given[-1]
     settings = resolve(preset_name, [*given[:-1], (loaded.plan.settings, f"{space}: settings"), arguments_alone])
-    searched = {one.name for one in loaded.parameters}
+    searched = loaded.list_searched()
     raise_if_any(
         [
             f"argument {name}: is searched by {space}, so it would have no effect; leave it out"
@@ -160,11 +160,15 @@ def _say_time(seconds: float) -> str:
 def _show(folder: Path) -> None:
     """Prints the trials of a search, the best first."""
     from mttu.files import read_versioned
+    from mttu.search.offline_study import PICTURE, POINTS
     from mttu.search.results import BEST_SETTINGS, TABLE
     from mttu.search.spaces import METRICS
     from mttu.search.study import FORMAT_VERSION, RECORD
     from mttu.search.trials import read_trials
 
+    if (folder / POINTS).exists():
+        console.print(f"{folder} holds a search on stored scores: {POINTS}, {PICTURE}.png, {BEST_SETTINGS}")
+        return
     if not (folder / RECORD).exists():
         raise InputError(f"{folder}: holds no search ({RECORD} not found); give the run folder of `mttu tune`")
     record = read_versioned(folder / RECORD, FORMAT_VERSION, "give the run folder of `mttu tune`")

@@ -305,7 +305,7 @@ def _do_trial(
         seen = {one[STEP]: one for one in with_objective(history, metric, maximise)}
         tell({**seen[row[STEP]], _ROW: dict(row)})
 
-    ending = try_trial(job, callables_of_trial(job.config), report, place_workers, (ray.exceptions.RayError,))
+    ending = try_trial(job, callables_of_trial, report, place_workers, (ray.exceptions.RayError,))
     end = {_OVER: not ending.broken, _FAILED: ending.failed, _BROKEN: ending.broken}
     for row in untold:
         tell({**row, **end})  # over with the first: what the scheduler makes of the others is too late to stop it

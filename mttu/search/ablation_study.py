@@ -203,7 +203,8 @@ def run_study(
             _make_expand(folder),
             on_change,
         )
-        run_trials(book)
+        with book.closing():
+            run_trials(book)
         book.check_done()
         book.complete_tracking()
         summary = write_study(study, folder, book, inputs.manifest, config.metrics, run.tracker)

@@ -6,7 +6,8 @@ machine, or by Ray Tune.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -147,6 +148,17 @@ class Book:
         self.sampler.learn(trial)
         self._track(trial)
         self._tell()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Ends, in MLflow, the runs of trials that still run when the body is left, e.g. by a signal."""
+        try:
+            yield
+        finally:
+            for trial in self.trials.values():
+                if not trial.is_over and trial.name in self.logs:
+                    with suppress(InputError, RunError):
+                        self.logs.pop(trial.name).tracker.finish("KILLED")
 
     def check_done(self) -> None:
         """Makes sure that all trials are over, and that not all of them failed.

@@ -101,7 +101,12 @@ def search_offline(
     files = [out / POINTS, picture]
     if chosen is not None:
         thresholds = {_TAU_C: chosen.confidence_threshold, _TAU_U: chosen.uncertainty_threshold}
-        changes = {**thresholds, "selection.method": "UPS", "tracking.uri": None}  # which may hold a password
+        changes = {
+            **thresholds,
+            "selection.method": "UPS",
+            "output.name": f"{config.output.name}-best",
+            "tracking.uri": None,  # which may hold a password
+        }
         limit = f"coverage at least {min_coverage:g}" if metric == "error" else f"error at most {max_error:g}"
         head = (
             f"# Thresholds of the best {metric} with {limit} among {len(points)} pairs of {space.path.name}, on "

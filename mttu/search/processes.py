@@ -119,7 +119,7 @@ def main() -> None:
     job = Job(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(job.config.workers.threads_per_worker)
-    _say(asdict(try_trial(job, callables_here(), lambda row: _say({"row": dict(row)}))))
+    _say(asdict(try_trial(job, lambda config: callables_here(), lambda row: _say({"row": dict(row)}))))
 
 
 def _say(message: dict[str, Any]) -> None:

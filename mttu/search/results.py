@@ -13,7 +13,7 @@ from mttu.files import atomic_file, write_csv_rows, write_text
 from mttu.search.book import Book
 from mttu.search.samplers import measure_importance
 from mttu.search.spaces import Space, expand
-from mttu.search.trials import FINISHED, STEP, Trial
+from mttu.search.trials import STEP, Trial
 from mttu.tracking import Tracker
 
 TABLE = "trials.csv"
@@ -36,7 +36,7 @@ def write_results(book: Book, space: Space, config: Config, tracker: Tracker) ->
     step = "round" if book.run == "self-train" else "epoch"
     figures = {
         "parallel": draw_parallel(tried, settings, metric, maximise),
-        "importance": draw_importance(measure_importance(space, trials), sum(one.state == FINISHED for one in trials)),
+        "importance": draw_importance(*measure_importance(space, trials)),
         "curves": draw_trial_curves(tried, metric, maximise, step),
     }
     for name, figure in figures.items():
@@ -72,7 +72,7 @@ def describe_best(best: Trial, book: Book, space: Space, config: Config) -> str:
     """The best trial's settings as a file for `mttu train --config` or `mttu self-train --config`."""
     value = best.best(book.goal.metric, book.goal.maximise)
     name = f"{config.output.name}-best"
-    changes = {**expand(best.drawn), "output.name": name, "self_training.start": None, "tracking.uri": None}
+    changes = {**expand(best.drawn), "output.name": name, "tracking.uri": None}
     settings = override(config, changes, f"trial {best.name}")
     tried = "".join(f"#   {setting}={_to_text(drawn)}\n" for setting, drawn in best.drawn.items())
     return (

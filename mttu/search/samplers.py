@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import optuna
 
-from mttu.search.spaces import Choice, Integer, LogUniform, Parameter, Space, Uniform
+from mttu.search.space_values import Choice, Integer, LogUniform, Uniform
+from mttu.search.spaces import Parameter, Space
 from mttu.search.trials import FAILED, FINISHED, STOPPED, Trial
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -197,11 +198,14 @@ class Share(NamedTuple):
     num_trials: int
 
 
-def measure_importance(space: Space, trials: Sequence[Trial]) -> dict[str, Share]:
+def measure_importance(space: Space, trials: Sequence[Trial]) -> tuple[dict[str, Share], int]:
     """Share of the metric's variance that each setting explains (Optuna's fANOVA; Hutter et al., ICML 2014).
 
     Over finished trials; of a setting with a condition, over those that have it. A setting is left out if fewer than
     four trials have it, or if they do not differ in it or in the metric.
+
+    Returns:
+        The shares, and the number of finished trials that have a value of the metric.
     """
     frozen = [one for trial in trials if trial.state == FINISHED and (one := freeze(space, trial)) is not None]
     scored = [one for one in frozen if one.value is not None]
@@ -212,7 +216,7 @@ def measure_importance(space: Space, trials: Sequence[Trial]) -> dict[str, Share
             shares = _share_variance(space, own)
             new = shares if len(own) == len(scored) else {parameter.name: shares.get(parameter.name)}
             found |= {name: Share(value, len(own)) for name, value in new.items() if value is not None}
-    return found
+    return found, len(scored)
 
 
 def _share_variance(space: Space, frozen: Sequence[optuna.trial.FrozenTrial]) -> dict[str, float]:

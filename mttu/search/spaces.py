@@ -26,21 +26,21 @@ Format 1 has `space` with a list of values for each setting: a grid.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mttu.config import Config, flatten, override, read_yaml
 from mttu.config.batches import share_batch
 from mttu.config.changeable import list_changeable
-from mttu.config.schema import AboveZero, Positive, Settings
+from mttu.config.schema import Positive, Settings
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.search.ablations import ABLATIONS, combine
+from mttu.search.space_values import KINDS, Choice, Values, read_number
 
 FORMAT_VERSION = 2
 Run = Literal["train", "self-train", "select"]
@@ -68,111 +68,7 @@ ABLATION = "ablation"
 _FIXED = ("data.manifest", "data.cache_dir", "data.folds", "data.fold_seed", "tracking.", "output.")
 _MOST_CHECKED = 1000
 """Combinations of a grid whose settings are tried out before it is searched."""
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _THRESHOLDS = ("selection.confidence_threshold", "selection.uncertainty_threshold")
-
-
-class Choice(Settings):
-    """One of several values."""
-
-    choice: Annotated[list[Any], Field(min_length=1)]
-
-    @field_validator("choice")
-    @classmethod
-    def _read_numbers(cls, values: list[Any]) -> list[Any]:
-        """YAML takes 1e-4 for text, because it has no point."""
-        return [float(one) if isinstance(one, str) and _NUMBER.fullmatch(one) else one for one in values]
-
-    @model_validator(mode="after")
-    def _check(self) -> "Choice":
-        twice = [value for place, value in enumerate(self.choice) if value in self.choice[:place]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is listed twice")
-        return self
-
-    @property
-    def ends(self) -> list[Any]:
-        """Values that the setting has to accept."""
-        return self.choice
-
-    def list_all(self) -> list[Any] | None:
-        """All values, in order; None if there is no end of them."""
-        return self.choice
-
-
-class _Range(Settings):
-    @property
-    def ends(self) -> list[Any]:
-        """Values that the setting has to accept: the lowest and the highest."""
-        raise NotImplementedError
-
-    @model_validator(mode="after")
-    def _check(self) -> "_Range":
-        low, high = self.ends
-        if not low < high:
-            raise ValueError(f"[{low}, {high}]: the first must be below the second")
-        return self
-
-
-class Uniform(_Range):
-    """A number between two, both included."""
-
-    uniform: tuple[float, float]
-    step: AboveZero | None = None
-    """Quantised: the lowest value plus multiples of it."""
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.uniform)
-
-    def list_all(self) -> list[Any] | None:
-        """All values of a quantised range."""
-        if self.step is None:
-            return None
-        low, high = self.uniform
-        return [round(low + place * self.step, 12) for place in range(int((high - low) / self.step + 1e-9) + 1)]
-
-
-class LogUniform(_Range):
-    """A number above 0, uniform in its logarithm."""
-
-    log_uniform: tuple[AboveZero, AboveZero]
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.log_uniform)
-
-    def list_all(self) -> list[Any] | None:
-        """None: there is no end of them."""
-        return None
-
-
-class Integer(_Range):
-    """A whole number between two, both included."""
-
-    integer: tuple[int, int]
-    step: Positive = 1
-
-    @property
-    def ends(self) -> list[Any]:
-        """See `_Range`."""
-        return list(self.integer)
-
-    def list_all(self) -> Sequence[Any] | None:
-        """All values, in order."""
-        low, high = self.integer
-        return range(low, high + 1, self.step)
-
-
-Values = Choice | Uniform | LogUniform | Integer
-_KINDS: Mapping[str, type[Settings]] = {
-    "choice": Choice,
-    "uniform": Uniform,
-    "log_uniform": LogUniform,
-    "integer": Integer,
-}
 
 
 @dataclass(frozen=True)
@@ -246,6 +142,15 @@ class Space:
             {"name": one.name, **one.values.model_dump(mode="json"), "when": dict(one.when)} for one in self.parameters
         ]
         return {"plan": plan, "space": space}
+
+    def list_changed_by_ablations(self) -> set[str]:
+        """Settings that the rows among the values of `ablation` change."""
+        rows = [row for one in self.parameters if one.name == ABLATION for row in one.values.ends]
+        return {name for row in rows if isinstance(row, str) and row in ABLATIONS for name in ABLATIONS[row].changes}
+
+    def list_searched(self) -> set[str]:
+        """Settings that differ between trials, those that ablations change among them."""
+        return {one.name for one in self.parameters} | self.list_changed_by_ablations()
 
     def list_conditions(self, when: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with those that the settings in them have themselves."""
@@ -334,14 +239,15 @@ def read_space(path: Path) -> Space:
 
 
 def _read_parameter(name: str, given: Any, path: Path) -> Parameter:
-    kinds = [key for key in given if key in _KINDS] if isinstance(given, dict) else []
+    kinds = [key for key in given if key in KINDS] if isinstance(given, dict) else []
     if len(kinds) != 1:
-        raise InputError(f"{path}: space.{name}: found {given!r}; expected one of {', '.join(_KINDS)}")
+        raise InputError(f"{path}: space.{name}: found {given!r}; expected one of {', '.join(KINDS)}")
     when = given.get("when")
     if when is not None and not isinstance(when, dict):
         raise InputError(f"{path}: space.{name}: when: found {when!r}; expected settings and their values")
     rest = {key: value for key, value in given.items() if key != "when"}
-    return Parameter(name, _validate(_KINDS[kinds[0]], rest, f"{path}: space.{name}"), when or {})
+    conditions = {setting: read_number(value) for setting, value in (when or {}).items()}
+    return Parameter(name, _validate(KINDS[kinds[0]], rest, f"{path}: space.{name}"), conditions)
 
 
 def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
@@ -360,8 +266,13 @@ def _validate(kind: type[Any], content: Mapping[str, Any], source: str) -> Any:
 
 
 def _check_names(space: Space) -> list[str]:
-    """Settings that a search fixes itself, or that its trials do not read."""
+    """Settings that a search fixes itself, that two lines change, or that its trials do not read."""
     path, run, problems = space.path, space.plan.run, []
+    fixed_here, by_ablation = flatten(space.plan.settings), space.list_changed_by_ablations()
+    problems += [
+        f"{path}: space.{ABLATION}: its rows change {name}, which is under settings, too; leave one of them out"
+        for name in sorted(by_ablation & fixed_here.keys())
+    ]
     for one in space.parameters:
         where = f"{path}: space.{one.name}"
         if _is_fixed(one.name):
@@ -372,7 +283,9 @@ def _check_names(space: Space) -> list[str]:
             problems.append(f"{where}: has no effect on run train; choose run self-train")
         elif one.name == ABLATION:
             problems += [f"{where}: {problem}" for problem in _check_ablations(one.values, run)]
-        elif one.name in flatten(space.plan.settings):
+        elif one.name in by_ablation:
+            problems.append(f"{where}: is changed by rows of {ABLATION}, too; leave one of them out")
+        elif one.name in fixed_here:
             problems.append(f"{where}: is under settings, too; leave one of them out")
         elif one.name.startswith("workers."):
             problems.append(f"{where}: every trial takes the same place in the cluster; give it on the command line")
@@ -422,8 +335,19 @@ def _check_conditions(space: Space) -> list[str]:
 
 
 def _try(space: Space, base: Config, drawn: Mapping[str, Any], told: str) -> None:
-    changed = override(base, expand(drawn), f"{space.path}: space{told}")
-    share_batch(changed.train, changed.workers.num_workers)
+    changes = expand(drawn)
+    changed = override(base, changes, f"{space.path}: space{told}")
+    metric, tasks = space.plan.metric, changed.network.tasks
+    task = "segmentation" if metric.startswith("val/dice") else "idh" if metric.startswith("val/idh") else tasks[0]
+    if task not in tasks:
+        raise InputError(
+            f"{space.path}: metric {metric}: with network.tasks {list(tasks)} no trial has it; choose another metric"
+        )
+    try:
+        share_batch(changed.train, changed.workers.num_workers)
+    except InputError as error:
+        by_space = "train.global_batch" in changes
+        raise InputError([f"{space.path}: space: {one}" if by_space else one for one in error.problems]) from None
 
 
 def check_values(space: Space, base: Config) -> None:
@@ -456,4 +380,4 @@ def check_values(space: Space, base: Config) -> None:
                 f"{space.path}: scheduler.grace: {scheduler.grace}, but validation is every {every} epochs only "
                 "(train.validate_every); set that under settings"
             )
-    raise_if_any(problems)
+    raise_if_any(list(dict.fromkeys(problems)))

@@ -141,7 +141,8 @@ def run_search(
             run.tracker,
             on_change=on_change,
         )
-        run_trials(book)
+        with book.closing():
+            run_trials(book)
         book.check_done()
         book.complete_tracking()
         write_results(book, space, config, run.tracker)
@@ -157,8 +158,11 @@ def count_trials(space: Space) -> int:
 
 
 def _shares_start(space: Space) -> bool:
-    """Whether no searched setting touches round 0."""
-    return all(one.name.startswith(("selection.", "mc.", "self_training.")) for one in space.parameters)
+    """Whether no searched setting touches round 0, which selection.method=direct trains on other cases."""
+    return all(
+        one.name.startswith(("selection.", "mc.", "self_training.")) and "direct" not in one.values.ends
+        for one in space.parameters
+    )
 
 
 def _train_start(base: Config, folder: Path, callables: Callables) -> Config:

@@ -70,7 +70,7 @@ _WAIT_SECONDS = 30.0
 
 def try_trial(
     job: Job,
-    callables: Callables,
+    make_callables: Callable[[Config], Callables],
     report: Callable[[Report], None],
     check_place: Callable[[Config], object] = lambda config: None,
     faults: tuple[type[Exception], ...] = (),
@@ -79,7 +79,7 @@ def try_trial(
 
     Args:
         job: The work.
-        callables: How it is done.
+        make_callables: How it is done, from the trial's settings.
         report: See `do_trial`.
         check_place: See `find_obstacle_of_trial`.
         faults: Exceptions that are not the trial's fault, beside a full disk.
@@ -88,11 +88,9 @@ def try_trial(
         obstacle = find_obstacle_of_trial(job, check_place)
         if obstacle:
             return Ending(broken=obstacle)
-        do_trial(job, callables, report)
-    except (InputError, RunError) as error:
-        return Ending(failed=str(error))
+        do_trial(job, make_callables(job.config), report)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
+        told = str(error) if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {error}"
         if isinstance(error, faults) or is_full_disk(error, job.config.output.place):
             return Ending(broken=told)
         return Ending(failed=told)

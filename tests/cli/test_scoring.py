@@ -1,7 +1,10 @@
+import csv
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from mttu.cohort.build import discover
 from mttu.data.manifest import write_manifest
@@ -154,3 +157,26 @@ def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(run, scores
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "notes.txt").write_text("mine")
     assert "holds notes.txt" in run("select", scores, "-o", folder)[2]
+
+
+def test_thresholds_are_searched_on_stored_scores(run, scores, truth, tmp_path):
+    space = Path(__file__).parents[2] / "tune_spaces" / "ups_thresholds_offline.yaml"
+    words = ["tune", space, "--scores", scores, "--truth", truth, f"output.folder={tmp_path}", "output.name=offline"]
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "6 cases (2 mutant, 4 wild type); the network is wrong on 2 of them" in out.replace("\n", " ")
+    folder = tmp_path / "offline"
+    rows = list(csv.DictReader((folder / "points.csv").open()))
+    assert f"{len(rows)} pairs of thresholds on 6 cases" in out
+    assert len(rows) == 1001  # and the paper's pair
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    chosen = best["selection"]
+    pair = {name: float(chosen[name]) for name in ("confidence_threshold", "uncertainty_threshold")}
+    (row,) = [one for one in rows if all(float(one[name]) == value for name, value in pair.items())]
+    enough = [float(one["error"]) for one in rows if float(one["coverage"]) >= 0.5]
+    assert float(row["error"]) == min(enough)
+    assert best["output"]["name"] == "offline-best"  # a training with it moves nothing of the search aside
+    code, out, _ = run("tune", "--show", folder)
+    assert code == 0
+    assert "holds a search on stored scores: points.csv, pareto.png, best.yaml" in out.replace("\n", " ")
+    assert run("tune", space, f"output.folder={tmp_path}")[0] == 2

@@ -158,12 +158,13 @@ def test_the_setting_that_decides_gets_the_larger_share(tmp_path):
         make_trial(tmp_path, number, drawn, drawn["optim.lr"] + 0.05 * drawn["optim.poly_power"])
         for number, drawn in enumerate(list_random(space))
     ]
-    shares = measure_importance(space, trials)
+    shares, count = measure_importance(space, trials)
+    assert count == len(trials)
     assert set(shares) == set(HEIGHTS)
     assert sum(share.value for share in shares.values()) == pytest.approx(1)
     assert shares["optim.lr"].value > 0.8
     assert {share.num_trials for share in shares.values()} == {30}
-    assert measure_importance(space, trials) == shares
+    assert measure_importance(space, trials)[0] == shares
     assert list(shares) == ["optim.lr", "optim.poly_power"]  # the largest first
 
 
@@ -173,7 +174,8 @@ def test_importance_of_words_and_of_settings_with_a_condition(tmp_path):
         make_trial(tmp_path, number, drawn, 0.8 + 0.01 * drawn[DEPTH] if drawn[KIND] == "transformer" else 0.2)
         for number, drawn in enumerate(list_random(space))
     ]
-    shares = measure_importance(space, trials)
+    shares, count = measure_importance(space, trials)
+    assert count == len(trials)
     assert max(set(shares) - {DEPTH}, key=shares.get) == KIND
     assert shares[KIND].num_trials == 24
     assert shares[DEPTH].num_trials == sum(DEPTH in trial.drawn for trial in trials) < 24
@@ -184,17 +186,25 @@ def test_importance_of_nothing_is_empty(tmp_path):
     space = draw(tmp_path, 8, space=HEIGHTS)
     drawn = list_random(space)
     trials = [make_trial(tmp_path, number, one, hill(one)) for number, one in enumerate(drawn)]
-    assert measure_importance(space, []) == {}
-    assert measure_importance(space, trials[:3]) == {}
+    assert measure_importance(space, []) == ({}, 0)
+    assert measure_importance(space, trials[:3]) == ({}, 3)
     stopped = [make_trial(tmp_path, number, one, hill(one), state=STOPPED) for number, one in enumerate(drawn)]
-    assert measure_importance(space, [*trials[:3], *stopped[3:]]) == {}
+    assert measure_importance(space, [*trials[:3], *stopped[3:]]) == ({}, 3)
     same = [make_trial(tmp_path, number, one, 0.5) for number, one in enumerate(drawn)]
-    assert measure_importance(space, same) == {}
-    assert measure_importance(space, trials) != {}
+    assert measure_importance(space, same) == ({}, 8)
+    assert measure_importance(space, trials)[0] != {}
 
 
 def test_importance_where_no_setting_varies_is_empty(tmp_path):
     """A grid of one value in every setting, and one that no forest can split."""
     space = make_space(tmp_path, {"optim.lr": {"choice": [0.5]}})
     trials = [make_trial(tmp_path, number, {"optim.lr": 0.5}, number / 10) for number in range(6)]
-    assert measure_importance(space, trials) == {}
+    assert measure_importance(space, trials)[0] == {}
+
+
+def test_a_finished_trial_without_a_value_counts_for_no_share(tmp_path):
+    space = draw(tmp_path, 8, space=HEIGHTS)
+    trials = [make_trial(tmp_path, number, one, hill(one)) for number, one in enumerate(list_random(space))]
+    shares, count = measure_importance(space, [*trials[:7], make_trial(tmp_path, 7, trials[7].drawn)])
+    assert count == 7
+    assert {share.num_trials for share in shares.values()} == {7}

@@ -5,7 +5,8 @@ from search_cases import make_space, problems_of, write_space
 from mttu.config import Config, override
 from mttu.errors import InputError
 from mttu.search.presets import preset
-from mttu.search.spaces import Asha, Choice, Integer, LogUniform, Plan, Uniform, expand, load_space, read_space
+from mttu.search.space_values import Choice, Integer, LogUniform, Uniform
+from mttu.search.spaces import Asha, Plan, expand, load_space, read_space
 
 DEPTH, KIND = "network.bottleneck.num_layers", "network.bottleneck.kind"
 LR = "optim.lr"
@@ -431,3 +432,46 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
     assert problem.startswith("space.output: ")
     path.write_text(path.read_text().replace("  output: {choice: [x]}\n", ""))
     assert read_space(path).parameters[0].values.choice == [1e-4, 20.0, 0.5]
+
+
+def test_conditions_read_numbers_as_choices_do(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "format_version: 2\nspace:\n  optim.lr: {choice: [1e-4, 1e-3]}\n"
+        "  train.seed: {choice: [0, 1], when: {optim.lr: 1e-4}}\n"
+    )
+    assert len(list(load_space(path).list_grid())) == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "space"),
+    [
+        ("val/idh_auc", {"network.tasks": {"choice": [["segmentation"], ["segmentation", "idh"]]}}),
+        ("val/dice", {"ablation": {"choice": ["clsnet", "mttu-net"]}}),
+    ],
+)
+def test_a_metric_that_a_trial_cannot_have_is_refused(tmp_path, metric, space):
+    (problem,) = problems_of(write_space(tmp_path, space, metric=metric))
+    assert problem.startswith(f"metric {metric}: with network.tasks ['")
+
+
+def test_what_an_ablation_changes_is_not_changed_elsewhere(tmp_path):
+    rows = {"ablation": {"choice": ["pcgrad", "equal-weights"]}}
+    both = {**rows, "loss.task_weighting": {"choice": ["equal"]}}
+    assert problems_of(write_space(tmp_path, both)) == [
+        "space.loss.task_weighting: is changed by rows of ablation, too; leave one of them out"
+    ]
+    (problem,) = problems_of(write_space(tmp_path, rows, settings={"loss.task_weighting": "equal"}))
+    assert problem.startswith("space.ablation: its rows change loss.task_weighting, which is under settings")
+    assert make_space(tmp_path, rows).list_searched() == {"ablation", "loss.task_weighting"}
+
+
+def test_a_problem_of_all_values_is_told_once(tmp_path):
+    base = override(Config(), {"workers.num_workers": 3})
+    path = write_space(tmp_path, {LR: {"choice": [1e-3, 1e-2, 1e-1]}})
+    with pytest.raises(InputError) as caught:
+        load_space(path, base)
+    assert len(caught.value.problems) == 1
+    path = write_space(tmp_path, {"train.global_batch": {"choice": [2, 3]}})
+    (problem,) = problems_of(path, base)
+    assert problem.startswith("space: workers.num_workers: 3 is more than train.global_batch (2)")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from mlflow_runs import client_of
-from search_cases import SHORT, InProcess, Pretending, make_book, make_space, search
+from search_cases import SHORT, InProcess, Pretending, make_book, make_space, search, write_space
 
 from mttu.cli import main
 from mttu.cohort.build import discover
@@ -15,7 +15,8 @@ from mttu.data.cache import cache_case
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
 from mttu.search.processes import callables_here
-from mttu.search.study import count_trials
+from mttu.search.results import describe_best
+from mttu.search.study import _shares_start, count_trials
 from mttu.search.trials import FAILED, FINISHED, read_trials
 
 LR, KIND, DEPTH = "optim.lr", "network.bottleneck.kind", "network.bottleneck.num_layers"
@@ -382,6 +383,39 @@ def test_a_search_in_mlflow(tiny, tmp_path, database, undrawn):
         assert client.list_artifacts(run.info.run_id, "best")
 
 
+def test_a_search_that_is_broken_off_leaves_no_trial_running_in_mlflow(tiny, tmp_path, database, undrawn):
+    config = override(tiny, {"tracking.enabled": True, "tracking.uri": database, "output.name": "broken-off"})
+    with pytest.raises(RunError, match="switched off"):
+        search(config, tmp_path, RATES, Pretending(stop_after=1))
+    client = client_of(type("Tracker", (), {"uri": database}))
+    parent = json.loads((config.output.place / "tracking.json").read_text())["run_id"]
+
+    def list_children():
+        above = client.get_run(parent)
+        found = client.search_runs([above.info.experiment_id], f"tags.mlflow.parentRunId = '{parent}'")
+        return {run.data.tags["mlflow.runName"].partition(",")[0]: run.info.status for run in found}
+
+    assert list_children() == {"0000": "FINISHED", "0001": "KILLED"}
+    search(config, tmp_path, RATES, Pretending())
+    assert list_children() == {"0000": "FINISHED", "0001": "FINISHED"}
+
+
+def test_a_start_that_the_user_gave_stays_in_the_best_settings(tiny, tmp_path):
+    config = override(tiny, {"self_training.start": str(tmp_path / "round_0")})
+    space = make_space(tmp_path, {"mc.passes": {"choice": [2, 4]}}, run="self-train")
+    book = make_book(tmp_path / "search", config, [{"mc.passes": 2}])
+    trial = book.next()
+    book.report(trial.name, {"epoch": 1, "val/score": 0.5})
+    text = describe_best(trial, book, space, config)
+    assert yaml.safe_load(text)["self_training"]["start"] == str(tmp_path / "round_0")
+
+
+@pytest.mark.parametrize(("methods", "shared"), [(["PL", "UPS"], True), (["direct", "UPS"], False)])
+def test_round_0_is_shared_unless_a_method_trains_it_on_other_cases(tmp_path, methods, shared):
+    space = make_space(tmp_path, {"selection.method": {"choice": methods}}, run="self-train")
+    assert _shares_start(space) is shared
+
+
 def test_trials_of_a_search_are_counted(tiny, tmp_path):
     assert count_trials(make_space(tmp_path, MIXED, searcher="tpe", samples=7)) == 7
     grid = {KIND: MIXED[KIND], DEPTH: MIXED[DEPTH]}
@@ -412,6 +446,7 @@ def write_settings(tiny, folder):
     ("words", "problem"),
     [
         (("tune", "space.yaml", "optim.lr=0.1"), "argument optim.lr: is searched by space.yaml"),
+        (("tune", "rows.yaml", "loss.task_weighting=equal"), "argument loss.task_weighting: is searched by rows.yaml"),
         (("tune", "space.yaml", "train.epochs=0"), "argument: train.epochs"),
         (("ablate", "II", "train.seed=3"), "argument train.seed: --seeds sets it"),
         (("ablate", "II", "--no-ray", "workers.num_workers=2"), "--no-ray: trainings run in processes of one worker"),
@@ -421,7 +456,8 @@ def write_settings(tiny, folder):
 )
 def test_what_the_commands_refuse(tiny, tmp_path, invoke, monkeypatch, words, problem):
     monkeypatch.chdir(tmp_path)
-    make_space(tmp_path, RATES)
+    write_space(tmp_path, {"ablation": {"choice": ["pcgrad"]}}).rename("rows.yaml")
+    write_space(tmp_path, RATES)
     code, out = invoke(*words, "--config", write_settings(tiny, tmp_path))
     assert code == 2
     assert problem in out.replace("\n", " ")

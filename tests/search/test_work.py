@@ -1,9 +1,11 @@
+import errno
+
 import pytest
 from search_cases import make_book
 
-from mttu.errors import InputError
+from mttu.errors import InputError, RunError
 from mttu.files import lock_folder
-from mttu.search.work import find_obstacle_of_trial
+from mttu.search.work import Ending, find_obstacle_of_trial, try_trial
 
 
 @pytest.fixture
@@ -63,3 +65,31 @@ def test_a_place_that_is_gone_is_an_obstacle(job, clock):
     assert find_obstacle_of_trial(job, refuse) == "workers need 1 x 1 CPUs, but the cluster has 0"
     with lock_folder(job.config.output.place):
         pass
+
+
+class ClusterError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("failure", "ending"),
+    [
+        (RunError("the loss is not finite"), Ending(failed="the loss is not finite")),
+        (InputError("train.epochs: 0"), Ending(failed="train.epochs: 0")),
+        (MemoryError("12 GiB"), Ending(failed="MemoryError: 12 GiB")),
+        (ClusterError("node lost"), Ending(broken="ClusterError: node lost")),
+        (OSError(errno.ENOSPC, "no room"), Ending(broken="OSError: [Errno 28] no room")),
+        (RunError("runs: the disk is full; make room"), Ending(broken="runs: the disk is full; make room")),
+        (
+            RunError("worker 0: OSError: No space left on device"),
+            Ending(broken="worker 0: OSError: No space left on device"),
+        ),
+    ],
+    ids=["by itself", "refused", "memory", "cluster", "disk", "disk of a self-training", "disk of a worker"],
+)
+def test_what_is_not_a_trials_fault_leaves_it_begun(job, clock, failure, ending):
+    def make_callables(config):
+        assert config == job.config
+        raise failure
+
+    assert try_trial(job, make_callables, print, faults=(ClusterError,)) == ending
