@@ -8,6 +8,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,21 @@ def test_the_pre_commit_file_fetches_nothing() -> None:
     assert {hook["language"] for repository in repositories for hook in repository["hooks"]} == {"system"}
 
 
+@lru_cache
+def read_help(*command: str) -> str:
+    """What a command prints of itself; many documents name the same ones."""
+    done = run(sys.executable, "-m", "mttu", *command, "--help")
+    assert done.returncode == 0, f"mttu {' '.join(command)} --help: {done.stderr}"
+    return done.stdout
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
 def test_jobs_are_short_and_take_the_arguments_of_their_command(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40
     done = run(sys.executable, path, "--help")
     assert done.returncode == 0, done.stderr
-    command = run(sys.executable, "-m", "mttu", path.stem.replace("_", "-"), "--help")
-    assert done.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]  # the first line names the program
+    command = read_help(path.stem.replace("_", "-"))
+    assert done.stdout.splitlines()[1:] == command.splitlines()[1:]  # the first line names the program
 
 
 def test_a_job_refuses_what_its_command_refuses(tmp_path: Path) -> None:
@@ -159,11 +168,9 @@ def test_documents_name_commands_options_and_files_that_exist(path: Path) -> Non
         if words[0] == "make":
             assert words[1] in targets
         if words[0] == "mttu":
-            command = words[1:3] if words[1] in groups else words[1:2]
-            helped = run(sys.executable, "-m", "mttu", *command, "--help")
-            assert helped.returncode == 0, f"{path.name}: {line}"
+            helped = read_help(*(words[1:3] if words[1] in groups else words[1:2]))
             options = [word for word in words[2:] if word.startswith("-")]
-            assert [option for option in options if option not in helped.stdout] == []
+            assert [option for option in options if option not in helped] == [], f"{path.name}: {line}"
         for word in words:
             if word.startswith(("jobs/", "tune_spaces/")):
                 assert (ROOT / word).exists()

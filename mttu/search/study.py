@@ -64,8 +64,7 @@ def prepare_search(space: Space, config: Config) -> Prepared:
     inputs = replace(whole, manifest=manifest)
     if space.plan.run == "self-train":
         inputs = check_self_training(config, manifest).inputs
-    problems = _check_metric(space, manifest, config.data.manifest)
-    raise_if_any(problems)
+    raise_if_any(_check_metric(space, manifest, config.data.manifest))
     return Prepared(space, config, inputs)
 
 

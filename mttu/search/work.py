@@ -153,7 +153,7 @@ def _self_train(config: Config, callables: Callables, report: Callable[[Report],
 
     def show(step: Step) -> None:
         nonlocal reported
-        while reported < min(step.round, count_finished(folder)):
+        while reported < step.round:  # the rounds before it are finished
             report(_read_round(folder, reported))
             reported += 1
 

@@ -69,10 +69,12 @@ def test_training_on_two_workers_listens_on_loopback_only(settings_file: Path, t
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("command", ["prepare", "score", "self-train", "one worker"])
+@pytest.mark.parametrize("command", ["prepare", "score", "self-train", "one worker", "tune"])
 def test_every_other_command_that_starts_ray_listens_on_loopback_only(
     command: str, settings_file: Path, manifest_file: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("format_version: 1\nspace:\n  train.seed: [0]\n")
     arguments = {
         "prepare": ["prepare", str(manifest_file), "--cache", str(tmp_path / "cache")],
         "score": [
@@ -86,6 +88,7 @@ def test_every_other_command_that_starts_ray_listens_on_loopback_only(
         ],
         "self-train": ["self-train", "--config", str(settings_file), "self_training.rounds=1"],
         "one worker": ["train", "--config", str(settings_file), "workers.num_workers=1"],
+        "tune": ["tune", str(space), "--config", str(settings_file), "workers.num_workers=1"],
     }
     seen = watch(arguments[command], tmp_path)
     assert any("gcs_server" in listening for _, listening in seen)
