@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, errors, tell
+from mttu.cli.display import console, errors, new_table, tell
 from mttu.config import NetworkSettings
-from mttu.config.network import OURS
+from mttu.config.network import BOTH, OURS
 from mttu.errors import InputError, RunError
 
 _OURS_SOURCE = "Cheng et al., IEEE TMI 2022, doi:10.1109/TMI.2022.3142321"
@@ -81,9 +81,12 @@ def networks(
         typer.echo(json.dumps(rows, indent=1))
     else:
         console.print(_draw_table(rows, time))
+        for row in rows:
+            console.print(f"{row['name']}: {row['title']}. {row['source']}. {row['limits']}".strip())
         console.print(
-            "parameters: learned numbers, without an IDH head where the network has none of its own. G multiply-adds: "
-            "one image of 128^3, without norms, activations and interpolation."
+            "M params: learned parameters in millions, without an IDH head where the network has none of its own; G "
+            "MACs: billions of multiply-adds for one image of 128^3, without norms, activations and interpolation; "
+            "publ.: as published."
         )
     if failed:
         raise typer.Exit(1)
@@ -127,20 +130,15 @@ def _time(name: str, size: int, device: str) -> dict[str, Any]:
 
 
 def _draw_table(rows: list[dict[str, Any]], timed: bool) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("network.kind", "tasks", "M parameters", "G multiply-adds"):
-        table.add_column(title, justify="right" if title[1] == " " else "left", overflow="fold")
-    if timed:
-        table.add_column("seconds", justify="right")
-        table.add_column("peak MB", justify="right")
-    table.add_column("what", overflow="fold")
+    titles = ["network.kind", "tasks", "M params", "publ.", "G MACs", "publ."]
+    table = new_table([*titles, *(["seconds", "peak MB"] if timed else [])])
     for row in rows:
+        cells = [row["name"], "both" if len(row["tasks"]) == len(BOTH) else row["tasks"][0]]
         published = (row["published_parameters_m"], row["published_gmacs"])
-        cells = [row["name"], ", ".join(row["tasks"])]
         for found, stated in zip((row["parameters"] / 1e6, row["gmacs"]), published, strict=True):
-            cells.append(f"{found:.2f}" + ("" if stated is None else f" (published {stated})"))
+            cells += [f"{found:.2f}", "" if stated is None else f"{stated}"]
         if timed:
             seconds, peak = row["seconds"], row["peak_mb"]
             cells += ["failed", ""] if seconds is None else [f"{seconds:.2f}", f"{peak}"]
-        table.add_row(*cells, f"{row['title']}: {row['source']}. {row['limits']}".strip())
+        table.add_row(*cells)
     return table

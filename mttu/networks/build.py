@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mttu.config import Config, NetworkSettings, RivalSettings
+from mttu.config.batches import share_batch
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.networks.mttu_net import MttuNet
 from mttu.networks.rivals.registry import Entry, find_entry
@@ -76,4 +77,19 @@ def find_network_problems(config: Config) -> list[str]:
         network = build_network(config.network, config.patch.size)
         assert isinstance(network, Rival)
         problems += [f"patch.size: {problem}" for problem in network.explain_size(config.patch.size)]
+        problems += [] if problems else _try_batch(network, config)
     return problems
+
+
+def _try_batch(network: Rival, config: Config) -> list[str]:
+    """Says why a network on `meta` cannot be trained on a worker's batch: its norms may see too few voxels."""
+    try:
+        batch = share_batch(config.train, config.workers.num_workers).micro_batch_size
+    except InputError:  # told with the other problems of the batch
+        return []
+    size = config.patch.size
+    try:
+        network.train()(torch.empty(batch, config.network.in_channels, *size))
+    except (ValueError, RuntimeError) as error:
+        return [f"patch.size: {size}, {batch} at once: {network.title} cannot learn from so few voxels ({error})"]
+    return []

@@ -21,12 +21,13 @@ from mttu.figures.style import save_figure
 from mttu.files import read_versioned, write_json
 from mttu.metrics.empty_masks import explain_dice, explain_hd95
 from mttu.networks.measure import count_network
-from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, is_small, rows_of
 from mttu.search.book import Book, Cohort, Goal
+from mttu.search.case_tests import compare_on_cases
 from mttu.search.samplers import Listed
 from mttu.search.study import OnChange, RunTrials
 from mttu.search.table_files import write_csv, write_latex, write_markdown
-from mttu.search.tables import COSTS, Summary, measure_cell, summarise, to_panels
+from mttu.search.tables import COSTS, CaseScores, Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
 from mttu.search.work import CASES, VOLUME_SECONDS, with_absolute_paths
 from mttu.self_training import check_self_training
@@ -127,7 +128,7 @@ def prepare_study(study: Study, config: Config) -> Prepared:
     problems: list[str] = []
     for row in study.rows:
         try:
-            check_row(study, override(config, ABLATIONS[row].changes, f"ablation {row}"))
+            check_row(study, override(config, changes_of(row, config), f"ablation {row}"))
         except InputError as error:
             problems += [f"row {row}: {problem}" for problem in error.problems]
     raise_if_any(list(dict.fromkeys(problems)))
@@ -200,7 +201,7 @@ def run_study(
             run.tracker,
             study.split,
             _make_name(study),
-            _make_expand(folder),
+            _make_expand(folder, config),
             on_change,
         )
         with book.closing():
@@ -222,9 +223,9 @@ def _make_name(study: Study) -> Callable[[int, Mapping[str, Any]], tuple[str, di
     return name
 
 
-def _make_expand(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _make_expand(folder: Path, base: Config) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     def expand(drawn: Mapping[str, Any]) -> dict[str, Any]:
-        changes = dict(ABLATIONS[drawn[_ROW]].changes)
+        changes = changes_of(drawn[_ROW], base)
         if _FOLD in drawn:
             return {**changes, "data.manifest": str(folder / MANIFESTS / f"fold_{drawn[_FOLD]}.parquet")}
         return {**changes, _SEED: drawn[_SEED]}
@@ -264,13 +265,13 @@ def read_summary(folder: Path) -> Summary:
 
 
 def _summarise(study: Study, folder: Path, trials: Iterable[Trial]) -> Summary:
-    scores: dict[str, dict[str, dict[str, float]]] = {row: {} for row in study.rows}
+    cells: dict[str, dict[str, Sequence[CaseScores]]] = {row: {} for row in study.rows}
     costs: dict[str, dict[str, list[float]]] = {row: {name: [] for name in COSTS} for row in study.rows}
     for trial in sorted(trials, key=lambda one: one.number):
         if trial.state == FINISHED and (trial.folder / CASES).exists():
             row = trial.drawn[_ROW]
             cases, about = read_rows(trial.folder / CASES)
-            scores[row][_name_repeat(trial.drawn)] = measure_cell(cases)
+            cells[row][_name_repeat(trial.drawn)] = cases
             steps = [seconds for _, seconds in trial.curve("time/step_seconds")]
             costs[row]["step_seconds"] += [median(steps)] if steps else []
             costs[row]["volume_seconds"] += [float(about[VOLUME_SECONDS])] if VOLUME_SECONDS in about else []
@@ -278,15 +279,18 @@ def _summarise(study: Study, folder: Path, trials: Iterable[Trial]) -> Summary:
         for row, sizes in read_versioned(folder / SIZES, FORMAT_VERSION, _MEND)["rows"].items():
             for name, size in sizes.items():
                 costs[row][name].append(size)
+    scores = {row: {repeat: measure_cell(cases) for repeat, cases in own.items()} for row, own in cells.items()}
     titles = {row: ABLATIONS[row].row for row in study.rows}
-    return summarise(scores, study.reference, titles, costs if study.compares_networks else None)
+    if not study.compares_networks:
+        return summarise(scores, study.reference, titles)
+    return summarise(scores, study.reference, titles, costs, compare_on_cases(cells, study.reference))
 
 
 def _count_rows(study: Study, config: Config) -> dict[str, dict[str, int]]:
     """Learned parameters and multiply-adds of one patch, row by row."""
     sizes = {}
     for row in study.rows:
-        count = count_network(override(config, ABLATIONS[row].changes).network, config.patch.size)
+        count = count_network(override(config, changes_of(row, config)).network, config.patch.size)
         sizes[row] = {"parameters": count.parameters, "multiply_adds": count.macs}
     return sizes
 
@@ -322,10 +326,11 @@ def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, bo
 def _explain_costs(study: Study, config: Config) -> list[str]:
     size = " x ".join(map(str, config.patch.size))
     step = "" if study.self_trains else "Step: seconds per optimiser step, median over epochs, loading included. "
+    small = "The networks are smaller than published (`mttu ablations VI`). " if is_small(config) else ""
     return [
-        f"Params: learned parameters. MACs: multiply-adds of one patch of {size}, without norms, activations and "
-        f"interpolation. {step}Volume: seconds to predict a case, median over cases. Seconds are of the machines that "
-        "the rows ran on, with whatever ran beside them.",
+        f"{small}Params: learned parameters. MACs: multiply-adds of one patch of {size}, without norms, activations "
+        f"and interpolation. {step}Volume: seconds to predict a prepared case, median over cases. Seconds are of the "
+        "machines that the rows ran on, with whatever ran beside them.",
     ]
 
 

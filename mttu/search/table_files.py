@@ -283,8 +283,8 @@ def _explain(summary: Summary) -> list[str]:
     ]
     if any(one.is_significant for row in summary.others for one in row.differences.values()):
         sentences.append(
-            f"*: differs from {summary.reference_title} (paired t-test over repeats, p adjusted by Holm over the other "
-            f"rows of the column < {SIGNIFICANT:g})."
+            f"*: differs from {summary.reference_title} ({summary.tests}, p adjusted by Holm over the other rows of "
+            f"the column < {SIGNIFICANT:g})."
         )
     fewer = [
         f"{row.title} {METRICS[name].title} ({row.scores[name].n})"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from statistics import fmean
 from typing import Any
@@ -154,7 +154,7 @@ class Difference:
     """95 % t-interval of the mean. None with fewer than two repeats."""
     high: float | None = None
     p: float | None = None
-    """Of `compare_paired_t`."""
+    """Of the summary's tests; of `compare_paired_t` over the repeats unless others are given."""
     p_holm: float | None = None
     """Adjusted over the other rows of this metric."""
 
@@ -167,6 +167,16 @@ class Difference:
     def is_significant(self) -> bool:
         """Whether the adjusted p is below `SIGNIFICANT`."""
         return self.p_holm is not None and self.p_holm < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class CaseTests:
+    """p-values of other tests than the one over repeats."""
+
+    name: str
+    """What they are of, to stand in a caption."""
+    p: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+    """Row to metric to p and p adjusted over the rows; a metric without a test may be missing."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,8 @@ class Summary:
     rows: tuple[Row, ...]
     costs: tuple[str, ...] = ()
     """Those of `COSTS` that any row has."""
+    tests: str = "paired t-test over repeats"
+    """What p-values are of."""
 
     @property
     def reference_title(self) -> str:
@@ -213,6 +225,7 @@ def summarise(
     reference: str,
     titles: Mapping[str, str],
     costs: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    tests: CaseTests | None = None,
 ) -> Summary:
     """Means over repeats, and paired differences to one row.
 
@@ -225,6 +238,7 @@ def summarise(
         reference: Row that is subtracted from the others.
         titles: Row to the text of its first cell; the row's name where not given.
         costs: Row to names of `COSTS` to values: numbers of parameters and multiply-adds, and seconds of each repeat.
+        tests: p-values in place of those of the paired t-test over repeats.
 
     Raises:
         InputError: The reference is not a row, a metric is unknown, or a value is not finite; lists all.
@@ -235,6 +249,9 @@ def summarise(
     differences: dict[str, dict[str, Difference]] = {row: {} for row in scores}
     for metric in metrics:
         for row, difference in _compare(scores, reference, metric).items():
+            if tests is not None:
+                p, p_holm = tests.p[row].get(metric, (None, None))
+                difference = replace(difference, p=p, p_holm=p_holm)
             differences[row][metric] = difference
     rows = []
     for row, repeats in scores.items():
@@ -245,7 +262,8 @@ def summarise(
         own = {name: _average(values) for name, values in (costs or {}).get(row, {}).items() if values}
         rows.append(Row(row, titles.get(row, row), finished, averages, differences[row], own))
     known = tuple(name for name in COSTS if any(name in row.costs for row in rows))
-    return Summary(reference, metrics, tuple(rows), known)
+    summary = Summary(reference, metrics, tuple(rows), known)
+    return summary if tests is None else replace(summary, tests=tests.name)
 
 
 def _check_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str) -> None:

@@ -414,13 +414,12 @@ def test_multiply_adds_of_a_convolution_are_counted_once():
 def test_the_table_of_networks(monkeypatch):
     monkeypatch.setattr(measure, "time_network", lambda settings, size, device: Cost(1.25, 3 * 2**20, device))
     words = ["networks", "--only", "unet", "--only", "mttu-net", "--time", "--device", "cpu", "--size", "32"]
-    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
-    rows = [line.split() for line in result.output.splitlines()]
-    (unet,) = (row for row in rows if row[:1] == ["unet"])
-    assert unet[1:8] == ["segmentation,", "idh", "4.81", "13.95", "1.25", "3", "3D"]
-    (ours,) = (row for row in rows if row[:1] == ["mttu-net"])
-    assert ours[3] == "33.40"
+    rows = {line.split()[0]: line.split()[1:] for line in result.output.splitlines() if line.strip()}
+    assert rows["unet"] == ["both", "4.81", "13.95", "1.25", "3"]
+    assert rows["mttu-net"][:3] == ["both", "33.40", "324.47"]
+    assert rows["unet:"][:3] == ["3D", "U-Net.", "Cicek"]
     refused = CliRunner().invoke(app, ["networks", "--only", "foo"])
     assert str(refused.exception).startswith("--only foo: unknown; known: mttu-net, unet")
 

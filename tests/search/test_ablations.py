@@ -8,9 +8,12 @@ from mttu.cli import app
 from mttu.config import Config, flatten, override
 from mttu.config.network import OURS, RIVALS
 from mttu.errors import InputError
-from mttu.networks.rivals.registry import _OWN
-from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, combine, rows_of
+from mttu.networks.measure import count_network
+from mttu.networks.rivals.registry import find_entry
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, combine, rows_of
 from mttu.search.presets import preset
+
+SIZE = (64, 64, 64)
 
 
 def run(*words):
@@ -53,13 +56,32 @@ def test_the_networks_of_table_6_are_those_of_the_registry():
     rows = {name: ABLATIONS[name].changes for name in rows_of("VI")}
     assert list(rows) == [*RIVALS, "mttu-net-vi"]
     assert [changes["network.kind"] for changes in rows.values()] == [*RIVALS, OURS]
-    assert {kind: ABLATIONS[kind].row for kind in RIVALS} == {kind: about["title"] for kind, (_, about) in _OWN.items()}
+    assert {kind: ABLATIONS[kind].row for kind in RIVALS} == {kind: find_entry(kind).title for kind in RIVALS}
     both = [name for name, changes in rows.items() if changes["network.tasks"] == ["segmentation", "idh"]]
     assert both == ["sgpnet-style", "cmsvnet", "ma-mtln", "mttu-net-vi"]
     classifiers = [name for name, changes in rows.items() if changes["network.tasks"] == ["idh"]]
     assert classifiers == [kind for kind, tasks in RIVALS.items() if tasks == ("idh",)]
-    assert rows_of("VI-semi") == ["seresnet101-ups", "densenet121-ups", "mttu-net-ups"]
-    assert {ABLATIONS[name].changes["selection.method"] for name in rows_of("VI-semi")} == {"UPS"}
+    more = {name: ABLATIONS[name].changes["selection.method"] for name in rows_of("VI-semi")}
+    assert [name for name, method in more.items() if method == "UPS"] == [
+        "seresnet101-ups",
+        "densenet121-ups",
+        "mttu-net-ups",
+    ]
+    masks = [name for name, method in more.items() if method == "direct"]
+    assert masks == [f"{kind}-direct" for kind in [*RIVALS, OURS] if kind not in classifiers]
+
+
+@pytest.mark.parametrize("start", ["small", "demo"])
+def test_beside_a_small_network_the_others_are_small(start):
+    base = preset(start)
+    for name in rows_of("VI"):
+        published = override(Config(), ABLATIONS[name].changes).network
+        small = override(base, changes_of(name, base)).network
+        if name == "vnet":
+            assert small == published
+        elif name != "mttu-net-vi":
+            assert count_network(small, SIZE).parameters < 0.5 * count_network(published, SIZE).parameters
+    assert changes_of("unet", Config()) == ABLATIONS["unet"].changes
 
 
 @pytest.mark.parametrize("table", TABLES)

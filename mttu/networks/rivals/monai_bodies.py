@@ -225,14 +225,16 @@ class SwinUNETRBody(_Segmenter):
 
     transformer = "network.swinViT"
 
-    def __init__(self, in_channels: int, num_classes: int = 4, feature_size: int = 48) -> None:
+    def __init__(self, in_channels: int, num_classes: int = 4, feature_size: int = 48, norm: str = "instance") -> None:
+        if norm not in ("instance", "batch"):
+            raise InputError(f"network.options.norm: swinunetr takes instance or batch; found {norm!r}")
         if feature_size % 12:
             raise InputError(
                 f"network.options.feature_size: swinunetr has 3 heads and group sizes that need a multiple of 12; "
                 f"found {feature_size}"
             )
         with _LinspaceOnCpu():
-            network = SwinUNETR(in_channels, num_classes, feature_size=feature_size)
+            network = SwinUNETR(in_channels, num_classes, feature_size=feature_size, norm_name=norm)
         super().__init__(network, 32, [feature_size * 2**level for level in range(5)])
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         _lazily("sgpnet", "SgpNetStyle"),
         {
             "title": "SGPNet-style",
-            "source": "after Wang et al., Comput. Intell. Neurosci. 2021, 5520281, whose details were not at hand",
+            "source": "After Wang et al., Comput. Intell. Neurosci. 2021, 5520281, whose details were not at hand",
             "limits": "Not SGPNet: a residual U-Net with an IDH branch. Sizes are multiples of 16.",
         },
     ),
