@@ -1,5 +1,6 @@
 """Networks: `mttu networks`, `mttu ensemble`, and what commands print of a checkpoint's calibration."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +83,7 @@ def networks(
     else:
         console.print(_draw_table(rows, time))
         for row in rows:
-            console.print(f"{row['name']}: {row['title']}. {row['source']}. {row['limits']}".strip())
+            console.print(_describe_in_words(row))
         console.print(
             "M params: learned parameters in millions, without an IDH head where the network has none of its own; G "
             "MACs: billions of multiply-adds for one image of 128^3, without norms, activations and interpolation; "
@@ -95,7 +96,7 @@ def networks(
 def _describe_network(name: str) -> dict[str, Any]:
     """What is known of a network without running it; JSON values."""
     from mttu.networks.measure import count_network, take_alone
-    from mttu.networks.rivals.registry import Entry, find_entry
+    from mttu.networks.rivals.registry import Entry, find_entry, list_options
 
     entry = Entry(NetworkSettings, title="MTTU-Net", source=_OURS_SOURCE) if name == OURS else find_entry(name)
     settings = take_alone(name)
@@ -112,7 +113,21 @@ def _describe_network(name: str) -> dict[str, Any]:
         "published_gmacs": entry.gmacs,
         "source": entry.source,
         "limits": entry.limits,
+        "options": {}
+        if name == OURS
+        else {option: _show_option(value) for option, value in list_options(entry).items()},
     }
+
+
+def _show_option(value: Any) -> Any:
+    return None if value is inspect.Parameter.empty else list(value) if isinstance(value, tuple) else value
+
+
+def _describe_in_words(row: dict[str, Any]) -> str:
+    options = ", ".join(f"{name}={json.dumps(value)}" for name, value in row["options"].items())
+    told = [f"{row['name']}: {row['title']}", row["source"].rstrip("."), row["limits"].rstrip(".")]
+    told += [f"network.options: {options}"] if options else []
+    return ". ".join(filter(None, told)) + "."
 
 
 def _time(name: str, size: int, device: str) -> dict[str, Any]:

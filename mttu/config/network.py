@@ -5,6 +5,7 @@ so that reading settings imports no network.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
@@ -142,6 +143,9 @@ class NetworkSettings(Settings):
         return _named_once(tasks)
 
 
+_LARGEST_OPTION, _MOST_NUMBERS, _LONGEST_OPTION = 4096, 16, 64
+
+
 def _named_once(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
     if not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"tasks {tasks} must name 'segmentation', 'idh' or both, once each")
@@ -168,21 +172,27 @@ class RivalHeadSettings(Settings):
 
 def _read_option(value: Any) -> Any:
     """A number or truth value that the command line gives as text; the network, not the settings, knows the type."""
-    if not isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST_OPTION:
+        for read in (int, float):
+            with suppress(ValueError):
+                value = read(value)
+                break
+        value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    several = isinstance(value, list | tuple) and len(value) <= _MOST_NUMBERS
+    numbers = all(_is_bounded(one) for one in value) if several else _is_bounded(value)
+    if numbers or isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_OPTION):
         return value
-    for read in (int, float):
-        try:
-            return read(value)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(value.lower(), value)
+    raise ValueError(
+        f"expected a number from {-_LARGEST_OPTION} to {_LARGEST_OPTION}, up to {_MOST_NUMBERS} such numbers, true, "
+        f"false, or a text of up to {_LONGEST_OPTION} characters"
+    )
 
 
-_Number = Annotated[int, Field(ge=-4096, le=4096)] | Annotated[float, Field(ge=-4096, le=4096)]
-Option = Annotated[
-    bool | _Number | Annotated[str, Field(max_length=64)] | Annotated[tuple[_Number, ...], Field(max_length=16)],
-    BeforeValidator(_read_option),
-]
+def _is_bounded(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_OPTION
+
+
+Option = Annotated[bool | int | float | str | tuple[int | float, ...], BeforeValidator(_read_option)]
 """Bounded, as widths are: an untrusted file could ask for a network too large for any machine."""
 
 

@@ -23,6 +23,8 @@ from mttu.networks.ensemble import describe_checkpoint
 from mttu.networks.learned import TASKS, explain_missing_answers
 
 _RECORD, _SETTINGS, _WEIGHTS = FILES
+_TOLD = ("format_version", "metrics", "learned_tasks", "learned_parts")
+"""What a bundle tells of the checkpoint's record; never its patients."""
 _METADATA, _WORKFLOW, _LOGGING, _README = (
     "configs/metadata.json",
     "configs/inference.json",
@@ -66,9 +68,7 @@ def export_bundle(
             problems.append(f"checkpoint {checkpoint}: nothing to export: {'; '.join(missing.values())}")
         kept, known = read_calibration(source), read_learned_from(source)
     raise_if_any(problems)
-    record = read_json(source / _RECORD)
-    for name in ("patients", "learned_from"):
-        record.pop(name, None)
+    record = {name: value for name, value in read_json(source / _RECORD).items() if name in _TOLD}
     digest = describe_checkpoint(source)["weights_sha256"]
     metadata = describe_bundle(network, config, record, digest, known, bundle_version, authors, terms)
     with atomic_folder(folder) as partial:

@@ -91,6 +91,8 @@ def count_network(settings: NetworkSettings | RivalSettings, size: Sequence[int]
 def time_network(settings: NetworkSettings | RivalSettings, size: Sequence[int], device: str) -> Cost:
     """Measures a forward pass in a process of its own, so that no network before it counts.
 
+    Modules are not looked for in the current folder (`-P`), which may be one of data.
+
     Args:
         settings: The network; its weights are random.
         size: Image size (H, W, D).
@@ -100,7 +102,7 @@ def time_network(settings: NetworkSettings | RivalSettings, size: Sequence[int],
         RunError: The process failed, for example for want of memory.
     """
     request = json.dumps({"settings": settings.model_dump_json(), "size": list(size), "device": device})
-    command = [sys.executable, "-m", "mttu.networks.measure", request]
+    command = [sys.executable, "-P", "-m", "mttu.networks.measure", request]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -137,10 +137,13 @@ def _find_masks(folder: Path, ids: Sequence[str], needed: Sequence[str], notes: 
         raise InputError(f"{where}: {explain_refusal(error)}") from None
     known = frozenset(ids)
     found: dict[str, list[Path]] = {}
-    others = []
+    others, folders = [], []
     for path in files:
         stem = volume_stem(path)
         if stem is None:
+            continue
+        if not path.is_file():
+            folders.append(path.name)
             continue
         names = [stem, *(stem.removesuffix(suffix) for suffix in SUFFIXES)]
         case_id = next((name for name in names if name in known), None)
@@ -153,6 +156,7 @@ def _find_masks(folder: Path, ids: Sequence[str], needed: Sequence[str], notes: 
         for case_id, paths in found.items()
         if len(paths) > 1
     ]
+    problems += [f"{where}: {name} is no file; take it away" for name in folders]
     absent = [case_id for case_id in needed if case_id not in found]
     if absent:
         told = _name_others(others, "file is", "files are")

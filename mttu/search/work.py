@@ -17,6 +17,7 @@ from mttu.self_training import Callables, Step, run_self_training
 from mttu.self_training.evaluation import write_rows
 from mttu.self_training.round_folder import count_finished, read_record, round_folder
 from mttu.self_training.run import is_full_disk
+from mttu.training.evaluation import SECONDS
 from mttu.training.inputs import resolve_paths
 from mttu.training.run import FINISHED, run_training
 from mttu.training.state import BEST
@@ -25,7 +26,6 @@ CASES = "cases.parquet"
 """In a trial's folder: scores of each case of the split that the trial is evaluated on."""
 VOLUME_SECONDS = "seconds_per_volume"
 """In the metadata of `CASES`: median over the cases of the time that a prediction took."""
-_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,7 @@ def _evaluate(config: Config, callables: Callables, split: str) -> None:
     cases = read_manifest(config.data.manifest).split(split)
     rows = callables.evaluate(Path(config.output.place / BEST), cases, config, lambda done, row: None)
     about = {"split": split, "empty_dice": config.metrics.empty_dice}
-    seconds = [row[_SECONDS] for row in rows if _SECONDS in row]
+    seconds = [row[SECONDS] for row in rows if SECONDS in row]
     if seconds:
         about[VOLUME_SECONDS] = f"{median(seconds):.6g}"
-    scores = [{name: value for name, value in row.items() if name != _SECONDS} for row in rows]  # the same every time
-    write_rows(scores, target, about)
+    write_rows(rows, target, about)

@@ -24,6 +24,8 @@ from mttu.metrics.segmentation import count_overlaps, score_regions
 from mttu.networks import Network
 from mttu.training.runtime import Runtime, agreeing, gather_over_ranks
 
+SECONDS = "seconds"
+"""Of a case's row: the time that its prediction took."""
 EMPTY = ("both-empty", "missed", "spurious")
 """Kinds of empty masks that are counted beside each mean Dice."""
 
@@ -56,7 +58,7 @@ def score_case(
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
     if distances:
-        row["seconds"] = time.monotonic() - started
+        row[SECONDS] = time.monotonic() - started
     names = ("dice", "status", "hd95") if distances else ("dice", "status")
     row |= {f"{score}_{region}": None for score in names for region in REGIONS}
     if prediction.idh_probabilities is not None:

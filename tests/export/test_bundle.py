@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_a_bundle_says_what_it_is_and_names_no_patient(bundle, known_checkpoint)
         "models/config.yaml",
         "models/weights.safetensors",
     ]
+
+
+def test_a_bundle_takes_from_a_record_what_it_knows_alone(known_checkpoint, tmp_path):
+    record = json.loads((known_checkpoint / "checkpoint.json").read_text())
+    copy = shutil.copytree(known_checkpoint, tmp_path / "copy")
+    (copy / "checkpoint.json").write_text(json.dumps({**record, "later": "phantom_000"}))
+    export_bundle(copy, tmp_path / "bundle")
+    kept = json.loads((tmp_path / "bundle" / "models" / "checkpoint.json").read_text())
+    assert kept == {name: value for name, value in record.items() if name != "patients"}
 
 
 def test_a_case_that_fails_is_named_and_the_others_are_written(bundle, phantom_folder, tmp_path):

@@ -191,6 +191,11 @@ def test_cases_that_only_one_side_has_are_named(small, tmp_path):
     assert run(Source(rival, "msd"), small).summary["systems"][0]["notes"] == [
         "1 mask is of no case of the manifest and left out: 00002.nii.gz"
     ]
+    (rival / f"{IDS[4]}.nii.gz").mkdir()
+    assert problems_of(Source(rival, "msd"), small) == [
+        f"predictions {rival}: {IDS[4]}.nii.gz is no file; take it away"
+    ]
+    (rival / f"{IDS[4]}.nii.gz").rmdir()
     write_masks(rival, name="{}_seg.nii.gz", ids=IDS[:1])
     (two,) = problems_of(Source(rival, "msd"), small)
     assert two.endswith(f": {IDS[0]}.nii.gz and {IDS[0]}_seg.nii.gz are masks of one case, {IDS[0]}; keep one of them")

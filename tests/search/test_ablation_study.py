@@ -456,3 +456,11 @@ def test_trainings_end_with_the_process_that_started_them(tiny, tmp_path, by):
         assert time.monotonic() < until
         time.sleep(0.1)
     assert [trial.state for trial in read_trials(tiny.output.place)] == ["begun", "begun"]
+
+
+def test_the_time_that_a_case_took_is_not_among_its_scores(tmp_path):
+    rows = [{"case_id": "a", "idh": 1, "mutant_probability": 0.5, "dice_wt": 0.75}]
+    write_rows(rows, tmp_path / "once", {"split": "val"})
+    write_rows([{**rows[0], "seconds": 3.0}], tmp_path / "again", {"split": "val"})
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "once").read_bytes()
+    assert read_rows(tmp_path / "again")[0] == rows

@@ -1,5 +1,6 @@
 """All networks other than MTTU-Net: those of this package, and those that other packages add by an entry point."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -39,6 +40,14 @@ def _lazily(module: str, name: str) -> Callable[[], Callable[..., Any]]:
         return build
 
     return load
+
+
+def list_options(entry: Entry) -> dict[str, Any]:
+    """Options of a network that the settings may name, with their defaults; `inspect.Parameter.empty` without one."""
+    parameters = list(inspect.signature(entry.build).parameters.values())[1:]
+    ours = ("num_classes", "patch_size")
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {one.name: one.default for one in parameters if one.name not in ours and one.kind not in kinds}
 
 
 _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
