@@ -211,7 +211,7 @@ class RivalSettings(Settings):
     """Dropout probability of our IDH head: pooled features before the first linear layer. Other dropout is an option of
     the network."""
     options: dict[str, Option] = Field(default_factory=dict, max_length=32)
-    """Options of the network itself by name, such as its widths; what is not given is as `mttu networks` lists it."""
+    """Options of the network itself by name, such as its widths; `mttu networks` lists them with their defaults."""
 
     @field_validator("kind")
     @classmethod

@@ -156,6 +156,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "SwinUNETR",
             "source": "Hatamizadeh et al., BraTS 2021, arXiv:2201.01266; MONAI's SwinUNETR, 48 features",
+            "parameters_m": 62.1,
             "limits": "Sizes are multiples of 32.",
         },
     ),
