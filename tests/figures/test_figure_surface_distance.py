@@ -100,7 +100,7 @@ def test_a_perfect_prediction_has_one_colour_and_a_larger_one_its_distance():
     truth = ball(5)
     case = SurfaceCase("case-1, IDH mutant", truth, {"perfect": truth, "larger": ball(8), "none": truth & False})
     figure = draw_surface_distance([case], view=View(0.0, 0.0), pixels=40)
-    perfect, larger, none, bar = figure.axes
+    perfect, larger, none, _, bar = figure.axes
     at_surface = measure_distances(ball(8), truth, MM)[find_border(ball(8))]
     assert "mean 0.0, largest 0.0 voxels" in [text.get_text() for text in perfect.texts]
     said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} voxels"
@@ -132,7 +132,12 @@ def test_phantom_cases_fill_a_grid_of_systems(phantom_cases):
     said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} mm"
     assert said in [text.get_text() for text in panels[0, 2].texts]
     assert figure.axes[-1].get_xlim() == (0.0, 10.0)
-    assert cases[1].title in [text.get_text() for text in panels[2, 0].texts]
+    headers = figure.axes[16:18]
+    assert [header.texts[0].get_text() for header in headers] == [case.title for case in cases]
+    figure.draw_without_rendering()
+    tops = [panels[row, 0].title.get_window_extent().y1 for row in (0, 2)]
+    bottoms = [header.texts[0].get_window_extent().y0 for header in headers]
+    assert bottoms[0] > tops[0] > bottoms[1] > tops[1]  # each title stands above its case, whatever its length
 
 
 def test_empty_masks_are_said_and_shapes_checked():
