@@ -202,7 +202,8 @@ def draw_surface_distance(
     ratios = [part for top, height in zip(tops, heights, strict=True) for part in (top, *[_PANEL_IN] * height)]
     grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     norm = Normalize(0.0, largest)
-    row, place, headers = 0, [], []
+    row, headers = 0, []
+    place: list[Axes] = []
     for case, lines, height in zip(cases, titles, heights, strict=True):
         headers.append((grid[row, :], "\n".join(lines)))
         rows = range(row + 1, row + 1 + height)
