@@ -253,7 +253,7 @@ def _draw_case(
         _draw_surface(axes, mask, case, unit, norm, view, frame)
         if outline.any():
             axes.contour(outline, levels=[0.5], colors=style.BLACK, linewidths=0.7)
-        axes.set_aspect("equal")
+        axes.set_aspect("equal", adjustable="datalim")  # a panel of fixed size: its texts have their place
     _draw_scale_bar(panels[0], frame)
 
 
@@ -288,11 +288,9 @@ def _draw_surface(
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
     """At the lower left, at most half as long as the picture is wide."""
-    axes.autoscale(False)
     rows = axes.get_ylim()[0]
     length_mm = next((length for length in (20, 10, 5, 2) if length <= frame.half_mm[0]), 1)
     length = length_mm / frame.pixel_mm
-    axes.plot(
-        [0, length], [0.97 * rows, 0.97 * rows], color=style.BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False
-    )
+    look: dict[str, Any] = {"color": style.BLACK, "linewidth": 1.5, "solid_capstyle": "butt", "clip_on": False}
+    axes.plot([0, length], [0.97 * rows, 0.97 * rows], scalex=False, scaley=False, **look)
     axes.text(length / 2, 0.95 * rows, f"{length_mm} mm", ha="center", va="bottom", fontsize=style.NOTE_SIZE - 1)

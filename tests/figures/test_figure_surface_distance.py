@@ -140,6 +140,24 @@ def test_phantom_cases_fill_a_grid_of_systems(phantom_cases):
     assert bottoms[0] > tops[0] > bottoms[1] > tops[1]  # each title stands above its case, whatever its length
 
 
+@pytest.mark.parametrize("extents", [(4, 4, 20), (14, 14, 8), (16, 16, 10)])
+def test_texts_keep_apart_whatever_the_tumours_shape(extents, caplog):
+    cases = []
+    for title, box in (("case-1", extents), ("case-2", (12, 12, 12))):
+        truth = np.pad(np.ones(box, bool), 3)
+        masks = {f"system {number}": np.roll(truth, number % 3, axis=2) for number in range(6)}
+        cases.append(SurfaceCase(f"{title}, IDH mutant, whole tumour", truth, masks))
+    figure = draw_surface_distance(cases, pixels=24)
+    figure.set_dpi(72)
+    figure.draw_without_rendering()
+    texts = [panel.title for panel in figure.axes] + [text for panel in figure.axes for text in panel.texts]
+    assert caplog.text == ""  # matplotlib has nothing to complain of
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(boxes) == 2 * (6 + 6 + 1 + 1)  # of each case: names, numbers, its title, the scale bar's length
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+
+
 def test_empty_masks_are_said_and_shapes_checked():
     empty, full = np.zeros((8, 8, 8), bool), ball(2, (8, 8, 8), (4, 4, 4))
     cases = [
