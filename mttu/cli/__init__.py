@@ -26,6 +26,7 @@ from mttu.cli.display import (
 )
 from mttu.cli.evaluate import evaluate
 from mttu.cli.export import app as export_app
+from mttu.cli.figures import app as figures_app
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
 from mttu.cli.networks import ensemble, networks, print_calibration
 from mttu.cli.phantom import phantom
@@ -61,6 +62,7 @@ app = typer.Typer(
 
 app.add_typer(cache_app, name="cache")
 app.add_typer(export_app, name="export")
+app.add_typer(figures_app, name="figures")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from mttu import __version__
 from mttu.cohort.label_checks import MaskLook, find_label_suspicions, look_at_mask
 from mttu.config import MetricSettings
-from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
+from mttu.data.labels import IDH_MUTANT, REGIONS
 from mttu.data.manifest import Case
-from mttu.data.volumes import differ, read_scaling, read_volume
-from mttu.errors import InputError, collecting, raise_if_any
+from mttu.errors import collecting, raise_if_any
 from mttu.metrics.calibration import (
     Binning,
     call_top_label,
@@ -34,6 +33,7 @@ from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
 from mttu.metrics.segmentation import RegionScores, score_regions
+from mttu.report.masks import read_masks
 from mttu.report.plan import EvaluationPlan, describe_subject
 from mttu.report.predictions import Predictions
 
@@ -85,26 +85,10 @@ def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> 
     Raises:
         InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
     """
-    case_id, said = case.case_id, f"{case.case_id} (prediction)"
-    if case.seg is None:
-        raise InputError(f"case {case_id}: the manifest has no tumour mask")
-    truth, predicted = read_volume(case.seg, case_id), read_volume(system.masks[case_id], said)
-    difference = differ(truth, predicted)
-    if difference:
-        raise InputError(
-            f"case {case_id}: true and predicted mask have different grids: {difference}; predict from the images that "
-            "the true mask belongs to"
-        )
-    defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
-    classes = to_classes(predicted.get_fdata(dtype=np.float32), system.labels, said, read_scaling(predicted))
-    if system.is_foreign and classes.any():
-        looks[case_id] = look_at_mask(classes)
-    return score_regions(
-        classes,
-        to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id, read_scaling(truth)),
-        voxel_sizes(truth.affine).tolist(),
-        sorted(defined),
-    )
+    pair = read_masks(case, system)
+    if system.is_foreign and pair.predicted.any():
+        looks[case.case_id] = look_at_mask(pair.predicted)
+    return score_regions(pair.predicted, pair.truth, voxel_sizes(pair.affine).tolist(), pair.regions)
 
 
 def _doubt_labels(plan: EvaluationPlan, system: Predictions, looks: Mapping[str, MaskLook]) -> list[str]:
