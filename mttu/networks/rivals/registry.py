@@ -47,7 +47,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "3D U-Net",
             "source": "Cicek et al., MICCAI 2016; MONAI's UNet (residual units, five levels of 16 to 256 channels)",
-            "limits": "Sizes are multiples of 16.",
+            "limits": "Sizes are multiples of 16, at least 32.",
         },
     ),
     "vnet": (
@@ -131,7 +131,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "nnU-Net (DynUNet)",
             "source": "Isensee et al., Nat. Methods 2021; MONAI's DynUNet in the shape that nnU-Net plans for BraTS",
-            "limits": "Without deep supervision. Sizes are multiples of 32.",
+            "limits": "Without deep supervision. Sizes are multiples of 32, at least 64.",
         },
     ),
     "segresnet": (
@@ -147,10 +147,13 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "SwinUNETR",
             "source": "Hatamizadeh et al., BraTS 2021, arXiv:2201.01266; MONAI's SwinUNETR, 48 features",
-            "limits": "Sizes are multiples of 32.",
+            "limits": "Sizes are multiples of 32, at least 64; with norm=batch at least 32.",
         },
     ),
 }
+
+
+_TASKS = (["idh"], ["segmentation"], ["idh", "segmentation"])
 
 
 def find_entry(name: str) -> Entry:
@@ -165,7 +168,7 @@ def find_entry(name: str) -> Entry:
     points = list(entry_points(group=PLUG_INS, name=name))
     if not points:
         raise InputError(f"network.kind: {name!r} is unknown; known: {', '.join((*RIVALS, *list_plug_ins()))}")
-    where = f"network.kind: {name}: entry point {points[0].value}"
+    where = f"network.kind: {name}: {find_origin(name)}"
     if len(points) > 1:
         raise InputError(f"{where}: {len(points)} installed packages add a network of this name; remove all but one")
     try:
@@ -174,7 +177,15 @@ def find_entry(name: str) -> Entry:
         raise InputError(f"{where}: {type(error).__name__}: {error}; mend or remove the package") from error
     if not isinstance(entry, Entry):
         raise InputError(f"{where}: returned {type(entry).__name__}; expected mttu.networks.rivals.registry.Entry")
+    if not isinstance(entry.tasks, tuple | list) or sorted(map(str, entry.tasks)) not in _TASKS:
+        raise InputError(f"{where}: tasks {entry.tasks!r}; expected 'segmentation', 'idh' or both, once each")
     return entry
+
+
+def find_origin(name: str) -> str:
+    """Where a network of another package comes from, for messages; an empty text for one of this package."""
+    points = [] if name in _OWN else list(entry_points(group=PLUG_INS, name=name))
+    return f"entry point {points[0].value}" if points else ""
 
 
 def list_names() -> tuple[str, ...]:
