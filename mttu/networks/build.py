@@ -1,7 +1,7 @@
 """Builds the network that the settings name."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +10,16 @@ from mttu.config import Config, NetworkSettings, RivalSettings
 from mttu.config.batches import share_batch
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.networks.mttu_net import MttuNet
-from mttu.networks.rivals.registry import Entry, find_entry
+from mttu.networks.rivals.options import find_option_problems
+from mttu.networks.rivals.registry import find_entry, find_origin
 from mttu.networks.rivals.rival import Rival
 
 Network = MttuNet | Rival
 
 
-def build_network(settings: NetworkSettings | RivalSettings, patch_size: Sequence[int] | None = None) -> Network:
+def build_network(
+    settings: NetworkSettings | RivalSettings, patch_size: Sequence[int] | None = None, *, trace: bool = True
+) -> Network:
     """Builds a network, or the part of it that the settings ask for, with fresh weights.
 
     Draws from torch's global random generator: seed it for reproducible weights.
@@ -24,9 +27,12 @@ def build_network(settings: NetworkSettings | RivalSettings, patch_size: Sequenc
     Args:
         settings: Of MTTU-Net, or of another network.
         patch_size: `patch.size`; a network that is built for one image size needs it.
+        trace: Whether to run a network other than MTTU-Net once without computing anything, which finds out whether its
+            logits have the right shapes and freezes the parameters that none depend on; its state dict is the same.
 
     Raises:
-        InputError: A network other than MTTU-Net refuses its options, the number of modalities or the patch size.
+        InputError: A network other than MTTU-Net refuses its options, the number of modalities or the patch size, or
+            cannot be run.
     """
     if isinstance(settings, NetworkSettings):
         return MttuNet(settings)
@@ -38,34 +44,38 @@ def build_network(settings: NetworkSettings | RivalSettings, patch_size: Sequenc
             f"network.tasks=[{able[0]}]"
         )
     options: dict[str, Any] = dict(settings.options)
-    _check_options(settings, entry)
-    if entry.one_size:
-        if patch_size is None:
-            raise InputError(f"patch.size: {settings.kind} is built for one image size; say which")
-        options["patch_size"] = tuple(patch_size)
+    if entry.one_size and patch_size is None:
+        raise InputError(f"patch.size: {settings.kind} is built for one image size; say which")
+    size = tuple(patch_size) if entry.one_size and patch_size is not None else None
+    with blaming(settings):
+        raise_if_any(find_option_problems(settings.kind, entry.build, options))
+        options |= {} if size is None else {"patch_size": size}
+        network = Rival(settings, entry.build(settings.in_channels, **options), size)
+        if trace:
+            network.freeze_unreached()
+    return network
+
+
+@contextmanager
+def blaming(settings: NetworkSettings | RivalSettings) -> Iterator[None]:
+    """Whatever a network raises becomes an `InputError` that names its options, or the package that adds it.
+
+    An error of one of this package's with default options is a mistake here, and stays what it is.
+    """
     try:
-        body = entry.build(settings.in_channels, **options)
+        yield
     except InputError:
         raise
-    except (TypeError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        if not settings.options:
-            raise
-        raise InputError(f"network.options: {settings.kind} refuses {settings.options} ({error})") from error
-    return Rival(settings, body, patch_size if entry.one_size else None)
-
-
-def _check_options(settings: RivalSettings, entry: Entry) -> None:
-    described = list(inspect.signature(entry.build).parameters.values())[1:]
-    known = [one.name for one in described if one.name not in ("num_classes", "patch_size")]
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in described):
-        return
-    raise_if_any(
-        [
-            f"network.options.{name}: no such option of {settings.kind}; known there: {', '.join(known) or 'none'}"
-            for name in settings.options
-            if name not in known
-        ]
-    )
+    except Exception as error:  # whatever a foreign package raises
+        kind = settings.kind
+        options = {} if isinstance(settings, NetworkSettings) else settings.options
+        origin = "" if isinstance(settings, NetworkSettings) else find_origin(kind)
+        if origin:
+            told = f"network.kind: {kind}: {origin}, network.options {options}: {type(error).__name__}: {error}"
+            raise InputError(f"{told}; mend or remove the package, or change the options") from error
+        if options:
+            raise InputError(f"network.options: {kind} refuses {options} ({error})") from error
+        raise
 
 
 def find_network_problems(config: Config) -> list[str]:
@@ -73,7 +83,7 @@ def find_network_problems(config: Config) -> list[str]:
     if isinstance(config.network, NetworkSettings):
         return []
     problems: list[str] = []
-    with collecting(problems), torch.device("meta"):
+    with collecting(problems), blaming(config.network), torch.device("meta"):
         network = build_network(config.network, config.patch.size)
         assert isinstance(network, Rival)
         problems += [f"patch.size: {problem}" for problem in network.explain_size(config.patch.size)]

@@ -156,7 +156,7 @@ def _describe_weights(settings: str, patch_size: tuple[int, ...]) -> Mapping[str
     The settings are JSON, because those of a network with options of its own cannot be compared by their hash.
     """
     with torch.device("meta"):
-        built = build_network(parse_network(settings), patch_size).state_dict()
+        built = build_network(parse_network(settings), patch_size, trace=False).state_dict()
     return {name: f"{list(part.shape)} {_KINDS.get(part.dtype, part.dtype)}" for name, part in built.items()}
 
 

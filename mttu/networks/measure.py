@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mttu.config import NetworkSettings, RivalSettings
 from mttu.config.network import OURS, parse_network
 from mttu.errors import RunError
-from mttu.networks.build import build_network
+from mttu.networks.build import blaming, build_network
 from mttu.networks.mttu_net import IdhHead
 from mttu.networks.rivals.registry import find_entry
 
@@ -61,7 +60,7 @@ def take_alone(name: str) -> NetworkSettings | RivalSettings:
         return NetworkSettings()
     settings = RivalSettings(kind=name, tasks=find_entry(name).tasks)
     with torch.device("meta"):
-        network = build_network(settings, COUNTED_SIZE)
+        network = build_network(settings, COUNTED_SIZE, trace=False)
     if not isinstance(network.idh_head, IdhHead):
         return settings
     return RivalSettings(kind=name, tasks=("segmentation",))
@@ -80,7 +79,7 @@ def count_network(settings: NetworkSettings | RivalSettings, size: Sequence[int]
         network = build_network(settings, size).eval()
         image = torch.empty(1, settings.in_channels, *size)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), counter, blaming(settings):
         network(image)
     parameters = list(network.parameters())
     learned = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -110,8 +109,8 @@ def time_network(settings: NetworkSettings | RivalSettings, size: Sequence[int],
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _run(request: dict[str, Any]) -> Cost:
-    settings, size, device = parse_network(request["settings"]), request["size"], torch.device(request["device"])
+def time_here(settings: NetworkSettings | RivalSettings, size: Sequence[int], device: torch.device) -> Cost:
+    """Measures a forward pass in this process, see `time_network`; its memory is right in a fresh process only."""
     with torch.device("meta"):
         build_network(settings, size)  # imports what it needs, which is not the network's memory
     before = _reset_peak()
@@ -158,4 +157,6 @@ def _peak_bytes() -> int:
 if __name__ == "__main__":
     from dataclasses import asdict
 
-    sys.stdout.write(json.dumps(asdict(_run(json.loads(sys.argv[1])))) + "\n")
+    given = json.loads(sys.argv[1])
+    cost = time_here(parse_network(given["settings"]), given["size"], torch.device(given["device"]))
+    sys.stdout.write(json.dumps(asdict(cost)) + "\n")

@@ -39,7 +39,8 @@ def find_places(network: Network, active: ActiveDropout) -> tuple[str, ...]:
     Of another network than MTTU-Net, only those that the IDH logits depend on.
 
     Raises:
-        InputError: The network is another one without the part that is asked for, or with dropout that has no samples.
+        InputError: The network is another one without the part that is asked for, or with dropout of another kind, or
+            that has no samples.
     """
     if isinstance(network, Rival):
         return _find_rival_places(network, active)
@@ -61,6 +62,13 @@ def _find_rival_places(network: Rival, active: ActiveDropout) -> tuple[str, ...]
             )
         places = tuple(name for name in places if name.startswith(prefix) or name in reach.head_dropouts)
     places = tuple(name for name in places if network.get_submodule(name).p)
+    foreign = [name for name in places if type(network.get_submodule(name)) not in (nn.Dropout, nn.Dropout3d)]
+    if foreign:
+        raise InputError(
+            f"mc.active_dropout={active}: dropout {foreign[0]} of {network.title} is a "
+            f"{type(network.get_submodule(foreign[0])).__name__}; a pass has masks for torch.nn.Dropout and Dropout3d "
+            "alone; set its probability to 0, or choose head"
+        )
     mixed = [name for name in places if name in reach.mixed_dropouts]
     if mixed:
         raise InputError(

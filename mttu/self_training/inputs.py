@@ -1,14 +1,17 @@
 """What a self-training needs, checked before anything starts: a problem that is found in round 2 has cost days."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from mttu.cohort.truth import read_truth
 from mttu.config import Config
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, collecting, name_some, raise_if_any
-from mttu.networks.build import build_network, find_network_problems
+from mttu.networks import build_network
 from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.job import Checked, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
@@ -60,9 +63,11 @@ def _check_network(config: Config) -> list[str]:
         return [] if "segmentation" in tasks else [lacks]
     if "idh" not in tasks:
         return [f"network.tasks: {list(tasks)} has no idh; pseudo-labels are of the IDH status"]
-    if method == "none" or find_network_problems(config):  # `check_inputs` names these
+    if method == "none":
         return []
-    return find_scoring_problems(build_network(config.network, config.patch.size), config)
+    with suppress(InputError), torch.device("meta"):  # `check_inputs` names what keeps it from being built
+        return find_scoring_problems(build_network(config.network, config.patch.size), config)
+    return []
 
 
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:

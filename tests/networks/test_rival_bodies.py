@@ -6,16 +6,18 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mttu.networks.batch_norm import BatchNorm3d
-from mttu.networks.rivals import CmsvNet, DmfNet, MaMtln, SgpNetStyle
-from mttu.networks.rivals.dmfnet import DilatedBranches, MultiFiberUnit
+from mttu.networks.rivals.cmsvnet import CmsvNet
+from mttu.networks.rivals.dmfnet import DilatedBranches, DmfNet, MultiFiberUnit
 from mttu.networks.rivals.ma_mtln import (
     AdaptiveSpatialAttention,
+    MaMtln,
     ResNextBlock,
     SqueezeExcitation,
     VisualAttention,
     WeightedSum,
 )
 from mttu.networks.rivals.pooled_classifier import PooledClassifier
+from mttu.networks.rivals.sgpnet import SgpNetStyle
 
 IN_CHANNELS = 2
 SMALL = {
@@ -72,23 +74,6 @@ def test_the_smallest_image_is_accepted(name):
         assert network.segment(features).shape == (2, 4, size, size, size)
 
 
-def test_the_parameters_of_a_task_are_those_that_its_logits_depend_on(network):
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    coarse = torch.randn(2, IN_CHANNELS, 6, 6, 6)  # smooth images: all of a pooling's window may be negative
-    features = network.encode(F.interpolate(coarse, size=(32, 32, 32), mode="trilinear"))
-    outputs = {"segmentation": network.segment(features), "idh": idh_output(network, features)}
-    reached = set()
-    for task, output in outputs.items():
-        listed = [names[parameter] for parameter in network.parameters_of(task)]
-        assert len(listed) == len(set(listed))
-        loss = (output.float() * torch.randn_like(output.float())).sum()
-        gradients = torch.autograd.grad(loss, list(names), retain_graph=True, allow_unused=True)
-        found = {name: g for name, g in zip(names.values(), gradients, strict=True) if g is not None}
-        assert set(listed) == set(found)
-        reached |= {name for name, gradient in found.items() if gradient.any()}
-    assert reached == set(names.values())
-
-
 def test_works_under_autocast(network):
     with torch.autocast("cpu", torch.bfloat16):
         features = network.encode(torch.randn(2, IN_CHANNELS, *[network.smallest] * 3))
@@ -100,10 +85,12 @@ def test_works_under_autocast(network):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-def measure(network):
-    """Parameters, and G multiply-adds of the convolutions and linear layers at 128^3, without computing anything."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        features = network.encode(torch.empty(1, 4, 128, 128, 128, device="meta"))
+def measure(build, size=128):
+    """Parameters, and G multiply-adds of the convolutions and linear layers; at 128^3 without computing anything."""
+    device = "meta" if size == 128 else "cpu"
+    with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = build(4).eval()
+        features = network.encode(torch.empty(1, 4, size, size, size))
         network.segment(features)
         if network.own_idh:
             network.classify(features)
@@ -111,27 +98,29 @@ def measure(network):
 
 
 @pytest.mark.parametrize(
-    ("build", "parameters", "multiply_adds"),
+    ("build", "size", "parameters", "multiply_adds"),
     [
-        (CmsvNet, 14_780_886, 451.173),
-        (MaMtln, 9_488_638, 109.836),
-        (SgpNetStyle, 11_692_150, 235.116),
+        (CmsvNet, 128, 14_780_886, 451.173),
+        (MaMtln, 32, 9_488_638, 1.7165),  # dear on the meta device; all but the linear layers is a 64th
+        pytest.param(MaMtln, 128, 9_488_638, 109.836, marks=pytest.mark.slow),
+        (SgpNetStyle, 128, 11_692_150, 235.116),
     ],
 )
-def test_counts(build, parameters, multiply_adds):
-    with torch.device("meta"):
-        network = build(4).eval()
-    assert measure(network) == (parameters, pytest.approx(multiply_adds, abs=5e-4))
+def test_counts(build, size, parameters, multiply_adds):
+    assert measure(build, size) == (parameters, pytest.approx(multiply_adds, abs=5e-4))
 
 
 def test_dmfnet_has_the_published_size():
-    with torch.device("meta"):
-        network = DmfNet(4).eval()
     normalised = []
-    for module in network.modules():
-        if isinstance(module, BatchNorm3d):
-            module.register_forward_hook(lambda module, inputs, output: normalised.append(output.numel()))
-    parameters, multiply_adds = measure(network)
+
+    def build(in_channels):
+        network = DmfNet(in_channels)
+        for module in network.modules():
+            if isinstance(module, BatchNorm3d):
+                module.register_forward_hook(lambda module, inputs, output: normalised.append(output.numel()))
+        return network
+
+    parameters, multiply_adds = measure(build)
     assert (parameters, multiply_adds) == (3_875_894, pytest.approx(26.128, abs=5e-4))
     assert parameters == pytest.approx(3.88e6, rel=0.02)
     assert multiply_adds == pytest.approx(27.04, rel=0.05)

@@ -4,7 +4,8 @@ import pytest
 from safetensors.torch import load_file
 
 from mttu.errors import InputError
-from mttu.self_training import run_self_training
+from mttu.self_training import inputs, run_self_training
+from mttu.self_training.inputs import check_self_training
 
 UNET = {"network.kind": "unet", "network.options.channels": [4, 8, 8], "network.idh_head.hidden": [8]}
 
@@ -21,3 +22,18 @@ def test_a_network_without_dropout_is_refused_before_the_first_round(make_config
     changes = {"network.kind": "resnet50", "train.validation_metric": "dice_minus_ce"}
     with pytest.raises(InputError, match=r"no dropout there has a probability above 0 .* network\.idh_head\.levels"):
         run_self_training(make_config(changes), here)
+
+
+def test_checks_before_the_rounds_compute_no_weights(make_config, monkeypatch):
+    checked = []
+
+    def keep(network, config):
+        checked.append({parameter.device.type for parameter in network.parameters()})
+        return []
+
+    monkeypatch.setattr(inputs, "find_scoring_problems", keep)
+    check_self_training(make_config(UNET))
+    assert checked == [{"meta"}]
+    with pytest.raises(InputError, match=r"network\.options\.passes: no such option of unet") as refusal:
+        check_self_training(make_config({**UNET, "network.options.passes": 3}))
+    assert len(refusal.value.problems) == len(checked) == 1

@@ -4,20 +4,24 @@ Axes are (B, C, H, W, D).
 """
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor
 
 
-@runtime_checkable
 class Body(Protocol):
     """A `torch.nn.Module` with these members; one that cannot segment, or has no IDH head of its own, lacks the method.
 
-    Two more are optional: `smallest`, the least H, W and D, and `transformer`, the name of the submodule whose dropout
+    Three more are optional: `smallest`, the least H, W and D; `idh_levels`, names of the features that `classify`
+    reads, so that scoring keeps no others; and `transformer`, the name of the submodule whose dropout
     `mc.active_dropout=transformer+head` means.
 
     Built as `Body(in_channels, **options)`; what it cannot do with these it refuses with `mttu.errors.InputError`. It
-    also runs on torch's `meta` device, in evaluation mode: parameters and multiply-adds are found there.
+    also runs on torch's `meta` device, in evaluation mode: parameters and multiply-adds are found there. A parameter
+    that evaluation mode does not use, such as that of an auxiliary head, is frozen, in training too. Batch norm is
+    `torch.nn.BatchNorm3d` with running statistics, a momentum and learned gain and offset. Monte Carlo passes know
+    dropout as a module, `torch.nn.Dropout` or `torch.nn.Dropout3d`; other classes are refused there, and functions
+    such as `torch.nn.functional.dropout` cannot be seen.
     """
 
     stride: int

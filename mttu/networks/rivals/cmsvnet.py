@@ -13,6 +13,8 @@ Our choice:
   the probability of the whole tumour, one minus that of the background.
 - Losses see the last pass only, so gradients run back through the map (a re-implementation cuts them and takes losses
   on each pass): nothing else would train the first pass, whose input differs. So both tasks depend on the whole V-Net.
+- Each batch norm serves all passes, so its running statistics mix those of the first, whose map is zero, and those of
+  the later ones; in training each pass is normalised by its own.
 - V-Net's first residual sum repeats an image of one channel; here a 1x1x1 convolution maps the image's channels.
 In training a rank needs more than one voxel per channel at stage 5: an image of 32^3 or two samples of 16^3.
 
@@ -21,14 +23,16 @@ Axes are (B, C, H, W, D). With the default options and a 128^3 patch:
     S5, S4 -> S6 (B, 256, 16^3);  S6, S3, S2, S1 -> logits (B, 4, 128^3);  S4, S5, S6 -> logits (B, 2)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from mttu.config.network import Task
 from mttu.networks.batch_norm import BatchNorm3d
+from mttu.networks.rivals.options import Few, Hidden, Width
 from mttu.networks.rivals.pooled_classifier import PooledClassifier
 
 
@@ -68,6 +72,7 @@ class UpStage(nn.Module):
 
 
 ENCODER_STAGES = ("S1", "S2", "S3", "S4", "S5")
+_FIVE = Field(min_length=5, max_length=5)
 
 
 class CmsvNet(nn.Module):
@@ -84,16 +89,17 @@ class CmsvNet(nn.Module):
 
     stride = smallest = 16
     own_idh = True
+    idh_levels = ("S4", "S5", "S6")
 
     def __init__(
         self,
         in_channels: int,
         num_classes: int = 4,
         *,
-        widths: Sequence[int] = (16, 32, 64, 128, 256),
-        convolutions: Sequence[int] = (1, 2, 3, 3, 3),
-        hidden: Sequence[int] = (128,),
-        passes: int = 2,
+        widths: Annotated[tuple[Width, ...], _FIVE] = (16, 32, 64, 128, 256),
+        convolutions: Annotated[tuple[Few, ...], _FIVE] = (1, 2, 3, 3, 3),
+        hidden: Hidden = (128,),
+        passes: Few = 2,
     ) -> None:
         super().__init__()
         self.widths: Mapping[str, int] = {"S4": widths[3], "S5": widths[4]}
@@ -135,14 +141,4 @@ class CmsvNet(nn.Module):
 
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
         """IDH logits (B, 2), float32; softmax is the caller's."""
-        return self.classifier([features[name] for name in ("S4", "S5", "S6")])
-
-    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
-        """The parameters that the task's logits depend on; through the map, IDH depends on the decoder, too."""
-        yield from self.encoder.parameters()
-        yield from self.up6.parameters()
-        if task == "segmentation" or self.passes > 1:
-            for part in (self.up7, self.up8, self.up9, self.head):
-                yield from part.parameters()
-        if task == "idh":
-            yield from self.classifier.parameters()
+        return self.classifier([features[name] for name in self.idh_levels])

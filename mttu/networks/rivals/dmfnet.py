@@ -13,15 +13,20 @@ Axes are (B, C, H, W, D). With the default options and a 128^3 patch:
     image (B, 4, 128^3) -> E1 (B, 32, 64^3), E2 (B, 128, 32^3), E3 (B, 256, 16^3), E4 (B, 256, 8^3) -> (B, 4, 128^3)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import reduce
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mttu.config.network import Task
 from mttu.networks.batch_norm import BatchNorm3d
+from mttu.networks.rivals.options import Few, Width
+
+Multiplexed = Annotated[Width, Field(ge=4)]
+"""Channels that a multiplexer reduces to a quarter."""
 
 
 def pre_activated(
@@ -110,10 +115,10 @@ class DmfNet(nn.Module):
         in_channels: int,
         num_classes: int = 4,
         *,
-        stem_width: int = 32,
-        width: int = 128,
-        groups: int = 16,
-        dilations: tuple[int, ...] = (1, 2, 3),
+        stem_width: Multiplexed = 32,
+        width: Multiplexed = 128,
+        groups: Few = 16,
+        dilations: Annotated[tuple[Few, ...], Field(min_length=1)] = (1, 2, 3),
     ) -> None:
         super().__init__()
         deep, deepest = 2 * width, 3 * width
@@ -161,13 +166,6 @@ class DmfNet(nn.Module):
         for name, unit in self.decoder.items():
             x = unit(torch.cat([_double(x), features[name]], dim=1))
         return _double(self.head(x))  # as published the other way round; the two commute, and this one is cheaper
-
-    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
-        """The parameters that the task's logits depend on; for IDH, those that the deepest level E4 depends on."""
-        yield from self.encoder.parameters()
-        if task == "segmentation":
-            yield from self.decoder.parameters()
-            yield from self.head.parameters()
 
 
 def _double(x: Tensor) -> Tensor:

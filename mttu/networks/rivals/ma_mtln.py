@@ -21,16 +21,19 @@ Axes are (B, C, H, W, D). With the default options and a 128^3 patch:
     S1 to S4 -> segmentation logits (B, 4, 128^3);  S1 to S4 -> IDH logits (B, 2)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mttu.config.network import Task
+from mttu.networks.rivals.options import Few, FourCounts, Width
 from mttu.networks.rivals.pooled_classifier import PooledClassifier
 
+TrunkWidths = Annotated[tuple[Annotated[Width, Field(ge=2)], ...], Field(min_length=4, max_length=4)]
 SCALES = ("S1", "S2", "S3", "S4")
 HALVINGS = {"S1": 0, "S2": 1, "S3": 2, "S4": 2}
 """How often each scale halves the axes of S1, which has a quarter of the image's."""
@@ -275,12 +278,12 @@ class MaMtln(nn.Module):
         in_channels: int,
         num_classes: int = 4,
         *,
-        stem_width: int = 64,
-        trunk_widths: Sequence[int] = (128, 256, 512, 512),
-        blocks: Sequence[int] = (3, 4, 6, 3),
-        cardinality: int = 32,
-        width: int = 64,
-        norm_groups: int = 32,
+        stem_width: Width = 64,
+        trunk_widths: TrunkWidths = (128, 256, 512, 512),
+        blocks: FourCounts = (3, 4, 6, 3),
+        cardinality: Few = 32,
+        width: Width = 64,
+        norm_groups: Annotated[Few, Field(multiple_of=2)] = 32,
     ) -> None:
         super().__init__()
         self.widths: Mapping[str, int] = {"S3": width, "S4": width}
@@ -324,13 +327,6 @@ class MaMtln(nn.Module):
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
         """IDH logits (B, 2), float32; softmax is the caller's."""
         return self.classification(features)
-
-    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
-        """The parameters that the task's logits depend on: all but the other task's branch."""
-        other = {"segmentation": self.classification, "idh": self.segmentation}[task]
-        for part in self.children():
-            if part is not other:
-                yield from part.parameters()
 
 
 def _three_convolutions(in_channels: int, channels: int, norm_groups: int) -> nn.Sequential:

@@ -5,14 +5,16 @@ are (B, C, H, W, D).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from monai.networks.nets import UNETR, DenseNet121, DynUNet, SegResNet, SEResNet101, SwinUNETR, UNet, VNet, resnet50
+from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mttu.errors import InputError
+from mttu.networks.rivals.options import AtMostFew, Few, FourCounts, Levels, Probability, Width
 
 
 class _Segmenter(nn.Module):
@@ -20,10 +22,12 @@ class _Segmenter(nn.Module):
 
     own_idh = False
 
-    def __init__(self, network: nn.Module, stride: int, widths: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, stride: int, widths: Sequence[int], *, instance_norm: bool = False) -> None:
+        """`instance_norm` says that the deepest level has one, which needs more than one voxel."""
         super().__init__()
         self.network: Any = network
         self.stride = stride
+        self.smallest = 2 * stride if instance_norm else stride
         self.widths: Mapping[str, int] = {f"L{number}": width for number, width in enumerate(widths, 1)}
 
     def _name(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -37,14 +41,14 @@ class UNetBody(_Segmenter):
         self,
         in_channels: int,
         num_classes: int = 4,
-        channels: Sequence[int] = (16, 32, 64, 128, 256),
-        num_res_units: int = 2,
-        dropout: float = 0.0,
+        channels: Levels = (16, 32, 64, 128, 256),
+        num_res_units: AtMostFew = 2,
+        dropout: Probability = 0.0,
     ) -> None:
         widths = list(channels)
         steps = [2] * (len(widths) - 1)
         network = UNet(3, in_channels, num_classes, widths, steps, num_res_units=num_res_units, dropout=dropout)
-        super().__init__(network, 2 ** len(steps), widths)
+        super().__init__(network, 2 ** len(steps), widths, instance_norm=True)
 
     def _walk(self) -> tuple[list[nn.Module], nn.Module, list[nn.Module]]:
         """What goes down, from the top; the bottom; what goes up, from the bottom."""
@@ -74,7 +78,7 @@ class UNetBody(_Segmenter):
 class VNetBody(_Segmenter):
     """MONAI's `VNet`: 5x5x5 convolutions, batch norm, ELU; its widths are fixed."""
 
-    def __init__(self, in_channels: int, num_classes: int = 4, dropout: float = 0.5) -> None:
+    def __init__(self, in_channels: int, num_classes: int = 4, dropout: Probability = 0.5) -> None:
         if 16 % in_channels:
             raise InputError(
                 f"network.in_channels: vnet repeats the modalities to 16 channels, so their number is 1, 2, 4, 8 or "
@@ -109,8 +113,8 @@ class DynUNetBody(_Segmenter):
         self,
         in_channels: int,
         num_classes: int = 4,
-        channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
-        dropout: float = 0.0,
+        channels: Levels = (32, 64, 128, 256, 320, 320),
+        dropout: Probability = 0.0,
     ) -> None:
         widths = list(channels)
         steps = [2] * (len(widths) - 1)
@@ -125,7 +129,7 @@ class DynUNetBody(_Segmenter):
             dropout=dropout or None,
         )
         del network.skip_layers  # the same modules once more, for MONAI's own forward; weights would be kept twice
-        super().__init__(network, 2 ** len(steps), widths)
+        super().__init__(network, 2 ** len(steps), widths, instance_norm=True)
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         """L1 (B, 32, H, W, D) to L6 (B, 320, H/32, W/32, D/32)."""
@@ -146,7 +150,9 @@ class DynUNetBody(_Segmenter):
 class SegResNetBody(_Segmenter):
     """MONAI's `SegResNet`: residual blocks, group norm; four levels."""
 
-    def __init__(self, in_channels: int, num_classes: int = 4, init_filters: int = 32, dropout: float = 0.2) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int = 4, init_filters: Width = 32, dropout: Probability = 0.2
+    ) -> None:
         network = SegResNet(3, init_filters, in_channels, num_classes, dropout_prob=dropout or None)
         super().__init__(network, 8, [init_filters * 2**level for level in range(4)])
 
@@ -173,11 +179,11 @@ class UNETRBody(_Segmenter):
         in_channels: int,
         num_classes: int = 4,
         patch_size: Sequence[int] = (128, 128, 128),
-        feature_size: int = 16,
-        hidden_size: int = 768,
-        mlp_dim: int = 3072,
-        num_heads: int = 12,
-        dropout: float = 0.0,
+        feature_size: Width = 16,
+        hidden_size: Width = 768,
+        mlp_dim: Width = 3072,
+        num_heads: Few = 12,
+        dropout: Probability = 0.0,
     ) -> None:
         if any(axis % 16 for axis in patch_size):
             raise InputError(
@@ -225,17 +231,16 @@ class SwinUNETRBody(_Segmenter):
 
     transformer = "network.swinViT"
 
-    def __init__(self, in_channels: int, num_classes: int = 4, feature_size: int = 48, norm: str = "instance") -> None:
-        if norm not in ("instance", "batch"):
-            raise InputError(f"network.options.norm: swinunetr takes instance or batch; found {norm!r}")
-        if feature_size % 12:
-            raise InputError(
-                f"network.options.feature_size: swinunetr has 3 heads and group sizes that need a multiple of 12; "
-                f"found {feature_size}"
-            )
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int = 4,
+        feature_size: Annotated[Width, Field(multiple_of=12)] = 48,  # its 3 heads and group sizes need that
+        norm: Literal["instance", "batch"] = "instance",
+    ) -> None:
         with _LinspaceOnCpu():
             network = SwinUNETR(in_channels, num_classes, feature_size=feature_size, norm_name=norm)
-        super().__init__(network, 32, [feature_size * 2**level for level in range(5)])
+        super().__init__(network, 32, [feature_size * 2**level for level in range(5)], instance_norm=norm == "instance")
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
         """L1 (B, 48, H/2, W/2, D/2) to L5 (B, 768, H/32, W/32, D/32)."""
@@ -255,6 +260,7 @@ class _Classifier(nn.Module):
     """A body that has an IDH head of its own and does not segment; our head can read its stages, too."""
 
     own_idh = True
+    idh_levels: Sequence[str] = ("L4",)
     stride = 8
 
     def __init__(self, network: nn.Module, widths: Mapping[str, int]) -> None:
@@ -270,12 +276,11 @@ class SEResNet101Body(_Classifier):
         self,
         in_channels: int,
         num_classes: int = 2,
-        layers: Sequence[int] = (3, 4, 23, 3),
-        dropout: float = 0.2,
+        layers: FourCounts = (3, 4, 23, 3),
+        dropout: Probability = 0.2,
     ) -> None:
-        _check_blocks("layers", layers)
         network = SEResNet101(
-            tuple(layers),
+            layers,
             spatial_dims=3,
             in_channels=in_channels,
             num_classes=num_classes,
@@ -305,14 +310,13 @@ class DenseNet121Body(_Classifier):
         self,
         in_channels: int,
         num_classes: int = 2,
-        init_features: int = 64,
-        growth_rate: int = 32,
-        block_config: Sequence[int] = (6, 12, 24, 16),
-        dropout: float = 0.0,
+        init_features: Width = 64,
+        growth_rate: Width = 32,
+        block_config: FourCounts = (6, 12, 24, 16),
+        dropout: Probability = 0.0,
     ) -> None:
-        _check_blocks("block_config", block_config)
         network = DenseNet121(
-            3, in_channels, num_classes, init_features, growth_rate, tuple(block_config), dropout_prob=dropout
+            3, in_channels, num_classes, init_features, growth_rate, block_config, dropout_prob=dropout
         )
         widths, width = {}, init_features
         for number, count in enumerate(block_config, 1):
@@ -328,19 +332,24 @@ class DenseNet121Body(_Classifier):
             x = block(x)
             if name.startswith("denseblock"):
                 levels[f"L{name.removeprefix('denseblock')}"] = x
-        levels[list(self.widths)[-1]] = x
+        levels["L4"] = x
         return levels
 
     def classify(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (B, 2)."""
-        x = torch.relu(features[list(self.widths)[-1]])  # MONAI's would be in place, and change the features
+        x = torch.relu(features["L4"])  # MONAI's would be in place, and change the features
         return self.network.class_layers[1:](x)
 
 
 class ResNet50Body(_Classifier):
     """MONAI's `resnet50`; its first convolution keeps the size, the pooling after it halves."""
 
-    def __init__(self, in_channels: int, num_classes: int = 2, widen_factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int = 2,
+        widen_factor: Annotated[float, Field(ge=1 / 64, le=16)] = 1.0,
+    ) -> None:
         network = resnet50(
             spatial_dims=3, n_input_channels=in_channels, num_classes=num_classes, widen_factor=widen_factor
         )
@@ -358,8 +367,3 @@ class ResNet50Body(_Classifier):
     def classify(self, features: dict[str, Tensor]) -> Tensor:
         """Logits (B, 2)."""
         return self.network.fc(self.network.avgpool(features["L4"]).flatten(1))
-
-
-def _check_blocks(name: str, blocks: Sequence[int]) -> None:
-    if len(blocks) != 4 or not all(1 <= count <= 64 for count in blocks):
-        raise InputError(f"network.options.{name}: expected four numbers of blocks, 1 to 64; found {tuple(blocks)}")

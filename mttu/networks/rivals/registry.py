@@ -1,6 +1,5 @@
 """All networks other than MTTU-Net: those of this package, and those that other packages add by an entry point."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -42,21 +41,13 @@ def _lazily(module: str, name: str) -> Callable[[], Callable[..., Any]]:
     return load
 
 
-def list_options(entry: Entry) -> dict[str, Any]:
-    """Options of a network that the settings may name, with their defaults; `inspect.Parameter.empty` without one."""
-    parameters = list(inspect.signature(entry.build).parameters.values())[1:]
-    ours = ("num_classes", "patch_size")
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {one.name: one.default for one in parameters if one.name not in ours and one.kind not in kinds}
-
-
 _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
     "unet": (
         _lazily("monai_bodies", "UNetBody"),
         {
             "title": "3D U-Net",
             "source": "Cicek et al., MICCAI 2016; MONAI's UNet (residual units, five levels of 16 to 256 channels)",
-            "limits": "Sizes are multiples of 16.",
+            "limits": "Sizes are multiples of 16, at least 32.",
         },
     ),
     "vnet": (
@@ -140,7 +131,7 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
         {
             "title": "nnU-Net (DynUNet)",
             "source": "Isensee et al., Nat. Methods 2021; MONAI's DynUNet in the shape that nnU-Net plans for BraTS",
-            "limits": "Without deep supervision. Sizes are multiples of 32.",
+            "limits": "Without deep supervision. Sizes are multiples of 32, at least 64.",
         },
     ),
     "segresnet": (
@@ -157,10 +148,13 @@ _OWN: dict[str, tuple[Callable[[], Callable[..., Any]], dict[str, Any]]] = {
             "title": "SwinUNETR",
             "source": "Hatamizadeh et al., BraTS 2021, arXiv:2201.01266; MONAI's SwinUNETR, 48 features",
             "parameters_m": 62.1,
-            "limits": "Sizes are multiples of 32.",
+            "limits": "Sizes are multiples of 32, at least 64; with norm=batch at least 32.",
         },
     ),
 }
+
+
+_TASKS = (["idh"], ["segmentation"], ["idh", "segmentation"])
 
 
 def find_entry(name: str) -> Entry:
@@ -175,7 +169,7 @@ def find_entry(name: str) -> Entry:
     points = list(entry_points(group=PLUG_INS, name=name))
     if not points:
         raise InputError(f"network.kind: {name!r} is unknown; known: {', '.join((*RIVALS, *list_plug_ins()))}")
-    where = f"network.kind: {name}: entry point {points[0].value}"
+    where = f"network.kind: {name}: {find_origin(name)}"
     if len(points) > 1:
         raise InputError(f"{where}: {len(points)} installed packages add a network of this name; remove all but one")
     try:
@@ -184,7 +178,15 @@ def find_entry(name: str) -> Entry:
         raise InputError(f"{where}: {type(error).__name__}: {error}; mend or remove the package") from error
     if not isinstance(entry, Entry):
         raise InputError(f"{where}: returned {type(entry).__name__}; expected mttu.networks.rivals.registry.Entry")
+    if not isinstance(entry.tasks, tuple | list) or sorted(map(str, entry.tasks)) not in _TASKS:
+        raise InputError(f"{where}: tasks {entry.tasks!r}; expected 'segmentation', 'idh' or both, once each")
     return entry
+
+
+def find_origin(name: str) -> str:
+    """Where a network of another package comes from, for messages; an empty text for one of this package."""
+    points = [] if name in _OWN else list(entry_points(group=PLUG_INS, name=name))
+    return f"entry point {points[0].value}" if points else ""
 
 
 def list_names() -> tuple[str, ...]:

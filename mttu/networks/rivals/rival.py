@@ -11,12 +11,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from mttu.config.network import RivalSettings, Task
 from mttu.errors import InputError, raise_if_any
 from mttu.networks.autocast import without_autocast
 from mttu.networks.batch_norm import BatchNorm3d
-from mttu.networks.mttu_net import IdhHead
+from mttu.networks.cnn import NUM_LABELS
+from mttu.networks.mttu_net import NUM_CLASSES, IdhHead
 from mttu.networks.rivals.body import Body
 
 _TRACED_BATCH = 3
@@ -31,10 +34,11 @@ class OwnIdhHead:
 
     def __init__(self, body: Body) -> None:
         self.body = body
+        self.levels: Sequence[str] | None = getattr(body, "idh_levels", None)
 
     def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The features in float32: what the head does with them is its own."""
-        return {name: level.float() for name, level in features.items()}
+        """The features that the head reads, in float32: what it does with them is its own."""
+        return {name: features[name].float() for name in self.levels or features}
 
     def classify(self, pooled: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, 2), float32."""
@@ -64,8 +68,7 @@ class Reach:
 class Rival(nn.Module):
     """A body with an IDH head of its own, or with ours on some of its feature levels.
 
-    Only what the tasks need is run. A parameter that no logits depend on is frozen (`requires_grad` is False): no
-    gradient will ever reach it. Batch norm takes the statistics of all ranks, as MTTU-Net's does.
+    Only what the tasks need is run. Batch norm takes the statistics of all ranks, as MTTU-Net's does.
     """
 
     def __init__(self, settings: RivalSettings, body: Body, size: Sequence[int] | None = None) -> None:
@@ -77,7 +80,8 @@ class Rival(nn.Module):
             size: The only image size (H, W, D) that the body takes; None: any multiple of its stride.
 
         Raises:
-            InputError: The head is to read a level that the body does not have.
+            InputError: The head is to read a level that the body does not have, or a batch norm of the body cannot take
+                the statistics of all ranks.
         """
         super().__init__()
         self.tasks = frozenset(settings.tasks)
@@ -92,16 +96,11 @@ class Rival(nn.Module):
         """The least H, W and D."""
         self.size = None if size is None else tuple(size)
         """The only H, W and D, if there is one."""
-        for module in cast(nn.Module, body).modules():
-            if type(module) is nn.BatchNorm3d:
-                module.__class__ = BatchNorm3d  # the same numbers, but synchronised over ranks
+        _share_batch_norms(settings.kind, cast(nn.Module, body))
         self.body = body
         self.idh_head: IdhHead | OwnIdhHead | None = None
         if "idh" in self.tasks:
             self.idh_head = _build_head(settings, body)
-        for name, parameter in self.named_parameters():
-            if not any(name in names for names in self.reach.parameters.values()):
-                parameter.requires_grad_(False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Maps images to logits, one entry per task.
@@ -138,8 +137,18 @@ class Rival(nn.Module):
 
     @cached_property
     def reach(self) -> Reach:
-        """What the logits depend on, found by going back from them through the graph of a forward pass on `meta`."""
+        """What the logits depend on, found by going back from them through the graph of a forward pass on `meta`.
+
+        Raises:
+            InputError: Logits have the wrong shape.
+        """
         return _trace(self)
+
+    def freeze_unreached(self) -> None:
+        """Sets `requires_grad` to False where no logits depend on a parameter: no gradient will ever reach it."""
+        for name, parameter in self.named_parameters():
+            if not any(name in names for names in self.reach.parameters.values()):
+                parameter.requires_grad_(False)
 
     @property
     def transformer(self) -> str | None:
@@ -171,6 +180,19 @@ class Rival(nn.Module):
         raise_if_any([*problems, *(f"image: {problem}" for problem in self.explain_size(found[2:]))])
 
 
+def _share_batch_norms(kind: str, body: nn.Module) -> None:
+    """Makes torch's batch norms ours: the same numbers, but synchronised over ranks."""
+    norms = {name: module for name, module in body.named_modules() if isinstance(module, _BatchNorm)}
+    plain = (nn.BatchNorm3d, BatchNorm3d)
+    for name, norm in norms.items():
+        if type(norm) not in plain or norm.running_mean is None or norm.momentum is None or norm.weight is None:
+            raise InputError(
+                f"network.kind: {kind}: batch norm {name} is {norm!r}, which cannot take the statistics of all ranks; "
+                "expected torch.nn.BatchNorm3d with running statistics, a momentum, gain and offset"
+            )
+        norm.__class__ = BatchNorm3d
+
+
 def _build_head(settings: RivalSettings, body: Body) -> IdhHead | OwnIdhHead:
     levels = settings.idh_head.levels
     if levels is None and body.own_idh:
@@ -189,9 +211,8 @@ def _build_head(settings: RivalSettings, body: Body) -> IdhHead | OwnIdhHead:
 def _trace(network: Rival) -> Reach:
     """Runs the network on `meta` tensors, where nothing is computed, and follows the graph back from the logits."""
     modes = [(module, module.training) for module in network.modules()]
-    dropouts = (nn.Dropout, nn.Dropout3d)
     places: dict[nn.Module, str] = {
-        module: name for name, module in network.named_modules() if isinstance(module, dropouts)
+        module: name for name, module in network.named_modules() if isinstance(module, _DropoutNd)
     }
     passed: list[tuple[str, Any]] = []
     before_head: set[str] = set()
@@ -205,11 +226,11 @@ def _trace(network: Rival) -> Reach:
         return marked
 
     network.eval()
+    size = network.size or (max(2 * network.stride, network.smallest),) * 3
     hooks = [module.register_forward_hook(mark) for module in places]
     logits: dict[Task, Tensor] = {}
     try:
         with _on_meta(network) as names, torch.inference_mode(False), torch.enable_grad():
-            size = network.size or (max(2 * network.stride, network.smallest),) * 3
             features = network.encode(torch.empty(_TRACED_BATCH, network.in_channels, *size, device="meta"))
             if "segmentation" in network.tasks:
                 logits["segmentation"] = network.body.segment(features)
@@ -221,6 +242,15 @@ def _trace(network: Rival) -> Reach:
             hook.remove()
         for module, training in modes:
             module.training = training
+    expected = {"segmentation": (_TRACED_BATCH, NUM_LABELS, *size), "idh": (_TRACED_BATCH, NUM_CLASSES)}
+    raise_if_any(
+        [
+            f"network.kind: {network.title}: logits of {task} have the shape {tuple(values.shape)} for {_TRACED_BATCH} "
+            f"images of {tuple(size)}; expected {expected[task]}"
+            for task, values in logits.items()
+            if tuple(values.shape) != expected[task]
+        ]
+    )
     parameters: dict[Task, set[str]] = {}
     reached: list[str] = []
     for task, values in logits.items():

@@ -15,14 +15,14 @@ Axes are (B, C, H, W, D). With the default options and a 128^3 patch:
     image (B, 4, 128^3) -> E1 (B, 16, 128^3), E2 (B, 32, 64^3), E3 (B, 64, 32^3), E4 (B, 128, 16^3), E5 (B, 256, 8^3)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from mttu.config.network import Task
 from mttu.networks.batch_norm import BatchNorm3d
+from mttu.networks.rivals.options import Few, Hidden, Levels
 from mttu.networks.rivals.pooled_classifier import PooledClassifier
 
 
@@ -86,9 +86,9 @@ class SgpNetStyle(nn.Module):
         in_channels: int,
         num_classes: int = 4,
         *,
-        widths: Sequence[int] = (16, 32, 64, 128, 256),
-        units: int = 2,
-        hidden: Sequence[int] = (128,),
+        widths: Levels = (16, 32, 64, 128, 256),
+        units: Few = 2,
+        hidden: Hidden = (128,),
     ) -> None:
         super().__init__()
         self.stride = self.smallest = 2 ** (len(widths) - 1)
@@ -117,12 +117,3 @@ class SgpNetStyle(nn.Module):
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
         """IDH logits (B, 2), float32; softmax is the caller's."""
         return self.idh_output([features[name] for name in self.levels])
-
-    def parameters_of(self, task: Task) -> Iterator[nn.Parameter]:
-        """The parameters that the task's logits depend on."""
-        yield from self.encoder.parameters()
-        if task == "segmentation":
-            yield from self.decoder.parameters()
-            yield from self.segmentation_output.parameters()
-        else:
-            yield from self.idh_output.parameters()
