@@ -1,6 +1,5 @@
 """Networks: `mttu networks`, `mttu ensemble`, and what commands print of a checkpoint's calibration."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +95,8 @@ def networks(
 def _describe_network(name: str) -> dict[str, Any]:
     """What is known of a network without running it; JSON values."""
     from mttu.networks.measure import count_network, take_alone
-    from mttu.networks.rivals.registry import Entry, find_entry, list_options
+    from mttu.networks.rivals.options import list_options
+    from mttu.networks.rivals.registry import Entry, find_entry
 
     entry = Entry(NetworkSettings, title="MTTU-Net", source=_OURS_SOURCE) if name == OURS else find_entry(name)
     settings = take_alone(name)
@@ -113,14 +113,8 @@ def _describe_network(name: str) -> dict[str, Any]:
         "published_gmacs": entry.gmacs,
         "source": entry.source,
         "limits": entry.limits,
-        "options": {}
-        if name == OURS
-        else {option: _show_option(value) for option, value in list_options(entry).items()},
+        "options": {} if name == OURS else list_options(entry.build),
     }
-
-
-def _show_option(value: Any) -> Any:
-    return None if value is inspect.Parameter.empty else list(value) if isinstance(value, tuple) else value
 
 
 def _describe_in_words(row: dict[str, Any]) -> str:
