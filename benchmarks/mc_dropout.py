@@ -79,6 +79,7 @@ def build_pair(size: int, device: str) -> tuple[EagerBaseline, MttuNet]:
     torch.manual_seed(0)
     grid = {"network.bottleneck.position_grid": [size // 8] * 3}
     network = build_network(override(Config(), grid).network).to(device).eval()
+    assert isinstance(network, MttuNet)
     baseline = EagerBaseline(size).to(device).eval()
     names = network.state_dict().values()
     baseline.load_state_dict(dict(zip(baseline.state_dict(), names, strict=True)))

@@ -5,6 +5,9 @@ patient left out, and compared with a two-level Otsu threshold of FLAIR inside t
 modalities, IDH known) are fitted: can the network, its losses and the loop reproduce what they were shown?
 
     python benchmarks/real_learning.py DATA [--only brats2013|tcga] [--out FOLDER]
+    python benchmarks/real_learning.py DATA --only brats2013 --network unet --network segresnet --network mttu-net
+
+Networks other than MTTU-Net are as small as table VI has them beside a small MTTU-Net (`mttu ablations VI`).
 
 DATA holds `brats2013_flair_t1c/` and `tcga_lgg/`. Everything is written below --out; a second call goes on.
 """
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from mttu.cohort.build import discover
 from mttu.config import Config, override
+from mttu.config.network import OURS
 from mttu.data.cache import cache_case, open_cached
 from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.figures.overlay import draw_overlay
@@ -30,6 +34,7 @@ from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.search.ablations import changes_of
 from mttu.search.presets import preset
 from mttu.training.run import launch_locally, run_training
 
@@ -119,15 +124,17 @@ def score_dice(predicted: torch.Tensor, truth: torch.Tensor, config: Config) -> 
     return {region: fill_dice(one.dice, one.status, config.metrics) for region, one in overlaps.items()}
 
 
-def leave_one_out(data: Path, out: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str) -> dict[str, Any]:
     results = {}
+    row = f"{OURS}-vi" if network == OURS else network
+    out = out if network == OURS else out / network
     for held in BRATS2013:
         rows = [f"{case},,{'test' if case == held else 'train'}" for case in BRATS2013]
         path = build(data / "brats2013_flair_t1c", out / held, rows, "brats2013", ("flair", "t1ce"))
         cache = out / "cache" / "brats2013"
         two = {"data.modalities": ["flair", "t1ce"], "network.in_channels": 2, "network.tasks": ["segmentation"]}
-        print(f"{held} left out", flush=True)
-        run, seconds = train(settings(path, cache, {**two, **changes}))
+        print(f"{network}: {held} left out", flush=True)
+        run, seconds = train(settings(path, cache, {**changes_of(row, preset("small")), **two, **changes}))
         results[held] = {**score(run, read_manifest(path), cache, held, out / f"{held}.png"), "seconds": seconds}
         print(f"  {results[held]}", flush=True)
     return results
@@ -147,6 +154,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/real_learning"))
     parser.add_argument("--only", choices=("brats2013", "tcga"))
+    parser.add_argument("--network", action="append", help="of the leave-one-out, several times; mttu-net if not given")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40, help="optimiser steps per epoch")
@@ -160,7 +168,8 @@ def main() -> None:
     }
     results: dict[str, Any] = {}
     if arguments.only != "tcga":
-        results["brats2013"] = leave_one_out(arguments.data, arguments.out, changes)
+        for network in arguments.network or [OURS]:
+            results[f"brats2013 {network}"] = leave_one_out(arguments.data, arguments.out, changes, network)
     if arguments.only != "brats2013":
         results["tcga"] = fit_tcga(arguments.data, arguments.out, changes)
     for name, table in results.items():

@@ -4,6 +4,7 @@
 
 A phantom cohort is written and prepared; then whole epochs run with the paper's network and batch: once from batches
 that are in memory already, and once for each number of loader processes. The share of the loader is the difference.
+With --network, the step of other networks (`mttu networks`), one after the other.
 With --profile, the operations that took longest, by PyTorch's profiler.
 """
 
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mttu.cohort.build import discover
 from mttu.config import Config, PrepareSettings, override
+from mttu.config.network import OURS, RIVALS
 from mttu.data.cache import cache_case
 from mttu.data.loaders import Batch, PatchDataset, build_loader, labelled_tasks_of_steps
 from mttu.data.manifest import Case
@@ -33,6 +35,7 @@ from mttu.training.state import create_state
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", choices=[OURS, *RIVALS], default=[OURS])
     parser.add_argument("--size", type=int, default=128, help="edge of the patch in voxels, a multiple of 8")
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8, help="optimiser steps of an epoch")
@@ -40,20 +43,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="global batch")
     parser.add_argument("--batch-per-worker", type=int, default=2, help="patches at once")
     parser.add_argument("--task-weighting", choices=["uncertainty", "equal", "pcgrad"], default="uncertainty")
-    parser.add_argument("--loader-workers", type=int, nargs="+", default=[0])
+    parser.add_argument("--loader-workers", type=int, nargs="*", default=[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="threads of a CPU run")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), arguments)
+        cases = prepare(Path(folder), arguments)
+        for name in arguments.network:
+            if len(arguments.network) > 1:
+                print(f"{name}:", flush=True)
+            try:
+                measure(Path(folder), cases, name, arguments)
+            except torch.OutOfMemoryError as error:
+                print(f"out of memory: {error}")
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> None:
+def measure(folder: Path, cases: tuple[Case, ...], name: str, arguments: argparse.Namespace) -> None:
     """Prints the seconds of a step from memory and from the loader, the peak of GPU memory, and the profile."""
-    config = settings(arguments, 0)
-    cases = prepare(folder, arguments)
+    config = settings(name, arguments, 0)
     device = torch.device(arguments.device)
     runtime = LocalRuntime(folder / "run", device=device)
     state = create_state(config, device)
@@ -61,14 +70,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     weights = torch.tensor(idh_class_weights(counted_labels(cases, config)), device=device)
 
     def run(batches: Iterable[Batch], loader_workers: int) -> float:
-        dataset = PatchDataset(cases, folder / "cache", settings(arguments, loader_workers))
+        dataset = PatchDataset(cases, folder / "cache", settings(name, arguments, loader_workers))
         tasks = labelled_tasks_of_steps(dataset, 0)
         started = time.perf_counter()
         train_epoch(state, network, batches, tasks, weights, config, runtime)
         return (time.perf_counter() - started) / int(arguments.steps)
 
     def load(loader_workers: int) -> Iterable[Batch]:
-        dataset = PatchDataset(cases, folder / "cache", settings(arguments, loader_workers))
+        dataset = PatchDataset(cases, folder / "cache", settings(name, arguments, loader_workers))
         return build_loader(dataset, 0, 0, 1, device)
 
     in_memory = list(load(0))
@@ -94,11 +103,12 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         print(profiled.key_averages().table(sort_by=order, row_limit=45, max_name_column_width=90))
 
 
-def settings(arguments: argparse.Namespace, loader_workers: int) -> Config:
-    """The paper's, for patches of this size."""
+def settings(name: str, arguments: argparse.Namespace, loader_workers: int) -> Config:
+    """The paper's, for a network and patches of this size."""
+    grid = {"network.bottleneck.position_grid": [arguments.size // 8] * 3}
     changes: dict[str, Any] = {
         "patch.size": [arguments.size] * 3,
-        "network.bottleneck.position_grid": [arguments.size // 8] * 3,
+        **(grid if name == OURS else {"network.kind": name}),
         "train.steps_per_epoch": arguments.steps,
         "train.global_batch": arguments.batch,
         "train.batch_per_worker": arguments.batch_per_worker,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mttu.cli import app
 from mttu.cohort.layouts import OTHER_VOLUMES
 from mttu.config import override
 from mttu.search.ablations import rows_of
@@ -124,10 +125,10 @@ def test_the_pre_commit_file_fetches_nothing() -> None:
 
 
 @lru_cache
-def read_help(command: str) -> str:
+def read_help(*command: str) -> str:
     """What a command prints of itself; many documents name the same ones."""
-    done = run(sys.executable, "-m", "mttu", command, "--help")
-    assert done.returncode == 0, f"mttu {command} --help: {done.stderr}"
+    done = run(sys.executable, "-m", "mttu", *command, "--help")
+    assert done.returncode == 0, f"mttu {' '.join(command)} --help: {done.stderr}"
     return done.stdout
 
 
@@ -160,13 +161,14 @@ def test_no_package_is_crowded() -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_commands_options_and_files_that_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
+    groups = {group.name for group in app.registered_groups}
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for line in shell_lines(path):
         words = line.split()
         if words[0] == "make":
             assert words[1] in targets
         if words[0] == "mttu":
-            helped = read_help(words[1])
+            helped = read_help(*(words[1:3] if words[1] in groups else words[1:2]))
             options = [word for word in words[2:] if word.startswith("-")]
             assert [option for option in options if option not in helped] == [], f"{path.name}: {line}"
         for word in words:
@@ -261,7 +263,7 @@ def test_nothing_of_a_patient_travels_with_the_code() -> None:
     written += [f"data/a{ending}" for ending in OTHER_VOLUMES if ending != ".nii.zip"]
     others = "npz pth ckpt onnx h5 hdf5 mat feather arrow xlsb sav zip tar tgz 7z nii.bz2 nii.zst nii.xz jpg JPEG tif"
     written += [f"data/a.{ending}" for ending in [*others.split(), "TIFF", "IMA", "mnc", "PAR", "rec", "Npz", "ZIP"]]
-    others = "png PNG webp bmp gif jp2 heic dicom dta sas7bdat rds numbers pkl Pickle sqlite sqlite3-wal lz4 lzma"
+    others = "pt2 png PNG webp bmp gif jp2 heic dicom dta sas7bdat rds numbers pkl Pickle sqlite sqlite3-wal lz4 lzma"
     written += [f"data/a.{ending}" for ending in others.split()]
     written += [f"runs.d/mlflow.db-{part}" for part in ("wal", "shm", "journal")] + ["docs/figures/case.png"]
     written += ["run/held_out.json", "ensemble/out_of_fold.csv"]

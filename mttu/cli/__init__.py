@@ -25,8 +25,10 @@ from mttu.cli.display import (
     tell_failures,
 )
 from mttu.cli.evaluate import evaluate
+from mttu.cli.export import app as export_app
+from mttu.cli.figures import app as figures_app
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
-from mttu.cli.networks import ensemble, print_calibration
+from mttu.cli.networks import ensemble, networks, print_calibration
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
@@ -59,6 +61,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cache_app, name="cache")
+app.add_typer(export_app, name="export")
+app.add_typer(figures_app, name="figures")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
@@ -94,6 +98,7 @@ for command in (
     ablate,
     ablations,
     ensemble,
+    networks,
 ):
     app.command()(command)
 

@@ -17,7 +17,7 @@ from mttu.config.data import (
     PrepareSettings,
 )
 from mttu.config.earlier import GONE, MOVED, complete
-from mttu.config.network import NetworkSettings
+from mttu.config.network import AnyNetwork, NetworkSettings, RivalSettings, start_of_kind
 from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, Settings
 from mttu.config.scoring import MonteCarloSettings, SelectionSettings
 from mttu.config.self_training import SelfTrainingSettings
@@ -42,6 +42,7 @@ __all__ = [
     "MonteCarloSettings",
     "NetworkSettings",
     "PrepareSettings",
+    "RivalSettings",
     "SelectionSettings",
     "WorkerSettings",
     "flatten",
@@ -52,8 +53,9 @@ __all__ = [
     "to_yaml",
 ]
 
-_UNION_TAGS = {"transformer", "convolution"}
-_SHARED_BY_KINDS = {"width"}
+_UNION_TAGS = {"transformer", "convolution", "mttu-net", "rival"}
+_FREE = "network.options"
+"""Section whose names the settings do not know; its network does."""
 _NOTHING = {"", "null", "~"}
 
 
@@ -66,8 +68,8 @@ class Config(Settings):
     """Crop and window size."""
     augment: AugmentSettings = AugmentSettings()
     """Random augmentation."""
-    network: NetworkSettings = NetworkSettings()
-    """MTTU-Net."""
+    network: AnyNetwork = NetworkSettings()
+    """MTTU-Net, or another network that `kind` names."""
     loss: LossSettings = LossSettings()
     """Losses and task weighting."""
     optim: OptimSettings = OptimSettings()
@@ -132,21 +134,19 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
     Args:
         config: Settings to start from.
         changes: Dotted name to value, e.g. `{"optim.lr": 1e-4}`; a nested mapping counts as its dotted names. Where a
-            `kind` changes, that member of the union starts from its own defaults, the width aside, before the other
-            changes.
+            `kind` changes, that member of the union starts from its own defaults before the other changes, see
+            `start_of_kind`.
         source: Where the changes come from, for the error message.
 
     Raises:
         InputError: Unknown names or refused values; names each setting, the value and what is allowed.
     """
     changes = flatten(changes)
-    kinds = {name: value for name, value in changes.items() if name.endswith(".kind")}
-    if kinds and len(kinds) < len(changes):
-        config = override(config, kinds, source)
-        changes = {name: value for name, value in changes.items() if name not in kinds}
     content: dict[str, Any] = config.model_dump(mode="json")
     problems = []
-    for name, value in changes.items():
+    kinds = sorted((name for name in changes if name.endswith(".kind")), key=lambda name: name.count("."))
+    for name in dict.fromkeys([*kinds, *changes]):  # a kind first: its member has other settings
+        value = changes[name]
         *parents, leaf = name.split(".")
         section: Any = content
         for part in parents:
@@ -155,13 +155,17 @@ def override(config: Config, changes: Mapping[str, Any], source: str = "settings
             problems.append(f"{source}: {name}: {GONE[name]}")
         elif name in MOVED:
             problems.append(f"{source}: {name}: is now {MOVED[name]}")
+        elif isinstance(section, dict) and ".".join(parents) == _FREE:
+            section[leaf] = value
         elif not isinstance(section, dict) or leaf not in section:
             known = f"; known there: {', '.join(section)}" if isinstance(section, dict) else ""
             problems.append(f"{source}: {name}: no such setting{known}")
         elif leaf == "kind" and section["kind"] != value:
-            kept = {name: section[name] for name in _SHARED_BY_KINDS & section.keys()}
+            start = start_of_kind(".".join(parents), value, section)
             section.clear()
-            section.update(kept, kind=value)
+            section.update(start or {"kind": value})
+            if start is None:  # refused, and what the section would hold is unknown
+                return _validated(content, source)
         elif value != {}:  # an empty section changes nothing
             section[leaf] = value
     raise_if_any(problems)

@@ -18,6 +18,7 @@ NEWER: Mapping[str, Any] = {
     "metrics.empty_hd95": "exclude",
     "data.folds": 0,
     "data.fold_seed": 0,
+    "network.kind": "mttu-net",
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

@@ -79,6 +79,13 @@ def to_lps(voxels: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(apply_orientation(voxels, _lps_transform(affine)))
 
 
+def find_lps_spacing(affine: NDArray[Any]) -> tuple[float, float, float]:
+    """Size of a voxel in mm along each axis that `to_lps` returns."""
+    sizes, axes = voxel_sizes(affine).tolist(), io_orientation(affine)[:, 0].tolist()
+    x, y, z = (sizes[axes.index(axis)] for axis in range(3))
+    return x, y, z
+
+
 def _lps_transform(affine: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(ornt_transform(io_orientation(affine), axcodes2ornt("LPS")))
 

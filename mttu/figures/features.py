@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,18 @@ from mttu.figures.overlay import PLANES, REGION_STYLES, Plane, choose_slices, dr
 _CONSTANT = 1e-5
 """A map that varies by less than this share of its level's largest activation is called constant."""
 
+_ROW_TITLE_IN = 0.45
+"""Width left to the rows' titles, in inches."""
+_TITLE_SIZE, _LETTERS_PER_INCH = style.NOTE_SIZE, 17.5
+"""Font size of a row's title in points, and how many of its letters fit."""
+
 
 @dataclass(frozen=True)
 class FeatureCase:
     """One case with its feature maps; volumes in LPS order."""
 
     title: str
-    """E.g. "case-7, IDH mutant"."""
+    """E.g. "case-7, IDH mutant"; a line break is kept, and long lines are wrapped."""
     image: NDArray[Any]
     """(H, W, D) of one modality, zero outside of the brain."""
     classes: NDArray[np.uint8] | None
@@ -71,14 +77,19 @@ def draw_feature_maps(
     if not cases:
         return style.draw_nothing("no cases")
     names = list(dict.fromkeys(name for case in cases for name in case.levels))
-    rows = len(cases)
-    figure = style.new_figure(style.PAGE_WIDTH_IN, 1.08 * rows + 1.2, dense=True)
-    panels = figure.subplots(rows + 1, len(names) + 2, squeeze=False, height_ratios=[*[1.0] * rows, 0.07])
+    rows, columns = len(cases), len(names) + 2
+    width = min(style.PAGE_WIDTH_IN, max(style.COLUMN_WIDTH_IN, 1.02 * columns + _ROW_TITLE_IN))
+    row_in = min(1.0, (width - _ROW_TITLE_IN) / columns) + 0.08
+    figure = style.new_figure(width, row_in * rows + 1.2, dense=True)
+    panels = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=[*[1.0] * rows, 0.07])
     for axes in panels.ravel():
         axes.set_axis_off()
     places = [_choose_index(case, plane) if index is None else index for case in cases]
     for row, (case, place) in enumerate(zip(cases, places, strict=True)):
         _draw_anatomy(panels[row, 0], panels[row, 1], case, plane, place)
+        title = [part for line in case.title.splitlines() for part in wrap(line, int(row_in * _LETTERS_PER_INCH))]
+        beside = panels[row, 0].transAxes
+        panels[row, 0].text(-0.06, 0.5, "\n".join(title), transform=beside, fontsize=_TITLE_SIZE, **style.ROW_TITLE)
     panels[0, 0].set_title(modality, fontsize=style.TITLE_SIZE)
     panels[0, 1].set_title("mask", fontsize=style.TITLE_SIZE)
     for column, name in enumerate(names, start=2):
@@ -105,7 +116,6 @@ def _draw_anatomy(left: Axes, right: Axes, case: FeatureCase, plane: Plane, plac
     grey = np.take(scale_grey(np.asarray(case.image, dtype=np.float32)), place, plane.axis)
     for axes in (left, right):
         axes.imshow(grey.T, cmap="gray", vmin=0.0, vmax=1.0, origin=plane.origin, interpolation="bilinear")
-    left.text(-0.06, 0.5, case.title, transform=left.transAxes, fontsize=style.LABEL_SIZE, **style.ROW_TITLE)
     if case.classes is None:
         style.say(right, "no mask")
     elif not case.classes.any():
@@ -118,13 +128,14 @@ def _cut(case: FeatureCase, name: str, plane: Plane, place: int, channel: int | 
     """One level's map in the plane; None where the network has no such level."""
     if name not in case.levels:
         return None
-    level = np.asarray(case.levels[name], dtype=np.float64)
+    level = np.asarray(case.levels[name])
     size = " x ".join(str(number) for number in level.shape[1:])
     if len(set(level.shape[1:])) == 1:
         size = f"{level.shape[1]}{'³' if level.ndim == 4 else '²'}"
     if level.ndim == 4:
         length = level.shape[1 + plane.axis]
         level = np.take(level, int((place + 0.5) * length / case.image.shape[plane.axis]), 1 + plane.axis)
+    level = level.astype(np.float64)
     values = np.abs(level).mean(axis=0) if channel is None else level[channel]
     shown = f"mean of {level.shape[0]} ch." if channel is None else f"ch. {channel} of {level.shape[0]}"
     return _Map(name, f"{shown}\n{size}", values, float(np.abs(level).max(initial=0.0, where=np.isfinite(level))))
@@ -166,8 +177,8 @@ def _draw_level(
 
 
 def _draw_scale(figure: Figure, axes: Axes, scale: ScalarMappable) -> None:
-    axes.set_axis_on()
-    bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
+    inner = axes.inset_axes((0.07, 0.0, 0.86, 1.0))  # so that the numbers of neighbours stay apart
+    bar = figure.colorbar(scale, cax=inner, orientation="horizontal")
     low, high = scale.get_clim()
     bar.set_ticks([low, high], labels=[f"{low:.2g}", f"{high:.2g}"])
     bar.ax.tick_params(labelsize=style.NOTE_SIZE - 1, width=0.5, length=2)

@@ -8,6 +8,7 @@ was predicted vanishes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import wrap
 from typing import Any, Literal
 
 import numpy as np
@@ -146,6 +147,8 @@ def measure_distances(
 COLOUR_MAP = "viridis_r"
 _COLUMNS = 4
 _MARGIN = 3
+_PANEL_IN, _LINE_IN, _LETTERS_PER_INCH = 1.85, 0.15, 12.0
+"""Height of a panel with its texts and of a line of a case's title, in inches; letters of the latter that fit."""
 _PLURAL = {"voxel": "voxels", "mm": "mm"}
 
 
@@ -174,7 +177,7 @@ def draw_surface_distance(
     has no surface to colour: the outline of the truth shows it.
 
     Args:
-        cases: Each starts a new row.
+        cases: Each starts a new row, below its title.
         unit: Unit of the distance. The paper's is the voxel.
         largest: End of the colour scale; the paper's is 5.
         view: From the front left and above by default.
@@ -193,16 +196,28 @@ def draw_surface_distance(
     columns = max(1, *(min(_COLUMNS, len(case.predictions)) for case in cases))
     heights = [max(1, -(-len(case.predictions) // columns)) for case in cases]
     width = min(style.PAGE_WIDTH_IN, max(style.COLUMN_WIDTH_IN, 1.75 * columns + 0.3))
-    figure = style.new_figure(width, 1.85 * sum(heights) + 0.75, dense=True)
-    panels = figure.subplots(sum(heights), columns, squeeze=False)
-    for axes in panels.ravel():
-        axes.set_axis_off()
+    titles = [wrap(" ".join(case.title.split()), int(width * _LETTERS_PER_INCH)) for case in cases]
+    tops = [_LINE_IN * len(lines) + 0.06 for lines in titles]
+    figure = style.new_figure(width, _PANEL_IN * sum(heights) + sum(tops) + 0.75, dense=True)
+    ratios = [part for top, height in zip(tops, heights, strict=True) for part in (top, *[_PANEL_IN] * height)]
+    grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     norm = Normalize(0.0, largest)
-    row = 0
-    for case, height in zip(cases, heights, strict=True):
-        _draw_case(panels[row : row + height].ravel().tolist(), _crop(case), unit, norm, view, pixels)
-        row += height
-    scale, place = ScalarMappable(norm, COLOUR_MAP), panels.ravel().tolist()
+    row, headers = 0, []
+    place: list[Axes] = []
+    for case, lines, height in zip(cases, titles, heights, strict=True):
+        headers.append((grid[row, :], "\n".join(lines)))
+        rows = range(row + 1, row + 1 + height)
+        panels = [figure.add_subplot(grid[one, column]) for one in rows for column in range(columns)]
+        for axes in panels:
+            axes.set_axis_off()
+        _draw_case(panels, _crop(case), unit, norm, view, pixels)
+        row, place = row + 1 + height, [*place, *panels]
+    for span, title in headers:
+        axes = figure.add_subplot(span)
+        axes.set_axis_off()
+        axes.text(0.0, 0.5, title, ha="left", va="center", fontsize=style.TITLE_SIZE, weight="bold")
+        place.append(axes)
+    scale = ScalarMappable(norm, COLOUR_MAP)
     bar = figure.colorbar(scale, ax=place, location="bottom", extend="max", aspect=60, shrink=0.7)
     bar.set_label(f"distance of the predicted to the true surface ({_PLURAL[unit]})", fontsize=style.LABEL_SIZE)
     bar.ax.tick_params(labelsize=style.NOTE_SIZE, width=0.6, length=2.5)
@@ -224,8 +239,6 @@ def _crop(case: SurfaceCase) -> SurfaceCase:
 def _draw_case(
     panels: Sequence[Axes], case: SurfaceCase, unit: Literal["voxel", "mm"], norm: Normalize, view: View, pixels: int
 ) -> None:
-    place = panels[0].transAxes
-    panels[0].text(-0.05, 0.5, case.title, transform=place, fontsize=style.TITLE_SIZE, weight="bold", **style.ROW_TITLE)
     masks = [case.truth, *case.predictions.values()]
     if not any(mask.any() for mask in masks):
         style.say(panels[0], "no tumour in truth\nand predictions")
@@ -240,7 +253,7 @@ def _draw_case(
         _draw_surface(axes, mask, case, unit, norm, view, frame)
         if outline.any():
             axes.contour(outline, levels=[0.5], colors=style.BLACK, linewidths=0.7)
-        axes.set_aspect("equal")
+        axes.set_aspect("equal", adjustable="datalim")  # a panel of fixed size: its texts have their place
     _draw_scale_bar(panels[0], frame)
 
 
@@ -275,9 +288,9 @@ def _draw_surface(
 
 def _draw_scale_bar(axes: Axes, frame: Frame) -> None:
     """At the lower left, at most half as long as the picture is wide."""
-    axes.autoscale(False)
     rows = axes.get_ylim()[0]
     length_mm = next((length for length in (20, 10, 5, 2) if length <= frame.half_mm[0]), 1)
     length = length_mm / frame.pixel_mm
-    axes.plot([0, length], [rows, rows], color=style.BLACK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
-    axes.text(length / 2, rows * 0.98, f"{length_mm} mm", ha="center", va="bottom", fontsize=style.NOTE_SIZE - 1)
+    look: dict[str, Any] = {"color": style.BLACK, "linewidth": 1.5, "solid_capstyle": "butt", "clip_on": False}
+    axes.plot([0, length], [0.97 * rows, 0.97 * rows], scalex=False, scaley=False, **look)
+    axes.text(length / 2, 0.95 * rows, f"{length_mm} mm", ha="center", va="bottom", fontsize=style.NOTE_SIZE - 1)

@@ -13,7 +13,7 @@ from mttu.data.loaders import crop
 from mttu.errors import raise_if_any
 from mttu.inference.device import Precision
 from mttu.inference.windows import explain_windows
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.monte_carlo import IdhPasses, name_pass
 
 
@@ -38,7 +38,7 @@ class PassLogits:
 
 
 def run_passes(
-    network: MttuNet,
+    network: Network,
     image: Tensor,
     case_id: str,
     patch_size: Sequence[int],
@@ -93,21 +93,27 @@ def run_passes(
 def cut_tumour_window(
     image: NDArray[np.float16], classes: NDArray[np.uint8], patch_size: Sequence[int]
 ) -> NDArray[np.float16] | None:
-    """The window centred on the tumour's bounding box, moved inside the volume where possible; None without tumour.
+    """The window of `find_window` around the tumour, (C, *patch_size); None without tumour.
 
     Args:
         image: (C, H, W, D).
         classes: (H, W, D), above 0 in the tumour.
         patch_size: Window in voxels; a volume smaller than it is padded with zeros on both sides.
-
-    Returns:
-        (C, *patch_size).
     """
-    places = np.nonzero(classes)
+    start = find_window(classes > 0, patch_size)
+    return None if start is None else crop(image, start, patch_size)
+
+
+def find_window(inside: NDArray[np.bool_], patch_size: Sequence[int]) -> tuple[int, ...] | None:
+    """First voxel of the window centred on a bounding box, moved into the volume where possible; None without a voxel.
+
+    It is negative on an axis where the volume (H, W, D) is smaller than the window.
+    """
+    places = np.nonzero(inside)
     if not len(places[0]):
         return None
     start = []
-    for axis, side, extent in zip(places, patch_size, classes.shape, strict=True):
+    for axis, side, extent in zip(places, patch_size, inside.shape, strict=True):
         first = (int(axis.min()) + int(axis.max()) + 1 - side) // 2
         start.append(min(max(0, first), extent - side) if extent >= side else (extent - side) // 2)
-    return crop(image, start, patch_size)
+    return tuple(start)

@@ -1,5 +1,6 @@
-"""MTTU-Net: encoder, bottleneck, decoder and IDH head, put together by settings."""
+"""MTTU-Net, put together by settings from encoder, bottleneck, decoder and IDH head; and other networks beside it."""
 
-from mttu.networks.mttu_net import MttuNet, build_network
+from mttu.networks.build import Network, build_network
+from mttu.networks.mttu_net import MttuNet
 
-__all__ = ["MttuNet", "build_network"]
+__all__ = ["MttuNet", "Network", "build_network"]

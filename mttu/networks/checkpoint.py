@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mttu.config import Config, load_stored_config, to_yaml
-from mttu.config.network import NetworkSettings, Task
+from mttu.config.network import Task, parse_network
 from mttu.config.sharing import without_paths
 from mttu.errors import InputError, name_some
 from mttu.files import read_versioned
-from mttu.networks import MttuNet, build_network
+from mttu.networks import Network, build_network
 from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 2
@@ -137,7 +137,7 @@ def _check_weights(folder: Path, config: Config) -> None:
         with safe_open(path, "pt") as weights:
             parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
             found = {name: f"{part.get_shape()} {part.get_dtype()}" for name, part in parts.items()}
-        wanted = _describe_weights(config.network)
+        wanted = _describe_weights(config.network.model_dump_json(), config.patch.size)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{refusal} ({' '.join(str(error).split())[:400]})") from None
     differences = [
@@ -150,14 +150,17 @@ def _check_weights(folder: Path, config: Config) -> None:
 
 
 @lru_cache(maxsize=8)
-def _describe_weights(settings: NetworkSettings) -> Mapping[str, str]:
-    """Shape and kind of number of each tensor of a network, which is built without memory; the same for all members."""
+def _describe_weights(settings: str, patch_size: tuple[int, ...]) -> Mapping[str, str]:
+    """Shape and kind of number of each tensor of a network, which is built without memory; the same for all members.
+
+    The settings are JSON, because those of a network with options of its own cannot be compared by their hash.
+    """
     with torch.device("meta"):
-        built = build_network(settings).state_dict()
+        built = build_network(parse_network(settings), patch_size, trace=False).state_dict()
     return {name: f"{list(part.shape)} {_KINDS.get(part.dtype, part.dtype)}" for name, part in built.items()}
 
 
-def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
+def read_checkpoint(folder: Path) -> tuple[Network, Config]:
     """Reads a checkpoint folder into a network in evaluation mode.
 
     Args:
@@ -179,7 +182,7 @@ def read_checkpoint(folder: Path) -> tuple[MttuNet, Config]:
     content = _read_record(folder)
     config = load_stored_config(folder / "config.yaml")
     _check_weights(folder, config)
-    network = build_network(config.network)
+    network = build_network(config.network, config.patch.size)
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (SafetensorError, RuntimeError) as error:

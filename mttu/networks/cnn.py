@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mttu.networks.autocast import without_autocast
 from mttu.networks.batch_norm import BatchNorm3d
 from mttu.networks.cpu.convolution import Conv3d, conv3d
 from mttu.networks.cpu.steps import pre_activated_conv, two_pre_activated_convs
@@ -122,7 +123,7 @@ def _fuse_after_upsample(
     upsample: nn.ConvTranspose3d, fuse_weight: Tensor, fuse_bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the transposed convolution that equals `upsample`, then a 1x1x1 convolution."""
-    with torch.autocast(fuse_weight.device.type, enabled=False):
+    with without_autocast(fuse_weight):
         weight = torch.einsum("ioxyz,po->ipxyz", upsample.weight, fuse_weight)
         bias = torch.addmv(cast(Tensor, fuse_bias), fuse_weight, cast(Tensor, upsample.bias))
     return weight, bias

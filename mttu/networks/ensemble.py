@@ -17,7 +17,7 @@ from mttu.config import Config, flatten, load_stored_config, override
 from mttu.config.data import RELEASE_METRICS
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.files import atomic_folder, hash_file, read_versioned, write_json
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
 from mttu.patients import KnownPatients, check_work
 
@@ -70,7 +70,7 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
             fill(partial)
 
 
-def read_members(folder: Path) -> tuple[tuple[MttuNet, ...], Config]:
+def read_members(folder: Path) -> tuple[tuple[Network, ...], Config]:
     """Reads any checkpoint, an ensemble or not, into networks in evaluation mode.
 
     Args:

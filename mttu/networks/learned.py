@@ -7,7 +7,7 @@ Heads are never skipped in a forward pass. Which of them have learned is kept be
 from collections.abc import Collection, Mapping, Sequence
 
 from mttu.config.network import Task
-from mttu.networks.mttu_net import MttuNet
+from mttu.networks.build import Network
 
 TASKS: tuple[Task, ...] = ("segmentation", "idh")
 _ANSWERS: Mapping[Task, str] = {"segmentation": "segmentation", "idh": "IDH probability"}
@@ -15,7 +15,7 @@ _HEADS: Mapping[Task, str] = {"segmentation": "decoder", "idh": "IDH head"}
 _LABELS: Mapping[Task, str] = {"segmentation": "a tumour mask", "idh": "a known IDH status"}
 
 
-def find_voters(networks: Sequence[MttuNet], task: Task) -> list[int]:
+def find_voters(networks: Sequence[Network], task: Task) -> list[int]:
     """Numbers, from 1, of the members of an ensemble that learned a task; only they answer it."""
     return [number for number, network in enumerate(networks, 1) if task in network.learned_tasks]
 
@@ -41,13 +41,13 @@ def explain_unlearned(tasks: Collection[str], learned: Collection[str]) -> dict[
     return {task: reason for task, reason in explain_missing(tasks, learned).items() if task in tasks}
 
 
-def explain_missing_answers(networks: Sequence[MttuNet]) -> dict[str, str]:
+def explain_missing_answers(networks: Sequence[Network]) -> dict[str, str]:
     """`explain_missing` of an ensemble, or of one network: what none of its members can say."""
     tasks = {task for network in networks for task in network.tasks}
     return explain_missing(tasks, {task for network in networks for task in network.learned_tasks})
 
 
-def tell_parts(networks: Sequence[MttuNet]) -> bool:
+def tell_parts(networks: Sequence[Network]) -> bool:
     """Whether all members that learned the segmentation learned the parts of a tumour."""
     return all(network.learned_parts for network in networks if "segmentation" in network.learned_tasks)
 
@@ -55,7 +55,7 @@ def tell_parts(networks: Sequence[MttuNet]) -> bool:
 PARTS_UNKNOWN = "the network learned from masks of the whole tumour, so it tells no core and no enhancing tumour"
 
 
-def describe_voters(networks: Sequence[MttuNet]) -> list[str]:
+def describe_voters(networks: Sequence[Network]) -> list[str]:
     """A sentence for each task that only some members learned."""
     sentences = []
     for task in TASKS:

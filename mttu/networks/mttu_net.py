@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mttu.config import NetworkSettings
-from mttu.config.network import IdhHeadSettings, Task
+from mttu.config.network import IdhHeadSettings, RivalHeadSettings, Task
 from mttu.errors import raise_if_any
+from mttu.networks.autocast import without_autocast
 from mttu.networks.bottleneck import build_bottleneck
 from mttu.networks.cnn import LEVELS, Decoder, Encoder
 
@@ -28,14 +29,16 @@ class IdhHead(nn.Module):
     All of it is computed in float32, under autocast too: eight bits of mantissa are too few for a mean over 4096 tokens
     and for a logit near a threshold, and lower precision would save next to nothing here.
 
-    `widths` holds the channels of each level by name; other levels are ignored.
+    `widths` holds the channels of each level by name; other levels are ignored. Settings without levels mean all.
     """
 
-    def __init__(self, settings: IdhHeadSettings, widths: Mapping[str, int], dropout: float) -> None:
+    def __init__(
+        self, settings: IdhHeadSettings | RivalHeadSettings, widths: Mapping[str, int], dropout: float
+    ) -> None:
         super().__init__()
-        self.feature_levels = settings.levels
+        self.feature_levels: tuple[str, ...] = settings.levels or tuple(widths)
         self.dropout = nn.Dropout(dropout)
-        sizes = [2 * sum(widths[name] for name in settings.levels), *settings.hidden, NUM_CLASSES]
+        sizes = [2 * sum(widths[name] for name in self.feature_levels), *settings.hidden, NUM_CLASSES]
         layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
         for fan_in, fan_out in pairwise(sizes[1:]):
             if settings.activation != "none":
@@ -58,7 +61,7 @@ class IdhHead(nn.Module):
     def classify(self, pooled: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, 2), float32, from the pooled levels (B, 2C)."""
         joined = torch.cat([pooled[name] for name in self.feature_levels], dim=1)
-        with torch.autocast(joined.device.type, enabled=False):
+        with without_autocast(joined):
             logits: Tensor = self.layers(self.dropout(joined))
         return logits
 
@@ -151,11 +154,3 @@ class MttuNet(nn.Module):
         if any(size == 0 or size % STRIDE for size in image.shape[2:]):
             problems.append(f"image: found H, W, D = {found[2:]}; each must be a multiple of {STRIDE}; crop or pad it")
         raise_if_any(problems)
-
-
-def build_network(settings: NetworkSettings) -> MttuNet:
-    """Builds MTTU-Net, or the part of it that the settings ask for, with fresh weights.
-
-    Draws from torch's global random generator: seed it for reproducible weights.
-    """
-    return MttuNet(settings)

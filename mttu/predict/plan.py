@@ -20,7 +20,7 @@ from mttu.data.manifest import SPLITS, Case, read_manifest
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.ensemble import read_known_patients, read_members
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
 from mttu.patients import KnownPatients
@@ -49,7 +49,7 @@ class PredictionPlan:
     """Everything that `predict_cases` needs, checked."""
 
     checkpoint: Path
-    networks: tuple[MttuNet, ...]
+    networks: tuple[Network, ...]
     """One, or the members of an ensemble."""
     config: Config
     cases: tuple[InputCase, ...]
@@ -98,7 +98,7 @@ def plan_predictions(
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
     """
     problems: list[str] = []
-    networks: tuple[MttuNet, ...] = ()
+    networks: tuple[Network, ...] = ()
     config, missing, calibration = Config(), {}, KeptCalibration()
     with collecting(problems):
         find_convention(labels)

@@ -25,7 +25,7 @@ from mttu.inference.cases import run_cases, run_or_refuse
 from mttu.inference.device import choose_precision
 from mttu.inference.passes import PassLogits, cut_tumour_window, run_passes
 from mttu.inference.windows import import_monai, name_member, predict_ensemble, segment
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_known_patients, read_members
 from mttu.networks.learned import describe_voters, explain_missing, find_voters
@@ -71,7 +71,7 @@ def plan_scoring(
         InputError: Lists every problem of checkpoint, manifest, split and settings.
     """
     problems: list[str] = []
-    networks: tuple[MttuNet, ...] = ()
+    networks: tuple[Network, ...] = ()
     config, cohort, voters = Config(), None, list[int]()
     with collecting(problems):
         networks, config = read_members(checkpoint)
@@ -96,7 +96,7 @@ def plan_scoring(
     return ScoringPlan(folder, config, cohort.split(split), cache_dir and cache_dir.resolve(), about)
 
 
-def find_scoring_problems(network: MttuNet, config: Config, segments: bool | None = None) -> list[str]:
+def find_scoring_problems(network: Network, config: Config, segments: bool | None = None) -> list[str]:
     """Says why a network cannot score cases with these settings; nothing if it can.
 
     `segments` says whether its ensemble can segment; None: whether the network itself can.

@@ -9,11 +9,11 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from mttu import __version__
+from mttu.cohort.label_checks import MaskLook, find_label_suspicions, look_at_mask
 from mttu.config import MetricSettings
-from mttu.data.labels import IDH_MUTANT, REGIONS, find_regions, to_classes
+from mttu.data.labels import IDH_MUTANT, REGIONS
 from mttu.data.manifest import Case
-from mttu.data.volumes import differ, read_scaling, read_volume
-from mttu.errors import InputError, collecting, raise_if_any
+from mttu.errors import collecting, raise_if_any
 from mttu.metrics.calibration import (
     Binning,
     call_top_label,
@@ -33,6 +33,7 @@ from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
 from mttu.metrics.segmentation import RegionScores, score_regions
+from mttu.report.masks import read_masks
 from mttu.report.plan import EvaluationPlan, describe_subject
 from mttu.report.predictions import Predictions
 
@@ -62,42 +63,38 @@ def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | N
         InputError: Masks that cannot be read or lie on other grids; lists all of them.
     """
     region_rows: Rows = []
+    looks: dict[str, dict[str, MaskLook]] = {system.name: {} for system in plan.systems}
     problems: list[str] = []
     pairs = [(system, case) for system in plan.systems for case in _by_id(plan.with_masks(system))]
     for done, (system, case) in enumerate(pairs, start=1):
         with collecting(problems):
-            scores = score_masks(case, system)
+            scores = score_masks(case, system, looks[system.name])
             region_rows += [_region_row(case, plan, system, region, own) for region, own in scores.items()]
         if on_case is not None:
             on_case(done, case.case_id)
     raise_if_any(problems)
     idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
-    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows))
+    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows, looks))
 
 
-def score_masks(case: Case, system: Predictions) -> Mapping[str, RegionScores]:
+def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> Mapping[str, RegionScores]:
     """Scores a predicted mask against the true one, both on the original grid.
+
+    `looks` gets what a mask of another tool says of the meaning of its labels.
 
     Raises:
         InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
     """
-    case_id, said = case.case_id, f"{case.case_id} (prediction)"
-    if case.seg is None:
-        raise InputError(f"case {case_id}: the manifest has no tumour mask")
-    truth, predicted = read_volume(case.seg, case_id), read_volume(system.mask(case_id), said)
-    difference = differ(truth, predicted)
-    if difference:
-        raise InputError(
-            f"case {case_id}: true and predicted mask have different grids: {difference}; predict from the images that "
-            "the true mask belongs to"
-        )
-    defined = set(find_regions(case.labels)) & set(find_regions(system.labels))
-    return score_regions(
-        to_classes(predicted.get_fdata(dtype=np.float32), system.labels, said, read_scaling(predicted)),
-        to_classes(truth.get_fdata(dtype=np.float32), case.labels, case_id, read_scaling(truth)),
-        voxel_sizes(truth.affine).tolist(),
-        sorted(defined),
-    )
+    pair = read_masks(case, system)
+    if system.is_foreign and pair.predicted.any():
+        looks[case.case_id] = look_at_mask(pair.predicted)
+    return score_regions(pair.predicted, pair.truth, voxel_sizes(pair.affine).tolist(), pair.regions)
+
+
+def _doubt_labels(plan: EvaluationPlan, system: Predictions, looks: Mapping[str, MaskLook]) -> list[str]:
+    """What speaks against the labels that another tool's masks are said to have."""
+    cases = [replace(case, labels=system.labels, dataset=None) for case in plan.with_masks(system)]
+    return [finding.text for finding in find_label_suspicions(cases, looks)]
 
 
 def _by_id(cases: Sequence[Case]) -> list[Case]:
@@ -130,7 +127,7 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
     return rows
 
 
-def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
+def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapping[str, MaskLook]]) -> dict[str, Any]:
     system = plan.systems[0]
     own = [row for row in region_rows if row["system"] == system.name]
     told = ("name", "checkpoint", "labels", "precision")
@@ -139,7 +136,13 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows) -> dict[str, Any]:
         "split": plan.split,
         "empty_masks": name_conventions(plan.metrics),
         **plan.metrics.model_dump(),
-        "systems": [{**{key: getattr(one, key) for key in told}, "notes": list(one.notes)} for one in plan.systems],
+        "systems": [
+            {
+                **{key: getattr(one, key) for key in told},
+                "notes": [*one.notes, *_doubt_labels(plan, one, looks[one.name])],
+            }
+            for one in plan.systems
+        ],
         "synthetic": plan.manifest.synthetic,
         "cases": {
             "in_split": len(plan.cases),

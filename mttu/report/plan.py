@@ -14,6 +14,7 @@ from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import check_same_cases
 from mttu.metrics.empty_masks import choose_conventions, name_conventions
 from mttu.report.files import check_output
+from mttu.report.other_tools import Source, find_source_problems, read_other_tool
 from mttu.report.predictions import Predictions, read_predictions
 
 
@@ -40,8 +41,7 @@ class EvaluationPlan:
 
     def with_masks(self, system: Predictions) -> list[Case]:
         """Cases whose true and predicted mask can be compared."""
-        rows = [(case, system.rows[case.case_id]) for case in self.cases if case.seg is not None]
-        return [case for case, row in rows if not row["error"] and row["wt_ml"] is not None]
+        return [case for case in self.cases if case.seg is not None and case.case_id in system.masks]
 
     def with_idh(self, system: Predictions) -> list[Case]:
         """Cases whose IDH status is known and predicted."""
@@ -103,13 +103,13 @@ def _select_classified(system: Predictions, cases: Sequence[Case]) -> list[Case]
 
 
 def plan_evaluation(
-    predictions: Path,
+    predictions: Path | Source,
     manifest: Path,
     out: Path,
     split: str = "test",
     empty: str | None = None,
     baselines: bool = True,
-    compare: Path | None = None,
+    compare: Path | Source | None = None,
     num_resamples: int = 2000,
     empty_dice: str | None = None,
     empty_hd95: str | None = None,
@@ -117,13 +117,14 @@ def plan_evaluation(
     """Reads tables and manifest and checks that they belong together.
 
     Args:
-        predictions: Folder that `mttu predict` wrote. It may hold cases of other splits: without a kept calibration,
-            those of val are used to fit one, see `EvaluationPlan.fit`.
+        predictions: Folder that `mttu predict` wrote, or a `Source` of another tool. It may hold cases of other splits:
+            without a kept calibration, those of val are used to fit one, see `EvaluationPlan.fit`.
         manifest: Manifest with the true masks and IDH statuses.
         out: Folder to write; an earlier evaluation there is replaced.
         split: Split to evaluate.
         empty: Conventions for empty masks, a name in `mttu.metrics.empty_masks.BOTH`; None: those that the table of
-            predictions names, which are the network's settings `metrics`.
+            predictions names, which are the network's settings `metrics`; those of another tool name none, and follow
+            the system that they are compared with.
         baselines: Whether to fit the baselines without images.
         compare: Predictions of another system for the same cases.
         num_resamples: Resamples of each bootstrap, at least 1.
@@ -138,17 +139,29 @@ def plan_evaluation(
     with collecting(problems):
         choose_conventions(RELEASE_METRICS, *named)
     problems += check_output(out)
+    cohort: Manifest | None = None
+    cases: tuple[Case, ...] = ()
     with collecting(problems):
         cohort = read_manifest(manifest)
         cases = cohort.split(split)
+    given = [predictions] if compare is None else [predictions, compare]
+    sources = [one if isinstance(one, Source) else Source(one) for one in given]
+    alike = len({source.name for source in sources}) < len(sources)
     systems = []
-    folders = [predictions] if compare is None else [predictions, compare]
-    alike = len({folder.resolve().name for folder in folders}) < len(folders)
-    for folder in folders:
+    for source in sources:
+        name = str(source.place) if alike else source.name
+        found = find_source_problems(source)
+        problems += found
         with collecting(problems):
-            systems.append(read_predictions(folder, str(folder) if alike else None))
+            if not source.is_foreign:
+                systems.append(read_predictions(source.place, name))
+            elif not found and cohort is not None:
+                systems.append(read_other_tool(source, cohort, cases, name))
     raise_if_any(problems)
-    conventions = [choose_conventions(system.metrics, *named) for system in systems]
+    if cohort is None:
+        raise ValueError("a manifest that was not read is a problem")
+    own = next((system.metrics for system in systems if system.metrics is not None), RELEASE_METRICS)
+    conventions = [choose_conventions(system.metrics or own, *named) for system in systems]
     raise_if_any(_find_disagreement(systems, conventions))
     plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
     raise_if_any(_find_problems(plan, manifest))
@@ -179,7 +192,7 @@ def _find_problems(plan: EvaluationPlan, manifest: Path) -> list[str]:
     if problems:
         return problems
     for system in plan.systems:
-        lost = [case.case_id for case in plan.with_masks(system) if not system.mask(case.case_id).is_file()]
+        lost = [case.case_id for case in plan.with_masks(system) if not system.masks[case.case_id].is_file()]
         if lost:
             problems.append(
                 f"predictions {system.folder}: the masks of {name_some(lost)} are gone; predict these cases again"

@@ -1,4 +1,4 @@
-"""The folder that `mttu predict` wrote, read back and checked."""
+"""Predictions of a system; the folder that `mttu predict` wrote, read back and checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +33,11 @@ class Predictions:
     """Label convention of the masks."""
     checkpoint: str
     """Checkpoint that made them, as the table says."""
-    metrics: MetricSettings = RELEASE_METRICS
-    """Conventions for empty masks in the network's settings; the defaults where the table does not say."""
+    masks: Mapping[str, Path]
+    """Case to its mask, for the cases that have one."""
+    metrics: MetricSettings | None = RELEASE_METRICS
+    """Conventions for empty masks in the network's settings; the defaults where the table does not say, None where
+    there is no such table."""
     precision: str = "unknown"
     """Number type of the forward passes, as the table says."""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -44,9 +47,10 @@ class Predictions:
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """Calibration kept with the checkpoint."""
 
-    def mask(self, case_id: str) -> Path:
-        """Path of a case's mask."""
-        return self.folder / mask_name(case_id)
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another tool made them."""
+        return self.metrics is None
 
     def probabilities(self, cases: Sequence[Case]) -> dict[str, float]:
         """Case to probability of IDH mutant, for the cases that have one, in their order."""
@@ -65,7 +69,7 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         InputError: No such table, another format, or refused rows; lists all of them.
     """
     path = folder / TABLE
-    cure = "give a folder that `mttu predict` wrote"
+    cure = "give a folder that `mttu predict` wrote, or another tool's with the labels of its masks (--labels)"
     metadata, table = read_table(path, "predictions", FORMAT_VERSION, _MEND, cure=cure)
     missing = [column for column in _NEEDED if column not in table.column_names]
     if missing or metadata.get("labels") not in CONVENTIONS:
@@ -91,12 +95,17 @@ def read_predictions(folder: Path, name: str | None = None) -> Predictions:
         {str(row["case_id"]): row for row in rows},
         metadata["labels"],
         metadata.get("checkpoint", "unknown"),
+        {row["case_id"]: folder / mask_name(row["case_id"]) for row in rows if _has_mask(row)},
         metrics,
         metadata.get("precision", "unknown"),
         dict(_parse(metadata.get("missing", "{}"), dict, path)),
         tuple(_parse(metadata.get("notes", "[]"), list, path)),
         kept,
     )
+
+
+def _has_mask(row: Mapping[str, Any]) -> bool:
+    return not row["error"] and row["wt_ml"] is not None
 
 
 def _parse(text: str, kind: type, path: Path) -> Any:

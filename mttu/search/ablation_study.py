@@ -1,12 +1,13 @@
 """A table of the paper, run anew: every row, repeated over seeds or folds, compared with the paper's own row.
 
-The run folder holds `study.json`, `trials/<row>-seed-0/` and so on, with folds `manifests/`, and at the end the table
-as `table.csv`, `table.md` and `table.tex`, `differences.png`, and `finished.json`.
+The run folder holds `study.json`, `trials/<row>-seed-0/` and so on, with folds `manifests/`, for networks `sizes.json`,
+and at the end the table as `table.csv`, `table.md` and `table.tex`, `differences.png`, and `finished.json`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mttu.cohort.splits import draw_folds, write_folds
@@ -19,14 +20,16 @@ from mttu.figures.differences import draw_differences
 from mttu.figures.style import save_figure
 from mttu.files import read_versioned, write_json
 from mttu.metrics.empty_masks import explain_dice, explain_hd95
-from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
+from mttu.networks.measure import count_network
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, is_small, rows_of
 from mttu.search.book import Book, Cohort, Goal
+from mttu.search.case_tests import compare_on_cases
 from mttu.search.samplers import Listed
 from mttu.search.study import OnChange, RunTrials
 from mttu.search.table_files import write_csv, write_latex, write_markdown
-from mttu.search.tables import Summary, measure_cell, summarise, to_panels
+from mttu.search.tables import COSTS, CaseScores, Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
-from mttu.search.work import CASES, with_absolute_paths
+from mttu.search.work import CASES, VOLUME_SECONDS, with_absolute_paths
 from mttu.self_training import check_self_training
 from mttu.self_training.evaluation import read_rows
 from mttu.tracking import Tracker
@@ -38,6 +41,7 @@ from mttu.training.run import FINISHED as FINISHED_RUN
 FORMAT_VERSION = 1
 RECORD = "study.json"
 MANIFESTS = "manifests"
+SIZES = "sizes.json"
 CSV, MARKDOWN, LATEX, PICTURE = "table.csv", "table.md", "table.tex", "differences"
 _ROW, _SEED, _FOLD = "ablation", "train.seed", "fold"
 _MEND = "restore it from a copy, or start anew with --fresh (the old run is kept aside)"
@@ -65,7 +69,12 @@ class Study:
     @property
     def self_trains(self) -> bool:
         """Whether a row is a self-training."""
-        return self.table == "VII"
+        return self.table in ("VI-semi", "VII")
+
+    @property
+    def compares_networks(self) -> bool:
+        """Whether the rows are networks, whose costs are told."""
+        return self.table in ("VI", "VI-semi")
 
     def list_cells(self) -> list[dict[str, Any]]:
         """What each training tries, repeat by repeat, so that an unfinished table has all rows."""
@@ -119,7 +128,7 @@ def prepare_study(study: Study, config: Config) -> Prepared:
     problems: list[str] = []
     for row in study.rows:
         try:
-            check_row(study, override(config, ABLATIONS[row].changes, f"ablation {row}"))
+            check_row(study, override(config, changes_of(row, config), f"ablation {row}"))
         except InputError as error:
             problems += [f"row {row}: {problem}" for problem in error.problems]
     raise_if_any(list(dict.fromkeys(problems)))
@@ -180,6 +189,8 @@ def run_study(
         folder = run.folder
         if study.folds and not (folder / MANIFESTS).exists():
             write_folds(prepared.folds, folder / MANIFESTS)
+        if study.compares_networks and not (folder / SIZES).exists():
+            write_json(folder / SIZES, {"format_version": FORMAT_VERSION, "rows": _count_rows(study, config)})
         book = Book(
             folder,
             config,
@@ -190,7 +201,7 @@ def run_study(
             run.tracker,
             study.split,
             _make_name(study),
-            _make_expand(folder),
+            _make_expand(folder, config),
             on_change,
         )
         with book.closing():
@@ -212,9 +223,9 @@ def _make_name(study: Study) -> Callable[[int, Mapping[str, Any]], tuple[str, di
     return name
 
 
-def _make_expand(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _make_expand(folder: Path, base: Config) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     def expand(drawn: Mapping[str, Any]) -> dict[str, Any]:
-        changes = dict(ABLATIONS[drawn[_ROW]].changes)
+        changes = changes_of(drawn[_ROW], base)
         if _FOLD in drawn:
             return {**changes, "data.manifest": str(folder / MANIFESTS / f"fold_{drawn[_FOLD]}.parquet")}
         return {**changes, _SEED: drawn[_SEED]}
@@ -226,7 +237,7 @@ def write_study(
     study: Study, folder: Path, book: Book, manifest: Manifest, metrics: MetricSettings, tracker: Tracker
 ) -> Summary:
     """Writes the table in its forms and the picture, from the trainings that are finished."""
-    summary = _summarise(study, book.trials.values())
+    summary = _summarise(study, folder, book.trials.values())
     caption = _write_caption(study, manifest, metrics, book)
     write_csv(summary, folder / CSV)
     write_markdown(summary, caption, folder / MARKDOWN)
@@ -250,16 +261,38 @@ def read_summary(folder: Path) -> Summary:
     study = Study(
         **{**{name: content[name] for name in ("table", "seeds", "folds", "split")}, "rows": tuple(content["rows"])}
     )
-    return _summarise(study, read_trials(folder))
+    return _summarise(study, folder, read_trials(folder))
 
 
-def _summarise(study: Study, trials: Iterable[Trial]) -> Summary:
-    scores: dict[str, dict[str, dict[str, float]]] = {row: {} for row in study.rows}
+def _summarise(study: Study, folder: Path, trials: Iterable[Trial]) -> Summary:
+    cells: dict[str, dict[str, Sequence[CaseScores]]] = {row: {} for row in study.rows}
+    costs: dict[str, dict[str, list[float]]] = {row: {name: [] for name in COSTS} for row in study.rows}
     for trial in sorted(trials, key=lambda one: one.number):
         if trial.state == FINISHED and (trial.folder / CASES).exists():
-            rows, _ = read_rows(trial.folder / CASES)
-            scores[trial.drawn[_ROW]][_name_repeat(trial.drawn)] = measure_cell(rows)
-    return summarise(scores, study.reference, {row: ABLATIONS[row].row for row in study.rows})
+            row = trial.drawn[_ROW]
+            cases, about = read_rows(trial.folder / CASES)
+            cells[row][_name_repeat(trial.drawn)] = cases
+            steps = [seconds for _, seconds in trial.curve("time/step_seconds")]
+            costs[row]["step_seconds"] += [median(steps)] if steps else []
+            costs[row]["volume_seconds"] += [float(about[VOLUME_SECONDS])] if VOLUME_SECONDS in about else []
+    if (folder / SIZES).exists():
+        for row, sizes in read_versioned(folder / SIZES, FORMAT_VERSION, _MEND)["rows"].items():
+            for name, size in sizes.items():
+                costs[row][name].append(size)
+    scores = {row: {repeat: measure_cell(cases) for repeat, cases in own.items()} for row, own in cells.items()}
+    titles = {row: ABLATIONS[row].row for row in study.rows}
+    if not study.compares_networks:
+        return summarise(scores, study.reference, titles)
+    return summarise(scores, study.reference, titles, costs, compare_on_cases(cells, study.reference))
+
+
+def _count_rows(study: Study, config: Config) -> dict[str, dict[str, int]]:
+    """Learned parameters and multiply-adds of one patch, row by row."""
+    sizes = {}
+    for row in study.rows:
+        count = count_network(override(config, changes_of(row, config)).network, config.patch.size)
+        sizes[row] = {"parameters": count.parameters, "multiply_adds": count.macs}
+    return sizes
 
 
 def _name_repeat(drawn: Mapping[str, Any]) -> str:
@@ -283,10 +316,22 @@ def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, bo
         ),
         *(["The data are synthetic: these scores say nothing about patients."] if manifest.synthetic else []),
         *([f"Trainings that failed, in no score: {name_some(failed)}."] if failed else []),
+        *(_explain_costs(study, book.base) if study.compares_networks else []),
         explain_dice(metrics),
         explain_hd95(metrics),
     ]
     return " ".join(sentences)
+
+
+def _explain_costs(study: Study, config: Config) -> list[str]:
+    size = " x ".join(map(str, config.patch.size))
+    step = "" if study.self_trains else "Step: seconds per optimiser step, median over epochs, loading included. "
+    small = "The networks are smaller than published (`mttu ablations VI`). " if is_small(config) else ""
+    return [
+        f"{small}Params: learned parameters. MACs: multiply-adds of one patch of {size}, without norms, activations "
+        f"and interpolation. {step}Volume: seconds to predict a prepared case, median over cases. Seconds are of the "
+        "machines that the rows ran on, with whatever ran beside them.",
+    ]
 
 
 def _check_record(folder: Path, study: Study) -> None:

@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from mttu.files import atomic_file, write_csv_rows, write_text
-from mttu.search.tables import COMPARED, IDH, METRICS, SEGMENTATION, SIGNIFICANT, Metric, Row, Summary, difference_unit
+from mttu.search.tables import (
+    COMPARED,
+    COSTS,
+    IDH,
+    METRICS,
+    SEGMENTATION,
+    SIGNIFICANT,
+    Metric,
+    Row,
+    Summary,
+    difference_unit,
+)
 
 COLUMNS = (
     *("row", "title", "metric", "n", "mean", "std", "low", "high"),
@@ -26,7 +37,8 @@ def write_csv(summary: Summary, path: Path) -> None:
 
     Args:
         summary: A study.
-        path: File. Values are as measured: Dice and IDH scores in [0, 1], HD95 in mm; intervals of 95 %.
+        path: File. Values are as measured: Dice and IDH scores in [0, 1], HD95 in mm; intervals of 95 %. The costs of
+            networks come after a row's metrics.
     """
     lines: list[list[Any]] = []
     for row in summary.rows:
@@ -35,6 +47,8 @@ def write_csv(summary: Summary, path: Path) -> None:
             found = row.differences.get(metric)
             compared = [None] * 5 if found is None else [found.mean, found.low, found.high, found.p, found.p_holm]
             lines.append([*line, *compared])
+        for name, cost in row.costs.items():
+            lines.append([row.name, row.title, name, cost.n, cost.mean, cost.std, cost.low, cost.high, *[None] * 5])
     with atomic_file(path) as partial:
         write_csv_rows(partial, COLUMNS, lines)
 
@@ -44,7 +58,7 @@ def tabulate(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
     Returns:
         At most row, n, Dice (mean of regions), WT, TC, ET, HD95 (mean of regions), AUC and accuracy; columns that no
-        row has are left out, and a row without a value has a dash.
+        row has are left out, as are the costs of networks, and a row without a value has a dash.
     """
     metrics = [name for name in _TERMINAL if name in summary.metrics]
     rows = []
@@ -81,6 +95,11 @@ def _measure(summary: Summary, row: Row, name: str) -> _Cell | None:
     mean = _show(metric, score.mean)
     is_best = len(shown) > 1 and float(mean) == best
     return _Cell(mean, half, is_best, difference is not None and difference.is_significant)
+
+
+def _measure_cost(row: Row, name: str) -> _Cell | None:
+    mean = row.costs[name].mean if name in row.costs else None
+    return None if mean is None else _Cell(_show(COSTS[name], mean), None, is_best=False, is_significant=False)
 
 
 @dataclass(frozen=True)
@@ -209,8 +228,8 @@ def _lay_out_latex(
 def _head_groups(summary: Summary) -> list[str]:
     """The upper line of the header, with a rule below each group of columns."""
     cells, rules, first = ["", ""], [], 3
-    for title, names in _GROUPS.items():
-        metrics = [METRICS[name] for name in names if name in summary.metrics]
+    groups = {title: [METRICS[name] for name in names if name in summary.metrics] for title, names in _GROUPS.items()}
+    for title, metrics in {**groups, "Cost": [COSTS[name] for name in summary.costs]}.items():
         size = len(metrics)
         if size:
             cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape_latex(title + _list_units(metrics))}}}")
@@ -231,12 +250,14 @@ def _list_units(metrics: Sequence[Metric]) -> str:
 
 def _list_scores(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
     metrics = [name for names in _GROUPS.values() for name in names if name in summary.metrics]
-    labels = [METRICS[name].title if markup.has_groups else METRICS[name].label for name in metrics]
+    columns = [*(METRICS[name] for name in metrics), *(COSTS[name] for name in summary.costs)]
+    labels = [column.title if markup.has_groups else column.label for column in columns]
     titles = ["", "n", *(markup.escape(label) for label in labels)]
     rows = []
     for row in summary.rows:
         title = f"{row.title} (ref.)" if row.name == summary.reference else row.title
         cells = [markup.show(_measure(summary, row, name)) for name in metrics]
+        cells += [markup.show(_measure_cost(row, name)) for name in summary.costs]
         rows.append([markup.escape(title), str(row.n), *cells])
     return titles, rows
 
@@ -262,8 +283,8 @@ def _explain(summary: Summary) -> list[str]:
     ]
     if any(one.is_significant for row in summary.others for one in row.differences.values()):
         sentences.append(
-            f"*: differs from {summary.reference_title} (paired t-test over repeats, p adjusted by Holm over the other "
-            f"rows of the column < {SIGNIFICANT:g})."
+            f"*: differs from {summary.reference_title} ({summary.tests}, p adjusted by Holm over the other rows of "
+            f"the column < {SIGNIFICANT:g})."
         )
     fewer = [
         f"{row.title} {METRICS[name].title} ({row.scores[name].n})"

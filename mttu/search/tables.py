@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from statistics import fmean
 from typing import Any
@@ -56,6 +56,14 @@ METRICS: Mapping[str, Metric] = {
     "specificity": Metric("Spec"),
 }
 """Metrics of a training by name; `dice` and `hd95` are means of the three regions' means."""
+
+COSTS: Mapping[str, Metric] = {
+    "parameters": Metric("Params", "M", 1e-6, 2),
+    "multiply_adds": Metric("MACs", "G", 1e-9, 2),
+    "step_seconds": Metric("Step", "s", 1.0, 3),
+    "volume_seconds": Metric("Volume", "s", 1.0, 2),
+}
+"""What a network costs, in a table of networks; neither compared nor marked."""
 
 SEGMENTATION = tuple(f"{metric}_{region}" for metric in ("dice", "hd95") for region in REGIONS)
 IDH = ("auc", "accuracy", "sensitivity", "specificity")
@@ -146,7 +154,7 @@ class Difference:
     """95 % t-interval of the mean. None with fewer than two repeats."""
     high: float | None = None
     p: float | None = None
-    """Of `compare_paired_t`."""
+    """Of the summary's tests; of `compare_paired_t` over the repeats unless others are given."""
     p_holm: float | None = None
     """Adjusted over the other rows of this metric."""
 
@@ -162,6 +170,16 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class CaseTests:
+    """p-values of other tests than the one over repeats."""
+
+    name: str
+    """What they are of, to stand in a caption."""
+    p: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+    """Row to metric to p and p adjusted over the rows; a metric without a test may be missing."""
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a study."""
 
@@ -173,6 +191,8 @@ class Row:
     """Every metric of the summary; the mean is None where this row lacks it."""
     differences: Mapping[str, Difference]
     """Every metric of the summary; empty for the reference row."""
+    costs: Mapping[str, Score] = field(default_factory=dict)
+    """Those of `COSTS` that are known of this row."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,10 @@ class Summary:
     metrics: tuple[str, ...]
     """Those of `METRICS` that any row has."""
     rows: tuple[Row, ...]
+    costs: tuple[str, ...] = ()
+    """Those of `COSTS` that any row has."""
+    tests: str = "paired t-test over repeats"
+    """What p-values are of."""
 
     @property
     def reference_title(self) -> str:
@@ -197,7 +221,11 @@ class Summary:
 
 
 def summarise(
-    scores: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str, titles: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+    reference: str,
+    titles: Mapping[str, str],
+    costs: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    tests: CaseTests | None = None,
 ) -> Summary:
     """Means over repeats, and paired differences to one row.
 
@@ -209,6 +237,8 @@ def summarise(
         scores: Row to repeat to what `measure_cell` returned. An unfinished row has no repeats.
         reference: Row that is subtracted from the others.
         titles: Row to the text of its first cell; the row's name where not given.
+        costs: Row to names of `COSTS` to values: numbers of parameters and multiply-adds, and seconds of each repeat.
+        tests: p-values in place of those of the paired t-test over repeats.
 
     Raises:
         InputError: The reference is not a row, a metric is unknown, or a value is not finite; lists all.
@@ -219,6 +249,9 @@ def summarise(
     differences: dict[str, dict[str, Difference]] = {row: {} for row in scores}
     for metric in metrics:
         for row, difference in _compare(scores, reference, metric).items():
+            if tests is not None:
+                p, p_holm = tests.p[row].get(metric, (None, None))
+                difference = replace(difference, p=p, p_holm=p_holm)
             differences[row][metric] = difference
     rows = []
     for row, repeats in scores.items():
@@ -226,8 +259,11 @@ def summarise(
             metric: _average([cell[metric] for cell in repeats.values() if metric in cell]) for metric in metrics
         }
         finished = sum(bool(cell) for cell in repeats.values())
-        rows.append(Row(row, titles.get(row, row), finished, averages, differences[row]))
-    return Summary(reference, metrics, tuple(rows))
+        own = {name: _average(values) for name, values in (costs or {}).get(row, {}).items() if values}
+        rows.append(Row(row, titles.get(row, row), finished, averages, differences[row], own))
+    known = tuple(name for name in COSTS if any(name in row.costs for row in rows))
+    summary = Summary(reference, metrics, tuple(rows), known)
+    return summary if tests is None else replace(summary, tests=tests.name)
 
 
 def _check_scores(scores: Mapping[str, Mapping[str, Mapping[str, float]]], reference: str) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mttu.config import Config, override
@@ -16,12 +17,15 @@ from mttu.self_training import Callables, Step, run_self_training
 from mttu.self_training.evaluation import write_rows
 from mttu.self_training.round_folder import count_finished, read_record, round_folder
 from mttu.self_training.run import is_full_disk
+from mttu.training.evaluation import SECONDS
 from mttu.training.inputs import resolve_paths
 from mttu.training.run import FINISHED, run_training
 from mttu.training.state import BEST
 
 CASES = "cases.parquet"
 """In a trial's folder: scores of each case of the split that the trial is evaluated on."""
+VOLUME_SECONDS = "seconds_per_volume"
+"""In the metadata of `CASES`: median over the cases of the time that a prediction took."""
 
 
 @dataclass(frozen=True)
@@ -173,4 +177,8 @@ def _evaluate(config: Config, callables: Callables, split: str) -> None:
         raise ValueError("a trial has a manifest")
     cases = read_manifest(config.data.manifest).split(split)
     rows = callables.evaluate(Path(config.output.place / BEST), cases, config, lambda done, row: None)
-    write_rows(rows, target, {"split": split, "empty_dice": config.metrics.empty_dice})
+    about = {"split": split, "empty_dice": config.metrics.empty_dice}
+    seconds = [row[SECONDS] for row in rows if SECONDS in row]
+    if seconds:
+        about[VOLUME_SECONDS] = f"{median(seconds):.6g}"
+    write_rows(rows, target, about)

@@ -26,7 +26,7 @@ from mttu.networks.learned import explain_missing
 from mttu.self_training.job import CaseRow, Job, OnEvaluated, last_round
 from mttu.self_training.round_folder import UNCHANGED, RoundRecord, count_finished, read_record, round_folder
 from mttu.self_training.tracking import FORMAT_VERSION, MEND, TEST, log_finish, read_test, summarise_rounds
-from mttu.training.evaluation import score_case, summarise
+from mttu.training.evaluation import SECONDS, score_case, summarise
 from mttu.training.held_out import copy_held_out
 from mttu.training.inputs import resolve_paths
 from mttu.training.state import BEST
@@ -85,12 +85,17 @@ def measure(rows: Sequence[CaseRow], part: str, metric: ValidationMetric) -> dic
 
 
 def write_rows(rows: Sequence[CaseRow], path: Path, about: Mapping[str, str]) -> None:
-    """Writes case scores whole or not at all, sorted by id; `about` goes into the file's metadata."""
+    """Writes case scores whole or not at all, sorted by id; `about` goes into the file's metadata.
+
+    The seconds that a case took are left out: the same cases and weights give the same bytes.
+    """
     ordered = sorted(rows, key=lambda row: str(row["case_id"]))
-    names = list(dict.fromkeys(name for row in ordered for name in row))
+    names = list(dict.fromkeys(name for row in ordered for name in row if name != SECONDS))
     fields = [pa.field(name, _type_of([row.get(name) for row in ordered])) for name in names]
     metadata = {"kind": _KIND, "format_version": str(_SCORES_FORMAT), **about}
-    table = pa.Table.from_pylist([dict(row) for row in ordered], schema=pa.schema(fields, metadata=metadata))
+    table = pa.Table.from_pylist(
+        [{name: row.get(name) for name in names} for row in ordered], schema=pa.schema(fields, metadata=metadata)
+    )
     with atomic_file(path) as partial:
         pq.write_table(table, partial)
 

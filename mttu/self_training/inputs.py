@@ -1,7 +1,10 @@
 """What a self-training needs, checked before anything starts: a problem that is found in round 2 has cost days."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from mttu.cohort.truth import read_truth
 from mttu.config import Config
@@ -60,7 +63,11 @@ def _check_network(config: Config) -> list[str]:
         return [] if "segmentation" in tasks else [lacks]
     if "idh" not in tasks:
         return [f"network.tasks: {list(tasks)} has no idh; pseudo-labels are of the IDH status"]
-    return [] if method == "none" else find_scoring_problems(build_network(config.network), config)
+    if method == "none":
+        return []
+    with suppress(InputError), torch.device("meta"):  # `check_inputs` names what keeps it from being built
+        return find_scoring_problems(build_network(config.network, config.patch.size), config)
+    return []
 
 
 def _check_cohort(config: Config, manifest: Manifest) -> list[str]:

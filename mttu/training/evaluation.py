@@ -1,5 +1,6 @@
 """Validation on whole volumes: each case on one rank, the table of case scores gathered, then summarised."""
 
+import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -20,15 +21,17 @@ from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice, fill_hd95
 from mttu.metrics.segmentation import count_overlaps, score_regions
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.training.runtime import Runtime, agreeing, gather_over_ranks
 
+SECONDS = "seconds"
+"""Of a case's row: the time that its prediction took."""
 EMPTY = ("both-empty", "missed", "spurious")
 """Kinds of empty masks that are counted beside each mean Dice."""
 
 
 def score_case(
-    network: MttuNet,
+    network: Network,
     case: Case,
     cached: CachedCase,
     config: Config,
@@ -38,8 +41,8 @@ def score_case(
 ) -> dict[str, Any]:
     """Scores one prepared case.
 
-    With `distances` also hd95_wt, hd95_tc, hd95_et in mm, which take longer; None where undefined, and where the
-    convention for empty masks leaves the case out.
+    With `distances` also hd95_wt, hd95_tc, hd95_et in mm, which take longer, None where undefined, and where the
+    convention for empty masks leaves the case out; and seconds, the time that the prediction alone took.
 
     Returns:
         case_id; idh; mutant_probability, None without an IDH head that ever saw a label; dice_wt, dice_tc, dice_et,
@@ -47,13 +50,15 @@ def score_case(
         status_wt, status_tc, status_et, see `mttu.metrics.empty_masks.Status`; where there is a mask, which classes
         it and the prediction hold, see `mttu.data.absent_classes.describe_classes`.
     """
+    image = read_prepared(cached, config)
+    started = time.monotonic()
     try:
-        prediction = predict_volume(
-            network, read_prepared(cached, config), config.patch.size, config.inference, device, precision
-        )
+        prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
+    if distances:
+        row[SECONDS] = time.monotonic() - started
     names = ("dice", "status", "hd95") if distances else ("dice", "status")
     row |= {f"{score}_{region}": None for score in names for region in REGIONS}
     if prediction.idh_probabilities is not None:
@@ -117,7 +122,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], metric: ValidationMetric) -> tu
 
 
 def evaluate(
-    network: MttuNet, cases: Sequence[tuple[Case, CachedCase]], config: Config, runtime: Runtime, precision: Precision
+    network: Network, cases: Sequence[tuple[Case, CachedCase]], config: Config, runtime: Runtime, precision: Precision
 ) -> tuple[dict[str, float], float | None, list[dict[str, Any]]]:
     """Metrics, score and the rows of all cases, sorted by case; each rank scores its share and returns the same."""
     share = cases[runtime.rank :: runtime.world_size]

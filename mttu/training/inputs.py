@@ -16,6 +16,7 @@ from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.data.source_records import find_changes
 from mttu.errors import InputError, name_some, raise_if_any, say_count
 from mttu.inference.windows import explain_windows
+from mttu.networks.build import find_network_problems
 from mttu.networks.learned import explain_unlearned
 from mttu.patients import KnownPatients
 from mttu.training.start import (
@@ -73,6 +74,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *_check_labels(config, learned, train, path),
         *_check_validation(config, learned, val, path),
         *_check_batches(config),
+        *find_network_problems(config),
         *(start_problems or _check_known_patients(config, manifest)),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())

@@ -25,7 +25,7 @@ from mttu.errors import RunError
 from mttu.inference.device import choose_precision
 from mttu.inference.windows import import_monai
 from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
@@ -87,6 +87,7 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
         labelled_tasks = labelled_tasks_of_steps(opened.dataset, state.epoch)
         with naming_memory_settings(config, patches_at_once):
             metrics = train_epoch(state, network, loader, labelled_tasks, class_weights, config, runtime)
+            step_seconds = (time.monotonic() - started) / len(labelled_tasks)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0
             score: float | None = None
@@ -99,7 +100,7 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
                 score = 0.0  # nothing to choose by: keep the last epoch
         state.finish_epoch(metrics, score, held_out)
         keep = due or state.epoch % train.checkpoint_every == 0
-        shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
+        shown = {**metrics, "time/step_seconds": step_seconds, "time/epoch_seconds": time.monotonic() - started}
         runtime.report(state.epoch, shown, partial(write_state, state, config) if keep else None)
     return state
 
@@ -210,7 +211,7 @@ def train_epoch(
     return {**metrics, "train/lr": float(state.optimizer.param_groups[0]["lr"])}
 
 
-def drop_unlabelled_gradients(network: MttuNet, tasks: Collection[Task]) -> None:
+def drop_unlabelled_gradients(network: Network, tasks: Collection[Task]) -> None:
     """Sets to None the zero gradients of parameters that no labelled task of this step reaches.
 
     Otherwise Adam's moments and weight decay would go on moving them, and a head that never sees a label would decay to

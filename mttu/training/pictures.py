@@ -16,7 +16,7 @@ from mttu.inference.device import choose_precision
 from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.empty_masks import explain_dice
 from mttu.metrics.segmentation import measure_volumes_ml
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing_answers, explain_unlearned
 
@@ -40,7 +40,7 @@ def draw_results(
             yield f"val_{case.case_id}", _draw_case(network, config, case, cache_dir)
 
 
-def _draw_case(network: MttuNet, config: Config, case: Case, cache_dir: Path) -> Figure:
+def _draw_case(network: Network, config: Config, case: Case, cache_dir: Path) -> Figure:
     cached = open_cached(cache_dir, case.case_id)
     image = read_prepared(cached, config)
     device = torch.device("cpu")

@@ -20,6 +20,7 @@ from mttu.networks.checkpoint import (
     read_learned_parts,
     read_learned_tasks,
 )
+from mttu.networks.rivals.rival import Rival
 from mttu.patients import KnownPatients
 from mttu.training.state import FORMAT_VERSION, STATE, TrainingState, load_optimizer
 
@@ -71,7 +72,7 @@ def check_start(config: Config) -> list[str]:
     if start is None:
         return []
     try:
-        _, trained = read_checkpoint(start)
+        network, trained = read_checkpoint(start)
     except InputError as error:
         return [f"train.start_from: {problem}" for problem in error.problems]
     kept = config.train.start_optimiser == "kept"
@@ -83,6 +84,11 @@ def check_start(config: Config) -> list[str]:
         for name in sorted(before.keys() | now.keys())
         if name.startswith(decisive) and before.get(name) != now.get(name)
     ]
+    if isinstance(network, Rival) and network.size not in (None, config.patch.size):
+        problems.append(
+            f"train.start_from {start}: was trained with patch.size={list(trained.patch.size)}, and {network.title} "
+            f"takes no other; now it is {list(config.patch.size)}; set it back, or start from other weights"
+        )
     if kept and not (start / STATE).is_file():
         problems.append(
             f"train.start_from {start}: has no {STATE}, which train.start_optimiser=kept needs; name a training "

@@ -17,7 +17,7 @@ from torch import Tensor
 from mttu.config import Config
 from mttu.errors import InputError
 from mttu.losses import TaskWeighting
-from mttu.networks import MttuNet, build_network
+from mttu.networks import Network, build_network
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.patients import KnownPatients
 from mttu.training.held_out import HeldOut, read_held_out, write_held_out
@@ -44,7 +44,7 @@ class Best:
 class TrainingState:
     """See the module docstring; `epoch` counts finished epochs."""
 
-    network: MttuNet
+    network: Network
     weighting: TaskWeighting
     optimizer: torch.optim.Adam
     epoch: int = 0
@@ -73,7 +73,7 @@ def derive_seed(*numbers: int) -> int:
 def create_state(config: Config, device: torch.device) -> TrainingState:
     """A fresh state; weights depend on the seed only."""
     torch.manual_seed(derive_seed(config.train.seed))
-    network = build_network(config.network).to(device)
+    network = build_network(config.network, config.patch.size).to(device)
     weighting = TaskWeighting(config.network.tasks, config.loss).to(device)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if sigmas := list(weighting.parameters()):

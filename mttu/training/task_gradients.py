@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mttu.losses import project_conflicts
-from mttu.networks import MttuNet
+from mttu.networks import Network
 from mttu.training.runtime import sum_over_ranks
 
 
 class TaskGradients:
     """Collects the gradients of a step's micro-batches, then writes the step's gradient into the parameters."""
 
-    def __init__(self, network: MttuNet) -> None:
+    def __init__(self, network: Network) -> None:
         self.parameters: dict[str, list[nn.Parameter]] = {
             task: list(network.parameters_of(task)) for task in sorted(network.tasks)
         }

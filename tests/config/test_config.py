@@ -23,6 +23,7 @@ def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
     found = [model]
     for field in model.model_fields.values():
         for part in getattr(field.annotation, "__args__", (field.annotation,)):
+            part = getattr(part, "__origin__", part)  # a member of a union, beside its tag
             if isinstance(part, type) and issubclass(part, Settings):
                 found.extend(sections(part))
     return found
@@ -136,6 +137,62 @@ def test_another_kind_starts_from_its_own_defaults_in_any_order(order: int) -> N
     assert (bottleneck.kind, bottleneck.width, bottleneck.num_blocks) == ("convolution", 512, 2)  # type: ignore[union-attr]
     same = override(Config(), {"network.bottleneck.kind": "transformer", "network.bottleneck.num_layers": 2})
     assert same.network.bottleneck.num_heads == 8  # type: ignore[union-attr]
+
+
+def test_another_network_keeps_modalities_and_the_tasks_that_it_can_do() -> None:
+    config = override(Config(), {"data.modalities": ["flair", "t2"], "network.in_channels": 2})
+    unet = override(config, {"network.kind": "unet"}).network
+    assert (unet.in_channels, unet.tasks) == (2, ("segmentation", "idh"))
+    resnet = override(config, {"network.kind": "resnet50", "train.validation_metric": "idh_auc"})
+    assert resnet.network.tasks == ("idh",)
+    back = override(resnet, {"network.bottleneck.kind": "convolution", "network.kind": "mttu-net"}).network
+    assert (back.kind, back.tasks, back.bottleneck.kind) == ("mttu-net", ("idh",), "convolution")  # type: ignore[union-attr]
+    assert override(config, {"network.kind": "mttu-net"}) == config
+
+
+def test_options_of_a_network_become_numbers_where_they_are(tmp_path: Path) -> None:
+    words = ["network.kind=unet", "network.options.channels=[4,8]", "network.options.dropout=0.1"]
+    words += ["network.options.num_res_units=2", "network.options.flag=true", "network.options.norm=batch"]
+    config = override(Config(), parse_overrides(words))
+    options = {"channels": (4, 8), "dropout": 0.1, "num_res_units": 2, "flag": True, "norm": "batch"}
+    assert config.network.options == options  # type: ignore[union-attr]
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_stored_config(tmp_path / "config.yaml") == config
+    assert override(config, {"network.options": {"dropout": 0}}).network.options == {**options, "dropout": 0}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["network.kind=foo"], "argument: network.kind: 'foo' is unknown; known: mttu-net, unet, vnet, dmfnet, unetr"),
+        (["network.kind=foo", "network.options.a=1"], "argument: network.kind: 'foo' is unknown"),
+        (["network.kind=[a]"], "argument: network.kind: Input should be a valid string, found ['a']"),
+        (["network.kind="], "argument: network.kind: Input should be a valid string, found None"),
+        (["network=3"], "argument: network: Input should be a valid dictionary"),
+        (
+            ["network.kind=resnet50", "network.tasks=[segmentation]"],
+            "argument: network: tasks ('segmentation',): resnet50 does idh alone; set tasks=[idh]",
+        ),
+        (["network.kind=unet", "network.widths=[1]"], "network.widths: no such setting; known there: kind, in_chan"),
+        (["network.kind=unet", "network.bottleneck.kind=convolution"], "network.bottleneck.kind: no such setting"),
+        (["network.kind=unet", "network.idh_head.levels=[a, a]"], "network.idh_head: levels ('a', 'a') must be with"),
+        (["network.kind=unet", "network.tasks=[]"], "must name 'segmentation', 'idh' or both, once each"),
+        (["network.options.a=1"], "argument: network.options.a: no such setting"),
+        (["network.kind=resnet50", "train.validation_metric=dice"], "network.tasks has no segmentation"),
+    ],
+)
+def test_refused_networks_say_what_and_why(arguments: list[str], message: str) -> None:
+    problems = problems_of(*arguments)
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_options_of_a_foreign_file_are_bounded() -> None:
+    for value in (4097, [8, 5000], [1] * 17, "x" * 65, float("nan")):
+        with pytest.raises(InputError) as caught:
+            override(Config(), {"network.kind": "unet", "network.options.size": value})
+        (problem,) = caught.value.problems
+        assert problem.startswith("settings: network.options.size: expected a number from -4096 to 4096, up to 16 such")
 
 
 def test_a_nested_change_keeps_its_neighbours() -> None:

@@ -149,6 +149,19 @@ def test_a_setting_that_an_old_run_lacks_counts_as_its_value_then(monkeypatch):
     assert differences(old, changed) == [f"optim.lr: {config.optim.lr} -> 0.5"]
 
 
+def test_settings_from_before_there_was_a_kind_are_of_our_network(tmp_path):
+    config = override(preset("demo"), {"network.bottleneck.kind": "convolution"})
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config).replace("  kind: mttu-net\n", ""))
+    assert "mttu-net" not in path.read_text().replace("name: mttu-net", "")
+    assert load_stored_config(path) == config
+    now = identify(config, "abc")
+    then = {**now, "settings": {name: value for name, value in now["settings"].items() if name != "network.kind"}}
+    assert differences(then, now) == []
+    other = identify(override(config, {"network.kind": "unet"}), "abc")
+    assert "network.kind: mttu-net -> unet" in differences(then, other)
+
+
 def test_an_old_checkpoint_has_the_settings_of_then(tmp_path, monkeypatch):
     lines = to_yaml(override(Config(), {"workers.num_workers": 2})).splitlines()
     lines = [line for line in lines if line.strip().split(":")[0] not in {"global_batch", "batch_per_worker", "power"}]

@@ -100,7 +100,7 @@ def test_a_perfect_prediction_has_one_colour_and_a_larger_one_its_distance():
     truth = ball(5)
     case = SurfaceCase("case-1, IDH mutant", truth, {"perfect": truth, "larger": ball(8), "none": truth & False})
     figure = draw_surface_distance([case], view=View(0.0, 0.0), pixels=40)
-    perfect, larger, none, bar = figure.axes
+    perfect, larger, none, _, bar = figure.axes
     at_surface = measure_distances(ball(8), truth, MM)[find_border(ball(8))]
     assert "mean 0.0, largest 0.0 voxels" in [text.get_text() for text in perfect.texts]
     said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} voxels"
@@ -132,7 +132,30 @@ def test_phantom_cases_fill_a_grid_of_systems(phantom_cases):
     said = f"mean {at_surface.mean():.1f}, largest {at_surface.max():.1f} mm"
     assert said in [text.get_text() for text in panels[0, 2].texts]
     assert figure.axes[-1].get_xlim() == (0.0, 10.0)
-    assert cases[1].title in [text.get_text() for text in panels[2, 0].texts]
+    headers = figure.axes[16:18]
+    assert [header.texts[0].get_text() for header in headers] == [case.title for case in cases]
+    figure.draw_without_rendering()
+    tops = [panels[row, 0].title.get_window_extent().y1 for row in (0, 2)]
+    bottoms = [header.texts[0].get_window_extent().y0 for header in headers]
+    assert bottoms[0] > tops[0] > bottoms[1] > tops[1]  # each title stands above its case, whatever its length
+
+
+@pytest.mark.parametrize("extents", [(4, 4, 20), (14, 14, 8), (16, 16, 10)])
+def test_texts_keep_apart_whatever_the_tumours_shape(extents, caplog):
+    cases = []
+    for title, box in (("case-1", extents), ("case-2", (12, 12, 12))):
+        truth = np.pad(np.ones(box, bool), 3)
+        masks = {f"system {number}": np.roll(truth, number % 3, axis=2) for number in range(6)}
+        cases.append(SurfaceCase(f"{title}, IDH mutant, whole tumour", truth, masks))
+    figure = draw_surface_distance(cases, pixels=24)
+    figure.set_dpi(72)
+    figure.draw_without_rendering()
+    texts = [panel.title for panel in figure.axes] + [text for panel in figure.axes for text in panel.texts]
+    assert caplog.text == ""  # matplotlib has nothing to complain of
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(boxes) == 2 * (6 + 6 + 1 + 1)  # of each case: names, numbers, its title, the scale bar's length
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 def test_empty_masks_are_said_and_shapes_checked():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mttu.config import Config, override
+from mttu.config.network import OURS
 from mttu.errors import InputError
 from mttu.losses import TaskWeighting, idh_loss, idh_sums, segmentation_loss, segmentation_sums
 from mttu.networks import build_network
@@ -18,7 +19,10 @@ TRANSFORMER = {
     "network.bottleneck.mlp_width": 16,
     "network.bottleneck.position_grid": [2, 2, 2],
 }
-NAMES = [*(f"preset {name}" for name in PRESETS), *ABLATIONS]
+NAMES = [
+    *(f"preset {name}" for name in PRESETS),
+    *(name for name, row in ABLATIONS.items() if row.changes.get("network.kind", OURS) == OURS),
+]
 
 
 def shrink(changes):

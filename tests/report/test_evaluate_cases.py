@@ -237,7 +237,7 @@ def test_conventions_come_with_the_predictions_unless_they_are_named(write_predi
 
 
 def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions, evaluate, monkeypatch):
-    def say(case, system):
+    def say(case, system, looks):
         return {"et": RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)}
 
     monkeypatch.setattr("mttu.report.evaluation.score_masks", say)

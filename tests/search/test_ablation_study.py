@@ -14,12 +14,15 @@ from scipy.stats import ttest_rel
 from search_cases import SHORT, InProcess, Pretending
 from sklearn.metrics import roc_auc_score
 
-from mttu.config import override, to_yaml
+from mttu.config import RivalSettings, override, to_yaml
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
+from mttu.networks.measure import count_network
 from mttu.search.ablation_study import Study, plan_study, prepare_study, read_summary, run_study
 from mttu.search.processes import run_here
-from mttu.search.trials import FAILED, FINISHED, read_trials
+from mttu.search.tables import COSTS
+from mttu.search.trials import FAILED, FINISHED, STEP, read_trials
+from mttu.self_training.evaluation import read_rows, write_rows
 from mttu.training.run import run_training
 
 REGIONS = ("wt", "tc", "et")
@@ -72,6 +75,13 @@ def test_table_3_over_two_seeds(tiny, tmp_path, without_curves):
     trials = {trial.name: trial for trial in read_trials(folder)}
     assert {trial.state for trial in trials.values()} == {FINISHED}
     assert trials["clsnet-seed-1"].labels == {"table": "III", "row": "ClsNet", "seed": "1"}
+    for trial in trials.values():
+        ((_, step),) = trial.curve("time/step_seconds")
+        _, about = read_rows(trial.folder / "cases.parquet")
+        assert 0 < step < trial.curve("time/epoch_seconds")[0][1]
+        assert float(about["seconds_per_volume"]) > 0
+        assert "seconds" not in pq.read_schema(trial.folder / "cases.parquet").names
+    assert not {metric for _, metric in table_of(folder)} & COSTS.keys()
 
     cells = {row: [measure(folder, f"{row}-seed-{seed}") for seed in (0, 1)] for row in rows}
     num_val = len(read_manifest(tiny.data.manifest).split("val"))
@@ -254,7 +264,10 @@ def test_training_and_study_never_share_a_folder(tiny, undrawn):
 @pytest.mark.parametrize(
     ("arguments", "problems"),
     [
-        (("IX", (), 1, 0, "val"), ["table 'IX': unknown; choose one of II, III, IV, V, focal, modalities, VII"]),
+        (
+            ("IX", (), 1, 0, "val"),
+            ["table 'IX': unknown; choose one of II, III, IV, V, focal, modalities, VI, VI-semi, VII"],
+        ),
         (
             ("III", ("segnet", "conv"), 0, 0, "all"),
             [
@@ -311,6 +324,72 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(tiny, tmp_path):
     assert f"{tmp_path / 'no_test.parquet'}" in str(caught.value)
     assert "no test case has a mask or a known IDH status, so no row can be scored" in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+class Timed(Pretending):
+    """As `Pretending`, with times that depend on row and seed alone."""
+
+    def work(self, book, trial):
+        super().work(book, trial)
+        seed, first = trial.drawn["train.seed"], trial.drawn["ablation"] == "dmfnet"
+        for epoch, seconds in ((3, 9.0), (4, 1.0), (5, 2.0)):
+            book.report(trial.name, {STEP: epoch, "time/step_seconds": seconds + seed})
+        rows, about = read_rows(trial.folder / "cases.parquet")
+        write_rows(rows, trial.folder / "cases.parquet", {**about, "seconds_per_volume": "0.5" if first else "0.25"})
+
+
+def test_a_table_of_networks_tells_what_they_cost(tiny, undrawn):
+    study = plan_study("VI", ["dmfnet", "cmsvnet"], seeds=2, folds=0, split="val")
+    assert study.rows == ("dmfnet", "cmsvnet", "mttu-net-vi")
+    run = Timed()
+    folder = study_of(tiny, study, run)
+    assert len(run.names) == 6
+    settings = {trial.drawn["ablation"]: trial.run_folder for trial in read_trials(folder)}
+    assert settings.keys() == set(study.rows)
+    table = table_of(folder)
+    small = {"stem_width": 16, "width": 64}  # beside a small MTTU-Net
+    for row, network in (
+        ("dmfnet", RivalSettings(kind="dmfnet", tasks=("segmentation",), options=small)),
+        ("cmsvnet", RivalSettings(kind="cmsvnet", options={"widths": [8, 16, 32, 64, 128], "hidden": [64]})),
+        ("mttu-net-vi", tiny.network),
+    ):
+        count = count_network(network, (16, 16, 16))
+        assert (table[row, "parameters"]["mean"], table[row, "multiply_adds"]["mean"]) == (count.parameters, count.macs)
+        assert (table[row, "step_seconds"]["n"], table[row, "step_seconds"]["mean"]) == (2, (2.0 + 3.0) / 2)
+        assert table[row, "step_seconds"]["p"] is None
+    text = (folder / "table.md").read_text()
+    assert "The networks are smaller than published" in text
+    assert "MACs: multiply-adds of one patch of 16 x 16 x 16, without" in text
+    (head,) = [line for line in text.splitlines() if "| Params" in line]
+    assert head.endswith("| Params (M) | MACs (G) | Step (s) | Volume (s) |")
+    lines = [line for line in text.partition("Below")[0].splitlines() if line.startswith("| ")]
+    cells = {line.split("|")[1].strip(): line.split(" | ")[-4:] for line in lines}
+    assert cells["DMFNet"][0] == f"{table['dmfnet', 'parameters']['mean'] / 1e6:.2f}"
+    assert cells["CMSVNet"][2:] == ["2.500", "0.25 |"]
+    assert "Cost (Params in M, MACs in G, Step, Volume in s)" in (folder / "table.tex").read_text()
+    before = (folder / "table.csv").read_bytes()
+    assert study_of(tiny, study, Pretending()) == folder
+    assert (folder / "table.csv").read_bytes() == before
+    assert [row.costs["volume_seconds"].mean for row in read_summary(folder).rows] == [0.5, 0.25, 0.25]
+
+
+def test_a_network_that_refuses_the_patch_is_named_before_anything_starts(tiny):
+    study = plan_study("VI", ["dmfnet", "cmsvnet"], seeds=1, folds=0, split="val")
+    with pytest.raises(InputError) as caught:
+        prepare_study(study, override(tiny, {"patch.size": [16, 16, 24]}))
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == ["row dmfnet", "row cmsvnet"]
+    assert all("multiples of" in problem for problem in caught.value.problems)
+    assert not tiny.output.folder.exists()
+
+
+def test_networks_with_an_idh_head_train_themselves_on_additional_data(tiny, undrawn):
+    study = plan_study("VI-semi", ["seresnet101-ups"], seeds=1, folds=0, split="val")
+    assert study.self_trains
+    run = Pretending()
+    folder = study_of(tiny, study, run)
+    assert run.names == ["seresnet101-ups-seed-0", "mttu-net-ups-seed-0"]
+    assert ("seresnet101-ups", "parameters") in table_of(folder)
+    assert "Step:" not in (folder / "table.md").read_text()
 
 
 @pytest.mark.slow
@@ -377,3 +456,11 @@ def test_trainings_end_with_the_process_that_started_them(tiny, tmp_path, by):
         assert time.monotonic() < until
         time.sleep(0.1)
     assert [trial.state for trial in read_trials(tiny.output.place)] == ["begun", "begun"]
+
+
+def test_the_time_that_a_case_took_is_not_among_its_scores(tmp_path):
+    rows = [{"case_id": "a", "idh": 1, "mutant_probability": 0.5, "dice_wt": 0.75}]
+    write_rows(rows, tmp_path / "once", {"split": "val"})
+    write_rows([{**rows[0], "seconds": 3.0}], tmp_path / "again", {"split": "val"})
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "once").read_bytes()
+    assert read_rows(tmp_path / "again")[0] == rows

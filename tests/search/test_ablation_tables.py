@@ -2,17 +2,20 @@ import csv
 import re
 import shutil
 import subprocess
+from statistics import fmean
 
 import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t, ttest_rel
+from scipy.stats import binomtest, t, ttest_rel
 
 from mttu.errors import InputError
 from mttu.figures.differences import draw_differences
+from mttu.metrics.delong import compare_auc
+from mttu.search.case_tests import compare_on_cases
 from mttu.search.table_files import COLUMNS, tabulate, write_csv, write_latex, write_markdown
-from mttu.search.tables import METRICS, measure_cell, summarise, to_panels
+from mttu.search.tables import METRICS, CaseTests, measure_cell, summarise, to_panels
 
 REGIONS = ("wt", "tc", "et")
 
@@ -370,3 +373,82 @@ def test_the_picture_gets_the_numbers_of_the_tables():
     assert [axes.get_title() for axes in figure.axes] == ["Dice", "AUC"]
     with pytest.raises(InputError, match="metric 'f1': unknown"):
         to_panels(SUMMARY, ["f1"])
+
+
+def test_costs_stand_beside_the_scores_and_are_neither_marked_nor_compared(tmp_path):
+    scores = {"a": {"seed 0": {"auc": 0.5}, "seed 1": {"auc": 0.6}}, "b": {"seed 0": {"auc": 0.9}}, "c": {}}
+    costs = {
+        "a": {"parameters": [33_398_054], "multiply_adds": [324_474_421_312], "step_seconds": [0.5, 0.7]},
+        "b": {"parameters": [3_875_894], "multiply_adds": [26_127_892_480], "step_seconds": []},
+    }
+    summary = summarise(scores, "a", {}, costs)
+    assert summary.costs == ("parameters", "multiply_adds", "step_seconds")
+    write_markdown(summary, "Networks.", tmp_path / "study.md")
+    table, below = read_markdown(tmp_path / "study.md")
+    assert table[0] == ["", "n", "AUC", "Params (M)", "MACs (G)", "Step (s)"]
+    assert [cells[3:] for cells in table[2:]] == [["33.40", "324.47", "0.600"], ["3.88", "26.13", "-"], ["-"] * 3]
+    assert below[0] == ["", "AUC", "n"]
+    write_latex(summary, "Networks.", tmp_path / "study.tex")
+    text = (tmp_path / "study.tex").read_text(encoding="utf-8")
+    (alignment, _), _ = check_latex(text)
+    assert alignment == "lrcccc"
+    assert r"\multicolumn{3}{c}{Cost (Params in M, MACs in G, Step in s)}" in text
+    assert r"\cmidrule(lr){3-3} \cmidrule(lr){4-6}" in text
+    write_csv(summary, tmp_path / "study.csv")
+    with (tmp_path / "study.csv").open(newline="", encoding="utf-8") as file:
+        step = next(line for line in csv.DictReader(file) if (line["row"], line["metric"]) == ("a", "step_seconds"))
+    assert (step["n"], float(step["mean"]), step["p"]) == ("2", pytest.approx(0.6), "")
+    assert tabulate(summary)[0] == ["row", "n", "AUC"]
+    assert len(to_panels(summary, ["dice", "auc"])) == 1
+
+
+def on_cases(shift, probabilities, *, without_et=()):
+    """Two repeats of six cases; a case's Dice differs by the shift and by its number, its probability by the repeat."""
+    return {
+        f"seed {repeat}": [
+            case(
+                f"case {number}",
+                number % 2,
+                probability + 0.1 * repeat,
+                dice=(
+                    0.8 - shift * number / 100,
+                    0.7,
+                    None if number in without_et else 0.5 + shift * repeat / 10 + number / 1000,
+                ),
+            )
+            for number, probability in enumerate(probabilities)
+        ]
+        for repeat in (0, 1)
+    }
+
+
+def test_rows_are_tested_on_cases_that_are_averaged_over_repeats():
+    first, second = (0.1, 0.8, 0.2, 0.7, 0.6, 0.5), (0.5, 0.42, 0.1, 0.6, 0.62, 0.3)
+    cells = {"a": on_cases(1, first, without_et=(3,)), "b": on_cases(2, second), "c": on_cases(1, first), "d": {}}
+    found = compare_on_cases(cells, "b")
+    assert found.p.keys() == {"a", "c", "d"}
+    own, other = ([0.8 - shift * number / 100 for number in range(6)] for shift in (1, 2))
+    assert found.p["a"]["dice_wt"][0] == pytest.approx(ttest_rel(own, other).pvalue)
+    assert found.p["a"]["dice_tc"][0] == 1.0  # equal everywhere
+    assert found.p["a"]["dice_et"][0] is None  # always the same difference
+    mean = [[fmean([0.8 - shift * n / 100, 0.7, 0.5 + shift / 20]) for n in (0, 1, 2, 4, 5)] for shift in (1, 2)]
+    assert found.p["a"]["dice"][0] == pytest.approx(ttest_rel(*mean).pvalue)
+    means = [[value + 0.05 for value in values] for values in (first, second)]
+    idh = [number % 2 for number in range(6)]
+    assert found.p["a"]["auc"][0] == pytest.approx(compare_auc(*means, idh).p)
+    # means 0.15 0.85 0.25 0.75 0.65 0.55 are right but for case 4; 0.55 0.47 0.15 0.65 0.67 0.35 in cases 2 and 3 alone
+    assert found.p["a"]["accuracy"][0] == pytest.approx(binomtest(3, 3).pvalue)
+    assert found.p["c"]["dice_wt"][1] == pytest.approx(min(1.0, 2 * found.p["c"]["dice_wt"][0]))  # Holm over two rows
+    assert found.p["d"]["dice_wt"] == (None, None)
+
+
+def test_the_star_of_a_table_of_networks_is_of_the_tests_on_cases(tmp_path):
+    values = {"a": {"seed 0": {"auc": 0.5, "dice_wt": 0.8}}, "b": {"seed 0": {"auc": 0.9, "dice_wt": 0.7}}}
+    tests = CaseTests("by hand", {"b": {"auc": (0.01, 0.04)}})
+    summary = summarise(values, "a", {}, None, tests)
+    write_markdown(summary, "Networks.", tmp_path / "study.md")
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert "differs from a (by hand, p adjusted by Holm over the other rows of the column \\< 0.05)" in text
+    (_, _, _, line), _ = read_markdown(tmp_path / "study.md")
+    assert line == ["b", "1", "70.0", "**0.900**\\*"]
+    assert (summary.rows[1].differences["dice_wt"].p, summary.rows[1].differences["auc"].p) == (None, 0.01)

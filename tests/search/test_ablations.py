@@ -6,9 +6,14 @@ from typer.testing import CliRunner
 
 from mttu.cli import app
 from mttu.config import Config, flatten, override
+from mttu.config.network import OURS, RIVALS
 from mttu.errors import InputError
-from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, combine, rows_of
+from mttu.networks.measure import count_network
+from mttu.networks.rivals.registry import find_entry
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, combine, rows_of
 from mttu.search.presets import preset
+
+SIZE = (64, 64, 64)
 
 
 def run(*words):
@@ -22,6 +27,11 @@ def test_an_ablation_changes_what_it_names_and_nothing_else(name, start):
     changes, before = ABLATIONS[name].changes, flatten(preset(start).model_dump(mode="json"))
     after = flatten(override(preset(start), changes).model_dump(mode="json"))
     assert {setting: after[setting] for setting in changes} == changes
+    if changes.get("network.kind", OURS) != OURS:  # another network has other settings
+        others = {setting for setting in before if not setting.startswith("network.")}
+        assert {setting for setting in others if before[setting] != after[setting]} <= changes.keys()
+        assert after["network.in_channels"] == before["network.in_channels"]
+        return
     if changes.get("network.bottleneck.kind") != "convolution":
         assert {setting for setting in before if before[setting] != after[setting]} <= changes.keys()
     assert after["network.bottleneck.width"] == before["network.bottleneck.width"]
@@ -40,6 +50,38 @@ def test_the_rows_are_those_of_the_paper():
     methods = [ABLATIONS[name].changes["selection.method"] for name in rows_of("VII")]
     assert methods == ["none", "direct", "PL", "CPL", "UPS"]
     assert {one.table for one in ABLATIONS.values()} == set(TABLES)
+
+
+def test_the_networks_of_table_6_are_those_of_the_registry():
+    rows = {name: ABLATIONS[name].changes for name in rows_of("VI")}
+    assert list(rows) == [*RIVALS, "mttu-net-vi"]
+    assert [changes["network.kind"] for changes in rows.values()] == [*RIVALS, OURS]
+    assert {kind: ABLATIONS[kind].row for kind in RIVALS} == {kind: find_entry(kind).title for kind in RIVALS}
+    both = [name for name, changes in rows.items() if changes["network.tasks"] == ["segmentation", "idh"]]
+    assert both == ["sgpnet-style", "cmsvnet", "ma-mtln", "mttu-net-vi"]
+    classifiers = [name for name, changes in rows.items() if changes["network.tasks"] == ["idh"]]
+    assert classifiers == [kind for kind, tasks in RIVALS.items() if tasks == ("idh",)]
+    more = {name: ABLATIONS[name].changes["selection.method"] for name in rows_of("VI-semi")}
+    assert [name for name, method in more.items() if method == "UPS"] == [
+        "seresnet101-ups",
+        "densenet121-ups",
+        "mttu-net-ups",
+    ]
+    masks = [name for name, method in more.items() if method == "direct"]
+    assert masks == [f"{kind}-direct" for kind in [*RIVALS, OURS] if kind not in classifiers]
+
+
+@pytest.mark.parametrize("start", ["small", "demo"])
+def test_beside_a_small_network_the_others_are_small(start):
+    base = preset(start)
+    for name in rows_of("VI"):
+        published = override(Config(), ABLATIONS[name].changes).network
+        small = override(base, changes_of(name, base)).network
+        if name == "vnet":
+            assert small == published
+        elif name != "mttu-net-vi":
+            assert count_network(small, SIZE).parameters < 0.5 * count_network(published, SIZE).parameters
+    assert changes_of("unet", Config()) == ABLATIONS["unet"].changes
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -72,7 +114,7 @@ def test_they_are_listed():
     assert "layers-1" not in out
     code, _, error = run("ablations", "VIII")
     assert code != 0
-    assert str(error) == "table 'VIII': unknown; choose one of II, III, IV, V, focal, modalities, VII"
+    assert str(error) == "table 'VIII': unknown; choose one of II, III, IV, V, focal, modalities, VI, VI-semi, VII"
 
 
 def test_a_command_takes_them_over_its_file_and_under_its_arguments(tmp_path):
@@ -92,5 +134,12 @@ def test_a_command_takes_them_over_its_file_and_under_its_arguments(tmp_path):
     assert flatten(yaml.safe_load(out))["network.bottleneck.num_layers"] == 5
     code, _, error = run("train", "--ablation", "cpl", "--print-config")
     assert str(error) == "ablation: selection.method has no effect on `mttu train`; run `mttu self-train`"
+    code, out, _ = run("train", "--ablation", "unet", "--preset", "small", "--print-config")
+    found = flatten(yaml.safe_load(out))
+    assert (found["network.kind"], found["network.tasks"], found["patch.size"]) == (
+        "unet",
+        ["segmentation"],
+        [64, 64, 64],
+    )
     code, out, _ = run("self-train", "--ablation", "cpl", "--print-config")
     assert flatten(yaml.safe_load(out))["selection.method"] == "CPL"

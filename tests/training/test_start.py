@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from mttu.config import Config, override
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError
+from mttu.networks.checkpoint import write_checkpoint
 from mttu.training.loop import counted_labels
 from mttu.training.run import launch_locally, run_training
 from mttu.training.start import check_start, digest_weights, identify_start, load_start
@@ -78,6 +79,16 @@ def test_what_does_not_fit_is_refused_with_each_difference(tiny, first, tmp_path
     assert problem.startswith(f"train.start_from: checkpoint {tmp_path / 'gone'}: checkpoint.json")
     with pytest.raises(InputError, match="start_optimiser is kept but start_from is not set"):
         override(Config(), {"train.start_optimiser": "kept"})
+
+
+def test_a_network_for_one_size_starts_from_weights_of_this_size_alone(tiny, tmp_path):
+    options = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 8}
+    small = {"network.kind": "unetr", "network.options": options, "network.idh_head.hidden": [8]}
+    config = override(tiny, {**small, "patch.size": [16, 16, 16]})
+    write_checkpoint(tmp_path / "best", create_state(config, CPU).network.state_dict(), config, {})
+    assert check_start(start(config, tmp_path)) == []
+    [problem] = check_start(start(config, tmp_path, **{"patch.size": [32, 16, 16]}))
+    assert "patch.size=[16, 16, 16], and unetr takes no other; now it is [32, 16, 16]; set it back" in problem
 
 
 def test_a_run_is_the_same_wherever_its_start_lies_and_another_from_other_weights(tiny, first):
