@@ -6,15 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import mttu
+from mttu.config import Config, override
 from mttu.inference.calibration import describe_windows, fit_kept, write_calibration
 from mttu.networks import Network
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.patients import PatientKey, name_patients
+from mttu.training.run import launch_locally, run_training
 
 SALT = "0123456789abcdef"
 Bundle = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,6 +35,25 @@ def known_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     )
     write_calibration(folder, kept)
     return folder
+
+
+RIVALS: dict[str, dict[str, Any]] = {
+    "unet": {"network.options.channels": [4, 8, 8]},
+    "dynunet": {"network.options.channels": [4, 8, 8], "network.tasks": ["segmentation"]},
+    "resnet50": {"network.options.widen_factor": 0.0625},
+}
+"""Small networks other than MTTU-Net: segmentation with our IDH head, segmentation alone, IDH alone."""
+
+
+@pytest.fixture
+def train_rival(tiny: Config, sketches: None) -> Callable[[str], Path]:
+    """Trains one of `RIVALS` for a few steps: `train_rival("unet")` gives its checkpoint."""
+
+    def train(kind: str) -> Path:
+        changes = {"network.kind": kind, "network.idh_head.hidden": [8], **RIVALS[kind]}
+        return run_training(override(tiny, {**changes, "train.epochs": 1}), launch_locally) / "best"
+
+    return train
 
 
 @pytest.fixture

@@ -53,3 +53,11 @@ def test_kills_at_some_boundaries(tiny, tmp_path):
 @pytest.mark.slow
 def test_kills_at_every_boundary(tiny, tmp_path):
     assert run_killed_everywhere(tiny, tmp_path, step=1) > 40
+
+
+@pytest.mark.slow
+def test_kills_at_some_boundaries_of_another_network(tiny, tmp_path):
+    """Batch norm, whose running statistics go on with the weights, and an IDH head of its own."""
+    options = {"widths": [4, 4, 8, 8, 8], "convolutions": [1, 1, 1, 1, 1], "hidden": [8]}
+    changes = {"network.kind": "cmsvnet", "network.options": options, "train.epochs": 2}
+    assert run_killed_everywhere(override(tiny, changes), tmp_path, step=11) >= 3

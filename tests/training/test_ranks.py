@@ -395,3 +395,37 @@ def test_a_resume_keeps_the_bits_on_several_ranks(tiny, tmp_path, world_size):
     assert states[0]["history"] == states[1]["history"]
     for part in ("network", "weighting"):
         assert all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part]), part
+
+
+RIVALS = {
+    "dmfnet": {"network.options": {"stem_width": 8, "width": 16, "groups": 4}},
+    "resnet50": {"network.options.widen_factor": 0.0625, "network.idh_head.levels": ["L3", "L4"]},
+}
+"""Networks with batch norm: one of ours, and one of MONAI whose batch norm is torch's."""
+
+
+def gradients_of_rival(kind, runtime, first=0, stop=4):
+    common = {"patch.size": [16, 16, 16], "loss.segmentation": "dice"}
+    changes = {"network.kind": kind, **RIVALS[kind], "network.idh_head.hidden": [8], "network.dropout": 0.0}
+    config = override(override(preset("demo"), common), changes)
+    found = gradients(config, runtime, global_batch(first, stop, ONLY_WT["second rank"]))
+    return {name: value for name, value in found.items() if value is not None}  # frozen: resnet50's own IDH head
+
+
+def rivals_of_rank(rank, folder):
+    torch.set_num_threads(1)
+    with process_group(rank, 2, folder):
+        found = {kind: gradients_of_rival(kind, LocalRuntime(folder), *((0, 3), (3, 4))[rank]) for kind in RIVALS}
+        torch.save(found, folder / f"rank{rank}.pt")
+
+
+@pytest.mark.slow
+def test_gradients_of_two_ranks_equal_those_of_one_for_other_networks(tmp_path):
+    multiprocessing.spawn(rivals_of_rank, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for kind in RIVALS:
+        alone = gradients_of_rival(kind, LocalRuntime(tmp_path))
+        assert sum("running_" in name for name in alone) > 20
+        assert sum(name.endswith("weight") for name in alone) > 20
+        assert all(torch.equal(ranks[0][kind][name], ranks[1][kind][name]) for name in alone)
+        assert_close(ranks[0][kind], alone)
