@@ -123,6 +123,7 @@ def is_same(one, two):
     return weights.keys() == other.keys() and equal and one[1:] == two[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_self_training_on_ray_is_the_one_in_this_process(config, ray_session, sketches):
     from mttu.pseudo_labels.scoring import score_cases
