@@ -15,9 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from mttu.config import Config, override
 from mttu.data.manifest import read_manifest
-from mttu.files import write_json
+from mttu.files import remove, write_json
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, changes_of
 from mttu.search.case_tests import compare_on_cases
 from mttu.search.presets import preset
@@ -30,6 +32,7 @@ ROWS = ("unet", "dmfnet", "segresnet", "cmsvnet", "mttu-net-vi")
 STEPS = 8
 """Optimiser steps of an epoch, as in the preset demo."""
 MEASURED_EPOCHS = 3
+RECORD = "record.json"
 
 
 def settings(arguments: argparse.Namespace, row: str, name: str, changes: dict[str, Any]) -> Config:
@@ -52,41 +55,38 @@ def settings(arguments: argparse.Namespace, row: str, name: str, changes: dict[s
 
 def measure_step(arguments: argparse.Namespace, row: str) -> float:
     """Seconds of an optimiser step, loading included: the median over epochs without the first."""
-    config = settings(
-        arguments, row, f"{row}-measured", {"train.epochs": 1 + MEASURED_EPOCHS, "train.validate_every": 9}
-    )
+    config = settings(arguments, row, f"{row}-measured", {"train.epochs": 1 + MEASURED_EPOCHS})
+    remove(config.output.place)  # half a measurement is none
     seconds: list[float] = []
     run_training(config, launch_locally, show=lambda epoch, metrics: seconds.append(metrics["time/step_seconds"]))
     return median(seconds[1:])
 
 
-def measure_steps(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds of a step of each network; measured once, as what is trained depends on it."""
-    path = arguments.out / "steps.json"
-    found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+def open_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What this folder is of, with the seconds of a step of each network: measured once, as the trainings follow."""
+    path = arguments.out / RECORD
+    wanted = {"cohort": read_manifest(arguments.cohort).fingerprint, "seconds": arguments.seconds}
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {**wanted, "steps": {}}
+    if any(record[name] != value for name, value in wanted.items()):
+        raise SystemExit(f"{path}: is of another cohort or of {record['seconds']:g} seconds; give another --out")
     for row in arguments.row:
-        if row not in found:
-            found[row] = measure_step(arguments, row)
-            print(f"{row}: {found[row]:.3f} s a step", flush=True)
-    write_json(path, found)
-    return found
+        if row not in record["steps"]:
+            record["steps"][row] = measure_step(arguments, row)
+            write_json(path, record)
+            print(f"{row}: {record['steps'][row]:.3f} s a step", flush=True)
+    return record
 
 
 def train_and_score(arguments: argparse.Namespace, row: str, epochs: int, seed: int) -> Path:
-    """Trains, unless that is done, and scores the test cases; returns the file of their scores."""
-    config = settings(
-        arguments,
-        row,
-        f"{row}-seed-{seed}",
-        {"train.epochs": epochs, "train.seed": seed, "train.validate_every": max(1, epochs // 6)},
-    )
-    scores = config.output.place / "test.parquet"
+    """Trains, or goes on, and scores the test cases; returns the file of their scores."""
+    changes = {"train.epochs": epochs, "train.seed": seed, "train.validate_every": max(1, epochs // 6)}
+    config = settings(arguments, row, f"{row}-seed-{seed}", changes)
+    run = run_training(config, launch_locally)
+    scores = run / "test.parquet"
     if not scores.exists():
-        run = run_training(config, launch_locally)
         cases = read_manifest(arguments.cohort).split("test")
-        write_rows(
-            evaluate_locally(run / "best", cases, config, lambda done, row: None, distances=True), scores, {"row": row}
-        )
+        rows = evaluate_locally(run / "best", cases, config, lambda done, row: None, distances=True)
+        write_rows(rows, scores, {"row": row})
     return scores
 
 
@@ -101,7 +101,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.row = arguments.row or list(ROWS)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    steps = measure_steps(arguments)
+    torch.set_num_threads(1)
+    steps = open_record(arguments)["steps"]
     cells: dict[str, dict[str, Any]] = {row: {} for row in arguments.row}
     epochs = {row: max(1, round(arguments.seconds / (STEPS * steps[row]))) for row in arguments.row}
     for seed in range(arguments.seeds):

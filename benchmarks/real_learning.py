@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mttu.cohort.build import discover
 from mttu.config import Config, override
-from mttu.config.network import OURS
+from mttu.config.network import OURS, RIVALS
 from mttu.data.cache import cache_case, open_cached
 from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.figures.overlay import draw_overlay
@@ -39,6 +39,7 @@ from mttu.search.presets import preset
 from mttu.training.run import launch_locally, run_training
 
 BRATS2013 = ("brats_2013_pat0003_1", "brats_2013_pat0005_1", "brats_2013_pat0006_1")
+SEGMENTING = [kind for kind, tasks in RIVALS.items() if "segmentation" in tasks] + [OURS]
 TCGA = {"TCGA-DU-7294": 1, "TCGA-FG-6692": 0}
 
 
@@ -154,7 +155,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/real_learning"))
     parser.add_argument("--only", choices=("brats2013", "tcga"))
-    parser.add_argument("--network", action="append", help="of the leave-one-out, several times; mttu-net if not given")
+    parser.add_argument(
+        "--network", action="append", choices=SEGMENTING, help="of the leave-one-out; mttu-net if not given"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40, help="optimiser steps per epoch")
@@ -175,7 +178,9 @@ def main() -> None:
     for name, table in results.items():
         for region in ("dice_wt", "dice_tc", "dice_et", "otsu_wt"):
             print(f"{name}: mean {region} {np.mean([row[region] for row in table.values()]):.3f}")
-    write_json(arguments.out / "results.json", results)
+    path = arguments.out / "results.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**earlier, **results})
     print(json.dumps(results, indent=1))
 
 

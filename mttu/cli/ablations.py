@@ -35,7 +35,7 @@ def ablations(
                 typer.echo(f"  {'':{width}}{setting}={_show(value)}")
             if one.small:
                 settings = " ".join(f"{setting}={_show(value)}" for setting, value in one.small.items())
-                typer.echo(f"  {'':{width}}beside a small MTTU-Net (presets small, demo): {settings}")
+                typer.echo(f"  {'':{width}}`mttu ablate` with the preset small or demo: {settings}")
         typer.echo()
     typer.echo("*: the paper's own row, which the others are compared with; take one with --ablation NAME")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, show_progress
+from mttu.cli.display import console, show_progress, tell
 from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile
 from mttu.data.labels import CONVENTIONS
 from mttu.errors import raise_if_any
@@ -15,7 +15,9 @@ app = typer.Typer(help="Draw Fig. 2 and Fig. 4 of the paper.", no_args_is_help=T
 
 PictureName = Annotated[
     Path,
-    typer.Option("--output", "-o", help="Picture to write, .png or .pdf, or both without an ending; replaces ours"),
+    typer.Option(
+        "--output", "-o", help="Picture to write, .png or .pdf, or both without an ending; an earlier one is replaced"
+    ),
 ]
 CaseIds = Annotated[list[str] | None, typer.Option("--case", help="Case to show; as often as there are cases")]
 
@@ -89,8 +91,12 @@ def surfaces(
     plan = plan_surfaces(manifest, _read_systems(system or []), output, case or [], split, region, labels, unit)
     with show_progress("surfaces", len(plan.cases) * len(plan.systems)) as advance:
         paths = draw_surfaces(plan, advance)
+    for sentence in plan.passed_over:
+        tell(f"passed over: {sentence}")
     for one in plan.systems:
         console.print(f"{one.name}: {one.checkpoint}, {one.folder}")
+        for note in one.notes:
+            tell(f"{one.name}: {note}")
     _tell(paths)
 
 

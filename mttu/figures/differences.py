@@ -48,7 +48,11 @@ class DifferencePanel:
 
 
 def draw_differences(
-    panels: Sequence[DifferencePanel], reference: str, title: str = "", remarks: Sequence[str] = ()
+    panels: Sequence[DifferencePanel],
+    reference: str,
+    title: str = "",
+    remarks: Sequence[str] = (),
+    tests: str = "paired t-test over repeats",
 ) -> Figure:
     """Forest plot: one panel per metric, one line per row, with mean, interval and every repeat.
 
@@ -57,6 +61,7 @@ def draw_differences(
         reference: Title of the row that was subtracted.
         title: Of the whole figure, e.g. the name of the study.
         remarks: More sentences for the note, e.g. what was measured, on which split.
+        tests: What the rows were found to differ by.
 
     Raises:
         ValueError: The panels have different rows.
@@ -86,7 +91,7 @@ def draw_differences(
     if heading:
         figure.suptitle("\n".join(heading), fontsize=style.TITLE_SIZE)
     rows = [row for panel in panels for row in panel.rows]
-    style.add_note(figure, [*_explain(rows, reference), *remarks])
+    style.add_note(figure, [*_explain(rows, reference, tests), *remarks])
     figure.set_figheight(figure.get_figheight() + 0.12 * len(figure.get_supxlabel().splitlines()) + 0.1)
     return figure
 
@@ -125,7 +130,7 @@ def _draw_rows(axes: Axes, rows: Sequence[RowDifference]) -> None:
         axes.set_xticks([0])
 
 
-def _explain(rows: Sequence[RowDifference], reference: str) -> list[str]:
+def _explain(rows: Sequence[RowDifference], reference: str, tests: str) -> list[str]:
     found = [row for row in rows if is_defined(row.difference.value)]
     notes = [f"Paired difference to {reference} (dashed line at 0), on the repeats that both have; n: their number."]
     if found:
@@ -133,5 +138,5 @@ def _explain(rows: Sequence[RowDifference], reference: str) -> list[str]:
             "Diamond: mean, with its 95% t-interval, not adjusted (none for one repeat); dots: the single repeats."
         )
     if any(row.is_significant for row in found):
-        notes.append("Filled: differs from 0 (paired t-test, p adjusted by Holm over the rows of a panel < 0.05).")
+        notes.append(f"Filled: differs from 0 ({tests}; p adjusted by Holm over the rows of a panel < 0.05).")
     return notes

@@ -131,7 +131,7 @@ def add_note(figure: Figure, sentences: Sequence[str]) -> None:
         figure.supxlabel("\n".join(lines), fontsize=NOTE_SIZE, color=DARK_GREY, x=0.01, ha="left")
 
 
-_METADATA = {
+_METADATA: Mapping[str, Mapping[str, str | None]] = {
     "png": {"Software": f"mttu {__version__}"},
     "pdf": {"Creator": f"mttu {__version__}", "CreationDate": None},
     "svg": {"Creator": f"mttu {__version__}", "Date": None},
@@ -139,13 +139,16 @@ _METADATA = {
 """The program, without a time, so that the bytes do not depend on it."""
 
 
-def save_figure(figure: Figure, path_without_suffix: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+def save_figure(
+    figure: Figure, path_without_suffix: Path, formats: Sequence[str] = ("png", "pdf"), command: str = ""
+) -> list[Path]:
     """Writes a figure in each format; fonts are embedded as TrueType, which journals ask for.
 
     Args:
         figure: Drawn by one of this package's functions.
         path_without_suffix: `figures/roc` becomes `figures/roc.png` and `figures/roc.pdf`; a dot in the name stays.
         formats: Any of `png`, `pdf`, `svg`.
+        command: Name of the command that draws it, kept in the file beside the program's.
 
     Raises:
         InputError: An unknown format; nothing is written.
@@ -157,7 +160,8 @@ def save_figure(figure: Figure, path_without_suffix: Path, formats: Sequence[str
     with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "mttu"}):
         for name in formats:
             path = path_without_suffix.with_name(f"{path_without_suffix.name}.{name}")
+            told = {key: f"{value} {command}" if value and command else value for key, value in _METADATA[name].items()}
             with atomic_file(path) as partial:
-                figure.savefig(partial, format=name, dpi=DPI, metadata=_METADATA[name])
+                figure.savefig(partial, format=name, dpi=DPI, metadata=told)
             paths.append(path)
     return paths

@@ -92,7 +92,11 @@ def find_network_problems(config: Config) -> list[str]:
 
 
 def _try_batch(network: Rival, config: Config) -> list[str]:
-    """Says why a network on `meta` cannot be trained on a worker's batch: its norms may see too few voxels."""
+    """Says why a network on `meta` cannot be trained on a worker's batch: its norms may see too few voxels.
+
+    Raises:
+        Exception: Whatever else the network raises in training mode.
+    """
     try:
         batch = share_batch(config.train, config.workers.num_workers).micro_batch_size
     except InputError:  # told with the other problems of the batch
@@ -100,6 +104,8 @@ def _try_batch(network: Rival, config: Config) -> list[str]:
     size = config.patch.size
     try:
         network.train()(torch.empty(batch, config.network.in_channels, *size))
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
+        if "more than 1" not in str(error):  # what torch says of a norm
+            raise
         return [f"patch.size: {size}, {batch} at once: {network.title} cannot learn from so few voxels ({error})"]
     return []

@@ -14,8 +14,12 @@ from mttu.files import find_obstacle
 
 FORMATS = ("png", "pdf")
 _OTHER_FORMATS = (".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".eps", ".ps", ".gif", ".bmp", ".webp")
-_SIGNS = {"png": b"Software\0mttu ", "pdf": b"/Creator (mttu "}
-"""What `save_figure` writes into a picture, by which one of ours is known."""
+_COMMAND = "figures"
+_SIGNS = {"png": (b"Software\0mttu ", b" figures"), "pdf": (b"/Creator (mttu ", b" figures)")}
+"""What `save_figure` writes into a picture of these commands, by which an earlier one is known."""
+
+
+_LONGEST_VERSION = 64
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class PictureFile:
 
     def write(self, figure: Figure) -> list[Path]:
         """Writes the picture in each format; returns the files."""
-        return save_figure(figure, self.path_without_suffix, self.formats)
+        return save_figure(figure, self.path_without_suffix, self.formats, _COMMAND)
 
 
 def choose_file(output: Path) -> PictureFile:
@@ -45,9 +49,9 @@ def choose_file(output: Path) -> PictureFile:
     if output.is_dir() or not output.name:
         raise InputError(f"output {output}: is a folder; name the picture, e.g. {output / 'picture'}")
     suffix = output.suffix.lower()
-    if suffix in _OTHER_FORMATS:
+    if suffix in _OTHER_FORMATS or (suffix != output.suffix and suffix.removeprefix(".") in FORMATS):
         raise InputError(f"output {output}: pictures are written as {' and '.join(FORMATS)}; end it with one, or none")
-    if suffix.removeprefix(".") in FORMATS:
+    if output.suffix.removeprefix(".") in FORMATS:
         target = PictureFile(output.with_name(output.stem), (suffix.removeprefix("."),))
     else:
         target = PictureFile(output, FORMATS)
@@ -61,8 +65,10 @@ def _explain_refusal(path: Path) -> str | None:
         return obstacle
     if not path.is_file():
         return "is no file; give another name"
-    sign = _SIGNS[path.suffix.removeprefix(".")]
-    return None if sign in path.read_bytes() else "holds something that mttu did not draw; give another name"
+    start, end = _SIGNS[path.suffix.removeprefix(".")]
+    _, found, after = path.read_bytes().partition(start)
+    is_ours = bool(found) and end in after[:_LONGEST_VERSION]
+    return None if is_ours else "holds something that `mttu figures` did not draw; give another name"
 
 
 def find_cases(manifest: Manifest, path: Path, case_ids: Sequence[str]) -> tuple[Case, ...]:

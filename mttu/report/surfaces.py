@@ -36,6 +36,8 @@ class SurfacePlan:
     region: str
     unit: Unit
     file: PictureFile
+    passed_over: tuple[str, ...] = ()
+    """Why cases of the split that come before those that are shown are not."""
 
 
 def plan_surfaces(
@@ -79,9 +81,9 @@ def plan_surfaces(
     raise_if_any(problems)
     if cohort is None:
         raise ValueError("a manifest that was not read is a problem")
-    cases = _choose_cases(cohort, manifest, systems, case_ids, split, region)
+    cases, passed_over = _choose_cases(cohort, manifest, systems, case_ids, split, region)
     raise_if_any([problem for case in cases for problem in _find_case_problems(case, systems, region)])
-    return SurfacePlan(cases, tuple(systems), region, unit, file)  # type: ignore[arg-type]
+    return SurfacePlan(cases, tuple(systems), region, unit, file, passed_over)  # type: ignore[arg-type]
 
 
 def _read_systems(
@@ -115,20 +117,28 @@ def _choose_cases(
     case_ids: Sequence[str],
     split: str | None,
     region: str,
-) -> tuple[Case, ...]:
+) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """The cases, and why others of the split are passed over."""
     if case_ids:
         if split is not None:
             raise InputError("--split: chooses the cases where none is named with --case; leave one of them out")
-        return find_cases(manifest, path, case_ids)
+        return find_cases(manifest, path, case_ids), ()
     name = DEFAULT_SPLIT if split is None else split
-    fitting = [case for case in manifest.split(name) if not _find_case_problems(case, systems, region)]
+    fitting: list[Case] = []
+    passed_over: list[str] = []
+    for case in manifest.split(name):
+        problems = _find_case_problems(case, systems, region)
+        passed_over += problems
+        fitting += [] if problems else [case]
+        if len(fitting) == DEFAULT_CASES:
+            break
     if not fitting:
         raise InputError(
             f"manifest {path}: split {name} has no case with a true mask of {region} and one of every system "
             f"({name_some([system.name for system in systems])}); choose another split, or name cases with --case to "
             "see what they lack"
         )
-    return tuple(fitting[:DEFAULT_CASES])
+    return tuple(fitting), tuple(passed_over)
 
 
 def _find_case_problems(case: Case, systems: Sequence[Predictions], region: str) -> list[str]:
@@ -176,7 +186,8 @@ def draw_surfaces(plan: SurfacePlan, on_mask: Callable[[int, str], None] | None 
         found: list[str] = []
         with collecting(found):
             pair = read_masks(case, system)
-            truths[case.case_id] = _select(pair.truth, plan.region, pair.affine), find_lps_spacing(pair.affine)
+            if case.case_id not in truths:
+                truths[case.case_id] = _select(pair.truth, plan.region, pair.affine), find_lps_spacing(pair.affine)
             predictions[case.case_id][system.name] = _select(pair.predicted, plan.region, pair.affine)
         problems += [f"system {system.name}: {problem}" for problem in found]
         if on_mask is not None:

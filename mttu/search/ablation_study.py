@@ -23,7 +23,7 @@ from mttu.metrics.empty_masks import explain_dice, explain_hd95
 from mttu.networks.measure import count_network
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, is_small, rows_of
 from mttu.search.book import Book, Cohort, Goal
-from mttu.search.case_tests import compare_on_cases
+from mttu.search.case_tests import EXPLANATION, compare_on_cases
 from mttu.search.samplers import Listed
 from mttu.search.study import OnChange, RunTrials
 from mttu.search.table_files import write_csv, write_latex, write_markdown
@@ -243,7 +243,8 @@ def write_study(
     write_markdown(summary, caption, folder / MARKDOWN)
     write_latex(summary, caption, folder / LATEX)
     panels = to_panels(summary, [name for name in ("dice", "auc") if name in summary.metrics])
-    figure = draw_differences(panels, summary.reference_title, f"Table {study.table}: differences to the paper's row")
+    title = f"Table {study.table}: differences to the paper's row"
+    figure = draw_differences(panels, summary.reference_title, title, tests=summary.tests)
     (picture,) = save_figure(figure, folder / PICTURE, ("png",))
     for name in (CSV, MARKDOWN, LATEX):
         tracker.log_table(folder / name)
@@ -283,7 +284,8 @@ def _summarise(study: Study, folder: Path, trials: Iterable[Trial]) -> Summary:
     titles = {row: ABLATIONS[row].row for row in study.rows}
     if not study.compares_networks:
         return summarise(scores, study.reference, titles)
-    return summarise(scores, study.reference, titles, costs, compare_on_cases(cells, study.reference))
+    tests = None if study.folds else compare_on_cases(cells, study.reference)
+    return summarise(scores, study.reference, titles, costs, tests)
 
 
 def _count_rows(study: Study, config: Config) -> dict[str, dict[str, int]]:
@@ -316,6 +318,7 @@ def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, bo
         ),
         *(["The data are synthetic: these scores say nothing about patients."] if manifest.synthetic else []),
         *([f"Trainings that failed, in no score: {name_some(failed)}."] if failed else []),
+        *(_explain_tests(manifest, study) if study.compares_networks and not study.folds else []),
         *(_explain_costs(study, book.base) if study.compares_networks else []),
         explain_dice(metrics),
         explain_hd95(metrics),
@@ -323,10 +326,17 @@ def _write_caption(study: Study, manifest: Manifest, metrics: MetricSettings, bo
     return " ".join(sentences)
 
 
+def _explain_tests(manifest: Manifest, study: Study) -> list[str]:
+    """What the star of a table of networks is of, and is not."""
+    patients = [case.patient_id for case in manifest.split(study.split)]
+    several = len(set(patients)) < len(patients)
+    return [EXPLANATION, *(["They take the cases of one patient for independent."] if several else [])]
+
+
 def _explain_costs(study: Study, config: Config) -> list[str]:
     size = " x ".join(map(str, config.patch.size))
     step = "" if study.self_trains else "Step: seconds per optimiser step, median over epochs, loading included. "
-    small = "The networks are smaller than published (`mttu ablations VI`). " if is_small(config) else ""
+    small = "All networks but V-Net are smaller than published (`mttu ablations VI`). " if is_small(config) else ""
     return [
         f"{small}Params: learned parameters. MACs: multiply-adds of one patch of {size}, without norms, activations "
         f"and interpolation. {step}Volume: seconds to predict a prepared case, median over cases. Seconds are of the "

@@ -8,7 +8,7 @@ from mttu.data.labels import IDH_UNKNOWN, REGIONS
 from mttu.metrics.classification import DEFAULT_THRESHOLD
 from mttu.metrics.comparisons import adjust_holm, compare_mcnemar, compare_paired_t
 from mttu.metrics.delong import compare_auc
-from mttu.search.tables import SEGMENTATION, CaseScores, CaseTests
+from mttu.search.tables import SEGMENTATION, CaseScores, CaseTest, CaseTests
 
 Cells = Mapping[str, Sequence[CaseScores]]
 """Repeat to the scores of its cases."""
@@ -18,16 +18,19 @@ _PAIRED = {
     **{metric: tuple(f"{metric}_{region}" for region in REGIONS) for metric in ("dice", "hd95")},
 }
 """Metrics that are compared by a paired t-test, with the scores whose mean they are."""
-TESTED = (*_PAIRED, "auc", "accuracy")
-
-NAME = (
-    "on the cases, each averaged over the repeats that both rows have: paired t-test for Dice and HD95, DeLong's test "
-    "for AUC, McNemar's for accuracy"
+NAME = "on cases: paired t-test for Dice and HD95, DeLong's test for AUC, McNemar's for accuracy"
+EXPLANATION = (
+    "These tests take each case's mean over the seeds that both rows have, so AUC and accuracy are those of the mean "
+    "probability; a case without a score in either row is left out (table.csv has the number of pairs). They do not "
+    "cover the spread between trainings. Sensitivity and specificity are not tested."
 )
 
 
 def compare_on_cases(cells: Mapping[str, Cells], reference: str) -> CaseTests:
     """Compares every row with the reference, metric by metric.
+
+    The repeats are seeds, all scored on the same cases. Those of folds are not for this: probabilities of different
+    networks are on different scales, see `mttu.metrics.delong`.
 
     Args:
         cells: Row to its finished repeats.
@@ -35,15 +38,15 @@ def compare_on_cases(cells: Mapping[str, Cells], reference: str) -> CaseTests:
 
     Returns:
         Tests of dice_wt, dice_tc, dice_et, dice (mean of the three regions), hd95 alike, auc, and accuracy at threshold
-        0.5, adjusted by Holm over the rows. None where a test is not defined.
+        0.5, adjusted by Holm over the rows.
     """
     found = {row: _test(_pair(cells[row], cells[reference])) for row in cells if row != reference}
-    adjusted = {metric: adjust_holm([values[metric] for values in found.values()]) for metric in TESTED}
-    p = {
-        row: {metric: (values[metric], adjusted[metric][place]) for metric in TESTED}
-        for place, (row, values) in enumerate(found.items())
-    }
-    return CaseTests(NAME, p)
+    tests: dict[str, dict[str, CaseTest]] = {row: {} for row in found}
+    for metric in (*_PAIRED, "auc", "accuracy"):
+        adjusted = adjust_holm([values[metric][2] for values in found.values()])
+        for (row, values), p_holm in zip(found.items(), adjusted, strict=True):
+            tests[row][metric] = CaseTest(*values[metric], p_holm)
+    return CaseTests(NAME, tests)
 
 
 _Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -61,17 +64,17 @@ def _pair(own: Cells, other: Cells) -> _Pairs:
 
 
 def _average(repeats: Sequence[tuple[CaseScores, CaseScores]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    averages: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    first, second = repeats[0]
+    averages: tuple[dict[str, Any], dict[str, Any]] = ({"idh": first["idh"]}, {"idh": second["idh"]})
     for name in (*SEGMENTATION, _PROBABILITY):
         both = [pair for pair in repeats if all(case[name] is not None for case in pair)]
         for place, average in enumerate(averages):
             average[name] = fmean(pair[place][name] for pair in both) if both else None
-            average["idh"] = repeats[0][place]["idh"]
     return averages
 
 
-def _test(pairs: _Pairs) -> dict[str, float | None]:
-    """Metric to p."""
+def _test(pairs: _Pairs) -> dict[str, tuple[str, int, float | None]]:
+    """Metric to the name of the test, the number of pairs, and p."""
     known = [
         pair for pair in pairs if pair[0]["idh"] != IDH_UNKNOWN and all(case[_PROBABILITY] is not None for case in pair)
     ]
@@ -83,12 +86,12 @@ def _test(pairs: _Pairs) -> dict[str, float | None]:
     ]
     return {
         **{metric: _compare_means(pairs, names) for metric, names in _PAIRED.items()},
-        "auc": compare_auc(own, other, idh).p,
-        "accuracy": compare_mcnemar(*right).p,
+        "auc": ("DeLong on cases", len(known), compare_auc(own, other, idh).p),
+        "accuracy": ("McNemar exact on cases", len(known), compare_mcnemar(*right).p),
     }
 
 
-def _compare_means(pairs: _Pairs, names: Sequence[str]) -> float | None:
+def _compare_means(pairs: _Pairs, names: Sequence[str]) -> tuple[str, int, float | None]:
     defined = [pair for pair in pairs if all(case[name] is not None for case in pair for name in names)]
     own, other = ([fmean(pair[place][name] for name in names) for pair in defined] for place in (0, 1))
-    return compare_paired_t(own, other).p
+    return "paired t on cases", len(defined), compare_paired_t(own, other).p

@@ -21,7 +21,7 @@ from mttu.search.tables import (
 
 COLUMNS = (
     *("row", "title", "metric", "n", "mean", "std", "low", "high"),
-    *("difference", "difference_low", "difference_high", "p", "p_holm"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "test", "tested"),
 )
 """Of the CSV file; see `mttu.search.tables.Score` and `Difference`."""
 _TERMINAL = {
@@ -45,10 +45,12 @@ def write_csv(summary: Summary, path: Path) -> None:
         for metric, score in row.scores.items():
             line = [row.name, row.title, metric, score.n, score.mean, score.std, score.low, score.high]
             found = row.differences.get(metric)
-            compared = [None] * 5 if found is None else [found.mean, found.low, found.high, found.p, found.p_holm]
+            compared: list[Any] = [None] * 7
+            if found is not None:
+                compared = [found.mean, found.low, found.high, found.p, found.p_holm, found.test, found.tested]
             lines.append([*line, *compared])
         for name, cost in row.costs.items():
-            lines.append([row.name, row.title, name, cost.n, cost.mean, cost.std, cost.low, cost.high, *[None] * 5])
+            lines.append([row.name, row.title, name, cost.n, cost.mean, cost.std, cost.low, cost.high, *[None] * 7])
     with atomic_file(path) as partial:
         write_csv_rows(partial, COLUMNS, lines)
 

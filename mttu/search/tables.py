@@ -157,6 +157,10 @@ class Difference:
     """Of the summary's tests; of `compare_paired_t` over the repeats unless others are given."""
     p_holm: float | None = None
     """Adjusted over the other rows of this metric."""
+    test: str = ""
+    """What p is of; empty where nothing is tested."""
+    tested: int = 0
+    """Pairs of that test, repeats or cases."""
 
     @property
     def n(self) -> int:
@@ -170,13 +174,26 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class CaseTest:
+    """A test on cases."""
+
+    test: str
+    tested: int
+    """Pairs of cases."""
+    p: float | None
+    """None where it is not defined."""
+    p_holm: float | None
+    """Adjusted over the other rows of the metric."""
+
+
+@dataclass(frozen=True)
 class CaseTests:
-    """p-values of other tests than the one over repeats."""
+    """Tests on cases, in place of those over repeats."""
 
     name: str
-    """What they are of, to stand in a caption."""
-    p: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
-    """Row to metric to p and p adjusted over the rows; a metric without a test may be missing."""
+    """What they are, to stand in a caption."""
+    found: Mapping[str, Mapping[str, CaseTest]]
+    """Row to metric to test; of a metric that is not here, nothing is tested."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +255,7 @@ def summarise(
         reference: Row that is subtracted from the others.
         titles: Row to the text of its first cell; the row's name where not given.
         costs: Row to names of `COSTS` to values: numbers of parameters and multiply-adds, and seconds of each repeat.
-        tests: p-values in place of those of the paired t-test over repeats.
+        tests: Tests in place of the paired t-test over repeats.
 
     Raises:
         InputError: The reference is not a row, a metric is unknown, or a value is not finite; lists all.
@@ -250,8 +267,8 @@ def summarise(
     for metric in metrics:
         for row, difference in _compare(scores, reference, metric).items():
             if tests is not None:
-                p, p_holm = tests.p[row].get(metric, (None, None))
-                difference = replace(difference, p=p, p_holm=p_holm)
+                on_cases = tests.found[row].get(metric, CaseTest("", 0, None, None))
+                difference = replace(difference, **vars(on_cases))
             differences[row][metric] = difference
     rows = []
     for row, repeats in scores.items():
@@ -316,7 +333,8 @@ def _compare(
     for (row, members), test, p_holm in zip(pairs.items(), tests, adjusted, strict=True):
         values = {repeat: one - other for repeat, (one, other) in members.items()}
         low, high = _t_interval(list(values.values()))
-        differences[row] = Difference(values, describe(list(values.values())).mean, low, high, test.p, p_holm)
+        mean = describe(list(values.values())).mean
+        differences[row] = Difference(values, mean, low, high, test.p, p_holm, f"{test.name} over repeats", test.n)
     return differences
 
 

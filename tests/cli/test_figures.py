@@ -230,7 +230,7 @@ def test_all_problems_are_told_at_once(run, tiny_checkpoint, manifest_file, tmp_
     code, _, err = run("figures", "features", tiny_checkpoint, manifest_file, *words)
     assert code == 2
     assert [line.split(":")[1].split()[0] for line in err.splitlines()] == ["output", "--case", "--plane", "--levels"]
-    assert "fig.pdf: holds something that mttu did not draw; give another name" in err
+    assert "fig.pdf: holds something that `mttu figures` did not draw; give another name" in err
     assert listed(tmp_path) == ["fig.pdf"]
     assert (tmp_path / "fig.pdf").read_text() == "mine"
 
@@ -279,7 +279,7 @@ def test_a_picture_of_ours_is_replaced_and_no_other(run, drawn, write_tiny, mani
     Figure(figsize=(1, 1)).savefig(tmp_path / "theirs.png")
     before = (tmp_path / "theirs.png").read_bytes()
     for output, said in (
-        (tmp_path / "theirs.png", "holds something that mttu did not draw"),
+        (tmp_path / "theirs.png", "holds something that `mttu figures` did not draw"),
         (tmp_path / "best", "is a folder; name the picture, e.g."),
         (tmp_path / "fig.svg", "pictures are written as png and pdf"),
         (tmp_path / "fig.png" / "x", f"{tmp_path / 'fig.png'} is a file; give another folder"),

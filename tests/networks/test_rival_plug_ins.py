@@ -16,7 +16,8 @@ from mttu.networks.build import find_network_problems
 from mttu.networks.checkpoint import read_checkpoint, write_checkpoint
 from mttu.networks.measure import count_network, take_alone
 from mttu.networks.rivals import rival
-from mttu.networks.rivals.registry import list_names
+from mttu.networks.rivals.options import list_options
+from mttu.networks.rivals.registry import find_entry, list_names
 from mttu.search.presets import preset
 
 
@@ -128,6 +129,8 @@ DOWN_UP = ("self.down(image)", 'self.up(features["low"])')
         ("self.up =", "self.up = nn.BatchNorm3d(8, affine=False) #", "batch norm up"),
         ("self.up =", "self.up = nn.BatchNorm1d(8) #", "batch norm up"),
         (DOWN_UP[1], f"{DOWN_UP[1]} if not self.training else self.other", "AttributeError: .* no attribute 'other'"),
+        (DOWN_UP[1], f"{DOWN_UP[1]} if not self.training else int('a')", "ValueError: invalid literal for int"),
+        ('source="nobody"', "source=None", "source None; expected text"),
     ],
 )
 def test_whatever_is_wrong_with_a_network_of_a_package_is_told(plug_in, sound, faulty, said):
@@ -156,6 +159,16 @@ def test_the_list_of_networks_shows_it_and_names_a_broken_one(plug_in):
     assert row["parameters"] == 8 * 4 * 8 + 8 + 8 * 4 * 8 + 4
     assert row["gmacs"] == pytest.approx(2 * 64**3 * 8 * 4 * 8 / 1e9, abs=0.005)
     assert (row["published_gmacs"], row["tasks"]) == (0.25, ["segmentation", "idh"])
+    assert row["options"] == {"width": 8}
+
+
+def test_a_default_that_settings_cannot_hold_is_shown_as_text(plug_in):
+    (plug_in / "tinynet.py").write_text(PACKAGE.replace("width=8)", "width=8, activation=nn.ReLU, needed)"))
+    assert list_options(find_entry("two-convolutions").build) == {
+        "width": 8,
+        "activation": "<class 'torch.nn.modules.activation.ReLU'>",
+        "needed": None,
+    }
 
 
 def test_without_the_package_its_network_is_unknown():

@@ -41,7 +41,7 @@ def table_of(folder):
             (line["row"], line["metric"]): {
                 name: float(value) if value else None
                 for name, value in line.items()
-                if name not in ("row", "title", "metric")
+                if name not in ("row", "title", "metric", "test")
             }
             for line in csv.DictReader(handle)
         }
@@ -358,7 +358,7 @@ def test_a_table_of_networks_tells_what_they_cost(tiny, undrawn):
         assert (table[row, "step_seconds"]["n"], table[row, "step_seconds"]["mean"]) == (2, (2.0 + 3.0) / 2)
         assert table[row, "step_seconds"]["p"] is None
     text = (folder / "table.md").read_text()
-    assert "The networks are smaller than published" in text
+    assert "All networks but V-Net are smaller than published" in text
     assert "MACs: multiply-adds of one patch of 16 x 16 x 16, without" in text
     (head,) = [line for line in text.splitlines() if "| Params" in line]
     assert head.endswith("| Params (M) | MACs (G) | Step (s) | Volume (s) |")
@@ -464,3 +464,12 @@ def test_the_time_that_a_case_took_is_not_among_its_scores(tmp_path):
     write_rows([{**rows[0], "seconds": 3.0}], tmp_path / "again", {"split": "val"})
     assert (tmp_path / "again").read_bytes() == (tmp_path / "once").read_bytes()
     assert read_rows(tmp_path / "again")[0] == rows
+
+
+def test_a_table_of_networks_over_folds_is_tested_on_folds(tiny, undrawn):
+    study = plan_study("VI", ["cmsvnet"], seeds=0, folds=2, split="val")
+    folder = study_of(tiny, study, Pretending())
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        tests = {line["test"] for line in csv.DictReader(file) if line["row"] == "cmsvnet" and line["test"]}
+    assert tests == {"paired t over repeats"}
+    assert "These tests take each case's mean over the seeds" not in (folder / "table.md").read_text()

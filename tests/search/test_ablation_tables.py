@@ -15,7 +15,7 @@ from mttu.figures.differences import draw_differences
 from mttu.metrics.delong import compare_auc
 from mttu.search.case_tests import compare_on_cases
 from mttu.search.table_files import COLUMNS, tabulate, write_csv, write_latex, write_markdown
-from mttu.search.tables import METRICS, CaseTests, measure_cell, summarise, to_panels
+from mttu.search.tables import METRICS, CaseTest, CaseTests, measure_cell, summarise, to_panels
 
 REGIONS = ("wt", "tc", "et")
 
@@ -176,12 +176,13 @@ def test_csv_holds_every_number_in_full(tmp_path):
     ]
     worse = next(line for line in lines if (line["row"], line["metric"]) == ("worse", "dice"))
     score, difference = row_of("worse").scores["dice"], row_of("worse").differences["dice"]
-    assert [float(worse[name]) for name in COLUMNS[3:]] == [
+    assert [float(worse[name]) for name in COLUMNS[3:13]] == [
         *(score.n, score.mean, score.std, score.low, score.high),
         *(difference.mean, difference.low, difference.high, difference.p, difference.p_holm),
     ]
+    assert [worse[name] for name in COLUMNS[13:]] == ["paired t over repeats", str(difference.n)]
     empty = next(line for line in lines if (line["row"], line["metric"]) == ("none", "auc"))
-    assert [empty[name] for name in COLUMNS[3:]] == ["0", *[""] * 9]
+    assert [empty[name] for name in COLUMNS[3:]] == ["0", *[""] * 9, "paired t over repeats", "0"]
     assert next(line["p"] for line in lines if line["row"] == "full") == ""
 
 
@@ -424,31 +425,63 @@ def on_cases(shift, probabilities, *, without_et=()):
 
 def test_rows_are_tested_on_cases_that_are_averaged_over_repeats():
     first, second = (0.1, 0.8, 0.2, 0.7, 0.6, 0.5), (0.5, 0.42, 0.1, 0.6, 0.62, 0.3)
-    cells = {"a": on_cases(1, first, without_et=(3,)), "b": on_cases(2, second), "c": on_cases(1, first), "d": {}}
-    found = compare_on_cases(cells, "b")
-    assert found.p.keys() == {"a", "c", "d"}
-    own, other = ([0.8 - shift * number / 100 for number in range(6)] for shift in (1, 2))
-    assert found.p["a"]["dice_wt"][0] == pytest.approx(ttest_rel(own, other).pvalue)
-    assert found.p["a"]["dice_tc"][0] == 1.0  # equal everywhere
-    assert found.p["a"]["dice_et"][0] is None  # always the same difference
+    more = [case(f"case {number}", number % 2, 0.99, dice=(0.1, 0.1, 0.1)) for number in range(6)]
+    other = on_cases(2, second)
+    other["seed 0"].append(case("of the reference alone"))
+    own = {**on_cases(1, first, without_et=(3,)), "seed 2": more}  # a seed that the reference has not
+    own["seed 1"].append(case("of the row alone"))
+    found = compare_on_cases({"a": own, "b": other, "c": on_cases(1, first), "d": {}}, "b").found
+    assert found.keys() == {"a", "c", "d"}
+    wt = [[0.8 - shift * number / 100 for number in range(6)] for shift in (1, 2)]
+    assert found["a"]["dice_wt"].p == pytest.approx(ttest_rel(*wt).pvalue)
+    assert (found["a"]["dice_wt"].test, found["a"]["dice_wt"].tested) == ("paired t on cases", 6)
+    assert found["a"]["dice_tc"].p == 1.0  # equal everywhere
+    assert (found["a"]["dice_et"].p, found["a"]["dice_et"].tested) == (None, 5)  # always the same difference
     mean = [[fmean([0.8 - shift * n / 100, 0.7, 0.5 + shift / 20]) for n in (0, 1, 2, 4, 5)] for shift in (1, 2)]
-    assert found.p["a"]["dice"][0] == pytest.approx(ttest_rel(*mean).pvalue)
+    assert found["a"]["dice"].p == pytest.approx(ttest_rel(*mean).pvalue)
     means = [[value + 0.05 for value in values] for values in (first, second)]
     idh = [number % 2 for number in range(6)]
-    assert found.p["a"]["auc"][0] == pytest.approx(compare_auc(*means, idh).p)
+    assert found["a"]["auc"].p == pytest.approx(compare_auc(*means, idh).p)
+    assert (found["a"]["auc"].test, found["a"]["auc"].tested) == ("DeLong on cases", 6)
     # means 0.15 0.85 0.25 0.75 0.65 0.55 are right but for case 4; 0.55 0.47 0.15 0.65 0.67 0.35 in cases 2 and 3 alone
-    assert found.p["a"]["accuracy"][0] == pytest.approx(binomtest(3, 3).pvalue)
-    assert found.p["c"]["dice_wt"][1] == pytest.approx(min(1.0, 2 * found.p["c"]["dice_wt"][0]))  # Holm over two rows
-    assert found.p["d"]["dice_wt"] == (None, None)
+    assert found["a"]["accuracy"].p == pytest.approx(binomtest(3, 3).pvalue)
+    assert found["c"]["dice_wt"].p_holm == pytest.approx(min(1.0, 2 * found["c"]["dice_wt"].p))  # Holm over two rows
+    assert (found["d"]["dice_wt"].p, found["d"]["dice_wt"].tested) == (None, 0)
+
+
+def test_a_score_counts_in_the_repeats_where_both_rows_have_it():
+    values = {"a": ((0.9, 0.5), (0.7, None), (0.8, 0.6)), "b": ((0.3, 0.2), (0.5, 0.8), (0.6, 0.9))}
+    cells = {
+        row: {
+            f"seed {seed}": [
+                case(f"{number}", -1 if number == 2 else number, None if number == 2 else 0.5, dice=(both[seed],) * 3)
+                for number, both in enumerate(cases)
+            ]
+            for seed in (0, 1)
+        }
+        for row, cases in values.items()
+    }
+    found = compare_on_cases(cells, "b").found["a"]
+    # case 0: 0.7 and 0.25; case 1 in seed 0 alone: 0.7 and 0.5; case 2: 0.7 and 0.75
+    assert found["dice_wt"].p == pytest.approx(ttest_rel([0.7, 0.7, 0.7], [0.25, 0.5, 0.75]).pvalue)
+    assert found["auc"].tested == found["accuracy"].tested == 2  # the third has no known status
 
 
 def test_the_star_of_a_table_of_networks_is_of_the_tests_on_cases(tmp_path):
     values = {"a": {"seed 0": {"auc": 0.5, "dice_wt": 0.8}}, "b": {"seed 0": {"auc": 0.9, "dice_wt": 0.7}}}
-    tests = CaseTests("by hand", {"b": {"auc": (0.01, 0.04)}})
+    tests = CaseTests("by hand", {"b": {"auc": CaseTest("DeLong", 70, 0.01, 0.04)}})
     summary = summarise(values, "a", {}, None, tests)
     write_markdown(summary, "Networks.", tmp_path / "study.md")
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert "differs from a (by hand, p adjusted by Holm over the other rows of the column \\< 0.05)" in text
     (_, _, _, line), _ = read_markdown(tmp_path / "study.md")
     assert line == ["b", "1", "70.0", "**0.900**\\*"]
-    assert (summary.rows[1].differences["dice_wt"].p, summary.rows[1].differences["auc"].p) == (None, 0.01)
+    write_csv(summary, tmp_path / "study.csv")
+    with (tmp_path / "study.csv").open(newline="", encoding="utf-8") as file:
+        lines = {(line["row"], line["metric"]): line for line in csv.DictReader(file)}
+    assert [lines["b", "auc"][name] for name in ("p", "p_holm", "test", "tested")] == ["0.01", "0.04", "DeLong", "70"]
+    assert [lines["b", "dice_wt"][name] for name in ("p", "p_holm", "test", "tested")] == ["", "", "", "0"]
+    figure = draw_differences(to_panels(summary, ["auc"]), "a", tests=summary.tests)
+    assert "Filled: differs from 0 (by hand; p adjusted by Holm" in " ".join(
+        " ".join(text.get_text().split()) for text in figure.texts
+    )

@@ -59,8 +59,12 @@ def find_option_problems(kind: str, build: Callable[..., Any], options: Mapping[
 
 
 def list_options(build: Callable[..., Any]) -> dict[str, Any]:
-    """Options of a network with their defaults; None where there is no default."""
-    return {one.name: None if one.default is one.empty else one.default for one in _describe(build)}
+    """Options of a network with their defaults; None where there is no default, text where settings cannot hold it."""
+    options: dict[str, Any] = {}
+    for one in _describe(build):
+        plain = isinstance(one.default, bool | int | float | str | tuple | list)
+        options[one.name] = None if one.default is one.empty else one.default if plain else str(one.default)
+    return options
 
 
 def _describe(build: Callable[..., Any]) -> list[inspect.Parameter]:

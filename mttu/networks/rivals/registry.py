@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from mttu.config.network import BOTH, PLUG_INS, RIVALS, Task, list_plug_ins
-from mttu.errors import InputError
+from mttu.errors import InputError, raise_if_any
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,10 @@ def find_entry(name: str) -> Entry:
         raise InputError(f"{where}: returned {type(entry).__name__}; expected mttu.networks.rivals.registry.Entry")
     if not isinstance(entry.tasks, tuple | list) or sorted(map(str, entry.tasks)) not in _TASKS:
         raise InputError(f"{where}: tasks {entry.tasks!r}; expected 'segmentation', 'idh' or both, once each")
+    texts = {"title": entry.title, "source": entry.source, "limits": entry.limits}
+    raise_if_any(
+        [f"{where}: {name} {text!r}; expected text" for name, text in texts.items() if not isinstance(text, str)]
+    )
     return entry
 
 
