@@ -380,6 +380,7 @@ def test_distances_of_a_shifted_cube_are_the_shift(run, cubes, ids, predict, fig
     code, told, err = run("figures", "surfaces", cubes, *systems, "-o", tmp_path / "fig4")
     assert (code, err) == (0, "")
     assert f"far: run/best, {tmp_path / 'far'}" in told
+    assert f"passed over: system far: case {ids[0]}: could not be predicted: case {ids[0]}: broken" in told
     text = f"mean {nearest.mean():.1f}, largest 3.0 voxels"
     assert said_below(figures[0]) == {"same": "mean 0.0, largest 0.0 voxels", "far": text}
     headers = [panel.texts[0].get_text() for panel in figures[0].axes if not panel.get_title() and panel.texts]
