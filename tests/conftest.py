@@ -52,6 +52,15 @@ TINY: dict[str, Any] = {
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray run one after another, in one process: two clusters that start at once starve each other."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if item.get_closest_marker("ray") or "ray_session" in fixtures or "start" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight cases of 32^3 voxels: 4 train and 2 val, half of them mutant, 1 unlabelled, 1 test. Not to be changed."""
