@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# a test has one thread, so two run at a time
+# a test has one thread, so two run at a time; those that start Ray follow one another (tests/conftest.py)
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
