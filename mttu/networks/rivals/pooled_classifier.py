@@ -1,14 +1,13 @@
 """Classifier on globally average-pooled feature levels, as CMSVNet, MA-MTLN and SGPNet-style have one."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-NUM_CLASSES = 2
-"""0: wild type, 1: mutant."""
+from mttu.networks.autocast import without_autocast
+from mttu.networks.mttu_net import NUM_CLASSES
 
 
 class PooledClassifier(nn.Module):
@@ -27,7 +26,5 @@ class PooledClassifier(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Logits (B, 2), float32, from levels of any size (B, C, H, W, D); softmax is the caller's."""
         pooled = torch.cat([level.float().mean(dim=(2, 3, 4)) for level in levels], dim=1)
-        device = pooled.device.type
-        available = torch.amp.is_autocast_available(device)  # not on the meta device, where operations are counted
-        with torch.autocast(device, enabled=False) if available else nullcontext():
+        with without_autocast(pooled):
             return self.layers(pooled)
