@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mttu.data.cache import cache_case, open_cached
 from mttu.data.manifest import Manifest, read_manifest, write_manifest
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, write_json
+from mttu.inference.device import choose_device
 from mttu.inference.windows import predict_volume, segment
 from mttu.metrics.empty_masks import fill_dice
 from mttu.metrics.segmentation import count_overlaps
@@ -86,7 +88,7 @@ def settings(manifest: Path, cache: Path, changes: dict[str, Any]) -> Config:
     return override(preset("small"), {**fixed, **changes})
 
 
-def train(config: Config) -> tuple[Path, float]:
+def train(config: Config, device: torch.device) -> tuple[Path, float]:
     """Trains or goes on; returns the run folder and the seconds of all starts together."""
     clock = config.output.folder / "seconds.json"
     earlier = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -96,19 +98,22 @@ def train(config: Config) -> tuple[Path, float]:
         print(f"  epoch {epoch}: loss {metrics['train/loss']:.4f}", flush=True)
         write_json(clock, earlier + time.monotonic() - started)
 
-    run = run_training(config, launch_locally, show=show)
+    run = run_training(config, partial(launch_locally, device=device), show=show)
     return run, json.loads(clock.read_text())
 
 
-def score(run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Path) -> dict[str, float | None]:
+def score(
+    run: Path, manifest: Manifest, cache: Path, case_id: str, picture: Path, device: torch.device
+) -> dict[str, float | None]:
     """Dice of a case against its expert mask, on the prepared grid, with an overlay drawn."""
     network, config = read_checkpoint(run)
+    network.to(device)
     cached = open_cached(cache, case_id)
     image = np.asarray(cached.image, dtype=np.float32)
     truth = torch.from_numpy(np.array(cached.seg))
-    found = predict_volume(network, torch.from_numpy(image), config.patch.size, config.inference, torch.device("cpu"))
+    found = predict_volume(network, torch.from_numpy(image), config.patch.size, config.inference, device)
     assert found.seg_probabilities is not None
-    classes = segment(found.seg_probabilities, config.inference, 1.0)
+    classes = segment(found.seg_probabilities, config.inference, 1.0).cpu()
     figure = draw_overlay(image[0], classes.numpy(), case_id, manifest.modalities[0], 1.0)
     with atomic_file(picture) as partial:
         figure.savefig(partial, format="png", dpi=100)
@@ -125,7 +130,7 @@ def score_dice(predicted: torch.Tensor, truth: torch.Tensor, config: Config) -> 
     return {region: fill_dice(one.dice, one.status, config.metrics) for region, one in overlaps.items()}
 
 
-def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str) -> dict[str, Any]:
+def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str, device: torch.device) -> dict[str, Any]:
     results = {}
     row = f"{OURS}-vi" if network == OURS else network
     out = out if network == OURS else out / network
@@ -135,19 +140,23 @@ def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str) 
         cache = out / "cache" / "brats2013"
         two = {"data.modalities": ["flair", "t1ce"], "network.in_channels": 2, "network.tasks": ["segmentation"]}
         print(f"{network}: {held} left out", flush=True)
-        run, seconds = train(settings(path, cache, {**changes_of(row, preset("small")), **two, **changes}))
-        results[held] = {**score(run, read_manifest(path), cache, held, out / f"{held}.png"), "seconds": seconds}
+        config = settings(path, cache, {**changes_of(row, preset("small")), **two, **changes})
+        run, seconds = train(config, device)
+        found = score(run, read_manifest(path), cache, held, out / f"{held}.png", device)
+        results[held] = {**found, "seconds": seconds}
         print(f"  {results[held]}", flush=True)
     return results
 
 
-def fit_tcga(data: Path, out: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def fit_tcga(data: Path, out: Path, changes: dict[str, Any], device: torch.device) -> dict[str, Any]:
     rows = [f"{case},{idh},train" for case, idh in TCGA.items()]
     path = build(data / "tcga_lgg", out / "tcga", rows, "brats", ("flair", "t1ce", "t1", "t2"))
     cache = out / "cache" / "brats"
-    run, seconds = train(settings(path, cache, changes))
+    run, seconds = train(settings(path, cache, changes), device)
     manifest = read_manifest(path)
-    return {case: {**score(run, manifest, cache, case, out / f"{case}.png"), "seconds": seconds} for case in TCGA}
+    return {
+        case: {**score(run, manifest, cache, case, out / f"{case}.png", device), "seconds": seconds} for case in TCGA
+    }
 
 
 def main() -> None:
@@ -158,11 +167,13 @@ def main() -> None:
     parser.add_argument(
         "--network", action="append", choices=SEGMENTING, help="of the leave-one-out; mttu-net if not given"
     )
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40, help="optimiser steps per epoch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device = choose_device(arguments.device)
     changes = {
         "train.epochs": arguments.epochs,
         "train.steps_per_epoch": arguments.steps,
@@ -172,9 +183,9 @@ def main() -> None:
     results: dict[str, Any] = {}
     if arguments.only != "tcga":
         for network in arguments.network or [OURS]:
-            results[f"brats2013 {network}"] = leave_one_out(arguments.data, arguments.out, changes, network)
+            results[f"brats2013 {network}"] = leave_one_out(arguments.data, arguments.out, changes, network, device)
     if arguments.only != "brats2013":
-        results["tcga"] = fit_tcga(arguments.data, arguments.out, changes)
+        results["tcga"] = fit_tcga(arguments.data, arguments.out, changes, device)
     for name, table in results.items():
         for region in ("dice_wt", "dice_tc", "dice_et", "otsu_wt"):
             print(f"{name}: mean {region} {np.mean([row[region] for row in table.values()]):.3f}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mttu.config import Config, flatten
 from mttu.config.changeable import list_changeable
 from mttu.config.earlier import complete
@@ -161,10 +163,13 @@ def keep_best(checkpoint: Path, folder: Path) -> None:
             calibrate_training(partial, held_out)
 
 
-def launch_locally(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
-    """A `Launch` in this process, on the CPU, without Ray."""
-    on_start("cpu", 1)
-    runtime = LocalRuntime(folder / "train", on_report=on_epoch)
+def launch_locally(
+    config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart, device: torch.device | None = None
+) -> History:
+    """A `Launch` in this process without Ray, on the CPU if no device is given."""
+    device = device or torch.device("cpu")
+    on_start("gpu" if device.type == "cuda" else "cpu", 1)
+    runtime = LocalRuntime(folder / "train", device, on_report=on_epoch)
     state = fit(task_of(config), runtime)
     with runtime.resume() as checkpoint:
         if checkpoint is not None:
