@@ -330,3 +330,11 @@ def test_nothing_of_ours_reads_or_writes_pickle() -> None:
         )
         assert code.count("torch.load(") == len(re.findall(r"torch\.load\([^)]*weights_only=True", code)), path
         assert code.count("np.load(") == len(re.findall(r"np\.load\([^)]*allow_pickle=False", code)), path
+
+
+def test_tests_that_start_ray_are_kept_in_one_process(request: pytest.FixtureRequest) -> None:
+    """xdist reads a test's group from the end of its id, and where that is missing it runs the tests anywhere."""
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("not in a process of `--dist loadgroup`")
+    on_ray = [item.nodeid for item in request.session.items if item.get_closest_marker("ray")]
+    assert [name for name in on_ray if not name.endswith("@ray")] == []

@@ -138,6 +138,7 @@ def list_inner_starts(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("searcher", ["random", "grid"])
 def test_a_search_killed_at_three_moments_ends_like_an_unbroken_one(tiny, tmp_path, searcher):
     config = override(tiny, {**TWO_AT_ONCE, "train.epochs": 4, "train.checkpoint_every": 1})
@@ -182,6 +183,7 @@ def _without_time(row):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_tpe_and_asha_lose_nothing_and_run_nothing_twice_and_stopped_trials_give_their_place_back(tiny, tmp_path):
     """With one place for a trial, a place that is not given back would be the end of the search."""
     config = override(
