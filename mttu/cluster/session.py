@@ -5,6 +5,7 @@ users of the machine cannot run code in it; `mttu/__init__.py` configures that b
 cluster takes the user's own token; RAY_ADDRESS has to name it before mttu is imported.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,7 @@ from mttu.errors import InputError, RunError, mask_secrets
 from mttu.files import find_obstacle
 from mttu.reach import ask_port, find_reason
 
+logger = logging.getLogger(__name__)
 VARIABLE = "RAY_TMPDIR"
 LONGEST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Of the path of a Unix socket; the system has no room for more (unix(7): `sun_path`)."""
@@ -66,6 +68,7 @@ KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
 """Variable that, set to anything, keeps the folder of a private cluster when it ends."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets in a job that was submitted."""
+_STARTS = 3
 _TRIES = 20
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Of `kill`, of a batch system, and of a terminal that is closed."""
@@ -121,15 +124,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             if starts:
                 folder = _make_folder()
                 stack.callback(_remove, folder)
-                ray.init(
-                    address="local",
-                    _temp_dir=str(folder / INNER),
-                    num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    logging_level="error",
-                )
+                _start(folder, settings)
             else:
                 # a submitted job already has its environment, which may not be set twice
                 private = {"env_vars": {"MTTU_PRIVATE": "1"}} if PRIVATE and _JOB not in os.environ else None
@@ -151,6 +146,37 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             yield
         finally:
             _folder = None
+
+
+def _start(folder: Path, settings: WorkerSettings) -> None:
+    """Starts a private cluster; again if it fails, because Ray gives its node 30 s, too little on a busy machine."""
+    for attempt in range(1, _STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                _temp_dir=str(folder / INNER),
+                num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="error",
+            )
+            return
+        except Exception as error:
+            if attempt == _STARTS:
+                raise
+            logger.info("Ray did not start (%s); trying again", " ".join(str(error).split()))
+            _kill_processes(folder)
+
+
+def _kill_processes(folder: Path) -> None:
+    """Kills what a start that failed left running; Ray itself does so only when this process ends."""
+    import psutil  # comes with Ray
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
+                process.kill()
 
 
 def _explain(error: Exception) -> str | None:

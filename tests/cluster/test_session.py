@@ -27,7 +27,7 @@ def fake_ray(monkeypatch, tmp_path):
         told.update(options)
         if "_temp_dir" in options:
             Path(options["_temp_dir"]).chmod(0o777)  # as Ray does
-            (Path(options["_temp_dir"]) / "session").mkdir()
+            (Path(options["_temp_dir"]) / "session").mkdir(exist_ok=True)
             (Path(options["_temp_dir"]) / "session" / "worker.log").write_text("case A")
         if told.get("fails"):
             raise told["fails"]("no")
@@ -149,6 +149,24 @@ def test_logs_of_a_start_that_failed_go_too(fake_ray, tmp_path, failure, seen):
     with pytest.raises(seen), session.connect(WorkerSettings()):
         pass
     assert list((tmp_path / "ray").iterdir()) == []
+
+
+def test_a_start_that_fails_is_tried_again_and_leaves_no_process(fake_ray, tmp_path, monkeypatch, caplog):
+    started = []
+
+    def init(**options):
+        words = [sys.executable, "-c", "import time; time.sleep(60)", options["_temp_dir"]]
+        started.append(subprocess.Popen(words))
+        if len(started) < 3:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(session.ray, "init", init)
+    with caplog.at_level("INFO", session.__name__), session.connect(WorkerSettings()):
+        codes = [process.poll() for process in started]
+    started[2].kill()
+    assert [process.wait(timeout=60) for process in started[:2]] == [-signal.SIGKILL] * 2
+    assert codes[2] is None  # the start that succeeded keeps its own
+    assert caplog.messages == ["Ray did not start (The current node timed out during startup.); trying again"] * 2
 
 
 def test_logs_stay_where_they_are_asked_for(fake_ray, tmp_path, monkeypatch):
