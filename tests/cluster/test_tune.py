@@ -65,6 +65,7 @@ def test_trials_on_tune_are_those_of_one_process(tiny, tmp_path, ray_session, sk
 def test_a_trial_whose_training_had_finished_is_over_before_the_scheduler_sees_its_curve(tiny, tmp_path, monkeypatch):
     """Killed after its last epoch and started again: the scheduler would stop it at an early, weak epoch."""
     monkeypatch.setattr("mttu.search.work.do_trial", lambda job, callables, report: [report(row) for row in history])
+    monkeypatch.setattr("mttu.cluster.tune.place_workers", lambda config: False)  # there is a place, without a cluster
     history = [{"epoch": 1.0, "m": 0.1}, {"epoch": 2.0, "m": 0.9}]
     told = []
     _do_trial(Job(tiny.model_dump(mode="json"), "train"), history, "m", True, told.append)
