@@ -99,7 +99,7 @@ def follow(path: Path, on_epoch: OnEpoch) -> Iterator[None]:
     Raises:
         Exception: What `on_epoch` raised, after the body is done.
     """
-    newest = 0
+    newest = -1
     failures: list[Exception] = []
 
     def read(handle: TextIO) -> None:

@@ -19,6 +19,9 @@ NEWER: Mapping[str, Any] = {
     "data.folds": 0,
     "data.fold_seed": 0,
     "network.kind": "mttu-net",
+    "train.keep_start": False,
+    "self_training.teacher": "last",
+    "self_training.init": "warm",
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

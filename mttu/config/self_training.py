@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, AboveZero, Positive, Settings
 
 Start = Literal["fresh", "kept"]
+Teacher = Literal["last", "best"]
 CountedLabels = Literal["true", "true+pseudo"]
 
 
@@ -29,6 +30,13 @@ class SelfTrainingSettings(Settings):
     relabel: Annotated[bool, NOT_USED_BY_TRAINING] = True
     """Select afresh from the whole pool each round, as Algorithm 1 does (lines 3 to 5), so a label can change or be
     dropped; false: earlier pseudo-labels stay and only other cases can join."""
+    teacher: Annotated[Teacher, NOT_USED_BY_TRAINING] = "last"
+    """Which network scores the pool, and hands on its weights if `init` is warm: that of the round before, as in
+    Algorithm 1 (lines 3 and 6), or that of the finished round with the largest `train.validation_metric`, the latest of
+    equals."""
+    init: Annotated[Literal["warm", "fresh"], NOT_USED_BY_TRAINING] = "warm"
+    """Weights that a round starts from: the teacher's, as in Algorithm 1 (line 6), or random ones, so that a student
+    does not inherit its teacher's errors (Xie et al., Noisy Student, CVPR 2020, doi:10.1109/CVPR42600.2020.01070)."""
     optimiser: Annotated[Start, NOT_USED_BY_TRAINING] = "fresh"
     """State of Adam and of the task weights at the start of a round: fresh, or kept from the last epoch of the round
     before. Not stated in the paper; fresh, because Algorithm 1 loads weights only (line 6), and because moments from
@@ -51,3 +59,12 @@ class SelfTrainingSettings(Settings):
     truth: Annotated[Path | None, MAY_CHANGE] = None
     """True classes of the unlabelled cases, where known: a manifest or a table, see `mttu select`. For reports only; no
     choice depends on it."""
+
+    @model_validator(mode="after")
+    def _check_optimiser(self) -> "SelfTrainingSettings":
+        if self.optimiser == "kept" and (self.teacher, self.init) != ("last", "warm"):
+            raise ValueError(
+                f"optimiser is kept with teacher={self.teacher} and init={self.init}; a state of Adam belongs to the "
+                "weights of the round before: choose optimiser=fresh, or teacher=last and init=warm"
+            )
+        return self

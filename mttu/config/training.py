@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from mttu.config.schema import MAY_CHANGE, AboveZero, AtLeastZero, Positive, Settings
 
-ValidationMetric = Literal["dice_minus_ce", "dice", "idh_auc", "negative_idh_ce"]
+ValidationMetric = Literal["dice_minus_ce", "dice_plus_auc", "dice", "idh_auc", "negative_idh_ce"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
 
 
@@ -79,6 +79,10 @@ class TrainSettings(Settings):
     """Seed of initial weights, crops, augmentation and dropout."""
     start_from: Path | None = None
     """Checkpoint or run folder whose best weights training starts from; null: random weights."""
+    keep_start: bool = False
+    """Whether the weights that training starts from are validated too, as epoch 0, and stay the best ones if no epoch
+    is better. In self-training a round that makes validation worse then changes nothing. Not in the paper. No effect
+    without `start_from` or without validation cases."""
     start_optimiser: Literal["fresh", "kept"] = "fresh"
     """State of optimiser and task weights at the start: fresh, or kept from `start_from`, which then has to be a
     training checkpoint (`train/epoch_...` in a run folder)."""
@@ -89,7 +93,9 @@ class TrainSettings(Settings):
     many epochs."""
     validation_metric: ValidationMetric = "dice_minus_ce"
     """Larger is better. `dice_minus_ce`: mean Dice of WT, TC, ET minus unweighted IDH cross entropy; each mean is taken
-    over the cases that have the label."""
+    over the cases that have the label. The cross entropy has no bound, so a few confident errors can outweigh all of
+    Dice; `dice_plus_auc`: mean Dice plus IDH AUC, each between 0 and 1. AUC has few values on few cases, so between
+    equals the smaller cross entropy at a fitted temperature decides."""
     precision: PrecisionSetting = "auto"
     """Arithmetic of the forward pass in training, prediction and scoring; auto: bfloat16 autocast on a GPU, float32 on
     a CPU. The IDH head is always in float32. Not stated in the paper."""

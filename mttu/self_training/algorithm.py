@@ -117,7 +117,7 @@ def _score(current: Round, split: str, target: Path) -> ScoreTable:
     job = current.job
     changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
     manifest, cache_dir = resolve_paths(job.config)
-    plan = plan_scoring(current.previous_folder, manifest, split, changes, cache_dir)
+    plan = plan_scoring(current.teacher_folder, manifest, split, changes, cache_dir)
     found = _read_scores_of(plan, target)
     if found is not None:
         return found

@@ -9,7 +9,13 @@ from mttu.config import Config, override
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
-from mttu.self_training.round_folder import MANIFEST, find_training_checkpoint, round_folder, working_folder
+from mttu.self_training.round_folder import (
+    MANIFEST,
+    find_teacher,
+    find_training_checkpoint,
+    round_folder,
+    working_folder,
+)
 from mttu.tracking import Tracker
 from mttu.training.inputs import Inputs, resolve_paths
 from mttu.training.run import Launch
@@ -128,6 +134,11 @@ class Round:
         """Folder of the round before; for round 1 and later."""
         return round_folder(self.job.folder, self.number - 1)
 
+    @property
+    def teacher_folder(self) -> Path:
+        """Folder of the round whose network scores the pool; for round 1 and later."""
+        return find_teacher(self.job.folder, self.number, self.job.config.self_training.teacher)
+
 
 def last_round(config: Config) -> int:
     """Number of the last round; direct training on the mixed data has only round 0."""
@@ -150,10 +161,10 @@ def round_config(config: Config, number: int, place: Path) -> Config:
     if number == 0:
         changes["self_training.class_weights"] = "true"  # no pseudo-labels to count; round 0 can be shared
         return override(config, changes)
-    before = round_folder(place.parent, number - 1)
-    kept = find_training_checkpoint(before) if settings.optimiser == "kept" else None
+    teacher = find_teacher(place.parent, number, settings.teacher)
+    kept = find_training_checkpoint(teacher) if settings.optimiser == "kept" else None
     changes |= {
-        "train.start_from": str(kept or before),
+        "train.start_from": str(kept or teacher) if settings.init == "warm" else None,
         "train.start_optimiser": settings.optimiser,
         "train.epochs": settings.epochs or config.train.epochs,
         "optim.lr": settings.lr or config.optim.lr,

@@ -11,12 +11,14 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mttu.config.self_training import Teacher
 from mttu.errors import InputError
 from mttu.files import read_versioned, remove, write_json
 
@@ -85,6 +87,19 @@ def is_finished(folder: Path, number: int) -> bool:
 def count_finished(folder: Path) -> int:
     """Number of finished rounds, round 0 included."""
     return next(number for number in count() if not is_finished(folder, number))
+
+
+def find_teacher(folder: Path, number: int, teacher: Teacher) -> Path:
+    """Folder of the finished round whose network scores the pool for round `number`, 1 or later.
+
+    Raises:
+        InputError: A round's record is damaged.
+    """
+    before = range(number)
+    if teacher == "last":
+        return round_folder(folder, before[-1])
+    scores = [read_record(round_folder(folder, one)).metrics.get("val/score", -math.inf) for one in before]
+    return round_folder(folder, max(before, key=lambda one: (scores[one], one)))
 
 
 def prune(folder: Path, keep_newest: bool) -> None:

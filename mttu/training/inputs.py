@@ -254,6 +254,7 @@ def _check_validation(config: Config, learned: Collection[str], val: Sequence[Ca
     classes = {case.idh for case in val if case.idh >= 0} if "idh" in tasks and learns else set()
     enough = {
         "dice_minus_ce": masks or bool(classes),
+        "dice_plus_auc": masks or len(classes) == 2,
         "dice": masks,
         "negative_idh_ce": bool(classes),
         "idh_auc": len(classes) == 2,
@@ -261,7 +262,12 @@ def _check_validation(config: Config, learned: Collection[str], val: Sequence[Ca
     if not val or enough[metric]:
         return []
     doubt = "" if learns or "idh" not in tasks else " (IDH is not learned: no training case has a known status)"
-    needs = {"dice": "a mask", "idh_auc": "both IDH classes", "negative_idh_ce": "a known IDH status"}
+    needs = {
+        "dice": "a mask",
+        "dice_plus_auc": "a mask or both IDH classes",
+        "idh_auc": "both IDH classes",
+        "negative_idh_ce": "a known IDH status",
+    }
     return [
         f"{path}: train.validation_metric={metric} needs {needs.get(metric, 'a mask or a known IDH status')} among "
         f"the {len(val)} validation cases{doubt}; choose another metric or another split"

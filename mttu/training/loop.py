@@ -79,6 +79,8 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
     check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
     class_weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     patches_at_once = share_batch(train, runtime.world_size).micro_batch_size
+    if folder is None and train.keep_start and train.start_from is not None and opened.validation:
+        report_start(state, task, opened, runtime)
     while state.epoch < train.epochs:
         started = time.monotonic()
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))
@@ -94,7 +96,7 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
             # (): an IDH head, but no prediction to keep; None: no IDH head
             held_out: tuple[HeldOut, ...] | None = () if "idh" in config.network.tasks else None
             if due and opened.validation:
-                val_metrics, score, held_out = validate(state, task, opened, runtime)
+                val_metrics, score, held_out = validate(state, task, opened, runtime, state.epoch + 1)
                 metrics |= val_metrics
             if last and score is None and state.best is None:
                 score = 0.0  # nothing to choose by: keep the last epoch
@@ -105,14 +107,23 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
     return state
 
 
+def report_start(state: TrainingState, task: TrainingTask, opened: Opened, runtime: Runtime) -> None:
+    """Validates the weights that training starts from, as epoch 0: they are the best until an epoch is better."""
+    started = time.monotonic()
+    metrics, score, held_out = validate(state, task, opened, runtime, 0)
+    state.keep_start(metrics, score, held_out)
+    shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
+    runtime.report(0, shown, partial(write_state, state, task.config))
+
+
 def validate(
-    state: TrainingState, task: TrainingTask, opened: Opened, runtime: Runtime
+    state: TrainingState, task: TrainingTask, opened: Opened, runtime: Runtime, epoch: int
 ) -> tuple[dict[str, float], float | None, tuple[HeldOut, ...] | None]:
     """Metrics of the validation cases, the score that checkpoints are chosen by, and the IDH predictions to keep."""
     precision = choose_precision(task.config.train.precision, runtime.device)
     metrics, score, rows = evaluate(state.network, opened.validation, task.config, runtime, precision)
     classes = opened.mask_classes if lacks_classes(metrics) else ()
-    metrics |= note_absences(metrics, classes, state.history, state.epoch + 1)
+    metrics |= note_absences(metrics, classes, state.history, epoch)
     return metrics, score, select_held_out(rows, task.val) if "idh" in task.config.network.tasks else None
 
 

@@ -332,3 +332,9 @@ def test_sizes_of_a_foreign_file_are_bounded() -> None:
         override(Config(), {"patch.size": [512, 256, 136]})
     limits = {"patch.size": [512, 256, 128], "inference.overlap": 0.9, "data.prepare.spacing_mm": 0.3}
     assert override(Config(), limits).patch.size == (512, 256, 128)
+
+
+@pytest.mark.parametrize("change", ["self_training.teacher=best", "self_training.init=fresh"])
+def test_a_kept_optimiser_needs_the_weights_of_the_round_before(change):
+    (problem,) = problems_of("self_training.optimiser=kept", change)
+    assert "a state of Adam belongs to the weights of the round before" in problem

@@ -231,3 +231,27 @@ def test_round_0_can_be_shared(make_config, here):
     with pytest.raises(InputError, match="is round 1; give a round_0"):
         run_self_training(override(other, {"self_training.start": str(first / "round_1")}), here)
     assert not (config.output.folder / "other").exists()  # refused before anything was written
+
+
+@pytest.mark.parametrize("changes", [{}, {"self_training.init": "fresh"}])
+def test_the_best_round_teaches_the_next(make_config, here, pool, changes):
+    """Round 1 is spoiled by its learning rate, so round 0 scores the pool for round 2 as well."""
+    scores = scoring(lambda name: [0.9, 0.92] if pool.index(name) % 2 else [0.1, 0.08])
+    config = make_config({"self_training.lr": 1.0, "self_training.teacher": "best", **changes})
+    folder = run_self_training(config, Callables(here.train, scores, here.evaluate))
+    first, spoiled, second = (read_record(folder / f"round_{number}") for number in range(3))
+    assert spoiled.metrics["val/score"] < first.metrics["val/score"]
+    about = read_scores(folder / "round_2" / "scores.parquet").about
+    assert about["weights_sha256"] == first.weights_sha256
+    started = first.weights_sha256 if not changes else None
+    assert (spoiled.started_from, second.started_from) == (started, started)
+
+
+def test_a_round_whose_start_is_kept_changes_nothing(make_config, here, pool):
+    scores = scoring(lambda name: [0.9, 0.92] if pool.index(name) % 2 else [0.1, 0.08])
+    config = make_config({"self_training.lr": 1.0, "train.keep_start": True})
+    folder = run_self_training(config, Callables(here.train, scores, here.evaluate))
+    first, spoiled = (read_record(folder / f"round_{number}") for number in range(2))
+    assert spoiled.best_epoch == 0
+    assert spoiled.weights_sha256 == first.weights_sha256
+    assert spoiled.metrics == first.metrics

@@ -19,6 +19,7 @@ def row(case_id, dice, idh, probability):
     return {"case_id": case_id, "idh": idh, "mutant_probability": probability, **regions, **status}
 
 
+M = "dice_plus_auc"
 ROWS = [
     row("a", (0.9, 0.8, 0.7), 1, 0.8),
     row("b", (0.5, 0.4, 0.3), 0, 0.4),
@@ -45,6 +46,28 @@ def test_each_label_counts_where_it_is_known():
 @pytest.mark.parametrize(("metric", "expected"), [("dice", 1.3 / 3), ("idh_auc", 0.5), ("negative_idh_ce", -0.64598)])
 def test_named_scores(metric, expected):
     assert summarise(ROWS, metric)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_dice_plus_auc_is_bounded_and_the_calibrated_cross_entropy_only_breaks_ties():
+    low, high = (row(name, (0.5, 0.5, 0.5), idh, p) for name, idh, p in (("a", 0, 0.001), ("b", 1, 0.002)))
+    metrics, ordered = summarise([low, high], "dice_plus_auc")  # one confident error, yet the order is right
+    assert metrics["val/idh_ce"] > 3.0
+    assert ordered == pytest.approx(0.5 + 1.0, abs=0.001)
+    assert summarise([replace_probability(low, 0.003), high], "dice_plus_auc")[1] == pytest.approx(0.5, abs=0.001)
+    wrong = row("c", (None,) * 3, 0, 0.95)
+    sure, unsure = (
+        summarise([row("a", (None,) * 3, 0, 0.1), row("b", (None,) * 3, 1, mutant), wrong], M) for mutant in (0.9, 0.2)
+    )
+    assert sure[0]["val/idh_auc"] == unsure[0]["val/idh_auc"] == 0.5
+    for _, score in (sure, unsure):
+        assert 0.5 - 0.00075 < score < 0.5
+    assert sure[1] > unsure[1]  # b is nearer to its side, at any temperature
+    assert summarise([low], M)[1] == 0.5  # one class: no AUC
+    assert summarise([row("a", (None,) * 3, 0, 0.1)], M)[1] is None
+
+
+def replace_probability(one, probability):
+    return {**one, "mutant_probability": probability}
 
 
 def test_what_is_not_defined_is_absent():

@@ -50,6 +50,13 @@ def test_kills_at_some_boundaries(tiny, tmp_path):
     assert run_killed_everywhere(override(tiny, {"train.epochs": 2}), tmp_path, step=7) >= 5
 
 
+def test_kills_where_the_start_is_kept(tiny, tmp_path):
+    """The start is validated before the first epoch, and the best weights until one is better."""
+    first = run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
+    changes = {"train.start_from": str(first), "train.keep_start": True, "train.epochs": 1, "optim.lr": 1.0}
+    assert run_killed_everywhere(override(tiny, changes), tmp_path, step=8) >= 3
+
+
 @pytest.mark.slow
 def test_kills_at_every_boundary(tiny, tmp_path):
     assert run_killed_everywhere(tiny, tmp_path, step=1) > 40

@@ -1,5 +1,6 @@
 """Training that starts from weights of an earlier one."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from mttu.config import Config, override
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.errors import InputError
 from mttu.networks.checkpoint import write_checkpoint
+from mttu.training.held_out import read_held_out
 from mttu.training.loop import counted_labels
 from mttu.training.run import launch_locally, run_training
 from mttu.training.start import check_start, digest_weights, identify_start, load_start
@@ -107,3 +109,28 @@ def test_class_weights_count_pseudo_labels_only_if_asked_for(tiny, phantom_manif
     cases = [replace(one, idh=idh) for idh in (IDH_MUTANT, IDH_WILD, -1)]
     cases += [replace(one, idh=idh, pseudo_label=True) for idh in (IDH_MUTANT, IDH_WILD)]
     assert counted_labels(cases, override(tiny, {"self_training.class_weights": setting})) == counted
+
+
+def test_the_start_is_kept_where_no_epoch_is_better(tiny, first):
+    spoiling = {"optim.lr": 1.0, "train.epochs": 2, "train.keep_start": True, "train.validate_every": 1}
+    run = run_training(start(tiny, first, **spoiling, **{"output.name": "kept"}), launch_locally)
+    assert digest_weights(run) == digest_weights(first)
+    history = json.loads((run / "finished.json").read_text())["history"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert "train/loss" not in history[0]
+    assert history[0]["val/score"] == max(row["val/score"] for row in history)
+    chosen = json.loads((run / "best" / "checkpoint.json").read_text())["metrics"]
+    assert (chosen["epoch"], chosen["val/score"]) == (0, history[0]["val/score"])
+    dropped = run_training(
+        start(tiny, first, **{**spoiling, "train.keep_start": False, "output.name": "dropped"}), launch_locally
+    )
+    assert digest_weights(dropped) != digest_weights(first)
+    assert json.loads((dropped / "finished.json").read_text())["history"] == history[1:]
+    assert read_held_out(run) == read_held_out(first)
+
+
+def test_a_training_without_a_start_keeps_none(tiny):
+    changes = {"train.epochs": 1, "output.name": "none"}
+    plain = run_training(override(tiny, changes), launch_locally)
+    asked = run_training(override(tiny, {**changes, "train.keep_start": True, "output.name": "asked"}), launch_locally)
+    assert digest_weights(plain) == digest_weights(asked)
