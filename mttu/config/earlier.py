@@ -19,6 +19,9 @@ NEWER: Mapping[str, Any] = {
     "data.folds": 0,
     "data.fold_seed": 0,
     "network.kind": "mttu-net",
+    "train.quotas.labelled": 0,
+    "train.quotas.pseudo": 0,
+    "train.quotas.unlabelled": 0,
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

@@ -1,5 +1,6 @@
 """Patches of cached cases as batches: memory-mapped, in an order that depends on seed and epoch only."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mttu.data.augment import Augmentation, draw_augmentation, rotation_margin
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.labels import knows_parts
 from mttu.data.manifest import Case
+from mttu.data.quotas import draw_by_kind, kind_of, share_quotas
 
 GPU_LOADER_WORKERS = 4
 """Processes that read patches for one GPU if the settings do not say how many: a step needs less time than reading."""
@@ -175,15 +177,28 @@ def collate(patches: Sequence[Patch]) -> Batch:
     )
 
 
-def steps_per_epoch(num_cases: int, config: Config) -> int:
-    """Optimiser steps of an epoch: as set, or enough to see every case once."""
-    return config.train.steps_per_epoch or -(-num_cases // config.train.global_batch)
+def steps_per_epoch(num_cases: int, config: Config, samples: int | None = None) -> int:
+    """Optimiser steps of an epoch: as set, or enough to see `num_cases` cases once.
+
+    Each step has `samples` of them; all of its global batch if that is not given.
+    """
+    return config.train.steps_per_epoch or -(-num_cases // (samples or config.train.global_batch))
 
 
-def order_of_steps(num_cases: int, config: Config, epoch: int) -> NDArray[np.int64]:
-    """Case index of each sample of an epoch, (steps, samples of the global batch)."""
-    steps, train = steps_per_epoch(num_cases, config), config.train
-    return epoch_order(num_cases, steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
+def order_of_steps(cases: Sequence[Case], config: Config, epoch: int) -> NDArray[np.int64]:
+    """Case index of each sample of an epoch, (steps, samples of the global batch).
+
+    From one order of all cases, or with `train.quotas` from one for each kind of case, see `mttu.data.quotas`.
+    """
+    train = config.train
+    if train.quotas.total:
+        kinds = [kind_of(case) for case in cases]
+        shares = share_quotas(train.quotas, Counter(kinds))
+        leading = next(iter(shares))
+        steps = steps_per_epoch(kinds.count(leading), config, shares[leading])
+        return draw_by_kind(kinds, shares, steps, train.seed, epoch)
+    steps = steps_per_epoch(len(cases), config)
+    return epoch_order(len(cases), steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
 
 
 def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
@@ -197,7 +212,7 @@ def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset
     }
     return [
         frozenset(task for task, has_label in with_label.items() if has_label[indices].any())
-        for indices in order_of_steps(len(dataset), dataset.config, epoch)
+        for indices in order_of_steps(dataset.cases, dataset.config, epoch)
     ]
 
 
@@ -213,7 +228,7 @@ def build_loader(
     train = dataset.config.train
     shares = share_batch(train, world_size)
     size = shares.micro_batch_size
-    order = order_of_steps(len(dataset), dataset.config, epoch)
+    order = order_of_steps(dataset.cases, dataset.config, epoch)
     starts = [
         step * train.global_batch + rank * shares.per_worker + micro_batch * size
         for step in range(len(order))

@@ -13,6 +13,7 @@ from mttu.config import Config, SelectionSettings
 from mttu.config.earlier import complete_section
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
+from mttu.data.quotas import describe_quotas
 from mttu.errors import InputError, RunError, raise_if_any, say_count
 from mttu.files import atomic_folder, drop_link, move_into_place, read_json
 from mttu.pseudo_labels.reports import read_selection, write_selection_table
@@ -268,7 +269,10 @@ def _make_record(
         confidence_threshold=None if labels is None else labels.settings.confidence_threshold,
         uncertainty_threshold=None if labels is None else labels.settings.uncertainty_threshold,
         metrics=metrics,
-        notes=_describe_direct(job, mixture) if labels is None else labels.selection.notes,
+        notes=(
+            *(_describe_direct(job, mixture) if labels is None else labels.selection.notes),
+            *describe_quotas(mixture.manifest.split("train"), config),
+        ),
         left_out=mixture.left_out,
     )
 

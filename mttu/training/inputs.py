@@ -13,8 +13,9 @@ from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.labels import knows_parts
 from mttu.data.loaders import PatchDataset
 from mttu.data.manifest import Case, Manifest, read_manifest
+from mttu.data.quotas import describe_quotas
 from mttu.data.source_records import find_changes
-from mttu.errors import InputError, name_some, raise_if_any, say_count
+from mttu.errors import InputError, collecting, name_some, raise_if_any, say_count
 from mttu.inference.windows import explain_windows
 from mttu.networks.build import find_network_problems
 from mttu.networks.learned import explain_unlearned
@@ -97,9 +98,12 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
             if have_other_times:
                 read_again.append(case.case_id)
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
+    quotas: list[str] = []
+    with collecting(problems):
+        quotas = describe_quotas(train, config) if train else []
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
-    notes = (*_describe_unlabelled(config, train, missing), *_describe_sources(unrecorded, read_again))
+    notes = (*_describe_unlabelled(config, train, missing), *quotas, *_describe_sources(unrecorded, read_again))
     return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes)
 
 
