@@ -22,6 +22,7 @@ NEWER: Mapping[str, Any] = {
     "train.quotas.labelled": 0,
     "train.quotas.pseudo": 0,
     "train.quotas.unlabelled": 0,
+    "self_training.labels": "hard",
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

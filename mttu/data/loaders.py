@@ -47,6 +47,9 @@ class Batch:
     """For error messages."""
     augmentations: tuple[Augmentation, ...] = field(repr=False)
     """To apply to each patch."""
+    idh_terms: Tensor | None = None
+    """(B, 2) how much the terms of wild type and mutant count in the IDH loss, see `Case.idh_terms`; None without any
+    soft label, where `idh` says it all."""
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU reads while the host works on; torch's loader calls it."""
@@ -74,6 +77,9 @@ class Patch:
     idh: int
     case_id: str
     augmentation: Augmentation
+    idh_terms: tuple[float, float]
+    """See `Case.idh_terms`."""
+    has_soft_label: bool
 
 
 def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -161,11 +167,13 @@ class PatchDataset(Dataset[Patch]):
         augmentation = draw_augmentation(settings, len(image), generator)
         has_seg = cached.seg is not None
         only_wt = has_seg and not knows_parts(case.labels)  # not from the voxels, because a crop may contain no tumour
-        return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation)
+        label = (case.idh_terms, case.idh_weight is not None)
+        return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation, *label)
 
 
 def collate(patches: Sequence[Patch]) -> Batch:
     """Stacks patches to a batch."""
+    soft = any(patch.has_soft_label for patch in patches)
     return Batch(
         image=torch.from_numpy(np.stack([patch.image for patch in patches])),
         seg=torch.from_numpy(np.stack([patch.seg for patch in patches])),
@@ -174,6 +182,7 @@ def collate(patches: Sequence[Patch]) -> Batch:
         idh=torch.tensor([patch.idh for patch in patches]),
         case_ids=tuple(patch.case_id for patch in patches),
         augmentations=tuple(patch.augmentation for patch in patches),
+        idh_terms=torch.tensor([patch.idh_terms for patch in patches]) if soft else None,
     )
 
 
@@ -208,7 +217,7 @@ def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset
     """
     with_label: dict[Task, NDArray[np.bool_]] = {
         "segmentation": np.array([cached.seg is not None for cached in dataset.cached]),
-        "idh": np.array([case.idh >= 0 for case in dataset.cases]),
+        "idh": np.array([any(map(np.float32, case.idh_terms)) for case in dataset.cases]),  # float32, as in batches
     }
     return [
         frozenset(task for task, has_label in with_label.items() if has_label[indices].any())

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 from mttu.config import Config
 from mttu.config.batches import share_batch
@@ -103,7 +104,12 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         quotas = describe_quotas(train, config) if train else []
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
-    notes = (*_describe_unlabelled(config, train, missing), *quotas, *_describe_sources(unrecorded, read_again))
+    notes = (
+        *_describe_unlabelled(config, train, missing),
+        *quotas,
+        *describe_soft_labels(config, train),
+        *_describe_sources(unrecorded, read_again),
+    )
     return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes)
 
 
@@ -136,6 +142,18 @@ def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping
             "predictions and metrics"
         )
     return notes
+
+
+def describe_soft_labels(config: Config, train: Sequence[Case]) -> list[str]:
+    """How many training cases have a soft label, and how much these count; nothing if there are none."""
+    weights = [case.idh_weight for case in train if case.idh_weight is not None]
+    if not weights or "idh" not in config.network.tasks:
+        return []
+    subject = say_count(len(weights), "training case has", "training cases have")
+    return [
+        f"{subject} a soft pseudo-label: the IDH head learns a probability of mutation instead of a class, with a "
+        f"weight from {min(weights):.3f} to {max(weights):.3f} (mean {fmean(weights):.3f}) where a true label has 1"
+    ]
 
 
 def _check_batches(config: Config) -> list[str]:
@@ -317,7 +335,7 @@ def open_task(task: TrainingTask) -> Opened:
             problems += error.problems
         else:
             seen[f"case {case.case_id}"] = (
-                f"{cached.content_hash} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
+                f"{cached.content_hash} {case.idh} {case.idh_terms} {case.labels} {case.pseudo_label} {case.split}"
             )
     if start is not None:
         try:
