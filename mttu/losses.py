@@ -124,7 +124,9 @@ def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
     return (full[-1] * loss + whole[-1] * segmentation_loss(whole, settings)) / (full[-1] + whole[-1])
 
 
-def idh_sums(logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
+def idh_sums(
+    logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossSettings, terms: Tensor | None = None
+) -> Tensor:
     """Sums that the IDH loss (eq. 14, with the selection mask g of eq. 20) is a function of.
 
     Args:
@@ -132,10 +134,15 @@ def idh_sums(logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossS
         idh: (B,) 1 mutant, 0 wild type, -1 unknown, as is a pseudo-label that was not selected.
         class_weights: (2,) weight of wild type and mutant, see `idh_class_weights`.
         settings: Cross entropy or focal loss.
+        terms: (B, 2) how much the terms of wild type and mutant count, in place of `idh`, where there are soft labels:
+            g (1 - p) and g p, see `mttu.data.manifest.Case.idh_terms`. Each term has its class weight and, in the focal
+            form, the factor of its own probability. For hard labels the same bits as without.
 
     Returns:
         (3,) weighted sum of losses, number m of all samples, number of samples that count.
     """
+    if terms is not None:
+        return _soft_idh_sums(logits, terms, class_weights, settings)
     counts = idh >= 0
     target = idh.clamp(min=0).long()
     log_true = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])[:, 0]
@@ -144,6 +151,17 @@ def idh_sums(logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossS
         losses = losses * (1 - log_true.exp()) ** settings.focal_gamma
     total = torch.where(counts, losses, torch.zeros_like(losses)).sum()
     return torch.stack([total, total.new_tensor(float(len(idh))), counts.sum().to(total.dtype)])
+
+
+def _soft_idh_sums(logits: Tensor, terms: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
+    absent = terms == 0  # their logarithm is masked before anything is computed from it: no gradient, and no 0 * inf
+    log_probabilities = F.log_softmax(logits.float(), dim=1).masked_fill(absent, -1.0)
+    losses = -class_weights.to(log_probabilities) * log_probabilities
+    if settings.idh == "focal":
+        losses = losses * (1 - log_probabilities.exp()) ** settings.focal_gamma
+    total = (terms.to(losses) * losses).sum(dim=1).sum()
+    counts = ~absent.all(dim=1)
+    return torch.stack([total, total.new_tensor(float(len(terms))), counts.sum().to(total.dtype)])
 
 
 def idh_loss(sums: Tensor) -> Tensor:

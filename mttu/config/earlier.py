@@ -22,6 +22,10 @@ NEWER: Mapping[str, Any] = {
     "train.keep_start": False,
     "self_training.teacher": "last",
     "self_training.init": "warm",
+    "train.quotas.labelled": 0,
+    "train.quotas.pseudo": 0,
+    "train.quotas.unlabelled": 0,
+    "self_training.labels": "hard",
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

@@ -20,8 +20,9 @@ class SelfTrainingSettings(Settings):
     "tend to be stable gradually after three pseudo-labeling iterations" (section VI). No effect with
     `selection.method=direct`, which is one training."""
     stop_when_unchanged: Annotated[bool, MAY_CHANGE] = True
-    """Stop before a round (the second or a later one) whose pseudo-labels are those of the round before. Not stated in
-    the paper. No effect with `selection.method=none`, the baseline of the other methods."""
+    """Stop before a round (the second or a later one) whose pseudo-labels are those of the round before; with
+    `labels=soft`, to the last bit of their probabilities. Not stated in the paper. No effect with
+    `selection.method=none`, the baseline of the other methods."""
     epochs: Annotated[Positive | None, NOT_USED_BY_TRAINING] = None
     """Epochs of each round after round 0; null: as `train.epochs`. Not stated in the paper."""
     lr: Annotated[AboveZero | None, NOT_USED_BY_TRAINING] = None
@@ -41,10 +42,16 @@ class SelfTrainingSettings(Settings):
     """State of Adam and of the task weights at the start of a round: fresh, or kept from the last epoch of the round
     before. Not stated in the paper; fresh, because Algorithm 1 loads weights only (line 6), and because moments from
     training on other labels, at the end of a decay, say little about the first steps at a new learning rate."""
+    labels: Annotated[Literal["hard", "soft"], NOT_USED_BY_TRAINING] = "hard"
+    """What a selected case trains its IDH head with. hard: its class, as in the paper. soft: the probability p of
+    mutation that it was selected by as target, weighted by g = 1 - H(p) / log 2 in eq. (20), with the binary entropy H:
+    an unsure label counts less (not in the paper; the certainty weight of Iscen et al., CVPR 2019,
+    doi:10.1109/CVPR.2019.00521). The class weights are those of the two terms: -g [(1 - p) w_wild log q_wild +
+    p w_mutant log q_mutant]. No effect with `selection.method` none and direct."""
     class_weights: CountedLabels = "true"
     """Labels that w_mutant and w_wild are counted from (below eq. 14, eq. 20): the true ones, or pseudo-labels too. Not
     stated in the paper; true, because selected labels are balanced to the same ratio anyway, and a selection biased
-    towards one class should not reinforce its own bias."""
+    towards one class should not reinforce its own bias. A soft label counts as its class."""
     thresholds: Annotated[Literal["fixed", "search"], NOT_USED_BY_TRAINING] = "fixed"
     """Thresholds as set in `selection`, or searched each round on the Monte Carlo scores of the validation cases; see
     `mttu thresholds`. The paper determines them once on validation data (section IV-B)."""

@@ -62,19 +62,42 @@ class OptimSettings(Settings):
     paper, which does not mention it."""
 
 
+class QuotaSettings(Settings):
+    """Samples of each kind of case in every global batch. Not in the paper, whose batches are drawn from one order of
+    all cases; with a large pool, many of those hold no IDH label.
+    """
+
+    labelled: Annotated[int, Field(ge=0)] = 0
+    """Samples with a true IDH label."""
+    pseudo: Annotated[int, Field(ge=0)] = 0
+    """Samples with a pseudo-label."""
+    unlabelled: Annotated[int, Field(ge=0)] = 0
+    """Samples whose IDH status is unknown; they train segmentation alone."""
+
+    @property
+    def total(self) -> int:
+        """Samples of all kinds; 0 where quotas are off."""
+        return self.labelled + self.pseudo + self.unlabelled
+
+
 class TrainSettings(Settings):
     """The training loop (section V-B.1)."""
 
     epochs: Positive = 1000
     """Passes over the training cases (section V-B.1)."""
     steps_per_epoch: Positive | None = None
-    """Optimiser steps per epoch; null: as many as it takes to see every training case once."""
+    """Optimiser steps per epoch; null: as many as it takes to see every training case once. With `quotas`: every truly
+    labelled case; where those have no share, every case of the next kind that has one."""
     global_batch: Positive = 4
     """Patches of an optimiser step, over all workers together (section V-B.1: 2 per GPU on 2 GPUs). Steps per epoch and
     learning rate depend on it, not on the number of workers, which has to divide it."""
     batch_per_worker: Positive = 2
     """The most patches that a worker holds at once (section V-B.1: 2 per GPU). A larger share is taken in equal
     micro-batches: same losses and gradients, but batch norm sees fewer patches at a time, a change of recipe."""
+    quotas: QuotaSettings = QuotaSettings()
+    """Samples of each kind in every global batch; their sum is `global_batch`, or all are 0: one order of all cases, as
+    in the paper. The share of a kind without any case (round 0 has no pseudo-labels) goes to the others in proportion
+    to their quotas, by largest remainder."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of initial weights, crops, augmentation and dropout."""
     start_from: Path | None = None
@@ -101,6 +124,16 @@ class TrainSettings(Settings):
     a CPU. The IDH head is always in float32. Not stated in the paper."""
     loader_workers: Annotated[int | None, Field(ge=0), MAY_CHANGE] = None
     """Processes per worker that read patches ahead; 0 reads in the training process; null: 4 on a GPU, 0 on a CPU."""
+
+    @model_validator(mode="after")
+    def _check_quotas(self) -> "TrainSettings":
+        quotas = self.quotas
+        if quotas.total not in (0, self.global_batch):
+            raise ValueError(
+                f"quotas: labelled {quotas.labelled} + pseudo {quotas.pseudo} + unlabelled {quotas.unlabelled} = "
+                f"{quotas.total}, but global_batch is {self.global_batch}; they must add up to it, or all be 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_start(self) -> "TrainSettings":

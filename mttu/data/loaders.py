@@ -1,5 +1,6 @@
 """Patches of cached cases as batches: memory-mapped, in an order that depends on seed and epoch only."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mttu.data.augment import Augmentation, draw_augmentation, rotation_margin
 from mttu.data.cache import CachedCase, open_cached
 from mttu.data.labels import knows_parts
 from mttu.data.manifest import Case
+from mttu.data.quotas import draw_by_kind, kind_of, share_quotas
 
 GPU_LOADER_WORKERS = 4
 """Processes that read patches for one GPU if the settings do not say how many: a step needs less time than reading."""
@@ -45,6 +47,9 @@ class Batch:
     """For error messages."""
     augmentations: tuple[Augmentation, ...] = field(repr=False)
     """To apply to each patch."""
+    idh_terms: Tensor | None = None
+    """(B, 2) how much the terms of wild type and mutant count in the IDH loss, see `Case.idh_terms`; None without any
+    soft label, where `idh` says it all."""
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory, from which a GPU reads while the host works on; torch's loader calls it."""
@@ -72,6 +77,9 @@ class Patch:
     idh: int
     case_id: str
     augmentation: Augmentation
+    idh_terms: tuple[float, float]
+    """See `Case.idh_terms`."""
+    has_soft_label: bool
 
 
 def epoch_order(num_cases: int, num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -159,11 +167,13 @@ class PatchDataset(Dataset[Patch]):
         augmentation = draw_augmentation(settings, len(image), generator)
         has_seg = cached.seg is not None
         only_wt = has_seg and not knows_parts(case.labels)  # not from the voxels, because a crop may contain no tumour
-        return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation)
+        label = (case.idh_terms, case.idh_weight is not None)
+        return Patch(image, seg, has_seg, only_wt, case.idh, case.case_id, augmentation, *label)
 
 
 def collate(patches: Sequence[Patch]) -> Batch:
     """Stacks patches to a batch."""
+    soft = any(patch.has_soft_label for patch in patches)
     return Batch(
         image=torch.from_numpy(np.stack([patch.image for patch in patches])),
         seg=torch.from_numpy(np.stack([patch.seg for patch in patches])),
@@ -172,18 +182,32 @@ def collate(patches: Sequence[Patch]) -> Batch:
         idh=torch.tensor([patch.idh for patch in patches]),
         case_ids=tuple(patch.case_id for patch in patches),
         augmentations=tuple(patch.augmentation for patch in patches),
+        idh_terms=torch.tensor([patch.idh_terms for patch in patches]) if soft else None,
     )
 
 
-def steps_per_epoch(num_cases: int, config: Config) -> int:
-    """Optimiser steps of an epoch: as set, or enough to see every case once."""
-    return config.train.steps_per_epoch or -(-num_cases // config.train.global_batch)
+def steps_per_epoch(num_cases: int, config: Config, samples: int | None = None) -> int:
+    """Optimiser steps of an epoch: as set, or enough to see `num_cases` cases once.
+
+    Each step has `samples` of them; all of its global batch if that is not given.
+    """
+    return config.train.steps_per_epoch or -(-num_cases // (samples or config.train.global_batch))
 
 
-def order_of_steps(num_cases: int, config: Config, epoch: int) -> NDArray[np.int64]:
-    """Case index of each sample of an epoch, (steps, samples of the global batch)."""
-    steps, train = steps_per_epoch(num_cases, config), config.train
-    return epoch_order(num_cases, steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
+def order_of_steps(cases: Sequence[Case], config: Config, epoch: int) -> NDArray[np.int64]:
+    """Case index of each sample of an epoch, (steps, samples of the global batch).
+
+    From one order of all cases, or with `train.quotas` from one for each kind of case, see `mttu.data.quotas`.
+    """
+    train = config.train
+    if train.quotas.total:
+        kinds = [kind_of(case) for case in cases]
+        shares = share_quotas(train.quotas, Counter(kinds))
+        leading = next(iter(shares))
+        steps = steps_per_epoch(kinds.count(leading), config, shares[leading])
+        return draw_by_kind(kinds, shares, steps, train.seed, epoch)
+    steps = steps_per_epoch(len(cases), config)
+    return epoch_order(len(cases), steps * train.global_batch, train.seed, epoch).reshape(steps, -1)
 
 
 def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset[Task]]:
@@ -193,11 +217,11 @@ def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset
     """
     with_label: dict[Task, NDArray[np.bool_]] = {
         "segmentation": np.array([cached.seg is not None for cached in dataset.cached]),
-        "idh": np.array([case.idh >= 0 for case in dataset.cases]),
+        "idh": np.array([any(map(np.float32, case.idh_terms)) for case in dataset.cases]),  # float32, as in batches
     }
     return [
         frozenset(task for task, has_label in with_label.items() if has_label[indices].any())
-        for indices in order_of_steps(len(dataset), dataset.config, epoch)
+        for indices in order_of_steps(dataset.cases, dataset.config, epoch)
     ]
 
 
@@ -213,7 +237,7 @@ def build_loader(
     train = dataset.config.train
     shares = share_batch(train, world_size)
     size = shares.micro_batch_size
-    order = order_of_steps(len(dataset), dataset.config, epoch)
+    order = order_of_steps(dataset.cases, dataset.config, epoch)
     starts = [
         step * train.global_batch + rank * shares.per_worker + micro_batch * size
         for step in range(len(order))

@@ -28,6 +28,9 @@ MEND = "write it again with `mttu cohort`"
 NEWER_COLUMNS: Mapping[str, Any] = {}
 """Columns that earlier manifests of this format may lack, with the value that every row had then. A row with that value
 has the same fingerprint as without the column."""
+SOFT_LABEL: Mapping[str, Any] = {"idh_probability": None, "idh_weight": None}
+"""Columns of soft labels, with the value where there is none. A manifest without soft labels lacks them, and its
+fingerprint is the same."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _IMAGE = "image_"
@@ -59,6 +62,20 @@ class Case:
     """Name of the file layout that the case was found in."""
     pseudo_label: bool = False
     """Whether `idh` is a network's prediction that self-training selected."""
+    idh_probability: float | None = None
+    """Probability of mutation that a soft pseudo-label trains with in place of the class `idh`."""
+    idh_weight: float | None = None
+    """g of eq. (20) in [0, 1], how much a soft pseudo-label counts; None together with `idh_probability`."""
+
+    @property
+    def idh_terms(self) -> tuple[float, float]:
+        """How much the terms of wild type and mutant count in the IDH loss, before class weights.
+
+        1 for the class of a known status, both 0 for an unknown one; g (1 - p) and g p for a soft label.
+        """
+        if self.idh_probability is None or self.idh_weight is None:
+            return float(self.idh == IDH_WILD), float(self.idh == IDH_MUTANT)
+        return self.idh_weight * (1.0 - self.idh_probability), self.idh_weight * self.idh_probability
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 over modalities and rows with relative paths: independent of the place and of new, unused columns."""
         rows = [_to_row(case, self.root) for case in self.cases]
-        for row, (name, unused) in itertools.product(rows, NEWER_COLUMNS.items()):
+        for row, (name, unused) in itertools.product(rows, [*NEWER_COLUMNS.items(), *SOFT_LABEL.items()]):
             if row[name] == unused:
                 del row[name]
         content = [self.synthetic, self.modalities, rows]
@@ -116,7 +133,7 @@ def _add_newer(table: Any, modalities: Sequence[str]) -> Any:
     return table
 
 
-def _schema(modalities: Sequence[str]) -> Any:
+def _schema(modalities: Sequence[str], soft: bool = False) -> Any:
     required = [pa.field(name, pa.string(), nullable=False) for name in ("case_id", "patient_id", "split")]
     images = [pa.field(f"{_IMAGE}{name}", pa.string(), nullable=False) for name in modalities]
     paths = [pa.field(name, pa.string()) for name in ("seg", "brain_mask")]
@@ -124,7 +141,8 @@ def _schema(modalities: Sequence[str]) -> Any:
     idh, labels = pa.field("idh", pa.int8(), nullable=False), pa.field("labels", pa.string(), nullable=False)
     origin = [pa.field("site", pa.string()), pa.field("dataset", pa.string())]
     pseudo_label = pa.field("pseudo_label", pa.bool_(), nullable=False)
-    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin, pseudo_label])
+    soft_label = [pa.field(name, pa.float64()) for name in SOFT_LABEL] if soft else []
+    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin, pseudo_label, *soft_label])
 
 
 def check_target(path: Path) -> None:
@@ -151,7 +169,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         "synthetic": json.dumps(manifest.synthetic),
     }
     rows = [_to_row(case, manifest.root) for case in manifest.cases]
-    table = pa.Table.from_pylist(rows, schema=_schema(manifest.modalities).with_metadata(metadata))
+    soft = any(row[name] is not None for row in rows for name in SOFT_LABEL)
+    table = pa.Table.from_pylist(rows, schema=_schema(manifest.modalities, soft).with_metadata(metadata))
     with atomic_file(path) as partial:
         pq.write_table(table, partial)
 
@@ -166,7 +185,8 @@ def read_manifest(path: Path) -> Manifest:
     metadata, table = read_table(path, "manifest", FORMAT_VERSION, MEND, cure=cure)
     modalities = tuple(metadata.get("modalities", "").split(","))
     table = _add_newer(table, modalities)
-    if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities)):
+    soft = any(name in SOFT_LABEL for name in table.schema.names)
+    if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities, soft)):
         columns = ", ".join(table.schema.names)
         raise InputError(f"manifest {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")
     root = Path(os.path.normpath(path.resolve().parent / metadata["root"]))
@@ -195,10 +215,25 @@ def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str])
                 f"case {case_id}: has a pseudo-label, split {row['split']} and idh {row['idh']}; expected split train "
                 "and idh 0 or 1"
             )
+        problems += _find_soft_problems(row)
         for column in (*(f"{_IMAGE}{name}" for name in modalities), "seg", "brain_mask"):
             place = PurePosixPath(row[column] or "")
             if place.is_absolute() or ".." in place.parts:
                 problems.append(f"case {case_id}: {column} {row[column]!r} leaves the root folder")
+    return problems
+
+
+def _find_soft_problems(row: Mapping[str, Any]) -> list[str]:
+    given = {name: row[name] for name in SOFT_LABEL if row.get(name) is not None}
+    problems = [
+        f"case {row['case_id']}: {name} is {value}; expected a number from 0 to 1"
+        for name, value in given.items()
+        if not 0 <= value <= 1
+    ]
+    if given and (len(given) < len(SOFT_LABEL) or not row["pseudo_label"]):
+        found = ", ".join(f"{name} {row[name]}" for name in ("pseudo_label", *SOFT_LABEL))
+        expected = f"expected {' and '.join(SOFT_LABEL)} together, and of a pseudo-label only"
+        problems.append(f"case {row['case_id']}: has {found}; {expected}")
     return problems
 
 

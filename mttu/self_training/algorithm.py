@@ -13,6 +13,7 @@ from mttu.config import Config, SelectionSettings
 from mttu.config.earlier import complete_section
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.data.manifest import read_manifest, write_manifest
+from mttu.data.quotas import describe_quotas
 from mttu.errors import InputError, RunError, raise_if_any, say_count
 from mttu.files import atomic_folder, drop_link, move_into_place, read_json
 from mttu.pseudo_labels.reports import read_selection, write_selection_table
@@ -49,11 +50,12 @@ from mttu.self_training.round_folder import (
     write_metrics,
     write_record,
 )
+from mttu.self_training.soft_labels import SoftLabel, find_soft_labels, read_soft_labels
 from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import copy_held_out
-from mttu.training.inputs import resolve_paths
+from mttu.training.inputs import describe_soft_labels, resolve_paths
 from mttu.training.run import History, closing, identify
 from mttu.training.start import check_start, digest_weights
 from mttu.training.state import BEST
@@ -150,7 +152,8 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     """The round's pseudo-labels, by thresholds that are fixed or searched on the validation cases."""
     job = current.job
     settings, rounds = job.config.selection, job.config.self_training
-    earlier = read_pseudo_labels(read_manifest(current.previous_folder / MANIFEST))
+    before = read_manifest(current.previous_folder / MANIFEST)
+    earlier = read_pseudo_labels(before)
     notes: list[str] = []
     if searches_thresholds(job.config) and scores.rows:
         validation = _score(current, "val", current.folder / VAL_SCORES)
@@ -162,7 +165,11 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
         selection = replace(selection, notes=(*notes, *selection.notes))
         write_selection_table(current.folder, scores, selection, settings)
     stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"
-    return RoundLabels(scores, selection, settings, unchanged=stops and selection.pseudo_labels == earlier)
+    soft: dict[str, SoftLabel] = {}
+    if rounds.labels == "soft":
+        soft = find_soft_labels(selection, {} if rounds.relabel else read_soft_labels(before))
+    unchanged = stops and selection.pseudo_labels == earlier and soft == read_soft_labels(before)
+    return RoundLabels(scores, selection, settings, unchanged, soft)
 
 
 def _read_selection_of(scores: ScoreTable, settings: SelectionSettings, path: Path) -> Selection | None:
@@ -183,7 +190,7 @@ def _mix(current: Round, labels: RoundLabels | None) -> Mixture:
     if labels is None:
         mixture = first_mixture(job.manifest, job.config.selection.method)
     else:
-        mixture = mix(job.manifest, labels.selection.pseudo_labels)
+        mixture = mix(job.manifest, labels.selection.pseudo_labels, labels.soft_labels)
     if not (folder / TRAIN).exists() and read_history(folder) is None:
         write_manifest(mixture.manifest, folder / MANIFEST)
     elif read_manifest(folder / MANIFEST).fingerprint != mixture.manifest.fingerprint:
@@ -268,7 +275,11 @@ def _make_record(
         confidence_threshold=None if labels is None else labels.settings.confidence_threshold,
         uncertainty_threshold=None if labels is None else labels.settings.uncertainty_threshold,
         metrics=metrics,
-        notes=_describe_direct(job, mixture) if labels is None else labels.selection.notes,
+        notes=(
+            *(_describe_direct(job, mixture) if labels is None else labels.selection.notes),
+            *describe_quotas(mixture.manifest.split("train"), config),
+            *describe_soft_labels(config, mixture.manifest.split("train")),
+        ),
         left_out=mixture.left_out,
     )
 

@@ -1,7 +1,7 @@
 """What a round trains on: pseudo-labels selected by thresholds, and the mixed cases (Algorithm 1). Pure: no files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
@@ -10,6 +10,7 @@ from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.selection import SelectedCase, Selection, select
 from mttu.pseudo_labels.thresholds import pool_scores, search_thresholds, suggest_thresholds
+from mttu.self_training.soft_labels import SoftLabel
 
 KEPT = "kept from an earlier round"
 
@@ -83,7 +84,9 @@ class Mixture:
     """Pool cases with nothing to learn from: not selected, and without a mask."""
 
 
-def mix(manifest: Manifest, pseudo_labels: Mapping[str, int]) -> Mixture:
+def mix(
+    manifest: Manifest, pseudo_labels: Mapping[str, int], soft_labels: Mapping[str, SoftLabel] | None = None
+) -> Mixture:
     """Moves the pool into training (Algorithm 1, line 5; sections IV-A and V-E).
 
     Selected cases train with their pseudo-label. The other cases of the pool train the decoder by their masks, with
@@ -92,13 +95,17 @@ def mix(manifest: Manifest, pseudo_labels: Mapping[str, int]) -> Mixture:
     Args:
         manifest: The cohort, its pool in split unlabelled.
         pseudo_labels: Selected cases of the pool to class, 1 mutant, 0 wild type.
+        soft_labels: Selected cases to what they train the IDH head with in place of the class.
     """
+    soft_labels = soft_labels or {}
     mixed, left_out = [], []
     for case in manifest.cases:
         if case.split != "unlabelled":
             mixed.append(case)
         elif case.case_id in pseudo_labels:
-            mixed.append(replace(case, split="train", idh=pseudo_labels[case.case_id], pseudo_label=True))
+            selected = replace(case, split="train", idh=pseudo_labels[case.case_id], pseudo_label=True)
+            soft = soft_labels.get(case.case_id)
+            mixed.append(soft.attach_to(selected) if soft else selected)
         elif case.seg is not None:
             mixed.append(replace(case, split="train", idh=IDH_UNKNOWN))
         else:
@@ -132,3 +139,5 @@ class RoundLabels:
     """The settings, with the thresholds in use."""
     unchanged: bool
     """Whether these are the pseudo-labels of the round before, so that training again would change nothing."""
+    soft_labels: Mapping[str, SoftLabel] = field(default_factory=dict)
+    """Selected cases to soft label; empty where labels are hard."""

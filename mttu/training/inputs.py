@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 from mttu.config import Config
 from mttu.config.batches import share_batch
@@ -13,8 +14,9 @@ from mttu.data.cache import MEND, CachedCase, open_cached
 from mttu.data.labels import knows_parts
 from mttu.data.loaders import PatchDataset
 from mttu.data.manifest import Case, Manifest, read_manifest
+from mttu.data.quotas import describe_quotas
 from mttu.data.source_records import find_changes
-from mttu.errors import InputError, name_some, raise_if_any, say_count
+from mttu.errors import InputError, collecting, name_some, raise_if_any, say_count
 from mttu.inference.windows import explain_windows
 from mttu.networks.build import find_network_problems
 from mttu.networks.learned import explain_unlearned
@@ -97,9 +99,17 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
             if have_other_times:
                 read_again.append(case.case_id)
         digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
+    quotas: list[str] = []
+    with collecting(problems):
+        quotas = describe_quotas(train, config) if train else []
     raise_if_any(problems)
     missing = explain_unlearned(config.network.tasks, learned)
-    notes = (*_describe_unlabelled(config, train, missing), *_describe_sources(unrecorded, read_again))
+    notes = (
+        *_describe_unlabelled(config, train, missing),
+        *quotas,
+        *describe_soft_labels(config, train),
+        *_describe_sources(unrecorded, read_again),
+    )
     return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes)
 
 
@@ -132,6 +142,18 @@ def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping
             "predictions and metrics"
         )
     return notes
+
+
+def describe_soft_labels(config: Config, train: Sequence[Case]) -> list[str]:
+    """How many training cases have a soft label, and how much these count; nothing if there are none."""
+    weights = [case.idh_weight for case in train if case.idh_weight is not None]
+    if not weights or "idh" not in config.network.tasks:
+        return []
+    subject = say_count(len(weights), "training case has", "training cases have")
+    return [
+        f"{subject} a soft pseudo-label: the IDH head learns a probability of mutation instead of a class, with a "
+        f"weight from {min(weights):.3f} to {max(weights):.3f} (mean {fmean(weights):.3f}) where a true label has 1"
+    ]
 
 
 def _check_batches(config: Config) -> list[str]:
@@ -319,7 +341,7 @@ def open_task(task: TrainingTask) -> Opened:
             problems += error.problems
         else:
             seen[f"case {case.case_id}"] = (
-                f"{cached.content_hash} {case.idh} {case.labels} {case.pseudo_label} {case.split}"
+                f"{cached.content_hash} {case.idh} {case.idh_terms} {case.labels} {case.pseudo_label} {case.split}"
             )
     if start is not None:
         try:

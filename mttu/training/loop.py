@@ -313,7 +313,7 @@ def task_sums(
         sums["parts"] = segmentation_sums(logits, seg, batch.has_seg & ~batch.only_wt, config.loss)
         sums["whole tumour"] = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
     if "idh_logits" in outputs:
-        sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, class_weights, config.loss)
+        sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, class_weights, config.loss, batch.idh_terms)
     return sums
 
 

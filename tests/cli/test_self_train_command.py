@@ -16,10 +16,22 @@ def test_settings_are_printed(run):
     assert yaml.safe_load(out)["self_training"]["rounds"] == 5
 
 
+def test_soft_labels_and_quotas_are_settings(run):
+    counts = {"labelled": 2, "pseudo": 1, "unlabelled": 1}
+    words = [f"train.quotas.{kind}={count}" for kind, count in counts.items()]
+    code, out, _ = run("self-train", "--print-config", "self_training.labels=soft", *words)
+    assert code == 0
+    settings = yaml.safe_load(out)
+    assert settings["train"]["quotas"] == counts
+    assert settings["self_training"]["labels"] == "soft"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "data.manifest: not set"),
+        (["train.quotas.labelled=3"], "= 3, but global_batch is 4; they must add up to it, or all be 0"),
+        (["self_training.labels=fuzzy"], "self_training.labels: Input should be 'hard' or 'soft'"),
         (["data.folds=1"], "folds is 1; give 0 for the manifest's own split, or 2 or more"),
         (["self_training.rounds=-1"], "self_training.rounds: Input should be greater than or equal to 0"),
         (["selection.method=best"], "selection.method: Input should be 'none', 'direct', 'PL', 'CPL' or 'UPS'"),

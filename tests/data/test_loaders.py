@@ -136,6 +136,36 @@ def test_labelled_tasks_of_steps_are_those_of_the_batches_of_all_ranks(tiny, tra
         assert {frozenset(tasks) for tasks in expected} > {frozenset(), frozenset({"idh"}), frozenset({"segmentation"})}
 
 
+def test_soft_labels_travel_in_batches_and_one_without_weight_is_no_label(tiny, train_cases, phantom_cache):
+    labels = [(-1, {}), (1, {"idh_probability": 0.75, "idh_weight": 0.5, "pseudo_label": True}), (0, {})]
+    labels.append((0, {"idh_probability": 0.5, "idh_weight": 1e-60, "pseudo_label": True}))  # 0 in single precision
+    cases = [replace(case, idh=idh, **soft) for case, (idh, soft) in zip(train_cases, labels, strict=True)]
+    config = override(tiny, {"train.global_batch": 1, "train.steps_per_epoch": 4})
+    dataset = PatchDataset(cases, phantom_cache, config)
+    terms = {batch.case_ids[0]: batch.idh_terms for batch in build_loader(dataset, 0, 0, 1)}
+    unknown, soft, hard, nothing = (terms[case.case_id] for case in cases)
+    assert unknown is None
+    assert hard is None
+    assert torch.equal(soft, torch.tensor([[0.125, 0.375]]))
+    assert torch.equal(nothing, torch.zeros(1, 2))
+    tasks = dict(zip(terms, labelled_tasks_of_steps(dataset, 0), strict=True))
+    assert ["idh" in tasks[case.case_id] for case in cases] == [False, True, True, False]
+    [both] = build_loader(
+        PatchDataset(
+            cases,
+            phantom_cache,
+            override(config, {"train.global_batch": 4, "train.steps_per_epoch": 1, "train.batch_per_worker": 4}),
+        ),
+        0,
+        0,
+        1,
+    )
+    known = {case.case_id: case.idh_terms for case in cases}
+    assert torch.equal(both.idh_terms, torch.tensor([known[name] for name in both.case_ids]))
+    assert sorted(known.values()) == [(0.0, 0.0), (5e-61, 5e-61), (0.125, 0.375), (1.0, 0.0)]
+    assert torch.equal(both.to(torch.device("cpu")).idh_terms, both.idh_terms)
+
+
 def test_batches_carry_labels_and_travel_as_float16(dataset, train_cases):
     [batch, *_] = build_loader(dataset, 0, 0, 1)
     assert batch.image.dtype == torch.float16

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_ranks import ONLY_WT, assert_close, global_batch, in_parts, take_step, trace_of
+from test_ranks import ONLY_WT, SOFT_TERMS, assert_close, global_batch, in_parts, take_step, trace_of
 
 from mttu.config import override
 from mttu.errors import RunError
@@ -46,6 +46,20 @@ def test_gradients_of_micro_batches_are_those_of_one_large_batch(tmp_path, chang
     found, metrics = take_step(settings(held, changes), runtime, split(batch_of, held))
     assert metrics == pytest.approx(expected, rel=1e-5)
     assert_close(trace_of(found), trace_of(whole))
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
+def test_soft_labels_of_micro_batches_have_the_gradients_of_one_large_batch(tmp_path, kind):
+    """The first micro-batch has a soft label, the second only hard ones and hence no terms."""
+    runtime, changes = LocalRuntime(tmp_path), {"loss.idh": kind}
+    soft = replace(global_batch(0, 4), idh_terms=SOFT_TERMS)
+    whole, expected = take_step(settings(4, changes), runtime, [soft])
+    parts = [replace(global_batch(0, 2), idh_terms=SOFT_TERMS[:2]), global_batch(2, 4)]
+    found, metrics = take_step(settings(2, changes), runtime, parts)
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert_close(trace_of(found), trace_of(whole))
+    hard, _ = take_step(settings(4, changes), runtime, [global_batch(0, 4)])
+    assert not torch.allclose(trace_of(hard)["idh_head.layers.0.weight"], trace_of(whole)["idh_head.layers.0.weight"])
 
 
 def test_the_first_pass_leaves_no_trace(tmp_path, monkeypatch):

@@ -131,3 +131,14 @@ def test_a_metric_that_the_validation_cases_cannot_define_is_refused(tiny):
     [problem] = problems_of(override(tiny, {"train.validation_metric": "idh_auc"}))
     assert "train.validation_metric=idh_auc needs both IDH classes among the 2 validation cases" in problem
     check_inputs(tiny)
+
+
+def test_quotas_are_described_and_refused_where_no_case_fits(tiny):
+    config = override(tiny, {"train.quotas.labelled": 1, "train.quotas.pseudo": 1})
+    assert check_inputs(tiny).notes == ()
+    [note] = check_inputs(config).notes
+    assert note.startswith(
+        "train.quotas: with the cases of split train, each step holds 2 labelled (no case is pseudo-"
+    )
+    [problem] = problems_of(override(tiny, {"train.quotas.unlabelled": 2}))
+    assert problem.startswith("train.quotas: no case of split train is unlabelled (there are 4 labelled, ")

@@ -33,6 +33,7 @@ from mttu.training.state import create_state, write_state
 
 STILL = Augmentation((False,) * 3, 0.0, (1.0,) * 4, (0.0,) * 4)
 IDH = [1, -1, -1, 0]  # unequal counts of labels on two ranks of two
+SOFT_TERMS = torch.tensor([[0.1, 0.6], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])  # the first label with g = 0.7
 HAS_SEG = [True, True, False, True]
 ONLY_WT = {  # where the masks are that know the whole tumour only
     "none": [False] * 4,
@@ -72,6 +73,13 @@ def global_batch(first, stop, only_wt=ONLY_WT["none"]):
         case_ids=tuple("abcd"[part]),
         augmentations=(STILL,) * (stop - first),
     )
+
+
+def batch_of(combination, first, stop):
+    """Its part of the global batch; with soft labels in the first part only, where the combination says so."""
+    batch = global_batch(first, stop, ONLY_WT[combination[1]])
+    soft = combination[0].startswith("soft") and first == 0
+    return replace(batch, idh_terms=SOFT_TERMS[first:stop]) if soft else batch
 
 
 def gradients(config, runtime, batch, norm="training"):
@@ -125,6 +133,7 @@ SETTINGS = {
     "pooled Dice": {"loss.segmentation": "dice"},
     "Dice per sample": {"loss.dice_pool": "sample", "loss.segmentation": "dice"},
     "Dice and cross entropy, clipped": {"loss.segmentation": "dice_ce", "optim.clip_norm": 0.05},
+    "soft IDH labels, focal losses": {"loss.segmentation": "focal", "loss.idh": "focal"},
     "focal losses, equal weights": {"loss.segmentation": "focal", "loss.idh": "focal", "loss.task_weighting": "equal"},
 }
 COMBINATIONS = (  # losses, masks, batch norm, samples of the first rank
@@ -135,6 +144,7 @@ COMBINATIONS = (  # losses, masks, batch norm, samples of the first rank
     ("Dice per sample", "both ranks", "training", 2),
     ("Dice and cross entropy, clipped", "both ranks", "training", 3),
     ("focal losses, equal weights", "second rank", "training", 3),
+    ("soft IDH labels, focal losses", "none", "training", 1),
 )
 
 
@@ -261,8 +271,8 @@ def work_of_rank(rank, folder, cases, cache):
         runtime = LocalRuntime(folder)
         found = {}
         for combination, config in configs().items():
-            _, masks, norm, cut = combination
-            batch = global_batch(*((0, cut), (cut, 4))[rank], ONLY_WT[masks])
+            _, _, norm, cut = combination
+            batch = batch_of(combination, *((0, cut), (cut, 4))[rank])
             found[combination] = gradients(config, runtime, batch, norm)
         torch.save(found, folder / f"rank{rank}.pt")
         parts = [global_batch(first, first + 1, IN_PARTS_MASKS) for first in (2 * rank, 2 * rank + 1)]
@@ -307,7 +317,7 @@ def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path):
     """
     ranks = [torch.load(two_ranks / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for setting, config in configs().items():
-        alone = gradients(config, LocalRuntime(tmp_path), global_batch(0, 4, ONLY_WT[setting[1]]), setting[2])
+        alone = gradients(config, LocalRuntime(tmp_path), batch_of(setting, 0, 4), setting[2])
         assert set(ranks[0][setting]) == set(alone)
         for name, expected in alone.items():
             found, twin = ranks[0][setting][name], ranks[1][setting][name]
