@@ -124,6 +124,30 @@ def mix_losses(full: Tensor, whole: Tensor, settings: LossSettings) -> Tensor:
     return (full[-1] * loss + whole[-1] * segmentation_loss(whole, settings)) / (full[-1] + whole[-1])
 
 
+def teacher_sums(logits: Tensor, probabilities: Tensor, inside: Tensor, confidence: float) -> Tensor:
+    """Sums that the loss of samples without a mask is a function of: soft cross entropy where their teacher is sure.
+
+    Args:
+        logits: (N, K, H, W, D), the network's.
+        probabilities: (N, K, H, W, D), the teacher's, without gradient.
+        inside: (N, H, W, D) bool, voxels of the brain.
+        confidence: Least probability of the teacher's most probable label for a voxel to count.
+
+    Returns:
+        (3,) sum of the cross entropies -sum_k q_k log p_k of the voxels that count, their number, and the number of
+        voxels inside.
+    """
+    sure = inside & (probabilities.amax(dim=1) >= confidence)
+    target = torch.where(sure[:, None], probabilities, torch.zeros_like(probabilities))
+    total = F.cross_entropy(logits.float(), target, reduction="sum")
+    return torch.stack([total, sure.sum().to(total), inside.sum().to(total)])
+
+
+def teacher_loss(sums: Tensor) -> Tensor:
+    """Mean soft cross entropy of the voxels that count, from the sums over all ranks."""
+    return sums[0] / sums[1].clamp(min=1)
+
+
 def idh_sums(
     logits: Tensor, idh: Tensor, class_weights: Tensor, settings: LossSettings, terms: Tensor | None = None
 ) -> Tensor:
@@ -179,8 +203,16 @@ def idh_class_weights(labels: Sequence[int]) -> tuple[float, float]:
     return (mutant / known, wild / known) if known else (0.5, 0.5)
 
 
+TEACHER = "teacher"
+"""Name of the loss of samples without a mask: a part of the segmentation loss that is no label."""
+
+
 class TaskWeighting(nn.Module):
     """Uncertainty weighting (eq. 15; Cipolla, Gal and Kendall, CVPR 2018): 0.5 exp(-2 s) L + s with s = log(sigma).
+
+    A teacher's loss (`TEACHER`) has the weight of the segmentation, as if it were added to that loss: both train the
+    decoder by masks, and their balance with the other task is one. But sigma learns from true masks alone: it is the
+    noise of labels, and in steps without a mask the small loss of a teacher would drive it towards its limit.
 
     Its parameters see the losses of the global batch on every rank and stay bit-equal without communication. With equal
     weights (Table V) it has none.
@@ -196,7 +228,7 @@ class TaskWeighting(nn.Module):
         """The joint loss, a scalar.
 
         Args:
-            losses: Task to its loss over the global batch.
+            losses: Task, or `TEACHER`, to its loss over the global batch.
             labelled: Task to whether the global batch has any label for it. Without one the whole term, its sigma
                 included, is left out; the loss stays in the graph with a gradient of zero.
             learn: Whether the sigmas get a gradient: in one micro-batch of a step only, as it is of the global batch.
@@ -205,6 +237,8 @@ class TaskWeighting(nn.Module):
         for task, loss in losses.items():
             if not labelled[task]:
                 terms.append(0.0 * loss)
+            elif task == TEACHER and "segmentation" in self.log_sigma:
+                terms.append(0.5 * torch.exp(-2 * self.log_sigma["segmentation"].detach()) * loss)
             elif task in self.log_sigma:
                 log_sigma = self.log_sigma[task] if learn else self.log_sigma[task].detach()
                 terms.append(0.5 * torch.exp(-2 * log_sigma) * loss + log_sigma)

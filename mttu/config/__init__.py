@@ -26,6 +26,7 @@ from mttu.config.training import (
     LossSettings,
     OptimSettings,
     OutputSettings,
+    TeacherSettings,
     TrackingSettings,
     TrainSettings,
     WorkerSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "PrepareSettings",
     "RivalSettings",
     "SelectionSettings",
+    "TeacherSettings",
     "WorkerSettings",
     "flatten",
     "load_stored_config",
@@ -76,6 +78,8 @@ class Config(Settings):
     """Optimiser."""
     train: TrainSettings = TrainSettings()
     """Training loop."""
+    teacher: TeacherSettings = TeacherSettings()
+    """Masks for cases without one."""
     inference: InferenceSettings = InferenceSettings()
     """Sliding windows and post-processing."""
     metrics: MetricSettings = RELEASE_METRICS
@@ -101,6 +105,15 @@ class Config(Settings):
             raise ValueError(
                 f"train.validation_metric is {metric} but network.tasks has no {needed}; choose a metric of "
                 f"{', '.join(tasks)}, or dice_minus_ce"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> "Config":
+        if self.teacher.masks and "segmentation" not in self.network.tasks:
+            raise ValueError(
+                f"teacher.masks is true but network.tasks is {', '.join(self.network.tasks)}; the teacher is of the "
+                "segmentation: set teacher.masks=false, or add that task"
             )
         return self
 

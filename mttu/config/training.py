@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mttu.config.schema import MAY_CHANGE, AboveZero, AtLeastZero, Positive, Settings
+from mttu.config.schema import MAY_CHANGE, AboveZero, AtLeastZero, Fraction, Positive, Probability, Settings
 
 ValidationMetric = Literal["dice_minus_ce", "dice_plus_auc", "dice", "idh_auc", "negative_idh_ce"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
@@ -140,6 +140,33 @@ class TrainSettings(Settings):
         if self.start_optimiser == "kept" and self.start_from is None:
             raise ValueError("start_optimiser is kept but start_from is not set; name the checkpoint to start from")
         return self
+
+
+class TeacherSettings(Settings):
+    """Masks for training cases without one, by a mean teacher: a moving average of the network's weights over its steps
+    (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780). Not in the paper, where every case has a mask.
+
+    In the rounds of a self-training it teaches from round 1 on; round 0 is on the labelled cases alone (Algorithm 1).
+    """
+
+    masks: bool = False
+    """Whether cases without a mask train the decoder by the teacher's segmentation of the same augmented patch. The
+    pool's cases without a mask then take part in the rounds. Needs the task segmentation."""
+    decay: Probability = 0.99
+    """Share of the teacher's weights that an optimiser step keeps; step n keeps at most 1 - 1/(n + 1), so that the
+    first weights are soon forgotten. 0.99 as in Yu et al. (MICCAI 2019, doi:10.1007/978-3-030-32245-8_67)."""
+    confidence: Probability = 0.9
+    """Least probability of the teacher's most probable label for a voxel to count. Yu et al. leave out uncertain voxels
+    by dropout, which takes many passes; a threshold as in FixMatch (Sohn et al., NeurIPS 2020, arXiv:2001.07685), where
+    it is 0.95. Chosen lower, because the border of a tumour is rarely as sure as that."""
+    weight: AboveZero = 1.0
+    """Largest weight of the term beside the segmentation loss of the cases with masks. 1 as in FixMatch."""
+    ramp_share: Fraction = 0.3
+    """Share of the epochs in which the weight grows to its largest value, by exp(-5 (1 - t)^2) with t from 0 to 1
+    (Laine and Aila, ICLR 2017, arXiv:1610.02242, in 80 of 300 epochs); 0: at once."""
+    flips: Annotated[int, Field(ge=1, le=8)] = 1
+    """Orientations that the teacher's segmentation is the mean of: 1 as it is, 2 mirrored left to right as well, 8 all
+    flips of the three axes as with `inference.flips`. Each takes a forward pass."""
 
 
 class InferenceSettings(Settings):

@@ -12,7 +12,11 @@ from mttu.figures.estimates import is_defined, to_number
 
 SCORE = "val/score"
 PANELS = (
-    ("Training loss", "loss (dimensionless)", ("train/loss", "train/loss_segmentation", "train/loss_idh")),
+    (
+        "Training loss",
+        "loss (dimensionless)",
+        ("train/loss", "train/loss_segmentation", "train/loss_idh", "train/loss_teacher"),
+    ),
     ("Validation Dice", "Dice", ("val/dice_wt", "val/dice_tc", "val/dice_et")),
     ("Validation IDH", "share", ("val/idh_auc", "val/idh_accuracy")),
     ("Validation IDH cross entropy", "cross entropy (nats)", ("val/idh_ce",)),
@@ -24,6 +28,7 @@ _NAMES = {
     "loss": "total, weighted",
     "loss_segmentation": "segmentation",
     "loss_idh": "IDH",
+    "loss_teacher": "teacher",
     "dice_wt": "WT",
     "dice_tc": "TC",
     "dice_et": "ET",

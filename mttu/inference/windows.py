@@ -23,8 +23,9 @@ MOST_WINDOWS = 2**18
 """Of a case: windows times flips, or times Monte Carlo passes. The paper's window needs half as many for a whole grid
 of 0.5 mm at the largest overlap with flips; small windows at that overlap would be 100 million."""
 
-_AXES = (1, 2, 3)
-_FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
+_AXES = (-3, -2, -1)
+FLIPS = tuple(chain.from_iterable(combinations(_AXES, count) for count in range(4)))
+"""Axes of each orientation, of volumes (..., H, W, D): none, then H (left to right), W, D, then two, then all."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def predict_volume(
         FloatingPointError: The network's output is not finite.
     """
     logits: list[Tensor] = []
-    flips: Sequence[tuple[int, ...]] = _FLIPS if settings.flips else _FLIPS[:1]
+    flips: Sequence[tuple[int, ...]] = FLIPS if settings.flips else FLIPS[:1]
     raise_if_any(explain_windows(image.shape[1:], patch_size, settings.overlap, len(flips), "inference.flips"))
     volume = image.to(device=device, dtype=torch.float32)
 

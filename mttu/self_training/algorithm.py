@@ -187,10 +187,11 @@ def _mix(current: Round, labels: RoundLabels | None) -> Mixture:
         InputError: Its training was begun with other cases.
     """
     job, folder = current.job, current.folder
+    has_teacher = job.config.teacher.masks
     if labels is None:
-        mixture = first_mixture(job.manifest, job.config.selection.method)
+        mixture = first_mixture(job.manifest, job.config.selection.method, has_teacher)
     else:
-        mixture = mix(job.manifest, labels.selection.pseudo_labels, labels.soft_labels)
+        mixture = mix(job.manifest, labels.selection.pseudo_labels, labels.soft_labels, has_teacher)
     if not (folder / TRAIN).exists() and read_history(folder) is None:
         write_manifest(mixture.manifest, folder / MANIFEST)
     elif read_manifest(folder / MANIFEST).fingerprint != mixture.manifest.fingerprint:
@@ -288,9 +289,11 @@ def _describe_direct(job: Job, mixture: Mixture) -> tuple[str, ...]:
     """What is special about the direct training."""
     if job.config.selection.method != "direct":
         return ()
-    left_out = len(mixture.left_out)
-    masked = say_count(len(job.manifest.split("unlabelled")) - left_out, "case", "cases")
-    bare = f"; {say_count(left_out, 'case', 'cases')} without a mask left out" if left_out else ""
+    pool = job.manifest.split("unlabelled")
+    without = sum(case.seg is None for case in pool)
+    masked = say_count(len(pool) - without, "case", "cases")
+    fate = "left out" if mixture.left_out else "with a teacher's"
+    bare = f"; {say_count(without, 'case', 'cases')} without a mask {fate}" if without else ""
     return (
         f"selection.method is direct: one training on the labelled cases and the masks of {masked} of the pool{bare}; "
         "self_training.rounds has no effect",

@@ -81,10 +81,11 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "labelled cases (column idh of the clinical table), start from weights that learned IDH "
             "(train.start_from), or set selection.method=none"
         )
-    if config.selection.method == "direct" and not any(case.seg for case in pool):
+    learns_from_pool = any(case.seg for case in pool) or (bool(pool) and config.teacher.masks)
+    if config.selection.method == "direct" and not learns_from_pool:
         problems.append(
             f"{path}: no case of split unlabelled has a mask ({len(pool)} cases), which selection.method=direct learns "
-            "from; add some, or run `mttu train`, which uses the labelled cases alone"
+            "from; add some, set teacher.masks=true, or run `mttu train`, which uses the labelled cases alone"
         )
     if not pool and scores_pool:
         problems.append(
@@ -147,7 +148,7 @@ def check_shared_start(config: Config, inputs: Inputs) -> list[str]:
         f"self_training.start {start}: was made from other settings or data ({item})"
         for item in differences(record.identity, wanted)
     ]
-    trained_on = first_mixture(inputs.manifest, config.selection.method).manifest
+    trained_on = first_mixture(inputs.manifest, config.selection.method, config.teacher.masks).manifest
     if not problems and record.manifest_fingerprint != trained_on.fingerprint:
         problems.append(
             f"self_training.start {start}: was trained on other cases; the round_0 of selection.method=direct learned "

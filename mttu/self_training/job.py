@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mttu.config import Config, override
+from mttu.config import Config, TeacherSettings, override
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
@@ -153,13 +153,17 @@ def searches_thresholds(config: Config) -> bool:
 def round_config(config: Config, number: int, place: Path) -> Config:
     """Settings of a round's training: its manifest, and from round 1 on its start, epochs, learning rate and seed.
 
-    Round 0 is the training that `mttu train` would run on that manifest. `place` is the folder of the round's manifest,
+    Round 0 is the training that `mttu train` would run on that manifest, without a teacher unless it is the only one
+    (`selection.method=direct`): Algorithm 1 begins with labelled cases, and its network is the first that could teach.
+    `place` is the folder of the round's manifest,
     beside that of the round before.
     """
     settings = config.self_training
     changes: dict[str, Any] = {"data.manifest": str(place / MANIFEST)}
     if number == 0:
         changes["self_training.class_weights"] = "true"  # no pseudo-labels to count; round 0 can be shared
+        if config.selection.method != "direct":
+            changes["teacher"] = TeacherSettings().model_dump()  # so that it can be shared with and without one
         return override(config, changes)
     teacher = find_teacher(place.parent, number, settings.teacher)
     kept = find_training_checkpoint(teacher) if settings.optimiser == "kept" else None

@@ -81,21 +81,26 @@ class Mixture:
 
     manifest: Manifest
     left_out: tuple[str, ...]
-    """Pool cases with nothing to learn from: not selected, and without a mask."""
+    """Pool cases with nothing to learn from: not selected, and without a mask or a teacher."""
 
 
 def mix(
-    manifest: Manifest, pseudo_labels: Mapping[str, int], soft_labels: Mapping[str, SoftLabel] | None = None
+    manifest: Manifest,
+    pseudo_labels: Mapping[str, int],
+    soft_labels: Mapping[str, SoftLabel] | None = None,
+    has_teacher: bool = False,
 ) -> Mixture:
     """Moves the pool into training (Algorithm 1, line 5; sections IV-A and V-E).
 
     Selected cases train with their pseudo-label. The other cases of the pool train the decoder by their masks, with
-    IDH unknown, which has no loss (eq. 20, g = 0); those without a mask are left out. Train, val and test stay.
+    IDH unknown, which has no loss (eq. 20, g = 0); those without a mask are left out, unless there is a teacher for
+    them (`teacher.masks`), whose masks are not written into the manifest. Train, val and test stay.
 
     Args:
         manifest: The cohort, its pool in split unlabelled.
         pseudo_labels: Selected cases of the pool to class, 1 mutant, 0 wild type.
         soft_labels: Selected cases to what they train the IDH head with in place of the class.
+        has_teacher: Whether cases without a mask train the decoder, too.
     """
     soft_labels = soft_labels or {}
     mixed, left_out = [], []
@@ -106,16 +111,19 @@ def mix(
             selected = replace(case, split="train", idh=pseudo_labels[case.case_id], pseudo_label=True)
             soft = soft_labels.get(case.case_id)
             mixed.append(soft.attach_to(selected) if soft else selected)
-        elif case.seg is not None:
+        elif case.seg is not None or has_teacher:
             mixed.append(replace(case, split="train", idh=IDH_UNKNOWN))
         else:
             left_out.append(case.case_id)
     return Mixture(replace(manifest, cases=tuple(mixed)), tuple(left_out))
 
 
-def first_mixture(manifest: Manifest, method: Method) -> Mixture:
-    """What round 0 trains on: the labelled cases; in the direct training (section V-E) the masks of the pool too."""
-    return mix(manifest, {}) if method == "direct" else Mixture(manifest, ())
+def first_mixture(manifest: Manifest, method: Method, has_teacher: bool = False) -> Mixture:
+    """What round 0 trains on: the labelled cases; in the direct training (section V-E) the masks of the pool too.
+
+    `has_teacher` is that of `mix`, and counts in the direct training alone.
+    """
+    return mix(manifest, {}, has_teacher) if method == "direct" else Mixture(manifest, ())
 
 
 def read_pseudo_labels(manifest: Manifest) -> dict[str, int]:

@@ -77,7 +77,7 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *_check_validation(config, learned, val, path),
         *_check_batches(config),
         *find_network_problems(config),
-        *(start_problems or _check_known_patients(config, manifest)),
+        *(start_problems or [*_check_known_patients(config, manifest), *_check_teacher(config, train, path)]),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
     unrecorded, read_again = [], []
@@ -132,7 +132,7 @@ def _describe_unlabelled(config: Config, train: Sequence[Case], missing: Mapping
     """What the training cases have no labels for, and whether earlier weights have learned it."""
     labelled = find_labelled_tasks(config, train)
     notes = [
-        f"{fact}: {effect if task in missing else 'what train.start_from learned of it is not trained further'}"
+        f"{fact}: {effect if task in missing else _describe_learned(config, task)}"
         for task, (fact, effect) in _UNLABELLED.items()
         if task in config.network.tasks and task not in labelled
     ]
@@ -154,6 +154,12 @@ def describe_soft_labels(config: Config, train: Sequence[Case]) -> list[str]:
         f"{subject} a soft pseudo-label: the IDH head learns a probability of mutation instead of a class, with a "
         f"weight from {min(weights):.3f} to {max(weights):.3f} (mean {fmean(weights):.3f}) where a true label has 1"
     ]
+
+
+def _describe_learned(config: Config, task: str) -> str:
+    if task == "segmentation" and config.teacher.masks:
+        return "the decoder learns from the masks of a teacher alone, which begins with the weights of train.start_from"
+    return "what train.start_from learned of it is not trained further"
 
 
 def _check_batches(config: Config) -> list[str]:
@@ -181,6 +187,16 @@ def _check_known_patients(config: Config, manifest: Manifest) -> list[str]:
         "other ids"
         for split, cases in looked_at.items()
         if (named := [case.case_id for case in cases if case.patient_id in known])
+    ]
+
+
+def _check_teacher(config: Config, train: Sequence[Case], path: Path) -> list[str]:
+    """A network that learned the whole tumour alone divides it among the parts by chance, so it is sure of none."""
+    if not config.teacher.masks or find_learned_parts(config, train):
+        return []
+    return [
+        f"{path}: no training mask tells the parts of a tumour, without which a teacher would be sure of background "
+        "alone; give such masks, or set teacher.masks=false"
     ]
 
 

@@ -24,7 +24,17 @@ from mttu.data.manifest import Case
 from mttu.errors import RunError
 from mttu.inference.device import choose_precision
 from mttu.inference.windows import import_monai
-from mttu.losses import combine, idh_class_weights, idh_loss, idh_sums, mix_losses, segmentation_sums, whole_tumour_sums
+from mttu.losses import (
+    TEACHER,
+    combine,
+    idh_class_weights,
+    idh_loss,
+    idh_sums,
+    mix_losses,
+    segmentation_sums,
+    teacher_loss,
+    whole_tumour_sums,
+)
 from mttu.networks import Network
 from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.training.evaluation import evaluate
@@ -34,6 +44,7 @@ from mttu.training.runtime import Runtime, agreeing, check_same, gather_over_ran
 from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 from mttu.training.task_gradients import TaskGradients
+from mttu.training.teacher import add_to_segmentation, supervise
 
 FiniteSamples = tuple[tuple[str, ...], Tensor]
 """Case ids of a batch, and (2, B) bool: whether each sample's image, and the network's output for it, is finite."""
@@ -64,6 +75,8 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
         state = create_state(config, runtime.device)
     check_same(runtime, opened.seen)
     network = runtime.prepare(state.network)  # before loading, which keeps the memory layout that this sets
+    if state.teacher is not None:
+        state.teacher.prepare(runtime.device)
     with agreeing(runtime), runtime.resume() as folder:
         if folder is None:
             load_start(state, config, runtime.device)
@@ -178,7 +191,8 @@ def train_epoch(
     (`labelled_tasks_of_steps`).
 
     Returns:
-        Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate.
+        Mean losses over steps (a task's loss over the steps that had a label for it), sigmas and the learning rate;
+        with a teacher its loss before it is weighted, and its share of sure voxels in the brains without a mask.
     """
     network.train()
     surgery = TaskGradients(state.network) if config.loss.task_weighting == "pcgrad" else None
@@ -196,29 +210,34 @@ def train_epoch(
             with nullcontext() if shares else without_sharing(network):
                 batch = micro_batch.to(runtime.device)
                 image, seg, outputs = run_network(network, batch, config)
-                losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime, totals)
+                taught = supervise(state.teacher, image, outputs, micro_batch, config, state.epoch)
+                losses, labelled = task_losses(outputs, batch, seg, class_weights, config, runtime, totals, taught)
                 loss = state.weighting(losses, labelled, learn=last)  # each has the global loss: sigmas learn once
                 if totals is None and not bool(torch.isfinite(loss)):
                     stop_training(loss, [find_finite(image, outputs, batch)], where)
                 if surgery is None:
                     loss.backward()
                 else:
-                    surgery.add(losses, labelled)
+                    surgery.add(*add_to_segmentation(losses, labelled))
         step: dict[str, float] = {}
         if surgery is not None:
             seed = derive_seed(config.train.seed, state.epoch + 1, len(steps) + 1)
             cosine = surgery.write(runtime.world_size, seed)
             step = {} if cosine is None else {"train/task_cosine": cosine}
         # gradients are now those of the global batch, the same on every rank
-        drop_unlabelled_gradients(state.network, tasks)
+        drop_unlabelled_gradients(state.network, {*tasks, "segmentation"} if labelled.get(TEACHER) else tasks)
         clip_gradients(state, config)
         state.optimizer.step()
         state.weighting.clamp()
+        if state.teacher is not None:
+            state.teacher.follow(state.network, config.teacher.decay)
         taken = {f"train/loss_{name}": value for name, value in losses.items() if labelled[name]}
         steps.append({**step, **{name: value.item() for name, value in {"train/loss": loss, **taken}.items()}})
     metrics = mean_over_steps(steps)
     for name, log_sigma in state.weighting.log_sigma.items():
         metrics[f"train/sigma_{name}"] = math.exp(log_sigma.item())
+    if state.teacher is not None:
+        metrics = state.teacher.describe_epoch(metrics, config, state.epoch)
     return {**metrics, "train/lr": float(state.optimizer.param_groups[0]["lr"])}
 
 
@@ -289,10 +308,11 @@ def sum_over_micro_batches(
         for micro_batch in micro_batches:
             batch = micro_batch.to(runtime.device)
             image, seg, outputs = run_network(state.network, batch, config)
-            for name, value in task_sums(outputs, batch, seg, class_weights, config).items():
+            taught = supervise(state.teacher, image, outputs, micro_batch, config, state.epoch)
+            for name, value in task_sums(outputs, batch, seg, class_weights, config, taught).items():
                 totals[name] = totals[name] + value.detach() if name in totals else value.detach()
             finite_samples.append(find_finite(image, outputs, batch))
-            del image, seg, outputs, value
+            del image, seg, outputs, taught, value
     with torch.no_grad():
         for buffer, before in zip(state.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -304,9 +324,17 @@ def sum_over_micro_batches(
 
 
 def task_sums(
-    outputs: Mapping[str, Tensor], batch: Batch, seg: Tensor, class_weights: Tensor, config: Config
+    outputs: Mapping[str, Tensor],
+    batch: Batch,
+    seg: Tensor,
+    class_weights: Tensor,
+    config: Config,
+    taught: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """This batch's part of the sums from which the losses are computed; they add up over micro-batches and ranks."""
+    """This batch's part of the sums from which the losses are computed; they add up over micro-batches and ranks.
+
+    `taught` is what the teacher says of the batch (`supervise`).
+    """
     sums: dict[str, Tensor] = {}
     if "seg_logits" in outputs:
         logits = outputs["seg_logits"]
@@ -314,20 +342,29 @@ def task_sums(
         sums["whole tumour"] = whole_tumour_sums(logits, seg, batch.only_wt, config.loss)
     if "idh_logits" in outputs:
         sums["idh"] = idh_sums(outputs["idh_logits"], batch.idh, class_weights, config.loss, batch.idh_terms)
+    if taught is not None:
+        sums[TEACHER] = taught
     return sums
 
 
 def losses_of(sums: Mapping[str, Tensor], config: Config) -> tuple[dict[str, Tensor], dict[str, bool]]:
-    """Losses of the global batch from its sums, and for each task whether the batch has any label for it."""
+    """Losses of the global batch from its sums, and for each whether the batch has anything to learn it from.
+
+    For a task that is a label. The teacher's loss, by the name of `TEACHER`, is kept apart from the segmentation loss
+    that it adds to, because it is no label: see `mttu.losses.TaskWeighting`.
+    """
     losses: dict[str, Tensor] = {}
-    labelled: dict[str, bool] = {}
+    counts: dict[str, Tensor] = {}
     if "parts" in sums:
         parts, whole = sums["parts"], sums["whole tumour"]
         losses["segmentation"] = mix_losses(parts, whole, config.loss)
-        labelled["segmentation"] = bool(parts[-1] + whole[-1] > 0)
+        counts["segmentation"] = parts[-1] + whole[-1]
     if "idh" in sums:
-        losses["idh"], labelled["idh"] = idh_loss(sums["idh"]), bool(sums["idh"][-1] > 0)
-    return losses, labelled
+        losses["idh"], counts["idh"] = idh_loss(sums["idh"]), sums["idh"][-1]
+    if TEACHER in sums:
+        losses[TEACHER], counts[TEACHER] = teacher_loss(sums[TEACHER]), sums[TEACHER][1]
+    found = (torch.stack(list(counts.values())) > 0).tolist()  # all at once: a GPU is waited for
+    return losses, dict(zip(counts, found, strict=True))
 
 
 def task_losses(
@@ -338,14 +375,16 @@ def task_losses(
     config: Config,
     runtime: Runtime,
     totals: Mapping[str, Tensor] | None = None,
+    taught: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, bool]]:
     """Losses of the global batch, with this batch's share of their gradient, and whether each task has any label in it.
 
-    The batch is this rank's, or one of its micro-batches; then `totals` are the sums over the global batch.
+    The batch is this rank's, or one of its micro-batches; then `totals` are the sums over the global batch. For
+    `taught` see `task_sums`.
     """
     scale = float(runtime.world_size)  # undoes the average of gradients over ranks
     sums = {}
-    for name, value in task_sums(outputs, batch, seg, class_weights, config).items():
+    for name, value in task_sums(outputs, batch, seg, class_weights, config, taught).items():
         total = sum_over_ranks(value.detach()) if totals is None else totals[name]
         sums[name] = combine(value, total, scale)  # value of the global batch, gradient of this batch
     return losses_of(sums, config)

@@ -139,6 +139,8 @@ def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:
 def load_start(state: TrainingState, config: Config, device: torch.device) -> None:
     """Fills a fresh state with the weights that training starts from, and with optimiser and task weights if kept.
 
+    A teacher starts from the same weights, whether or not there was one before.
+
     The epoch stays 0, so the learning rate starts over.
 
     Raises:
@@ -149,6 +151,8 @@ def load_start(state: TrainingState, config: Config, device: torch.device) -> No
         return
     network, _ = read_checkpoint(start)
     state.network.load_state_dict(network.state_dict())
+    if state.teacher is not None:
+        state.teacher.restart(state.network)
     if config.train.start_optimiser == "kept":
         content = torch.load(start / STATE, map_location=device, weights_only=True)
         if content["format_version"] != FORMAT_VERSION:

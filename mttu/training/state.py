@@ -1,4 +1,4 @@
-"""Everything needed to resume, in one object: network, task weights, optimiser, epoch, history, best weights so far.
+"""Everything needed to resume, in one object: network, teacher, task weights, optimiser, epoch, history, best weights.
 
 Random states need no storage: crops and augmentation are drawn from (seed, epoch, position), dropout from a generator
 that is seeded by (seed, epoch, rank) at the start of each epoch, and the learning rate is a function of the epoch.
@@ -21,6 +21,7 @@ from mttu.networks import Network, build_network
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.patients import KnownPatients
 from mttu.training.held_out import HeldOut, read_held_out, write_held_out
+from mttu.training.teacher import Teacher
 
 FORMAT_VERSION = 1
 BEST = "best"
@@ -53,6 +54,8 @@ class TrainingState:
     learned_from: KnownPatients | None = None
     """Patients the weights were trained on, in this training or before; None if the initial weights do not record
     theirs, and on ranks other than 0, which write nothing."""
+    teacher: Teacher | None = None
+    """Masks for cases without one; None without `teacher.masks`."""
 
     def finish_epoch(
         self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None = None
@@ -91,7 +94,8 @@ def create_state(config: Config, device: torch.device) -> TrainingState:
     optimizer = torch.optim.Adam(
         groups, lr=optim.lr, weight_decay=optim.weight_decay, amsgrad=optim.amsgrad, fused=True
     )
-    return TrainingState(network, weighting, optimizer)
+    teacher = Teacher(network) if config.teacher.masks else None
+    return TrainingState(network, weighting, optimizer, teacher=teacher)
 
 
 def write_state(state: TrainingState, config: Config, folder: Path) -> None:
@@ -104,6 +108,8 @@ def write_state(state: TrainingState, config: Config, folder: Path) -> None:
         "epoch": state.epoch,
         "history": state.history,
     }
+    if state.teacher is not None:
+        content["teacher"] = state.teacher.state_dict()
     if state.best is not None:
         content["best"] = {"epoch": state.best.epoch, "score": state.best.score, "metrics": dict(state.best.metrics)}
         (folder / BEST).mkdir()
@@ -133,7 +139,7 @@ def read_state(state: TrainingState, folder: Path, device: torch.device) -> None
     """Fills a fresh state from a folder that `write_state` filled.
 
     Raises:
-        InputError: The folder is of another format version.
+        InputError: The folder is of another format version, or holds no teacher where there is one in the settings.
     """
     content = torch.load(folder / STATE, map_location=device, weights_only=True)
     if content["format_version"] != FORMAT_VERSION:
@@ -145,6 +151,13 @@ def read_state(state: TrainingState, folder: Path, device: torch.device) -> None
     state.weighting.load_state_dict(content["weighting"])
     load_optimizer(state.optimizer, content["optimizer"])
     state.epoch, state.history = content["epoch"], content["history"]
+    if state.teacher is not None:
+        if "teacher" not in content:
+            raise InputError(
+                f"checkpoint {folder.name}: holds no teacher, which teacher.masks=true goes on with; set "
+                "teacher.masks=false, or start anew with --fresh"
+            )
+        state.teacher.load_state_dict(content["teacher"])
     if "best" in content:
         weights = load_file(folder / BEST / "weights.safetensors")
         state.best = Best(weights=weights, held_out=read_held_out(folder), **content["best"])

@@ -9,7 +9,7 @@ from scipy.stats import entropy
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
 from mttu.errors import InputError
 from mttu.pseudo_labels.selection import SelectedCase, Selection
-from mttu.self_training.mixture import find_pool_leaks, mix, read_pseudo_labels
+from mttu.self_training.mixture import Mixture, find_pool_leaks, first_mixture, mix, read_pseudo_labels
 from mttu.self_training.soft_labels import SoftLabel, find_soft_labels, read_soft_labels, weigh
 
 ROOT = Path("/data")
@@ -60,6 +60,18 @@ def test_nothing_selected_leaves_masks_only():
     assert [one.case_id for one in mixture.manifest.cases] == ["a", "b", "c", "d", "e", "g"]
     assert mixture.left_out == ("f", "h")
     assert read_pseudo_labels(mixture.manifest) == {}
+
+
+def test_a_teacher_keeps_the_cases_without_a_mask():
+    mixture = mix(COHORT, {"e": 0}, has_teacher=True)
+    assert mixture.left_out == ()
+    bare = [one for one in mixture.manifest.cases if one.seg is None]
+    assert [(one.case_id, one.split, one.idh, one.pseudo_label) for one in bare] == [
+        ("f", "train", -1, False),
+        ("h", "train", -1, False),
+    ]
+    assert first_mixture(COHORT, "UPS", has_teacher=True) == Mixture(COHORT, ())
+    assert first_mixture(COHORT, "direct", has_teacher=True) == mix(COHORT, {}, has_teacher=True)
 
 
 def test_it_is_read_back_from_a_file_and_a_wrong_pseudo_label_is_refused(tmp_path):

@@ -183,6 +183,23 @@ def projected(held):
     return override(in_parts(held), {"loss.task_weighting": "pcgrad"})
 
 
+def taught(held, changes=None):
+    """A teacher that is sure of some voxels, its loss with full weight from the first epoch."""
+    sure = {"teacher.masks": True, "teacher.confidence": 0.31, "teacher.ramp_share": 0.0}
+    return override(in_parts(held), {**sure, **(changes or {})})
+
+
+MASKS = [True, False, False, False]
+"""Without a mask: one sample of the first rank, both of the second."""
+
+
+def without_masks(batch, has_seg):
+    """The batch with masks of these samples alone, and a part of each image outside of the brain."""
+    image = batch.image.clone()
+    image[:, :, :4] = 0
+    return replace(batch, image=image, has_seg=torch.tensor(has_seg))
+
+
 def scores_of_cases(cases, cache, runtime):
     """Whole-volume scores, and the summary of a table of regions of which rank 0 has most rows."""
     config = override(next(iter(configs().values())), SMALL)
@@ -279,6 +296,9 @@ def work_of_rank(rank, folder, cases, cache):
         for frozen in (True, False):
             torch.save(trace_of(take_step(in_parts(1), runtime, parts, frozen)[0]), folder / f"{frozen}{rank}.pt")
         torch.save(trace_of(take_step(projected(1), runtime, parts)[0]), folder / f"projected{rank}.pt")
+        own = [without_masks(global_batch(at, at + 1), MASKS[at : at + 1]) for at in (2 * rank, 2 * rank + 1)]
+        state, metrics = take_step(taught(1), runtime, own)
+        torch.save((trace_of(state), state.teacher.state_dict(), metrics), folder / f"taught{rank}.pt")
         torch.save(scores_of_cases(cases, cache, runtime), folder / f"scores{rank}.pt")
         torch.save(stops_of_rank(rank, cases, cache, folder), folder / f"stops{rank}.pt")
 
@@ -343,6 +363,17 @@ def test_projected_gradients_of_two_ranks_equal_those_of_one(two_ranks, tmp_path
     plain, _ = take_step(override(in_parts(4), {"loss.task_weighting": "equal"}), LocalRuntime(tmp_path), [batch])
     differ = [name for name, value in trace_of(plain).items() if not torch.allclose(value, trace_of(state)[name])]
     assert bool(differ) == (metrics["train/task_cosine"] < 0)  # else this test would show nothing of the projection
+
+
+def test_two_ranks_learn_from_a_teacher_as_one(two_ranks, tmp_path):
+    (trace, teacher, metrics), other = (torch.load(two_ranks / f"taught{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(trace[name], other[0][name]) for name in trace)
+    assert all(torch.equal(teacher["network"][name], other[1]["network"][name]) for name in teacher["network"])
+    assert metrics == other[2]
+    state, expected = take_step(taught(4), LocalRuntime(tmp_path), [without_masks(global_batch(0, 4), MASKS)])
+    assert 0.01 < metrics["train/teacher_sure"] < 0.99
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert_close(trace, trace_of(state))
 
 
 def test_batch_norm_of_two_ranks_sees_the_micro_batches_of_both(two_ranks, tmp_path):
