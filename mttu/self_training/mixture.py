@@ -123,7 +123,7 @@ def first_mixture(manifest: Manifest, method: Method, has_teacher: bool = False)
 
     `has_teacher` is that of `mix`, and counts in the direct training alone.
     """
-    return mix(manifest, {}, has_teacher) if method == "direct" else Mixture(manifest, ())
+    return mix(manifest, {}, has_teacher=has_teacher) if method == "direct" else Mixture(manifest, ())
 
 
 def read_pseudo_labels(manifest: Manifest) -> dict[str, int]:
