@@ -54,7 +54,7 @@ def test_kills_where_the_start_is_kept(tiny, tmp_path):
     """The start is validated before the first epoch, and the best weights until one is better."""
     first = run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
     changes = {"train.start_from": str(first), "train.keep_start": True, "train.epochs": 1, "optim.lr": 1.0}
-    assert run_killed_everywhere(override(tiny, changes), tmp_path, step=8) >= 3
+    assert run_killed_everywhere(override(tiny, changes), tmp_path, step=20) >= 2
 
 
 @pytest.mark.slow
