@@ -130,9 +130,10 @@ def test_the_pre_commit_file_fetches_nothing() -> None:
 def read_help(*command: str) -> str:
     """What a command prints of itself, in this process; many documents name the same ones."""
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setenv("COLUMNS", "120")
-        main([*command, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
     assert ended.value.code == 0, f"mttu {' '.join(command)} --help: {said.getvalue()}"
     return said.getvalue()
 
