@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # a test has one thread, so two run at a time; those that start Ray follow one another (tests/conftest.py)
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+# Python keeps what it compiles: where it may not, each process that the tests start compiles torch, MONAI and MLflow anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format wheel clean

@@ -2,13 +2,15 @@
 
 import ctypes
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from empty_pictures import save_empty
 from matplotlib.figure import Figure
 from small_cases import MODALITIES, case_from_folder, write_case
 
@@ -16,7 +18,6 @@ from mttu.cohort.build import discover
 from mttu.config import Config, PrepareSettings, WorkerSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.manifest import Case, Manifest, write_manifest
-from mttu.files import atomic_file
 from mttu.networks import build_network
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.phantom import Recipe, write_phantom
@@ -143,34 +144,54 @@ def tiny_changes() -> dict[str, Any]:
     return dict(TINY)
 
 
+@pytest.fixture(scope="session")
+def make_tiny(phantom_manifest: Manifest, phantom_cache: Path) -> Callable[[Path], Config]:
+    """`tiny` with a manifest and runs in a folder of one's own: `make_tiny(folder)`."""
+
+    def make(folder: Path) -> Config:
+        manifest = folder / "cohort.parquet"
+        write_manifest(phantom_manifest, manifest)
+        paths = {
+            "data.manifest": str(manifest),
+            "data.cache_dir": str(phantom_cache),
+            "output.folder": str(folder / "runs"),
+            "output.name": "tiny",
+        }
+        return override(preset("demo"), {**TINY, **paths})
+
+    return make
+
+
 @pytest.fixture
-def tiny(tmp_path: Path, phantom_manifest: Manifest, phantom_cache: Path) -> Config:
+def tiny(make_tiny: Callable[[Path], Config], tmp_path: Path) -> Config:
     """Settings of a training that takes a fraction of a second, on the phantom cohort."""
-    manifest = tmp_path / "cohort.parquet"
-    write_manifest(phantom_manifest, manifest)
-    paths = {
-        "data.manifest": str(manifest),
-        "data.cache_dir": str(phantom_cache),
-        "output.folder": str(tmp_path / "runs"),
-        "output.name": "tiny",
-    }
-    return override(preset("demo"), {**TINY, **paths})
+    return make_tiny(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_training(make_tiny: Callable[[Path], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training of one epoch, without pictures. Not to be changed; `trained` is a copy."""
+    from mttu.training.run import launch_locally, run_training
+
+    config = override(make_tiny(tmp_path_factory.mktemp("finished")), {"train.epochs": 1, "output.name": "first"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mttu.training.run.draw_results", lambda *arguments: [])
+        return run_training(config, launch_locally)
+
+
+@pytest.fixture
+def trained(finished_training: Path, tmp_path: Path) -> Path:
+    """The run folder of a training of one epoch, `first` beside that of `tiny`."""
+    return Path(shutil.copytree(finished_training, tmp_path / "runs" / "first"))
 
 
 @pytest.fixture
 def sketches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are empty files: drawing and compressing them is most of the time that a tiny training takes."""
-
-    def save(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
-        places = [path.with_name(f"{path.name}.{name}") for name in formats]
-        for place in places:
-            with atomic_file(place) as partial:
-                partial.write_bytes(b"")
-        return places
-
+    """Pictures of trainings are empty files."""
     module = "mttu.self_training.tracking"
-    monkeypatch.setattr("mttu.training.run.save_figure", save)
-    monkeypatch.setattr(f"{module}.save_figure", save)
+    monkeypatch.setattr("mttu.training.run.save_figure", save_empty)
+    monkeypatch.setattr("mttu.training.run.draw_results", lambda *arguments: [("learning_curves", Figure())])
+    monkeypatch.setattr(f"{module}.save_figure", save_empty)
     monkeypatch.setattr(f"{module}.draw_results", lambda *arguments: [("learning_curves", Figure())])
     monkeypatch.setattr(f"{module}.draw_round", lambda *arguments: {"candidates": Figure()})
     monkeypatch.setattr(f"{module}.draw_summary", lambda *arguments: Figure())

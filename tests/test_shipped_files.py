@@ -1,5 +1,6 @@
 """What lies around the code: shipped YAML, jobs, README, licence, wheel."""
 
+import io
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mttu.cli import app
+from mttu.cli import app, main
 from mttu.cohort.layouts import OTHER_VOLUMES
 from mttu.config import override
 from mttu.search.ablations import rows_of
@@ -126,10 +128,14 @@ def test_the_pre_commit_file_fetches_nothing() -> None:
 
 @lru_cache
 def read_help(*command: str) -> str:
-    """What a command prints of itself; many documents name the same ones."""
-    done = run(sys.executable, "-m", "mttu", *command, "--help")
-    assert done.returncode == 0, f"mttu {' '.join(command)} --help: {done.stderr}"
-    return done.stdout
+    """What a command prints of itself, in this process; many documents name the same ones."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+    assert ended.value.code == 0, f"mttu {' '.join(command)} --help: {said.getvalue()}"
+    return said.getvalue()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from empty_pictures import save_empty
 
 from mttu.cohort.build import discover
 from mttu.data.manifest import write_manifest
@@ -29,6 +30,11 @@ def truth(tmp_path):
     return path
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr("mttu.pseudo_labels.reports.save_figure", save_empty)
+
+
 def test_scoring_writes_the_table_and_names_failures(run, tiny_checkpoint, phantom_folder, tmp_path):
     for name in ("phantom_000", "phantom_001"):
         shutil.copytree(phantom_folder / name, tmp_path / "data" / name)
@@ -49,7 +55,7 @@ def test_scoring_writes_the_table_and_names_failures(run, tiny_checkpoint, phant
     assert table.about["mc"]["passes"] == 3
 
 
-def test_selection_is_printed_and_written(run, scores, truth, tmp_path):
+def test_selection_is_printed_and_written(run, scores, truth, tmp_path, monkeypatch):
     code, out, err = run("select", scores, "--truth", truth, "-o", tmp_path / "selection")
     assert (code, err) == (0, "")
     assert out.splitlines()[:6] == [
@@ -70,6 +76,7 @@ def test_selection_is_printed_and_written(run, scores, truth, tmp_path):
     assert (folder / "selection.csv").read_text().splitlines()[0].startswith('"case_id","pseudo_label","confidence"')
     pictures = ("candidates.png", "pseudo_labels.png", "selection_error.png", "candidates.pdf")
     assert all((folder / name).stat().st_size > 5000 for name in pictures)
+    monkeypatch.setattr("mttu.pseudo_labels.reports.save_figure", save_empty)
     assert run("select", scores, "-o", folder, "selection.method=PL")[0] == 0
     pictures = [f"{name}.{kind}" for name in ("candidates", "pseudo_labels") for kind in ("pdf", "png")]
     left = sorted(path.name for path in folder.iterdir())  # without a truth there is no error to draw
@@ -95,7 +102,7 @@ def test_a_truth_of_other_cases_is_refused(run, scores, truth, tmp_path):
     assert (code, "note: 1 of 6 cases have a true class" in out) == (0, True)
 
 
-def test_thresholds_are_suggested_and_nothing_is_set(run, scores, truth, tmp_path):
+def test_thresholds_are_suggested_and_nothing_is_set(run, scores, truth, tmp_path, undrawn):
     words = ["thresholds", scores, "--truth", truth, "--confidence", "0.5,0.9,0.96", "--uncertainty", "0.05,0.3"]
     code, out, _ = run(*words, "--min-coverage", "0.5", "-o", tmp_path / "thresholds")
     assert code == 0
@@ -147,7 +154,7 @@ def test_files_of_others_are_not_overwritten(run, scores, truth, tmp_path, name)
     assert "is a file; give a folder" in err
 
 
-def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(run, scores, truth, tmp_path):
+def test_a_report_is_not_replaced_where_anything_else_lies_beside_it(run, scores, truth, tmp_path, undrawn):
     folder = tmp_path / "selection"
     assert run("select", scores, "-o", folder)[0] == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,6 +1,7 @@
-"""A bundle in a clean process against `mttu predict`; what it holds, and what it leaves out."""
+"""A bundle against `mttu predict`; what it holds, and what it leaves out."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,19 @@ def predict_in_a_clean_process(run_bundle, bundle: Path, cases: Path, out: Path,
     return done.stdout
 
 
-def test_a_clean_process_predicts_the_same_voxels_and_probabilities(
-    bundle, known_checkpoint, phantom_folder, tmp_path, run_bundle
+def predict_here(bundle: Path, cases: Path, out: Path) -> None:
+    """As `monai.bundle run` does it, in this process."""
+    given = {"bundle_root": str(bundle), "dataset_dir": str(cases), "output_dir": str(out)}
+    file = str(bundle / "configs" / "inference.json")
+    workflow = ConfigWorkflow(file, workflow_type="infer", logging_file=False, **given)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+@pytest.mark.parametrize("where", ["here", pytest.param("in a clean process", marks=pytest.mark.slow)])
+def test_it_predicts_the_same_voxels_and_probabilities(
+    where, bundle, known_checkpoint, phantom_folder, tmp_path, run_bundle, caplog
 ):
     cases = tmp_path / "cases"
     for name in ("phantom_000", "phantom_005"):
@@ -70,7 +82,12 @@ def test_a_clean_process_predicts_the_same_voxels_and_probabilities(
     shutil.copy(phantom_folder / "phantom.json", cases)
     predict_cases(plan_predictions(known_checkpoint, [cases], tmp_path / "ours"))
     out = tmp_path / "theirs"
-    told = predict_in_a_clean_process(run_bundle, bundle, cases, out)
+    if where == "here":
+        caplog.set_level(logging.INFO, "mttu")
+        predict_here(bundle, cases, out)
+        told = caplog.text
+    else:
+        told = predict_in_a_clean_process(run_bundle, bundle, cases, out)
     assert f"{out}: 2 predicted. Research use only." in told
     assert_same_predictions(tmp_path / "ours", out)
     assert {row["idh_call"] for row in read_rows(out)} <= {"mutant", "wild type"}

@@ -24,11 +24,13 @@ from mttu.training.inputs import TrainingTask, check_inputs, open_task
 from mttu.training.loop import name_learned_patients
 from mttu.training.run import launch_locally, run_training
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 
 @pytest.fixture
-def run(tiny):
-    """The run folder of a training of one epoch."""
-    return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
+def run(trained):
+    """The run folder that knows patients."""
+    return trained
 
 
 def turn(path, target, **other):

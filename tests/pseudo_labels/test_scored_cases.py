@@ -145,6 +145,7 @@ def test_device_is_checked():
         choose_device("tpu")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_two_real_patients_and_a_truncated_one(real_data, write_tiny, tmp_path):
     data = tmp_path / "data"

@@ -5,9 +5,11 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from empty_pictures import save_empty
 
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
+from mttu.figures.style import save_figure
 from mttu.metrics.segmentation import RegionScores
 from mttu.report import plan_evaluation, write_evaluation
 from mttu.report.files import OWN_FILES, draw_pictures
@@ -183,12 +185,14 @@ def test_failed_cases_are_named_and_in_no_score(write_predictions, evaluate, coh
     assert f"a: predictions that failed, in no score: {broken}" in describe_cases(summary)
 
 
-def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictions, evaluate, tmp_path):
+def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictions, evaluate, tmp_path, monkeypatch):
     out = tmp_path / "out"
     found = evaluate(write_predictions("a"), compare=write_predictions("b", 2))
-    for _ in range(2):
+    for save in (save_empty, save_figure):  # the second takes the place of the first
+        monkeypatch.setattr("mttu.report.files.save_figure", save)
         write_evaluation(out, found.region_rows, found.idh_rows, found.summary)
         assert sorted(path.name for path in out.iterdir()) == sorted(OWN_FILES)
+    assert min(path.stat().st_size for path in out.iterdir()) > 100
     table = pq.read_table(out / "case_scores.parquet")
     assert table.to_pylist() == found.region_rows
     assert table.num_rows == 2 * 4 * 3

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from empty_pictures import save_empty
 
 from mttu.cli import main
 from mttu.data.manifest import write_manifest
@@ -120,6 +121,7 @@ def test_only_an_evaluation_is_replaced(tmp_path):
 
 def test_the_command_prints_tables_and_writes_them(write_predictions, manifest, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mttu.cli.console.width", 140)
+    monkeypatch.setattr("mttu.report.files.save_figure", save_empty)
     words = ["evaluate", write_predictions("a"), manifest, "-o", tmp_path / "out", "--resamples", "50"]
     with pytest.raises(SystemExit) as caught:
         main([str(word) for word in [*words, "--compare", write_predictions("b", 3)]])

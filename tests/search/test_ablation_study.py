@@ -66,7 +66,7 @@ def measure(folder, name):
     return len(rows), found
 
 
-def test_table_3_over_two_seeds(tiny, tmp_path, without_curves):
+def test_table_3_over_two_seeds(tiny, tmp_path, sketches):
     study = plan_study("III", (), seeds=2, folds=0, split="val")
     run = InProcess()
     folder = study_of(tiny, study, run)

@@ -56,7 +56,7 @@ def invoke(monkeypatch, capsys):
     return call
 
 
-def test_a_whole_search(tiny, tmp_path, invoke, without_curves):
+def test_a_whole_search(tiny, tmp_path, invoke, sketches):
     run = InProcess()
     asked = {"searcher": "random", "samples": 2, "description": "Depth or convolution.", "settings": BOTH}
     folder = search(tiny, tmp_path, MIXED, run, **asked)

@@ -53,7 +53,7 @@ SHORT = {"train.epochs": 1, "self_training.rounds": 1}
 
 def test_kills_at_some_boundaries(make_config, here):
     """A sample; all of them are tried below."""
-    total, tried = run_killed_everywhere(make_config(SHORT), here, step=25)
+    total, tried = run_killed_everywhere(make_config(SHORT), here, step=30)
     assert total > 60
     assert tried >= 3
 

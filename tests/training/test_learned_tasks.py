@@ -15,6 +15,8 @@ from mttu.training.inputs import check_inputs
 from mttu.training.run import launch_locally, run_training
 from mttu.training.start import find_learned_tasks
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 NO_IDH = "no IDH probability: no training case had a known IDH status"
 
 

@@ -19,6 +19,7 @@ from mttu.data.cache import open_cached
 from mttu.data.labels import WHOLE_TUMOUR
 from mttu.data.loaders import Batch
 from mttu.errors import InputError, RunError
+from mttu.inference.windows import import_monai
 from mttu.losses import idh_class_weights
 from mttu.metrics.empty_masks import BOTH, summarise_region
 from mttu.metrics.segmentation import RegionScores
@@ -303,6 +304,14 @@ def work_of_rank(rank, folder, cases, cache):
         torch.save(stops_of_rank(rank, cases, cache, folder), folder / f"stops{rank}.pt")
 
 
+def lead(rank, folder, cases, cache):
+    """Imports, before both ranks begin, what they need: that takes longer than their work."""
+    torch.set_num_threads(1)
+    import_monai()
+    create_state(next(iter(configs().values())), torch.device("cpu"))  # torch imports its compiler with an optimiser
+    multiprocessing.start_processes(work_of_rank, (folder, cases, cache), nprocs=2, start_method="fork")
+
+
 @pytest.fixture(scope="module")
 def uneven_cases(phantom_manifest):
     """Five cases: three for one rank, two for the other."""
@@ -311,14 +320,14 @@ def uneven_cases(phantom_manifest):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory, uneven_cases, phantom_cache):
-    """Folder with what two ranks computed; to start them takes longer than their work."""
+    """Folder with what two ranks computed."""
     root = tmp_path_factory.getbasetemp()
     shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # by all test processes of a run
     folder = shared / "two-ranks"
     with FileLock(shared / "two-ranks.lock"):
         if not (folder / "done").exists():
             folder.mkdir()
-            multiprocessing.spawn(work_of_rank, (folder, uneven_cases, phantom_cache), nprocs=2)
+            multiprocessing.spawn(lead, (folder, uneven_cases, phantom_cache), nprocs=1)
             (folder / "done").touch()
     return folder
 

@@ -13,6 +13,8 @@ from mttu.pseudo_labels.scoring import plan_scoring, score_cases
 from mttu.training.run import MARK, launch_locally, run_training
 from mttu.training.state import create_state
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 CPU = torch.device("cpu")
 UNET = {"network.kind": "unet", "network.options.channels": [4, 8, 8], "network.idh_head.hidden": [8]}
 

@@ -20,10 +20,13 @@ from mttu.training.state import create_state
 CPU = torch.device("cpu")
 
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
+
 @pytest.fixture
-def first(tiny):
-    """The run folder of a training of one epoch."""
-    return run_training(override(tiny, {"train.epochs": 1, "output.name": "first"}), launch_locally)
+def first(trained):
+    """The run folder to start from."""
+    return trained
 
 
 @pytest.fixture
