@@ -19,6 +19,13 @@ NEWER: Mapping[str, Any] = {
     "data.folds": 0,
     "data.fold_seed": 0,
     "network.kind": "mttu-net",
+    "selection.calibrate": "none",
+    "selection.prior": "none",
+    "selection.rule": "thresholds",
+    "selection.rank_share": 0.2,
+    "selection.rank_growth": 0.05,
+    "selection.wanted_precision": 0.9,
+    "selection.least_selected": 10,
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 
