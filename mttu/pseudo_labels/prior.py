@@ -1,17 +1,19 @@
 """Calibrated probabilities of a pool, its share of mutants, and the probabilities moved to that share. Pure: no files.
 
-The loss weights classes inversely (`mttu.losses.idh_class_weights`), so the prior in the network's output is that of the
-weighted labels: one half after round 0, whatever the labelled cases are. A temperature and a bias, fitted on cases that
-the network did not learn from, replace it by those cases' own share: at the optimum the mean calibrated probability is
-the mean of the targets. So nothing has to be known of weights and earlier pseudo-labels. The bias is needed: with a
-temperature alone the share of a pool is estimated poorly (A. Alexandari, A. Kundaje and A. Shrikumar, Maximum likelihood
-with bias-corrected calibration is hard-to-beat at label shift adaptation, ICML 2020, doi:10.48550/arXiv.1901.06852).
+The loss weights classes inversely (`mttu.losses.idh_class_weights`), so the prior in the network's output is that of
+the weighted labels: one half after round 0, whatever the labelled cases are. A temperature and a bias, fitted on cases
+that the network did not learn from, replace it by those cases' own share: at the optimum the mean calibrated
+probability is the mean of the targets. So nothing has to be known of weights and earlier pseudo-labels. The bias is
+needed: with a temperature alone the share of a pool is estimated poorly (A. Alexandari, A. Kundaje and A. Shrikumar,
+Maximum likelihood with bias-corrected calibration is hard-to-beat at label shift adaptation, ICML 2020,
+doi:10.48550/arXiv.1901.06852).
 
 Moving assumes label shift: within a class, the pool's cases look like the labelled ones.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from scipy.special import expit
 
 from mttu.config.scoring import Prior
 from mttu.data.labels import CLASS_NAMES, IDH_MUTANT
-from mttu.errors import InputError
+from mttu.errors import InputError, raise_if_any
 from mttu.metrics.calibration import BIAS_RANGE, TEMPERATURE_RANGE, Calibration, fit_calibration, to_logits
 from mttu.metrics.intervals import LEVEL, Interval
 
@@ -41,7 +43,7 @@ class Correction:
     num_mutant: int
     """Of the calibration cases."""
     source_share: float
-    """Mean calibrated probability of the calibration cases: the share of mutants that calibrated probabilities imply."""
+    """Share of mutants that calibrated probabilities imply: their mean over the calibration cases."""
     pool_share: Interval
     """Estimated share of mutants in the pool; bootstrap over the cases of the pool and, within each class, over the
     calibration cases."""
@@ -58,6 +60,40 @@ class Correction:
         """Calibrated probability of mutant, moved to the share of mutants in the pool."""
         target = self.source_share if self.moved_to is None else self.moved_to
         return float(move_share(self.calibrate(mutant_probability), self.source_share, target))
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a selection from calibrated probabilities was made with, and how many of its labels should be right."""
+
+    temperature: float
+    bias: float
+    num_cases: int
+    """Calibration cases."""
+    num_mutant: int
+    calibration_share: float
+    """Share of mutants that the calibrated probabilities imply."""
+    pool_share: Interval
+    """Estimated share of mutants in the pool."""
+    moved_to: float | None
+    """See `Correction`."""
+    precision: Mapping[str, Interval]
+    """Estimated share of right labels, see `estimate_precision`."""
+
+    def to_metrics(self) -> dict[str, float]:
+        """As metrics of a round: `selected/pool_share`, `selected/estimated_precision_mutant` and so on."""
+        intervals = {"pool_share": self.pool_share}
+        intervals |= {f"estimated_precision_{name.split()[0]}": found for name, found in self.precision.items()}
+        values = {"temperature": self.temperature, "bias": self.bias}
+        for name, found in intervals.items():
+            values |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}  # type: ignore[dict-item]
+        return {f"selected/{name}": value for name, value in values.items()}
+
+
+def parse_estimates(content: Mapping[str, Any]) -> Estimates:
+    """Reads what `dataclasses.asdict` gave of `Estimates`."""
+    precision = {name: Interval(**found) for name, found in content["precision"].items()}
+    return Estimates(**{**content, "pool_share": Interval(**content["pool_share"]), "precision": precision})
 
 
 def move_share(probability: float | Floats, source: float | Floats, target: float | Floats) -> Floats:
@@ -111,13 +147,12 @@ def correct(
     """
     status = np.asarray(idh)
     counts = {name: int((status == label).sum()) for label, name in CLASS_NAMES.items()}
-    if min(counts.values()) < LEAST_OF_A_CLASS:
-        raise InputError(explain_too_few(counts))
+    raise_if_any([f"calibration: {problem}" for problem in find_too_few(counts)])
     found = fit_calibration(mutant_probabilities, idh, with_bias=True, smooth=True)
     if not found.determined:
         raise InputError(
-            f"calibration: the network tells the {len(idh)} calibration cases ({counts['mutant']} mutant) no better than "
-            "chance, which determines no temperature"
+            f"calibration: the network tells the {len(idh)} calibration cases ({counts['mutant']} mutant) no better "
+            "than chance, which determines no temperature"
         )
     source = float(found.apply(mutant_probabilities).mean())
     share = float(estimate_share(found.apply(pool), source))
@@ -144,13 +179,12 @@ def correct(
     )
 
 
-def explain_too_few(counts: Mapping[str, int]) -> str:
-    """Why so many calibration cases of each class, by name, are too few."""
+def find_too_few(counts: Mapping[str, int]) -> list[str]:
+    """Says why so many calibration cases of each class, by name, are too few; nothing if they are enough."""
+    if min(counts.values()) >= LEAST_OF_A_CLASS:
+        return []
     told = " and ".join(f"{number} {name}" for name, number in counts.items())
-    return (
-        f"calibration: the cases that the network did not learn from are {told}; at least {LEAST_OF_A_CLASS} of each "
-        "class with scores are needed"
-    )
+    return [f"the calibration (val) cases are {told}; at least {LEAST_OF_A_CLASS} of each class are needed"]
 
 
 def _fit_many(logits: Floats, mutant: NDArray[np.bool_]) -> tuple[Floats, Floats]:

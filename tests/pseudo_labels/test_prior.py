@@ -103,7 +103,7 @@ def test_the_resamples_are_fitted_as_one_is():
 
 
 def test_a_pool_of_known_share_through_an_overconfident_network():
-    """The class weights of the loss, and confidence, are in the calibration cases as in the pool, and leave no trace."""
+    """Class weights of the loss and confidence are in both sets of scores, and leave no trace."""
     known, idh = simulate(400, 0.385, seed=5, temperature=2.0, bias=0.5)
     pool, truth = simulate(1000, 0.05, seed=6, temperature=2.0, bias=0.5)
     found = correct(pool, known, idh, "estimate", num_resamples=100)
@@ -158,7 +158,10 @@ def test_the_estimated_precision_is_the_mean_of_the_moved_probabilities():
 
 
 def test_too_few_cases_and_chance_are_refused():
-    with pytest.raises(InputError, match="are 4 mutant and 6 wild type; at least 5 of each class"):
+    with pytest.raises(
+        InputError,
+        match=r"calibration: the calibration \(val\) cases are 4 mutant and 6 wild type; at least 5 of each class",
+    ):
         correct([0.5], [0.6] * 10, [1] * 4 + [0] * 6, "none")
     with pytest.raises(InputError, match=r"tells the 12 calibration cases \(6 mutant\) no better than chance"):
         correct([0.5], [0.1] * 6 + [0.9] * 6, [1] * 6 + [0] * 6, "none")
