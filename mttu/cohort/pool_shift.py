@@ -37,7 +37,7 @@ def find_pool_shift(manifest: Manifest) -> list[str]:
         expected = sum(there.get(grade, 0.0) * share for grade, share in mutants.items())
         known = _mutant_share(labelled)
         if abs(expected - known) >= _LEAST_SHIFT:
-            grade = max(sorted(mutants), key=lambda name: abs(there.get(name, 0.0) - here[name]))
+            grade = max(sorted(mutants), key=lambda name: there.get(name, 0.0) - here[name])
             found.append(
                 f"the pool is {there.get(grade, 0.0):.0%} {grade}, the labelled cases are {here[grade]:.0%}; with "
                 f"their mutants by grade {expected:.0%} of the pool would be mutant, not {known:.0%}, and labels of "
