@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 from small_self_training import scoring, stopping
 
+from mttu.config import SelectionSettings
 from mttu.data.labels import IDH_MUTANT
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.reports import read_selection
-from mttu.pseudo_labels.score_table import read_scores
+from mttu.pseudo_labels.score_table import ScoreTable, read_scores, summarise_passes
 from mttu.self_training import check_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
+from mttu.self_training.mixture import KEPT, calibrate_scores, choose_labels, grow_share
 from mttu.self_training.round_folder import read_record
 
 pytestmark = pytest.mark.usefixtures("sketches")
@@ -39,9 +41,8 @@ def said(pool_manifest):
     """What the network says: of the pool in order, of validation cases the right class."""
     pool = [case.case_id for case in pool_manifest.split("unlabelled")]
     of_val = {case.case_id: [0.7, 0.8] if case.idh == IDH_MUTANT else [0.3, 0.4] for case in pool_manifest.split("val")}
-    return of_val | dict(
-        zip(pool, ([0.9, 0.9], [0.6, 0.7], [0.1, 0.1], [0.2, 0.2], [0.3, 0.3], [0.4, 0.4]), strict=True)
-    )
+    of_pool = [0.97, 0.9, 0.85, 0.1, 0.2, 0.3]
+    return of_val | {name: [value, value] for name, value in zip(pool, of_pool, strict=True)}
 
 
 def kept(folder):
@@ -68,7 +69,7 @@ def test_ranked_rounds_and_their_records(make_config, here, pool_manifest, said,
     # with one case of each class the targets are 2/3 and 1/3, at logits of +-1.0986 and -0.6190
     moved = [case.moved_probability for case in first.cases]
     assert sum(moved) / 6 == pytest.approx(found.moved_to)
-    assert moved == sorted(moved[:2], reverse=True) + sorted(moved[2:])
+    assert moved == sorted(moved[:3], reverse=True) + sorted(moved[3:])
     second, later = read_selection(folder / "round_2" / "selection.parquet")
     assert (about["selection"]["rank_share"], later["selection"]["rank_share"]) == (0.5, 0.75)
     assert first.pseudo_labels.items() <= second.pseudo_labels.items()
@@ -78,35 +79,53 @@ def test_ranked_rounds_and_their_records(make_config, here, pool_manifest, said,
     assert any(note.startswith("calibrated on 2 cases (1 mutant): temperature") for note in record.notes)
     row = read_summary(folder)["rounds"][1]
     right = [int(name == pool[0]) for name, label in first.pseudo_labels.items() if label == 1]
-    assert row["estimates"]["selected/precision_mutant"] == sum(right) / len(right)
+    assert row["estimates"]["selected/precision_mutant"] == sum(right) / len(right) == 0.5
     assert row["estimates"]["selected/estimated_precision_mutant"] == found.precision["mutant"].estimate
     assert "estimates" not in (folder / "round_0" / "round.json").read_text()
 
-
-@pytest.mark.parametrize("at", ["score-1", "train-1", "score-2", "evaluate-2"])
-def test_a_stopped_run_goes_on_to_the_same_bytes(make_config, here, said, few_are_enough, at):
-    callables = replace(here, score=scoring(said.get))
-    whole = kept(run_self_training(make_config({**RANKED, "output.name": "whole"}), callables))
-    config = make_config({**RANKED, "output.name": "whole", "output.folder": str(make_config().output.folder / "b")})
-    broken, _ = stopping(callables, at)
-    with pytest.raises(RunError, match=f"stopped in {at}"):
-        run_self_training(config, broken)
-    assert kept(run_self_training(config, callables)) == whole
+    # stopped between the scores of pool and validation cases, and in each phase after that, it ends with the same bytes
+    config = make_config({**RANKED, "self_training.truth": str(truth), "output.folder": str(tmp_path / "stopped")})
+    for at in ("score-1", "train-0", "evaluate-0", "score-1", "train-0"):
+        broken, _ = stopping(callables, at)
+        with pytest.raises(RunError, match=f"stopped in {at}"):
+            run_self_training(config, broken)
+    assert kept(run_self_training(config, callables)) == kept(folder)
 
 
-def test_where_nothing_can_be_calibrated_a_round_goes_on_as_it_is(
-    make_config, here, said, few_are_enough, pool_manifest
-):
+def table(values, split):
+    rows = [summarise_passes(name, [value, value], value, 0.0) for name, value in values.items()]
+    return ScoreTable(tuple(rows), {"split": split, "learned_from": [], "weights_sha256": "w"})
+
+
+def test_where_nothing_can_be_calibrated_a_round_goes_on_as_it_is():
     """The network has the validation cases the wrong way round."""
-    wrong = {case.case_id: said[case.case_id][::-1] for case in pool_manifest.split("val")}
-    wrong = {name: [1 - value for value in values] for name, values in wrong.items()}
-    callables = replace(here, score=scoring({**said, **wrong}.get))
-    folder = run_self_training(make_config({**RANKED, "self_training.rounds": 1}), callables)
-    selection, about = read_selection(folder / "round_1" / "selection.parquet")
-    assert selection.estimates is None
-    assert "estimates" not in about
-    assert selection.notes[0].startswith("probabilities are taken as they are: calibration: the network tells the 2")
-    assert len(selection.pseudo_labels) == 4  # half of 2.55 mutants and of 3.45 wild types, rounded up
+    settings = SelectionSettings(calibrate="temperature+bias", prior="estimate", rule="rank", rank_share=0.5)
+    pool = table({"a": 0.97, "b": 0.9, "c": 0.85, "d": 0.1, "e": 0.2, "f": 0.3}, "unlabelled")
+    val = table({f"v{at}": 0.3 + 0.04 * at for at in range(10)}, "val")
+    backwards = {f"v{at}": int(at < 5) for at in range(10)}
+    correction, notes = calibrate_scores(pool, val, backwards, settings)
+    assert correction is None
+    assert notes[0].startswith("probabilities are taken as they are: calibration: the network tells the 10 calibration")
+    # half of 3.32 mutants and of 2.68 wild types, rounded up
+    assert choose_labels(pool, settings, {}, correction).pseudo_labels == {"a": 1, "b": 1, "d": 0, "e": 0}
+    forwards = {name: 1 - label for name, label in backwards.items()}
+    correction, notes = calibrate_scores(pool, val, forwards, settings)
+    assert notes == []
+    stays = choose_labels(pool, settings, {"f": 1}, correction)
+    [kept_case] = [case for case in stays.cases if case.reason == KEPT]
+    assert (kept_case.case_id, kept_case.pseudo_label) == ("f", 1)
+    assert kept_case.moved_probability == pytest.approx(correction.move(0.3))
+    mutants = [
+        correction.move(value) for name, value in (("a", 0.97), ("b", 0.9), ("c", 0.85)) if name in stays.pseudo_labels
+    ]
+    expected = (sum(mutants) + correction.move(0.3)) / (len(mutants) + 1)
+    assert stays.estimates.precision["mutant"].estimate == pytest.approx(expected)
+
+
+def test_the_share_grows_up_to_all():
+    settings = SelectionSettings(rule="rank", rank_share=0.5, rank_growth=0.3)
+    assert [grow_share(settings, number).rank_share for number in (1, 2, 3)] == [0.5, 0.8, 1.0]
+    assert grow_share(SelectionSettings(), 3) == SelectionSettings()
 
 
 def test_too_few_validation_cases_are_refused_before_anything_starts(make_config, here):
