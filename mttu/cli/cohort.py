@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mttu.cli.display import Advance, console, errors, new_table, show_progress
+from mttu.cli.display import Advance, console, errors, new_table, show_progress, tell
 from mttu.cli.settings import ManifestFile
 from mttu.errors import InputError, say_count
 
@@ -113,9 +113,13 @@ def cohort(
 
 def describe(manifest: ManifestFile) -> None:
     """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
+    from mttu.cohort.pool_shift import find_pool_shift
     from mttu.data.manifest import read_manifest
 
-    console.print(_show_table_one(read_manifest(manifest)))
+    cohort = read_manifest(manifest)
+    console.print(_show_table_one(cohort))
+    for note in find_pool_shift(cohort):
+        tell(note)
 
 
 def _show_table_one(manifest: "Manifest") -> Table:

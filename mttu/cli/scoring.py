@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,11 @@ from mttu.cli.display import console, show_progress, tell, tell_failures
 from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile, Precision
 from mttu.config import Config, SelectionSettings, override, parse_overrides
 from mttu.errors import InputError
+
+if TYPE_CHECKING:
+    from mttu.pseudo_labels.prior import Correction
+    from mttu.pseudo_labels.score_table import ScoreTable
+    from mttu.pseudo_labels.selection import Selection
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
@@ -82,12 +87,21 @@ def select(
     arguments: Overrides = None,
     truth: Annotated[Path | None, typer.Option(help="True classes: a manifest or a CSV with case_id and idh")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and pictures")] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table of held-out labelled cases by the same network, for selection.calibrate"),
+    ] = None,
+    calibration_truth: Annotated[
+        Path | None, typer.Option(help="Their true classes, as --truth, which is used if this is not given")
+    ] = None,
 ) -> None:
     """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
     from mttu.cohort.truth import match_truth, read_truth
     from mttu.data.labels import CLASS_NAMES
+    from mttu.pseudo_labels.advice import advise
     from mttu.pseudo_labels.reports import check_report, compare_methods, write_selection
     from mttu.pseudo_labels.score_table import read_scores
+    from mttu.pseudo_labels.selection import add_estimates
     from mttu.pseudo_labels.selection import select as select_cases
 
     settings = _selection_settings(arguments)
@@ -98,8 +112,12 @@ def select(
     matched: list[str] = []
     if truth is not None:
         known = read_truth(truth, matched)
-        matched.append(match_truth(known, [row.case_id for row in table.rows], truth))
-    selection = select_cases(table, settings)
+        if calibration and calibration_truth is None and not any(row.case_id in known for row in table.rows):
+            known = None  # it is that of the calibration cases alone
+        else:
+            matched.append(match_truth(known, [row.case_id for row in table.rows], truth))
+    correction, told = _read_correction(settings, table, calibration or [], calibration_truth or truth)
+    selection = add_estimates(select_cases(table, settings, correction), table, correction)
     width = max([len(case.case_id) for case in selection.cases], default=0)
     for case in selection.cases:
         if case.selected:
@@ -109,12 +127,13 @@ def select(
             )
     console.print(f"{settings.method}: {len(selection.pseudo_labels)} of {len(selection.cases)} cases selected")
     learned = len(table.about.get("learned_from") or ())
-    if truth is not None and learned:
+    if known is not None and learned:
         matched.append(f"the network learned from the patients of {learned} of these cases: accuracy is no fair test")
-    for note in [*selection.notes, *matched]:
+    for note in [*told, *selection.notes, *matched, *advise(selection, settings)]:
         tell(note)
+    _print_precision(selection, known)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")
-    for row in compare_methods(table, settings, known):
+    for row in compare_methods(table, settings, known, correction):
         counts, accuracy = row.counts, row.accuracy
         shown = "-" if accuracy.value is None else f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
         right = str(counts.num_right_mutant + counts.num_right_wild) if counts.num_known else "-"
@@ -124,10 +143,50 @@ def select(
         )
     if output is not None:
         title = str(table.about.get("split", scores.stem))
-        pictures = write_selection(output, table, selection, settings, known, title)
+        pictures = write_selection(output, table, selection, settings, known, title, correction)
         console.print(f"{output / 'selection.parquet'}, and the same as CSV")
         for picture in pictures:
             console.print(str(picture))
+
+
+def _read_correction(
+    settings: SelectionSettings, table: "ScoreTable", tables: list[Path], truth: Path | None
+) -> "tuple[Correction | None, list[str]]":
+    """Calibration and prior of a table's probabilities, where `selection.calibrate` asks for them, and notes."""
+    from mttu.cohort.truth import read_truth
+    from mttu.pseudo_labels.correction import fit_correction
+    from mttu.pseudo_labels.score_table import read_scores
+
+    if settings.calibrate == "none" and tables:
+        raise InputError("--calibration: has an effect only with selection.calibrate=temperature+bias; add that")
+    if settings.calibrate == "none" or settings.method in ("none", "direct"):
+        return None, []
+    if not tables or truth is None:
+        raise InputError(
+            f"selection.calibrate={settings.calibrate}: needs --calibration, the scores of labelled cases that the "
+            "network did not learn from (`mttu score ... --split val`), and their classes by --calibration-truth or "
+            "--truth"
+        )
+    told: list[str] = []
+    classes = read_truth(truth, told)
+    correction, notes = fit_correction(table, {str(path): read_scores(path) for path in tables}, classes, settings)
+    return correction, [*told, *notes]
+
+
+def _print_precision(selection: "Selection", truth: dict[str, int] | None) -> None:
+    """Estimated beside true shares of right labels, where probabilities were calibrated."""
+    from mttu.data.labels import CLASS_NAMES
+    from mttu.pseudo_labels.prior import say_interval
+
+    if selection.estimates is None:
+        return
+    console.print(f"{'labels':11}{'selected':>9}  {'estimated right [95%]':24}right")
+    for label, name in CLASS_NAMES.items():
+        own = [case_id for case_id, idh in selection.pseudo_labels.items() if idh == label]
+        known = [truth[case_id] == label for case_id in own if case_id in truth] if truth else []
+        found = selection.estimates.precision.get(name)
+        shown = f"{sum(known) / len(known):.3f} ({sum(known)} of {len(known)})" if known else "-"
+        console.print(f"{name:11}{len(own):9}  {'-' if found is None else say_interval(found):24}{shown}")
 
 
 def thresholds(

@@ -62,11 +62,15 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     """Self-trains with progress and shows the table of rounds; returns the run folder."""
     from mttu.cluster.self_train import callables_on_ray
     from mttu.cluster.session import connect
+    from mttu.cohort.pool_shift import find_pool_shift
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     checked = check_self_training(settings)  # before Ray starts, which takes seconds
     for note in checked.inputs.notes:
         tell(note)
+    if settings.selection.method in ("PL", "CPL", "UPS") and settings.selection.prior == "none":
+        for note in find_pool_shift(checked.inputs.manifest):
+            tell(note)
     tell_start(settings, fresh)
     with connect(settings.workers), show_rounds(settings, count_cases(settings, checked.inputs.manifest)) as on_step:
         run = cross_validate_self_training if settings.data.folds else run_self_training
@@ -223,7 +227,10 @@ def print_rounds(settings: Config, folder: Path) -> None:
 
 
 def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, empty_dice: str) -> list[Table]:
-    """Two tables: selected cases of each round and how many are right; metrics. Each fits 80 columns."""
+    """Two tables: selected cases of each round and how many are right; metrics. Each fits 80 columns.
+
+    Between them, where probabilities were calibrated, how many labels should be right.
+    """
     style: dict[str, Any] = {"no_wrap": True, "padding": (0, 0, 0, 1)}
     titles = ("round", "pool", "mutant", "wild", "right", "accuracy")
     selected = new_table(titles, title=f"pseudo-labels, {method}", **style)
@@ -237,7 +244,21 @@ def tabulate(rounds: "Sequence[RoundSummary]", method: str, chosen: int | None, 
         selected.add_row(name, *counts, right, _show(row.accuracy))
         values = [row.metrics.get(f"{part}/{metric}") for part in _PARTS for metric in _METRICS]
         measured.add_row(name, *map(_show, values))
-    return [selected, measured]
+    estimated = [row for row in rounds if row.estimates]
+    if not estimated:
+        return [selected, measured]
+    columns = (
+        "round",
+        "pool share\nof mutants",
+        *(f"{name}\n{of}" for name in ("mutant", "wild") for of in ("estimated", "true")),
+    )
+    precision = new_table(columns, title="estimated share of mutants; share of right labels", **style)
+    for row in estimated:
+        names = [f"{kind}_{name}" for name in ("mutant", "wild") for kind in ("estimated_precision", "precision")]
+        precision.add_row(
+            f"{row.round}", *(_show(row.estimates.get(f"selected/{name}")) for name in ("pool_share", *names))
+        )
+    return [selected, precision, measured]
 
 
 def _show(value: float | None) -> str:

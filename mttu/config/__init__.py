@@ -118,6 +118,17 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_thresholds(self) -> "Config":
+        chosen = self.selection
+        if self.self_training.thresholds == "search" and (chosen.rule != "thresholds" or chosen.calibrate != "none"):
+            name = "rule" if chosen.rule != "thresholds" else "calibrate"
+            raise ValueError(
+                f"self_training.thresholds is search but selection.{name} is {getattr(chosen, name)}; thresholds are "
+                "searched for eq. (19) on probabilities as they are; set self_training.thresholds=fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_channels(self) -> "Config":
         if self.network.in_channels != len(self.data.modalities):
             raise ValueError(

@@ -32,6 +32,13 @@ NEWER: Mapping[str, Any] = {
     "train.quotas.pseudo": 0,
     "train.quotas.unlabelled": 0,
     "self_training.labels": "hard",
+    "selection.calibrate": "none",
+    "selection.prior": "none",
+    "selection.rule": "thresholds",
+    "selection.rank_share": 0.2,
+    "selection.rank_growth": 0.05,
+    "selection.wanted_precision": 0.9,
+    "selection.least_selected": 10,
 }
 """Settings that runs of earlier versions may lack, by dotted name, with the value that corresponds to what they did."""
 

@@ -189,21 +189,26 @@ class Calibration:
 
     def apply(self, mutant_probabilities: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated probabilities of mutant, in the same order."""
-        return np.asarray(expit(_logit(mutant_probabilities) / self.temperature + self.bias))
+        return np.asarray(expit(to_logits(mutant_probabilities) / self.temperature + self.bias))
 
 
-def _logit(mutant_probabilities: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def to_logits(mutant_probabilities: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log odds of mutant, finite, see `LEAST_PROBABILITY`."""
     clipped = np.clip(np.asarray(mutant_probabilities, np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     return np.asarray(logit(clipped))
 
 
-def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], with_bias: bool = False) -> Calibration:
+def fit_calibration(
+    mutant_probabilities: Sequence[float], idh: Sequence[int], with_bias: bool = False, smooth: bool = False
+) -> Calibration:
     """Fits by the mean negative log-likelihood, which is convex in 1 / temperature and bias; deterministic.
 
     Args:
         mutant_probabilities: Of the validation cases, never of those that are scored afterwards.
         idh: 1 mutant, 0 wild type, -1 unknown: left out.
         with_bias: Whether to fit the bias too.
+        smooth: Fit to (N + 1) / (N + 2) and 1 / (N + 2) in place of 1 and 0, N the cases of the class (J. Platt,
+            Probabilistic outputs for support vector machines, 1999). Then separated classes have a temperature, too.
 
     Raises:
         InputError: The cases lack a class.
@@ -216,13 +221,15 @@ def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], w
         raise InputError(
             f"calibration: the validation cases are {num_mutant} mutant and {num_wild} wild type; both are needed"
         )
-    logits, signs = _logit(probability), np.where(status == IDH_MUTANT, 1.0, -1.0)
+    logits, signs = to_logits(probability), np.where(status == IDH_MUTANT, 1.0, -1.0)
+    doubt = 1 / (np.where(status == IDH_MUTANT, num_mutant, num_wild) + 2) if smooth else 0.0
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Mean negative log-likelihood and its gradient, by inverse temperature and bias."""
         margins = signs * (values[0] * logits + values[1])
-        slopes = -signs * expit(-margins)
-        return float(np.logaddexp(0, -margins).mean()), np.array([(slopes * logits).mean(), slopes.mean()])
+        losses = np.logaddexp(0, -margins) + doubt * margins  # doubt is the target's distance from 1 or 0
+        slopes = signs * (doubt - expit(-margins))
+        return float(losses.mean()), np.array([(slopes * logits).mean(), slopes.mean()])
 
     coldest, hottest = TEMPERATURE_RANGE
     limits = [(1 / hottest, 1 / coldest), BIAS_RANGE if with_bias else (0.0, 0.0)]
@@ -233,4 +240,4 @@ def fit_calibration(mutant_probabilities: Sequence[float], idh: Sequence[int], w
     highest_wild = logits[signs < 0].max()
     border = highest_wild if with_bias else 0.0
     separable = logits[signs > 0].min() > border >= highest_wild  # then an ever lower temperature fits ever better
-    return Calibration(1 / inverse, bias, len(status), bool(inside and not separable))
+    return Calibration(1 / inverse, bias, len(status), bool(inside and (smooth or not separable)))

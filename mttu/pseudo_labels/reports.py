@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from mttu.config import SelectionSettings
+from mttu.config.earlier import drop_unchanged
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.tables import read_table, write_table
@@ -32,13 +33,14 @@ from mttu.figures.style import save_figure
 from mttu.files import atomic_folder, parse_json, recover_folder
 from mttu.metrics.calibration import CalibrationError, measure_calibration_error
 from mttu.metrics.intervals import wilson_interval
+from mttu.pseudo_labels.certainty import read_certainty
+from mttu.pseudo_labels.prior import Correction, parse_estimates
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 from mttu.pseudo_labels.selection import (
     SelectedCase,
     Selection,
     SelectionCounts,
     count_selected,
-    read_certainty,
     select,
 )
 from mttu.pseudo_labels.thresholds import LabelledScore, ThresholdRow, search_thresholds
@@ -141,6 +143,14 @@ SELECTION_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+CALIBRATED_SCHEMA = pa.schema(
+    [
+        *SELECTION_SCHEMA,
+        pa.field("calibrated_probability", pa.float64()),
+        pa.field("moved_probability", pa.float64()),
+    ]
+)
+"""Of a selection from calibrated probabilities."""
 THRESHOLDS_SCHEMA = pa.schema(
     [
         pa.field("confidence_threshold", pa.float64(), nullable=False),
@@ -171,9 +181,12 @@ class MethodCounts:
 
 
 def compare_methods(
-    table: ScoreTable, settings: SelectionSettings, truth: Mapping[str, int] | None
+    table: ScoreTable,
+    settings: SelectionSettings,
+    truth: Mapping[str, int] | None,
+    correction: Correction | None = None,
 ) -> list[MethodCounts]:
-    """PL, CPL and UPS of one table, each without and with balancing (Table VII and Fig. 5).
+    """PL, CPL and UPS of one table, each without and with balancing (Table VII and Fig. 5); CPL and UPS by the rule.
 
     Balanced rows are left out where no class ratio is known.
     """
@@ -181,7 +194,7 @@ def compare_methods(
     for method, balanced in product(_METHODS, (False, True)):
         chosen = settings.model_copy(update={"method": method, "balance": balanced})
         with suppress(InputError):  # no ratio; where the user asked for balancing, `select` has refused already
-            rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen), truth)))
+            rows.append(MethodCounts(method, balanced, count_selected(select(table, chosen, correction), truth)))
     return rows
 
 
@@ -192,27 +205,43 @@ def write_selection(
     settings: SelectionSettings,
     truth: Mapping[str, int] | None,
     title: str,
+    correction: Correction | None = None,
 ) -> list[Path]:
     """Writes table and figures of a selection; returns the pictures. `folder` has passed `check_report`."""
-    figures = draw_selection(table, selection, settings, truth, title)
+    figures = draw_selection(table, selection, settings, truth, title, correction)
     about = _describe_selection(table, selection, settings)
-    return _write_report(folder, "selection", selection.cases, SELECTION_SCHEMA, about, figures)
+    return _write_report(folder, "selection", selection.cases, _choose_schema(selection), about, figures)
 
 
-def write_selection_table(folder: Path, table: ScoreTable, selection: Selection, settings: SelectionSettings) -> None:
-    """Writes `selection.csv` and `selection.parquet` alone into a folder of other files."""
+def write_selection_table(
+    folder: Path,
+    table: ScoreTable,
+    selection: Selection,
+    settings: SelectionSettings,
+    calibrated_on: str | None = None,
+) -> None:
+    """Writes `selection.csv` and `selection.parquet` alone into a folder of other files.
+
+    `calibrated_on` is the digest of the scores that probabilities were calibrated on.
+    """
     about = _describe_selection(table, selection, settings)
-    _write_table(folder, "selection", selection.cases, SELECTION_SCHEMA, about)
+    about |= {} if calibrated_on is None else {"calibrated_on": calibrated_on}
+    _write_table(folder, "selection", selection.cases, _choose_schema(selection), about)
+
+
+def _choose_schema(selection: Selection) -> Any:
+    return SELECTION_SCHEMA if selection.estimates is None else CALIBRATED_SCHEMA
 
 
 def _describe_selection(table: ScoreTable, selection: Selection, settings: SelectionSettings) -> dict[str, Any]:
-    return {
+    about = {
         "scores_sha256": table.digest,
-        "selection": settings.model_dump(mode="json"),
+        "selection": drop_unchanged("selection.", settings.model_dump(mode="json")),
         "balanced": selection.balanced,
         "wild_per_mutant": selection.wild_per_mutant,
         "notes": list(selection.notes),
     }
+    return about if selection.estimates is None else {**about, "estimates": asdict(selection.estimates)}
 
 
 def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
@@ -222,11 +251,12 @@ def read_selection(path: Path) -> tuple[Selection, dict[str, Any]]:
         InputError: Missing, damaged, or of another kind or format version.
     """
     metadata, table = read_table(path, "selection", FORMAT_VERSION, "select again", "mttu selection")
-    if not table.schema.equals(SELECTION_SCHEMA):
+    if not (table.schema.equals(SELECTION_SCHEMA) or table.schema.equals(CALIBRATED_SCHEMA)):
         raise InputError(f"selection {path}: columns are not those of format {FORMAT_VERSION}; select again")
     about = parse_json(metadata["about"])
     cases = tuple(SelectedCase(**row) for row in table.to_pylist())
-    return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"])), about
+    estimates = parse_estimates(about["estimates"]) if "estimates" in about else None
+    return Selection(cases, about["balanced"], about["wild_per_mutant"], tuple(about["notes"]), estimates), about
 
 
 def draw_selection(
@@ -235,14 +265,16 @@ def draw_selection(
     settings: SelectionSettings,
     truth: Mapping[str, int] | None,
     title: str,
+    correction: Correction | None = None,
 ) -> dict[str, Figure]:
     """Figures of a selection by name: candidates, and selected numbers by method.
 
     With known classes also the error of pseudo-labels over both thresholds, and the calibration error over uncertainty.
     """
     known = truth or {}
-    tau_c = settings.confidence_threshold if settings.method in ("CPL", "UPS") else None
-    tau_u = settings.uncertainty_threshold if settings.method == "UPS" else None
+    thresholds = settings.rule == "thresholds"
+    tau_c = settings.confidence_threshold if thresholds and settings.method in ("CPL", "UPS") else None
+    tau_u = settings.uncertainty_threshold if thresholds and settings.method == "UPS" else None
     chosen = {case.case_id for case in selection.cases if case.selected}
     candidates = [
         Candidate(
@@ -254,10 +286,10 @@ def draw_selection(
             selected=row.case_id in chosen,
         )
         for row in table.rows
-        if (certainty := read_certainty(row)) is not None
+        if (certainty := read_certainty(row, correction)) is not None
     ]
     figures = {"candidates": draw_candidates(candidates, tau_c, tau_u, title, selection.balanced)}
-    rows = [_to_bars(row) for row in compare_methods(table, settings, truth)]
+    rows = [_to_bars(row) for row in compare_methods(table, settings, truth, correction)]
     figures["pseudo_labels"] = draw_pseudo_labels({title: rows}, {title: len(candidates)})
     labelled = [
         LabelledScore(one.case_id, one.confidence, one.uncertainty, one.idh == one.predicted, one.idh)

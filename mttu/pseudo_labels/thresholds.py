@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 from mttu.errors import name_some, raise_if_any
 from mttu.metrics.intervals import wilson_interval
+from mttu.pseudo_labels.certainty import read_certainty
 from mttu.pseudo_labels.score_table import ScoreTable, complete_about
-from mttu.pseudo_labels.selection import read_certainty
 
 CONFIDENCE_GRID = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5 to 0.95."""
 UNCERTAINTY_GRID = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3)
 """A probability's standard deviation is rarely above 0.3."""
-_ALIKE = ("mc", "inference", "patch", "prepare")
+ALIKE = ("mc", "inference", "patch", "prepare")
 """Entries of `about` that must agree for scores to be pooled, except for seeds and chunks."""
 
 
@@ -33,6 +33,11 @@ class LabelledScore:
     """Whether the predicted class is the true one."""
     true_class: int = IDH_UNKNOWN
     """1 mutant, 0 wild type; -1 where only `right` is known."""
+
+    @property
+    def mutant_probability(self) -> float:
+        """Mean over the passes; for a case whose true class is known."""
+        return self.confidence if self.right == (self.true_class == IDH_MUTANT) else 1 - self.confidence
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
         problems.append(f"cases {', '.join(twice)}: are in more than one table; give each case once, out of fold")
     first = next(iter(tables), "")
     for name, table in tables.items():
-        for section in _ALIKE:
-            here, there = (_read_section(one, section) for one in (table, tables[first]))
+        for section in ALIKE:
+            here, there = (read_section(one, section) for one in (table, tables[first]))
             if here != there:
                 problems.append(
                     f"scores {name}: {section} is {here}, in {first} it is {there}; thresholds hold for one only"
@@ -130,7 +135,8 @@ def pool_scores(tables: Mapping[str, ScoreTable], truth: Mapping[str, int]) -> t
     return sorted(scores, key=lambda score: score.case_id), notes
 
 
-def _read_section(table: ScoreTable, name: str) -> object:
+def read_section(table: ScoreTable, name: str) -> object:
+    """An entry of `about`, see `ALIKE`, as it is compared."""
     section = complete_about(name, table.about.get(name))
     if not isinstance(section, Mapping):
         return section

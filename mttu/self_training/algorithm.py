@@ -16,18 +16,21 @@ from mttu.data.manifest import read_manifest, write_manifest
 from mttu.data.quotas import describe_quotas
 from mttu.errors import InputError, RunError, raise_if_any, say_count
 from mttu.files import atomic_folder, drop_link, move_into_place, read_json
+from mttu.pseudo_labels.advice import advise
 from mttu.pseudo_labels.reports import read_selection, write_selection_table
 from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about, read_scores, write_scores
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
 from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
 from mttu.self_training.inputs import check_shared_start
-from mttu.self_training.job import Job, Round, last_round, round_config, searches_thresholds
+from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
     Mixture,
     RoundLabels,
+    calibrate_scores,
     choose_labels,
     first_mixture,
+    grow_share,
     mix,
     read_pseudo_labels,
     search_settings,
@@ -149,35 +152,45 @@ def _read_scores_of(plan: ScoringPlan, path: Path) -> ScoreTable | None:
 
 
 def _select(current: Round, scores: ScoreTable) -> RoundLabels:
-    """The round's pseudo-labels, by thresholds that are fixed or searched on the validation cases."""
+    """The round's pseudo-labels, by thresholds or a rule that are fixed, searched or calibrated on validation cases."""
     job = current.job
-    settings, rounds = job.config.selection, job.config.self_training
+    settings, rounds = grow_share(job.config.selection, current.number), job.config.self_training
     before = read_manifest(current.previous_folder / MANIFEST)
     earlier = read_pseudo_labels(before)
     notes: list[str] = []
-    if searches_thresholds(job.config) and scores.rows:
+    correction, validation_digest = None, None
+    if (searches_thresholds(job.config) or calibrates(job.config)) and scores.rows:
         validation = _score(current, "val", current.folder / VAL_SCORES)
         truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
-        settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
-    selection = _read_selection_of(scores, settings, current.folder / SELECTION)
+        if calibrates(job.config):
+            correction, notes = calibrate_scores(scores, validation, truth, settings)
+            validation_digest = validation.digest
+        else:
+            settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
+    selection = _read_selection_of(scores, validation_digest, settings, current.folder / SELECTION)
     if selection is None:
-        selection = choose_labels(scores, settings, {} if rounds.relabel else earlier)
-        selection = replace(selection, notes=(*notes, *selection.notes))
-        write_selection_table(current.folder, scores, selection, settings)
+        selection = choose_labels(scores, settings, {} if rounds.relabel else earlier, correction)
+        own = settings.calibrate != "none" or settings.rule != "thresholds"
+        advice = advise(selection, settings) if own else []  # else the notes of the paper's rule, as they were
+        selection = replace(selection, notes=(*notes, *selection.notes, *advice))
+        write_selection_table(current.folder, scores, selection, settings, validation_digest)
     stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"
     soft: dict[str, SoftLabel] = {}
     if rounds.labels == "soft":
         soft = find_soft_labels(selection, {} if rounds.relabel else read_soft_labels(before))
     unchanged = stops and selection.pseudo_labels == earlier and soft == read_soft_labels(before)
-    return RoundLabels(scores, selection, settings, unchanged, soft)
+    return RoundLabels(scores, selection, settings, unchanged, soft, correction)
 
 
-def _read_selection_of(scores: ScoreTable, settings: SelectionSettings, path: Path) -> Selection | None:
+def _read_selection_of(
+    scores: ScoreTable, calibrated_on: str | None, settings: SelectionSettings, path: Path
+) -> Selection | None:
     if not path.exists():
         return None
     selection, about = read_selection(path)
-    made_of = (about["scores_sha256"], complete_section("selection.", about["selection"]))
-    return selection if made_of == (scores.digest, settings.model_dump(mode="json")) else None
+    section = complete_section("selection.", about["selection"])
+    made_of = (about["scores_sha256"], about.get("calibrated_on"), section)
+    return selection if made_of == (scores.digest, calibrated_on, settings.model_dump(mode="json")) else None
 
 
 def _mix(current: Round, labels: RoundLabels | None) -> Mixture:
@@ -261,6 +274,7 @@ def _make_record(
     classes = list(read_pseudo_labels(mixture.manifest).values())
     best = read_json(folder / BEST / "checkpoint.json")["metrics"]
     start = config.train.start_from
+    estimates = None if labels is None else labels.selection.estimates
     return RoundRecord(
         round=current.number,
         identity=identify(config, job.inputs.fingerprint),
@@ -282,6 +296,7 @@ def _make_record(
             *describe_soft_labels(config, mixture.manifest.split("train")),
         ),
         left_out=mixture.left_out,
+        estimates={} if estimates is None else estimates.to_metrics(),
     )
 
 

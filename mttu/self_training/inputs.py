@@ -8,12 +8,13 @@ import torch
 
 from mttu.cohort.truth import read_truth
 from mttu.config import Config
-from mttu.data.labels import IDH_UNKNOWN
+from mttu.data.labels import CLASS_NAMES, IDH_UNKNOWN
 from mttu.data.manifest import SPLITS, Case, Manifest
 from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.networks import build_network
+from mttu.pseudo_labels.prior import find_too_few
 from mttu.pseudo_labels.scoring import find_scoring_problems
-from mttu.self_training.job import Checked, round_config, searches_thresholds
+from mttu.self_training.job import Checked, calibrates, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
 from mttu.training.inputs import Inputs, check_inputs
@@ -107,7 +108,14 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     searches = searches_thresholds(config)
     if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
-        problems += _check_scorable(config, known, "val", path) if searches else []
+        problems += _check_scorable(config, known, "val", path) if searches or calibrates(config) else []
+    if scores_pool and calibrates(config):
+        counts = {name: sum(case.idh == label for case in known) for label, name in CLASS_NAMES.items()}
+        problems += [
+            f"{path}: selection.calibrate={config.selection.calibrate}: {problem}; give another split, or set "
+            "selection.calibrate=none"
+            for problem in find_too_few(counts)
+        ]
     if searches and not known:
         problems.append(
             f"{path}: no validation case has a known IDH status, which self_training.thresholds=search needs; give "

@@ -150,6 +150,11 @@ def searches_thresholds(config: Config) -> bool:
     return config.self_training.thresholds == "search" and config.selection.method in ("CPL", "UPS")
 
 
+def calibrates(config: Config) -> bool:
+    """Whether each round calibrates the pool's probabilities on the validation cases."""
+    return config.selection.calibrate != "none" and config.selection.method in ("PL", "CPL", "UPS")
+
+
 def round_config(config: Config, number: int, place: Path) -> Config:
     """Settings of a round's training: its manifest, and from round 1 on its start, epochs, learning rate and seed.
 

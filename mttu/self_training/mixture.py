@@ -7,38 +7,75 @@ from mttu.config import SelectionSettings
 from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest
+from mttu.errors import InputError
+from mttu.pseudo_labels.certainty import read_certainty
+from mttu.pseudo_labels.correction import fit_correction
+from mttu.pseudo_labels.prior import Correction
 from mttu.pseudo_labels.score_table import ScoreTable
-from mttu.pseudo_labels.selection import SelectedCase, Selection, select
+from mttu.pseudo_labels.selection import SelectedCase, Selection, add_estimates, select
 from mttu.pseudo_labels.thresholds import pool_scores, search_thresholds, suggest_thresholds
 from mttu.self_training.soft_labels import SoftLabel
 
 KEPT = "kept from an earlier round"
 
 
-def choose_labels(table: ScoreTable, settings: SelectionSettings, earlier: Mapping[str, int]) -> Selection:
+def choose_labels(
+    table: ScoreTable,
+    settings: SelectionSettings,
+    earlier: Mapping[str, int],
+    correction: Correction | None = None,
+) -> Selection:
     """Selects pseudo-labels among the pool's cases that have none from an earlier round, see `select`.
 
-    Labels in `earlier` (case to class) are kept whatever their scores, and do not count in balancing.
+    Labels in `earlier` (case to class) are kept whatever their scores, and do not count in balancing or a rule. The
+    correction is of the whole pool.
     """
     open_rows = tuple(row for row in table.rows if row.case_id not in earlier)
-    chosen = select(replace(table, rows=open_rows), settings)
+    chosen = select(replace(table, rows=open_rows), settings, correction)
     if not earlier:
-        return chosen
-    stay = [
-        SelectedCase(
-            row.case_id,
-            earlier[row.case_id],
-            row.confidence,
-            row.uncertainty,
-            meets_thresholds=False,
-            selected=True,
-            reason=KEPT,
+        return add_estimates(chosen, table, correction)
+    stay = []
+    for row in (row for row in table.rows if row.case_id in earlier):
+        found = None if correction is None else read_certainty(row, correction)
+        stay.append(
+            SelectedCase(
+                row.case_id,
+                earlier[row.case_id],
+                row.confidence if found is None else found.confidence,
+                row.uncertainty,
+                meets_thresholds=False,
+                selected=True,
+                reason=KEPT,
+                calibrated_probability=None if found is None else found.calibrated,
+                moved_probability=None if found is None else found.mutant_probability,
+            )
         )
-        for row in table.rows
-        if row.case_id in earlier
-    ]
     notes = (f"{len(stay)} pseudo-labels are kept from earlier rounds", *chosen.notes)
-    return replace(chosen, cases=tuple(sorted([*chosen.cases, *stay], key=lambda case: case.case_id)), notes=notes)
+    cases = tuple(sorted([*chosen.cases, *stay], key=lambda case: case.case_id))
+    return add_estimates(replace(chosen, cases=cases, notes=notes), table, correction)
+
+
+def grow_share(settings: SelectionSettings, number: int) -> SelectionSettings:
+    """The settings with the share that `selection.rule=rank` takes in a round (from 1)."""
+    if settings.rule != "rank":
+        return settings
+    return settings.model_copy(
+        update={"rank_share": min(1.0, settings.rank_share + settings.rank_growth * (number - 1))}
+    )
+
+
+def calibrate_scores(
+    pool: ScoreTable, validation: ScoreTable, truth: Mapping[str, int], settings: SelectionSettings
+) -> tuple[Correction | None, list[str]]:
+    """Calibration and prior of the pool's scores from those of the validation cases, and notes.
+
+    None, with the reason as a note, where the validation cases determine none, see `fit_correction`: a round goes on
+    with the probabilities as they are, and `selection.rule=precision` then selects nothing.
+    """
+    try:
+        return fit_correction(pool, {"of the validation cases": validation}, truth, settings)
+    except InputError as error:
+        return None, [f"probabilities are taken as they are: {problem}" for problem in error.problems]
 
 
 def search_settings(
@@ -144,8 +181,10 @@ class RoundLabels:
     scores: ScoreTable
     selection: Selection
     settings: SelectionSettings
-    """The settings, with the thresholds in use."""
+    """The settings, with the thresholds or the share in use."""
     unchanged: bool
     """Whether these are the pseudo-labels of the round before, so that training again would change nothing."""
     soft_labels: Mapping[str, SoftLabel] = field(default_factory=dict)
     """Selected cases to soft label; empty where labels are hard."""
+    correction: Correction | None = None
+    """How the pool's probabilities were calibrated and moved."""

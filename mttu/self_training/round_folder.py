@@ -5,7 +5,7 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `round.json`: what the round was made from and what came out, see `RoundRecord`;
 - `manifest.parquet`: what it trained on;
 - `scores.parquet` (not with method none), `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the
-  pool by the round before, and what was selected; with searched thresholds also `val_scores.parquet`;
+  pool by the round before, and what was selected; with searched thresholds or calibration also `val_scores.parquet`;
 - `best/`, `history.json`: the checkpoint, and the metrics of every epoch;
 - `held_out.json`: what `best/` says of the validation cases' IDH status, on which its calibration is fitted;
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
@@ -67,6 +67,8 @@ class RoundRecord:
     """Sentences for the user."""
     left_out: tuple[str, ...] = field(default=(), repr=False)
     """Pool cases with neither pseudo-label nor mask."""
+    estimates: Mapping[str, float] = field(default_factory=dict)
+    """What the selection was calibrated with and is expected to be, see `Estimates.to_metrics`; empty without."""
 
 
 def round_folder(folder: Path, number: int) -> Path:
@@ -116,7 +118,10 @@ def find_training_checkpoint(folder: Path) -> Path | None:
 
 def write_record(record: RoundRecord, folder: Path) -> None:
     """Writes `round.json`."""
-    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(record)})
+    content = asdict(record)
+    if not record.estimates:
+        del content["estimates"]  # as in earlier versions
+    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **content})
 
 
 def read_record(folder: Path) -> RoundRecord:

@@ -132,7 +132,7 @@ def _read_results(folder: Path) -> Results:
     for row in summary["rounds"]:
         counts = {"selected/mutant": row["num_mutant"], "selected/wild": row["num_wild"]}
         accuracy = {} if row["accuracy"] is None else {"selected/accuracy": row["accuracy"]}
-        rounds[f"round {row['round']}"] = {**row["metrics"], **counts, **accuracy}
+        rounds[f"round {row['round']}"] = {**row["metrics"], **counts, **accuracy, **row.get("estimates", {})}
     return {CHOSEN: rounds[f"round {summary['chosen_round']}"], **rounds}
 
 

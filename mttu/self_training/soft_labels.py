@@ -24,7 +24,8 @@ class SoftLabel:
 
 
 def mutant_probability(case: SelectedCase) -> float:
-    """The probability of mutation that a case was selected by: its mean over the Monte Carlo passes.
+    """The probability of mutation that a case was selected by: its mean over the Monte Carlo passes, calibrated and
+    moved to the pool's share of mutants where the settings say so.
 
     `case` has a score.
     """

@@ -6,12 +6,13 @@ rounds. All calls may be repeated, so a resume completes what a kill interrupted
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from mttu.config import Config, MetricSettings
+from mttu.data.labels import CLASS_NAMES
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.figures.rounds import RoundScore, RoundSelection, draw_rounds
 from mttu.figures.style import save_figure
@@ -50,6 +51,8 @@ class RoundSummary:
     metrics: Mapping[str, float]
     """On validation and, once it is finished, on test."""
     notes: tuple[str, ...] = ()
+    estimates: Mapping[str, float] = field(default_factory=dict)
+    """See `RoundRecord.estimates`; with the true share of right labels of each class, where it is known."""
 
     @property
     def accuracy(self) -> float | None:
@@ -76,7 +79,17 @@ def _summarise(place: Path, record: RoundRecord, truth: Mapping[str, int], test:
         num_right=sum(known),
         metrics={**record.metrics, **test},
         notes=record.notes,
+        estimates={**record.estimates, **_measure_precision(labels, truth)} if record.estimates else {},
     )
+
+
+def _measure_precision(labels: Mapping[str, int], truth: Mapping[str, int]) -> dict[str, float]:
+    """True share of right labels of each class that has any of known truth."""
+    known = {
+        name: [truth[one] == own for one, own in labels.items() if own == label and one in truth]
+        for label, name in CLASS_NAMES.items()
+    }
+    return {f"selected/precision_{name.split()[0]}": sum(right) / len(right) for name, right in known.items() if right}
 
 
 def read_test(folder: Path) -> dict[int, dict[str, float]] | None:
@@ -100,7 +113,7 @@ def draw_round(labels: RoundLabels, truth: Mapping[str, int], number: int) -> di
     if all(row.confidence is None for row in labels.scores.rows):
         return {}
     title = f"unlabelled, round {number}"
-    return draw_selection(labels.scores, labels.selection, labels.settings, truth, title)
+    return draw_selection(labels.scores, labels.selection, labels.settings, truth, title, labels.correction)
 
 
 def draw_summary(rounds: Sequence[RoundSummary], method: str, chosen: int, metrics: MetricSettings) -> Figure:
@@ -156,6 +169,7 @@ def _log_values(job: Job, tracker: Tracker, row: RoundSummary) -> None:
     values |= {"selected/mutant": float(row.num_mutant), "selected/wild": float(row.num_wild)}
     if row.accuracy is not None:
         values["selected/accuracy"] = row.accuracy
+    values |= row.estimates
     tracker.log_step(row.round, values)
     job.tracker.log_step(row.round, values)
 
