@@ -47,8 +47,8 @@ def find_pool_shift(manifest: Manifest) -> list[str]:
     bare = sum(case.seg is None for case in pool)
     if bare:
         found.append(
-            f"{say_count(bare, 'case', 'cases')} of {len(pool)} in the pool have no mask: used only if selected, or with "
-            "teacher.masks=true"
+            f"{say_count(bare, 'case', 'cases')} of {len(pool)} in the pool have no mask: used only if selected, or "
+            "with teacher.masks=true"
         )
     return found
 
