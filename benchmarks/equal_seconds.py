@@ -79,7 +79,7 @@ def open_record(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def train_and_score(arguments: argparse.Namespace, row: str, epochs: int, seed: int) -> Path:
     """Trains, or goes on, and scores the test cases; returns the file of their scores."""
-    changes = {"train.epochs": epochs, "train.seed": seed, "train.validate_every": max(1, epochs // 6)}
+    changes = {"train.epochs": epochs, "train.seed": seed, "train.validate_every": max(1, epochs // 2)}
     config = settings(arguments, row, f"{row}-seed-{seed}", changes)
     run = run_training(config, launch_locally)
     scores = run / "test.parquet"
