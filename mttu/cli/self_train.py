@@ -62,7 +62,7 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     """Self-trains with progress and shows the table of rounds; returns the run folder."""
     from mttu.cluster.self_train import callables_on_ray
     from mttu.cluster.session import connect
-    from mttu.cohort.pool_shift import find_pool_shift
+    from mttu.pseudo_labels.pool_shift import find_pool_shift
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     checked = check_self_training(settings)  # before Ray starts, which takes seconds

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mttu.cli.self_train import tabulate
-from mttu.cohort.pool_shift import find_pool_shift
 from mttu.data.manifest import write_manifest
+from mttu.pseudo_labels.pool_shift import find_pool_shift
 from mttu.pseudo_labels.prior import correct
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes, write_scores
 from mttu.self_training.tracking import RoundSummary
