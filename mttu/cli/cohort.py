@@ -114,11 +114,11 @@ def cohort(
 def describe(manifest: ManifestFile) -> None:
     """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
     from mttu.data.manifest import read_manifest
-    from mttu.pseudo_labels.pool_shift import find_pool_shift
+    from mttu.pseudo_labels.pool_shift import find_bare_cases, find_pool_shift
 
     cohort = read_manifest(manifest)
     console.print(_show_table_one(cohort))
-    for note in find_pool_shift(cohort):
+    for note in (*find_pool_shift(cohort), *find_bare_cases(cohort)):
         tell(note)
 
 

@@ -62,14 +62,17 @@ def self_train_shown(settings: Config, fresh: bool = False) -> Path:
     """Self-trains with progress and shows the table of rounds; returns the run folder."""
     from mttu.cluster.self_train import callables_on_ray
     from mttu.cluster.session import connect
-    from mttu.pseudo_labels.pool_shift import find_pool_shift
+    from mttu.pseudo_labels.pool_shift import find_bare_cases, find_pool_shift
     from mttu.self_training import check_self_training, cross_validate_self_training, run_self_training
 
     checked = check_self_training(settings)  # before Ray starts, which takes seconds
     for note in checked.inputs.notes:
         tell(note)
-    if settings.selection.method in ("PL", "CPL", "UPS") and settings.selection.prior == "none":
-        for note in find_pool_shift(checked.inputs.manifest):
+    if settings.selection.method in ("PL", "CPL", "UPS"):
+        cohort = checked.inputs.manifest
+        shift = find_pool_shift(cohort) if settings.selection.prior == "none" else []
+        bare = "segmentation" in settings.network.tasks and not settings.teacher.masks
+        for note in (*shift, *(find_bare_cases(cohort) if bare else [])):
             tell(note)
     tell_start(settings, fresh)
     with connect(settings.workers), show_rounds(settings, count_cases(settings, checked.inputs.manifest)) as on_step:

@@ -109,6 +109,31 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_quotas(self) -> "Config":
+        quotas, tasks = self.train.quotas, self.network.tasks
+        if quotas.total and "idh" in tasks and not quotas.labelled:
+            raise ValueError(
+                "train.quotas.labelled is 0 but network.tasks has idh, which would be shown no true label; give it at "
+                "least 1, or set network.tasks=[segmentation]"
+            )
+        if quotas.unlabelled and "segmentation" not in tasks:
+            raise ValueError(
+                f"train.quotas.unlabelled is {quotas.unlabelled} but network.tasks is {', '.join(tasks)}; without a "
+                "segmentation task these samples would teach nothing: set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_fresh_rounds(self) -> "Config":
+        if self.self_training.init == "fresh" and (self.train.keep_start or self.train.start_from is not None):
+            name = "train.keep_start" if self.train.keep_start else "train.start_from"
+            raise ValueError(
+                f"self_training.init is fresh but {name} is set; rounds that begin with random weights keep nothing of "
+                f"it: unset {name}, or choose init=warm"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_teacher(self) -> "Config":
         if self.teacher.masks and "segmentation" not in self.network.tasks:
             raise ValueError(

@@ -105,7 +105,7 @@ class TrainSettings(Settings):
     keep_start: bool = False
     """Whether the weights that training starts from are validated too, as epoch 0, and stay the best ones if no epoch
     is better. In self-training a round that makes validation worse then changes nothing. Not in the paper. No effect
-    without `start_from` or without validation cases."""
+    without `start_from`, without validation cases, or where the start lacks a task that this training learns."""
     start_optimiser: Literal["fresh", "kept"] = "fresh"
     """State of optimiser and task weights at the start: fresh, or kept from `start_from`, which then has to be a
     training checkpoint (`train/epoch_...` in a run folder)."""

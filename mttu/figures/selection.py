@@ -216,7 +216,7 @@ def draw_candidates(
                 linewidths=1.0,
                 label=f"called {'mutant' if mutant else 'wild type'}, {verdict}: {len(members)}",
             )
-    if selected and selected != meeting:
+    if selected and (conditions or not balanced) and selected != meeting:
         axes.scatter(
             [case.uncertainty for case in selected],
             [case.confidence for case in selected],

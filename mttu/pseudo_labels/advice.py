@@ -19,7 +19,7 @@ def advise(selection: Selection, settings: SelectionSettings) -> list[str]:
     scored = sum(case.confidence is not None for case in selection.cases)
     chosen = len(selection.pseudo_labels)
     found = []
-    if chosen < min(_FEW, scored / _FEW_OF):
+    if settings.method != "PL" and chosen < min(_FEW, scored / _FEW_OF):
         helps = {
             "thresholds": "lower thresholds (`mttu thresholds`), or selection.rule=rank, which takes the most certain "
             "of each class however uncertain the network is",
@@ -51,8 +51,10 @@ def _advise_on(estimates: Estimates, settings: SelectionSettings) -> list[str]:
     for name in CLASS_NAMES.values():
         precision = estimates.precision.get(name)
         if precision is not None and precision.estimate is not None and precision.estimate < _RIGHT:
-            helps = (
-                "a higher selection.wanted_precision" if settings.rule == "precision" else "selection.rule=precision"
-            )
+            helps = "selection.rule=precision"
+            if settings.method == "PL":
+                helps = "selection.method=UPS with selection.rule=precision"
+            elif settings.rule == "precision":
+                helps = "a higher selection.wanted_precision"
             found.append(f"{precision.estimate:.2f} of the {name} labels should be right; what helps: {helps}")
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mttu.config import SelectionSettings
 from mttu.data.labels import CLASS_NAMES, IDH_MUTANT, IDH_WILD
+from mttu.errors import say_count
 from mttu.pseudo_labels.prior import Correction
 from mttu.pseudo_labels.score_table import ScoreRow
 
@@ -68,7 +69,8 @@ def choose_by_rule(
         reaching = sum(most.values())
         why, note = (
             "",
-            f"nothing is selected: only {reaching} cases have an estimated share of right labels of at least ",
+            f"nothing is selected: only {say_count(reaching, 'case has', 'cases have')} an estimated share of right "
+            "labels of at least ",
         )
         note += f"{settings.wanted_precision:g}, fewer than selection.least_selected={settings.least_selected}"
         if not calibrated:

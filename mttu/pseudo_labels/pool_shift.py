@@ -13,8 +13,20 @@ _LEAST_SHIFT = 0.1
 """Difference of shares of mutants that is worth a sentence."""
 
 
+def find_bare_cases(manifest: Manifest) -> list[str]:
+    """A sentence on cases of the pool without a mask; none if there are none."""
+    pool = manifest.split("unlabelled")
+    bare = sum(case.seg is None for case in pool)
+    if not bare:
+        return []
+    return [
+        f"{say_count(bare, 'case', 'cases')} of {len(pool)} in the pool have no mask: used only if selected, or "
+        "with teacher.masks=true"
+    ]
+
+
 def find_pool_shift(manifest: Manifest) -> list[str]:
-    """Sentences on the pool (split unlabelled): another mixture of grades, and cases without a mask; none if alike.
+    """Sentences on another mixture of grades in the pool (split unlabelled); none if it is alike.
 
     The share of mutants that the pool would have is that of the labelled cases of each grade (train and val), weighted
     by the pool's grades.
@@ -44,12 +56,6 @@ def find_pool_shift(manifest: Manifest) -> list[str]:
                 "the rarer class are wrong more often than on validation; selection.calibrate=temperature+bias with "
                 "selection.prior=estimate allows for that"
             )
-    bare = sum(case.seg is None for case in pool)
-    if bare:
-        found.append(
-            f"{say_count(bare, 'case', 'cases')} of {len(pool)} in the pool have no mask: used only if selected, or "
-            "with teacher.masks=true"
-        )
     return found
 
 

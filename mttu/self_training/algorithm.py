@@ -25,6 +25,7 @@ from mttu.self_training.evaluation import evaluate_cases, finish, measure, write
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
+    OPTIMISTIC,
     Mixture,
     RoundLabels,
     calibrate_scores,
@@ -164,6 +165,8 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
         truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
         if calibrates(job.config):
             correction, notes = calibrate_scores(scores, validation, truth, settings)
+            if current.number > 1 and earlier:
+                notes.append(OPTIMISTIC)
             validation_digest = validation.digest
         else:
             settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)

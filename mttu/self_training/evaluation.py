@@ -25,7 +25,15 @@ from mttu.networks.checkpoint import read_checkpoint, read_learned_tasks
 from mttu.networks.learned import explain_missing
 from mttu.self_training.job import CaseRow, Job, OnEvaluated, last_round
 from mttu.self_training.round_folder import UNCHANGED, RoundRecord, count_finished, read_record, round_folder
-from mttu.self_training.tracking import FORMAT_VERSION, MEND, TEST, log_finish, read_test, summarise_rounds
+from mttu.self_training.tracking import (
+    FORMAT_VERSION,
+    MEND,
+    TEST,
+    RoundSummary,
+    log_finish,
+    read_test,
+    summarise_rounds,
+)
 from mttu.training.evaluation import SECONDS, score_case, summarise
 from mttu.training.held_out import copy_held_out
 from mttu.training.inputs import resolve_paths
@@ -197,9 +205,16 @@ def finish(job: Job) -> None:
         "empty_dice": job.config.metrics.empty_dice,
         "missing": explain_missing(job.config.network.tasks, read_learned_tasks(job.folder / BEST)),
         "pool_prior": measure_prior(job.manifest, job.truth),
-        "rounds": [{**asdict(row), "accuracy": row.accuracy} for row in rounds],
+        "rounds": [_describe_round(row) for row in rounds],
     }
     write_json(job.folder / SUMMARY, content)
+
+
+def _describe_round(row: RoundSummary) -> dict[str, Any]:
+    content = {**asdict(row), "accuracy": row.accuracy}
+    if not row.estimates:
+        del content["estimates"]  # as in earlier versions
+    return content
 
 
 def is_tested(folder: Path) -> bool:

@@ -160,13 +160,14 @@ def round_config(config: Config, number: int, place: Path) -> Config:
 
     Round 0 is the training that `mttu train` would run on that manifest, without a teacher unless it is the only one
     (`selection.method=direct`): Algorithm 1 begins with labelled cases, and its network is the first that could teach.
-    `place` is the folder of the round's manifest,
-    beside that of the round before.
+    `place` is the folder of the round's manifest, beside that of the round before.
     """
     settings = config.self_training
     changes: dict[str, Any] = {"data.manifest": str(place / MANIFEST)}
     if number == 0:
         changes["self_training.class_weights"] = "true"  # no pseudo-labels to count; round 0 can be shared
+        if config.train.start_from is None:
+            changes["train.keep_start"] = False  # nothing to keep
         if config.selection.method != "direct":
             changes["teacher"] = TeacherSettings().model_dump()  # so that it can be shared with and without one
         return override(config, changes)

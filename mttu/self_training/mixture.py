@@ -17,6 +17,10 @@ from mttu.pseudo_labels.thresholds import pool_scores, search_thresholds, sugges
 from mttu.self_training.soft_labels import SoftLabel
 
 KEPT = "kept from an earlier round"
+OPTIMISTIC = (
+    "the network that scored the pool has learned from its own labels of it, so the estimated share of mutants and the "
+    "estimated shares of right labels are optimistic; those of round 1 are not"
+)
 
 
 def choose_labels(

@@ -41,7 +41,13 @@ from mttu.training.evaluation import evaluate
 from mttu.training.held_out import HeldOut, name_held_out, select_held_out
 from mttu.training.inputs import Opened, TrainingTask, open_task
 from mttu.training.runtime import Runtime, agreeing, check_same, gather_over_ranks, sum_over_ranks
-from mttu.training.start import find_learned_parts, find_learned_tasks, load_start, read_start_patients
+from mttu.training.start import (
+    find_learned_parts,
+    find_learned_tasks,
+    load_start,
+    read_start_patients,
+    start_has_learned_all,
+)
 from mttu.training.state import TrainingState, create_state, derive_seed, read_state, write_state
 from mttu.training.task_gradients import TaskGradients
 from mttu.training.teacher import add_to_segmentation, supervise
@@ -84,6 +90,8 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
             read_state(state, folder, runtime.device)
         state.network.learned_tasks = find_learned_tasks(config, task.train)
         state.network.learned_parts = find_learned_parts(config, task.train)
+        keeps_start = folder is None and train.keep_start and train.start_from is not None
+        keeps_start = keeps_start and bool(opened.validation) and start_has_learned_all(config, state.network)
         if runtime.rank == 0:  # the others write nothing, and hashing patient ids is slow on purpose
             cached = [*opened.dataset.cached, *(one for _, one in opened.validation)]
             state.learned_from = name_learned_patients(task, cached)
@@ -92,8 +100,9 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
     check_same(runtime, {"checkpoint": f"epoch {state.epoch}"})
     class_weights = torch.tensor(idh_class_weights(counted_labels(task.train, config)), device=runtime.device)
     patches_at_once = share_batch(train, runtime.world_size).micro_batch_size
-    if folder is None and train.keep_start and train.start_from is not None and opened.validation:
-        report_start(state, task, opened, runtime)
+    if keeps_start:
+        with naming_memory_settings(config, patches_at_once):
+            report_start(state, task, opened, runtime)
     while state.epoch < train.epochs:
         started = time.monotonic()
         torch.manual_seed(derive_seed(train.seed, state.epoch + 1, runtime.rank))

@@ -13,6 +13,7 @@ from mttu.data.labels import IDH_UNKNOWN, knows_parts
 from mttu.data.manifest import Case
 from mttu.errors import InputError
 from mttu.files import hash_file
+from mttu.networks import Network
 from mttu.networks.checkpoint import (
     find_checkpoint,
     read_checkpoint,
@@ -121,6 +122,16 @@ def find_learned_tasks(config: Config, train: Sequence[Case]) -> frozenset[Task]
     start = config.train.start_from
     before: frozenset[Task] = frozenset() if start is None else read_learned_tasks(start)
     return find_labelled_tasks(config, train) | before
+
+
+def start_has_learned_all(config: Config, network: Network) -> bool:
+    """Whether the weights of `train.start_from` have learned all that the network counts as having learned after it.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    learned = (find_learned_tasks(config, ()), find_learned_parts(config, ()))
+    return learned == (network.learned_tasks, network.learned_parts)
 
 
 def find_learned_parts(config: Config, train: Sequence[Case]) -> bool:

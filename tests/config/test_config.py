@@ -338,3 +338,17 @@ def test_sizes_of_a_foreign_file_are_bounded() -> None:
 def test_a_kept_optimiser_needs_the_weights_of_the_round_before(change):
     (problem,) = problems_of("self_training.optimiser=kept", change)
     assert "a state of Adam belongs to the weights of the round before" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("train.quotas.unlabelled=4",), "network.tasks has idh, which would be shown no true label"),
+        (("train.quotas.labelled=3", "train.quotas.unlabelled=1", "network.tasks=[idh]"), "would teach nothing"),
+        (("self_training.init=fresh", "train.keep_start=true"), "but train.keep_start is set"),
+        (("self_training.init=fresh", "train.start_from=runs/first"), "but train.start_from is set"),
+    ],
+)
+def test_settings_of_rounds_that_would_have_no_effect_are_refused(changes, said):
+    (problem,) = problems_of(*changes)
+    assert said in problem

@@ -140,5 +140,5 @@ def test_quotas_are_described_and_refused_where_no_case_fits(tiny):
     assert note.startswith(
         "train.quotas: with the cases of split train, each step holds 2 labelled (no case is pseudo-"
     )
-    [problem] = problems_of(override(tiny, {"train.quotas.unlabelled": 2}))
+    [problem] = problems_of(override(tiny, {"train.quotas.unlabelled": 2, "network.tasks": ["segmentation"]}))
     assert problem.startswith("train.quotas: no case of split train is unlabelled (there are 4 labelled, ")

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from mttu.config import Config, override
-from mttu.data.labels import IDH_MUTANT, IDH_WILD
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.networks.checkpoint import write_checkpoint
 from mttu.training.held_out import read_held_out
@@ -137,3 +138,14 @@ def test_a_training_without_a_start_keeps_none(tiny):
     plain = run_training(override(tiny, changes), launch_locally)
     asked = run_training(override(tiny, {**changes, "train.keep_start": True, "output.name": "asked"}), launch_locally)
     assert digest_weights(plain) == digest_weights(asked)
+
+
+def test_a_start_that_lacks_a_task_is_not_kept(tiny, phantom_manifest, tmp_path):
+    """Its IDH head is random, and would be kept as one that has learned."""
+    cases = tuple(replace(case, idh=IDH_UNKNOWN) for case in phantom_manifest.cases)
+    write_manifest(replace(phantom_manifest, cases=cases), tmp_path / "unknown.parquet")
+    changes = {"data.manifest": str(tmp_path / "unknown.parquet"), "train.validation_metric": "dice"}
+    lacks = run_training(override(tiny, {**changes, "train.epochs": 1, "output.name": "lacks"}), launch_locally)
+    config = start(tiny, lacks, **{"train.keep_start": True, "train.epochs": 1, "optim.lr": 1.0})
+    history = json.loads((run_training(config, launch_locally) / "finished.json").read_text())["history"]
+    assert [row["epoch"] for row in history] == [1]
