@@ -67,20 +67,16 @@ def choose_by_rule(
         most = {label: _count_precise(certainties, own, settings.wanted_precision) for label, own in of_class.items()}
         ending = f" whose estimated share of right labels is at least {settings.wanted_precision:g}"
         reaching = sum(most.values())
-        why, note = (
-            "",
-            f"nothing is selected: only {say_count(reaching, 'case has', 'cases have')} an estimated share of right "
-            "labels of at least ",
-        )
-        note += f"{settings.wanted_precision:g}, fewer than selection.least_selected={settings.least_selected}"
         if not calibrated:
-            why = "precision: its probability is not calibrated"
             note = "nothing is selected: selection.rule=precision needs calibrated probabilities"
-        elif reaching < settings.least_selected:
-            why = (
-                f"precision: {reaching} cases reach {settings.wanted_precision:g}, fewer than {settings.least_selected}"
+            return dict.fromkeys(certainties, "precision: its probability is not calibrated"), [note]
+        wanted, least = settings.wanted_precision, settings.least_selected
+        if reaching < least:
+            note = (
+                f"nothing is selected: only {say_count(reaching, 'case has', 'cases have')} an estimated share of "
+                f"right labels of at least {wanted:g}, fewer than selection.least_selected={least}"
             )
-        if why:
+            why = f"precision: {reaching} cases reach {wanted:g}, fewer than {least}"
             return dict.fromkeys(certainties, why), [note]
     reasons: dict[str, str] = {}
     for label, own in of_class.items():

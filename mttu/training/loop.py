@@ -133,7 +133,7 @@ def report_start(state: TrainingState, task: TrainingTask, opened: Opened, runti
     """Validates the weights that training starts from, as epoch 0: they are the best until an epoch is better."""
     started = time.monotonic()
     metrics, score, held_out = validate(state, task, opened, runtime, 0)
-    state.keep_start(metrics, score, held_out)
+    state.keep(metrics, score, held_out)
     shown = {**metrics, "time/epoch_seconds": time.monotonic() - started}
     runtime.report(0, shown, partial(write_state, state, task.config))
 

@@ -62,15 +62,10 @@ class TrainingState:
     ) -> None:
         """Counts an epoch and keeps its weights if its score is the largest so far; the first of equals stays."""
         self.epoch += 1
-        self._keep(metrics, score, held_out)
+        self.keep(metrics, score, held_out)
 
-    def keep_start(
-        self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None
-    ) -> None:
-        """Takes the weights that training starts from as those of epoch 0, which `finish_epoch` compares with."""
-        self._keep(metrics, score, held_out)
-
-    def _keep(self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None) -> None:
+    def keep(self, metrics: Mapping[str, float], score: float | None, held_out: tuple[HeldOut, ...] | None) -> None:
+        """Records the current epoch, 0 for the start, see `finish_epoch`."""
         self.history.append({"epoch": self.epoch, **metrics})
         if score is not None and (self.best is None or score > self.best.score):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
