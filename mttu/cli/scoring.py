@@ -116,7 +116,7 @@ def select(
             known = None  # it is that of the calibration cases alone
         else:
             matched.append(match_truth(known, [row.case_id for row in table.rows], truth))
-    correction, told = _read_correction(settings, table, calibration or [], calibration_truth or truth)
+    correction, told = _read_correction(settings, table, calibration or [], calibration_truth, truth)
     selection = add_estimates(select_cases(table, settings, correction), table, correction)
     width = max([len(case.case_id) for case in selection.cases], default=0)
     for case in selection.cases:
@@ -150,17 +150,22 @@ def select(
 
 
 def _read_correction(
-    settings: SelectionSettings, table: "ScoreTable", tables: list[Path], truth: Path | None
+    settings: SelectionSettings, table: "ScoreTable", tables: list[Path], own_truth: Path | None, truth: Path | None
 ) -> "tuple[Correction | None, list[str]]":
-    """Calibration and prior of a table's probabilities, where `selection.calibrate` asks for them, and notes."""
+    """Calibration and prior of a table's probabilities, where `selection.calibrate` asks for them, and notes.
+
+    `own_truth` knows the classes of the labelled cases in `tables`; None: `truth` does.
+    """
     from mttu.cohort.truth import read_truth
     from mttu.pseudo_labels.correction import fit_correction
     from mttu.pseudo_labels.score_table import read_scores
 
-    if settings.calibrate == "none" and tables:
-        raise InputError("--calibration: has an effect only with selection.calibrate=temperature+bias; add that")
+    given = [name for name, value in (("--calibration", tables), ("--calibration-truth", own_truth)) if value]
+    if settings.calibrate == "none" and given:
+        raise InputError([f"{name}: has an effect only with selection.calibrate=temperature+bias" for name in given])
     if settings.calibrate == "none" or settings.method in ("none", "direct"):
         return None, []
+    truth = own_truth or truth
     if not tables or truth is None:
         raise InputError(
             f"selection.calibrate={settings.calibrate}: needs --calibration, the scores of labelled cases that the "

@@ -240,4 +240,5 @@ def fit_calibration(
     highest_wild = logits[signs < 0].max()
     border = highest_wild if with_bias else 0.0
     separable = logits[signs > 0].min() > border >= highest_wild  # then an ever lower temperature fits ever better
-    return Calibration(1 / inverse, bias, len(status), bool(inside and (smooth or not separable)))
+    coldest_fits = smooth and separable and inverse == limits[0][1]  # of the targets' own doubt, as far as it goes
+    return Calibration(1 / inverse, bias, len(status), bool(coldest_fits or (inside and (smooth or not separable))))

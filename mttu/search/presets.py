@@ -60,6 +60,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "self_training.epochs": 8,
         "self_training.lr": 1e-3,
     },
+    "pool": {
+        "teacher.masks": True,
+        "selection.calibrate": "temperature+bias",
+        "selection.prior": "estimate",
+        "selection.rule": "rank",
+        "self_training.labels": "soft",
+        "self_training.teacher": "best",
+        "train.keep_start": True,
+        "train.quotas": {"labelled": 2, "pseudo": 1, "unlabelled": 1},
+    },
 }
 """`paper`: as published, for GPUs; `robust`: the same network and sizes, for other data; `small`: for real MRI on a
 laptop; `demo`: for the phantom in minutes."""

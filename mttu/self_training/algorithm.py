@@ -32,6 +32,7 @@ from mttu.self_training.mixture import (
     choose_labels,
     first_mixture,
     grow_share,
+    keep_prior,
     mix,
     read_pseudo_labels,
     search_settings,
@@ -47,6 +48,7 @@ from mttu.self_training.round_folder import (
     RoundRecord,
     count_finished,
     prune,
+    read_first_share,
     read_history,
     read_metrics,
     round_folder,
@@ -123,7 +125,7 @@ def _score(current: Round, split: str, target: Path) -> ScoreTable:
     job = current.job
     changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
     manifest, cache_dir = resolve_paths(job.config)
-    plan = plan_scoring(current.teacher_folder, manifest, split, changes, cache_dir)
+    plan = plan_scoring(round_folder(job.folder, current.teacher), manifest, split, changes, cache_dir)
     found = _read_scores_of(plan, target)
     if found is not None:
         return found
@@ -164,6 +166,7 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
         validation = _score(current, "val", current.folder / VAL_SCORES)
         truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
         if calibrates(job.config):
+            settings = keep_prior(settings, read_first_share(job.folder, current.number))
             correction, notes = calibrate_scores(scores, validation, truth, settings)
             if current.number > 1 and earlier:
                 notes.append(OPTIMISTIC)
@@ -278,6 +281,8 @@ def _make_record(
     best = read_json(folder / BEST / "checkpoint.json")["metrics"]
     start = config.train.start_from
     estimates = None if labels is None else labels.selection.estimates
+    thresholds = labels.settings if labels is not None and labels.settings.rule == "thresholds" else None
+    may_be_earlier = labels is not None and job.config.self_training.teacher != "last"
     return RoundRecord(
         round=current.number,
         identity=identify(config, job.inputs.fingerprint),
@@ -290,8 +295,8 @@ def _make_record(
         num_pool=len(job.manifest.split("unlabelled")),
         num_mutant=classes.count(IDH_MUTANT),
         num_wild=classes.count(IDH_WILD),
-        confidence_threshold=None if labels is None else labels.settings.confidence_threshold,
-        uncertainty_threshold=None if labels is None else labels.settings.uncertainty_threshold,
+        confidence_threshold=None if thresholds is None else thresholds.confidence_threshold,
+        uncertainty_threshold=None if thresholds is None else thresholds.uncertainty_threshold,
         metrics=metrics,
         notes=(
             *(_describe_direct(job, mixture) if labels is None else labels.selection.notes),
@@ -300,6 +305,7 @@ def _make_record(
         ),
         left_out=mixture.left_out,
         estimates={} if estimates is None else estimates.to_metrics(),
+        teacher=current.teacher if may_be_earlier else None,
     )
 
 

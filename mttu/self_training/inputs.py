@@ -98,6 +98,7 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         problems.append(
             f"{path}: holds pseudo-labels ({name_some(pseudo)}), as the manifest of a round does; give the cohort's own"
         )
+    problems += _find_idle_settings(config, manifest, path)
     leaks = [case.case_id for case in find_pool_leaks(manifest)]
     if leaks:
         problems.append(
@@ -120,6 +121,22 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         problems.append(
             f"{path}: no validation case has a known IDH status, which self_training.thresholds=search needs; give "
             "another split, or set self_training.thresholds=fixed"
+        )
+    return problems
+
+
+def _find_idle_settings(config: Config, manifest: Manifest, path: Path | None) -> list[str]:
+    """Settings that would have no effect on these rounds."""
+    settings, problems = config.self_training, []
+    if config.teacher.masks and config.selection.method != "direct" and settings.rounds == 0:
+        problems.append(
+            "teacher.masks: teaches from round 1 on, and self_training.rounds is 0; set teacher.masks=false, or give "
+            "rounds"
+        )
+    if settings.teacher == "best" and settings.rounds > 0 and not manifest.split("val"):
+        problems.append(
+            f"{path}: no case has split val, by which self_training.teacher=best chooses; give some, or set "
+            "self_training.teacher=last"
         )
     return problems
 

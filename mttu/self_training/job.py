@@ -135,8 +135,8 @@ class Round:
         return round_folder(self.job.folder, self.number - 1)
 
     @property
-    def teacher_folder(self) -> Path:
-        """Folder of the round whose network scores the pool; for round 1 and later."""
+    def teacher(self) -> int:
+        """Number of the round whose network scores the pool; for round 1 and later."""
         return find_teacher(self.job.folder, self.number, self.job.config.self_training.teacher)
 
 
@@ -171,7 +171,7 @@ def round_config(config: Config, number: int, place: Path) -> Config:
         if config.selection.method != "direct":
             changes["teacher"] = TeacherSettings().model_dump()  # so that it can be shared with and without one
         return override(config, changes)
-    teacher = find_teacher(place.parent, number, settings.teacher)
+    teacher = round_folder(place.parent, find_teacher(place.parent, number, settings.teacher))
     kept = find_training_checkpoint(teacher) if settings.optimiser == "kept" else None
     changes |= {
         "train.start_from": str(kept or teacher) if settings.init == "warm" else None,

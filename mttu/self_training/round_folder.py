@@ -59,7 +59,7 @@ class RoundRecord:
     """Pseudo-labels that it trained with."""
     num_wild: int
     confidence_threshold: float | None
-    """As used; None in round 0."""
+    """As used; None in round 0, and where selection is by another rule."""
     uncertainty_threshold: float | None
     metrics: Mapping[str, float]
     """On validation, by name, `val/dice` and so on."""
@@ -69,6 +69,8 @@ class RoundRecord:
     """Pool cases with neither pseudo-label nor mask."""
     estimates: Mapping[str, float] = field(default_factory=dict)
     """What the selection was calibrated with and is expected to be, see `Estimates.to_metrics`; empty without."""
+    teacher: int | None = None
+    """Number of the round whose network scored the pool, where that need not be the round before."""
 
 
 def round_folder(folder: Path, number: int) -> Path:
@@ -91,17 +93,17 @@ def count_finished(folder: Path) -> int:
     return next(number for number in count() if not is_finished(folder, number))
 
 
-def find_teacher(folder: Path, number: int, teacher: Teacher) -> Path:
-    """Folder of the finished round whose network scores the pool for round `number`, 1 or later.
+def find_teacher(folder: Path, number: int, teacher: Teacher) -> int:
+    """Number of the finished round whose network scores the pool for round `number`, 1 or later.
 
     Raises:
         InputError: A round's record is damaged.
     """
     before = range(number)
     if teacher == "last":
-        return round_folder(folder, before[-1])
+        return before[-1]
     scores = [read_record(round_folder(folder, one)).metrics.get("val/score", -math.inf) for one in before]
-    return round_folder(folder, max(before, key=lambda one: (scores[one], one)))
+    return max(before, key=lambda one: (scores[one], one))
 
 
 def prune(folder: Path, keep_newest: bool) -> None:
@@ -119,8 +121,9 @@ def find_training_checkpoint(folder: Path) -> Path | None:
 def write_record(record: RoundRecord, folder: Path) -> None:
     """Writes `round.json`."""
     content = asdict(record)
-    if not record.estimates:
-        del content["estimates"]  # as in earlier versions
+    for name in ("estimates", "teacher"):
+        if content[name] in ({}, None):
+            del content[name]  # as in earlier versions
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **content})
 
 
@@ -136,6 +139,13 @@ def read_record(folder: Path) -> RoundRecord:
         return RoundRecord(**{**content, "notes": tuple(content["notes"]), "left_out": tuple(content["left_out"])})
     except (KeyError, TypeError):
         raise InputError(f"{folder / RECORD}: an entry is missing or unknown; {_mend(folder)}") from None
+
+
+def read_first_share(folder: Path, number: int) -> float | None:
+    """The share of mutants in the pool that round 1 estimated, for round `number`; None if that is the first, or if
+    round 1 estimated none.
+    """
+    return read_record(round_folder(folder, 1)).estimates.get("selected/pool_share") if number > 1 else None
 
 
 def read_history(folder: Path) -> list[dict[str, float]] | None:

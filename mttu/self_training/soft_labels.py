@@ -44,12 +44,12 @@ def weigh(probability: float) -> float:
 
 def find_soft_labels(selection: Selection, earlier: Mapping[str, SoftLabel]) -> dict[str, SoftLabel]:
     """The soft label of every selected case; those in `earlier` (case to label) stay as they are."""
-    found = {}
-    for case in selection.cases:
-        if case.selected:
-            probability = mutant_probability(case)
-            found[case.case_id] = earlier.get(case.case_id) or SoftLabel(probability, weigh(probability))
-    return found
+
+    def find(case: SelectedCase) -> SoftLabel:
+        probability = mutant_probability(case)
+        return SoftLabel(probability, weigh(probability))
+
+    return {case.case_id: earlier.get(case.case_id) or find(case) for case in selection.cases if case.selected}
 
 
 def read_soft_labels(manifest: Manifest) -> dict[str, SoftLabel]:

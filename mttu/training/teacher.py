@@ -4,7 +4,7 @@ The teacher is a moving average of the network in training. What it says of a pa
 is computed; no file, manifest or table ever holds it, and where masks are counted such a case has none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import exp
 from typing import Any
@@ -91,13 +91,15 @@ class Teacher:
         """Label probabilities (N, K, H, W, D), float32: the mean over `teacher.flips` orientations."""
         precision = choose_precision(config.train.precision, image.device)
         flips = FLIPS[: config.teacher.flips]
-        total: Tensor | None = None
-        for axes in flips:
+
+        def segment(axes: Sequence[int]) -> Tensor:
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = self.network(image.flip(axes))["seg_logits"]
-            probabilities = logits.float().softmax(dim=1).flip(axes)
-            total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
+            return logits.float().softmax(dim=1).flip(axes)  # type: ignore[no-any-return]
+
+        total = segment(flips[0])
+        for axes in flips[1:]:
+            total += segment(axes)
         return total.div_(len(flips))
 
     def describe_epoch(self, metrics: Mapping[str, float], config: Config, epoch: int) -> dict[str, float]:

@@ -89,6 +89,9 @@ def test_separated_classes_have_a_temperature_too():
     assert found.apply(probability).mean() == pytest.approx(0.5)
     assert found.apply(probability).max() < 0.95
     assert not fit_calibration(probability, idh, with_bias=True).determined
+    close = np.array([0.4999, 0.49995, 0.49999, 0.50001, 0.50005, 0.5001])  # no allowed temperature is low enough
+    found = fit_calibration(close, idh, with_bias=True, smooth=True)
+    assert (found.temperature, found.determined) == (pytest.approx(0.05), True)
 
 
 def test_the_resamples_are_fitted_as_one_is():

@@ -12,7 +12,7 @@ from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import ScoreTable, read_scores, summarise_passes
 from mttu.self_training import check_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
-from mttu.self_training.mixture import KEPT, calibrate_scores, choose_labels, grow_share
+from mttu.self_training.mixture import KEPT, calibrate_scores, choose_labels, grow_share, keep_prior
 from mttu.self_training.round_folder import read_record
 
 pytestmark = pytest.mark.usefixtures("sketches")
@@ -72,10 +72,14 @@ def test_ranked_rounds_and_their_records(make_config, here, pool_manifest, said,
     assert moved == sorted(moved[:3], reverse=True) + sorted(moved[3:])
     second, later = read_selection(folder / "round_2" / "selection.parquet")
     assert (about["selection"]["rank_share"], later["selection"]["rank_share"]) == (0.5, 0.75)
+    # the pool's share of mutants is that of the one network that had no labels of its own to learn from
+    assert (about["selection"]["prior"], later["selection"]["prior"]) == ("estimate", found.moved_to)
+    assert second.estimates.moved_to == found.moved_to
     assert first.pseudo_labels.items() <= second.pseudo_labels.items()
     assert len(second.pseudo_labels) > len(first.pseudo_labels)
     record = read_record(folder / "round_1")
     assert record.estimates == found.to_metrics()
+    assert (record.confidence_threshold, record.uncertainty_threshold) == (None, None)  # a rank uses none
     assert any(note.startswith("calibrated on 2 cases (1 mutant): temperature") for note in record.notes)
     row = read_summary(folder)["rounds"][1]
     right = [int(name == pool[0]) for name, label in first.pseudo_labels.items() if label == 1]
@@ -126,6 +130,14 @@ def test_the_share_grows_up_to_all():
     settings = SelectionSettings(rule="rank", rank_share=0.5, rank_growth=0.3)
     assert [grow_share(settings, number).rank_share for number in (1, 2, 3)] == [0.5, 0.8, 1.0]
     assert grow_share(SelectionSettings(), 3) == SelectionSettings()
+
+
+def test_a_share_that_is_given_or_was_never_estimated_stays_as_set():
+    given = SelectionSettings(calibrate="temperature+bias", prior=0.3)
+    assert keep_prior(given, 0.2) == given
+    estimated = SelectionSettings(calibrate="temperature+bias", prior="estimate")
+    assert keep_prior(estimated, None) == estimated
+    assert keep_prior(estimated, 0.2).prior == 0.2
 
 
 def test_too_few_validation_cases_are_refused_before_anything_starts(make_config, here):

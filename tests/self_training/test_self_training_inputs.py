@@ -68,6 +68,19 @@ def test_direct_needs_masks_to_learn_from_and_nothing_to_score_with(with_cases, 
 
 
 @pytest.mark.usefixtures("any_cache")
+def test_settings_that_these_rounds_could_not_use_are_refused(with_cases, make_config):
+    teaches = {"teacher.masks": True, "self_training.rounds": 0}
+    with pytest.raises(InputError, match=r"teacher\.masks: teaches from round 1 on, and self_training\.rounds is 0"):
+        check_self_training(make_config(teaches))
+    check_self_training(make_config({**teaches, "selection.method": "direct"}))  # whose only round it teaches
+    chooses = {"self_training.teacher": "best"}
+    without = with_cases(lambda case: replace(case, split="test") if case.split == "val" else case, chooses)
+    with pytest.raises(InputError, match=r"no case has split val, by which self_training\.teacher=best chooses"):
+        check_self_training(without)
+    check_self_training(make_config(chooses))
+
+
+@pytest.mark.usefixtures("any_cache")
 def test_what_would_fail_only_after_hours_is_refused_at_once(with_cases, pool_manifest):
     given = {"mc.windows": "tumour", "mc.tumour_mask": "given"}
     with pytest.raises(InputError, match=r"no unlabelled case has a mask, which mc\.tumour_mask=given needs"):

@@ -245,6 +245,7 @@ def test_the_best_round_teaches_the_next(make_config, here, pool, changes):
     assert about["weights_sha256"] == first.weights_sha256
     started = first.weights_sha256 if not changes else None
     assert (spoiled.started_from, second.started_from) == (started, started)
+    assert (first.teacher, spoiled.teacher, second.teacher) == (None, 0, 0)
 
 
 def test_a_round_whose_start_is_kept_changes_nothing(make_config, here, pool):
