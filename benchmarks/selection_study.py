@@ -7,8 +7,8 @@ is, CELLS where it runs.
 
     python benchmarks/selection_study.py FOLDER --cell CELL [--seeds 10] [--processes 2]
 
-A second call goes on. The results of a finished seed are added to `selection_study.jsonl` beside this script, a line for
-each round, and seeds that are there are not run again. `summarise_study.py` makes tables and pictures of them.
+A second call goes on. The results of a finished seed are added to `selection_study.jsonl` beside this script, a line
+for each round, and seeds that are there are not run again. `summarise_study.py` makes tables and pictures of them.
 `--family development` draws other phantoms, for choosing settings; its results stay in FOLDER.
 """
 
@@ -176,7 +176,8 @@ CELLS: Mapping[str, Cell] = {
     "rare": Cell(64, 24, 0.05, False, _BOTH),
 }
 """full: round 0 knows IDH fairly well; all arms but the teacher, for whom no mask is missing. bare: few labels and no
-masks in the pool. rare: few mutants in the pool, and no masks. Without masks, none trains on the labelled cases alone."""
+masks in the pool. rare: few mutants in the pool, and no masks. Without masks, none learns from the labelled cases
+alone."""
 
 
 def write_cohort(folder: Path, seed: int, mutant_share: float) -> None:
@@ -291,9 +292,7 @@ class Study:
         number = int(plan.checkpoint.parent.name.removeprefix("round_")) + 1
         return read_pseudo_labels(read_manifest(round_folder(self.folder / "UPS", number) / MANIFEST))
 
-    def train(
-        self, config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart, name: str, arm: Arm
-    ) -> History:
+    def train(self, config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart, name: str, arm: Arm) -> History:
         """Trains a round as the arm says."""
         manifest = read_manifest(Path(str(config.data.manifest)))
         if config.train.start_from is None and not arm.own_start and arm.changes.get("self_training.init") != "fresh":
@@ -321,7 +320,7 @@ class Study:
             record = read_record(round_folder(run, number))
             labels = read_pseudo_labels(read_manifest(round_folder(run, number) / MANIFEST))
             right = [idh for name, idh in labels.items() if self.truth[name] == idh]
-            values = {f"num_{name}": list(labels.values()).count(idh) for name, idh in CLASSES.items()}
+            values: dict[str, Any] = {f"num_{name}": list(labels.values()).count(idh) for name, idh in CLASSES.items()}
             values |= {f"right_{name}": right.count(idh) for name, idh in CLASSES.items()}
             values |= {"val_score": record.metrics.get("val/score"), "chosen": number == chosen}
             values |= {name: value for name, value in record.estimates.items() if "_low" not in name}
@@ -389,9 +388,9 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, context) as pool:
         cohorts = {share: folder / f"cohort_{share:g}" for share in {CELLS[name].mutant_share for name in CELLS}}
         wanted = {CELLS[name].mutant_share for name in arguments.cell}
-        writing = [pool.submit(write_cohort, cohorts[s], FAMILIES[arguments.family], s) for s in wanted]
-        for future in writing:
-            future.result()
+        cohorts_to_write = [pool.submit(write_cohort, cohorts[s], FAMILIES[arguments.family], s) for s in wanted]
+        for written in cohorts_to_write:
+            written.result()
         print("cohorts are written", flush=True)
         finished = {(line["cell"], line["seed"], line["arm"]) for line in read_results(results)}
         running = {}

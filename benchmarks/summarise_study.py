@@ -1,6 +1,6 @@
-"""Table and picture of `selection_study.py`: paired differences of the arms, with 95 % intervals over seeds.
+"""Tables and pictures of `selection_study.jsonl`: arms, paired differences with 95 % intervals over seeds, selections.
 
-python benchmarks/summarise_study.py FOLDER [--picture docs/pictures/selection_study]
+python benchmarks/summarise_study.py [RESULTS] [--chosen] [--pictures docs/pictures]
 """
 
 import argparse
@@ -8,13 +8,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from selection_study import ARMS, POOL, TEST, TRAIN, VAL
+from selection_study import ARMS, CELLS, CLASSES, POOL, RESULTS, TEST, read_results
 
-from mttu.cohort.truth import read_truth
 from mttu.figures.style import (
     ERROR_BARS,
     GUIDE,
@@ -26,66 +26,100 @@ from mttu.figures.style import (
     pick_series,
     save_figure,
 )
-from mttu.files import read_versioned
-from mttu.phantom import TRUTH_TABLE
-from mttu.self_training.tracking import RoundSummary, summarise_rounds
 
-FIGURES = {"test/idh_auc": "IDH AUC", "test/idh_accuracy": "IDH accuracy", "test/dice_wt": "WT Dice"}
-PAIRS = (
-    *((arm, "none") for arm in ARMS if arm != "none"),
+VALUES: Mapping[str, str] = {
+    "test/idh_auc": "IDH AUC",
+    "test/idh_accuracy": "IDH accuracy",
+    "test/idh_ece": "IDH ECE",
+    "dice": "mean Dice",
+    "test/dice_wt": "Dice WT",
+    "test/dice_tc": "Dice TC",
+    "test/dice_et": "Dice ET",
+}
+COMPARED = ("test/idh_auc", "test/idh_accuracy", "test/idh_ece", "dice")
+MORE_PAIRS = (
+    ("pool", "UPS"),
+    ("pool", "labelled"),
     ("UPS", "labelled"),
     ("UPS", "PL"),
-    ("UPS", "CPL"),
     ("corrected", "UPS"),
     ("random", "corrected"),
+    ("oracle 20 quotas", "oracle 20"),
 )
-Rounds = Mapping[int, Mapping[str, Sequence[RoundSummary]]]
+LEAST_MUTANTS = 10
+"""Mutants that an arm has to select, over all seeds and rounds, before their precision is called one."""
+Rounds = Sequence[Mapping[str, Any]]
+"""Lines of an arm, by round."""
+Seeds = Mapping[int, Mapping[str, Rounds]]
 """Seed to arm to its rounds."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--picture", type=Path, help="write PNG here, name without suffix")
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--chosen", action="store_true", help="the round that validation chose, not the last")
+    parser.add_argument("--pictures", type=Path, help="write PNG into this folder")
     arguments = parser.parse_args()
-    seeds = read_versioned(arguments.folder / "study.json", 1, "run selection_study.py again")["seeds"]
-    if len(seeds) < 2:
-        sys.exit("one seed has no interval; run more")
-    truth = read_truth(arguments.folder / "phantom" / TRUTH_TABLE)
-    rounds = {
-        seed: {arm: summarise_rounds(arguments.folder / f"seed_{seed}" / arm, truth) for arm in ARMS} for seed in seeds
-    }
-    open_ends = [f"seed {seed}, {arm}" for seed, arms in rounds.items() for arm in ARMS if not has_tests(arms[arm])]
-    if open_ends:
-        sys.exit(f"not finished: {', '.join(open_ends)}; run selection_study.py again")
-    print(f"{len(seeds)} seeds, each with {TRAIN} + {VAL} labelled cases and {POOL} in the pool; {TEST} test cases\n")
-    print_metrics(rounds)
-    print_differences(rounds)
-    print_selections(rounds)
-    if arguments.picture is not None:
-        save_figure(draw(rounds), arguments.picture, ("png",))
-    seen = {arm: interval(differences(rounds, arm, "none", "test/idh_auc")) for arm in ("oracle", "wrong")}
-    if not (seen["oracle"][1] > 0 and seen["wrong"][2] < 0):
-        sys.exit("the study cannot see whether labels are right: true ones must help, wrong ones must hurt")
+    lines = read_results(arguments.results)
+    for name, cell in CELLS.items():
+        seeds = group([line for line in lines if line["cell"] == name], arguments.chosen)
+        if len(seeds) < 2:
+            print(f"{name}: {len(seeds)} seeds; an interval needs 2\n", file=sys.stderr)
+            continue
+        masks = "with" if cell.masks else "without"
+        print(
+            f"### {name}: {cell.train} + {cell.val} labelled cases, {POOL} in the pool, {cell.mutant_share:g} of them "
+            f"mutant, {masks} masks; {len(seeds)} seeds, {TEST} test cases\n"
+        )
+        print_values(seeds)
+        print_differences(seeds)
+        print_selections(seeds)
+        print_wanted(seeds)
+        if arguments.pictures is not None:
+            save_figure(draw_differences(seeds), arguments.pictures / f"selection_study_{name}", ("png",))
+            if sum(arm.startswith("oracle") for arm in cell.arms) > 2:
+                save_figure(draw_doses(seeds), arguments.pictures / "selection_study_doses", ("png",))
 
 
-def has_tests(rounds: Sequence[RoundSummary]) -> bool:
-    return bool(rounds) and FIGURES.keys() <= rounds[-1].metrics.keys()
+def group(lines: Rounds, chosen: bool) -> Seeds:
+    """The seeds that have all arms of their cell; with `chosen`, rounds after the chosen one are left out."""
+    seeds: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
+    for line in sorted(lines, key=lambda line: line["round"]):
+        own = seeds.setdefault(line["seed"], {}).setdefault(line["arm"], [])
+        own.append({**line, "dice": np.mean([line[f"test/dice_{region}"] for region in ("wt", "tc", "et")])})
+    if chosen:
+        for arms in seeds.values():
+            for arm, rounds in arms.items():
+                last = next(place for place, line in enumerate(rounds) if line["chosen"])
+                arms[arm] = rounds[: last + 1]
+    return {seed: arms for seed, arms in sorted(seeds.items()) if arms.keys() >= set(CELLS[lines[0]["cell"]].arms)}
 
 
-def print_metrics(rounds: Rounds) -> None:
-    """Mean and standard deviation over seeds, on the test cases; round 0 is common to all arms."""
-    print("| arm | " + " | ".join(FIGURES.values()) + " |\n| --- |" + " ---: |" * len(FIGURES))
-    for arm, number in (("none", 0), *((arm, -1) for arm in ARMS)):
-        values = [[arms[arm][number].metrics[name] for arms in rounds.values()] for name in FIGURES]
-        name = arm if number else "round 0"
-        print(f"| {name} | " + " | ".join(f"{np.mean(row):.3f} ± {np.std(row, ddof=1):.3f}" for row in values) + " |")
-    print()
+def list_arms(seeds: Seeds) -> list[str]:
+    found = next(iter(seeds.values()))
+    return [arm for arm in ARMS if arm in found]
 
 
-def differences(rounds: Rounds, arm: str, other: str, metric: str) -> list[float]:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    numbers = len(titles) - 1
+    print(f"| {' | '.join(titles)} |\n| --- |{' ---: |' * numbers}")
+    print("".join(f"| {' | '.join(row)} |\n" for row in rows))
+
+
+def print_values(seeds: Seeds) -> None:
+    """Mean and standard deviation over seeds, on the test cases; round 0 is common to the arms."""
+    rows = []
+    for arm, place in (("none", 0), *((arm, -1) for arm in list_arms(seeds))):
+        values = [[arms[arm][place][name] for arms in seeds.values()] for name in VALUES]
+        rows.append(
+            [arm if place else "round 0", *(f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}" for own in values)]
+        )
+    print_table(["arm", *VALUES.values()], rows)
+
+
+def differences(seeds: Seeds, arm: str, other: str, name: str) -> list[float]:
     """Of the last rounds, seed by seed."""
-    return [arms[arm][-1].metrics[metric] - arms[other][-1].metrics[metric] for arms in rounds.values()]
+    return [arms[arm][-1][name] - arms[other][-1][name] for arms in seeds.values()]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -95,46 +129,107 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def print_differences(rounds: Rounds) -> None:
-    print("| difference | " + " | ".join(FIGURES.values()) + " |\n| --- |" + " ---: |" * len(FIGURES))
-    for arm, other in PAIRS:
-        found = [interval(differences(rounds, arm, other, name)) for name in FIGURES]
-        cells = " | ".join(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in found)
-        print(f"| {arm} - {other} | {cells} |")
-    print()
+def print_differences(seeds: Seeds) -> None:
+    arms = list_arms(seeds)
+    pairs = [(arm, "none") for arm in arms if arm != "none"] + [pair for pair in MORE_PAIRS if set(pair) <= set(arms)]
+    rows = []
+    for arm, other in pairs:
+        found = [interval(differences(seeds, arm, other, name)) for name in COMPARED]
+        rows.append([f"{arm} - {other}", *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in found)])
+    print_table(["difference", *(VALUES[name] for name in COMPARED)], rows)
 
 
-def print_selections(rounds: Rounds) -> None:
-    """Selected cases and how many are right, all seeds together."""
-    print("| arm | round | mutants | wild types | right |\n| --- | ---: | ---: | ---: | ---: |")
-    for arm in ("PL", "CPL", "UPS"):
-        for number in (1, 2):
-            rows = [arms[arm][number] for arms in rounds.values()]
-            known, right = sum(row.num_known for row in rows), sum(row.num_right for row in rows)
-            mutants, wild = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("num_mutant", "num_wild"))
-            share = f"{right / known:.3f} ({right}/{known})" if known else "-"
-            print(f"| {arm} | {number} | {mutants:.1f} | {wild:.1f} | {share} |")
+def print_selections(seeds: Seeds) -> None:
+    """Labels per seed and round, how many are right over all seeds, and seeds without any."""
+    rows = []
+    for arm in list_arms(seeds):
+        for number in range(1, max(len(arms[arm]) for arms in seeds.values())):
+            found = [arms[arm][number] for arms in seeds.values() if len(arms[arm]) > number]
+            if not any(line["num_mutant"] + line["num_wild"] for line in found):
+                continue
+            nothing = sum(not line["num_mutant"] + line["num_wild"] for line in found)
+            cells = []
+            for name in CLASSES:
+                labels, right = (sum(line[f"{key}_{name}"] for line in found) for key in ("num", "right"))
+                cells += [f"{labels / len(found):.1f}", f"{right / labels:.3f}" if labels else "-"]
+            said = [line["selected/estimated_precision_mutant"] for line in found if is_estimated(line)]
+            shares = [line["selected/pool_share"] for line in found if "selected/pool_share" in line]
+            told = [f"{np.mean(values):.3f}" if values else "-" for values in (said, shares)]
+            rows.append([arm, str(number), *cells, *told, f"{nothing} of {len(found)}"])
+    titles = [
+        "mutants",
+        "right",
+        "wild types",
+        "right",
+        "estimated right (mutants)",
+        "estimated share",
+        "seeds without",
+    ]
+    print_table(["arm", "round", *titles], rows)
 
 
-def draw(rounds: Rounds) -> Figure:
-    """A panel per metric: each seed's difference from `none`, and the mean with its interval."""
-    figure = new_figure(PAGE_WIDTH_IN, 2.8)
-    arms = [arm for arm in ARMS if arm != "none"]
-    for axes, (metric, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
+def is_estimated(line: Mapping[str, Any]) -> bool:
+    return line.get("selected/estimated_precision_mutant") is not None
+
+
+def print_wanted(seeds: Seeds) -> None:
+    """What the study is to show, whatever comes out."""
+    mean, low, high = interval(differences(seeds, "pool", "none", "dice"))
+    print(f"- pool - none, mean Dice: {mean:+.4f} ({low:+.4f} to {high:+.4f})")
+    mean, low, high = interval(differences(seeds, "pool", "none", "test/idh_auc"))
+    most = interval(differences(seeds, f"oracle {POOL}", "none", "test/idh_auc"))[0]
+    share = f"{mean / most:.2f} of the oracle's {most:+.4f}"
+    print(f"- pool - none, AUC: {mean:+.4f} ({low:+.4f} to {high:+.4f}); {share}")
+    told = []
+    for arm in ("UPS", "pool", "3 rank", "3 precision"):
+        lines = [line for arms in seeds.values() for line in arms[arm][1:]]
+        labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
+        told.append(f"{arm} {right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else ""))
+    print(f"- selected mutants that are right: {', '.join(told)}\n")
+
+
+def draw_differences(seeds: Seeds) -> Figure:
+    """A panel per score: each seed's difference from `none`, and the mean with its interval."""
+    arms = [arm for arm in list_arms(seeds) if arm != "none"]
+    figure = new_figure(PAGE_WIDTH_IN, 0.8 + 0.2 * len(arms))
+    names = ("test/idh_auc", "test/idh_ece", "dice")
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
         axes.axvline(0, **GUIDE)
         for place, arm in enumerate(arms):
-            values = differences(rounds, arm, "none", metric)
+            values = differences(seeds, arm, "none", name)
             mean, low, high = interval(values)
-            colour = pick_series(place).colour
+            colour = pick_series(0).colour if arm != "pool" else pick_series(1).colour
             spread = np.linspace(-0.28, 0.28, len(values))
-            axes.scatter(values, place + spread, s=7, color=colour, alpha=0.45, linewidths=0)
+            axes.scatter(values, place + spread, s=6, color=colour, alpha=0.4, linewidths=0)
             bars = [[mean - low], [high - mean]]
-            axes.errorbar([mean], [place], xerr=bars, fmt="o", color=colour, markersize=4.5, zorder=3, **ERROR_BARS)
-        axes.set_title(title, fontsize=TITLE_SIZE)
+            axes.errorbar([mean], [place], xerr=bars, fmt="o", color=colour, markersize=4, zorder=3, **ERROR_BARS)
+        axes.set_title(VALUES[name], fontsize=TITLE_SIZE)
         axes.set_yticks(range(len(arms)), arms, fontsize=LABEL_SIZE)
         axes.set_xlabel("difference from none", fontsize=LABEL_SIZE)
         axes.tick_params(labelsize=NOTE_SIZE)
         axes.invert_yaxis()
+    return figure
+
+
+def draw_doses(seeds: Seeds) -> Figure:
+    """What true labels of more and more cases of the pool are worth."""
+    figure = new_figure(PAGE_WIDTH_IN, 2.6)
+    counts = [0, *(int(arm.split()[1]) for arm in list_arms(seeds) if arm.startswith("oracle") and "quotas" not in arm)]
+    for axes, name in zip(figure.subplots(1, 2), ("test/idh_auc", "test/idh_ece"), strict=True):
+        arms = ["none", *(f"oracle {count}" for count in counts[1:])]
+        values = np.array([[own[arm][-1][name] for arm in arms] for own in seeds.values()])
+        places = range(len(counts))
+        for row in values:
+            axes.plot(places, row, color=pick_series(0).colour, alpha=0.25, linewidth=0.8)
+        axes.plot(places, values.mean(axis=0), "o-", color=pick_series(0).colour, label="true labels, mean")
+        for place, arm in enumerate(("UPS", "pool")):
+            level = np.mean([own[arm][-1][name] for own in seeds.values()])
+            axes.axhline(level, color=pick_series(place + 1).colour, linestyle="--", linewidth=1, label=arm)
+        axes.set_xticks(places, [str(count) for count in counts])
+        axes.set_xlabel(f"cases of the pool ({POOL}) with their true class", fontsize=LABEL_SIZE)
+        axes.set_title(VALUES[name], fontsize=TITLE_SIZE)
+        axes.tick_params(labelsize=NOTE_SIZE)
+        axes.legend(fontsize=NOTE_SIZE, frameon=False)
     return figure
 
 

@@ -143,6 +143,23 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_ensemble(self) -> "Config":
+        if self.self_training.teacher != "ensemble":
+            return self
+        if self.data.folds:
+            raise ValueError(
+                f"self_training.teacher is ensemble but data.folds is {self.data.folds}; its networks know the val "
+                "cases of every fold: set data.folds=0"
+            )
+        if self.self_training.thresholds == "search":
+            raise ValueError(
+                "self_training.thresholds is search but self_training.teacher is ensemble; thresholds of single "
+                "networks, each on its own val cases, do not hold for their ensemble: set fixed ones, or "
+                "selection.rule=rank"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_thresholds(self) -> "Config":
         chosen = self.selection
         if self.self_training.thresholds == "search" and (chosen.rule != "thresholds" or chosen.calibrate != "none"):

@@ -27,6 +27,7 @@ NEWER: Mapping[str, Any] = {
     "network.kind": "mttu-net",
     "train.keep_start": False,
     "self_training.teacher": "last",
+    "self_training.ensemble": None,
     "self_training.init": "warm",
     "train.quotas.labelled": 0,
     "train.quotas.pseudo": 0,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from mttu.config.schema import MAY_CHANGE, NOT_USED_BY_TRAINING, AboveZero, Positive, Settings
 
 Start = Literal["fresh", "kept"]
-Teacher = Literal["last", "best"]
+Teacher = Literal["last", "best", "ensemble"]
 CountedLabels = Literal["true", "true+pseudo"]
 
 
@@ -34,7 +34,11 @@ class SelfTrainingSettings(Settings):
     teacher: Annotated[Teacher, NOT_USED_BY_TRAINING] = "last"
     """Which network scores the pool, and hands on its weights if `init` is warm: that of the round before, as in
     Algorithm 1 (lines 3 and 6), or that of the finished round with the largest `train.validation_metric`, the latest of
-    equals."""
+    equals. ensemble: the networks in `ensemble` together score the pool for round 1; all else as with last."""
+    ensemble: Annotated[Path | None, NOT_USED_BY_TRAINING] = None
+    """Run folder of a finished cross-validation (`mttu train data.folds=5`) for `teacher=ensemble`. Its networks may
+    not have learned from patients who test; probabilities are calibrated on the val cases of all its folds. Not in the
+    paper, which has one network; ensembles as in Lakshminarayanan et al. (NeurIPS 2017, arXiv:1612.01474)."""
     init: Annotated[Literal["warm", "fresh"], NOT_USED_BY_TRAINING] = "warm"
     """Weights that a round starts from: the teacher's, as in Algorithm 1 (line 6), or random ones, so that a student
     does not inherit its teacher's errors (Xie et al., Noisy Student, CVPR 2020, doi:10.1109/CVPR42600.2020.01070)."""

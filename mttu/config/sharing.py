@@ -16,6 +16,7 @@ def without_paths(config: Config) -> Config:
         "train.start_from": None,
         "train.start_optimiser": "fresh",
         "self_training.start": None,
+        "self_training.ensemble": None,
         "self_training.truth": None,
     }
     return override(config, changes)

@@ -22,7 +22,8 @@ from mttu.files import atomic_file, parse_json
 FORMAT_VERSION = 1
 _MEND = "write it again with `mttu score`"
 _KIND = "mttu scores"
-
+MEMBERS = pa.field("member_deviation", pa.float64())
+"""Last column of the scores of an ensemble."""
 SCHEMA = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -59,6 +60,9 @@ class ScoreRow:
     """Mean probability of the predicted class, at least one half."""
     deterministic_probability: float | None = None
     """IDH-mutant probability without dropout."""
+    member_deviation: float | None = None
+    """Standard deviation (ddof 1), over the members of an ensemble that predict IDH, of each member's mean over its
+    passes: how much they disagree. None for fewer than two."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,22 @@ class ScoreTable:
     @property
     def digest(self) -> str:
         """SHA-256 over the sorted rows without `seconds`: equal if and only if all scores are, to the last bit."""
-        rows = [{name: value for name, value in asdict(row).items() if name != "seconds"} for row in self.rows]
+        rows = [{name: value for name, value in to_content(row).items() if name != "seconds"} for row in self.rows]
         rows.sort(key=lambda row: str(row["case_id"]))
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def summarise_passes(
-    case_id: str, mutant_probabilities: Sequence[float], deterministic_probability: float, seconds: float
+    case_id: str,
+    mutant_probabilities: Sequence[float],
+    deterministic_probability: float,
+    seconds: float,
+    member_means: Sequence[float] = (),
 ) -> ScoreRow:
-    """A case's row from its passes (section IV-B); see `ScoreRow` for the arguments. There are at least two passes."""
+    """A case's row from its passes (section IV-B); see `ScoreRow` for the arguments. There are at least two passes.
+
+    `member_means` are the means over passes of each member of an ensemble.
+    """
     values = np.asarray(mutant_probabilities, dtype=np.float64)
     mean = float(values.mean())
     predicted = IDH_MUTANT if mean >= 0.5 else IDH_WILD
@@ -93,6 +104,7 @@ def summarise_passes(
         predicted_class=predicted,
         confidence=mean if predicted == IDH_MUTANT else 1.0 - mean,
         deterministic_probability=float(deterministic_probability),
+        member_deviation=float(np.std(member_means, ddof=1)) if len(member_means) > 1 else None,
     )
 
 
@@ -108,10 +120,11 @@ def write_scores(table: ScoreTable, path: Path) -> None:
         InputError: See `check_score_target`.
     """
     check_score_target(path)
-    rows = [asdict(row) for row in sorted(table.rows, key=lambda row: row.case_id)]
+    rows = [to_content(row) for row in sorted(table.rows, key=lambda row: row.case_id)]
+    schema = SCHEMA.append(MEMBERS) if any(MEMBERS.name in row for row in rows) else SCHEMA
     metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "about": json.dumps(table.about, sort_keys=True)}
     with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata)), partial)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), partial)
 
 
 def read_scores(path: Path) -> ScoreTable:
@@ -129,13 +142,19 @@ def read_scores(path: Path) -> ScoreTable:
         cure="write them with `mttu score`",
         lists=["mutant_probabilities"],
     )
-    if not table.schema.equals(SCHEMA):
+    if not (table.schema.equals(SCHEMA) or table.schema.equals(SCHEMA.append(MEMBERS))):
         columns = ", ".join(table.schema.names)
         raise InputError(f"scores {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {_MEND}")
     rows = [to_row(content) for content in table.to_pylist()]
     counts = Counter(row.case_id for row in rows)
     raise_if_any([f"scores {path}: case {name} has {n} rows; {_MEND}" for name, n in counts.items() if n > 1])
     return ScoreTable(tuple(sorted(rows, key=lambda row: row.case_id)), parse_json(metadata.get("about", "{}")))
+
+
+def to_content(row: ScoreRow) -> dict[str, Any]:
+    """The fields of a row; that of ensembles only where it has a value, so that other tables stay as they were."""
+    content = asdict(row)
+    return {name: value for name, value in content.items() if name != MEMBERS.name or value is not None}
 
 
 def to_row(content: Mapping[str, Any]) -> ScoreRow:

@@ -159,7 +159,7 @@ class CaseScorer:
     The probability of an ensemble's pass is the mean over its members, which have dropout masks of their own; so is the
     probability without dropout. Members whose IDH head never saw a label do not count. Independent masks average out:
     the deviation over passes shrinks with the number of members and does not include their disagreement, so thresholds
-    of one network do not apply to an ensemble.
+    of one network do not apply to an ensemble. Their disagreement is a column of its own, `member_deviation`.
 
     Raises:
         InputError: The checkpoint cannot be read here.
@@ -196,9 +196,10 @@ class CaseScorer:
             image = window
         volume = _to_tensor(image)
         answers = [self._run_passes(volume, case.case_id, member) for member in self.voters]
-        passes = zip(*(answer.mutant_probabilities for answer in answers), strict=True)
+        by_member = [answer.mutant_probabilities for answer in answers]
+        passes = [fmean(values) for values in zip(*by_member, strict=True)]
         without_dropout = fmean(answer.deterministic_probability for answer in answers)
-        return summarise_passes(case.case_id, [fmean(values) for values in passes], without_dropout, 0.0)
+        return summarise_passes(case.case_id, passes, without_dropout, 0.0, [fmean(own) for own in by_member])
 
     def _run_passes(self, volume: Tensor, case_id: str, member: int) -> PassLogits:
         try:

@@ -22,6 +22,7 @@ from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about,
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
 from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
+from mttu.self_training.fold_teacher import join_held_out, list_held_out, plan_held_out
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
@@ -113,19 +114,39 @@ def _rounds_to_come(job: Job) -> Iterator[Round]:
 def _score_pool(current: Round) -> ScoreTable:
     if current.job.config.selection.method == "none":  # scores would not be used, and cost many passes per case
         return ScoreTable(tuple(ScoreRow(case.case_id, 0.0) for case in current.job.manifest.split("unlabelled")))
-    return _score(current, "unlabelled", current.folder / SCORES)
+    return _score(current, _plan(current, "unlabelled"), current.folder / SCORES)
 
 
-def _score(current: Round, split: str, target: Path) -> ScoreTable:
-    """Scores of a split; reuses those in `target` if weights, settings and cases are the same.
+def _score_held_out(current: Round, pool: ScoreTable) -> tuple[ScoreTable, dict[str, int]]:
+    """Scores of labelled cases that the pool's teacher did not learn from, and their classes."""
+    job = current.job
+    if not current.has_ensemble:
+        truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
+        return _score(current, _plan(current, "val"), current.folder / VAL_SCORES), truth
+    truth = {case.case_id: case.idh for case in list_held_out(job.config, job.manifest)}
+    plans = plan_held_out(job.config, resolve_paths(job.config)[1])
+    tables = [
+        _score(current, plan, current.folder / f"fold_{number}_{VAL_SCORES}") for number, plan in enumerate(plans, 1)
+    ]
+    return join_held_out(tables, pool), truth
+
+
+def _plan(current: Round, split: str) -> ScoringPlan:
+    """How the round's teacher scores a split."""
+    job = current.job
+    changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
+    manifest, cache_dir = resolve_paths(job.config)
+    of_folds = job.config.self_training.ensemble if current.has_ensemble else None
+    return plan_scoring(of_folds or round_folder(job.folder, current.teacher), manifest, split, changes, cache_dir)
+
+
+def _score(current: Round, plan: ScoringPlan, target: Path) -> ScoreTable:
+    """Scores of a plan's cases; reuses those in `target` if weights, settings and cases are the same.
 
     Raises:
         RunError: No case could be scored.
     """
     job = current.job
-    changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
-    manifest, cache_dir = resolve_paths(job.config)
-    plan = plan_scoring(round_folder(job.folder, current.teacher), manifest, split, changes, cache_dir)
     found = _read_scores_of(plan, target)
     if found is not None:
         return found
@@ -136,7 +157,9 @@ def _score(current: Round, split: str, target: Path) -> ScoreTable:
     table = job.callables.score(plan, on_row)
     if all(row.error for row in table.rows):
         reason = table.rows[0].error
-        raise RunError(f"round {current.number}: no {split} case could be scored; the first reason: {reason}")
+        raise RunError(
+            f"round {current.number}: no {plan.about['split']} case could be scored; the first reason: {reason}"
+        )
     write_scores(table, target)
     return table
 
@@ -163,8 +186,7 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     notes: list[str] = []
     correction, validation_digest = None, None
     if (searches_thresholds(job.config) or calibrates(job.config)) and scores.rows:
-        validation = _score(current, "val", current.folder / VAL_SCORES)
-        truth = {case.case_id: case.idh for case in job.manifest.split("val") if case.idh != IDH_UNKNOWN}
+        validation, truth = _score_held_out(current, scores)
         if calibrates(job.config):
             settings = keep_prior(settings, read_first_share(job.folder, current.number))
             correction, notes = calibrate_scores(scores, validation, truth, settings)
@@ -282,7 +304,6 @@ def _make_record(
     start = config.train.start_from
     estimates = None if labels is None else labels.selection.estimates
     thresholds = labels.settings if labels is not None and labels.settings.rule == "thresholds" else None
-    may_be_earlier = labels is not None and job.config.self_training.teacher != "last"
     return RoundRecord(
         round=current.number,
         identity=identify(config, job.inputs.fingerprint),
@@ -305,8 +326,15 @@ def _make_record(
         ),
         left_out=mixture.left_out,
         estimates={} if estimates is None else estimates.to_metrics(),
-        teacher=current.teacher if may_be_earlier else None,
+        teacher=_name_teacher(current) if labels is not None else None,
     )
+
+
+def _name_teacher(current: Round) -> int | str | None:
+    """Who scored the pool, where settings let that be another than the round before."""
+    if current.has_ensemble:
+        return "ensemble"
+    return current.teacher if current.job.config.self_training.teacher == "best" else None
 
 
 def _describe_direct(job: Job, mixture: Mixture) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.pseudo_labels.prior import find_too_few
 from mttu.pseudo_labels.scoring import find_scoring_problems
+from mttu.self_training.fold_teacher import find_teacher_problems, list_held_out
 from mttu.self_training.job import Checked, calibrates, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
@@ -106,12 +107,15 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
+    of_teacher = find_teacher_problems(config, manifest)
+    problems += of_teacher
     searches = searches_thresholds(config)
     if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches or calibrates(config) else []
     if scores_pool and calibrates(config):
-        counts = {name: sum(case.idh == label for case in known) for label, name in CLASS_NAMES.items()}
+        held_out = known if of_teacher else list_held_out(config, manifest)
+        counts = {name: sum(case.idh == label for case in held_out) for label, name in CLASS_NAMES.items()}
         problems += [
             f"{path}: selection.calibrate={config.selection.calibrate}: {problem}; give another split, or set "
             "selection.calibrate=none"

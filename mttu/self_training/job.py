@@ -9,6 +9,7 @@ from mttu.config import Config, TeacherSettings, override
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
+from mttu.self_training.fold_teacher import teaches_by_folds
 from mttu.self_training.round_folder import (
     MANIFEST,
     find_teacher,
@@ -136,8 +137,13 @@ class Round:
 
     @property
     def teacher(self) -> int:
-        """Number of the round whose network scores the pool; for round 1 and later."""
+        """Number of the round whose network scores the pool and hands on its weights; for round 1 and later."""
         return find_teacher(self.job.folder, self.number, self.job.config.self_training.teacher)
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether the pool is scored by the networks of a cross-validation, not by a round's."""
+        return self.number == 1 and teaches_by_folds(self.job.config)
 
 
 def last_round(config: Config) -> int:

@@ -18,8 +18,8 @@ from mttu.self_training.soft_labels import SoftLabel
 
 KEPT = "kept from an earlier round"
 OPTIMISTIC = (
-    "the network that scored the pool has learned from its own labels of it, so the estimated shares of right labels are "
-    "optimistic, and its estimate of the share of mutants is not used; those of round 1 have no such fault"
+    "the network that scored the pool has learned from its own labels of it, so the estimated shares of right labels "
+    "are optimistic, and its estimate of the share of mutants is not used; those of round 1 have no such fault"
 )
 
 
@@ -71,8 +71,8 @@ def grow_share(settings: SelectionSettings, number: int) -> SelectionSettings:
 def keep_prior(settings: SelectionSettings, first: float | None) -> SelectionSettings:
     """The settings with the share of mutants that was estimated in round 1, if one was to be estimated.
 
-    The pool is the same in all rounds. Its share is estimated by the one network that has not learned from labels of its
-    own: any later one repeats the share that it was given, and more surely so in every round.
+    The pool is the same in all rounds. Its share is estimated by the one network that has not learned from labels of
+    its own: any later one repeats the share that it was given, and more surely so in every round.
     """
     if settings.prior != "estimate" or first is None:
         return settings

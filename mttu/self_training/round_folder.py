@@ -5,7 +5,8 @@ A run folder holds `round_0`, `round_1`, ...; each with
 - `round.json`: what the round was made from and what came out, see `RoundRecord`;
 - `manifest.parquet`: what it trained on;
 - `scores.parquet` (not with method none), `selection.parquet` and `.csv` (from round 1 on): Monte Carlo scores of the
-  pool by the round before, and what was selected; with searched thresholds or calibration also `val_scores.parquet`;
+  pool by the round before, and what was selected; with searched thresholds or calibration also `val_scores.parquet`,
+  or one such table for each network of a cross-validation that taught;
 - `best/`, `history.json`: the checkpoint, and the metrics of every epoch;
 - `held_out.json`: what `best/` says of the validation cases' IDH status, on which its calibration is fitted;
 - `val.parquet`, `metrics.json`: scores of the validation cases by `best/`, and their summary; pictures.
@@ -69,8 +70,8 @@ class RoundRecord:
     """Pool cases with neither pseudo-label nor mask."""
     estimates: Mapping[str, float] = field(default_factory=dict)
     """What the selection was calibrated with and is expected to be, see `Estimates.to_metrics`; empty without."""
-    teacher: int | None = None
-    """Number of the round whose network scored the pool, where that need not be the round before."""
+    teacher: int | str | None = None
+    """Number of the round whose network scored the pool, where that need not be the round before; or `ensemble`."""
 
 
 def round_folder(folder: Path, number: int) -> Path:
@@ -100,7 +101,7 @@ def find_teacher(folder: Path, number: int, teacher: Teacher) -> int:
         InputError: A round's record is damaged.
     """
     before = range(number)
-    if teacher == "last":
+    if teacher != "best":
         return before[-1]
     scores = [read_record(round_folder(folder, one)).metrics.get("val/score", -math.inf) for one in before]
     return max(before, key=lambda one: (scores[one], one))

@@ -4,7 +4,7 @@ The teacher is a moving average of the network in training. What it says of a pa
 is computed; no file, manifest or table ever holds it, and where masks are counted such a case has none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from math import exp
 from typing import Any
@@ -92,7 +92,7 @@ class Teacher:
         precision = choose_precision(config.train.precision, image.device)
         flips = FLIPS[: config.teacher.flips]
 
-        def segment(axes: Sequence[int]) -> Tensor:
+        def segment(axes: tuple[int, ...]) -> Tensor:
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = self.network(image.flip(axes))["seg_logits"]
             return logits.float().softmax(dim=1).flip(axes)  # type: ignore[no-any-return]

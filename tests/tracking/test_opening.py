@@ -209,6 +209,7 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "self_training.lr": 1e-3,
         "self_training.relabel": False,
         "self_training.teacher": "best",
+        "self_training.ensemble": "/elsewhere/folds",
         "self_training.init": "fresh",
         "self_training.labels": "soft",
         "self_training.optimiser": "fresh",
