@@ -225,6 +225,16 @@ def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset
     ]
 
 
+def idh_labels_of_steps(dataset: PatchDataset, epoch: int) -> float:
+    """IDH labels of a global batch, true, pseudo and soft (each as much as it counts, g of eq. 20): the mean over those
+    steps of an epoch that have any, 0 without; see `labelled_tasks_of_steps`.
+    """
+    terms = np.array([case.idh_terms for case in dataset.cases], np.float32).sum(axis=1)
+    counts = [float(terms[indices].sum()) for indices in order_of_steps(dataset.cases, dataset.config, epoch)]
+    counts = [count for count in counts if count]
+    return sum(counts) / len(counts) if counts else 0.0
+
+
 def build_loader(
     dataset: PatchDataset, epoch: int, rank: int, world_size: int, device: torch.device | None = None
 ) -> DataLoader[Patch]:

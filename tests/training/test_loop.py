@@ -85,6 +85,7 @@ def test_reports_name_metrics_and_keep_two_checkpoints(tiny, tmp_path):
     state = fit(task_of(tiny), runtime)
     assert sorted(seen) == [1, 2, 3]
     assert {"train/loss", "train/loss_segmentation", "train/loss_idh", "train/sigma_idh", "train/lr"} <= set(seen[1])
+    assert seen[1]["train/loss_idh_per_label"] == pytest.approx(seen[1]["train/loss_idh"])  # all have a label
     assert "val/dice_wt" not in seen[1]
     assert {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/idh_ce", "val/score"} <= set(seen[2])
     assert "val/score" in seen[3]
@@ -222,7 +223,7 @@ def test_a_batch_without_idh_labels_leaves_its_sigma_untouched(tiny, tmp_path):
     state = create_state(tiny, CPU)
     batch = batch_of(torch.randn(2, 4, 16, 16, 16), idh=(-1, -1))
     metrics = run_epoch(state, tiny, tmp_path, batch, {"segmentation"})
-    assert "train/loss_idh" not in metrics
+    assert not [name for name in metrics if "loss_idh" in name]
     assert metrics["train/sigma_idh"] == 1.0
     assert metrics["train/sigma_segmentation"] != 1.0
 
