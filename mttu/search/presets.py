@@ -68,11 +68,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "self_training.labels": "soft",
         "self_training.teacher": "best",
         "train.keep_start": True,
-        "train.quotas": {"labelled": 2, "pseudo": 1, "unlabelled": 1},
     },
 }
 """`paper`: as published, for GPUs; `robust`: the same network and sizes, for other data; `small`: for real MRI on a
-laptop; `demo`: for the phantom in minutes."""
+laptop; `demo`: for the phantom in minutes; `pool`: self-training beyond the paper, beside any of the others."""
 
 EARLIER_PRESETS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
     1: {
@@ -91,11 +90,14 @@ def earlier_preset(name: str, format_version: int) -> Mapping[str, Any]:
 
 
 def preset(name: str) -> Config:
-    """The paper's settings with a preset's overrides.
+    """The paper's settings with a preset's overrides, or with those of several, `small+pool`, one after the other.
 
     Raises:
         InputError: Unknown name; lists the known ones.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {name!r}: unknown; choose one of {', '.join(PRESETS)}")
-    return override(Config(), PRESETS[name], f"preset {name}")
+    config = Config()
+    for part in name.split("+"):
+        if part not in PRESETS:
+            raise InputError(f"preset {part!r}: unknown; choose one of {', '.join(PRESETS)}, or several: small+pool")
+        config = override(config, PRESETS[part], f"preset {part}")
+    return config

@@ -17,5 +17,14 @@ def test_presets_fit_their_patches(name):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(InputError, match="'tiny': unknown; choose one of paper, robust, small, demo"):
+    with pytest.raises(InputError, match="'tiny': unknown; choose one of paper, robust, small, demo, pool, or several"):
         preset("tiny")
+    with pytest.raises(InputError, match="'': unknown"):
+        preset("small+")
+
+
+def test_several_presets_are_laid_over_each_other():
+    both = preset("small+pool")
+    assert both.network == preset("small").network
+    assert both.selection == preset("pool").selection != Config().selection
+    assert preset("pool").network == Config().network
