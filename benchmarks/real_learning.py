@@ -170,7 +170,7 @@ def leave_one_out_taught(
             for case in cases:
                 cache_case(case, cache, manifest.modalities, preset("small").data.prepare)
             two = {"data.modalities": ["flair", "t1ce"], "network.in_channels": 2, "network.tasks": ["segmentation"]}
-            two |= changes_of(f"{OURS}-vi", preset("small"))
+            two = {**changes_of(f"{OURS}-vi", preset("small")), **two}
             taught = {"train.start_from": str(out / held / "run"), "teacher.masks": way == "taught"}
             print(f"{held} left out, {way}", flush=True)
             run, seconds = train(settings(place / "cohort.parquet", cache, {**two, **changes, **taught}), device)

@@ -62,7 +62,7 @@ SETTINGS: Mapping[str, Any] = {
     "train.global_batch": 4,
     "train.batch_per_worker": 4,
     "train.checkpoint_every": 30,
-    "train.validate_every": 10,
+    "train.validate_every": 50,  # at the end of each training alone, so that no arm chooses among more epochs
     "self_training.rounds": 2,
     "self_training.epochs": 10,
     "self_training.lr": 1e-3,
@@ -137,18 +137,16 @@ ARMS: Mapping[str, Arm] = {
         "as many as are estimated to be right in 0.9 of cases, calibrated, prior estimated",
         changes={**CALIBRATED, "selection.rule": "precision"},
     ),
-    "4 fresh": Arm("UPS, every round from random weights", changes={"self_training.init": "fresh", "optim.lr": 2e-3}),
+    "4 fresh": Arm(
+        "UPS, every round from random weights, as long as round 0",
+        changes={"self_training.init": "fresh", "self_training.lr": 2e-3, "self_training.epochs": 30},
+    ),
     "5 soft": Arm("PL with soft labels", "PL", {"self_training.labels": "soft", **CALIBRATED}),
     "6 best": Arm(
         "UPS, the start of a round is a candidate, and the best round so far teaches",
         changes={"train.keep_start": True, "self_training.teacher": "best"},
     ),
-    "pool": Arm(
-        "the preset pool",
-        POOL_PRESET.get("selection.method", "UPS"),
-        {name: value for name, value in POOL_PRESET.items() if name != "train.quotas"},
-        {name: value for name, value in POOL_PRESET.items() if name == "train.quotas"},
-    ),
+    "pool": Arm("the preset pool", "UPS", POOL_PRESET),
     **{
         f"oracle {count}": Arm(f"the true classes of {count} cases of the pool", "PL", oracle=count, scores="oracle")
         for count in (5, 10, 20, 40, POOL)
@@ -159,7 +157,7 @@ ARMS: Mapping[str, Arm] = {
         "what UPS selected, with its true classes", "CPL", {"selection.balance": False}, scores="corrected"
     ),
     "random": Arm(
-        "as many of each class as UPS selected, drawn, with true classes",
+        "as many of each true class as corrected has, drawn",
         "CPL",
         {"selection.balance": False},
         scores="random",
@@ -280,11 +278,11 @@ class Study:
         return random.Random(f"{self.seed} oracle").sample(sorted(names), len(names))[:count]
 
     def draw_as_ups(self, plan: ScoringPlan) -> list[str]:
-        """As many cases of each class as UPS selected in this round."""
-        labels, chosen = list(self.read_ups(plan).values()), []
+        """As many cases of each true class as `corrected` has in this round."""
+        corrected, chosen = [self.truth[name] for name in self.read_ups(plan)], []
         for idh in (IDH_WILD, IDH_MUTANT):
-            names = sorted(case.case_id for case in plan.cases if self.truth[case.case_id] == idh)
-            chosen += random.Random(f"{self.seed} {idh}").sample(names, min(labels.count(idh), len(names)))
+            names = [case.case_id for case in plan.cases if self.truth[case.case_id] == idh]
+            chosen += self.draw(names, corrected.count(idh))
         return chosen
 
     def read_ups(self, plan: ScoringPlan) -> dict[str, int]:
@@ -302,7 +300,7 @@ class Study:
             write_manifest(replace(manifest, cases=kept), folder / "labelled.parquet")
             config = override(config, {"data.manifest": str(folder / "labelled.parquet")})
         if name == "labelled views":
-            config = override(config, {"train.steps_per_epoch": 1, "train.validate_every": config.train.epochs // 3})
+            config = override(config, {"train.steps_per_epoch": 1})
         return launch_locally(override(config, arm.in_rounds), folder, on_epoch, on_start)
 
     def evaluate(self, checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
@@ -323,7 +321,7 @@ class Study:
             values: dict[str, Any] = {f"num_{name}": list(labels.values()).count(idh) for name, idh in CLASSES.items()}
             values |= {f"right_{name}": right.count(idh) for name, idh in CLASSES.items()}
             values |= {"val_score": record.metrics.get("val/score"), "chosen": number == chosen}
-            values |= {name: value for name, value in record.estimates.items() if "_low" not in name}
+            values |= record.estimates
             tested = {name: value for name, value in metrics.items() if name.startswith(METRICS)}
             values |= {"weights": record.weights_sha256[:12], **tested}
             lines.append({"round": number, **{name: shorten(value) for name, value in values.items()}})

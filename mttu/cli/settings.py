@@ -16,7 +16,8 @@ from mttu.search.ablations import combine
 from mttu.search.presets import PRESETS, earlier_preset, preset
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
-PresetName = Annotated[str, typer.Option("--preset", "-p", help=f"Start from: {', '.join(PRESETS)}; several: small+pool")]
+_PRESETS = f"Start from: {', '.join(PRESETS)}; several: small+pool"
+PresetName = Annotated[str, typer.Option("--preset", "-p", help=_PRESETS)]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")]
 ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]

@@ -35,10 +35,11 @@ class SelfTrainingSettings(Settings):
     """Which network scores the pool, and hands on its weights if `init` is warm: that of the round before, as in
     Algorithm 1 (lines 3 and 6), or that of the finished round with the largest `train.validation_metric`, the latest of
     equals. ensemble: the networks in `ensemble` together score the pool for round 1; all else as with last."""
-    ensemble: Annotated[Path | None, NOT_USED_BY_TRAINING] = None
+    ensemble: Annotated[Path | None, MAY_CHANGE] = None
     """Run folder of a finished cross-validation (`mttu train data.folds=5`) for `teacher=ensemble`. Its networks may
-    not have learned from patients who test; probabilities are calibrated on the val cases of all its folds. Not in the
-    paper, which has one network; ensembles as in Lakshminarayanan et al. (NeurIPS 2017, arXiv:1612.01474)."""
+    not have learned from patients who test or of the pool; if they learned from those who validate, a round says so.
+    Probabilities are calibrated on the val cases of all its folds. Read in round 1 alone. Not in the paper, which has
+    one network; ensembles as in Lakshminarayanan et al. (NeurIPS 2017, arXiv:1612.01474)."""
     init: Annotated[Literal["warm", "fresh"], NOT_USED_BY_TRAINING] = "warm"
     """Weights that a round starts from: the teacher's, as in Algorithm 1 (line 6), or random ones, so that a student
     does not inherit its teacher's errors (Xie et al., Noisy Student, CVPR 2020, doi:10.1109/CVPR42600.2020.01070)."""
@@ -73,7 +74,7 @@ class SelfTrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _check_optimiser(self) -> "SelfTrainingSettings":
-        if self.optimiser == "kept" and (self.teacher, self.init) != ("last", "warm"):
+        if self.optimiser == "kept" and (self.teacher == "best" or self.init != "warm"):
             raise ValueError(
                 f"optimiser is kept with teacher={self.teacher} and init={self.init}; a state of Adam belongs to the "
                 "weights of the round before: choose optimiser=fresh, or teacher=last and init=warm"

@@ -225,11 +225,11 @@ def labelled_tasks_of_steps(dataset: PatchDataset, epoch: int) -> list[frozenset
     ]
 
 
-def idh_labels_of_steps(dataset: PatchDataset, epoch: int) -> float:
-    """IDH labels of a global batch, true, pseudo and soft (each as much as it counts, g of eq. 20): the mean over those
-    steps of an epoch that have any, 0 without; see `labelled_tasks_of_steps`.
+def idh_weight_of_steps(dataset: PatchDataset, epoch: int, class_weights: Sequence[float]) -> float:
+    """Weight of the IDH labels of a global batch, true, pseudo and soft: the sum of class weight times g (eq. 20), as
+    the mean over those steps of an epoch that have any label, 0 without; see `labelled_tasks_of_steps`.
     """
-    terms = np.array([case.idh_terms for case in dataset.cases], np.float32).sum(axis=1)
+    terms = np.array([case.idh_terms for case in dataset.cases], np.float32) @ np.asarray(class_weights, np.float32)
     counts = [float(terms[indices].sum()) for indices in order_of_steps(dataset.cases, dataset.config, epoch)]
     counts = [count for count in counts if count]
     return sum(counts) / len(counts) if counts else 0.0

@@ -185,7 +185,8 @@ class Calibration:
     """Validation cases that it was fitted on."""
     determined: bool
     """False if the validation cases do not determine the values: if the network separates the two classes, no
-    temperature is low enough; if it is no better than chance, none is high enough."""
+    temperature is low enough, unless smoothed targets ask for a lowest one; if it is no better than chance, none is
+    high enough."""
 
     def apply(self, mutant_probabilities: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated probabilities of mutant, in the same order."""
@@ -236,9 +237,10 @@ def fit_calibration(
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=limits, options=options)
     inverse, bias = (float(value) for value in found.x)
-    inside = limits[0][0] < inverse < limits[0][1] and (not with_bias or BIAS_RANGE[0] < bias < BIAS_RANGE[1])
+    bias_inside = not with_bias or BIAS_RANGE[0] < bias < BIAS_RANGE[1]
+    inside = limits[0][0] < inverse < limits[0][1] and bias_inside
     highest_wild = logits[signs < 0].max()
     border = highest_wild if with_bias else 0.0
     separable = logits[signs > 0].min() > border >= highest_wild  # then an ever lower temperature fits ever better
-    coldest_fits = smooth and separable and inverse == limits[0][1]  # of the targets' own doubt, as far as it goes
+    coldest_fits = smooth and separable and inverse == limits[0][1] and bias_inside  # as far as it goes
     return Calibration(1 / inverse, bias, len(status), bool(coldest_fits or (inside and (smooth or not separable))))

@@ -85,6 +85,7 @@ class Estimates:
         intervals = {"pool_share": self.pool_share}
         intervals |= {f"estimated_precision_{name.split()[0]}": found for name, found in self.precision.items()}
         values = {"temperature": self.temperature, "bias": self.bias}
+        values |= {} if self.moved_to is None else {"moved_to": self.moved_to}
         for name, found in intervals.items():
             values |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}  # type: ignore[dict-item]
         return {f"selected/{name}": value for name, value in values.items()}

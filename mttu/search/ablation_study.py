@@ -29,7 +29,7 @@ from mttu.search.study import OnChange, RunTrials
 from mttu.search.table_files import write_csv, write_latex, write_markdown
 from mttu.search.tables import COSTS, CaseScores, Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
-from mttu.search.work import CASES, VOLUME_SECONDS, with_absolute_paths
+from mttu.search.work import CASES, VOLUME_SECONDS, refuse_ensemble, with_absolute_paths
 from mttu.self_training import check_self_training
 from mttu.self_training.evaluation import read_rows
 from mttu.tracking import Tracker
@@ -124,6 +124,7 @@ def prepare_study(study: Study, config: Config) -> Prepared:
     """
     if config.data.folds:
         raise InputError("data.folds: give --folds, which repeats every row over them")
+    refuse_ensemble(config)
     config = with_absolute_paths(config)
     problems: list[str] = []
     for row in study.rows:

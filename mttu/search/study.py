@@ -18,7 +18,7 @@ from mttu.search.book import Book, Cohort, Goal
 from mttu.search.results import write_results
 from mttu.search.samplers import make_sampler
 from mttu.search.spaces import Space
-from mttu.search.work import with_absolute_paths
+from mttu.search.work import refuse_ensemble, with_absolute_paths
 from mttu.self_training import Callables, check_self_training, run_self_training
 from mttu.self_training.round_folder import round_folder
 from mttu.training.inputs import Inputs, check_inputs
@@ -58,6 +58,7 @@ def prepare_search(space: Space, config: Config) -> Prepared:
     """
     if config.data.folds:
         raise InputError("data.folds: a search scores each trial on the val cases; leave it at 0")
+    refuse_ensemble(config)
     config = with_absolute_paths(config)
     whole = check_inputs(config)  # weights to start from may not have learned from test patients, either
     manifest = without_test_cases(whole.manifest)
@@ -167,7 +168,8 @@ def _shares_start(space: Space) -> bool:
 def _train_start(base: Config, folder: Path, callables: Callables) -> Config:
     """Trains round 0 once for all trials, or finds it; the settings with it."""
     changes = {"output.folder": str(folder), "output.name": START, "tracking.enabled": False, "tracking.uri": None}
-    start = override(base, {**changes, "self_training.rounds": 0, "self_training.keep": "all"})
+    none_to_teach = {"self_training.rounds": 0, "teacher.masks": False}
+    start = override(base, {**changes, **none_to_teach, "self_training.keep": "all"})
     run_self_training(start, callables)
     return override(base, {"self_training.start": str(round_folder(folder / START, 0))})
 

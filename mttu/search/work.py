@@ -43,6 +43,15 @@ class Job:
         return Config.model_validate(self.settings)
 
 
+def refuse_ensemble(config: Config) -> None:
+    """Raises an InputError if an ensemble is to teach: many trainings would share what it knows of their val cases."""
+    if config.self_training.teacher == "ensemble":
+        raise InputError(
+            "self_training.teacher: an ensemble teaches a single self-training; its networks know val cases, by which "
+            "trials and folds are compared: choose last or best"
+        )
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The settings for processes that have other working folders."""
     manifest, cache_dir = resolve_paths(config)
@@ -50,6 +59,7 @@ def with_absolute_paths(config: Config) -> Config:
     paths = {
         "train.start_from": config.train.start_from,
         "self_training.start": config.self_training.start,
+        "self_training.ensemble": config.self_training.ensemble,
         "self_training.truth": config.self_training.truth,
     }
     return override(config, changes | {name: str(path.resolve()) for name, path in paths.items() if path is not None})

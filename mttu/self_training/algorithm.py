@@ -22,15 +22,15 @@ from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about,
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
 from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
-from mttu.self_training.fold_teacher import join_held_out, list_held_out, plan_held_out
+from mttu.self_training.fold_teacher import join_held_out, list_held_out, plan_held_out, tell_known_val_patients
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
-    OPTIMISTIC,
     Mixture,
     RoundLabels,
     calibrate_scores,
     choose_labels,
+    doubt_estimates,
     first_mixture,
     grow_share,
     keep_prior,
@@ -183,15 +183,17 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     settings, rounds = grow_share(job.config.selection, current.number), job.config.self_training
     before = read_manifest(current.previous_folder / MANIFEST)
     earlier = read_pseudo_labels(before)
-    notes: list[str] = []
+    notes = tell_known_val_patients(job.config, job.manifest) if current.has_ensemble else []
     correction, validation_digest = None, None
     if (searches_thresholds(job.config) or calibrates(job.config)) and scores.rows:
         validation, truth = _score_held_out(current, scores)
         if calibrates(job.config):
             settings = keep_prior(settings, read_first_share(job.folder, current.number))
-            correction, notes = calibrate_scores(scores, validation, truth, settings)
-            if current.number > 1 and earlier:
-                notes.append(OPTIMISTIC)
+            correction, told = calibrate_scores(scores, validation, truth, settings)
+            notes += told
+            teacher = round_folder(job.folder, current.teacher) / MANIFEST
+            if correction is not None and not current.has_ensemble and read_pseudo_labels(read_manifest(teacher)):
+                notes.append(doubt_estimates(settings))
             validation_digest = validation.digest
         else:
             settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
@@ -326,7 +328,7 @@ def _make_record(
         ),
         left_out=mixture.left_out,
         estimates={} if estimates is None else estimates.to_metrics(),
-        teacher=_name_teacher(current) if labels is not None else None,
+        teacher=None if labels is None or labels.settings.method == "none" else _name_teacher(current),
     )
 
 

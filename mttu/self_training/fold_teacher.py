@@ -2,7 +2,8 @@
 
 They disagree where one network is sure by chance, and each labelled case was held out of one of them: probabilities are
 calibrated on all labelled cases in place of the validation cases alone, each scored by the one network that did not
-learn from it, as the ensemble of `mttu train data.folds=5` is calibrated.
+learn from it, as the ensemble of `mttu train data.folds=5` is calibrated. That is the temperature of single networks:
+the mean of several is milder than any of them, so the calibrated probabilities of the pool are, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,10 @@ def teaches_by_folds(config: Config) -> bool:
 
 
 def find_teacher_problems(config: Config, manifest: Manifest) -> list[str]:
-    """Says why the cross-validation in `self_training.ensemble` cannot teach this cohort; nothing if it can."""
+    """Says why the cross-validation in `self_training.ensemble` cannot teach this cohort; nothing if it can.
+
+    Val patients may be among those that it learned from: see `tell_known_val_patients`.
+    """
     settings = config.self_training
     if (settings.teacher == "ensemble") != (settings.ensemble is not None):
         return [
@@ -44,20 +48,47 @@ def find_teacher_problems(config: Config, manifest: Manifest) -> list[str]:
             f"self_training.ensemble {folder}: is no finished cross-validation; give the run folder of "
             "`mttu train data.folds=5`"
         ]
+    if (folder / "fold_1" / "round_0").exists():
+        return [
+            f"self_training.ensemble {folder}: is of a self-training, whose networks learned from labels of their own; "
+            "give the run folder of `mttu train data.folds=5`"
+        ]
     problems: list[str] = []
     with collecting(problems):
-        known = read_known_patients(folder / ENSEMBLE_FOLDER)
-        if known is None:
-            raise InputError(f"self_training.ensemble {folder}: its networks do not say whom they learned from")
-        learned = known.find(case.patient_id for case in manifest.split("test"))
-        tested = [case.case_id for case in manifest.split("test") if case.patient_id in learned]
-        if tested:
-            problems.append(
-                f"self_training.ensemble {folder}: its networks learned from the patients of test cases "
-                f"{name_some(tested)}; their labels of the pool would carry the answers"
-            )
+        for split, why in (("test", "would carry the answers"), ("unlabelled", "would be no predictions")):
+            known = _find_known(folder, manifest.split(split))
+            if known is None:
+                raise InputError(f"self_training.ensemble {folder}: its networks do not say whom they learned from")
+            if known:
+                problems.append(
+                    f"self_training.ensemble {folder}: its networks learned from the patients of {split} cases "
+                    f"{name_some(known)}; their labels of the pool {why}"
+                )
+        plan_scoring(folder / ENSEMBLE_FOLDER, config.data.manifest or Path(), "unlabelled", _changes(config))
         plan_held_out(config, None)
     return problems
+
+
+def _find_known(folder: Path, cases: Sequence[Case]) -> list[str] | None:
+    """Cases of patients whom a network of the cross-validation learned from; None if these do not say whom."""
+    known = read_known_patients(folder / ENSEMBLE_FOLDER)
+    if known is None:
+        return None
+    learned = known.find(case.patient_id for case in cases)
+    return [case.case_id for case in cases if case.patient_id in learned]
+
+
+def tell_known_val_patients(config: Config, manifest: Manifest) -> list[str]:
+    """A note, if the ensemble learned from patients by whom epochs and rounds are chosen."""
+    val = manifest.split("val")
+    known = _find_known(config.self_training.ensemble or Path(), val)
+    if not known:
+        return []
+    return [
+        f"networks of the ensemble learned from the patients of {len(known)} of {len(val)} validation cases, so their "
+        "labels of the pool know something of these: validation scores of the rounds are optimistic, those of test "
+        "cases are not"
+    ]
 
 
 def list_fold_manifests(folder: Path) -> list[Path]:
@@ -67,10 +98,11 @@ def list_fold_manifests(folder: Path) -> list[Path]:
 
 
 def list_held_out(config: Config, manifest: Manifest) -> list[Case]:
-    """Cases of known IDH status that the pool's probabilities are calibrated on."""
+    """Cases that the pool's probabilities are calibrated on, with the IDH status that the cohort knows of them."""
     folder = config.self_training.ensemble if teaches_by_folds(config) else None
+    known = {case.case_id: case for case in manifest.cases if case.idh != IDH_UNKNOWN}
     manifests = [manifest] if folder is None else map(read_manifest, list_fold_manifests(folder))
-    return [case for one in manifests for case in one.split("val") if case.idh != IDH_UNKNOWN]
+    return [known[case.case_id] for one in manifests for case in one.split("val") if case.case_id in known]
 
 
 def plan_held_out(config: Config, cache_dir: Path | None) -> list[ScoringPlan]:
@@ -80,9 +112,12 @@ def plan_held_out(config: Config, cache_dir: Path | None) -> list[ScoringPlan]:
         InputError: See `plan_scoring`.
     """
     folder = config.self_training.ensemble or Path()
-    changes: Mapping[str, Any] = {f"mc.{name}": value for name, value in config.mc.model_dump(mode="json").items()}
     places = list_fold_manifests(folder)
-    return [plan_scoring(folder / place.stem, place, "val", changes, cache_dir) for place in places]
+    return [plan_scoring(folder / place.stem, place, "val", _changes(config), cache_dir) for place in places]
+
+
+def _changes(config: Config) -> Mapping[str, Any]:
+    return {f"mc.{name}": value for name, value in config.mc.model_dump(mode="json").items()}
 
 
 def join_held_out(tables: Sequence[ScoreTable], pool: ScoreTable) -> ScoreTable:

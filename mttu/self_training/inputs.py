@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.networks import build_network
 from mttu.pseudo_labels.prior import find_too_few
 from mttu.pseudo_labels.scoring import find_scoring_problems
-from mttu.self_training.fold_teacher import find_teacher_problems, list_held_out
+from mttu.self_training.fold_teacher import find_teacher_problems, list_held_out, teaches_by_folds
 from mttu.self_training.job import Checked, calibrates, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
 from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
@@ -55,6 +56,9 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     raise_if_any(problems)
     if inputs is None:
         raise InputError("the manifest could not be read")
+    if config.teacher.masks and config.selection.method != "direct" and config.self_training.rounds == 0:
+        idle = "teacher.masks has no effect: the teacher begins in round 1, and self_training.rounds is 0"
+        inputs = replace(inputs, notes=(*inputs.notes, idle))
     return Checked(inputs, truth)
 
 
@@ -99,7 +103,12 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         problems.append(
             f"{path}: holds pseudo-labels ({name_some(pseudo)}), as the manifest of a round does; give the cohort's own"
         )
-    problems += _find_idle_settings(config, manifest, path)
+    by_score = config.self_training.teacher == "best" and config.self_training.rounds > 0
+    if by_score and config.selection.method != "direct" and not manifest.split("val"):
+        problems.append(
+            f"{path}: no case has split val, by which self_training.teacher=best chooses; give some, or set "
+            "self_training.teacher=last"
+        )
     leaks = [case.case_id for case in find_pool_leaks(manifest)]
     if leaks:
         problems.append(
@@ -107,14 +116,12 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "would give the answer away; take them out, or put them into the split of their patient"
         )
     known = [case for case in manifest.split("val") if case.idh != IDH_UNKNOWN]
-    of_teacher = find_teacher_problems(config, manifest)
-    problems += of_teacher
     searches = searches_thresholds(config)
     if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches or calibrates(config) else []
-    if scores_pool and calibrates(config):
-        held_out = known if of_teacher else list_held_out(config, manifest)
+    if scores_pool and calibrates(config) and not teaches_by_folds(config):
+        held_out = list_held_out(config, manifest)
         counts = {name: sum(case.idh == label for case in held_out) for label, name in CLASS_NAMES.items()}
         problems += [
             f"{path}: selection.calibrate={config.selection.calibrate}: {problem}; give another split, or set "
@@ -129,19 +136,19 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _find_idle_settings(config: Config, manifest: Manifest, path: Path | None) -> list[str]:
-    """Settings that would have no effect on these rounds."""
-    settings, problems = config.self_training, []
-    if config.teacher.masks and config.selection.method != "direct" and settings.rounds == 0:
-        problems.append(
-            "teacher.masks: teaches from round 1 on, and self_training.rounds is 0; set teacher.masks=false, or give "
-            "rounds"
-        )
-    if settings.teacher == "best" and settings.rounds > 0 and not manifest.split("val"):
-        problems.append(
-            f"{path}: no case has split val, by which self_training.teacher=best chooses; give some, or set "
-            "self_training.teacher=last"
-        )
+def check_teacher(config: Config, manifest: Manifest) -> list[str]:
+    """Says why the ensemble of another run cannot score the pool for round 1; nothing if it can, or if none does.
+
+    Only for a round 1 that is not finished: later the ensemble may be gone.
+    """
+    problems = find_teacher_problems(config, manifest)
+    if problems or not teaches_by_folds(config) or config.selection.method in ("none", "direct"):
+        return problems
+    held_out, path = list_held_out(config, manifest), config.self_training.ensemble
+    problems = _check_scorable(config, held_out, "held-out", path)
+    if calibrates(config):
+        counts = {name: sum(case.idh == label for case in held_out) for label, name in CLASS_NAMES.items()}
+        problems += [f"self_training.ensemble {path}: {problem}" for problem in find_too_few(counts)]
     return problems
 
 

@@ -17,10 +17,6 @@ from mttu.pseudo_labels.thresholds import pool_scores, search_thresholds, sugges
 from mttu.self_training.soft_labels import SoftLabel
 
 KEPT = "kept from an earlier round"
-OPTIMISTIC = (
-    "the network that scored the pool has learned from its own labels of it, so the estimated shares of right labels "
-    "are optimistic, and its estimate of the share of mutants is not used; those of round 1 have no such fault"
-)
 
 
 def choose_labels(
@@ -77,6 +73,15 @@ def keep_prior(settings: SelectionSettings, first: float | None) -> SelectionSet
     if settings.prior != "estimate" or first is None:
         return settings
     return settings.model_copy(update={"prior": first})
+
+
+def doubt_estimates(settings: SelectionSettings) -> str:
+    """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use."""
+    of_share = " and the estimated share of mutants" if settings.prior == "estimate" else ""
+    return (
+        f"the network that scored the pool has learned from its own labels of it, so the estimated shares of right "
+        f"labels{of_share} are optimistic; those of round 1 are not"
+    )
 
 
 def calibrate_scores(

@@ -49,7 +49,7 @@ class RoundRecord:
     weights_sha256: str
     """Of `best/`."""
     started_from: str | None
-    """SHA-256 of the weights that training started from and that scored the pool."""
+    """SHA-256 of the weights that training started from and that, but for an ensemble, scored the pool."""
     scores_sha256: str | None
     """Digest of `scores.parquet`."""
     epochs: int

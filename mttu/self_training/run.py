@@ -13,7 +13,7 @@ from mttu.config.changeable import list_changeable
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.self_training.algorithm import self_train
 from mttu.self_training.evaluation import is_tested, read_summary
-from mttu.self_training.inputs import check_self_training, check_shared_start
+from mttu.self_training.inputs import check_self_training, check_shared_start, check_teacher
 from mttu.self_training.job import Callables, Checked, OnStep, Step, last_round, make_job
 from mttu.self_training.round_folder import UNCHANGED, count_finished, is_finished
 from mttu.self_training.tracking import read_test
@@ -58,6 +58,8 @@ def run_self_training(
     checked = checked or check_self_training(config)
     if fresh or not is_finished(config.output.place, 0):
         raise_if_any(check_shared_start(config, checked.inputs))
+    if fresh or not is_finished(config.output.place, 1):
+        raise_if_any(check_teacher(config, checked.inputs.manifest))
 
     def check(folder: Path) -> None:
         _check_rounds(config, folder, (folder / FINISHED).exists())

@@ -19,7 +19,7 @@ from mttu.data.absent_classes import lacks_classes, note_absences
 from mttu.data.augment import augment_batch
 from mttu.data.cache import CachedCase
 from mttu.data.labels import IDH_UNKNOWN
-from mttu.data.loaders import Batch, build_loader, idh_labels_of_steps, labelled_tasks_of_steps
+from mttu.data.loaders import Batch, build_loader, idh_weight_of_steps, labelled_tasks_of_steps
 from mttu.data.manifest import Case
 from mttu.errors import RunError
 from mttu.inference.device import choose_precision
@@ -111,9 +111,10 @@ def fit(task: TrainingTask | Callable[[], TrainingTask], runtime: Runtime) -> Tr
         labelled_tasks = labelled_tasks_of_steps(opened.dataset, state.epoch)
         with naming_memory_settings(config, patches_at_once):
             metrics = train_epoch(state, network, loader, labelled_tasks, class_weights, config, runtime)
-            if "train/loss_idh" in metrics:  # divided by all samples; this one is comparable between rounds
-                labels = idh_labels_of_steps(opened.dataset, state.epoch)
-                metrics["train/loss_idh_per_label"] = metrics["train/loss_idh"] * train.global_batch / labels
+            if "train/loss_idh" in metrics:  # divided by all samples; this one, by weights, compares between rounds
+                weight = idh_weight_of_steps(opened.dataset, state.epoch, class_weights.tolist())
+                mean = metrics["train/loss_idh"] * train.global_batch / weight if weight else 0.0
+                metrics["train/loss_idh_per_label"] = mean
             step_seconds = (time.monotonic() - started) / len(labelled_tasks)
             last = state.epoch + 1 == train.epochs
             due = last or (state.epoch + 1) % train.validate_every == 0

@@ -40,7 +40,10 @@ def test_printed_settings_are_the_papers_and_can_be_read_again(run, tmp_path):
         (["train"], "data.manifest: not set; give the file that `mttu cohort` wrote"),
         (["train", "optim.lr"], "argument 'optim.lr': expected SECTION.NAME=VALUE"),
         (["train", "optim.speed=1"], "optim.speed"),
-        (["train", "--preset", "huge"], "preset 'huge': unknown; choose one of paper, robust, small, demo, pool, or several"),
+        (
+            ["train", "--preset", "huge"],
+            "preset 'huge': unknown; choose one of paper, robust, small, demo, pool, or several",
+        ),
         (["train", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["train", "data.manifest=missing.parquet"], "missing.parquet: not found"),
         (["cohort", "missing", "-o", "x.parquet"], "missing: not found or no folder"),

@@ -14,7 +14,7 @@ from mttu.data.loaders import (
     crop,
     draw_start,
     epoch_order,
-    idh_labels_of_steps,
+    idh_weight_of_steps,
     labelled_tasks_of_steps,
     read_prepared,
     steps_per_epoch,
@@ -151,7 +151,8 @@ def test_soft_labels_travel_in_batches_and_one_without_weight_is_no_label(tiny, 
     assert torch.equal(nothing, torch.zeros(1, 2))
     tasks = dict(zip(terms, labelled_tasks_of_steps(dataset, 0), strict=True))
     assert ["idh" in tasks[case.case_id] for case in cases] == [False, True, True, False]
-    assert idh_labels_of_steps(dataset, 0) == (0.5 + 1) / 2  # of the two steps that have any
+    # of the two steps that have any: g = 0.5 with p = 0.75, and a wild type
+    assert idh_weight_of_steps(dataset, 0, (0.4, 0.6)) == pytest.approx((0.125 * 0.4 + 0.375 * 0.6 + 0.4) / 2)
     [both] = build_loader(
         PatchDataset(
             cases,

@@ -10,7 +10,8 @@ from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import read_scores
-from mttu.self_training import check_self_training, run_self_training
+from mttu.search.work import refuse_ensemble
+from mttu.self_training import run_self_training
 from mttu.self_training.round_folder import read_record
 from mttu.training.folds import cross_validate
 from mttu.training.run import launch_locally
@@ -53,6 +54,8 @@ def test_they_score_the_pool_for_round_1_alone(config, folds, here, tmp_path):
     assert (first.about["ensemble"], first.about["members"]) == (True, 2)
     assert all(row.member_deviation > 0 for row in first.rows)
     records = [read_record(folder / f"round_{number}") for number in range(3)]
+    known = "networks of the ensemble learned from the patients of 2 of 2 validation cases"  # one of both, each
+    assert [record.notes[0].startswith(known) for record in records[1:]] == [True, False]
     assert [record.teacher for record in records] == [None, "ensemble", None]
     assert second.about["weights_sha256"] == records[1].weights_sha256
     assert {row.member_deviation for row in second.rows} == {None}
@@ -63,6 +66,9 @@ def test_they_score_the_pool_for_round_1_alone(config, folds, here, tmp_path):
         assert [row.case_id for row in held_out.rows] == sorted(case.case_id for case in drawn)
         assert held_out.about["learned_from"] == []
         assert held_out.about["checkpoint"] == f"fold_{number}/best"
+
+    # the ensemble is not read again: a finished round 1 goes on without it
+    assert run_self_training(override(config, {"self_training.ensemble": "gone"}), here) == folder
 
     # stopped while the pool, then the folds' val cases are scored, and in training, it ends with the same bytes
     again = override(config, {"output.folder": str(tmp_path / "stopped")})
@@ -95,15 +101,22 @@ def test_probabilities_are_calibrated_on_the_val_cases_of_all_folds(config, here
         ),
     ],
 )
-def test_what_cannot_teach_is_refused(config, changes, message):
+def test_what_cannot_teach_is_refused(config, here, changes, message):
     with pytest.raises(InputError) as caught:
-        check_self_training(override(config, changes))
+        run_self_training(override(config, changes), here)
     assert message in str(caught.value)
 
 
-def test_networks_that_learned_from_test_patients_are_refused(config, pool_manifest, tmp_path):
+@pytest.mark.parametrize("split", ["test", "unlabelled"])
+def test_networks_that_learned_from_patients_of_test_or_pool_are_refused(config, here, pool_manifest, tmp_path, split):
     moved = pool_manifest.split("train")[0]
-    cases = [replace(case, split="test") if case == moved else case for case in pool_manifest.cases]
+    changed = replace(moved, split=split, idh=-1 if split == "unlabelled" else moved.idh)
+    cases = [changed if case == moved else case for case in pool_manifest.cases]
     write_manifest(replace(pool_manifest, cases=tuple(cases)), tmp_path / "moved.parquet")
-    with pytest.raises(InputError, match=rf"learned from the patients of test cases {moved.case_id}; their labels"):
-        check_self_training(override(config, {"data.manifest": str(tmp_path / "moved.parquet")}))
+    with pytest.raises(InputError, match=rf"learned from the patients of {split} cases {moved.case_id}; their labels"):
+        run_self_training(override(config, {"data.manifest": str(tmp_path / "moved.parquet")}), here)
+
+
+def test_searches_and_ablations_have_no_ensemble(config):
+    with pytest.raises(InputError, match="an ensemble teaches a single self-training"):
+        refuse_ensemble(config)

@@ -85,7 +85,8 @@ def test_reports_name_metrics_and_keep_two_checkpoints(tiny, tmp_path):
     state = fit(task_of(tiny), runtime)
     assert sorted(seen) == [1, 2, 3]
     assert {"train/loss", "train/loss_segmentation", "train/loss_idh", "train/sigma_idh", "train/lr"} <= set(seen[1])
-    assert seen[1]["train/loss_idh_per_label"] == pytest.approx(seen[1]["train/loss_idh"])  # all have a label
+    # every sample has a label, and both classes have the weight one half
+    assert seen[1]["train/loss_idh_per_label"] == pytest.approx(2 * seen[1]["train/loss_idh"])
     assert "val/dice_wt" not in seen[1]
     assert {"val/dice_wt", "val/dice_tc", "val/dice_et", "val/idh_ce", "val/score"} <= set(seen[2])
     assert "val/score" in seen[3]
