@@ -45,3 +45,4 @@ wheel: $(READY) ## Build dist/mttu-VERSION-py3-none-any.whl
 
 clean: ## Remove what the other targets made, but not .venv and runs/
 	rm -rf build dist demo .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find benchmarks jobs mttu tests -name __pycache__ -prune -exec rm -rf {} +

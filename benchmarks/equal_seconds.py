@@ -20,7 +20,7 @@ import torch
 from mttu.config import Config, override
 from mttu.data.manifest import read_manifest
 from mttu.files import remove, write_json
-from mttu.search.ablations import ABLATIONS, PAPERS_ROW, changes_of
+from mttu.search.ablations import ABLATIONS, PAPERS_ROW, changes_of, rows_of
 from mttu.search.case_tests import compare_on_cases
 from mttu.search.presets import preset
 from mttu.search.table_files import write_csv, write_markdown
@@ -79,7 +79,7 @@ def open_record(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def train_and_score(arguments: argparse.Namespace, row: str, epochs: int, seed: int) -> Path:
     """Trains, or goes on, and scores the test cases; returns the file of their scores."""
-    changes = {"train.epochs": epochs, "train.seed": seed, "train.validate_every": max(1, epochs // 2)}
+    changes = {"train.epochs": epochs, "train.seed": seed, "train.validate_every": (epochs + 1) // 2}
     config = settings(arguments, row, f"{row}-seed-{seed}", changes)
     run = run_training(config, launch_locally)
     scores = run / "test.parquet"
@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("cache", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="of optimiser steps, for each training")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--row", action="append", help=f"rows of table VI; {' '.join(ROWS)} if not given")
+    parser.add_argument(
+        "--row", action="append", choices=rows_of("VI"), help=f"rows of table VI; {' '.join(ROWS)} if not given"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/equal_seconds"))
     arguments = parser.parse_args()
     arguments.row = arguments.row or list(ROWS)

@@ -13,7 +13,8 @@ the patient left out, whose mask a mean teacher takes the place of (`teacher.mas
 
 Networks other than MTTU-Net are as small as table VI has them beside a small MTTU-Net (`mttu ablations VI`).
 
-DATA holds `brats2013_flair_t1c/` and `tcga_lgg/`. Everything is written below --out; a second call goes on.
+DATA holds `brats2013_flair_t1c/` and `tcga_lgg/`. Everything is written below --out, apart for CPU and GPU; a second
+call goes on.
 """
 
 import argparse
@@ -209,6 +210,7 @@ def main() -> None:
         parser.error(f"--teacher goes on from the leave-one-out of {OURS}")
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
+    arguments.out /= device.type  # a run does not say what it was trained on
     changes = {
         "train.epochs": arguments.epochs,
         "train.steps_per_epoch": arguments.steps,

@@ -342,5 +342,10 @@ def test_tests_that_start_ray_are_kept_in_one_process(request: pytest.FixtureReq
     """xdist reads a test's group from the end of its id, and where that is missing it runs the tests anywhere."""
     if not request.config.getoption("loadgroup", False):
         pytest.skip("not in a process of `--dist loadgroup`")
-    on_ray = [item.nodeid for item in request.session.items if item.get_closest_marker("ray")]
+    starting = {"ray_session", "start"}
+    on_ray = [
+        item.nodeid
+        for item in request.session.items
+        if item.get_closest_marker("ray") or starting & set(getattr(item, "fixturenames", ()))
+    ]
     assert [name for name in on_ray if not name.endswith("@ray")] == []

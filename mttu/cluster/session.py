@@ -7,6 +7,7 @@ cluster takes the user's own token; RAY_ADDRESS has to name it before mttu is im
 
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -69,6 +70,9 @@ KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets in a job that was submitted."""
 _STARTS = 3
+_TIMES_OUT = re.compile(r"tim(ed|e) ?out|GCS", re.IGNORECASE)
+"""What Ray says where a machine was too slow for it."""
+_END_SECONDS = 5.0
 _TRIES = 20
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Of `kill`, of a batch system, and of a terminal that is closed."""
@@ -133,7 +137,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
             raise
         except Exception as error:  # a start that takes too long raises a bare one
             if starts:
-                raise RunError(f"Ray did not start on this machine: {error}") from error
+                raise RunError(f"Ray did not start on this machine: {error} ({KEEP_LOGS}=1 keeps its logs)") from error
             refusal = _explain(error)
             if refusal is None:
                 raise
@@ -149,7 +153,10 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
 
 
 def _start(folder: Path, settings: WorkerSettings) -> None:
-    """Starts a private cluster; again if it fails, because Ray gives its node 30 s, too little on a busy machine."""
+    """Starts a private cluster; again if it times out, because Ray gives its node 30 s, too little on a busy machine.
+
+    A start that fails or is interrupted leaves no process.
+    """
     for attempt in range(1, _STARTS + 1):
         try:
             ray.init(
@@ -162,21 +169,31 @@ def _start(folder: Path, settings: WorkerSettings) -> None:
                 logging_level="error",
             )
             return
-        except Exception as error:
-            if attempt == _STARTS:
+        except BaseException as error:
+            _end_on_signals()  # Ray may have set its own handler already
+            with suppress(Exception):
+                ray.shutdown()  # or the next start finds itself connected
+            _kill_processes(folder)
+            if attempt == _STARTS or not isinstance(error, Exception) or not _TIMES_OUT.search(str(error)):
                 raise
             logger.info("Ray did not start (%s); trying again", " ".join(str(error).split()))
-            _kill_processes(folder)
 
 
 def _kill_processes(folder: Path) -> None:
-    """Kills what a start that failed left running; Ray itself does so only when this process ends."""
+    """Kills what a start that failed left running, with the processes that it has started in turn; Ray itself does so
+    only when this process ends.
+    """
     import psutil  # comes with Ray
 
+    ours = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(str(folder) in word for word in process.cmdline()):
-                process.kill()
+                ours += [process, *process.children(recursive=True)]
+    for process in ours:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(ours, timeout=_END_SECONDS)
 
 
 def _explain(error: Exception) -> str | None:

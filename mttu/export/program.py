@@ -132,8 +132,8 @@ def _explain_file(file: Path) -> list[str]:
     obstacle = find_obstacle(file)
     if obstacle:
         return [f"program {file}: {obstacle}"]
-    if file.is_dir():
-        return [f"program {file}: is a folder; give a file"]
+    if file.is_symlink() or file.is_dir():
+        return [f"program {file}: is a {'link' if file.is_symlink() else 'folder'}; give a file"]
     if file.exists() and not _is_ours(file):
         return [f"program {file}: is no program of mttu and would be lost; give another name"]
     return []
@@ -169,6 +169,8 @@ def _trace(answers: nn.Module, window: Tensor, checkpoint: Path, config: Config)
             warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # of the switch, about Intel's GPUs
             with torch.backends.mkldnn.flags(enabled=False):
                 program = torch.export.export(answers, (window,), strict=False)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever torch.export raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise InputError(

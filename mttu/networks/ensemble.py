@@ -15,7 +15,7 @@ from typing import Any
 
 from mttu.config import Config, flatten, load_stored_config, override
 from mttu.config.data import RELEASE_METRICS
-from mttu.errors import InputError, collecting, raise_if_any
+from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.files import atomic_folder, hash_file, read_versioned, write_json
 from mttu.networks import Network
 from mttu.networks.checkpoint import ENSEMBLE, FILES, find_checkpoint, read_checkpoint, read_learned_from
@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
 """Settings, or sections of them, that must be the same for all members."""
 
+_BESIDE = (ENSEMBLE, "calibration.json", "out_of_fold.csv", "out_of_fold.parquet")
+"""Files of an ensemble beside its members; all but the first are written by `mttu.training.held_out`."""
 _DIGESTS = {"weights.safetensors": "weights_sha256", "config.yaml": "config_sha256"}
 _MEND = "restore it from a copy, or write the ensemble again with `mttu ensemble`"
 
@@ -43,8 +45,12 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"ensemble {folder}: is a file; give a folder")
-    if folder.exists() and not (folder / ENSEMBLE).exists() and any(folder.iterdir()):
-        raise InputError(f"ensemble {folder}: holds something else, which would be lost; give a new or an empty folder")
+    foreign = _find_foreign(folder)
+    if foreign:
+        raise InputError(
+            f"ensemble {folder}: holds something else ({name_some(foreign)}), which would be lost; give a new or an "
+            "empty folder"
+        )
     sources = [find_checkpoint(path).resolve() for path in checkpoints]
     problems = [] if sources else ["ensemble: no member; give at least one checkpoint"]
     problems += [
@@ -68,6 +74,14 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
         write_json(partial / ENSEMBLE, {"format_version": FORMAT_VERSION, "members": members})
         if fill is not None:
             fill(partial)
+
+
+def _find_foreign(folder: Path) -> list[str]:
+    """Files in a folder that are no part of an ensemble, by relative path."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in found]
+    members = {f"member_{number}/{name}" for number in range(1, 1 + len(names)) for name in FILES}
+    return [name for name in names if name not in members and name not in _BESIDE]
 
 
 def read_members(folder: Path) -> tuple[tuple[Network, ...], Config]:

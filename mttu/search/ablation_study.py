@@ -14,6 +14,7 @@ from mttu.cohort.splits import draw_folds, write_folds
 from mttu.config import Config, override
 from mttu.config.changeable import list_changeable
 from mttu.config.data import MetricSettings
+from mttu.config.network import OURS
 from mttu.data.manifest import Manifest
 from mttu.errors import InputError, name_some, raise_if_any
 from mttu.figures.differences import draw_differences
@@ -125,6 +126,11 @@ def prepare_study(study: Study, config: Config) -> Prepared:
     if config.data.folds:
         raise InputError("data.folds: give --folds, which repeats every row over them")
     refuse_ensemble(config)
+    if config.network.kind != OURS and any("network.kind" in ABLATIONS[row].changes for row in study.rows):
+        raise InputError(
+            f"network.kind: found {config.network.kind}; the rows of this table set it, each beside the {OURS} of the "
+            "preset: leave it out"
+        )
     config = with_absolute_paths(config)
     problems: list[str] = []
     for row in study.rows:

@@ -166,7 +166,7 @@ def keep_best(checkpoint: Path, folder: Path) -> None:
 def launch_locally(
     config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart, device: torch.device | None = None
 ) -> History:
-    """A `Launch` in this process without Ray, on the CPU if no device is given."""
+    """A `Launch` in this process without Ray, on the CPU if no device is given, whatever `workers.device` says."""
     device = device or torch.device("cpu")
     on_start("gpu" if device.type == "cuda" else "cpu", 1)
     runtime = LocalRuntime(folder / "train", device, on_report=on_epoch)

@@ -164,9 +164,35 @@ def test_a_start_that_fails_is_tried_again_and_leaves_no_process(fake_ray, tmp_p
     with caplog.at_level("INFO", session.__name__), session.connect(WorkerSettings()):
         codes = [process.poll() for process in started]
     started[2].kill()
-    assert [process.wait(timeout=60) for process in started[:2]] == [-signal.SIGKILL] * 2
+    assert not any(Path(f"/proc/{process.pid}").exists() for process in started[:2])
     assert codes[2] is None  # the start that succeeded keeps its own
     assert caplog.messages == ["Ray did not start (The current node timed out during startup.); trying again"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(Exception("The current node timed out during startup."), 3), (KeyboardInterrupt(), 1), (OSError("no room"), 1)],
+)
+def test_a_start_that_ends_in_failure_leaves_no_process_either(fake_ray, tmp_path, monkeypatch, error, tries):
+    """Nor one that such a process has started under another name."""
+    nested = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"
+    started = []
+
+    def init(**options):
+        words = [sys.executable, "-c", nested, options["_temp_dir"]]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+        raise error
+
+    monkeypatch.setattr(session.ray, "init", init)
+    expected = type(error) if isinstance(error, KeyboardInterrupt) else session.RunError
+    with pytest.raises(expected) as caught, session.connect(WorkerSettings()):
+        pass
+    assert len(started) == tries
+    assert not any(Path(f"/proc/{process.pid}").exists() for process in started)
+    assert all(process.stdout.read() == b"" for process in started)  # ends when the last who may write is gone
+    if expected is session.RunError:
+        assert str(caught.value).endswith(f"{error} (MTTU_KEEP_RAY_LOGS=1 keeps its logs)")
 
 
 def test_logs_stay_where_they_are_asked_for(fake_ray, tmp_path, monkeypatch):

@@ -228,6 +228,7 @@ class FirstTwo:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("name", ["transformer_depth", "ups_thresholds", "optimisation", "modalities"])
 def test_two_trials_of_every_shipped_space_run_on_tune(tiny, monkeypatch, ray_session, name):
     """As shipped but for the length of a training, as the command line reads them: arguments over the space's own."""

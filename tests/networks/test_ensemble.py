@@ -154,9 +154,16 @@ def test_nothing_else_is_overwritten(runs: list[Path], tmp_path: Path) -> None:
     (full / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is a file; give a folder"):
         write_ensemble(file, runs)
-    with pytest.raises(InputError, match="holds something else, which would be lost"):
+    with pytest.raises(InputError, match=r"holds something else \(notes\.txt\), which would be lost"):
         write_ensemble(full, runs)
     assert [path.name for path in full.iterdir()] == ["notes.txt"]
+    (full / "notes.txt").unlink()
+    write_ensemble(full, runs)
+    (full / "predictions").mkdir()
+    (full / "predictions" / "case.nii.gz").write_text("mine")
+    with pytest.raises(InputError, match=r"holds something else \(predictions/case\.nii\.gz\), which would be lost"):
+        write_ensemble(full, runs)
+    assert (full / "predictions" / "case.nii.gz").exists()
 
 
 def change_mark(folder: Path, change: Callable[[dict[str, object]], object]) -> None:

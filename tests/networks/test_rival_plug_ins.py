@@ -163,10 +163,13 @@ def test_the_list_of_networks_shows_it_and_names_a_broken_one(plug_in):
 
 
 def test_a_default_that_settings_cannot_hold_is_shown_as_text(plug_in):
-    (plug_in / "tinynet.py").write_text(PACKAGE.replace("width=8)", "width=8, activation=nn.ReLU, needed)"))
+    (plug_in / "tinynet.py").write_text(
+        PACKAGE.replace("width=8)", "width=8, activation=nn.ReLU, both=(nn.ReLU,), needed)")
+    )
     assert list_options(find_entry("two-convolutions").build) == {
         "width": 8,
         "activation": "<class 'torch.nn.modules.activation.ReLU'>",
+        "both": "(<class 'torch.nn.modules.activation.ReLU'>,)",
         "needed": None,
     }
 

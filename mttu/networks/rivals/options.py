@@ -5,6 +5,7 @@ untrusted checkpoint from asking for a network that takes minutes to build or to
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -62,7 +63,11 @@ def list_options(build: Callable[..., Any]) -> dict[str, Any]:
     """Options of a network with their defaults; None where there is no default, text where settings cannot hold it."""
     options: dict[str, Any] = {}
     for one in _describe(build):
-        plain = isinstance(one.default, bool | int | float | str | tuple | list)
+        try:
+            json.dumps(one.default)
+            plain = True
+        except (TypeError, ValueError):
+            plain = False
         options[one.name] = None if one.default is one.empty else one.default if plain else str(one.default)
     return options
 
