@@ -5,6 +5,8 @@
 A phantom cohort is written and prepared; then whole epochs run with the paper's network and batch: once from batches
 that are in memory already, and once for each number of loader processes. The share of the loader is the difference.
 With --network, the step of other networks (`mttu networks`), one after the other.
+With --teacher, every second case has no mask, and a mean teacher takes its place (`teacher.masks`), as the mean of so
+many orientations; 0: without a teacher, to compare with.
 With --profile, the operations that took longest, by PyTorch's profiler.
 """
 
@@ -14,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--loader-workers", type=int, nargs="*", default=[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="threads of a CPU run")
+    parser.add_argument("--teacher", type=int, choices=(0, 1, 2, 8), help="orientations that it is the mean of")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -67,6 +71,8 @@ def measure(folder: Path, cases: tuple[Case, ...], name: str, arguments: argpars
     runtime = LocalRuntime(folder / "run", device=device)
     state = create_state(config, device)
     network = runtime.prepare(state.network)
+    if state.teacher is not None:
+        state.teacher.prepare(device)
     weights = torch.tensor(idh_class_weights(counted_labels(cases, config)), device=device)
 
     def run(batches: Iterable[Batch], loader_workers: int) -> float:
@@ -114,6 +120,8 @@ def settings(name: str, arguments: argparse.Namespace, loader_workers: int) -> C
         "train.batch_per_worker": arguments.batch_per_worker,
         "train.loader_workers": loader_workers,
         "loss.task_weighting": arguments.task_weighting,
+        "teacher.masks": bool(arguments.teacher),
+        "teacher.flips": arguments.teacher or 1,
     }
     return override(Config(), changes)
 
@@ -125,9 +133,12 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> tuple[Case, ...]:
     )
     write_phantom(folder / "cohort", recipe)
     manifest = discover(folder / "cohort", folder / "cohort" / "clinical.csv")
-    for case in manifest.cases:
+    cases = list(manifest.cases)
+    if arguments.teacher is not None:
+        cases[::2] = [replace(case, seg=None) for case in cases[::2]]
+    for case in cases:
         cache_case(case, folder / "cache", manifest.modalities, PrepareSettings())
-    return tuple(manifest.cases)
+    return tuple(cases)
 
 
 if __name__ == "__main__":
