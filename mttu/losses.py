@@ -180,10 +180,17 @@ def idh_sums(
 def _soft_idh_sums(logits: Tensor, terms: Tensor, class_weights: Tensor, settings: LossSettings) -> Tensor:
     absent = terms == 0  # their logarithm is masked before anything is computed from it: no gradient, and no 0 * inf
     log_probabilities = F.log_softmax(logits.float(), dim=1).masked_fill(absent, -1.0)
-    losses = -class_weights.to(log_probabilities) * log_probabilities
-    if settings.idh == "focal":
-        losses = losses * (1 - log_probabilities.exp()) ** settings.focal_gamma
-    total = (terms.to(losses) * losses).sum(dim=1).sum()
+    weights = class_weights.to(log_probabilities)
+
+    def sum_terms(label: int) -> Tensor:
+        """(B,) of one class, contiguous as that of hard labels: a CPU's last bits depend on where a value lies."""
+        log_own = log_probabilities[:, label].contiguous()
+        losses = -weights[label] * log_own
+        if settings.idh == "focal":
+            losses = losses * (1 - log_own.exp()) ** settings.focal_gamma
+        return terms[:, label].to(losses) * losses
+
+    total = (sum_terms(0) + sum_terms(1)).sum()
     counts = ~absent.all(dim=1)
     return torch.stack([total, total.new_tensor(float(len(terms))), counts.sum().to(total.dtype)])
 

@@ -130,7 +130,7 @@ def wait_for(condition, process, seconds=240.0):
     while not condition():
         assert process.poll() is None, "it ended before the moment came"
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def list_inner_starts(folder):
@@ -155,10 +155,9 @@ def test_a_search_killed_at_three_moments_ends_like_an_unbroken_one(tiny, tmp_pa
         return (folder / "trials/0000/history.jsonl").exists()
 
     def inner_run_finished():
-        """The training is over, and the search has not heard of it."""
-        record = folder / "trials/0000/trial.json"
-        over = (folder / "trials/0000/run/finished.json").exists()
-        return over and read_json(record)["state"] == "begun"
+        """A training is over, and the search has not heard of it: a moment that may pass unseen for some trials."""
+        over = [path.parent.parent for path in folder.glob("trials/*/run/finished.json")]
+        return any(read_json(place / "trial.json")["state"] == "begun" for place in over)
 
     def second_trial_reports():
         return (folder / "trials/0001/history.jsonl").exists()
