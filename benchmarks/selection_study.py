@@ -48,6 +48,7 @@ from mttu.training.start import digest_weights
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SEEDS_AT_MOST = 12
+COHORT = "cohort.parquet"
 POOL, TEST = 80, 500
 """Cases; the pool is each seed's own."""
 SIZE = 24
@@ -178,9 +179,9 @@ masks in the pool. rare: few mutants in the pool, and no masks. Without masks, n
 alone."""
 
 
-def write_cohort(folder: Path, seed: int, mutant_share: float) -> None:
-    """The phantom, prepared: cases for every seed there may be, and the test cases."""
-    if (folder / "cohort.parquet").exists():
+def write_phantoms(folder: Path, seed: int, mutant_share: float) -> None:
+    """Cases for every seed that there may be, and the test cases."""
+    if (folder / TRUTH_TABLE).exists():
         return
     labelled = SEEDS_AT_MOST * max(cell.train + cell.val for cell in CELLS.values())
     cases = TEST + labelled + SEEDS_AT_MOST * POOL
@@ -193,11 +194,18 @@ def write_cohort(folder: Path, seed: int, mutant_share: float) -> None:
         unlabelled_mutant_fraction=mutant_share,
         difficulty=0.2,
     )
-    write_phantom(folder / "phantom", recipe)
-    manifest = discover(folder / "phantom", folder / "phantom" / "clinical.csv")
-    for case in manifest.cases:
+    write_phantom(folder, recipe)
+
+
+def write_cohort(folder: Path, phantoms: Path, masks: bool) -> None:
+    """The cohort, prepared; without `masks` the pool has none."""
+    if (folder / COHORT).exists():
+        return
+    manifest = discover(phantoms, phantoms / "clinical.csv")
+    bare = [case if masks or case.split != "unlabelled" else replace(case, seg=None) for case in manifest.cases]
+    for case in bare:
         cache_case(case, folder / "cache", manifest.modalities, Config().data.prepare)
-    write_manifest(manifest, folder / "cohort.parquet")
+    write_manifest(replace(manifest, cases=tuple(bare)), folder / COHORT)
 
 
 def deal(manifest: Manifest, truth: Mapping[str, int], seed: int, cell: Cell) -> Manifest:
@@ -212,24 +220,30 @@ def deal(manifest: Manifest, truth: Mapping[str, int], seed: int, cell: Cell) ->
     drawn = share(labelled, cell.train + cell.val)
     val = {drawn[place * len(drawn) // cell.val].case_id for place in range(cell.val)}
     cases = [replace(case, split="val" if case.case_id in val else "train") for case in drawn]
-    pool = share(manifest.split("unlabelled"), POOL)
-    cases += [*(pool if cell.masks else [replace(case, seg=None) for case in pool]), *manifest.split("test")]
+    cases += [*share(manifest.split("unlabelled"), POOL), *manifest.split("test")]
     return replace(manifest, cases=tuple(sorted(cases, key=lambda case: case.case_id)))
+
+
+def find_cohort(folder: Path, cell: str) -> tuple[Path, Path]:
+    """Folders of the phantoms of a cell, and of its cohort."""
+    share, masks = CELLS[cell].mutant_share, CELLS[cell].masks
+    return folder / f"phantoms_{share:g}", folder / f"cohort_{share:g}_{'masks' if masks else 'bare'}"
 
 
 class Study:
     """One seed's arms in one cell."""
 
-    def __init__(self, folder: Path, cohort: Path, name: str, seed: int) -> None:
+    def __init__(self, folder: Path, name: str, seed: int) -> None:
         self.cell, self.seed = CELLS[name], seed
+        phantoms, cohort = find_cohort(folder, name)
         self.folder, self.cache = folder / name / f"seed_{seed}", cohort / "cache"
-        self.truth_table = cohort / "phantom" / TRUTH_TABLE
+        self.truth_table = phantoms / TRUTH_TABLE
         self.truth = read_truth(self.truth_table)
         self.evaluated: dict[tuple[str, ...], list[CaseRow]] = {}
-        self.manifest = self.folder / "cohort.parquet"
+        self.manifest = self.folder / COHORT
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.manifest.exists():
-            write_manifest(deal(read_manifest(cohort / "cohort.parquet"), self.truth, seed, self.cell), self.manifest)
+            write_manifest(deal(read_manifest(cohort / COHORT), self.truth, seed, self.cell), self.manifest)
 
     def run(self, name: str, arm: Arm) -> Path:
         """Runs an arm's self-training, or goes on; `none` is the first, whose round 0 the others take over."""
@@ -345,10 +359,10 @@ def score_by(plan: ScoringPlan, mutant: Sequence[float | None]) -> ScoreTable:
     return make_table(plan, rows, "cpu", torch.get_num_threads())
 
 
-def run_seed(folder: Path, cohort: Path, cell: str, seed: int) -> list[dict[str, Any]]:
+def run_seed(folder: Path, cell: str, seed: int) -> list[dict[str, Any]]:
     """Runs all arms of a seed; returns their lines."""
     torch.set_num_threads(1)
-    study, lines = Study(folder, cohort, cell, seed), []
+    study, lines = Study(folder, cell, seed), []
     for name in CELLS[cell].arms:
         started = time.monotonic()
         run = study.run(name, ARMS[name])
@@ -384,22 +398,23 @@ def main() -> None:
     results = RESULTS if arguments.family == "study" else folder / RESULTS.name
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, context) as pool:
-        cohorts = {share: folder / f"cohort_{share:g}" for share in {CELLS[name].mutant_share for name in CELLS}}
-        wanted = {CELLS[name].mutant_share for name in arguments.cell}
-        cohorts_to_write = [pool.submit(write_cohort, cohorts[s], FAMILIES[arguments.family], s) for s in wanted]
-        for written in cohorts_to_write:
-            written.result()
+        family = FAMILIES[arguments.family]
+        places = {find_cohort(folder, name): CELLS[name] for name in arguments.cell}
+        phantoms = {place: cell.mutant_share for (place, _), cell in places.items()}
+        for future in [pool.submit(write_phantoms, place, family, share) for place, share in phantoms.items()]:
+            future.result()
+        for future in [pool.submit(write_cohort, place, of, cell.masks) for (of, place), cell in places.items()]:
+            future.result()
         print("cohorts are written", flush=True)
         finished = {(line["cell"], line["seed"], line["arm"]) for line in read_results(results)}
         running = {}
         for seed in seeds:
             for name in arguments.cell:
                 if not {(name, seed, arm) for arm in CELLS[name].arms} <= finished:
-                    cohort = cohorts[CELLS[name].mutant_share]
-                    running[pool.submit(run_seed, folder, cohort, name, seed)] = (name, seed)
-        for future in as_completed(running):
-            name, seed = running[future]
-            others = [line for line in future.result() if (name, seed, line["arm"]) not in finished]
+                    running[pool.submit(run_seed, folder, name, seed)] = (name, seed)
+        for finished_seed in as_completed(running):
+            name, seed = running[finished_seed]
+            others = [line for line in finished_seed.result() if (name, seed, line["arm"]) not in finished]
             add_results(results, others)
             print(f"{name}, seed {seed}: in {results.name}", flush=True)
 
