@@ -1,6 +1,6 @@
 """Settings of Monte Carlo dropout and of the selection of pseudo-labels (section IV)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,19 +11,22 @@ WindowMode = Literal["sliding", "tumour"]
 Method = Literal["none", "direct", "PL", "CPL", "UPS"]
 
 
+PriorWord = Literal["none", "estimate", "detect"]
+
+
 def _read_prior(value: Any) -> Any:
-    if value in ("none", "estimate"):
+    if value in get_args(PriorWord):
         return value
     try:
         share = float(value)
     except (TypeError, ValueError):
         share = 0.0
     if not 0 < share < 1:
-        raise ValueError(f"{value!r} is none of none, estimate and a number above 0 and below 1")
+        raise ValueError(f"{value!r} is none of {', '.join(get_args(PriorWord))} and a number above 0 and below 1")
     return share
 
 
-Prior = Annotated[Literal["none", "estimate"] | float, BeforeValidator(_read_prior)]
+Prior = Annotated[PriorWord | float, BeforeValidator(_read_prior)]
 
 
 class MonteCarloSettings(Settings):
@@ -74,8 +77,9 @@ class SelectionSettings(Settings):
     prior: Prior = "none"
     """Share of mutants in the pool that calibrated probabilities are moved to by Bayes' rule: none (they keep that of
     the calibration cases), estimate (by maximum likelihood; Saerens et al., Neural Computation 2002,
-    doi:10.1162/089976602753284446), or a number above 0 and below 1. Not in the paper, whose labelled cases are 38 %
-    mutant and whose pool is 95 % high grade. Needs `calibrate`."""
+    doi:10.1162/089976602753284446), detect (the same, but only where its 95 % interval leaves out the share of the
+    calibration cases: from few of these the estimate is worse than none), or a number above 0 and below 1. Not in the
+    paper, whose labelled cases are 38 % mutant and whose pool is 95 % high grade. Needs `calibrate`."""
     rule: Literal["thresholds", "rank", "precision"] = "thresholds"
     """How CPL and UPS choose: thresholds (eq. 19); rank, the most certain cases of each predicted class; precision, as
     many of these as are estimated to be right often enough, which needs `calibrate`. Certainty is the probability of

@@ -2,7 +2,7 @@
 
 from mttu.config import SelectionSettings
 from mttu.data.labels import CLASS_NAMES
-from mttu.pseudo_labels.prior import Estimates, say_interval
+from mttu.pseudo_labels.prior import Estimates, differs, say_interval
 from mttu.pseudo_labels.selection import Selection
 
 _FEW = 10
@@ -42,8 +42,7 @@ def advise(selection: Selection, settings: SelectionSettings) -> list[str]:
 def _advise_on(estimates: Estimates, settings: SelectionSettings) -> list[str]:
     found, share = [], estimates.pool_share
     known = estimates.calibration_share
-    shifted = share.low is not None and share.high is not None and not share.low <= known <= share.high
-    if shifted and settings.prior == "none":
+    if differs(known, share) and settings.prior == "none":
         found.append(
             f"{say_interval(share)} of the pool are estimated to be mutant, {known:.3f} of the calibration cases; "
             "selection.prior=estimate moves the probabilities to that"

@@ -140,7 +140,8 @@ def correct(
         pool: Probabilities of mutant of the pool's cases, at least one.
         mutant_probabilities: Of the calibration cases, which the network did not learn from.
         idh: Their classes, 1 mutant, 0 wild type.
-        prior: Share of mutants to move to; `estimate`: as estimated here; `none`: not moved.
+        prior: Share of mutants to move to; `estimate`: as estimated here; `detect`: the same, where it `differs` from
+            that of the calibration cases; `none`: not moved.
         num_resamples: Of the bootstrap.
 
     Raises:
@@ -166,7 +167,9 @@ def correct(
     sources = expit(logits[drawn] * inverse[:, None] + bias[:, None]).mean(axis=1)
     shares = estimate_share(expit(to_logits(pool)[again] * inverse[:, None] + bias[:, None]), sources)
 
-    moved_to, targets = (share, shares) if prior == "estimate" else (None, sources)
+    interval = to_interval(share, shares)
+    moves = prior == "estimate" or (prior == "detect" and differs(source, interval))
+    moved_to, targets = (share, shares) if moves else (None, sources)
     if isinstance(prior, float):
         moved_to, targets = prior, np.full(num_resamples, prior)
     draws = np.stack([1 / inverse, bias, sources, targets], axis=1).tolist()
@@ -174,10 +177,16 @@ def correct(
         found,
         counts["mutant"],
         source,
-        to_interval(share, shares),
+        interval,
         moved_to,
         tuple((one[0], one[1], one[2], one[3]) for one in draws),
     )
+
+
+def differs(calibration_share: float, pool_share: Interval) -> bool:
+    """Whether the estimated share of mutants in the pool leaves out that of the calibration cases."""
+    low, high = pool_share.low, pool_share.high
+    return low is not None and high is not None and not low <= calibration_share <= high
 
 
 def find_too_few(counts: Mapping[str, int]) -> list[str]:

@@ -49,9 +49,9 @@ from mttu.self_training.round_folder import (
     RoundRecord,
     count_finished,
     prune,
-    read_first_share,
     read_history,
     read_metrics,
+    read_record,
     round_folder,
     write_history,
     write_metrics,
@@ -188,7 +188,8 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     if (searches_thresholds(job.config) or calibrates(job.config)) and scores.rows:
         validation, truth = _score_held_out(current, scores)
         if calibrates(job.config):
-            settings = keep_prior(settings, read_first_share(job.folder, current.number))
+            first = read_record(round_folder(job.folder, 1)).estimates if current.number > 1 else {}
+            settings = keep_prior(settings, first)
             correction, told = calibrate_scores(scores, validation, truth, settings)
             notes += told
             teacher = round_folder(job.folder, current.teacher) / MANIFEST

@@ -64,20 +64,22 @@ def grow_share(settings: SelectionSettings, number: int) -> SelectionSettings:
     )
 
 
-def keep_prior(settings: SelectionSettings, first: float | None) -> SelectionSettings:
-    """The settings with the share of mutants that was estimated in round 1, if one was to be estimated.
+def keep_prior(settings: SelectionSettings, first: Mapping[str, float]) -> SelectionSettings:
+    """The settings with what round 1 estimated of the share of mutants, if that was to be estimated.
+
+    `first` are the estimates of round 1 (`RoundRecord.estimates`); empty in round 1, or where it could make none.
 
     The pool is the same in all rounds. Its share is estimated by the one network that has not learned from labels of
     its own: any later one repeats the share that it was given, and more surely so in every round.
     """
-    if settings.prior != "estimate" or first is None:
+    if settings.prior not in ("estimate", "detect") or not first:
         return settings
-    return settings.model_copy(update={"prior": first})
+    return settings.model_copy(update={"prior": first.get("selected/moved_to", "none")})
 
 
 def doubt_estimates(settings: SelectionSettings) -> str:
     """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use."""
-    of_share = " and the estimated share of mutants" if settings.prior == "estimate" else ""
+    of_share = " and the estimated share of mutants" if settings.prior in ("estimate", "detect") else ""
     return (
         f"the network that scored the pool has learned from its own labels of it, so the estimated shares of right "
         f"labels{of_share} are optimistic; those of round 1 are not"

@@ -142,13 +142,6 @@ def read_record(folder: Path) -> RoundRecord:
         raise InputError(f"{folder / RECORD}: an entry is missing or unknown; {_mend(folder)}") from None
 
 
-def read_first_share(folder: Path, number: int) -> float | None:
-    """The share of mutants in the pool that round 1 estimated, for round `number`; None if that is the first, or if
-    round 1 estimated none.
-    """
-    return read_record(round_folder(folder, 1)).estimates.get("selected/pool_share") if number > 1 else None
-
-
 def read_history(folder: Path) -> list[dict[str, float]] | None:
     """Metrics of every epoch of a finished training; None if it is not finished."""
     path = folder / HISTORY

@@ -146,6 +146,16 @@ def test_a_prior_that_is_given_and_none():
     assert correct(pool, known, idh, 0.07, num_resamples=20) == given  # the same every time
 
 
+def test_a_share_is_detected_where_its_interval_leaves_out_that_of_the_calibration_cases():
+    known, idh = simulate(60, 0.4, seed=0)
+    other, same = simulate(200, 0.05, seed=1)[0], simulate(200, 0.4, seed=2)[0]
+    moved, kept = (correct(pool, known, idh, "detect", num_resamples=50) for pool in (other, same))
+    assert moved == correct(other, known, idh, "estimate", num_resamples=50)
+    assert moved.pool_share.high < moved.source_share
+    assert kept == correct(same, known, idh, "none", num_resamples=50)
+    assert kept.pool_share.low < kept.source_share < kept.pool_share.high
+
+
 def test_the_estimated_precision_is_the_mean_of_the_moved_probabilities():
     known, idh = simulate(60, 0.4, seed=0)
     pool, _ = simulate(50, 0.1, seed=1)

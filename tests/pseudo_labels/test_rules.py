@@ -234,7 +234,7 @@ def test_cases_of_the_pool_calibrate_nothing():
         ({"rule": "precision"}, "rule is precision but calibrate is none"),
         ({"rule": "rank", "method": "PL"}, "method is PL, which selects every case"),
         ({"prior": 1.0, **CALIBRATED}, "a number above 0 and below 1"),
-        ({"prior": "most", **CALIBRATED}, "'most' is none of none, estimate and a number"),
+        ({"prior": "most", **CALIBRATED}, "'most' is none of none, estimate, detect and a number"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, problem):

@@ -134,10 +134,14 @@ def test_the_share_grows_up_to_all():
 
 def test_a_share_that_is_given_or_was_never_estimated_stays_as_set():
     given = SelectionSettings(calibrate="temperature+bias", prior=0.3)
-    assert keep_prior(given, 0.2) == given
+    first = {"selected/pool_share": 0.1, "selected/moved_to": 0.2}
+    assert keep_prior(given, first) == given
     estimated = SelectionSettings(calibrate="temperature+bias", prior="estimate")
-    assert keep_prior(estimated, None) == estimated
-    assert keep_prior(estimated, 0.2).prior == 0.2
+    assert keep_prior(estimated, {}) == estimated
+    assert keep_prior(estimated, first).prior == 0.2
+    detected = SelectionSettings(calibrate="temperature+bias", prior="detect")
+    assert keep_prior(detected, first).prior == 0.2
+    assert keep_prior(detected, {"selected/pool_share": 0.1}).prior == "none"  # round 1 saw no difference
 
 
 def test_too_few_validation_cases_are_refused_before_anything_starts(make_config, here):
