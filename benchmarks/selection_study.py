@@ -147,7 +147,11 @@ ARMS: Mapping[str, Arm] = {
         "UPS, the start of a round is a candidate, and the best round so far teaches",
         changes={"train.keep_start": True, "self_training.teacher": "best"},
     ),
-    "pool": Arm("the preset pool", "UPS", POOL_PRESET),
+    "pool": Arm(
+        "the preset pool",
+        changes={name: value for name, value in POOL_PRESET.items() if name != "train.quotas"},
+        in_rounds={"train.quotas": POOL_PRESET["train.quotas"]},
+    ),
     **{
         f"oracle {count}": Arm(f"the true classes of {count} cases of the pool", "PL", oracle=count, scores="oracle")
         for count in (5, 10, 20, 40, POOL)

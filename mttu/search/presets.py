@@ -63,11 +63,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "pool": {
         "teacher.masks": True,
         "selection.calibrate": "temperature+bias",
-        "selection.prior": "estimate",
+        "selection.prior": "detect",
         "selection.rule": "rank",
         "self_training.labels": "soft",
-        "self_training.teacher": "best",
-        "train.keep_start": True,
+        "train.global_batch": 4,
+        "train.quotas": {"labelled": 2, "pseudo": 1, "unlabelled": 1},  # else a large pool thins out the true labels
     },
 }
 """`paper`: as published, for GPUs; `robust`: the same network and sizes, for other data; `small`: for real MRI on a
