@@ -155,8 +155,10 @@ def print_selections(seeds: Seeds) -> None:
             said = [line for line in found if line.get("selected/estimated_precision_mutant") is not None]
             count = sum(line["num_mutant"] for line in said)
             expected = sum(line["num_mutant"] * line["selected/estimated_precision_mutant"] for line in said)
-            shares = [line["selected/moved_to"] for line in found if "selected/moved_to" in line]
+            shares = [line["selected/pool_share"] for line in found if "selected/pool_share" in line]
+            moved = sum("selected/moved_to" in line for line in found)
             told = [f"{expected / count:.3f}" if count else "-", f"{np.mean(shares):.3f}" if shares else "-"]
+            told.append(f"{moved} of {len(found)}" if shares else "-")
             rows.append([arm, str(number), *cells, *told, f"{nothing} of {len(found)}"])
     titles = [
         "mutants",
@@ -165,6 +167,7 @@ def print_selections(seeds: Seeds) -> None:
         "right",
         "estimated right (mutants)",
         "estimated share",
+        "moved to it",
         "seeds without",
     ]
     print_table(["arm", "round", *titles], rows)

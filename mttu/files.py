@@ -91,9 +91,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     The older folder is moved aside first, because no folder can be renamed over a full one. A kill between the two
     renames leaves no `target`; `recover_folder`, called here first, brings the older one back.
     """
-    with suppress(FileNotFoundError):  # of a working folder that is gone
-        if Path.cwd().is_relative_to(target.resolve()):
-            raise InputError(f"folder {target}: this command was started in it, so it cannot be replaced; give another")
+    target = Path(os.path.abspath(target))  # "." has no name that could be renamed; a link stays a link
     recover_folder(target)
     partial = _partial(target)
     partial.mkdir()

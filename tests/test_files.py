@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mttu.errors import InputError
 from mttu.files import PREFIX, atomic_file, atomic_folder, find_obstacle, recover_folder, write_json, write_text
 
 
@@ -45,15 +44,14 @@ def read_folder(target: Path) -> tuple[str, str]:
     return (target / "a.txt").read_text(), (target / "inner" / "b.txt").read_text()
 
 
-def test_the_folder_that_a_command_was_started_in_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("inner", "named"), [("", "."), ("inner", "..")])
+def test_the_folder_that_a_command_was_started_in_is_replaced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str, named: str
 ) -> None:
     write_folder(tmp_path / "out", "old")
-    for place, named in ((tmp_path / "out", Path(".")), (tmp_path / "out" / "inner", Path(".."))):
-        monkeypatch.chdir(place)
-        with pytest.raises(InputError, match="this command was started in it, so it cannot be replaced"):
-            write_folder(named, "new")
-    assert read_folder(tmp_path / "out") == ("old", "old")
+    monkeypatch.chdir(tmp_path / "out" / inner)
+    write_folder(Path(named), "new")
+    assert read_folder(tmp_path / "out") == ("new", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

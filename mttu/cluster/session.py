@@ -7,7 +7,6 @@ cluster takes the user's own token; RAY_ADDRESS has to name it before mttu is im
 
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -70,8 +69,6 @@ KEEP_LOGS = "MTTU_KEEP_RAY_LOGS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable that Ray sets in a job that was submitted."""
 _STARTS = 3
-_TIMES_OUT = re.compile(r"tim(ed|e) ?out|GCS", re.IGNORECASE)
-"""What Ray says where a machine was too slow for it."""
 _END_SECONDS = 5.0
 _TRIES = 20
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -153,7 +150,7 @@ def connect(settings: WorkerSettings) -> Iterator[None]:
 
 
 def _start(folder: Path, settings: WorkerSettings) -> None:
-    """Starts a private cluster; again if it times out, because Ray gives its node 30 s, too little on a busy machine.
+    """Starts a private cluster; again if it fails, because Ray gives its node 30 s, too little on a busy machine.
 
     A start that fails or is interrupted leaves no process.
     """
@@ -174,7 +171,8 @@ def _start(folder: Path, settings: WorkerSettings) -> None:
             with suppress(Exception):
                 ray.shutdown()  # or the next start finds itself connected
             _kill_processes(folder)
-            if attempt == _STARTS or not isinstance(error, Exception) or not _TIMES_OUT.search(str(error)):
+            for_good = isinstance(error, ValueError | ImportError | OSError) and not isinstance(error, ConnectionError)
+            if attempt == _STARTS or for_good or not isinstance(error, Exception):
                 raise
             logger.info("Ray did not start (%s); trying again", " ".join(str(error).split()))
 

@@ -145,6 +145,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _check_ensemble(self) -> "Config":
         if self.self_training.teacher != "ensemble":
+            if self.self_training.ensemble is not None:
+                raise ValueError(
+                    f"self_training.ensemble is {self.self_training.ensemble} but self_training.teacher is "
+                    f"{self.self_training.teacher}; set teacher=ensemble, or leave it out"
+                )
             return self
         if self.data.folds:
             raise ValueError(

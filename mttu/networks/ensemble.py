@@ -48,8 +48,8 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
     foreign = _find_foreign(folder)
     if foreign:
         raise InputError(
-            f"ensemble {folder}: holds something else ({name_some(foreign)}), which would be lost; give a new or an "
-            "empty folder"
+            f"ensemble {folder}: holds something else ({name_some(foreign)}), which would be lost; move it elsewhere, "
+            "or give a new or an empty folder"
         )
     sources = [find_checkpoint(path).resolve() for path in checkpoints]
     problems = [] if sources else ["ensemble: no member; give at least one checkpoint"]
@@ -77,8 +77,10 @@ def write_ensemble(folder: Path, checkpoints: Sequence[Path], fill: Callable[[Pa
 
 
 def _find_foreign(folder: Path) -> list[str]:
-    """Files in a folder that are no part of an ensemble, by relative path."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
+    """Files in a folder that are no part of an ensemble, by relative path; hidden ones do not count."""
+    if folder.exists() and not (folder / ENSEMBLE).exists():
+        return sorted(path.name for path in folder.iterdir())
+    found = [path for path in sorted(folder.rglob("[!.]*")) if path.is_symlink() or path.is_file()]
     names = [path.relative_to(folder).as_posix() for path in found]
     members = {f"member_{number}/{name}" for number in range(1, 1 + len(names)) for name in FILES}
     return [name for name in names if name not in members and name not in _BESIDE]

@@ -168,8 +168,7 @@ def _shares_start(space: Space) -> bool:
 def _train_start(base: Config, folder: Path, callables: Callables) -> Config:
     """Trains round 0 once for all trials, or finds it; the settings with it."""
     changes = {"output.folder": str(folder), "output.name": START, "tracking.enabled": False, "tracking.uri": None}
-    none_to_teach = {"self_training.rounds": 0, "teacher.masks": False}
-    start = override(base, {**changes, **none_to_teach, "self_training.keep": "all"})
+    start = override(base, {**changes, "self_training.rounds": 0, "self_training.keep": "all"})
     run_self_training(start, callables)
     return override(base, {"self_training.start": str(round_folder(folder / START, 0))})
 

@@ -194,7 +194,7 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
             notes += told
             teacher = round_folder(job.folder, current.teacher) / MANIFEST
             if correction is not None and not current.has_ensemble and read_pseudo_labels(read_manifest(teacher)):
-                notes.append(doubt_estimates(settings))
+                notes.append(doubt_estimates(settings, first))
             validation_digest = validation.digest
         else:
             settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
@@ -202,7 +202,8 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     if selection is None:
         selection = choose_labels(scores, settings, {} if rounds.relabel else earlier, correction)
         own = settings.calibrate != "none" or settings.rule != "thresholds"
-        advice = advise(selection, settings) if own else []  # else the notes of the paper's rule, as they were
+        asked = settings.model_copy(update={"prior": job.config.selection.prior})  # not what round 1 made of it
+        advice = advise(selection, asked) if own else []  # else the notes of the paper's rule, as they were
         selection = replace(selection, notes=(*notes, *selection.notes, *advice))
         write_selection_table(current.folder, scores, selection, settings, validation_digest)
     stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"

@@ -34,15 +34,14 @@ def find_teacher_problems(config: Config, manifest: Manifest) -> list[str]:
 
     Val patients may be among those that it learned from: see `tell_known_val_patients`.
     """
-    settings = config.self_training
-    if (settings.teacher == "ensemble") != (settings.ensemble is not None):
-        return [
-            f"self_training.ensemble is {settings.ensemble} and self_training.teacher is {settings.teacher}; give the "
-            "run folder of `mttu train data.folds=5` with teacher=ensemble, or neither"
-        ]
-    folder = settings.ensemble
-    if folder is None:
+    folder = config.self_training.ensemble
+    if config.self_training.teacher != "ensemble":
         return []
+    if folder is None:
+        return [
+            "self_training.teacher is ensemble and self_training.ensemble is not set; give the run folder of "
+            "`mttu train data.folds=5`"
+        ]
     if not (folder / ENSEMBLE_FOLDER / ENSEMBLE).exists() or not list_fold_manifests(folder):
         return [
             f"self_training.ensemble {folder}: is no finished cross-validation; give the run folder of "

@@ -18,7 +18,7 @@ from mttu.pseudo_labels.scoring import find_scoring_problems
 from mttu.self_training.fold_teacher import find_teacher_problems, list_held_out, teaches_by_folds
 from mttu.self_training.job import Checked, calibrates, round_config, searches_thresholds
 from mttu.self_training.mixture import find_pool_leaks, first_mixture
-from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, read_record
+from mttu.self_training.round_folder import HISTORY, find_training_checkpoint, is_finished, read_record
 from mttu.training.inputs import Inputs, check_inputs
 from mttu.training.run import differences, identify
 from mttu.training.start import find_learned_tasks
@@ -56,6 +56,8 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     raise_if_any(problems)
     if inputs is None:
         raise InputError("the manifest could not be read")
+    if manifest is None and not is_finished(config.output.place, 1):
+        raise_if_any(check_teacher(config, inputs.manifest))
     if config.teacher.masks and config.selection.method != "direct" and config.self_training.rounds == 0:
         idle = "teacher.masks has no effect: the teacher begins in round 1, and self_training.rounds is 0"
         inputs = replace(inputs, notes=(*inputs.notes, idle))
@@ -120,9 +122,8 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
     if scores_pool:
         problems += _check_scorable(config, pool, "unlabelled", path)
         problems += _check_scorable(config, known, "val", path) if searches or calibrates(config) else []
-    if scores_pool and calibrates(config) and not teaches_by_folds(config):
-        held_out = list_held_out(config, manifest)
-        counts = {name: sum(case.idh == label for case in held_out) for label, name in CLASS_NAMES.items()}
+    if scores_pool and calibrates(config) and (config.self_training.rounds > 1 or not teaches_by_folds(config)):
+        counts = {name: sum(case.idh == label for case in known) for label, name in CLASS_NAMES.items()}
         problems += [
             f"{path}: selection.calibrate={config.selection.calibrate}: {problem}; give another split, or set "
             "selection.calibrate=none"
@@ -141,8 +142,10 @@ def check_teacher(config: Config, manifest: Manifest) -> list[str]:
 
     Only for a round 1 that is not finished: later the ensemble may be gone.
     """
+    if config.selection.method in ("none", "direct") or config.self_training.rounds == 0:
+        return []
     problems = find_teacher_problems(config, manifest)
-    if problems or not teaches_by_folds(config) or config.selection.method in ("none", "direct"):
+    if problems or not teaches_by_folds(config):
         return problems
     held_out, path = list_held_out(config, manifest), config.self_training.ensemble
     problems = _check_scorable(config, held_out, "held-out", path)

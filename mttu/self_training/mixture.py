@@ -74,15 +74,19 @@ def keep_prior(settings: SelectionSettings, first: Mapping[str, float]) -> Selec
     """
     if settings.prior not in ("estimate", "detect") or not first:
         return settings
-    return settings.model_copy(update={"prior": first.get("selected/moved_to", "none")})
+    unmoved = first["selected/pool_share"] if settings.prior == "estimate" else "none"  # not recorded before `detect`
+    return settings.model_copy(update={"prior": first.get("selected/moved_to", unmoved)})
 
 
-def doubt_estimates(settings: SelectionSettings) -> str:
-    """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use."""
+def doubt_estimates(settings: SelectionSettings, first: Mapping[str, float]) -> str:
+    """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use, `first`
+    the estimates of round 1.
+    """
     of_share = " and the estimated share of mutants" if settings.prior in ("estimate", "detect") else ""
+    better = "; those of round 1 are not" if first else ""
     return (
         f"the network that scored the pool has learned from its own labels of it, so the estimated shares of right "
-        f"labels{of_share} are optimistic; those of round 1 are not"
+        f"labels{of_share} are optimistic{better}"
     )
 
 

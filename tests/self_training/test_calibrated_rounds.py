@@ -139,6 +139,7 @@ def test_a_share_that_is_given_or_was_never_estimated_stays_as_set():
     estimated = SelectionSettings(calibrate="temperature+bias", prior="estimate")
     assert keep_prior(estimated, {}) == estimated
     assert keep_prior(estimated, first).prior == 0.2
+    assert keep_prior(estimated, {"selected/pool_share": 0.1}).prior == 0.1  # as earlier versions recorded it
     detected = SelectionSettings(calibrate="temperature+bias", prior="detect")
     assert keep_prior(detected, first).prior == 0.2
     assert keep_prior(detected, {"selected/pool_share": 0.1}).prior == "none"  # round 1 saw no difference

@@ -1,22 +1,25 @@
 """The networks of a cross-validation score the pool for round 1."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small_self_training import scoring, stopping
+from typer.testing import CliRunner
 
+from mttu.cli import app
 from mttu.config import override
 from mttu.data.manifest import read_manifest, write_manifest
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import read_scores
-from mttu.search.work import refuse_ensemble
 from mttu.self_training import run_self_training
 from mttu.self_training.round_folder import read_record
 from mttu.training.folds import cross_validate
 from mttu.training.run import launch_locally
 
 pytestmark = pytest.mark.usefixtures("sketches")
+REPOSITORY = Path(__file__).resolve().parents[2]
 RANKED = {"selection.method": "UPS", "selection.rule": "rank", "selection.calibrate": "temperature+bias"}
 
 
@@ -91,8 +94,8 @@ def test_probabilities_are_calibrated_on_the_val_cases_of_all_folds(config, here
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"self_training.ensemble": None}, "self_training.ensemble is None and self_training.teacher is ensemble"),
-        ({"self_training.teacher": "last"}, "and self_training.teacher is last; give the run folder"),
+        ({"self_training.ensemble": None}, "self_training.teacher is ensemble and self_training.ensemble is not set"),
+        ({"self_training.teacher": "last"}, "but self_training.teacher is last; set teacher=ensemble"),
         ({"self_training.ensemble": "elsewhere"}, "self_training.ensemble elsewhere: is no finished cross-validation"),
         ({"data.folds": 2}, "self_training.teacher is ensemble but data.folds is 2; its networks know the val cases"),
         (
@@ -117,6 +120,11 @@ def test_networks_that_learned_from_patients_of_test_or_pool_are_refused(config,
         run_self_training(override(config, {"data.manifest": str(tmp_path / "moved.parquet")}), here)
 
 
-def test_searches_and_ablations_have_no_ensemble(config):
-    with pytest.raises(InputError, match="an ensemble teaches a single self-training"):
-        refuse_ensemble(config)
+@pytest.mark.parametrize(
+    "words", [("ablate", "VII"), ("tune", str(REPOSITORY / "tune_spaces" / "ups_thresholds.yaml"))]
+)
+def test_searches_and_ablations_have_no_ensemble(tmp_path, words):
+    of_folds = ["data.manifest=any.parquet", "self_training.teacher=ensemble", f"self_training.ensemble={tmp_path}"]
+    result = CliRunner().invoke(app, [*words, *of_folds])
+    assert isinstance(result.exception, InputError)
+    assert "an ensemble teaches a single self-training" in str(result.exception)
