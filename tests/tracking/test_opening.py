@@ -209,7 +209,6 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "self_training.lr": 1e-3,
         "self_training.relabel": False,
         "self_training.teacher": "best",
-        "self_training.ensemble": "/elsewhere/folds",
         "self_training.init": "fresh",
         "self_training.labels": "soft",
         "self_training.optimiser": "fresh",
@@ -219,10 +218,13 @@ def test_what_a_resume_may_change_is_not_refused(folder: Path) -> None:
         "self_training.truth": "/elsewhere/truth.csv",
         "self_training.start": "/elsewhere/round_0",
     }
+    of_folds = {"self_training.teacher": "ensemble", "self_training.ensemble": "/elsewhere/folds"}
     known = flatten(Config().model_dump(mode="json"))
     for free in list_changeable():
-        assert any(name.startswith(free) for name in changes) or not any(name.startswith(free) for name in known)
+        changed = any(name.startswith(free) for name in (*changes, *of_folds))
+        assert changed or not any(name.startswith(free) for name in known)
     first = start(folder)
+    assert start(folder, **of_folds) == first  # searched thresholds, below, are refused with it
     assert start(folder, **changes) == first
     run = run_of(first)
     assert run.data.params["workers.threads_per_worker"] == "2"
