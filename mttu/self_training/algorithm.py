@@ -22,7 +22,13 @@ from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable, complete_about,
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
 from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
-from mttu.self_training.fold_teacher import join_held_out, list_held_out, plan_held_out, tell_known_val_patients
+from mttu.self_training.fold_teacher import (
+    join_held_out,
+    list_held_out,
+    plan_held_out,
+    scoring_changes,
+    tell_known_val_patients,
+)
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
 from mttu.self_training.mixture import (
@@ -134,10 +140,10 @@ def _score_held_out(current: Round, pool: ScoreTable) -> tuple[ScoreTable, dict[
 def _plan(current: Round, split: str) -> ScoringPlan:
     """How the round's teacher scores a split."""
     job = current.job
-    changes = {f"mc.{name}": value for name, value in job.config.mc.model_dump(mode="json").items()}
     manifest, cache_dir = resolve_paths(job.config)
     of_folds = job.config.self_training.ensemble if current.has_ensemble else None
-    return plan_scoring(of_folds or round_folder(job.folder, current.teacher), manifest, split, changes, cache_dir)
+    teacher = of_folds or round_folder(job.folder, current.teacher)
+    return plan_scoring(teacher, manifest, split, scoring_changes(job.config), cache_dir)
 
 
 def _score(current: Round, plan: ScoringPlan, target: Path) -> ScoreTable:

@@ -63,7 +63,7 @@ def find_teacher_problems(config: Config, manifest: Manifest) -> list[str]:
                     f"self_training.ensemble {folder}: its networks learned from the patients of {split} cases "
                     f"{name_some(known)}; their labels of the pool {why}"
                 )
-        plan_scoring(folder / ENSEMBLE_FOLDER, config.data.manifest or Path(), "unlabelled", _changes(config))
+        plan_scoring(folder / ENSEMBLE_FOLDER, config.data.manifest or Path(), "unlabelled", scoring_changes(config))
         plan_held_out(config, None)
     return problems
 
@@ -97,11 +97,10 @@ def list_fold_manifests(folder: Path) -> list[Path]:
 
 
 def list_held_out(config: Config, manifest: Manifest) -> list[Case]:
-    """Cases that the pool's probabilities are calibrated on, with the IDH status that the cohort knows of them."""
-    folder = config.self_training.ensemble if teaches_by_folds(config) else None
+    """Val cases of all folds, which calibrate the pool's probabilities, with the IDH status that the cohort knows."""
     known = {case.case_id: case for case in manifest.cases if case.idh != IDH_UNKNOWN}
-    manifests = [manifest] if folder is None else map(read_manifest, list_fold_manifests(folder))
-    return [known[case.case_id] for one in manifests for case in one.split("val") if case.case_id in known]
+    folds = map(read_manifest, list_fold_manifests(config.self_training.ensemble or Path()))
+    return [known[case.case_id] for fold in folds for case in fold.split("val") if case.case_id in known]
 
 
 def plan_held_out(config: Config, cache_dir: Path | None) -> list[ScoringPlan]:
@@ -112,10 +111,11 @@ def plan_held_out(config: Config, cache_dir: Path | None) -> list[ScoringPlan]:
     """
     folder = config.self_training.ensemble or Path()
     places = list_fold_manifests(folder)
-    return [plan_scoring(folder / place.stem, place, "val", _changes(config), cache_dir) for place in places]
+    return [plan_scoring(folder / place.stem, place, "val", scoring_changes(config), cache_dir) for place in places]
 
 
-def _changes(config: Config) -> Mapping[str, Any]:
+def scoring_changes(config: Config) -> Mapping[str, Any]:
+    """Settings of a self-training that replace those of the checkpoint that scores."""
     return {f"mc.{name}": value for name, value in config.mc.model_dump(mode="json").items()}
 
 

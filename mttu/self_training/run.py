@@ -58,7 +58,7 @@ def run_self_training(
     checked = checked or check_self_training(config)
     if fresh or not is_finished(config.output.place, 0):
         raise_if_any(check_shared_start(config, checked.inputs))
-    if fresh or not is_finished(config.output.place, 1):
+    if fresh and is_finished(config.output.place, 1):  # else it was checked with the rest
         raise_if_any(check_teacher(config, checked.inputs.manifest))
 
     def check(folder: Path) -> None:

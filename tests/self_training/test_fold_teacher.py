@@ -71,7 +71,11 @@ def test_they_score_the_pool_for_round_1_alone(config, folds, here, tmp_path):
         assert held_out.about["checkpoint"] == f"fold_{number}/best"
 
     # the ensemble is not read again: a finished round 1 goes on without it
-    assert run_self_training(override(config, {"self_training.ensemble": "gone"}), here) == folder
+    gone = override(config, {"self_training.ensemble": "gone"})
+    assert run_self_training(gone, here) == folder
+    with pytest.raises(InputError, match=r"self_training\.ensemble gone: is no finished cross-validation"):
+        run_self_training(gone, here, fresh=True)
+    assert read_record(folder / "round_1") == records[1]  # the old run was not put aside
 
     # stopped while the pool, then the folds' val cases are scored, and in training, it ends with the same bytes
     again = override(config, {"output.folder": str(tmp_path / "stopped")})
