@@ -6,7 +6,7 @@ modalities, IDH known) are fitted: can the network, its losses and the loop repr
 
     python benchmarks/real_learning.py DATA [--only brats2013|tcga] [--out FOLDER]
     python benchmarks/real_learning.py DATA --only brats2013 --network unet --network segresnet --network mttu-net
-    python benchmarks/real_learning.py DATA --only brats2013 --teacher
+    python benchmarks/real_learning.py DATA --only brats2013 --teacher [--patient brats_2013_pat0003_1]
 
 With --teacher the training goes on for as many epochs again, twice: on the two patients alone, and with the images of
 the patient left out, whose mask a mean teacher takes the place of (`teacher.masks`).
@@ -20,7 +20,7 @@ call goes on.
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -136,11 +136,13 @@ def score_dice(predicted: torch.Tensor, truth: torch.Tensor, config: Config) -> 
     return {region: fill_dice(one.dice, one.status, config.metrics) for region, one in overlaps.items()}
 
 
-def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str, device: torch.device) -> dict[str, Any]:
+def leave_one_out(
+    data: Path, out: Path, changes: dict[str, Any], network: str, device: torch.device, patients: Sequence[str]
+) -> dict[str, Any]:
     results = {}
     row = f"{OURS}-vi" if network == OURS else network
     out = out if network == OURS else out / network
-    for held in BRATS2013:
+    for held in patients:
         rows = [f"{case},,{'test' if case == held else 'train'}" for case in BRATS2013]
         path = build(data / "brats2013_flair_t1c", out / held, rows, "brats2013", ("flair", "t1ce"))
         cache = out / "cache" / "brats2013"
@@ -155,11 +157,11 @@ def leave_one_out(data: Path, out: Path, changes: dict[str, Any], network: str, 
 
 
 def leave_one_out_taught(
-    data: Path, out: Path, changes: dict[str, Any], device: torch.device
+    out: Path, changes: dict[str, Any], device: torch.device, patients: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Goes on from `leave_one_out` of MTTU-Net, without and with the patient left out as a case without a mask."""
     results: dict[str, dict[str, Any]] = {"alone": {}, "taught": {}}
-    for held in BRATS2013:
+    for held in patients:
         manifest = read_manifest(out / held / "cohort.parquet")
         for way, own in results.items():
             place = out / f"{held}_{way}"
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument(
         "--network", action="append", choices=SEGMENTING, help="of the leave-one-out; mttu-net if not given"
     )
+    parser.add_argument("--patient", action="append", choices=BRATS2013, help="left out; each in turn if not given")
     parser.add_argument("--teacher", action="store_true", help="go on without and with a mean teacher")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -217,13 +220,15 @@ def main() -> None:
         "train.checkpoint_every": 5,
         "workers.threads_per_worker": arguments.threads,
     }
+    patients = arguments.patient or BRATS2013
     results: dict[str, Any] = {}
     if arguments.only != "tcga":
         for network in arguments.network or [OURS]:
-            results[f"brats2013 {network}"] = leave_one_out(arguments.data, arguments.out, changes, network, device)
+            found = leave_one_out(arguments.data, arguments.out, changes, network, device, patients)
+            results[f"brats2013 {network}"] = found
         if arguments.teacher:
-            found = leave_one_out_taught(arguments.data, arguments.out, changes, device)
-            results |= {f"brats2013 {way}": table for way, table in found.items()}
+            ways = leave_one_out_taught(arguments.out, changes, device, patients)
+            results |= {f"brats2013 {way}": table for way, table in ways.items()}
     if arguments.only != "brats2013":
         results["tcga"] = fit_tcga(arguments.data, arguments.out, changes, device)
     for name, table in results.items():

@@ -5,10 +5,11 @@ Within a cell every seed has labelled cases, a pool and first weights of its own
 a seed share round 0 and take the same number of steps after it, but for those that say otherwise. ARMS says what each
 is, CELLS where it runs.
 
-    python benchmarks/selection_study.py FOLDER --cell CELL [--seeds 10] [--processes 2]
+    python benchmarks/selection_study.py FOLDER --cell CELL [--seeds 10] [--processes 2] [--device gpu]
 
-A second call goes on. The results of a finished seed are added to `selection_study.jsonl` beside this script, a line
-for each round, and seeds that are there are not run again. `summarise_study.py` makes tables and pictures of them.
+A second call goes on. Results are added to `selection_study.jsonl` beside this script, a line for each round of an arm,
+and arms that are there are not run again. `summarise_study.py` makes tables and pictures of them. Compare arms of one
+device: those of a seed share its round 0, whose last bits are another's elsewhere.
 `--family development` draws other phantoms, for choosing settings; its results stay in FOLDER.
 """
 
@@ -18,52 +19,68 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from filelock import FileLock
+from torch.nn.functional import pad
 
 from mttu.cohort.build import discover
 from mttu.cohort.truth import read_truth
 from mttu.config import Config, override
-from mttu.data.cache import cache_case
+from mttu.data.cache import cache_case, open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
+from mttu.data.loaders import read_prepared
 from mttu.data.manifest import Case, Manifest, read_manifest, write_manifest
-from mttu.files import atomic_file
+from mttu.files import atomic_file, write_csv_rows
+from mttu.inference.device import choose_device
+from mttu.inference.windows import VolumePrediction
+from mttu.networks.checkpoint import read_checkpoint
 from mttu.phantom import TRUTH_TABLE, Recipe, write_phantom
 from mttu.pseudo_labels.score_table import ScoreTable, summarise_passes
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan, make_table, score_cases
 from mttu.search.presets import PRESETS, preset
 from mttu.self_training import Callables, run_self_training
-from mttu.self_training.evaluation import evaluate_locally, read_summary
+from mttu.self_training.evaluation import read_summary
 from mttu.self_training.job import CaseRow, OnEvaluated
 from mttu.self_training.mixture import read_pseudo_labels
 from mttu.self_training.round_folder import MANIFEST, read_record, round_folder
 from mttu.self_training.tracking import read_test
+from mttu.training.evaluation import score_prediction
+from mttu.training.folds import cross_validate
 from mttu.training.run import History, OnEpoch, OnStart, launch_locally
-from mttu.training.start import digest_weights
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
-SEEDS_AT_MOST = 12
 COHORT = "cohort.parquet"
-POOL, TEST = 80, 500
-"""Cases; the pool is each seed's own."""
+TRUTH = "truth.csv"
+LABELLED, POOL, TEST = 88, 80, 500
+"""Cases: those of a seed that can be labelled, its pool, and the test cases of all seeds."""
+TEST_PARTS = 10
+"""Phantoms that the test cases are from."""
 SIZE = 24
 SURE = 0.999
 """Probability that an oracle gives to what it says."""
 FAMILIES = {"study": 0, "development": 1000}
 """Seeds of phantoms: what is chosen on one family is tested on the other."""
+FOLDS = 4
+"""Of the ensemble."""
+CASES_AT_ONCE = 50
+"""Of a forward pass in evaluation."""
 
 SETTINGS: Mapping[str, Any] = {
     "patch.size": [SIZE] * 3,
-    "train.epochs": 30,
+    "train.epochs": 50,  # more bring no better network on 16 cases: it is labels that are missing, not steps
     "train.global_batch": 4,
     "train.batch_per_worker": 4,
-    "train.checkpoint_every": 30,
-    "train.validate_every": 50,  # at the end of each training alone, so that no arm chooses among more epochs
+    "train.checkpoint_every": 100,
+    "train.validate_every": 100,  # at the end of each training alone, so that no arm chooses among more epochs
     "self_training.rounds": 2,
     "self_training.epochs": 10,
     "self_training.lr": 1e-3,
@@ -71,7 +88,10 @@ SETTINGS: Mapping[str, Any] = {
     "selection.confidence_threshold": 0.9,  # the paper's thresholds (section IV-B), not searched
     "selection.uncertainty_threshold": 0.05,
     "mc.windows": "sliding",
+    "mc.passes_per_forward": 10,
     "inference.overlap": 0.0,
+    "train.precision": "float32",
+    "train.loader_workers": 0,
     "workers.threads_per_worker": 1,
     "tracking.enabled": False,
 }
@@ -108,19 +128,26 @@ class Arm:
     labelled_alone: bool = False
     own_start: bool = False
     """Whether it trains its own round 0."""
+    after: str | None = "none"
+    """The arm that has to be finished before, because this one takes something over."""
 
 
 CALIBRATED: Mapping[str, Any] = {"selection.calibrate": "temperature+bias", "selection.prior": "estimate"}
-QUOTAS: Mapping[str, Any] = {"train.quotas": {"labelled": 2, "pseudo": 1, "unlabelled": 1}}
 POOL_PRESET: Mapping[str, Any] = PRESETS["pool"]
+QUOTAS: Mapping[str, Any] = {
+    **{name: POOL_PRESET[name] for name in ("train.global_batch", "train.quotas")},
+    "train.batch_per_worker": POOL_PRESET["train.global_batch"],
+}
+"""Of the preset, in the rounds alone: round 0 is common to all arms."""
 
 ARMS: Mapping[str, Arm] = {
-    "none": Arm("the pool's masks, where it has any, and no pseudo-labels, in the same rounds", "none"),
+    "none": Arm("the pool's masks, where it has any, and no pseudo-labels, in the same rounds", "none", after=None),
     "direct": Arm(
         "one training on labelled cases and masks (the dagger of Table VI), as many steps",
         "direct",
-        {"train.epochs": 50},
+        {"train.epochs": 70},
         own_start=True,
+        after=None,
     ),
     "PL": Arm("every prediction is a label", "PL"),
     "CPL": Arm("those of confidence 0.9 and more", "CPL"),
@@ -129,7 +156,7 @@ ARMS: Mapping[str, Arm] = {
         "thresholds searched on the validation cases in each round", changes={"self_training.thresholds": "search"}
     ),
     "1 teacher": Arm("UPS, and a mean teacher for cases without a mask", changes={"teacher.masks": True}),
-    "2 quotas": Arm("UPS, batches of 2 true labels, 1 pseudo-label, 1 unlabelled", in_rounds=QUOTAS),
+    "2 quotas": Arm("UPS, batches of 4 true labels, 2 pseudo-labels, 2 unlabelled", in_rounds=QUOTAS),
     "3 rank": Arm(
         "the most certain 20 %, then 25 % of each class, calibrated, prior estimated",
         changes={**CALIBRATED, "selection.rule": "rank"},
@@ -138,9 +165,13 @@ ARMS: Mapping[str, Arm] = {
         "as many as are estimated to be right in 0.9 of cases, calibrated, prior estimated",
         changes={**CALIBRATED, "selection.rule": "precision"},
     ),
+    "4 ensemble": Arm(
+        "UPS, round 1 labelled by the networks of a cross-validation of the training cases",
+        changes={"self_training.teacher": "ensemble"},
+    ),
     "4 fresh": Arm(
         "UPS, every round from random weights, as long as round 0",
-        changes={"self_training.init": "fresh", "self_training.lr": 2e-3, "self_training.epochs": 30},
+        changes={"self_training.init": "fresh", "self_training.lr": 2e-3, "self_training.epochs": 50},
     ),
     "5 soft": Arm("PL with soft labels", "PL", {"self_training.labels": "soft", **CALIBRATED}),
     "6 best": Arm(
@@ -149,8 +180,8 @@ ARMS: Mapping[str, Arm] = {
     ),
     "pool": Arm(
         "the preset pool",
-        changes={name: value for name, value in POOL_PRESET.items() if name != "train.quotas"},
-        in_rounds={"train.quotas": POOL_PRESET["train.quotas"]},
+        changes={name: value for name, value in POOL_PRESET.items() if name not in QUOTAS},
+        in_rounds=QUOTAS,
     ),
     **{
         f"oracle {count}": Arm(f"the true classes of {count} cases of the pool", "PL", oracle=count, scores="oracle")
@@ -159,15 +190,22 @@ ARMS: Mapping[str, Arm] = {
     "oracle 20 quotas": Arm("the same with quotas", "PL", in_rounds=QUOTAS, oracle=20, scores="oracle"),
     "wrong": Arm("false classes for the whole pool", "PL", scores="wrong"),
     "corrected": Arm(
-        "what UPS selected, with its true classes", "CPL", {"selection.balance": False}, scores="corrected"
+        "what UPS selected, with its true classes", "CPL", {"selection.balance": False}, scores="corrected", after="UPS"
     ),
     "random": Arm(
         "as many of each true class as corrected has, drawn",
         "CPL",
         {"selection.balance": False},
         scores="random",
+        after="UPS",
     ),
     "labelled": Arm("the labelled cases alone, as many steps", "none", labelled_alone=True),
+    "labelled 8": Arm(
+        "the labelled cases alone, batches as large as those with quotas",
+        "none",
+        in_rounds={name: value for name, value in QUOTAS.items() if name != "train.quotas"},
+        labelled_alone=True,
+    ),
     "labelled views": Arm(
         "the labelled cases alone, as many patches of them as in the rounds of none", "none", labelled_alone=True
     ),
@@ -175,7 +213,7 @@ ARMS: Mapping[str, Arm] = {
 _BOTH = ("none", "UPS", "1 teacher", "3 rank", "3 precision", "pool", f"oracle {POOL}")
 CELLS: Mapping[str, Cell] = {
     "full": Cell(64, 24, 0.38, True, tuple(name for name in ARMS if name != "1 teacher")),
-    "bare": Cell(16, 16, 0.38, False, _BOTH),
+    "bare": Cell(16, 24, 0.38, False, _BOTH),
     "rare": Cell(64, 24, 0.05, False, _BOTH),
 }
 """full: round 0 knows IDH fairly well; all arms but the teacher, for whom no mask is missing. bare: few labels and no
@@ -183,71 +221,97 @@ masks in the pool. rare: few mutants in the pool, and no masks. Without masks, n
 alone."""
 
 
-def write_phantoms(folder: Path, seed: int, mutant_share: float) -> None:
-    """Cases for every seed that there may be, and the test cases."""
-    if (folder / TRUTH_TABLE).exists():
+@dataclass(frozen=True)
+class Source:
+    """A phantom: the labelled cases of a seed, a pool, or some test cases."""
+
+    name: str
+    seed: int
+    cases: int
+    pool: int = 0
+    mutant_share: float = 0.38
+    """Of its pool; the other cases are as the paper's labelled ones."""
+    masks: bool = True
+
+
+def list_sources(seeds: Sequence[int], cells: Sequence[str], family: int) -> list[Source]:
+    """What these seeds need, each once."""
+    found = [Source(f"test_{part}", 900 + part, TEST // TEST_PARTS) for part in range(TEST_PARTS)]
+    for seed in seeds:
+        found.append(Source(f"seed_{seed}", seed, LABELLED))
+        for cell in map(CELLS.__getitem__, cells):
+            spare = 5  # a phantom has labelled cases, too
+            found.append(Source(name_pool(seed, cell), 500 + seed, POOL + spare, POOL, cell.mutant_share, cell.masks))
+    return [replace(source, seed=source.seed + family) for source in found]
+
+
+def name_pool(seed: int, cell: Cell) -> str:
+    return f"pool_{seed}_{cell.mutant_share:g}{'' if cell.masks else '_bare'}"
+
+
+def write_source(folder: Path, source: Source) -> None:
+    """Writes a phantom and prepares its cases, under names that no other source has."""
+    phantom, place = folder / "phantoms" / source.name, folder / "sources" / source.name
+    if (place / COHORT).exists():
         return
-    labelled = SEEDS_AT_MOST * max(cell.train + cell.val for cell in CELLS.values())
-    cases = TEST + labelled + SEEDS_AT_MOST * POOL
     recipe = Recipe(
-        cases=cases,
+        cases=source.cases,
         size=SIZE,
-        seed=seed,
-        unlabelled_fraction=SEEDS_AT_MOST * POOL / cases,
-        test_fraction=TEST / cases,
-        unlabelled_mutant_fraction=mutant_share,
+        seed=source.seed,
+        unlabelled_fraction=source.pool / source.cases,
+        test_fraction=0.0,
+        unlabelled_mutant_fraction=source.mutant_share,
         difficulty=0.2,
     )
-    write_phantom(folder, recipe)
+    write_phantom(phantom, recipe)
+    manifest, truth = discover(phantom, phantom / "clinical.csv"), read_truth(phantom / TRUTH_TABLE)
 
+    def rename(case: Case) -> Case:
+        return replace(case, case_id=f"{source.name}-{case.case_id}", patient_id=f"{source.name}-{case.patient_id}")
 
-def write_cohort(folder: Path, phantoms: Path, masks: bool) -> None:
-    """The cohort, prepared; without `masks` the pool has none."""
-    if (folder / COHORT).exists():
-        return
-    manifest = discover(phantoms, phantoms / "clinical.csv")
-    bare = [case if masks or case.split != "unlabelled" else replace(case, seg=None) for case in manifest.cases]
-    for case in bare:
+    cases = tuple(map(rename, manifest.cases))
+    if not source.masks:
+        cases = tuple(replace(case, seg=None) for case in cases)
+    for case in cases:
         cache_case(case, folder / "cache", manifest.modalities, Config().data.prepare)
-    write_manifest(replace(manifest, cases=tuple(bare)), folder / COHORT)
+    place.mkdir(parents=True, exist_ok=True)
+    rows = [(f"{source.name}-{case_id}", idh) for case_id, idh in sorted(truth.items())]
+    write_csv_rows(place / TRUTH, ("case_id", "true_idh"), rows)
+    write_manifest(replace(manifest, cases=cases, root=folder / "phantoms"), place / COHORT)
 
 
-def deal(manifest: Manifest, truth: Mapping[str, int], seed: int, cell: Cell) -> Manifest:
-    """The cases of one seed, disjoint from those of the others but for the test cases; the classes as in the whole."""
-
-    def share(cases: Sequence[Case], count: int) -> list[Case]:
-        ordered = sorted(cases, key=lambda case: (truth[case.case_id], case.case_id))
-        own = ordered[seed::SEEDS_AT_MOST]
-        return [own[place * len(own) // count] for place in range(count)]
-
-    labelled = [case for case in manifest.cases if case.split in ("train", "val")]
-    drawn = share(labelled, cell.train + cell.val)
-    val = {drawn[place * len(drawn) // cell.val].case_id for place in range(cell.val)}
+def gather(folder: Path, seed: int, cell: Cell) -> tuple[Manifest, dict[str, int]]:
+    """The cohort of a seed, and the truth of its cases."""
+    tests = [f"test_{part}" for part in range(TEST_PARTS)]
+    own = [f"seed_{seed}", name_pool(seed, cell), *tests]
+    manifests = {name: read_manifest(folder / "sources" / name / COHORT) for name in own}
+    truth = {key: idh for name in own for key, idh in read_truth(folder / "sources" / name / TRUTH).items()}
+    labelled = sorted(manifests[own[0]].cases, key=lambda case: (case.idh, case.case_id))
+    drawn = spread(labelled, cell.train + cell.val)
+    val = {case.case_id for case in spread(drawn, cell.val)}
     cases = [replace(case, split="val" if case.case_id in val else "train") for case in drawn]
-    cases += [*share(manifest.split("unlabelled"), POOL), *manifest.split("test")]
-    return replace(manifest, cases=tuple(sorted(cases, key=lambda case: case.case_id)))
+    cases += manifests[own[1]].split("unlabelled")
+    cases += [replace(case, split="test") for name in tests for case in manifests[name].cases]
+    return replace(manifests[own[0]], cases=tuple(sorted(cases, key=lambda case: case.case_id))), truth
 
 
-def find_cohort(folder: Path, cell: str) -> tuple[Path, Path]:
-    """Folders of the phantoms of a cell, and of its cohort."""
-    share, masks = CELLS[cell].mutant_share, CELLS[cell].masks
-    return folder / f"phantoms_{share:g}", folder / f"cohort_{share:g}_{'masks' if masks else 'bare'}"
+def spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """So many of these cases, evenly over their order."""
+    return [cases[place * len(cases) // count] for place in range(count)]
 
 
 class Study:
     """One seed's arms in one cell."""
 
-    def __init__(self, folder: Path, name: str, seed: int) -> None:
-        self.cell, self.seed = CELLS[name], seed
-        phantoms, cohort = find_cohort(folder, name)
-        self.folder, self.cache = folder / name / f"seed_{seed}", cohort / "cache"
-        self.truth_table = phantoms / TRUTH_TABLE
-        self.truth = read_truth(self.truth_table)
-        self.evaluated: dict[tuple[str, ...], list[CaseRow]] = {}
-        self.manifest = self.folder / COHORT
+    def __init__(self, folder: Path, name: str, seed: int, device: torch.device) -> None:
+        self.cell, self.seed, self.device = CELLS[name], seed, device
+        self.folder, self.cache = folder / name / f"seed_{seed}", folder / "cache"
+        self.manifest, self.truth_table = self.folder / COHORT, self.folder / TRUTH
+        manifest, self.truth = gather(folder, seed, self.cell)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.manifest.exists():
-            write_manifest(deal(read_manifest(cohort / COHORT), self.truth, seed, self.cell), self.manifest)
+            write_csv_rows(self.truth_table, ("case_id", "true_idh"), self.truth.items())
+            write_manifest(manifest, self.manifest)
 
     def run(self, name: str, arm: Arm) -> Path:
         """Runs an arm's self-training, or goes on; `none` is the first, whose round 0 the others take over."""
@@ -266,6 +330,8 @@ class Study:
             # patches of a round that are of labelled cases, in steps of whole batches: one in each epoch
             share = self.cell.train / (self.cell.train + (POOL if self.cell.masks else 0))
             changes["self_training.epochs"] = round(ROUND_STEPS * share)
+        if arm.changes.get("self_training.teacher") == "ensemble":
+            changes["self_training.ensemble"] = str(self.cross_validate())
         config = override(preset("demo"), {**SETTINGS, **arm.changes, **changes})
 
         def score(plan: ScoringPlan, on_row: OnScored) -> ScoreTable:
@@ -274,12 +340,30 @@ class Study:
         def train(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnStart) -> History:
             return self.train(config, folder, on_epoch, on_start, name, arm)
 
-        return run_self_training(config, Callables(train, score, self.evaluate))
+        with patch("mttu.self_training.algorithm.log_round"), patch("mttu.self_training.evaluation.log_finish"):
+            return run_self_training(config, Callables(train, score, self.evaluate))  # without pictures
+
+    def cross_validate(self) -> Path:
+        """Networks of a cross-validation of the training cases alone: the ensemble knows no label that others lack."""
+        manifest, place = read_manifest(self.manifest), self.folder / "without_val.parquet"
+        cases = tuple(case for case in manifest.cases if case.split in ("train", "unlabelled"))
+        write_manifest(replace(manifest, cases=cases), place)
+        changes = {
+            "data.manifest": str(place),
+            "data.cache_dir": str(self.cache),
+            "data.folds": FOLDS,
+            "output.folder": str(self.folder),
+            "output.name": "cv",
+            "train.seed": self.seed,
+        }
+        config = override(preset("demo"), {**SETTINGS, **changes})
+        with FileLock(self.folder / "cv.lock"):  # the first arm that needs it trains it
+            return cross_validate(config, partial(launch_locally, device=self.device))
 
     def score(self, plan: ScoringPlan, on_row: OnScored, arm: Arm) -> ScoreTable:
         """Monte Carlo dropout, or what an arm knows of the truth; cases that it does not know get 0.5."""
         if arm.scores == "own":
-            return score_cases(plan, torch.device("cpu"), on_row)
+            return score_cases(plan, self.device, on_row)
         names = [case.case_id for case in plan.cases]
         if arm.scores == "wrong":
             return score_by(plan, [abs(SURE - self.truth[name]) for name in names])
@@ -312,21 +396,35 @@ class Study:
         """Trains a round as the arm says."""
         manifest = read_manifest(Path(str(config.data.manifest)))
         if config.train.start_from is None and not arm.own_start and arm.changes.get("self_training.init") != "fresh":
-            return launch_locally(config, folder, on_epoch, on_start)  # round 0
+            return launch_locally(config, folder, on_epoch, on_start, self.device)  # round 0
         if arm.labelled_alone:
             kept = tuple(case for case in manifest.cases if case.split != "train" or case.idh != IDH_UNKNOWN)
             write_manifest(replace(manifest, cases=kept), folder / "labelled.parquet")
             config = override(config, {"data.manifest": str(folder / "labelled.parquet")})
         if name == "labelled views":
             config = override(config, {"train.steps_per_epoch": 1})
-        return launch_locally(override(config, arm.in_rounds), folder, on_epoch, on_start)
+        return launch_locally(override(config, arm.in_rounds), folder, on_epoch, on_start, self.device)
 
     def evaluate(self, checkpoint: Path, cases: Sequence[Case], config: Config, on_case: OnEvaluated) -> list[CaseRow]:
-        """The same weights are evaluated once: all arms have round 0 in common."""
-        key = (digest_weights(checkpoint), *(case.case_id for case in cases))
-        if key not in self.evaluated:
-            self.evaluated[key] = evaluate_locally(checkpoint, cases, config, on_case)
-        return self.evaluated[key]
+        """As `evaluate_locally`, but many cases to a forward pass: each is a single window."""
+        network, _ = read_checkpoint(checkpoint)
+        network.to(self.device).eval()
+        rows: list[CaseRow] = []
+        for start in range(0, len(cases), CASES_AT_ONCE):
+            some = cases[start : start + CASES_AT_ONCE]
+            cached = [open_cached(self.cache, case.case_id) for case in some]
+            images = [read_prepared(one, config) for one in cached]
+            windows = torch.stack([pad(image, list_margins(image)) for image in images])
+            with torch.inference_mode():
+                outputs = network(windows.to(self.device))
+            masks, logits = outputs["seg_logits"].softmax(dim=1).cpu(), outputs["idh_logits"].cpu()
+            for place, (case, one) in enumerate(zip(some, cached, strict=True)):
+                inside = pad(masks[place], [-margin for margin in list_margins(images[place])])
+                prediction = VolumePrediction(inside, logits[place : place + 1])
+                row = score_prediction(prediction, case, one, config, network.learned_parts)
+                rows.append({**row, "precision": "float32"})
+                on_case(len(rows), rows[-1])
+        return rows
 
     def read_results(self, run: Path) -> list[dict[str, Any]]:
         """A line for each round of an arm."""
@@ -338,7 +436,8 @@ class Study:
             right = [idh for name, idh in labels.items() if self.truth[name] == idh]
             values: dict[str, Any] = {f"num_{name}": list(labels.values()).count(idh) for name, idh in CLASSES.items()}
             values |= {f"right_{name}": right.count(idh) for name, idh in CLASSES.items()}
-            values |= {"val_score": record.metrics.get("val/score"), "chosen": number == chosen}
+            values |= {name: record.metrics.get(name) for name in ("val/score", *VALIDATED)}
+            values["chosen"] = number == chosen
             values |= record.estimates
             tested = {name: value for name, value in metrics.items() if name.startswith(METRICS)}
             values |= {"weights": record.weights_sha256[:12], **tested}
@@ -347,7 +446,15 @@ class Study:
 
 
 CLASSES = {"mutant": IDH_MUTANT, "wild": IDH_WILD}
+VALIDATED = ("val/dice", "val/idh_auc", "val/idh_ce")
+"""What a choice of rounds can be made by, see `compare_choices` in summarise_study.py."""
 METRICS = ("test/dice", "test/idh_auc", "test/idh_accuracy", "test/idh_ece")
+
+
+def list_margins(image: torch.Tensor) -> list[int]:
+    """Voxels around a prepared case that make it a window, as `pad` wants them; as in MONAI's sliding window."""
+    missing = [SIZE - extent for extent in reversed(image.shape[1:])]
+    return [margin for count in missing for margin in (count // 2, count - count // 2)]
 
 
 def shorten(value: Any) -> Any:
@@ -363,16 +470,14 @@ def score_by(plan: ScoringPlan, mutant: Sequence[float | None]) -> ScoreTable:
     return make_table(plan, rows, "cpu", torch.get_num_threads())
 
 
-def run_seed(folder: Path, cell: str, seed: int) -> list[dict[str, Any]]:
-    """Runs all arms of a seed; returns their lines."""
+def run_arm(folder: Path, cell: str, seed: int, name: str, device: str) -> list[dict[str, Any]]:
+    """Runs an arm; returns its lines."""
     torch.set_num_threads(1)
-    study, lines = Study(folder, cell, seed), []
-    for name in CELLS[cell].arms:
-        started = time.monotonic()
-        run = study.run(name, ARMS[name])
-        seconds = round(time.monotonic() - started)
-        lines += [{"cell": cell, "seed": seed, "arm": name, **line} for line in study.read_results(run)]
-        print(f"{cell}, seed {seed}, {name}: {seconds} s", flush=True)
+    started = time.monotonic()
+    study = Study(folder, cell, seed, choose_device(device))
+    run = study.run(name, ARMS[name])
+    lines = [{"cell": cell, "seed": seed, "arm": name, **line} for line in study.read_results(run)]
+    print(f"{cell}, seed {seed}, {name}: {time.monotonic() - started:.0f} s", flush=True)
     return lines
 
 
@@ -386,41 +491,61 @@ def add_results(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         partial.write_text("".join(json.dumps(line) + "\n" for line in [*read_results(path), *lines]))
 
 
+Job = tuple[str, int, str]
+"""Cell, seed and arm."""
+
+
+def list_jobs(cells: Sequence[str], seeds: Sequence[int], finished: Set[Job]) -> dict[Job, Job | None]:
+    """What is to be run, with the job that has to be done before: another's round 0, or what UPS selected."""
+    jobs: dict[Job, Job | None] = {}
+    for cell, seed in product(cells, seeds):
+        wanted = [name for name in CELLS[cell].arms if (cell, seed, name) not in finished]
+        needed = {before for name in wanted if (before := ARMS[name].after)}
+        needed |= {before for name in needed if (before := ARMS[name].after)}
+        for name in [name for name in ARMS if name in needed or name in wanted]:
+            before = ARMS[name].after
+            jobs[cell, seed, name] = (cell, seed, before) if before else None
+    return jobs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for everything but the results")
     parser.add_argument("--cell", choices=CELLS, action="append", required=True)
-    parser.add_argument("--seeds", type=int, default=10, help=f"number of seeds, {SEEDS_AT_MOST} at most")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first one")
-    parser.add_argument("--processes", type=int, default=2, help="seeds that run at the same time")
+    parser.add_argument("--processes", type=int, default=2, help="arms that run at the same time")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
     parser.add_argument("--family", choices=FAMILIES, default="study", help="of phantoms")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the family study")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    if not 0 <= seeds.start < seeds.stop <= SEEDS_AT_MOST:
-        sys.exit(f"seeds {seeds.start} to {seeds.stop - 1}: there are 0 to {SEEDS_AT_MOST - 1}")
     folder = arguments.folder.resolve() / arguments.family
-    results = RESULTS if arguments.family == "study" else folder / RESULTS.name
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, context) as pool:
-        family = FAMILIES[arguments.family]
-        places = {find_cohort(folder, name): CELLS[name] for name in arguments.cell}
-        phantoms = {place: cell.mutant_share for (place, _), cell in places.items()}
-        for future in [pool.submit(write_phantoms, place, family, share) for place, share in phantoms.items()]:
-            future.result()
-        for future in [pool.submit(write_cohort, place, of, cell.masks) for (of, place), cell in places.items()]:
-            future.result()
+    results = arguments.results if arguments.family == "study" else folder / RESULTS.name
+    finished = {(line["cell"], line["seed"], line["arm"]) for line in read_results(results)}
+    waiting = list_jobs(arguments.cell, seeds, finished)
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        sources = list_sources(seeds, arguments.cell, FAMILIES[arguments.family])
+        for written in [pool.submit(write_source, folder, source) for source in sources]:
+            written.result()
         print("cohorts are written", flush=True)
-        finished = {(line["cell"], line["seed"], line["arm"]) for line in read_results(results)}
-        running = {}
-        for seed in seeds:
-            for name in arguments.cell:
-                if not {(name, seed, arm) for arm in CELLS[name].arms} <= finished:
-                    running[pool.submit(run_seed, folder, name, seed)] = (name, seed)
-        for finished_seed in as_completed(running):
-            name, seed = running[finished_seed]
-            others = [line for line in finished_seed.result() if (name, seed, line["arm"]) not in finished]
-            add_results(results, others)
-            print(f"{name}, seed {seed}: in {results.name}", flush=True)
+        running: dict[Future[list[dict[str, Any]]], Job] = {}
+        done: set[Job] = set()
+        while waiting or running:
+            for job in [job for job, before in waiting.items() if before is None or before in done]:
+                del waiting[job]
+                running[pool.submit(run_arm, folder, *job, arguments.device)] = job
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(ended)
+                error = ended.exception()
+                if error is not None:
+                    print(f"{job} failed: {error}", flush=True)
+                    continue
+                done.add(job)
+                if job not in finished:
+                    add_results(results, ended.result())
+            if waiting and not running:
+                sys.exit(f"not run, because what they begin with failed: {', '.join(map(str, waiting))}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ python benchmarks/summarise_study.py [RESULTS] [--chosen] [--pictures docs/pictu
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ MORE_PAIRS = (
     ("random", "corrected"),
     ("oracle 20 quotas", "oracle 20"),
 )
+TIE_BREAK = 0.001
+"""Of the cross entropy, as in `mttu.training.evaluation`, where it is at a fitted temperature."""
 LEAST_MUTANTS = 10
 """Mutants that an arm has to select, over all seeds and rounds, before their precision is called one."""
 Rounds = Sequence[Mapping[str, Any]]
@@ -75,6 +78,8 @@ def main() -> None:
         print_differences(seeds)
         print_selections(seeds)
         print_wanted(seeds)
+        if not arguments.chosen:
+            compare_choices(seeds)
         if arguments.pictures is not None:
             save_figure(draw_differences(seeds), arguments.pictures / f"selection_study_{name}", ("png",))
             if sum(arm.startswith("oracle") for arm in cell.arms) > 2:
@@ -187,6 +192,39 @@ def print_wanted(seeds: Seeds) -> None:
         labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
         told.append(f"{arm} {right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else ""))
     print(f"- selected mutants that are right: {', '.join(told)}\n")
+
+
+def compare_choices(seeds: Seeds) -> None:
+    """What the round is worth on test cases that a validation metric chooses, among the rounds of an arm."""
+    ways: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+        "dice_minus_ce": lambda line: float(line["val/dice"] - line["val/idh_ce"]),
+        "dice_plus_auc": lambda line: float(line["val/dice"] + line["val/idh_auc"] - TIE_BREAK * line["val/idh_ce"]),
+        "last round": lambda line: float(line["round"]),
+    }
+
+    def judge(line: Mapping[str, Any]) -> float:
+        return float(line["dice"] + line["test/idh_auc"])
+
+    arms = [arm for arm in list_arms(seeds) if ARMS[arm].after is not None or arm == "none"]
+    worth = {
+        way: [fmean(judge(max(own[arm], key=measure)) for arm in arms) for own in seeds.values()]
+        for way, measure in ways.items()
+    }
+    best = [fmean(max(map(judge, own[arm])) for arm in arms) for own in seeds.values()]
+    rows = []
+    for way, values in worth.items():
+        mean, low, high = interval([value - top for value, top in zip(values, best, strict=True)])
+        rows.append([way, f"{np.mean(values):.4f}", f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"])
+    print_table(["choice of the round", "mean Dice + AUC on test cases", "to the best round"], rows)
+    pairs = zip(worth["dice_plus_auc"], worth["dice_minus_ce"], strict=True)
+    mean, low, high = interval([plus - minus for plus, minus in pairs])
+    print(f"dice_plus_auc - dice_minus_ce: {mean:+.4f} ({low:+.4f} to {high:+.4f})")
+    parts = ("val/dice", "val/idh_ce", "val/idh_auc")
+    spreads = [
+        np.mean([np.std([line[name] for line in own[arm]]) for own in seeds.values() for arm in arms]) for name in parts
+    ]
+    told = ", ".join(f"{name} {value:.3f}" for name, value in zip(parts, spreads, strict=True))
+    print(f"standard deviation over the rounds of an arm: {told}\n")
 
 
 def draw_differences(seeds: Seeds) -> Figure:

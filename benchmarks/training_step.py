@@ -49,24 +49,25 @@ def main() -> None:
     parser.add_argument("--loader-workers", type=int, nargs="*", default=[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="threads of a CPU run")
-    parser.add_argument("--teacher", type=int, choices=(0, 1, 2, 8), help="orientations that it is the mean of")
+    parser.add_argument("--teacher", type=int, nargs="+", choices=(0, 1, 2, 8), help="orientations of its mean")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         cases = prepare(Path(folder), arguments)
         for name in arguments.network:
-            if len(arguments.network) > 1:
-                print(f"{name}:", flush=True)
-            try:
-                measure(Path(folder), cases, name, arguments)
-            except torch.OutOfMemoryError as error:
-                print(f"out of memory: {error}")
+            for flips in arguments.teacher or [None]:
+                if len(arguments.network) > 1 or flips is not None:
+                    print(f"{name}{'' if flips is None else f', teacher of {flips} orientations'}:", flush=True)
+                try:
+                    measure(Path(folder), cases, name, flips, arguments)
+                except torch.OutOfMemoryError as error:
+                    print(f"out of memory: {error}")
 
 
-def measure(folder: Path, cases: tuple[Case, ...], name: str, arguments: argparse.Namespace) -> None:
+def measure(folder: Path, cases: tuple[Case, ...], name: str, flips: int | None, arguments: argparse.Namespace) -> None:
     """Prints the seconds of a step from memory and from the loader, the peak of GPU memory, and the profile."""
-    config = settings(name, arguments, 0)
+    config = settings(name, flips, arguments, 0)
     device = torch.device(arguments.device)
     runtime = LocalRuntime(folder / "run", device=device)
     state = create_state(config, device)
@@ -76,14 +77,14 @@ def measure(folder: Path, cases: tuple[Case, ...], name: str, arguments: argpars
     weights = torch.tensor(idh_class_weights(counted_labels(cases, config)), device=device)
 
     def run(batches: Iterable[Batch], loader_workers: int) -> float:
-        dataset = PatchDataset(cases, folder / "cache", settings(name, arguments, loader_workers))
+        dataset = PatchDataset(cases, folder / "cache", settings(name, flips, arguments, loader_workers))
         tasks = labelled_tasks_of_steps(dataset, 0)
         started = time.perf_counter()
         train_epoch(state, network, batches, tasks, weights, config, runtime)
         return (time.perf_counter() - started) / int(arguments.steps)
 
     def load(loader_workers: int) -> Iterable[Batch]:
-        dataset = PatchDataset(cases, folder / "cache", settings(name, arguments, loader_workers))
+        dataset = PatchDataset(cases, folder / "cache", settings(name, flips, arguments, loader_workers))
         return build_loader(dataset, 0, 0, 1, device)
 
     in_memory = list(load(0))
@@ -109,7 +110,7 @@ def measure(folder: Path, cases: tuple[Case, ...], name: str, arguments: argpars
         print(profiled.key_averages().table(sort_by=order, row_limit=45, max_name_column_width=90))
 
 
-def settings(name: str, arguments: argparse.Namespace, loader_workers: int) -> Config:
+def settings(name: str, flips: int | None, arguments: argparse.Namespace, loader_workers: int) -> Config:
     """The paper's, for a network and patches of this size."""
     grid = {"network.bottleneck.position_grid": [arguments.size // 8] * 3}
     changes: dict[str, Any] = {
@@ -120,8 +121,8 @@ def settings(name: str, arguments: argparse.Namespace, loader_workers: int) -> C
         "train.batch_per_worker": arguments.batch_per_worker,
         "train.loader_workers": loader_workers,
         "loss.task_weighting": arguments.task_weighting,
-        "teacher.masks": bool(arguments.teacher),
-        "teacher.flips": arguments.teacher or 1,
+        "teacher.masks": bool(flips),
+        "teacher.flips": flips or 1,
     }
     return override(Config(), changes)
 

@@ -17,7 +17,7 @@ from mttu.data.loaders import read_prepared
 from mttu.data.manifest import Case
 from mttu.errors import RunError
 from mttu.inference.device import Precision
-from mttu.inference.windows import predict_volume, segment
+from mttu.inference.windows import VolumePrediction, predict_volume, segment
 from mttu.metrics.calibration import fit_calibration
 from mttu.metrics.classification import score_classification
 from mttu.metrics.empty_masks import fill_dice, fill_hd95
@@ -59,19 +59,31 @@ def score_case(
         prediction = predict_volume(network, image, config.patch.size, config.inference, device, precision)
     except FloatingPointError as error:
         raise RunError(f"validation case {case.case_id}: {error}", all_ranks=False) from None
+    seconds = time.monotonic() - started
+    row = score_prediction(prediction, case, cached, config, network.learned_parts, distances)
+    return {**row, SECONDS: seconds} if distances else row
+
+
+def score_prediction(
+    prediction: VolumePrediction,
+    case: Case,
+    cached: CachedCase,
+    config: Config,
+    learned_parts: bool,
+    distances: bool = False,
+) -> dict[str, Any]:
+    """The row of `score_case`, without seconds, of a prediction by a network that learned the tumour's parts or not."""
     row: dict[str, Any] = {"case_id": case.case_id, "idh": case.idh, "mutant_probability": None}
-    if distances:
-        row[SECONDS] = time.monotonic() - started
     names = ("dice", "status", "hd95") if distances else ("dice", "status")
     row |= {f"{score}_{region}": None for score in names for region in REGIONS}
     if prediction.idh_probabilities is not None:
         row["mutant_probability"] = float(prediction.idh_probabilities[1])
     if prediction.seg_probabilities is not None and cached.seg is not None:
         voxel_mm3 = config.data.prepare.spacing_mm**3
-        classes = segment(prediction.seg_probabilities, config.inference, voxel_mm3, network.learned_parts).cpu()
+        classes = segment(prediction.seg_probabilities, config.inference, voxel_mm3, learned_parts).cpu()
         overlaps = count_overlaps(classes.numpy(), np.asarray(cached.seg))
         row |= describe_classes(classes.numpy(), cached.seg)
-        for region in find_regions(case.labels if network.learned_parts else "whole-tumour"):
+        for region in find_regions(case.labels if learned_parts else "whole-tumour"):
             overlap = overlaps[region]
             dice = fill_dice(overlap.dice, overlap.status, config.metrics)
             row |= {f"dice_{region}": dice, f"status_{region}": overlap.status}
