@@ -210,11 +210,11 @@ ARMS: Mapping[str, Arm] = {
         "the labelled cases alone, as many patches of them as in the rounds of none", "none", labelled_alone=True
     ),
 }
-_BOTH = ("none", "UPS", "1 teacher", "3 rank", "3 precision", "pool", f"oracle {POOL}")
+_BOTH = ("none", "UPS", "3 rank", "pool", f"oracle {POOL}", "labelled 8")
 CELLS: Mapping[str, Cell] = {
     "full": Cell(64, 24, 0.38, True, tuple(name for name in ARMS if name != "1 teacher")),
-    "bare": Cell(16, 24, 0.38, False, _BOTH),
-    "rare": Cell(64, 24, 0.05, False, _BOTH),
+    "bare": Cell(24, 24, 0.38, False, (*_BOTH, "1 teacher")),
+    "rare": Cell(64, 24, 0.05, False, (*_BOTH, "3 precision")),
 }
 """full: round 0 knows IDH fairly well; all arms but the teacher, for whom no mask is missing. bare: few labels and no
 masks in the pool. rare: few mutants in the pool, and no masks. Without masks, none learns from the labelled cases
@@ -250,10 +250,15 @@ def name_pool(seed: int, cell: Cell) -> str:
 
 
 def write_source(folder: Path, source: Source) -> None:
-    """Writes a phantom and prepares its cases, under names that no other source has."""
+    """Writes a phantom and prepares its cases, under names that no other source has; once, by whoever comes first."""
+    (folder / "sources").mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "sources" / f"{source.name}.lock"):
+        if not (folder / "sources" / source.name / COHORT).exists():
+            draw_source(folder, source)
+
+
+def draw_source(folder: Path, source: Source) -> None:
     phantom, place = folder / "phantoms" / source.name, folder / "sources" / source.name
-    if (place / COHORT).exists():
-        return
     recipe = Recipe(
         cases=source.cases,
         size=SIZE,

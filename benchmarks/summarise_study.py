@@ -41,6 +41,7 @@ COMPARED = ("test/idh_auc", "test/idh_accuracy", "test/idh_ece", "dice")
 MORE_PAIRS = (
     ("pool", "UPS"),
     ("pool", "labelled"),
+    ("pool", "labelled 8"),
     ("UPS", "labelled"),
     ("UPS", "PL"),
     ("corrected", "UPS"),
@@ -187,7 +188,7 @@ def print_wanted(seeds: Seeds) -> None:
     share = f"{mean / most:.2f} of the oracle's {most:+.4f}" if least > 0 else "true labels do not help here"
     print(f"- pool - none, AUC: {mean:+.4f} ({low:+.4f} to {high:+.4f}); {share}")
     told = []
-    for arm in ("UPS", "pool", "3 rank", "3 precision"):
+    for arm in [arm for arm in ("UPS", "pool", "3 rank", "3 precision") if arm in list_arms(seeds)]:
         lines = [line for arms in seeds.values() for line in arms[arm][1:]]
         labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
         told.append(f"{arm} {right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else ""))
