@@ -19,7 +19,7 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -500,11 +500,13 @@ Job = tuple[str, int, str]
 """Cell, seed and arm."""
 
 
-def list_jobs(cells: Sequence[str], seeds: Sequence[int], finished: Set[Job]) -> dict[Job, Job | None]:
+def list_jobs(
+    cells: Sequence[str], seeds: Sequence[int], chosen: Collection[str], finished: Set[Job]
+) -> dict[Job, Job | None]:
     """What is to be run, with the job that has to be done before: another's round 0, or what UPS selected."""
     jobs: dict[Job, Job | None] = {}
     for cell, seed in product(cells, seeds):
-        wanted = [name for name in CELLS[cell].arms if (cell, seed, name) not in finished]
+        wanted = [name for name in CELLS[cell].arms if name in chosen and (cell, seed, name) not in finished]
         needed = {before for name in wanted if (before := ARMS[name].after)}
         needed |= {before for name in needed if (before := ARMS[name].after)}
         for name in [name for name in ARMS if name in needed or name in wanted]:
@@ -517,6 +519,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for everything but the results")
     parser.add_argument("--cell", choices=CELLS, action="append", required=True)
+    parser.add_argument("--arm", choices=ARMS, action="append", help="each if none is given")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="number of the first one")
     parser.add_argument("--processes", type=int, default=2, help="arms that run at the same time")
@@ -528,7 +531,7 @@ def main() -> None:
     folder = arguments.folder.resolve() / arguments.family
     results = arguments.results if arguments.family == "study" else folder / RESULTS.name
     finished = {(line["cell"], line["seed"], line["arm"]) for line in read_results(results)}
-    waiting = list_jobs(arguments.cell, seeds, finished)
+    waiting = list_jobs(arguments.cell, seeds, arguments.arm or list(ARMS), finished)
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
         sources = list_sources(seeds, arguments.cell, FAMILIES[arguments.family])
         for written in [pool.submit(write_source, folder, source) for source in sources]:

@@ -83,12 +83,12 @@ def main() -> None:
             compare_choices(seeds)
         if arguments.pictures is not None:
             save_figure(draw_differences(seeds), arguments.pictures / f"selection_study_{name}", ("png",))
-            if sum(arm.startswith("oracle") for arm in cell.arms) > 2:
+            if sum(arm.startswith("oracle") for arm in list_arms(seeds)) > 2:
                 save_figure(draw_doses(seeds), arguments.pictures / "selection_study_doses", ("png",))
 
 
 def group(lines: Rounds, chosen: bool) -> Seeds:
-    """The seeds that have all arms of their cell; with `chosen`, rounds after the chosen one are left out."""
+    """All rounds of a cell; with `chosen`, those after the chosen one are left out. An arm may lack seeds."""
     seeds: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
     for line in sorted(lines, key=lambda line: line["round"]):
         own = seeds.setdefault(line["seed"], {}).setdefault(line["arm"], [])
@@ -98,12 +98,17 @@ def group(lines: Rounds, chosen: bool) -> Seeds:
             for arm, rounds in arms.items():
                 last = next(place for place, line in enumerate(rounds) if line["chosen"])
                 arms[arm] = rounds[: last + 1]
-    return {seed: arms for seed, arms in sorted(seeds.items()) if arms.keys() >= set(CELLS[lines[0]["cell"]].arms)}
+    return {seed: arms for seed, arms in sorted(seeds.items()) if "none" in arms}
 
 
 def list_arms(seeds: Seeds) -> list[str]:
-    found = next(iter(seeds.values()))
-    return [arm for arm in ARMS if arm in found]
+    """Those of two seeds or more."""
+    return [arm for arm in ARMS if len(of_arm(seeds, arm)) > 1]
+
+
+def of_arm(seeds: Seeds, *wanted: str) -> list[Mapping[str, Rounds]]:
+    """The seeds that have these arms."""
+    return [arms for arms in seeds.values() if arms.keys() >= set(wanted)]
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -116,16 +121,20 @@ def print_values(seeds: Seeds) -> None:
     """Mean and standard deviation over seeds, on the test cases; round 0 is common to the arms."""
     rows = []
     for arm, place in (("none", 0), *((arm, -1) for arm in list_arms(seeds))):
-        values = [[arms[arm][place][name] for arms in seeds.values()] for name in VALUES]
+        values = [[arms[arm][place][name] for arms in of_arm(seeds, arm)] for name in VALUES]
         rows.append(
-            [arm if place else "round 0", *(f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}" for own in values)]
+            [
+                arm if place else "round 0",
+                str(len(values[0])),
+                *(f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}" for own in values),
+            ]
         )
-    print_table(["arm", *VALUES.values()], rows)
+    print_table(["arm", "seeds", *VALUES.values()], rows)
 
 
 def differences(seeds: Seeds, arm: str, other: str, name: str) -> list[float]:
     """Of the last rounds, seed by seed."""
-    return [arms[arm][-1][name] - arms[other][-1][name] for arms in seeds.values()]
+    return [arms[arm][-1][name] - arms[other][-1][name] for arms in of_arm(seeds, arm, other)]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -137,7 +146,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def print_differences(seeds: Seeds) -> None:
     arms = list_arms(seeds)
-    pairs = [(arm, "none") for arm in arms if arm != "none"] + [pair for pair in MORE_PAIRS if set(pair) <= set(arms)]
+    pairs = [(arm, "none") for arm in arms if arm != "none"]
+    pairs += [pair for pair in MORE_PAIRS if len(of_arm(seeds, *pair)) > 1]
     rows = []
     for arm, other in pairs:
         found = [interval(differences(seeds, arm, other, name)) for name in COMPARED]
@@ -149,8 +159,9 @@ def print_selections(seeds: Seeds) -> None:
     """Labels per seed and round, how many are right over all seeds, and seeds without any."""
     rows = []
     for arm in list_arms(seeds):
-        for number in range(1, max(len(arms[arm]) for arms in seeds.values())):
-            found = [arms[arm][number] for arms in seeds.values() if len(arms[arm]) > number]
+        own = [arms[arm] for arms in of_arm(seeds, arm)]
+        for number in range(1, max(map(len, own))):
+            found = [rounds[number] for rounds in own if len(rounds) > number]
             if not any(line["num_mutant"] + line["num_wild"] for line in found):
                 continue
             nothing = sum(not line["num_mutant"] + line["num_wild"] for line in found)
@@ -189,7 +200,7 @@ def print_wanted(seeds: Seeds) -> None:
     print(f"- pool - none, AUC: {mean:+.4f} ({low:+.4f} to {high:+.4f}); {share}")
     told = []
     for arm in [arm for arm in ("UPS", "pool", "3 rank", "3 precision") if arm in list_arms(seeds)]:
-        lines = [line for arms in seeds.values() for line in arms[arm][1:]]
+        lines = [line for arms in of_arm(seeds, arm) for line in arms[arm][1:]]
         labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
         told.append(f"{arm} {right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else ""))
     print(f"- selected mutants that are right: {', '.join(told)}\n")
@@ -206,12 +217,11 @@ def compare_choices(seeds: Seeds) -> None:
     def judge(line: Mapping[str, Any]) -> float:
         return float(line["dice"] + line["test/idh_auc"])
 
-    arms = [arm for arm in list_arms(seeds) if ARMS[arm].after is not None or arm == "none"]
+    runs = [[rounds for rounds in arms.values() if len(rounds) > 1] for arms in seeds.values()]
     worth = {
-        way: [fmean(judge(max(own[arm], key=measure)) for arm in arms) for own in seeds.values()]
-        for way, measure in ways.items()
+        way: [fmean(judge(max(rounds, key=measure)) for rounds in own) for own in runs] for way, measure in ways.items()
     }
-    best = [fmean(max(map(judge, own[arm])) for arm in arms) for own in seeds.values()]
+    best = [fmean(max(map(judge, rounds)) for rounds in own) for own in runs]
     rows = []
     for way, values in worth.items():
         mean, low, high = interval([value - top for value, top in zip(values, best, strict=True)])
@@ -221,9 +231,7 @@ def compare_choices(seeds: Seeds) -> None:
     mean, low, high = interval([plus - minus for plus, minus in pairs])
     print(f"dice_plus_auc - dice_minus_ce: {mean:+.4f} ({low:+.4f} to {high:+.4f})")
     parts = ("val/dice", "val/idh_ce", "val/idh_auc")
-    spreads = [
-        np.mean([np.std([line[name] for line in own[arm]]) for own in seeds.values() for arm in arms]) for name in parts
-    ]
+    spreads = [np.mean([np.std([line[name] for line in rounds]) for own in runs for rounds in own]) for name in parts]
     told = ", ".join(f"{name} {value:.3f}" for name, value in zip(parts, spreads, strict=True))
     print(f"standard deviation over the rounds of an arm: {told}\n")
 
@@ -257,13 +265,13 @@ def draw_doses(seeds: Seeds) -> Figure:
     counts = [0, *(int(arm.split()[1]) for arm in list_arms(seeds) if arm.startswith("oracle") and "quotas" not in arm)]
     for axes, name in zip(figure.subplots(1, 2), ("test/idh_auc", "test/idh_ece"), strict=True):
         arms = ["none", *(f"oracle {count}" for count in counts[1:])]
-        values = np.array([[own[arm][-1][name] for arm in arms] for own in seeds.values()])
+        values = np.array([[own[arm][-1][name] for arm in arms] for own in of_arm(seeds, *arms)])
         places = range(len(counts))
         for row in values:
             axes.plot(places, row, color=pick_series(0).colour, alpha=0.25, linewidth=0.8)
         axes.plot(places, values.mean(axis=0), "o-", color=pick_series(0).colour, label="true labels, mean")
         for place, arm in enumerate(("UPS", "pool")):
-            level = np.mean([own[arm][-1][name] for own in seeds.values()])
+            level = np.mean([own[arm][-1][name] for own in of_arm(seeds, arm, *arms)])
             axes.axhline(level, color=pick_series(place + 1).colour, linestyle="--", linewidth=1, label=arm)
         axes.set_xticks(places, [str(count) for count in counts])
         axes.set_xlabel(f"cases of the pool ({POOL}) with their true class", fontsize=LABEL_SIZE)
