@@ -22,6 +22,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from mttu.cli.output import is_quiet
 from mttu.config import Config
 from mttu.errors import mask_secrets
 from mttu.search.presets import preset
@@ -115,11 +116,12 @@ PROPOSED_CROPS = 0.33
 
 
 class _Shown(logging.Handler):
-    """Prints the package's own log messages, such as that it waits for a server."""
+    """Prints the package's own log messages, such as that it waits for a server; with `--quiet` only warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints it above any progress bar."""
-        console.print(mask_secrets(record.getMessage()))
+        if not is_quiet() or record.levelno >= logging.WARNING:
+            console.print(mask_secrets(record.getMessage()))
 
 
 def show_log() -> None:
@@ -165,6 +167,9 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         title: What is being done.
         total: Units in all.
     """
+    if is_quiet():
+        yield lambda done, text: None
+        return
     if not console.is_terminal:
 
         def write_line(done: int, text: str) -> None:
