@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.display import console, new_table, show_progress, show_table, tell
 from mttu.cli.output import give
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, complete_settings, read_given, resolve, tell_start
 from mttu.cli.tune import make_progress
@@ -122,5 +122,5 @@ def _show_study(folder: Path) -> None:
     shown = new_table(columns, title=f"{folder.name}: means over repeats")
     for line in lines:
         shown.add_row(*line)
-    console.print(shown)
+    show_table(shown)
     console.print(f"{folder}: {CSV}, {MARKDOWN}, {LATEX}, {PICTURE}.png")

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mttu.cli.display import Advance, console, errors, new_table, show_progress, tell
+from mttu.cli.display import Advance, console, errors, new_table, show_progress, show_table, tell
 from mttu.cli.output import give
 from mttu.cli.settings import ManifestFile
 from mttu.errors import InputError, say_count
@@ -111,7 +111,7 @@ def cohort(
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
         console.print(line)
-    console.print(_show_table_one(made.manifest))
+    show_table(_show_table_one(made.manifest))
     console.print(f"{output}: {say_count(len(made.manifest.cases), 'case', 'cases')}")
 
 
@@ -123,7 +123,7 @@ def describe(manifest: ManifestFile) -> None:
     cohort = read_manifest(manifest)
     notes = [*find_pool_shift(cohort), *find_bare_cases(cohort)]
     give(_count(cohort) | {"notes": notes})
-    console.print(_show_table_one(cohort))
+    show_table(_show_table_one(cohort))
     for note in notes:
         tell(note)
 

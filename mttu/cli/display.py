@@ -3,12 +3,15 @@
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mttu.cli.output import is_quiet
@@ -151,6 +154,45 @@ def new_table(columns: Iterable[str], no_wrap: bool = False, **options: Any) -> 
     for column in columns:
         table.add_column(column, justify="right", no_wrap=no_wrap)
     return table
+
+
+def show_table(table: Table) -> None:
+    """Prints a table as wide as the terminal, 80 columns in a file. It is wrapped between words and never cut.
+
+    Where that is not enough its columns are printed in parts, one below the other, each with the first column.
+    """
+    table.box, table.pad_edge, table.title_justify, table.caption_justify = box.SIMPLE_HEAD, False, "left", "left"
+    parts = _divide(table)
+    for number, part in enumerate(parts):
+        part.title = table.title if number == 0 else None
+        part.caption = table.caption if number == len(parts) - 1 else None
+        console.print(part, soft_wrap=False)
+
+
+def _divide(table: Table) -> list[Table]:
+    """Tables that each fit the console, of the first column and as many others as there is room for."""
+    first, *others = table.columns
+    if not others:
+        return [table]
+    parts: list[list[Column]] = []
+    for column in others:
+        if parts and _fits(_take(table, [first, *parts[-1], column])):
+            parts[-1].append(column)
+        else:
+            parts.append([column])
+    return [_take(table, [first, *part]) for part in parts]
+
+
+def _take(table: Table, columns: Sequence[Column]) -> Table:
+    part = copy(table)
+    part.columns = [replace(column, _index=index) for index, column in enumerate(columns)]
+    part.title = part.caption = None
+    return part
+
+
+def _fits(table: Table) -> bool:
+    unbounded = console.options.update(width=10_000)  # else the measure is never more than what there is
+    return Measurement.get(console, unbounded, table).minimum <= console.width
 
 
 def make_columns(*before_text: ProgressColumn) -> tuple[ProgressColumn, ...]:

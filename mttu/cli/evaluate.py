@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, show_progress
+from mttu.cli.display import console, show_progress, show_table
 from mttu.cli.output import give
 from mttu.data.labels import CONVENTIONS
 from mttu.errors import InputError
@@ -63,5 +63,5 @@ def evaluate(
     for line in describe_cases(found.summary):
         console.print(line)
     for table in build_tables(found.summary):
-        console.print(table, soft_wrap=False)
+        show_table(table)
     console.print(f"{output}: scored. Research use only.")

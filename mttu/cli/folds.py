@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, new_table, show_progress, summarise_epoch, tell, tell_absences
+from mttu.cli.display import console, new_table, show_progress, show_table, summarise_epoch, tell, tell_absences
 from mttu.cli.networks import print_calibration
 from mttu.cli.output import give
 from mttu.cli.settings import Given, ManifestFile, tell_start
@@ -75,7 +75,7 @@ def print_folds(folder: Path) -> None:
     give({"run": folder, "ensemble": folder / ENSEMBLE_FOLDER, "folds": rows})
     for part in _PARTS:
         if any(row.metric.startswith(f"{part}/") for row in rows):
-            console.print(tabulate_folds(rows, part, empty_dice))
+            show_table(tabulate_folds(rows, part, empty_dice))
     console.print(f"every value of every fold: {folder / CSV}")
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}")
     if (folder / ENSEMBLE_FOLDER).is_dir():  # otherwise it was removed after the run
@@ -124,7 +124,7 @@ def split(
     drawn = draw_folds(cohort, folds, seed, group, exclude_test)
     write_folds(drawn, output)
     give({"folder": output, "folds": [_count_fold(manifest) for manifest in drawn]})
-    console.print(_show_folds(drawn))
+    show_table(_show_folds(drawn))
     console.print(_say_unchanged(cohort, drawn, exclude_test))
     console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet")
 

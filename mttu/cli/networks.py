@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, errors, new_table, tell
+from mttu.cli.display import console, errors, new_table, show_table, tell
 from mttu.cli.output import give
 from mttu.config import NetworkSettings
 from mttu.config.network import BOTH, OURS
@@ -89,7 +89,7 @@ def networks(
             failed += row["seconds"] is None
         rows.append(row)
     give(rows)
-    console.print(_draw_table(rows, time))
+    show_table(_draw_table(rows, time))
     for row in rows:
         console.print(_describe_in_words(row))
     console.print(

@@ -11,7 +11,16 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from mttu.cli.display import console, make_columns, name_breaks, new_table, summarise_epoch, tell, tell_absences
+from mttu.cli.display import (
+    console,
+    make_columns,
+    name_breaks,
+    new_table,
+    show_table,
+    summarise_epoch,
+    tell,
+    tell_absences,
+)
 from mttu.cli.folds import print_folds
 from mttu.cli.networks import print_calibration
 from mttu.cli.output import give, is_quiet
@@ -226,7 +235,7 @@ def print_rounds(settings: Config, folder: Path) -> None:
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
     give({"run": folder, "best": folder / "best", "rounds": rows, "summary": summary})
     for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
-        console.print(table)
+        show_table(table)
     for note in notes:
         tell(note)
     for row in rows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import Advance, console, new_table, show_progress, tell
+from mttu.cli.display import Advance, console, new_table, show_progress, show_table, tell
 from mttu.cli.output import give
 from mttu.cli.settings import ConfigFile, Fresh, PresetName, complete_settings, read_given, resolve, tell_start
 from mttu.errors import InputError, raise_if_any
@@ -181,7 +181,7 @@ def _show(folder: Path) -> None:
     metric = plan["metric"]
     give({"folder": folder, "plan": plan, "trials": trials})
     maximise = METRICS[plan["run"]][metric] if plan["mode"] is None else plan["mode"] == "max"
-    console.print(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
+    show_table(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
     counts = Counter(trial.state for trial in trials)
     told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     console.print(f"{len(trials)} of {record['samples']} trials: {told}")
