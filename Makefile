@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format wheel clean
+.PHONY: help demo test test-all lint format docs settings wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,9 +40,17 @@ format: $(READY) ## Mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+settings: $(READY) ## Write docs/settings.md from the docstrings of the settings
+	$(BIN)/python docs/site/settings.py
+
+# what builds the site is installed beside the rest when it is first asked for
+docs: settings ## Build the site of docs/ into site/, strictly
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 wheel: $(READY) ## Build dist/mttu-VERSION-py3-none-any.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean: ## Remove what the other targets made, but not .venv and runs/
-	rm -rf build dist demo .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist demo site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find benchmarks jobs mttu tests -name __pycache__ -prune -exec rm -rf {} +

@@ -28,7 +28,9 @@ from mttu.cli.evaluate import evaluate
 from mttu.cli.export import app as export_app
 from mttu.cli.figures import app as figures_app
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
-from mttu.cli.networks import ensemble, networks, print_calibration
+from mttu.cli.groups import CommandLine, Commands
+from mttu.cli.networks import ensemble, give_training, networks, print_calibration
+from mttu.cli.output import give
 from mttu.cli.phantom import phantom
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
@@ -42,6 +44,7 @@ from mttu.cli.settings import (
     Precision,
     PresetName,
     PrintConfig,
+    complete_settings,
     read_given,
     resolve,
     resolve_run,
@@ -51,12 +54,12 @@ from mttu.cli.tune import tune
 from mttu.config import Config, override, to_yaml
 from mttu.errors import InputError, RunError, mask_secrets
 
-app = typer.Typer(
+app = CommandLine(
     name="mttu",
+    cls=Commands,
     help="Glioma segmentation and IDH genotyping from brain MRI (MTTU-Net). Research use only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -65,7 +68,10 @@ app.add_typer(export_app, name="export")
 app.add_typer(figures_app, name="figures")
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4")
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. optim.lr=1e-4", autocompletion=complete_settings
+    ),
 ]
 LabelsName = Annotated[
     str,
@@ -112,7 +118,7 @@ def prepare(
     actors: Annotated[int, typer.Option(min=1, help="Cases prepared at the same time")] = 2,
     space_check: Annotated[bool, typer.Option(help="Refuse where the cache may fill the disk")] = True,
 ) -> None:
-    """Prepare every case of a manifest: orientation, spacing, normalisation, crop."""
+    """Prepare every case of a manifest for training. Orientation, spacing, normalisation, crop."""
     paths = {"data.manifest": str(manifest)} | ({} if cache is None else {"data.cache_dir": str(cache)})
     settings = override(resolve("paper", read_given(config, arguments)), paths)
     if prepare_shown(settings, actors, space_check):
@@ -147,6 +153,8 @@ def prepare_shown(settings: Config, actors: int, space_check: bool = True) -> in
         )
     failed = tell_failures((row["case_id"], row["error"]) for row in rows if row["error"])
     written = sum(row["written"] for row in rows)
+    errors_by_case = {row["case_id"]: row["error"] for row in rows if row["error"]}
+    give({"cache": cache_dir, "written": written, "up_to_date": total - written - failed, "failed": errors_by_case})
     console.print(f"{cache_dir}: {written} written, {total - written - failed} up to date, {failed} failed")
     return failed
 
@@ -162,17 +170,19 @@ def train(
     folds: Annotated[int | None, typer.Option(help="Cross-validation and an ensemble; short for data.folds")] = None,
     fold_seed: Annotated[int | None, typer.Option(help="Seed of the folds; short for data.fold_seed")] = None,
 ) -> None:
-    """Train on a manifest, once or on each of its folds; the same command goes on after an interruption."""
+    """Train a network, once or on each fold. The same command goes on after an interruption."""
     asked = without_folds_of_rounds(read_given(config, arguments, ablations, "train"))
     given = add_folds(asked, folds, fold_seed)
     settings = resolve_run(preset_name, given, fresh)
     if print_config:
+        give(settings.model_dump(mode="json"))
         typer.echo(to_yaml(settings), nl=False)
         return
     if settings.data.folds:
         cross_validate_shown(settings, fresh)
         return
     folder = train_shown(settings, fresh)
+    give_training(folder)
     console.print(f"best checkpoint: {folder / 'best'}")
     print_calibration(folder)
 
@@ -240,6 +250,7 @@ def predict(
     with show_progress("predict", len(plan.cases)) as advance:
         rows = predict_cases(plan, show)
     failed = tell_failures((row.case_id, row.error) for row in rows if row.error)
+    give({"folder": output, "cases": rows, "notes": plan.notes, "calibration": plan.calibration.describe()})
     for sentence in plan.notes:
         tell(sentence)
     for row in rows:
@@ -262,7 +273,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for cohort, cache and runs")],
     cases: Annotated[int, typer.Option(min=10, help="Phantom cases")] = 64,
 ) -> None:
-    """Run everything on a phantom cohort: phantom, cohort, prepare, self-train, predict."""
+    """Run everything on a synthetic cohort. Phantom, cohort, prepare, self-train, predict."""
     from mttu.phantom import TRUTH_TABLE
     from mttu.tracking import name_source, resolve_uri, show_command, show_page
 
@@ -290,6 +301,7 @@ def demo(
         raise typer.Exit(1)
     run = self_train_shown(settings)
     predict(run, [manifest], output)
+    give({"checkpoint": run / "best", "run": run, "predictions": output})
     console.print("")
     console.print(f"checkpoint   {run / 'best'}")
     console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mttu.cli.display import console, new_table, show_progress, tell
-from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
+from mttu.cli.display import console, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
+from mttu.cli.settings import ConfigFile, Fresh, PresetName, complete_settings, read_given, resolve, tell_start
 from mttu.cli.tune import make_progress
 from mttu.errors import InputError
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, rows_of
@@ -23,8 +24,10 @@ _NAME, _SEED = "output.name", "train.seed"
 def ablations(
     table: Annotated[str | None, typer.Argument(help=f"One table: {', '.join(TABLES)}; all if not given")] = None,
 ) -> None:
-    """List the rows of the paper's ablation tables: name, settings, and what each asks."""
-    for name in [table] if table is not None else TABLES:
+    """List the rows of the paper's ablation tables. Name, settings, and what each asks."""
+    shown = [table] if table is not None else list(TABLES)
+    give({name: {row: ABLATIONS[row] for row in rows_of(name)} for name in shown})
+    for name in shown:
         rows = rows_of(name)
         typer.echo(f"{name}: {TABLES[name]}")
         width = max(map(len, rows)) + 2
@@ -47,7 +50,10 @@ def _show(value: object) -> str:
 def ablate(
     table: Annotated[str, typer.Argument(help=f"Table of the paper: {', '.join(TABLES)}")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings of every row")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.NAME=VALUE]...", help="Settings of every row", autocompletion=complete_settings
+        ),
     ] = None,
     config: ConfigFile = None,
     preset_name: PresetName = "paper",
@@ -63,7 +69,7 @@ def ablate(
         typer.Option("--ray/--no-ray", help="Train on Ray, or in processes of this machine; chosen if not given"),
     ] = None,
 ) -> None:
-    """Run a table of the paper, each row over seeds or folds; the same command goes on after an interruption."""
+    """Run a table of the paper over seeds or folds. The same command goes on after an interruption."""
     from mttu.search.ablation_study import plan_study, prepare_study, run_study
 
     given = read_given(config, arguments)
@@ -110,9 +116,11 @@ def _show_study(folder: Path) -> None:
     from mttu.search.ablation_study import CSV, LATEX, MARKDOWN, PICTURE, read_summary
     from mttu.search.table_files import tabulate
 
-    columns, lines = tabulate(read_summary(folder))
+    summary = read_summary(folder)
+    give({"folder": folder, "summary": summary})
+    columns, lines = tabulate(summary)
     shown = new_table(columns, title=f"{folder.name}: means over repeats")
     for line in lines:
         shown.add_row(*line)
-    console.print(shown)
+    show_table(shown)
     console.print(f"{folder}: {CSV}, {MARKDOWN}, {LATEX}, {PICTURE}.png")

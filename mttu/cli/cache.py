@@ -7,9 +7,11 @@ import typer
 from rich.table import Table
 
 from mttu.cli.display import console, show_progress
+from mttu.cli.groups import CommandLine
+from mttu.cli.output import give
 from mttu.errors import say_count
 
-app = typer.Typer(help="Check and tidy up prepared cases.", no_args_is_help=True)
+app = CommandLine(help="Check and tidy up prepared cases.", no_args_is_help=True)
 
 CacheFolder = Annotated[Path, typer.Argument(help="Folder that `mttu prepare` filled")]
 
@@ -21,7 +23,7 @@ def verify(
         Path | None, typer.Argument(help="Manifest it was prepared from; its source files are then compared too")
     ] = None,
 ) -> None:
-    """Read every prepared case and check it; exits with 1 if any is damaged, missing or no longer true."""
+    """Read every prepared case and check it. Exits with 1 if any is damaged, missing or no longer true."""
     from mttu.data.cache_upkeep import list_cases, verify_cache
     from mttu.data.manifest import read_manifest
 
@@ -38,6 +40,7 @@ def verify(
             table.add_row(finding.case_id, finding.problem, finding.mend)
         console.print(table, soft_wrap=False)
     wrong = len({finding.case_id for finding in result.findings})
+    give({"cache": cache, "cases": result.cases, "sound": result.cases - wrong, "findings": result.findings})
     console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound")
     if wrong:
         raise typer.Exit(1)
@@ -49,7 +52,10 @@ def prune(
     manifests: Annotated[list[Path], typer.Argument(help="All manifests that use the cache")],
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; else they are only listed")] = False,
 ) -> None:
-    """List, and with --yes remove, prepared cases that no manifest names and leftovers of interrupted preparations."""
+    """List, and with --yes remove, cases that nobody needs.
+
+    These are prepared cases that no manifest names, and leftovers of interrupted preparations.
+    """
     from rich.filesize import decimal
 
     from mttu.data.cache_upkeep import prune_cache
@@ -58,6 +64,7 @@ def prune(
     removals = prune_cache(cache, [read_manifest(path) for path in manifests], remove=yes)
     for removal in removals:
         console.print(f"{removal.name}: {removal.reason}, {decimal(removal.size_bytes)}")
+    give({"cache": cache, "removed": yes, "removals": removals})
     total = decimal(sum(removal.size_bytes for removal in removals))
     if not removals:
         console.print(f"{cache}: nothing to remove")

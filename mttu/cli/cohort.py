@@ -1,15 +1,17 @@
 """`mttu cohort`: from folders and tables to a manifest and its findings; `mttu describe`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from mttu.cli.display import Advance, console, errors, new_table, show_progress, tell
+from mttu.cli.display import Advance, console, errors, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
 from mttu.cli.settings import ManifestFile
 from mttu.errors import InputError, say_count
 
@@ -99,6 +101,8 @@ def cohort(
 
         made = build_cohort(request, show)
     _report(made.findings, report)
+    written = None if made.manifest is None else output
+    give({"manifest": written, "findings": made.findings} | _count(made.manifest))
     if made.manifest is None:
         number = sum(finding.severity == "error" for finding in made.findings)
         raise InputError(
@@ -107,19 +111,31 @@ def cohort(
     write_manifest(made.manifest, output)
     for line in describe_manifest(made.manifest):
         console.print(line)
-    console.print(_show_table_one(made.manifest))
+    show_table(_show_table_one(made.manifest))
     console.print(f"{output}: {say_count(len(made.manifest.cases), 'case', 'cases')}")
 
 
 def describe(manifest: ManifestFile) -> None:
-    """Show who is in a cohort: age, sex, grade, IDH status and masks by use, as Table I of the paper."""
+    """Show who is in a cohort, as Table I of the paper. Age, sex, grade, IDH status and masks by use."""
     from mttu.data.manifest import read_manifest
     from mttu.pseudo_labels.pool_shift import find_bare_cases, find_pool_shift
 
     cohort = read_manifest(manifest)
-    console.print(_show_table_one(cohort))
-    for note in (*find_pool_shift(cohort), *find_bare_cases(cohort)):
+    notes = [*find_pool_shift(cohort), *find_bare_cases(cohort)]
+    give(_count(cohort) | {"notes": notes})
+    show_table(_show_table_one(cohort))
+    for note in notes:
         tell(note)
+
+
+def _count(manifest: "Manifest | None") -> dict[str, Any]:
+    """For `--json`: cases of each split, and the rows of Table I that have cells."""
+    from mttu.cohort.table_one import COLUMNS, table_one
+
+    if manifest is None:
+        return {}
+    rows = {row.title.strip(): dict(zip(COLUMNS, row.cells, strict=True)) for row in table_one(manifest) if row.cells}
+    return {"cases": Counter(case.split for case in manifest.cases), "table_one": rows}
 
 
 def _show_table_one(manifest: "Manifest") -> Table:

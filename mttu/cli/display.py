@@ -3,12 +3,15 @@
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,9 +22,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from mttu.cli.output import is_quiet
 from mttu.config import Config
 from mttu.errors import mask_secrets
 from mttu.search.presets import preset
@@ -115,11 +119,12 @@ PROPOSED_CROPS = 0.33
 
 
 class _Shown(logging.Handler):
-    """Prints the package's own log messages, such as that it waits for a server."""
+    """Prints the package's own log messages, such as that it waits for a server; with `--quiet` only warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints it above any progress bar."""
-        console.print(mask_secrets(record.getMessage()))
+        if not is_quiet() or record.levelno >= logging.WARNING:
+            console.print(mask_secrets(record.getMessage()))
 
 
 def show_log() -> None:
@@ -151,6 +156,45 @@ def new_table(columns: Iterable[str], no_wrap: bool = False, **options: Any) -> 
     return table
 
 
+def show_table(table: Table) -> None:
+    """Prints a table as wide as the terminal, 80 columns in a file. It is wrapped between words and never cut.
+
+    Where that is not enough its columns are printed in parts, one below the other, each with the first column.
+    """
+    table.box, table.pad_edge, table.title_justify, table.caption_justify = box.SIMPLE_HEAD, False, "left", "left"
+    parts = _divide(table)
+    for number, part in enumerate(parts):
+        part.title = table.title if number == 0 else None
+        part.caption = table.caption if number == len(parts) - 1 else None
+        console.print(part, soft_wrap=False)
+
+
+def _divide(table: Table) -> list[Table]:
+    """Tables that each fit the console, of the first column and as many others as there is room for."""
+    first, *others = table.columns
+    if not others:
+        return [table]
+    parts: list[list[Column]] = []
+    for column in others:
+        if parts and _fits(_take(table, [first, *parts[-1], column])):
+            parts[-1].append(column)
+        else:
+            parts.append([column])
+    return [_take(table, [first, *part]) for part in parts]
+
+
+def _take(table: Table, columns: Sequence[Column]) -> Table:
+    part = copy(table)
+    part.columns = [replace(column, _index=index) for index, column in enumerate(columns)]
+    part.title = part.caption = None
+    return part
+
+
+def _fits(table: Table) -> bool:
+    unbounded = console.options.update(width=10_000)  # else the measure is never more than what there is
+    return Measurement.get(console, unbounded, table).minimum <= console.width
+
+
 def make_columns(*before_text: ProgressColumn) -> tuple[ProgressColumn, ...]:
     """Columns of a bar: what, how far, for how long, what else is given, and the newest text."""
     title, text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
@@ -165,6 +209,9 @@ def show_progress(title: str, total: int) -> Iterator[Advance]:
         title: What is being done.
         total: Units in all.
     """
+    if is_quiet():
+        yield lambda done, text: None
+        return
     if not console.is_terminal:
 
         def write_line(done: int, text: str) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, show_progress
+from mttu.cli.display import console, show_progress, show_table
+from mttu.cli.output import give
 from mttu.data.labels import CONVENTIONS
 from mttu.errors import InputError
 
@@ -37,7 +38,7 @@ def evaluate(
     compare_scores: Annotated[Path | None, typer.Option(help="As --scores, for --compare")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
-    """Score predictions against true masks and IDH statuses, with intervals and tests."""
+    """Score predictions against the truth, with intervals. Masks and IDH status, with tests and figures."""
     from mttu.report import Source, evaluate_cases, plan_evaluation, write_evaluation
     from mttu.report.tables import build_tables, describe_cases
 
@@ -58,8 +59,9 @@ def evaluate(
     with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
         found = evaluate_cases(plan, advance)
     write_evaluation(output, found.region_rows, found.idh_rows, found.summary)
+    give(found.summary)
     for line in describe_cases(found.summary):
         console.print(line)
     for table in build_tables(found.summary):
-        console.print(table, soft_wrap=False)
+        show_table(table)
     console.print(f"{output}: scored. Research use only.")

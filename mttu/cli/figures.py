@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from mttu.cli.display import console, show_progress, tell
+from mttu.cli.groups import CommandLine
+from mttu.cli.output import give
 from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile
 from mttu.data.labels import CONVENTIONS
 from mttu.errors import raise_if_any
 
-app = typer.Typer(help="Draw Fig. 2 and Fig. 4 of the paper.", no_args_is_help=True)
+app = CommandLine(help="Draw feature maps and surfaces as in the paper.", no_args_is_help=True)
 
 PictureName = Annotated[
     Path,
@@ -42,7 +44,7 @@ def features(
     ] = None,
     device: DeviceName = "auto",
 ) -> None:
-    """Draw the feature maps of a network (Fig. 2), in a window around the tumour of each case."""
+    """Draw feature maps of a network. In a window around the tumour of each case, as Fig. 2 of the paper."""
     from mttu.report.feature_maps import CENTRES, draw_features, plan_feature_maps
 
     plan = plan_feature_maps(
@@ -60,6 +62,7 @@ def features(
     )
     with show_progress("features", len(plan.cases)) as advance:
         paths, centres = draw_features(plan, advance)
+    give({"pictures": paths, "centres": centres})
     size = "x".join(map(str, plan.config.patch.size))
     for case_id, centre in centres.items():
         console.print(f"{case_id}: window of {size} voxels, {CENTRES[centre]}")
@@ -85,12 +88,13 @@ def surfaces(
         typer.Option(help=f"Labels in folders that `mttu predict` did not write: {', '.join(CONVENTIONS)}"),
     ] = None,
 ) -> None:
-    """Draw predicted surfaces, coloured by their distance to the true one (Fig. 4), for several systems."""
+    """Draw predicted surfaces by their distance to the truth. As Fig. 4 of the paper, for several systems."""
     from mttu.report.surfaces import draw_surfaces, plan_surfaces
 
     plan = plan_surfaces(manifest, _read_systems(system or []), output, case or [], split, region, labels, unit)
     with show_progress("surfaces", len(plan.cases) * len(plan.systems)) as advance:
         paths = draw_surfaces(plan, advance)
+    give({"pictures": paths, "systems": {one.name: one.folder for one in plan.systems}})
     for sentence in plan.passed_over:
         tell(f"passed over: {sentence}")
     for one in plan.systems:

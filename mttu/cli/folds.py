@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, new_table, show_progress, summarise_epoch, tell, tell_absences
+from mttu.cli.display import console, new_table, show_progress, show_table, summarise_epoch, tell, tell_absences
 from mttu.cli.networks import print_calibration
+from mttu.cli.output import give
 from mttu.cli.settings import Given, ManifestFile, tell_start
 from mttu.config import Config
 from mttu.config.earlier import MOVED
@@ -71,9 +72,10 @@ def print_folds(folder: Path) -> None:
     from mttu.training.folds import CSV, ENSEMBLE_FOLDER, read_empty_dice, read_folds_table
 
     rows, empty_dice = read_folds_table(folder), read_empty_dice(folder)
+    give({"run": folder, "ensemble": folder / ENSEMBLE_FOLDER, "folds": rows})
     for part in _PARTS:
         if any(row.metric.startswith(f"{part}/") for row in rows):
-            console.print(tabulate_folds(rows, part, empty_dice))
+            show_table(tabulate_folds(rows, part, empty_dice))
     console.print(f"every value of every fold: {folder / CSV}")
     console.print(f"ensemble of the folds: {folder / ENSEMBLE_FOLDER}")
     if (folder / ENSEMBLE_FOLDER).is_dir():  # otherwise it was removed after the run
@@ -113,7 +115,7 @@ def split(
     group: Annotated[str, typer.Option(help="patient, or site: a site is never in two folds")] = "patient",
     exclude_test: Annotated[bool, typer.Option("--exclude-test", help="Leave test cases out of the folds")] = False,
 ) -> None:
-    """Draw cross-validation folds by patient, stratified by IDH; train on each with data.manifest=FILE."""
+    """Draw folds by patient, stratified by IDH. Train on each with data.manifest=FILE."""
     from mttu.cohort.splits import check_folder, draw_folds, write_folds
     from mttu.data.manifest import read_manifest
 
@@ -121,29 +123,33 @@ def split(
     cohort = read_manifest(manifest)
     drawn = draw_folds(cohort, folds, seed, group, exclude_test)
     write_folds(drawn, output)
-    console.print(_show_folds(drawn))
+    give({"folder": output, "folds": [_count_fold(manifest) for manifest in drawn]})
+    show_table(_show_folds(drawn))
     console.print(_say_unchanged(cohort, drawn, exclude_test))
     console.print(f"{output}: fold_1.parquet to fold_{folds}.parquet")
 
 
-def _show_folds(folds: Sequence["Manifest"]) -> Table:
-    """Number of train and val cases of each fold; of the val cases: patients, sites, IDH status and masks."""
+def _count_fold(fold: "Manifest") -> dict[str, int]:
+    """Number of train and val cases of a fold; of the val cases: patients, sites, IDH status and masks."""
     from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD
 
-    titles = ("fold", "train", "val", "patients", "sites", "mutant", "wild", "unknown", "masks")
-    table = new_table(titles, caption="patients to masks: of val")
-    for number, manifest in enumerate(folds, 1):
-        val = manifest.split("val")
-        counts = (
-            number,
-            len(manifest.split("train")),
-            len(val),
-            len({case.patient_id for case in val}),
-            len({case.site for case in val if case.site}),
-            *(sum(case.idh == status for case in val) for status in (IDH_MUTANT, IDH_WILD, IDH_UNKNOWN)),
-            sum(case.seg is not None for case in val),
-        )
-        table.add_row(*map(str, counts))
+    val = fold.split("val")
+    statuses = {"mutant": IDH_MUTANT, "wild": IDH_WILD, "unknown": IDH_UNKNOWN}
+    return {
+        "train": len(fold.split("train")),
+        "val": len(val),
+        "patients": len({case.patient_id for case in val}),
+        "sites": len({case.site for case in val if case.site}),
+        **{name: sum(case.idh == status for case in val) for name, status in statuses.items()},
+        "masks": sum(case.seg is not None for case in val),
+    }
+
+
+def _show_folds(folds: Sequence["Manifest"]) -> Table:
+    counts = [_count_fold(manifest) for manifest in folds]
+    table = new_table(("fold", *counts[0]), caption="patients to masks: of val")
+    for number, row in enumerate(counts, 1):
+        table.add_row(str(number), *map(str, row.values()))
     return table
 
 

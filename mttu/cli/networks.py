@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, errors, new_table, tell
+from mttu.cli.display import console, errors, new_table, show_table, tell
+from mttu.cli.output import give
 from mttu.config import NetworkSettings
 from mttu.config.network import BOTH, OURS
 from mttu.errors import InputError, RunError
@@ -29,11 +30,21 @@ def print_calibration(folder: Path) -> None:
             console.print(f"left out of that: {note}")
 
 
+def give_training(folder: Path) -> None:
+    """Gives the result of a training: its run folder, the best weights, their metrics and their calibration."""
+    from mttu.files import read_json
+    from mttu.inference.calibration import read_calibration
+
+    best = folder / "best"
+    metrics = read_json(best / "checkpoint.json")["metrics"]
+    give({"run": folder, "best": best, "metrics": metrics, "calibration": read_calibration(best).to_json()})
+
+
 def ensemble(
     checkpoints: Annotated[list[Path], typer.Argument(help="Run folders or their `best` folders, one per member")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an older ensemble is replaced")],
 ) -> None:
-    """Make one checkpoint of several: `mttu predict` and `mttu score` then average over them."""
+    """Make one checkpoint of several. `mttu predict` and `mttu score` then average over them."""
     from mttu.networks.ensemble import describe_differences, read_members, write_ensemble
     from mttu.networks.learned import describe_voters, explain_missing_answers
 
@@ -42,6 +53,7 @@ def ensemble(
     missing = explain_missing_answers(networks).values()
     for sentence in (*missing, *describe_voters(networks), *describe_differences(output)):
         tell(sentence)
+    give({"ensemble": output, "members": checkpoints})
     console.print(f"{output}: ensemble of {len(checkpoints)}; give it in place of a checkpoint")
     if all("idh" not in network.tasks for network in networks):
         return
@@ -56,9 +68,8 @@ def networks(
     size: Annotated[int, typer.Option(help="Edge of the image of --time in voxels")] = 128,
     device: Annotated[str, typer.Option(help="Of --time: auto, cpu or gpu")] = "auto",
     only: Annotated[list[str] | None, typer.Option("--only", help="Names of networks; all if not given")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """List the networks that network.kind can name: tasks, parameters, multiply-adds at 128^3, source."""
+    """List the networks that can be trained. With tasks, parameters, multiply-adds at 128^3, source."""
     from mttu.networks.rivals.registry import list_names
 
     known = (OURS, *list_names())
@@ -77,17 +88,15 @@ def networks(
             row |= _time(name, size, device)
             failed += row["seconds"] is None
         rows.append(row)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-    else:
-        console.print(_draw_table(rows, time))
-        for row in rows:
-            console.print(_describe_in_words(row))
-        console.print(
-            "M params: learned parameters in millions, without an IDH head where the network has none of its own; G "
-            "MACs: billions of multiply-adds for one image of 128^3, without norms, activations and interpolation; "
-            "publ.: as published."
-        )
+    give(rows)
+    show_table(_draw_table(rows, time))
+    for row in rows:
+        console.print(_describe_in_words(row))
+    console.print(
+        "M params: learned parameters in millions, without an IDH head where the network has none of its own; G "
+        "MACs: billions of multiply-adds for one image of 128^3, without norms, activations and interpolation; "
+        "publ.: as published."
+    )
     if failed:
         raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mttu.cli.display import console, show_progress
+from mttu.cli.output import give
 
 
 def phantom(
@@ -23,7 +24,7 @@ def phantom(
     thick_slices: Annotated[float, typer.Option(help="Share of the images taken in thick slices")] = 0.5,
     defects: Annotated[int, typer.Option(min=0, help="Cases broken on purpose, listed in defects.csv")] = 0,
 ) -> None:
-    """Write a synthetic glioma cohort in BraTS layout, with clinical.csv, and say how well its IDH can be told."""
+    """Write a synthetic glioma cohort in BraTS layout. With clinical.csv, and how well its IDH can be told."""
     from mttu.phantom import Recipe, measure_phantom, write_phantom
 
     recipe = Recipe(
@@ -42,6 +43,8 @@ def phantom(
     )
     with show_progress("phantom", cases) as advance:
         write_phantom(folder, recipe, advance)
-    for line in measure_phantom(folder).describe():
+    measured = measure_phantom(folder)
+    give({"folder": folder, "idh": measured})
+    for line in measured.describe():
         console.print(line)
     console.print(f"{cases} phantom cases in {folder}")

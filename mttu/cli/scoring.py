@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mttu.cli.display import console, show_progress, tell, tell_failures
-from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile, Precision
+from mttu.cli.output import give
+from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile, Precision, complete_settings
 from mttu.config import Config, SelectionSettings, override, parse_overrides
 from mttu.errors import InputError
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from mttu.pseudo_labels.selection import Selection
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20")
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. mc.passes=20", autocompletion=complete_settings
+    ),
 ]
 
 
@@ -36,7 +40,7 @@ def score(
     gpus_per_actor: Annotated[float, typer.Option(help="Share of a GPU that an actor takes, e.g. 0.5")] = 1.0,
     precision: Precision = None,
 ) -> None:
-    """Score a split by Monte Carlo dropout: IDH probability, confidence, uncertainty. Research use only."""
+    """Score cases by Monte Carlo dropout. IDH probability, confidence, uncertainty. Research use only."""
     import torch
 
     from mttu.cluster.cases import score_on_ray
@@ -62,6 +66,8 @@ def score(
             table = score_cases(plan, chosen, show)
     write_scores(table, output)
     failed = tell_failures((row.case_id, row.error) for row in table.rows if row.error)
+    errors = {row.case_id: row.error for row in table.rows if row.error}
+    give({"table": output, "sha256": table.digest, "scored": len(table.rows) - failed, "failed": errors})
     console.print(f"{output}: {len(table.rows) - failed} scored, {failed} failed. Research use only.")
     console.print(f"SHA-256 of the scores: {table.digest}")
     for sentence in table.about.get("notes", ()):
@@ -95,7 +101,7 @@ def select(
         Path | None, typer.Option(help="Their true classes, as --truth, which is used if this is not given")
     ] = None,
 ) -> None:
-    """Select pseudo-labels from scores: PL, CPL or UPS, e.g. selection.method=CPL. Research use only."""
+    """Select pseudo-labels from scores by PL, CPL or UPS. E.g. selection.method=CPL. Research use only."""
     from mttu.cohort.truth import match_truth, read_truth
     from mttu.data.labels import CLASS_NAMES
     from mttu.pseudo_labels.advice import advise
@@ -133,7 +139,18 @@ def select(
         tell(note)
     _print_precision(selection, known)
     console.print(f"{'method':8}{'balance':9}{'mutant':>7}{'wild':>6}{'right':>7}{'known':>7}  accuracy [95% Wilson]")
-    for row in compare_methods(table, settings, known, correction):
+    methods = compare_methods(table, settings, known, correction)
+    give(
+        {
+            "method": settings.method,
+            "cases": selection.cases,
+            "notes": selection.notes,
+            "estimates": selection.estimates,
+            "methods": methods,
+            "folder": output,
+        }
+    )
+    for row in methods:
         counts, accuracy = row.counts, row.accuracy
         shown = "-" if accuracy.value is None else f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
         right = str(counts.num_right_mutant + counts.num_right_wild) if counts.num_known else "-"
@@ -202,7 +219,7 @@ def thresholds(
     uncertainty: Annotated[str | None, typer.Option(help="Values of tau_u to try, e.g. 0.05,0.1")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table and picture")] = None,
 ) -> None:
-    """Try thresholds for pseudo-labels on labelled cases; suggests a pair and decides nothing."""
+    """Try thresholds for pseudo-labels on labelled cases. Suggests a pair and decides nothing."""
     from mttu.cohort.truth import read_truth
     from mttu.pseudo_labels.reports import check_report, write_thresholds
     from mttu.pseudo_labels.score_table import read_scores
@@ -225,6 +242,7 @@ def thresholds(
     labelled, notes = pool_scores(tables, read_truth(truth, told))
     rows = search_thresholds(labelled, *grids)
     suggested = suggest_thresholds(rows, min_coverage)
+    give({"pairs": rows, "suggested": suggested, "cases": len(labelled), "folder": output})
     console.print(f"{'tau_c':>6}{'tau_u':>7}{'selected':>10}{'coverage':>10}{'wrong':>7}  error [95% Wilson]")
     for row in rows:
         console.print(_describe(row))

@@ -11,15 +11,26 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from mttu.cli.display import console, make_columns, name_breaks, new_table, summarise_epoch, tell, tell_absences
+from mttu.cli.display import (
+    console,
+    make_columns,
+    name_breaks,
+    new_table,
+    show_table,
+    summarise_epoch,
+    tell,
+    tell_absences,
+)
 from mttu.cli.folds import print_folds
 from mttu.cli.networks import print_calibration
+from mttu.cli.output import give, is_quiet
 from mttu.cli.settings import (
     AblationNames,
     ConfigFile,
     Fresh,
     PresetName,
     PrintConfig,
+    complete_settings,
     read_given,
     resolve_run,
     tell_start,
@@ -39,7 +50,12 @@ _METRICS = {"dice": "Dice", "idh_auc": "AUC", "idh_accuracy": "acc", "idh_ece": 
 
 def self_train(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, e.g. selection.method=CPL")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.NAME=VALUE]...",
+            help="Settings, e.g. selection.method=CPL",
+            autocompletion=complete_settings,
+        ),
     ] = None,
     config: ConfigFile = None,
     preset_name: PresetName = "paper",
@@ -47,9 +63,10 @@ def self_train(
     fresh: Fresh = False,
     ablations: AblationNames = None,
 ) -> None:
-    """Train in rounds with pseudo-labels (Algorithm 1); the same command goes on after an interruption."""
+    """Train in rounds with pseudo-labels (Algorithm 1). The same command goes on after an interruption."""
     settings = resolve_run(preset_name, read_given(config, arguments, ablations), fresh)
     if print_config:
+        give(settings.model_dump(mode="json"))
         typer.echo(to_yaml(settings), nl=False)
         return
     folder = self_train_shown(settings, fresh)
@@ -169,6 +186,9 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
         cases: What `count_cases` found.
     """
     left = TimeLeft(settings, cases)
+    if is_quiet():
+        yield lambda step: tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
+        return
     if not console.is_terminal:
         told = time.monotonic()
 
@@ -213,8 +233,9 @@ def print_rounds(settings: Config, folder: Path) -> None:
     truth = {} if settings.self_training.truth is None else read_truth(settings.self_training.truth, notes)
     summary = read_summary(folder) or {}
     rows, chosen = summarise_rounds(folder, truth), summary.get("chosen_round")
+    give({"run": folder, "best": folder / "best", "rounds": rows, "summary": summary})
     for table in tabulate(rows, settings.selection.method, chosen, settings.metrics.empty_dice):
-        console.print(table)
+        show_table(table)
     for note in notes:
         tell(note)
     for row in rows:

@@ -1,6 +1,6 @@
 """Options that several commands share, and their settings: the preset, then the file, then the arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +12,39 @@ from mttu.config import Config, flatten, override, parse_overrides, read_yaml
 from mttu.config.batches import describe_accumulation
 from mttu.config.earlier import BATCH_PER_WORKER, BATCH_SIZE, GLOBAL_BATCH, MOVED, NUM_WORKERS, rename
 from mttu.errors import InputError
-from mttu.search.ablations import combine
+from mttu.search.ablations import ABLATIONS, combine
 from mttu.search.presets import PRESETS, earlier_preset, preset
+
+
+def complete_settings(incomplete: str) -> list[str]:
+    """Names of settings that begin so, for the shell; a `=` follows."""
+    return [f"{name}=" for name in flatten(Config().model_dump(mode="json")) if name.startswith(incomplete)]
+
+
+def _complete_names(names: Iterable[str]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (YAML) over the preset")]
 _PRESETS = f"Start from: {', '.join(PRESETS)}; several: small+pool"
-PresetName = Annotated[str, typer.Option("--preset", "-p", help=_PRESETS)]
+PresetName = Annotated[str, typer.Option("--preset", "-p", help=_PRESETS, autocompletion=_complete_names(PRESETS))]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and exit")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an older run is kept aside")]
 ManifestFile = Annotated[Path, typer.Argument(help="Manifest that `mttu cohort` wrote")]
 CheckpointFolder = Annotated[Path, typer.Argument(help="Run folder, its `best` folder, or an ensemble")]
 AblationNames = Annotated[
-    list[str] | None, typer.Option("--ablation", "-a", help="Row of a table of the paper; `mttu ablations` lists them")
+    list[str] | None,
+    typer.Option(
+        "--ablation",
+        "-a",
+        help="Row of a table of the paper; `mttu ablations` lists them",
+        autocompletion=_complete_names(ABLATIONS),
+    ),
 ]
-DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or gpu")]
+DeviceName = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu or gpu", autocompletion=_complete_names(("auto", "cpu", "gpu"))),
+]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", help="float32, bfloat16 or auto (bfloat16 on a GPU); train.precision if not given"),

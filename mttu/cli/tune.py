@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import Advance, console, new_table, show_progress, tell
-from mttu.cli.settings import ConfigFile, Fresh, PresetName, read_given, resolve, tell_start
+from mttu.cli.display import Advance, console, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
+from mttu.cli.settings import ConfigFile, Fresh, PresetName, complete_settings, read_given, resolve, tell_start
 from mttu.errors import InputError, raise_if_any
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _MOST_SHOWN = 20
 def tune(
     space: Annotated[Path | None, typer.Argument(help="Search space (YAML), e.g. of tune_spaces/")] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings of every trial")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.NAME=VALUE]...", help="Settings of every trial", autocompletion=complete_settings
+        ),
     ] = None,
     config: ConfigFile = None,
     preset_name: PresetName = "paper",
@@ -43,7 +47,7 @@ def tune(
         float, typer.Option(min=0, max=1, help="Largest error, for run select and metric coverage")
     ] = 0.1,
 ) -> None:
-    """Search settings with Ray Tune, on validation cases; the same command goes on after an interruption."""
+    """Search settings on validation cases with Ray Tune. The same command goes on after an interruption."""
     if show is not None:
         _show(show)
         return
@@ -108,6 +112,7 @@ def _search_offline(
     found = search_offline(space, settings, labelled, min_coverage, max_error, out)
     for note in (*told, *notes, *found.notes):
         tell(note)
+    give({"points": found.points, "chosen": found.chosen, "notes": found.notes, "files": found.files})
     front = sum(point.on_front for point in found.points)
     console.print(f"{len(found.points)} pairs of thresholds on {len(labelled)} cases, {front} on the Pareto front")
     if found.chosen is None:
@@ -174,8 +179,9 @@ def _show(folder: Path) -> None:
     record = read_versioned(folder / RECORD, FORMAT_VERSION, "give the run folder of `mttu tune`")
     plan, trials = record["plan"], read_trials(folder)
     metric = plan["metric"]
+    give({"folder": folder, "plan": plan, "trials": trials})
     maximise = METRICS[plan["run"]][metric] if plan["mode"] is None else plan["mode"] == "max"
-    console.print(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
+    show_table(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
     counts = Counter(trial.state for trial in trials)
     told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     console.print(f"{len(trials)} of {record['samples']} trials: {told}")

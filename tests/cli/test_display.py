@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -12,15 +13,20 @@ from mttu.cli.display import (
     errors,
     name_breaks,
     name_controls,
+    new_table,
     show_progress,
+    show_table,
     tell,
 )
 from mttu.cli.folds import cross_validate_shown
-from mttu.cli.self_train import show_rounds
+from mttu.cli.self_train import show_rounds, tabulate
+from mttu.cli.tune import _tabulate
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError
 from mttu.search.presets import preset
+from mttu.search.trials import Trial
 from mttu.self_training import Step
+from mttu.self_training.tracking import RoundSummary
 
 METRICS = {
     **{f"val/predicted_{name}": 4.0 for name in ("background", "ncr_net", "edema")},
@@ -186,3 +192,53 @@ def test_a_refusal_and_a_defect_show_no_control_character(capsys, monkeypatch):
         assert "x1b[31m" in text
         assert not set(text) & set("\x1b\x9b\x07\u202e\u2066" + UNSEEN)
         assert "\nerror: wiped" not in text
+
+
+def test_a_table_is_wrapped_between_words_and_divided_by_columns_never_cut(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"network.setting_{number}" for number in range(9)]
+    table = new_table(("trial", *names), title="the trials", caption="and 3 more")
+    for trial in ("0001", "0002"):
+        table.add_row(trial, *(f"{trial}-{number}" for number in range(9)))
+    show_table(table)
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out
+    heads = [line.split() for line in lines if line.strip().startswith("trial")]
+    assert [name for head in heads for name in head if name != "trial"] == names
+    assert len(heads) == 3
+    assert all(head[0] == "trial" for head in heads)
+    cells = [line.split()[1:] for line in lines if line.strip().startswith("0002")]
+    assert [cell for part in cells for cell in part] == [f"0002-{number}" for number in range(9)]
+    assert (out.count("the trials"), out.count("and 3 more")) == (1, 1)
+    assert out.index("the trials") < out.index("setting_0") < out.index("setting_8") < out.index("and 3 more")
+
+    text = Table("", "what was found", "what mends it", title="words")
+    text.add_row("case", "a sentence that is rather long", "another sentence, which is as long as the one beside it")
+    show_table(text)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("case") == 1  # one part
+    assert all(word in out for word in ("sentence", "mends", "beside"))
+    monkeypatch.setenv("COLUMNS", "300")
+    show_table(table)
+    assert len([line for line in capsys.readouterr().out.splitlines() if "trial " in line]) == 1
+
+
+def test_the_widest_tables_fit_eighty_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["network.bottleneck.num_layers", "optim.weight_decay", "network.dropout.attention", "loss.task_weighting"]
+    drawn = dict.fromkeys(names, 1.25e-4) | {"loss.task_weighting": "uncertainty"}
+    trial = Trial(3, "0003", drawn, Path("x"), state="finished", history=[{"epoch": 1, "val/score": 0.5}])
+    show_table(_tabulate([trial], names, "val/score", True))
+    metrics = {f"{part}/{name}": 0.12345 for part in ("val", "test") for name in ("dice", "idh_auc", "idh_accuracy")}
+    metrics |= {"val/idh_ece": 0.25, "test/idh_ece": 0.5}
+    for one in tabulate([RoundSummary(10, 1000, 100, 300, 400, 350, metrics)], "UPS", 10, "brats"):
+        show_table(one)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    shown = out.split()
+    assert {"num_layers", "weight_decay", "attention", "task_weighting", "uncertainty", "350/400"} <= set(shown)
+    assert shown.count("0.123") == 6
