@@ -108,6 +108,10 @@ _SCORES = (
     *("dice", "hd95_mm", "sensitivity", "specificity", "predicted_ml", "truth_ml"),
     *("volume_difference_ml", "relative_volume_difference"),
 )
+_LESION_SCORES, _LESION_COUNTS = (
+    ("lesion_dice", "lesion_hd95_mm"),
+    ("num_lesions", "num_missed_lesions", "num_false_lesions"),
+)
 _LEARNED_FROM = pa.field("learned_from", pa.bool_())
 
 
@@ -120,7 +124,8 @@ REGION_SCHEMA = pa.schema(
         *_texts("case_id", "patient_id", "system", "region"),
         _LEARNED_FROM,
         *_texts("status"),
-        *(pa.field(name, pa.float64()) for name in _SCORES),
+        *(pa.field(name, pa.float64()) for name in (*_SCORES, *_LESION_SCORES)),
+        *(pa.field(name, pa.int32()) for name in _LESION_COUNTS),
         *_texts(*MetricSettings.model_fields),
     ]
 )
@@ -147,6 +152,11 @@ case_scores.parquet/.csv  one row per case, region (wt, tc, et) and system; an e
   sensitivity, specificity   of voxels, over the whole volume
   predicted_ml, truth_ml  millilitres
   volume_difference_ml    predicted minus true; relative_volume_difference is the same, divided by the true volume
+  lesion_dice, lesion_hd95_mm   lesion-wise as BraTS 2023 (GLI), which has its own rule for empty masks: mean over true
+                          lesions above 50 mm3 and false ones; a missed or false lesion has Dice 0 and 374 mm, a case
+                          without any has 1 and 0 mm; HD95 weighs the surface by its area
+  num_lesions, num_missed_lesions, num_false_lesions   of these; a false lesion is a predicted component that touches no
+                          true one
   empty_dice              brats: both masks empty 1, only one empty 0; exclude: left out without a true region, missed 0
   empty_hd95              exclude: left out unless both masks hold the region; brats2020, brats2023: both empty 0, only
                           one empty 373.12866 or 374 mm
