@@ -57,7 +57,8 @@ def evaluate(
     )
     with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
         found = evaluate_cases(plan, advance)
-    write_evaluation(output, found.region_rows, found.idh_rows, found.summary)
+    tables = found.fact_rows, found.baseline_rows
+    write_evaluation(output, found.region_rows, found.idh_rows, found.summary, *tables)
     for line in describe_cases(found.summary):
         console.print(line)
     for table in build_tables(found.summary):

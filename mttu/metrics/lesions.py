@@ -105,15 +105,16 @@ def _score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], spacing_mm: S
     if total == 0:
         return LesionScores(1.0, 0.0, 0, 0, 0)
     penalties_mm = PENALTY_MM * (num_missed + num_false)
-    return LesionScores(dice / total, (hd95_mm + penalties_mm) / total, len(counted), num_missed, num_false)
+    return LesionScores(float(dice / total), (hd95_mm + penalties_mm) / total, len(counted), num_missed, num_false)
 
 
 def _match(components: NDArray[np.int32], grown: NDArray[np.int32]) -> dict[int, list[int]]:
     """Lesion to the predicted components that touch it, grown; without the lesions that none touches."""
     both = (components > 0) & (grown > 0)
+    base = int(components.max()) + 1
     members: dict[int, list[int]] = {}
-    for lesion, component in np.unique(np.stack([grown[both], components[both]]), axis=1).T.tolist():
-        members.setdefault(lesion, []).append(component)
+    for pair in np.unique(grown[both].astype(np.int64) * base + components[both]).tolist():
+        members.setdefault(pair // base, []).append(pair % base)
     return members
 
 

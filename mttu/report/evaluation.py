@@ -1,7 +1,7 @@
 """Scores of every case, and their summary: regions, IDH, baselines without images, comparison of two systems."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_re
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_interval
 from mttu.metrics.lesions import score_lesions
 from mttu.metrics.segmentation import score_regions
+from mttu.report.facts import list_baselines, list_facts
 from mttu.report.masks import read_masks
 from mttu.report.plan import EvaluationPlan, describe_subject
 from mttu.report.predictions import Predictions
@@ -51,6 +52,10 @@ class Evaluation:
     """See `mttu.report.files.IDH_SCHEMA`."""
     summary: Mapping[str, Any]
     """JSON values."""
+    fact_rows: Rows = field(default_factory=list)
+    """See `mttu.report.files.FACT_SCHEMA`; by case."""
+    baseline_rows: Rows = field(default_factory=list)
+    """See `mttu.report.files.BASELINE_SCHEMA`."""
 
 
 def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | None = None) -> Evaluation:
@@ -75,7 +80,8 @@ def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | N
             on_case(done, case.case_id)
     raise_if_any(problems)
     idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
-    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows, looks))
+    summary = _summarise(plan, region_rows, looks)
+    return Evaluation(region_rows, idh_rows, summary, list_facts(plan), list_baselines(plan))
 
 
 def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> Mapping[str, Mapping[str, Any]]:
