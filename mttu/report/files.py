@@ -195,7 +195,7 @@ roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with thei
 
 
 def check_output(
-    out: Path, own_files: Collection[str] = OWN_FILES, record: str = SUMMARY, what: str = "evaluation"
+    out: Path, own_files: Collection[str] = OWN_FILES, record: str = SUMMARY, what: str = "an evaluation"
 ) -> list[str]:
     """Problems of writing a folder of results: it cannot be written, or holds other files.
 
@@ -214,9 +214,9 @@ def check_output(
     present = sorted(item.name for item in out.iterdir())
     foreign = [name for name in present if name not in own_files]
     if foreign:
-        return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of an {what}; give another folder"]
+        return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of {what}; give another folder"]
     if present and not _is_ours(out / record):
-        return [f"output {out}: holds files, but no {what}; give another folder"]
+        return [f"output {out}: holds files, but no {what.split()[-1]}; give another folder"]
     return []
 
 

@@ -219,7 +219,13 @@ def write_latex(summary: Summary, caption: str, path: Path) -> None:
     titles, rows = _list_differences(summary, _LATEX)
     if rows:
         sentences.append(f"Below: {_explain_differences(summary)}")
-        blocks += ["", r"\medskip", *_lay_out_latex(titles, rows, "l" + "cr" * ((len(titles) - 1) // 2))]
+        blocks += [
+            "",
+            r"\medskip",
+            *_lay_out_latex(
+                titles, rows, "l" + ("crr" if summary.over == "cases" else "cr") * len(_list_compared(summary))
+            ),
+        ]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table*}",
@@ -295,17 +301,30 @@ def _list_scores(summary: Summary, markup: _Markup, groups: _Groups) -> tuple[li
     return titles, rows
 
 
+def _list_compared(summary: Summary) -> list[str]:
+    return [name for name in COMPARED if name in summary.metrics]
+
+
 def _list_differences(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
-    metrics = [name for name in COMPARED if name in summary.metrics]
+    metrics = _list_compared(summary)
     titles = [""]
     for name in metrics:
         unit = difference_unit(METRICS[name])
         titles += [markup.escape(f"{METRICS[name].title} ({unit})" if unit else METRICS[name].title), "n"]
+        titles += ["p (Holm)"] if summary.over == "cases" else []
     rows = []
     for row in summary.others if metrics else ():
-        cells = [(markup.show_difference(row, name), str(row.differences[name].n)) for name in metrics]
-        rows.append([markup.escape(row.title), *(text for cell in cells for text in cell)])
+        cells = [markup.escape(row.title)]
+        for name in metrics:
+            found = row.differences[name]
+            cells += [markup.show_difference(row, name), str(found.n)]
+            cells += [markup.escape(_show_p(found.p_holm, markup.dash))] if summary.over == "cases" else []
+        rows.append(cells)
     return titles, rows
+
+
+def _show_p(value: float | None, dash: str) -> str:
+    return dash if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _name_all(groups: _Groups) -> list[str]:
@@ -323,7 +342,8 @@ def _explain(summary: Summary) -> list[str]:
         over_cases if summary.over == "cases" else over_repeats,
         "Bold: best mean of a column. Ref.: the row that the others are compared with.",
     ]
-    if any(one.is_significant for row in summary.others for one in row.differences.values()):
+    marked = any(one.is_significant for row in summary.others for one in row.differences.values())
+    if marked or (summary.over == "cases" and summary.others):
         sentences.append(
             f"*: differs from {summary.reference_title} ({summary.tests}, p adjusted by Holm over the other rows of "
             f"the column < {SIGNIFICANT:g})."
