@@ -26,6 +26,7 @@ from mttu.files import (
 )
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
+from mttu.metrics.roc_bands import RocBand, bootstrap_roc
 
 Rows = Sequence[Mapping[str, Any]]
 PICTURES = ("roc", "reliability", "segmentation")
@@ -68,10 +69,14 @@ def _to_curve(rows: Rows, system: str) -> RocCurve:
     probabilities, idh = [row["mutant_probability"] for row in own], [row["idh"] for row in own]
     auc = estimate_auc(probabilities, idh)
     rates: tuple[list[float], list[float]] = [], []
+    band = RocBand()
     if auc.num_mutant and auc.num_wild:
         found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
         rates = found[0].tolist(), found[1].tolist()
-    return RocCurve(system, *rates, Estimate(auc.auc, auc.low, auc.high), auc.num_mutant, auc.num_wild)
+        band = bootstrap_roc(probabilities, idh, [row["patient_id"] for row in own])
+    estimate = Estimate(auc.auc, auc.low, auc.high)
+    ends = band.false_positive_rates, band.low, band.high
+    return RocCurve(system, *rates, estimate, auc.num_mutant, auc.num_wild, ends)
 
 
 def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
@@ -189,7 +194,7 @@ case_facts.parquet/.csv   one row per case of the split: what the manifest says 
 case_baselines.parquet/.csv   one row per case and baseline without images; after_surgery: uses the grade, known only
                           then
 summary.json              everything that was printed, and more
-roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with their DeLong interval, reliability of the
+roc, reliability, segmentation   figures, as .png and .pdf: ROC curves, bands and DeLong's interval, reliability of the
                           called class, Dice and HD95 of every case
 """
 
