@@ -21,11 +21,11 @@ from mttu.config import Config, override
 from mttu.data.manifest import read_manifest
 from mttu.files import remove, write_json
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, changes_of, rows_of
-from mttu.search.case_tests import compare_on_cases
 from mttu.search.presets import preset
-from mttu.search.table_files import write_csv, write_markdown
-from mttu.search.tables import measure_cell, summarise
 from mttu.self_training.evaluation import evaluate_locally, read_rows, write_rows
+from mttu.tables.case_tests import compare_on_cases
+from mttu.tables.files import write_csv, write_markdown
+from mttu.tables.scores import measure_cell, summarise
 from mttu.training.run import launch_locally, run_training
 
 ROWS = ("unet", "dmfnet", "segresnet", "cmsvnet", "mttu-net-vi")

@@ -13,6 +13,7 @@ from mttu import __version__
 from mttu.cli.ablations import ablate, ablations
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
+from mttu.cli.compare import compare
 from mttu.cli.display import (
     console,
     errors,
@@ -99,6 +100,7 @@ for command in (
     select,
     thresholds,
     evaluate,
+    compare,
     self_train,
     tune,
     ablate,

@@ -114,7 +114,7 @@ def _choose_runner(settings: "Config", on_ray: bool | None) -> "Callable[[Book],
 def _show_study(folder: Path) -> None:
     """Prints the table of a study, and where its files are."""
     from mttu.search.ablation_study import CSV, LATEX, MARKDOWN, PICTURE, read_summary
-    from mttu.search.table_files import tabulate
+    from mttu.tables.files import tabulate
 
     summary = read_summary(folder)
     give({"folder": folder, "summary": summary})

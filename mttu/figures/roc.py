@@ -21,10 +21,15 @@ class RocCurve:
     auc: Estimate
     num_mutant: int
     num_wild: int
+    band: tuple[Sequence[float], Sequence[float], Sequence[float]] = ((), (), ())
+    """1 - specificity, and the ends of the sensitivity's 95 % interval there; empty where there is none."""
 
 
 def draw_roc(curves: Sequence[RocCurve]) -> Figure:
-    """ROC curves with AUC and its 95% interval by DeLong; the legend names a predictor whose cases are of one class."""
+    """ROC curves with their bands, AUC and its 95% interval by DeLong.
+
+    The legend names a predictor whose cases are of one class.
+    """
     if not curves:
         return style.draw_nothing("no curves")
     figure = style.new_figure(style.PAGE_WIDTH_IN * 0.56, style.PAGE_WIDTH_IN * 0.6)
@@ -43,8 +48,11 @@ def draw_roc(curves: Sequence[RocCurve]) -> Figure:
             continue
         label = f"{curve.title}: AUC {describe(curve.auc)}\n({counts})"
         rates = curve.false_positive_rates, curve.true_positive_rates
+        axes.fill_between(*curve.band, color=series.colour, alpha=0.12, linewidth=0, zorder=1)
         axes.plot(*rates, color=series.colour, linestyle=series.dashes, linewidth=1.5, label=label)
     axes.legend(frameon=False, fontsize=style.NOTE_SIZE, loc="lower right", handlelength=2.8)
     if any(is_defined(curve.auc.low) for curve in curves):
-        style.add_note(figure, ["Brackets: 95% interval, DeLong."])
+        bands = ["Bands: 95% interval of the sensitivity at each point, bootstrap over patients."]
+        has_bands = any(len(curve.band[0]) for curve in curves)
+        style.add_note(figure, ["Brackets: 95% interval, DeLong.", *(bands if has_bands else [])])
     return figure

@@ -15,7 +15,8 @@ The settings are `metrics.empty_dice` and `metrics.empty_hd95`. The defaults are
 in the BraTS challenges, distances without empty masks. One penalty of 373 mm among 70 cases would give a standard
 deviation above any in the paper's tables. Without penalties, a system that misses more may have a smaller mean
 distance: read the counts beside it, or compare systems under brats2020. 373.12866 mm is the diagonal of
-240 x 240 x 155 mm, and is used on other grids too. brats2023 is that challenge's value, not its lesion-wise scores.
+240 x 240 x 155 mm, and is used on other grids too. brats2023 is that challenge's value; its lesion-wise scores
+are in `mttu.metrics.lesions`, whatever the settings.
 Excluding Dice is MONAI's convention: a false alarm where there is no region costs nothing.
 
 Sensitivity and relative volume difference always need a true region.

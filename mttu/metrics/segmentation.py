@@ -66,8 +66,8 @@ def score_regions(
     Raises:
         ValueError: The shapes differ, or a mask holds an unknown class.
     """
-    _check_shapes(predicted, truth)
-    volume, box = predicted.size, _find_box(predicted, truth)
+    check_shapes(predicted, truth)
+    volume, box = predicted.size, find_box(predicted, truth)
     predicted, truth = predicted[box], truth[box]
     outside = volume - predicted.size  # background in both masks
     whole = bool((predicted == WHOLE_TUMOUR).any() or (truth == WHOLE_TUMOUR).any())
@@ -81,7 +81,7 @@ def score_regions(
         overlap = replace(in_box, true_negatives=in_box.true_negatives + outside)
         hd95_mm = None
         if overlap.status == "normal":
-            hd95_mm = measure_hausdorff_mm(_select(predicted, members), _select(truth, members), spacing_mm)
+            hd95_mm = measure_hausdorff_mm(select_region(predicted, members), select_region(truth, members), spacing_mm)
         scores[region] = RegionScores(
             status=overlap.status,
             dice=overlap.dice,
@@ -96,15 +96,16 @@ def score_regions(
     return scores
 
 
-def _find_box(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> tuple[slice, ...]:
-    """Bounding box of the tumour in either mask, one voxel wider where the volume allows it."""
+def find_box(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], margin: int = 1) -> tuple[slice, ...]:
+    """Bounding box of the tumour in either mask, `margin` voxels wider where the volume allows it."""
     (box,) = find_objects((np.bitwise_or(predicted, truth) > 0).view(np.uint8), 1)
     if box is None:
         return (slice(0, 0),) * predicted.ndim
-    return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
+    return tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
 
 
-def _select(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bool_]:
+def select_region(classes: NDArray[np.uint8], members: Sequence[int]) -> NDArray[np.bool_]:
+    """Where a mask has one of some classes, (H, W, D)."""
     table = np.zeros(_NUM_CLASSES, np.bool_)
     table[list(members)] = True
     return np.asarray(table[classes])
@@ -169,7 +170,7 @@ def count_overlaps(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Ma
     Raises:
         ValueError: The shapes differ, or a mask holds an unknown class.
     """
-    _check_shapes(predicted, truth)
+    check_shapes(predicted, truth)
     highest = max(predicted.max(initial=0), truth.max(initial=0))
     if highest >= _NUM_CLASSES:
         raise ValueError(f"a mask holds the class {highest}; known are 0 to {WHOLE_TUMOUR}")
@@ -206,7 +207,7 @@ def measure_hausdorff_mm(
     """
     from monai.metrics import compute_hausdorff_distance  # takes seconds
 
-    _check_shapes(predicted, truth)
+    check_shapes(predicted, truth)
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile is {percentile}; it must be above 0 and at most 100")
     if not (predicted.any() and truth.any()):
@@ -221,7 +222,8 @@ def measure_hausdorff_mm(
         )
 
 
-def _check_shapes(predicted: NDArray[Any], truth: NDArray[Any]) -> None:
+def check_shapes(predicted: NDArray[Any], truth: NDArray[Any]) -> None:
+    """Raises ValueError if two masks have different shapes."""
     if predicted.shape != truth.shape:
         raise ValueError(f"predicted has shape {predicted.shape}, truth {truth.shape}; they must agree")
 

@@ -74,6 +74,12 @@ def find_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint or an ensemble, there or inside, see `find_checkpoint`."""
+    place = find_checkpoint(folder)
+    return (place / "checkpoint.json").exists() or (place / ENSEMBLE).exists()
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "checkpoint.json"
     return read_versioned(path, FORMAT_VERSION, "restore it from a copy", (1,), f"checkpoint {folder}: {path.name}")

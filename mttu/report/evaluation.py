@@ -1,7 +1,7 @@
 """Scores of every case, and their summary: regions, IDH, baselines without images, comparison of two systems."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,10 @@ from mttu.metrics.comparisons import (
 )
 from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_region
-from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, wilson_interval
-from mttu.metrics.segmentation import RegionScores, score_regions
+from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_interval
+from mttu.metrics.lesions import score_lesions
+from mttu.metrics.segmentation import score_regions
+from mttu.report.facts import list_baselines, list_facts
 from mttu.report.masks import read_masks
 from mttu.report.plan import EvaluationPlan, describe_subject
 from mttu.report.predictions import Predictions
@@ -50,6 +52,10 @@ class Evaluation:
     """See `mttu.report.files.IDH_SCHEMA`."""
     summary: Mapping[str, Any]
     """JSON values."""
+    fact_rows: Rows = field(default_factory=list)
+    """See `mttu.report.files.FACT_SCHEMA`; by case."""
+    baseline_rows: Rows = field(default_factory=list)
+    """See `mttu.report.files.BASELINE_SCHEMA`."""
 
 
 def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | None = None) -> Evaluation:
@@ -74,13 +80,17 @@ def evaluate_cases(plan: EvaluationPlan, on_case: Callable[[int, str], None] | N
             on_case(done, case.case_id)
     raise_if_any(problems)
     idh_rows = [row for system in plan.systems for row in _idh_rows(plan.with_idh(system), system)]
-    return Evaluation(region_rows, idh_rows, _summarise(plan, region_rows, looks))
+    summary = _summarise(plan, region_rows, looks)
+    return Evaluation(region_rows, idh_rows, summary, list_facts(plan), list_baselines(plan))
 
 
-def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> Mapping[str, RegionScores]:
-    """Scores a predicted mask against the true one, both on the original grid.
+def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> Mapping[str, Mapping[str, Any]]:
+    """Scores a predicted mask against the true one, both on the original grid, by voxels and by lesions.
 
     `looks` gets what a mask of another tool says of the meaning of its labels.
+
+    Returns:
+        Region to the fields of `RegionScores` and `LesionScores`.
 
     Raises:
         InputError: A mask cannot be read, holds labels that its convention lacks, or the grids differ.
@@ -88,7 +98,9 @@ def score_masks(case: Case, system: Predictions, looks: dict[str, MaskLook]) -> 
     pair = read_masks(case, system)
     if system.is_foreign and pair.predicted.any():
         looks[case.case_id] = look_at_mask(pair.predicted)
-    return score_regions(pair.predicted, pair.truth, voxel_sizes(pair.affine).tolist(), pair.regions)
+    masks = pair.predicted, pair.truth, voxel_sizes(pair.affine).tolist(), pair.regions
+    lesions = score_lesions(*masks)
+    return {region: vars(scores) | vars(lesions[region]) for region, scores in score_regions(*masks).items()}
 
 
 def _doubt_labels(plan: EvaluationPlan, system: Predictions, looks: Mapping[str, MaskLook]) -> list[str]:
@@ -108,10 +120,10 @@ def _describe(case: Case, system: Predictions) -> dict[str, Any]:
 
 
 def _region_row(
-    case: Case, plan: EvaluationPlan, system: Predictions, region: str, scores: RegionScores
+    case: Case, plan: EvaluationPlan, system: Predictions, region: str, scores: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Scores by the conventions that the row names; its status says what is in the masks."""
-    row = {**_describe(case, system), "region": region, **vars(scores)}
+    row = {**_describe(case, system), "region": region, **scores}
     return {**row, **fill_scores(row, plan.metrics), **plan.metrics.model_dump()}
 
 
@@ -154,6 +166,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapp
             "idh_scored": len(plan.with_idh(system)),
         },
         "segmentation": report_segmentation(own, plan.metrics, plan.num_resamples),
+        "lesions": report_lesions(own, plan.num_resamples),
         "idh": report_idh(plan, system),
         "baselines": report_baselines(plan, system) if plan.baselines else None,
         "comparison": report_comparison(plan, region_rows) if len(plan.systems) > 1 else None,
@@ -179,6 +192,31 @@ def report_segmentation(rows: Rows, settings: MetricSettings, num_resamples: int
             known = [(value, patient) for scores, patient in filled if (value := scores[name]) is not None]
             values, patients = [value for value, _ in known], [patient for _, patient in known]
             spread["interval_of_mean"] = asdict(bootstrap_mean(values, patients, num_resamples))
+    return report
+
+
+LESION_COUNTS = ("num_lesions", "num_missed_lesions", "num_false_lesions")
+
+
+def report_lesions(rows: Rows, num_resamples: int) -> dict[str, Any] | None:
+    """Region to sums of the counts, and to spread and interval of the lesion-wise scores; None without scored masks.
+
+    Args:
+        rows: As of `report_segmentation`.
+        num_resamples: Number of bootstrap resamples.
+    """
+    if not rows:
+        return None
+    report: dict[str, Any] = {}
+    for region in REGIONS:
+        told = [row for row in rows if row["region"] == region and row["lesion_dice"] is not None]
+        own = sorted(told, key=lambda row: str(row["case_id"]))
+        patients = [row["patient_id"] for row in own]
+        report[region] = {name: sum(row[name] for row in own) for name in LESION_COUNTS}
+        for name in ("lesion_dice", "lesion_hd95_mm"):
+            values = [row[name] for row in own]
+            interval = asdict(bootstrap_mean(values, patients, num_resamples))
+            report[region][name] = {**asdict(describe(values)), "interval_of_mean": interval}
     return report
 
 

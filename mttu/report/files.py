@@ -1,6 +1,6 @@
 """The folder of an evaluation: tables of cases, summary, figures, README; written whole or not at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mttu.files import (
 )
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import HD95, explain_dice, explain_hd95, fill_scores
+from mttu.metrics.roc_bands import RocBand, bootstrap_roc
 
 Rows = Sequence[Mapping[str, Any]]
 PICTURES = ("roc", "reliability", "segmentation")
@@ -68,10 +69,14 @@ def _to_curve(rows: Rows, system: str) -> RocCurve:
     probabilities, idh = [row["mutant_probability"] for row in own], [row["idh"] for row in own]
     auc = estimate_auc(probabilities, idh)
     rates: tuple[list[float], list[float]] = [], []
+    band = RocBand()
     if auc.num_mutant and auc.num_wild:
         found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
         rates = found[0].tolist(), found[1].tolist()
-    return RocCurve(system, *rates, Estimate(auc.auc, auc.low, auc.high), auc.num_mutant, auc.num_wild)
+        band = bootstrap_roc(probabilities, idh, [row["patient_id"] for row in own])
+    estimate = Estimate(auc.auc, auc.low, auc.high)
+    ends = band.false_positive_rates, band.low, band.high
+    return RocCurve(system, *rates, estimate, auc.num_mutant, auc.num_wild, ends)
 
 
 def _to_diagrams(name: str, idh: Mapping[str, Any]) -> list[Reliability]:
@@ -93,13 +98,17 @@ def _to_estimate(interval: Mapping[str, Any]) -> Estimate:
     return Estimate(interval["estimate"], interval["low"], interval["high"])
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had neither lesion-wise scores nor the tables of facts and baselines."""
 SUMMARY = "summary.json"
-REGION_TABLE, IDH_TABLE = "case_scores", "case_idh"
+REGION_TABLE, IDH_TABLE, FACT_TABLE, BASELINE_TABLE = TABLES = (
+    *("case_scores", "case_idh"),
+    *("case_facts", "case_baselines"),
+)
 README = "README.txt"
 OWN_FILES = (
     *(SUMMARY, README),
-    *(f"{name}.{kind}" for name in (REGION_TABLE, IDH_TABLE) for kind in ("parquet", "csv")),
+    *(f"{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")),
     *(f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf")),
 )
 """Everything that an evaluation writes; a folder with anything else is not replaced."""
@@ -107,6 +116,10 @@ OWN_FILES = (
 _SCORES = (
     *("dice", "hd95_mm", "sensitivity", "specificity", "predicted_ml", "truth_ml"),
     *("volume_difference_ml", "relative_volume_difference"),
+)
+_LESION_SCORES, _LESION_COUNTS = (
+    ("lesion_dice", "lesion_hd95_mm"),
+    ("num_lesions", "num_missed_lesions", "num_false_lesions"),
 )
 _LEARNED_FROM = pa.field("learned_from", pa.bool_())
 
@@ -120,7 +133,8 @@ REGION_SCHEMA = pa.schema(
         *_texts("case_id", "patient_id", "system", "region"),
         _LEARNED_FROM,
         *_texts("status"),
-        *(pa.field(name, pa.float64()) for name in _SCORES),
+        *(pa.field(name, pa.float64()) for name in (*_SCORES, *_LESION_SCORES)),
+        *(pa.field(name, pa.int32()) for name in _LESION_COUNTS),
         *_texts(*MetricSettings.model_fields),
     ]
 )
@@ -132,6 +146,24 @@ IDH_SCHEMA = pa.schema(
         pa.field("mutant_probability", pa.float64(), nullable=False),
         pa.field("confidence", pa.float64(), nullable=False),
         pa.field("right", pa.bool_(), nullable=False),
+    ]
+)
+
+FACT_SCHEMA = pa.schema(
+    [
+        *_texts("case_id", "patient_id"),
+        pa.field("idh", pa.int8(), nullable=False),
+        pa.field("grade", pa.string()),
+        pa.field("age", pa.float64()),
+        pa.field("sex", pa.string()),
+        pa.field("site", pa.string()),
+    ]
+)
+BASELINE_SCHEMA = pa.schema(
+    [
+        *_texts("case_id", "baseline"),
+        pa.field("after_surgery", pa.bool_(), nullable=False),
+        pa.field("mutant_probability", pa.float64(), nullable=False),
     ]
 )
 
@@ -147,43 +179,67 @@ case_scores.parquet/.csv  one row per case, region (wt, tc, et) and system; an e
   sensitivity, specificity   of voxels, over the whole volume
   predicted_ml, truth_ml  millilitres
   volume_difference_ml    predicted minus true; relative_volume_difference is the same, divided by the true volume
+  lesion_dice, lesion_hd95_mm   lesion-wise as BraTS 2023 (GLI), which has its own rule for empty masks: mean over true
+                          lesions above 50 mm3 and false ones; a missed or false lesion has Dice 0 and 374 mm, a case
+                          without any has 1 and 0 mm; HD95 weighs the surface by its area
+  num_lesions, num_missed_lesions, num_false_lesions   of these; a false lesion is a predicted component that touches no
+                          true one
   empty_dice              brats: both masks empty 1, only one empty 0; exclude: left out without a true region, missed 0
   empty_hd95              exclude: left out unless both masks hold the region; brats2020, brats2023: both empty 0, only
                           one empty 373.12866 or 374 mm
 case_idh.parquet/.csv     one row per case of known IDH status and system:
   idh                     1 mutant, 0 wild type
   mutant_probability, confidence   the latter is that of the called class, at threshold 0.5; right: whether it is true
+case_facts.parquet/.csv   one row per case of the split: what the manifest says of it, age in years; idh -1: not known
+case_baselines.parquet/.csv   one row per case and baseline without images; after_surgery: uses the grade, known only
+                          then
 summary.json              everything that was printed, and more
-roc, reliability, segmentation   figures, as .png and .pdf: ROC curves with their DeLong interval, reliability of the
+roc, reliability, segmentation   figures, as .png and .pdf: ROC curves, bands and DeLong's interval, reliability of the
                           called class, Dice and HD95 of every case
 """
 
 
-def check_output(out: Path) -> list[str]:
-    """Problems of writing an evaluation there: the folder cannot be written, or holds other files."""
+def check_output(
+    out: Path, own_files: Collection[str] = OWN_FILES, record: str = SUMMARY, what: str = "an evaluation"
+) -> list[str]:
+    """Problems of writing a folder of results: it cannot be written, or holds other files.
+
+    Args:
+        out: Folder.
+        own_files: Names of all files that may be replaced.
+        record: The JSON file among them by which an earlier folder is known.
+        what: What the folder holds.
+    """
     recover_folder(out)
-    obstacle = find_obstacle(out / SUMMARY)
+    obstacle = find_obstacle(out / record)
     if obstacle:
         return [f"output {out}: {obstacle}"]
     if not out.exists():
         return []
     present = sorted(item.name for item in out.iterdir())
-    foreign = [name for name in present if name not in OWN_FILES]
+    foreign = [name for name in present if name not in own_files]
     if foreign:
-        return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of an evaluation; give another folder"]
-    if present and not _is_evaluation(out / SUMMARY):
-        return [f"output {out}: holds files, but no evaluation; give another folder"]
+        return [f"output {out}: holds {', '.join(foreign[:3])}, which is not of {what}; give another folder"]
+    if present and not _is_ours(out / record):
+        return [f"output {out}: holds files, but no {what.split()[-1]}; give another folder"]
     return []
 
 
-def _is_evaluation(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     try:
         return "format_version" in read_json(path)
     except (OSError, ValueError, TypeError):
         return False
 
 
-def write_evaluation(out: Path, region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> None:
+def write_evaluation(
+    out: Path,
+    region_rows: Rows,
+    idh_rows: Rows,
+    summary: Mapping[str, Any],
+    fact_rows: Rows = (),
+    baseline_rows: Rows = (),
+) -> None:
     """Writes tables, figures and summary, replacing an earlier evaluation.
 
     Args:
@@ -191,10 +247,14 @@ def write_evaluation(out: Path, region_rows: Rows, idh_rows: Rows, summary: Mapp
         region_rows: Columns of `REGION_SCHEMA`.
         idh_rows: Columns of `IDH_SCHEMA`.
         summary: JSON values without NaN.
+        fact_rows: Columns of `FACT_SCHEMA`.
+        baseline_rows: Columns of `BASELINE_SCHEMA`.
     """
     with atomic_folder(out) as partial:
         _write_table(partial, REGION_TABLE, region_rows, REGION_SCHEMA)
         _write_table(partial, IDH_TABLE, idh_rows, IDH_SCHEMA)
+        _write_table(partial, FACT_TABLE, fact_rows, FACT_SCHEMA)
+        _write_table(partial, BASELINE_TABLE, baseline_rows, BASELINE_SCHEMA)
         write_text(partial / README, _README)
         for name, figure in draw_pictures(region_rows, idh_rows, summary).items():
             save_figure(figure, partial / name)

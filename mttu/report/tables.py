@@ -1,6 +1,6 @@
 """The summary of an evaluation as tables for a terminal; what is not defined is shown as a dash."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -122,9 +122,25 @@ def _segmentation(summary: Summary) -> Table:
             spreads = [(one["median"], one["lower_quartile"], one["upper_quartile"]) for one in metrics]
             table.add_row("  median (quartiles)", *(_with_range(*spread) for spread in spreads))
         table.add_row("  n", *(str(one["n"]) for one in metrics))
+    _add_lesions(table, list(summary["lesions"].values()))
     for status in STATUSES:
         table.add_row(f"{status.replace('-', ' ')}, cases", *(str(one["counts"][status]) for one in regions.values()))
     return table
+
+
+_LESIONS = {"lesion_dice": "lesion-wise Dice", "lesion_hd95_mm": "lesion-wise HD95 (mm)"}
+
+
+def _add_lesions(table: Table, regions: Sequence[Summary]) -> None:
+    """Rows of the lesion-wise scores of BraTS 2023."""
+    for name, title in _LESIONS.items():
+        scores = [one[name] for one in regions]
+        table.add_row(f"{title}, mean ± std", *(f"{_number(one['mean'])} ± {_number(one['std'])}" for one in scores))
+        intervals = [one["interval_of_mean"] for one in scores]
+        table.add_row("  95 % interval of the mean", *(_range(one["low"], one["high"]) for one in intervals))
+        table.add_row("  n", *(str(one["n"]) for one in scores))
+    counts = [[one[f"num_{name}lesions"] for name in ("", "missed_", "false_")] for one in regions]
+    table.add_row("lesions (missed), false ones", *(f"{all_} ({missed}), {false}" for all_, missed, false in counts))
 
 
 def _idh(idh: Summary) -> Table:

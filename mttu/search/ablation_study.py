@@ -24,15 +24,15 @@ from mttu.metrics.empty_masks import explain_dice, explain_hd95
 from mttu.networks.measure import count_network
 from mttu.search.ablations import ABLATIONS, PAPERS_ROW, TABLES, changes_of, is_small, rows_of
 from mttu.search.book import Book, Cohort, Goal
-from mttu.search.case_tests import EXPLANATION, compare_on_cases
 from mttu.search.samplers import Listed
 from mttu.search.study import OnChange, RunTrials
-from mttu.search.table_files import write_csv, write_latex, write_markdown
-from mttu.search.tables import COSTS, CaseScores, Summary, measure_cell, summarise, to_panels
 from mttu.search.trials import FAILED, FINISHED, Trial, read_trials
 from mttu.search.work import CASES, VOLUME_SECONDS, refuse_ensemble, with_absolute_paths
 from mttu.self_training import check_self_training
 from mttu.self_training.evaluation import read_rows
+from mttu.tables.case_tests import EXPLANATION, compare_on_cases
+from mttu.tables.files import write_csv, write_latex, write_markdown
+from mttu.tables.scores import COSTS, CaseScores, Summary, measure_cell, summarise, to_panels
 from mttu.tracking import Tracker
 from mttu.training.folds import check_each
 from mttu.training.inputs import Inputs, check_inputs

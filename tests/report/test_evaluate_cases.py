@@ -10,6 +10,7 @@ from empty_pictures import save_empty
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.figures.style import save_figure
+from mttu.metrics.lesions import LesionScores
 from mttu.metrics.segmentation import RegionScores
 from mttu.report import plan_evaluation, write_evaluation
 from mttu.report.files import OWN_FILES, draw_pictures
@@ -242,7 +243,8 @@ def test_conventions_come_with_the_predictions_unless_they_are_named(write_predi
 
 def test_every_row_is_counted_by_the_convention_that_it_names(write_predictions, evaluate, monkeypatch):
     def say(case, system, looks):
-        return {"et": RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)}
+        voxels = RegionScores("both-empty", specificity=1.0, predicted_ml=0.0, truth_ml=0.0)
+        return {"et": vars(voxels) | vars(LesionScores(1.0, 0.0, 0, 0, 0))}
 
     monkeypatch.setattr("mttu.report.evaluation.score_masks", say)
     predictions = write_predictions("a")

@@ -13,7 +13,13 @@ FIRST, SECOND = [0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
 
 def idh_rows(system, probabilities):
     return [
-        {"case_id": f"c{index}", "system": system, "idh": idh, "mutant_probability": probability}
+        {
+            "case_id": f"c{index}",
+            "patient_id": f"c{index}",
+            "system": system,
+            "idh": idh,
+            "mutant_probability": probability,
+        }
         for index, (idh, probability) in enumerate(zip(IDH, probabilities, strict=True))
     ]
 

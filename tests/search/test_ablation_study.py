@@ -20,9 +20,9 @@ from mttu.errors import InputError, RunError
 from mttu.networks.measure import count_network
 from mttu.search.ablation_study import Study, plan_study, prepare_study, read_summary, run_study
 from mttu.search.processes import run_here
-from mttu.search.tables import COSTS
 from mttu.search.trials import FAILED, FINISHED, STEP, read_trials
 from mttu.self_training.evaluation import read_rows, write_rows
+from mttu.tables.scores import COSTS
 from mttu.training.run import run_training
 
 REGIONS = ("wt", "tc", "et")

@@ -8,13 +8,13 @@ from mttu.data.labels import IDH_UNKNOWN, REGIONS
 from mttu.metrics.classification import DEFAULT_THRESHOLD
 from mttu.metrics.comparisons import adjust_holm, compare_mcnemar, compare_paired_t
 from mttu.metrics.delong import compare_auc
-from mttu.search.tables import SEGMENTATION, CaseScores, CaseTest, CaseTests
+from mttu.tables.scores import LESIONS, SEGMENTATION, CaseScores, CaseTest, CaseTests
 
 Cells = Mapping[str, Sequence[CaseScores]]
 """Repeat to the scores of its cases."""
 _PROBABILITY = "mutant_probability"
 _PAIRED = {
-    **{name: (name,) for name in SEGMENTATION},
+    **{name: (name,) for name in (*SEGMENTATION, *LESIONS)},
     **{metric: tuple(f"{metric}_{region}" for region in REGIONS) for metric in ("dice", "hd95")},
 }
 """Metrics that are compared by a paired t-test, with the scores whose mean they are."""
@@ -66,8 +66,8 @@ def _pair(own: Cells, other: Cells) -> _Pairs:
 def _average(repeats: Sequence[tuple[CaseScores, CaseScores]]) -> tuple[dict[str, Any], dict[str, Any]]:
     first, second = repeats[0]
     averages: tuple[dict[str, Any], dict[str, Any]] = ({"idh": first["idh"]}, {"idh": second["idh"]})
-    for name in (*SEGMENTATION, _PROBABILITY):
-        both = [pair for pair in repeats if all(case[name] is not None for case in pair)]
+    for name in (*SEGMENTATION, *LESIONS, _PROBABILITY):
+        both = [pair for pair in repeats if all(case.get(name) is not None for case in pair)]
         for place, average in enumerate(averages):
             average[name] = fmean(pair[place][name] for pair in both) if both else None
     return averages

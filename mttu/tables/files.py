@@ -1,15 +1,16 @@
-"""Tables of an ablation study: CSV in full precision, Markdown and LaTeX in the paper's layout, a terminal's cells."""
+"""Tables of a study or a comparison: CSV in full precision, Markdown and LaTeX as in the paper, a terminal's cells."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mttu.files import atomic_file, write_csv_rows, write_text
-from mttu.search.tables import (
+from mttu.tables.scores import (
     COMPARED,
     COSTS,
     IDH,
+    LESIONS,
     METRICS,
     SEGMENTATION,
     SIGNIFICANT,
@@ -23,13 +24,14 @@ COLUMNS = (
     *("row", "title", "metric", "n", "mean", "std", "low", "high"),
     *("difference", "difference_low", "difference_high", "p", "p_holm", "test", "tested"),
 )
-"""Of the CSV file; see `mttu.search.tables.Score` and `Difference`."""
+"""Of the CSV file; see `mttu.tables.scores.Score` and `Difference`."""
 _TERMINAL = {
     "dice": "Dice %",
     **{"dice_wt": "WT %", "dice_tc": "TC %", "dice_et": "ET %"},
     **{"hd95": "HD95 mm", "auc": "AUC", "accuracy": "Acc %"},
 }
 _GROUPS = {"Segmentation": SEGMENTATION, "IDH genotyping": IDH}
+_LESION_GROUPS = {"Segmentation by lesions, BraTS 2023": LESIONS}
 
 
 def write_csv(summary: Summary, path: Path) -> None:
@@ -77,7 +79,8 @@ class _Cell:
     """A score as it is shown."""
 
     mean: str
-    half_width: str | None
+    interval: tuple[str, ...]
+    """Empty, a half-width, or both ends."""
     is_best: bool
     is_significant: bool
 
@@ -90,18 +93,21 @@ def _measure(summary: Summary, row: Row, name: str) -> _Cell | None:
     metric, score, difference = METRICS[name], row.scores[name], row.differences.get(name)
     if score.mean is None:
         return None
-    half = None if score.high is None else _show(metric, score.high - score.mean)
+    interval: tuple[str, ...] = ()
+    if score.low is not None and score.high is not None:
+        ends = _show(metric, score.low), _show(metric, score.high)
+        interval = ends if summary.over == "cases" else (_show(metric, score.high - score.mean),)
     means = [one.scores[name].mean for one in summary.rows]
     shown = [float(_show(metric, mean)) for mean in means if mean is not None]  # as shown, so that ties are seen
     best = min(shown) if metric.smaller_is_better else max(shown)
     mean = _show(metric, score.mean)
     is_best = len(shown) > 1 and float(mean) == best
-    return _Cell(mean, half, is_best, difference is not None and difference.is_significant)
+    return _Cell(mean, interval, is_best, difference is not None and difference.is_significant)
 
 
 def _measure_cost(row: Row, name: str) -> _Cell | None:
     mean = row.costs[name].mean if name in row.costs else None
-    return None if mean is None else _Cell(_show(COSTS[name], mean), None, is_best=False, is_significant=False)
+    return None if mean is None else _Cell(_show(COSTS[name], mean), (), is_best=False, is_significant=False)
 
 
 @dataclass(frozen=True)
@@ -117,14 +123,17 @@ class _Markup:
     """Of a number with a sign."""
     has_groups: bool
     """Whether groups of columns have a title, which holds the units."""
+    ends: str
+    """Of a cell with the ends of its interval."""
 
     def show(self, cell: _Cell | None) -> str:
-        """`88.3 ± 1.2*`."""
+        """`88.3 ± 1.2*`, or `88.3* [86.9, 89.4]`."""
         if cell is None:
             return self.dash
-        mean = self.bold.format(cell.mean) if cell.is_best else cell.mean
-        half = "" if cell.half_width is None else f"{self.plus_minus}{cell.half_width}"
-        return f"{mean}{half}{self.star * cell.is_significant}"
+        mean, star = self.bold.format(cell.mean) if cell.is_best else cell.mean, self.star * cell.is_significant
+        if len(cell.interval) == 2:
+            return self.ends.format(f"{mean}{star}", ", ".join(cell.interval))
+        return f"{mean}{''.join(self.plus_minus + half for half in cell.interval)}{star}"
 
     def show_difference(self, row: Row, name: str) -> str:
         """`+1.2 [-0.3, +2.7]*`."""
@@ -162,8 +171,12 @@ def _escape_latex(text: str) -> str:
     return " ".join(text.split()).translate(_LATEX_SPECIAL)
 
 
-_MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False)
-_LATEX = _Markup(_escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$", has_groups=True)
+_MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False, ends="{} [{}]")
+_LATEX = _Markup(
+    *(_escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$"),
+    has_groups=True,
+    ends=r"\begin{{tabular}}{{@{{}}c@{{}}}}{}\\{{\tiny [{}]}}\end{{tabular}}",
+)
 
 
 def write_markdown(summary: Summary, caption: str, path: Path) -> None:
@@ -176,8 +189,7 @@ def write_markdown(summary: Summary, caption: str, path: Path) -> None:
         path: File.
     """
     blocks = [_escape_markdown(" ".join([caption, *_explain(summary)]))]
-    titles, rows = _list_scores(summary, _MARKDOWN)
-    blocks.append(_lay_out_markdown(titles, rows))
+    blocks += [_lay_out_markdown(*_list_scores(summary, _MARKDOWN, groups)) for groups in _choose_groups(summary)]
     titles, rows = _list_differences(summary, _MARKDOWN)
     if rows:
         blocks += [_escape_markdown(f"Below: {_explain_differences(summary)}"), _lay_out_markdown(titles, rows)]
@@ -198,12 +210,22 @@ def write_latex(summary: Summary, caption: str, path: Path) -> None:
         path: File, for an `input` of the document.
     """
     sentences = [caption, *_explain(summary)]
-    titles, rows = _list_scores(summary, _LATEX)
-    blocks = _lay_out_latex(titles, rows, "lr" + "c" * (len(titles) - 2), _head_groups(summary))
+    blocks: list[str] = []
+    for groups in _choose_groups(summary):
+        titles, rows = _list_scores(summary, _LATEX, groups)
+        alignment = "lr" + "c" * (len(titles) - 2)
+        blocks += ["", r"\medskip"] if blocks else []
+        blocks += _lay_out_latex(titles, rows, alignment, _head_groups(summary, groups))
     titles, rows = _list_differences(summary, _LATEX)
     if rows:
         sentences.append(f"Below: {_explain_differences(summary)}")
-        blocks += ["", r"\medskip", *_lay_out_latex(titles, rows, "l" + "cr" * ((len(titles) - 1) // 2))]
+        blocks += [
+            "",
+            r"\medskip",
+            *_lay_out_latex(
+                titles, rows, "l" + ("crr" if summary.over == "cases" else "cr") * len(_list_compared(summary))
+            ),
+        ]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table*}",
@@ -227,11 +249,25 @@ def _lay_out_latex(
     return [begin, r"\toprule", *head, titles_line, r"\midrule", *lines, r"\bottomrule", end]
 
 
-def _head_groups(summary: Summary) -> list[str]:
+_Groups = Mapping[str, Sequence[str]]
+"""Title of a group of columns to its metrics."""
+
+
+def _choose_groups(summary: Summary) -> list[_Groups]:
+    """The groups of each table of scores; a second table has what only some studies measure."""
+    has_lesions = any(name in summary.metrics for name in LESIONS)
+    return [_GROUPS, _LESION_GROUPS] if has_lesions else [_GROUPS]
+
+
+def _list_costs(summary: Summary, groups: _Groups) -> tuple[str, ...]:
+    return summary.costs if groups is _GROUPS else ()
+
+
+def _head_groups(summary: Summary, groups: _Groups) -> list[str]:
     """The upper line of the header, with a rule below each group of columns."""
     cells, rules, first = ["", ""], [], 3
-    groups = {title: [METRICS[name] for name in names if name in summary.metrics] for title, names in _GROUPS.items()}
-    for title, metrics in {**groups, "Cost": [COSTS[name] for name in summary.costs]}.items():
+    known = {title: [METRICS[name] for name in names if name in summary.metrics] for title, names in groups.items()}
+    for title, metrics in {**known, "Cost": [COSTS[name] for name in _list_costs(summary, groups)]}.items():
         size = len(metrics)
         if size:
             cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape_latex(title + _list_units(metrics))}}}")
@@ -250,55 +286,80 @@ def _list_units(metrics: Sequence[Metric]) -> str:
     return f" ({listed})" if listed else ""
 
 
-def _list_scores(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
-    metrics = [name for names in _GROUPS.values() for name in names if name in summary.metrics]
-    columns = [*(METRICS[name] for name in metrics), *(COSTS[name] for name in summary.costs)]
-    labels = [column.title if markup.has_groups else column.label for column in columns]
+def _list_scores(summary: Summary, markup: _Markup, groups: _Groups) -> tuple[list[str], list[list[str]]]:
+    metrics, costs = [name for name in _name_all(groups) if name in summary.metrics], _list_costs(summary, groups)
+    columns = [*(METRICS[name] for name in metrics), *(COSTS[name] for name in costs)]
+    by_lesions = "by lesions " if groups is _LESION_GROUPS else ""
+    labels = [column.title if markup.has_groups else f"{by_lesions}{column.label}" for column in columns]
     titles = ["", "n", *(markup.escape(label) for label in labels)]
     rows = []
     for row in summary.rows:
         title = f"{row.title} (ref.)" if row.name == summary.reference else row.title
         cells = [markup.show(_measure(summary, row, name)) for name in metrics]
-        cells += [markup.show(_measure_cost(row, name)) for name in summary.costs]
+        cells += [markup.show(_measure_cost(row, name)) for name in costs]
         rows.append([markup.escape(title), str(row.n), *cells])
     return titles, rows
 
 
+def _list_compared(summary: Summary) -> list[str]:
+    return [name for name in COMPARED if name in summary.metrics]
+
+
 def _list_differences(summary: Summary, markup: _Markup) -> tuple[list[str], list[list[str]]]:
-    metrics = [name for name in COMPARED if name in summary.metrics]
+    metrics = _list_compared(summary)
     titles = [""]
     for name in metrics:
         unit = difference_unit(METRICS[name])
         titles += [markup.escape(f"{METRICS[name].title} ({unit})" if unit else METRICS[name].title), "n"]
+        titles += ["p (Holm)"] if summary.over == "cases" else []
     rows = []
     for row in summary.others if metrics else ():
-        cells = [(markup.show_difference(row, name), str(row.differences[name].n)) for name in metrics]
-        rows.append([markup.escape(row.title), *(text for cell in cells for text in cell)])
+        cells = [markup.escape(row.title)]
+        for name in metrics:
+            found = row.differences[name]
+            cells += [markup.show_difference(row, name), str(found.n)]
+            cells += [markup.escape(_show_p(found.p_holm, markup.dash))] if summary.over == "cases" else []
+        rows.append(cells)
     return titles, rows
 
 
+def _show_p(value: float | None, dash: str) -> str:
+    return dash if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _name_all(groups: _Groups) -> list[str]:
+    return [name for names in groups.values() for name in names]
+
+
 def _explain(summary: Summary) -> list[str]:
-    """What the table of scores shows, and which of its cells rest on fewer repeats than n says."""
+    """What the tables of scores show, and which of their cells rest on fewer repeats or cases than n says."""
+    over_repeats = "Mean ± half-width of its 95 % t-interval over repeats (n; no interval for one)."
+    over_cases = (
+        "Mean over the n cases, AUC and shares (Acc, Sens, Spec at threshold 0.5) of them, "
+        "[95 % bootstrap interval over patients]."
+    )
     sentences = [
-        "Mean ± half-width of its 95 % t-interval over repeats (n; no interval for one).",
+        over_cases if summary.over == "cases" else over_repeats,
         "Bold: best mean of a column. Ref.: the row that the others are compared with.",
     ]
-    if any(one.is_significant for row in summary.others for one in row.differences.values()):
+    marked = any(one.is_significant for row in summary.others for one in row.differences.values())
+    if marked or (summary.over == "cases" and summary.others):
         sentences.append(
             f"*: differs from {summary.reference_title} ({summary.tests}, p adjusted by Holm over the other rows of "
             f"the column < {SIGNIFICANT:g})."
         )
     fewer = [
-        f"{row.title} {METRICS[name].title} ({row.scores[name].n})"
+        f"{row.title} {'by lesions ' * (name in LESIONS)}{METRICS[name].title} ({row.scores[name].n})"
         for row in summary.rows
-        for names in _GROUPS.values()
-        for name in names
+        for groups in _choose_groups(summary)
+        for name in _name_all(groups)
         if name in summary.metrics and 0 < row.scores[name].n < row.n
     ]
-    return [*sentences, *([f"Over fewer repeats than n: {', '.join(fewer)}."] if fewer else [])]
+    return [*sentences, *([f"Over fewer {summary.over} than n: {', '.join(fewer)}."] if fewer else [])]
 
 
 def _explain_differences(summary: Summary) -> str:
     dice = "; Dice is the mean of the three regions" if "dice" in summary.metrics else ""
+    interval = "95 % bootstrap interval over patients" if summary.over == "cases" else "95 % t-interval"
     to = f"paired differences to {summary.reference_title}"
-    return f"{to}, mean [95 % t-interval, not adjusted] over the n repeats that both have{dice}."
+    return f"{to}, mean [{interval}, not adjusted] over the n {summary.over} that both have{dice}."

@@ -1,11 +1,11 @@
-"""Scores of an ablation study: means over repeated trainings, paired differences to one row."""
+"""Scores of a study or a comparison: means over repeated trainings or over cases, paired differences to one row."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from scipy.stats import t as student_t
 
@@ -18,7 +18,8 @@ from mttu.metrics.comparisons import adjust_holm, compare_paired_t
 from mttu.metrics.intervals import LEVEL, describe
 
 CaseScores = Mapping[str, Any]
-"""A case: case_id, idh (1, 0, -1), mutant_probability, and dice_ and hd95_ (mm) of wt, tc, et; None where undefined."""
+"""A case: case_id, idh (1, 0, -1), mutant_probability, and dice_ and hd95_ (mm) of wt, tc, et; None where undefined.
+It may have `LESIONS`."""
 
 SIGNIFICANT = 0.05
 """Adjusted p below which a difference is marked."""
@@ -50,12 +51,15 @@ METRICS: Mapping[str, Metric] = {
     **{f"dice_{region}": Metric(f"Dice {region.upper()}") for region in REGIONS},
     "hd95": _distance("HD95"),
     **{f"hd95_{region}": _distance(f"HD95 {region.upper()}") for region in REGIONS},
+    **{f"lesion_dice_{region}": Metric(f"Dice {region.upper()}") for region in REGIONS},
+    **{f"lesion_hd95_{region}": _distance(f"HD95 {region.upper()}") for region in REGIONS},
     "auc": Metric("AUC", "", 1.0, 3),
     "accuracy": Metric("Acc"),
     "sensitivity": Metric("Sens"),
     "specificity": Metric("Spec"),
 }
-"""Metrics of a training by name; `dice` and `hd95` are means of the three regions' means."""
+"""Metrics of a training or a system by name; `dice` and `hd95` are means of the three regions' means, those of lesions
+are BraTS 2023's."""
 
 COSTS: Mapping[str, Metric] = {
     "parameters": Metric("Params", "M", 1e-6, 2),
@@ -66,6 +70,7 @@ COSTS: Mapping[str, Metric] = {
 """What a network costs, in a table of networks; neither compared nor marked."""
 
 SEGMENTATION = tuple(f"{metric}_{region}" for metric in ("dice", "hd95") for region in REGIONS)
+LESIONS = tuple(f"lesion_{name}" for name in SEGMENTATION)
 IDH = ("auc", "accuracy", "sensitivity", "specificity")
 COMPARED = ("dice", "auc")
 """Metrics whose paired differences are written below the scores."""
@@ -86,8 +91,8 @@ def measure_cell(cases: Sequence[CaseScores]) -> dict[str, float]:
     """
     _check_cases(cases)
     scores = {}
-    for name in SEGMENTATION:
-        values = [float(case[name]) for case in cases if case[name] is not None]
+    for name in (*SEGMENTATION, *LESIONS):
+        values = [float(case[name]) for case in cases if case.get(name) is not None]
         if values:
             scores[name] = fmean(values)
     for metric in ("dice", "hd95"):
@@ -129,16 +134,16 @@ def _is_finite(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of a row over its repeats."""
+    """A metric of a row over its repeats, or over its cases."""
 
     n: int
-    """Repeats that define it."""
+    """Repeats, or cases, that define it."""
     mean: float | None = None
-    """None without repeats."""
+    """None without any. Over cases, of AUC and shares the value itself."""
     std: float | None = None
-    """Of the sample: ddof = 1. None with fewer than two repeats."""
+    """Of the sample: ddof = 1. None with fewer than two, and where the value is no mean."""
     low: float | None = None
-    """95 % t-interval of the mean. None with fewer than two repeats."""
+    """95 % interval, by Student's t over repeats or by the bootstrap over patients. None with fewer than two."""
     high: float | None = None
 
 
@@ -164,8 +169,8 @@ class Difference:
 
     @property
     def n(self) -> int:
-        """Number of pairs."""
-        return len(self.repeats)
+        """Number of pairs: repeats, or cases where there are none."""
+        return len(self.repeats) or self.tested
 
     @property
     def is_significant(self) -> bool:
@@ -225,6 +230,8 @@ class Summary:
     """Those of `COSTS` that any row has."""
     tests: str = "paired t-test over repeats"
     """What p-values are of."""
+    over: Literal["repeats", "cases"] = "repeats"
+    """What means are over: repeats with intervals by Student's t, or cases with intervals by the bootstrap."""
 
     @property
     def reference_title(self) -> str:

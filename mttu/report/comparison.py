@@ -1,0 +1,314 @@
+"""Systems beside each other on the same cases: scores with intervals, tests against one of them, subgroups."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mttu.data.labels import IDH_UNKNOWN, REGIONS
+from mttu.errors import InputError, name_some
+from mttu.figures.estimates import Estimate
+from mttu.metrics.classification import score_classification
+from mttu.metrics.clinical_baselines import is_high_grade
+from mttu.metrics.delong import estimate_auc
+from mttu.metrics.intervals import Interval, bootstrap_mean, bootstrap_over_patients, describe
+from mttu.report.evaluated import PROBABILITY, Scores, System
+from mttu.tables.case_tests import compare_on_cases
+from mttu.tables.scores import IDH, LESIONS, METRICS, SEGMENTATION, Difference, Row, Score, Summary
+
+_NAMES = (*SEGMENTATION, *LESIONS)
+_REGION_PLACES = {metric: [_NAMES.index(f"{metric}_{region}") for region in REGIONS] for metric in ("dice", "hd95")}
+_REPEAT = "mean"
+FEWEST = 5
+"""Cases of a site that has a line of its own among the subgroups; the others are taken together."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A row of a comparison: a system, or a baseline without images."""
+
+    name: str
+    scores: Mapping[str, Scores]
+    """Case to its scores."""
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """Scores of one participant within some of the cases."""
+
+    kind: str
+    """all, grade, age, sex or site."""
+    title: str
+    participant: str
+    num_cases: int
+    num_mutant: int
+    num_wild: int
+    auc: Estimate
+    """With DeLong's interval."""
+    dice: Estimate
+    """Mean over regions and cases, with the bootstrap's interval."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `mttu compare` shows."""
+
+    summary: Summary
+    subgroups: Sequence[Subgroup]
+    notes: Sequence[str]
+
+
+def compare_systems(systems: Sequence[System], reference: str | None, num_resamples: int) -> Comparison:
+    """Scores every system, and the baselines without images that the first one's folder has.
+
+    Args:
+        systems: See `mttu.report.evaluated.read_systems`.
+        reference: System that the others are compared with; None: the first.
+        num_resamples: Resamples of each bootstrap.
+
+    Raises:
+        InputError: No system has this name.
+    """
+    names = [system.name for system in systems]
+    reference = names[0] if reference is None else reference
+    if reference not in names:
+        raise InputError(f"--reference {reference!r}: no such system; choose one of {name_some(names)}")
+    facts = {case_id: row for system in systems for one in system.repeats for case_id, row in one.facts.items()}
+    own = [Participant(system.name, system.average()) for system in systems]
+    participants = [*own, *_list_baselines(systems, facts)]
+    summary = _summarise(participants, reference, facts, num_resamples)
+    subgroups = [
+        _measure_subgroup(kind, title, cases, participant, facts, num_resamples)
+        for kind, title, cases in _list_subgroups(own, facts)
+        for participant in own
+    ]
+    return Comparison(summary, subgroups, _list_notes(systems))
+
+
+def _list_baselines(systems: Sequence[System], facts: Mapping[str, Mapping[str, Any]]) -> list[Participant]:
+    """The baselines of the first folder that has any, on the compared cases."""
+    compared = frozenset[str]().union(*(system.classified for system in systems))
+    rows = next((one.baselines for system in systems for one in system.repeats if one.baselines), ())
+    found: dict[str, dict[str, Scores]] = {}
+    for row in rows:
+        if row["case_id"] in compared and facts[row["case_id"]]["idh"] != IDH_UNKNOWN:
+            title = f"{row['baseline']}, no image{', after surgery' if row['after_surgery'] else ''}"
+            scores = {**dict.fromkeys(_NAMES), PROBABILITY: row["mutant_probability"]}
+            found.setdefault(title, {})[row["case_id"]] = scores
+    return [Participant(title, scores) for title, scores in found.items()]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Scores of a participant as arrays over all compared cases; NaN where it has none."""
+
+    values: NDArray[np.float64]
+    """(cases, names)."""
+    probability: NDArray[np.float64]
+    idh: NDArray[np.int64]
+    """-1 where the status or the probability is not known."""
+
+
+def _to_columns(scores: Mapping[str, Scores], case_ids: Sequence[str], facts: Mapping[str, Any]) -> _Columns:
+    values = np.full((len(case_ids), len(_NAMES)), np.nan)
+    probability, idh = np.full(len(case_ids), np.nan), np.full(len(case_ids), IDH_UNKNOWN)
+    for place, case_id in enumerate(case_ids):
+        own = scores.get(case_id)
+        if own is not None:
+            values[place] = [np.nan if own[name] is None else own[name] for name in _NAMES]
+            if (known := own[PROBABILITY]) is not None:
+                probability[place], idh[place] = known, facts[case_id]["idh"]
+    return _Columns(values, probability, idh)
+
+
+def _average(values: NDArray[np.float64], names: Sequence[str]) -> dict[str, float | None]:
+    """Name to the mean of its column over the cases that have a value."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0).tolist()
+    sums = np.where(known, values, 0.0).sum(axis=0).tolist()
+    return {name: total / n if n else None for name, total, n in zip(names, sums, counts, strict=True)}
+
+
+def _measure(columns: _Columns, rows: NDArray[np.int64]) -> dict[str, float | None]:
+    """Name in `METRICS` to value on some cases, as in `mttu.tables.scores.measure_cell`."""
+    values, idh = columns.values[rows], columns.idh[rows]
+    found = _average(values, _NAMES)
+    for metric in ("dice", "hd95"):
+        means = [found[f"{metric}_{region}"] for region in REGIONS]
+        found[metric] = None if None in means else fmean(value for value in means if value is not None)
+    known = idh != IDH_UNKNOWN
+    scores = score_classification(columns.probability[rows][known], idh[known])
+    return {**found, **{name: getattr(scores, name) for name in IDH}}
+
+
+def _subtract(
+    own: _Columns, other: _Columns, rows: NDArray[np.int64], measured: Sequence[Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """First minus second on the cases that both have a score for; `measured` is what `_measure` found for each."""
+    values = own.values[rows] - other.values[rows]
+    joint = np.stack([values[:, places].mean(axis=1) for places in _REGION_PLACES.values()], axis=1)
+    found = {**_average(values, _NAMES), **_average(joint, list(_REGION_PLACES))}
+    pair = measured
+    if not np.array_equal(own.idh, other.idh):
+        both = rows[(own.idh[rows] != IDH_UNKNOWN) & (other.idh[rows] != IDH_UNKNOWN)]
+        pair = [vars(score_classification(one.probability[both], one.idh[both])) for one in (own, other)]
+    for name in IDH:
+        first, second = (scores[name] for scores in pair)
+        found[name] = None if first is None or second is None else first - second
+    return found
+
+
+def _count(columns: _Columns, metric: str) -> int:
+    """Cases that define a metric."""
+    if metric in IDH:
+        return int((columns.idh != IDH_UNKNOWN).sum())
+    places = _REGION_PLACES.get(metric) or [_NAMES.index(metric)]
+    return int((~np.isnan(columns.values[:, places])).all(axis=1).sum())
+
+
+def _summarise(
+    participants: Sequence[Participant], reference: str, facts: Mapping[str, Any], num_resamples: int
+) -> Summary:
+    case_ids = sorted({case_id for one in participants for case_id in one.scores})
+    patients = [facts[case_id]["patient_id"] for case_id in case_ids]
+    columns = {one.name: _to_columns(one.scores, case_ids, facts) for one in participants}
+    cells = {
+        one.name: {
+            _REPEAT: [
+                {"case_id": case_id, "idh": facts[case_id]["idh"], **scores} for case_id, scores in one.scores.items()
+            ]
+        }
+        for one in participants
+    }
+    tests = compare_on_cases(cells, reference)
+
+    def measure(places: NDArray[np.int64]) -> dict[str, float | None]:
+        """`METRIC of NAME` and, for all but the reference, its difference, `METRIC less NAME`."""
+        measured = {name: _measure(own, places) for name, own in columns.items()}
+        found: dict[str, float | None] = {}
+        for name, own in columns.items():
+            found |= {f"{metric} of {name}": value for metric, value in measured[name].items()}
+            if name != reference:
+                pair = measured[name], measured[reference]
+                less = _subtract(own, columns[reference], places, pair)
+                found |= {f"{metric} less {name}": value for metric, value in less.items()}
+        return found
+
+    intervals = bootstrap_over_patients(measure, patients, num_resamples)
+    metrics = tuple(
+        metric for metric in METRICS if any(intervals[f"{metric} of {name}"].estimate is not None for name in columns)
+    )
+    rows = []
+    for one in participants:
+        scores = {
+            metric: _to_score(columns[one.name], metric, intervals[f"{metric} of {one.name}"]) for metric in metrics
+        }
+        differences = {}
+        for metric in metrics if one.name != reference else ():
+            less, test = intervals[f"{metric} less {one.name}"], tests.found[one.name].get(metric)
+            told = {} if test is None else vars(test)
+            differences[metric] = Difference({}, less.estimate, less.low, less.high, **told)
+        rows.append(Row(one.name, one.name, len(one.scores), scores, differences))
+    return Summary(reference, metrics, tuple(rows), tests=tests.name, over="cases")
+
+
+def _to_score(columns: _Columns, name: str, found: Interval) -> Score:
+    std = None
+    if name in _NAMES:
+        values = columns.values[:, _NAMES.index(name)]
+        std = describe(values[~np.isnan(values)].tolist()).std
+    return Score(_count(columns, name), found.estimate, std, found.low, found.high)
+
+
+def _list_subgroups(
+    participants: Sequence[Participant], facts: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str, list[str]]]:
+    """Kind, title and cases of each subgroup; a case whose fact is not known is in none of that kind."""
+    case_ids = sorted({case_id for one in participants for case_id in one.scores})
+    grades = {case_id: is_high_grade(facts[case_id]["grade"]) for case_id in case_ids}
+    ages = {case_id: age for case_id in case_ids if (age := facts[case_id]["age"]) is not None}
+    cut = round(median(ages.values())) if ages else 0
+    titles = {
+        "grade": {case_id: "high grade (4)" if high else "low grade (2, 3)" for case_id, high in grades.items()},
+        "age": {case_id: f"age {'below' if age < cut else 'from'} {cut}" for case_id, age in ages.items()},
+        "sex": {case_id: facts[case_id]["sex"] for case_id in case_ids},
+        "site": _name_sites({case_id: facts[case_id]["site"] for case_id in case_ids}),
+    }
+    titles["grade"] = {case_id: title for case_id, title in titles["grade"].items() if grades[case_id] is not None}
+    groups = [("all", "all cases", case_ids)]
+    for kind, known in titles.items():
+        groups += [
+            (kind, title, [case_id for case_id in case_ids if known.get(case_id) == title])
+            for title in sorted({title for title in known.values() if title})
+        ]
+    return groups
+
+
+def _name_sites(sites: Mapping[str, str | None]) -> dict[str, str]:
+    """Case to its site, or to all sites of few cases together."""
+    known = {case_id: site for case_id, site in sites.items() if site}
+    counts = {site: list(known.values()).count(site) for site in set(known.values())}
+    small = f"sites of fewer than {FEWEST} cases"
+    return {case_id: f"site {site}" if counts[site] >= FEWEST else small for case_id, site in known.items()}
+
+
+def _measure_subgroup(
+    kind: str,
+    title: str,
+    case_ids: Sequence[str],
+    participant: Participant,
+    facts: Mapping[str, Mapping[str, Any]],
+    num_resamples: int,
+) -> Subgroup:
+    own = {case_id: participant.scores[case_id] for case_id in case_ids if case_id in participant.scores}
+    known = {
+        case_id: value
+        for case_id, scores in own.items()
+        if (value := scores[PROBABILITY]) is not None and facts[case_id]["idh"] != IDH_UNKNOWN
+    }
+    auc = estimate_auc(list(known.values()), [facts[case_id]["idh"] for case_id in known])
+    regions = {case_id: [scores[f"dice_{region}"] for region in REGIONS] for case_id, scores in own.items()}
+    dices = {
+        case_id: fmean(value for value in values if value is not None)
+        for case_id, values in regions.items()
+        if None not in values
+    }
+    patients = [facts[case_id]["patient_id"] for case_id in dices]
+    dice = bootstrap_mean(list(dices.values()), patients, num_resamples)
+    return Subgroup(
+        kind,
+        title,
+        participant.name,
+        len(own),
+        auc.num_mutant,
+        auc.num_wild,
+        Estimate(auc.auc, auc.low, auc.high),
+        Estimate(dice.estimate, dice.low, dice.high),
+    )
+
+
+def _list_notes(systems: Sequence[System]) -> list[str]:
+    """What limits the comparison."""
+    notes = []
+    folders = [one for system in systems for one in system.repeats]
+    if any(one.summary["synthetic"] for one in folders):
+        notes.append("the data are synthetic: these scores say nothing about patients")
+    for system in systems:
+        if len({(one.masks, one.classified) for one in system.repeats}) > 1:
+            notes.append(
+                f"{system.name}: its {len(system.repeats)} folders have different cases, as folds do; its AUC ranks "
+                "probabilities of different networks together"
+            )
+        for one in system.repeats:
+            if one.learned_from:
+                notes.append(f"{system.name}: was trained on patients of {one.learned_from} cases: no fair test")
+            others = [other["name"] for other in one.summary["systems"][1:]]
+            if others:
+                notes.append(f"{one.folder}: also has scores of {name_some(others)}, which are left out")
+    splits = sorted({one.summary["split"] for one in folders})
+    if len(splits) > 1:
+        notes.append(f"the folders name different splits: {', '.join(splits)}")
+    return notes

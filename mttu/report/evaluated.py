@@ -1,0 +1,176 @@
+"""Folders that `mttu evaluate` wrote, read back as systems to compare: each case averaged over the folders first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mttu.data.tables import read_table
+from mttu.errors import InputError, collecting, name_some, raise_if_any
+from mttu.files import read_versioned
+from mttu.metrics.comparisons import check_same_cases
+from mttu.report.files import BASELINE_TABLE, FACT_TABLE, FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
+from mttu.tables.scores import LESIONS, SEGMENTATION
+
+_MEND = "evaluate again with `mttu evaluate`"
+_SCORES = {"dice": "dice", "hd95": "hd95_mm", "lesion_dice": "lesion_dice", "lesion_hd95": "lesion_hd95_mm"}
+"""Metric to its column in the table of regions."""
+PROBABILITY = "mutant_probability"
+_MEASURED = (*SEGMENTATION, *LESIONS, PROBABILITY)
+
+Scores = Mapping[str, float | None]
+"""Names in `SEGMENTATION` and `LESIONS`, and `PROBABILITY`; None where undefined."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a folder holds of its first system."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    scores: Mapping[str, Scores]
+    """Case to its scores."""
+    masks: frozenset[str]
+    """Cases whose masks were scored."""
+    classified: frozenset[str]
+    """Cases whose IDH probability was scored."""
+    facts: Mapping[str, Mapping[str, Any]]
+    """Case to its row of the table of facts."""
+    baselines: Sequence[Mapping[str, Any]]
+    """Rows of the table of baselines."""
+    learned_from: int
+    """Cases of patients that the network was trained on."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of a comparison: the folders of its trainings."""
+
+    name: str
+    repeats: Sequence[Evaluated]
+
+    @property
+    def masks(self) -> frozenset[str]:
+        """Cases whose masks were scored in any folder."""
+        return frozenset[str]().union(*(one.masks for one in self.repeats))
+
+    @property
+    def classified(self) -> frozenset[str]:
+        """Cases whose IDH probability was scored in any folder."""
+        return frozenset[str]().union(*(one.classified for one in self.repeats))
+
+    def average(self) -> dict[str, Scores]:
+        """Case to its scores, each the mean over the folders that have it."""
+        return {case_id: self._average(case_id) for case_id in sorted(self.masks | self.classified)}
+
+    def _average(self, case_id: str) -> Scores:
+        known = [one.scores[case_id] for one in self.repeats if case_id in one.scores]
+        values = {name: [value for one in known if (value := one[name]) is not None] for name in _MEASURED}
+        return {name: fmean(own) if own else None for name, own in values.items()}
+
+
+def read_evaluated(folder: Path) -> Evaluated:
+    """Reads a folder that `mttu evaluate` wrote; of several systems in it, the first.
+
+    Raises:
+        InputError: It is no such folder, or of another format.
+    """
+    if not folder.is_dir():
+        raise InputError(f"evaluation {folder}: is no folder; give one that `mttu evaluate` wrote")
+    cure = f"give a folder that `mttu evaluate` wrote, or {_MEND}"
+    summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, cure)
+    tables = {
+        name: read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)[1].to_pylist()
+        for name in (REGION_TABLE, IDH_TABLE, FACT_TABLE, BASELINE_TABLE)
+    }
+    system = summary["systems"][0]["name"]
+    regions, idh = ([row for row in tables[name] if row["system"] == system] for name in (REGION_TABLE, IDH_TABLE))
+    scores: dict[str, dict[str, float | None]] = {row["case_id"]: dict.fromkeys(_MEASURED) for row in (*regions, *idh)}
+    for row in regions:
+        scores[row["case_id"]] |= {f"{name}_{row['region']}": row[column] for name, column in _SCORES.items()}
+    for row in idh:
+        scores[row["case_id"]][PROBABILITY] = row["mutant_probability"]
+    facts = {row["case_id"]: row for row in tables[FACT_TABLE]}
+    lost = sorted(scores.keys() - facts.keys())
+    if lost:
+        raise InputError(f"evaluation {folder}: {FACT_TABLE} lacks the cases {name_some(lost)}; {_MEND}")
+    return Evaluated(
+        folder,
+        summary,
+        scores,
+        frozenset(row["case_id"] for row in regions),
+        frozenset(row["case_id"] for row in idh),
+        facts,
+        tables[BASELINE_TABLE],
+        len({row["case_id"] for row in (*regions, *idh) if row["learned_from"]}),
+    )
+
+
+def read_systems(texts: Sequence[str]) -> list[System]:
+    """Reads `FOLDER`, or `NAME=FOLDER,FOLDER,...` for several trainings of one system, and checks that they fit.
+
+    Raises:
+        InputError: A folder or a name is wrong, or two systems were not scored alike on the same cases; lists all.
+    """
+    problems: list[str] = []
+    systems: list[System] = []
+    for text in texts:
+        name, folders = _split(text)
+        repeats: list[Evaluated] = []
+        for folder in folders:
+            with collecting(problems):
+                repeats.append(read_evaluated(folder))
+        twice = sorted({str(one) for one in folders if folders.count(one) > 1})
+        problems += [f"system {name}: {folder} is given twice; give each training once" for folder in twice]
+        systems.append(System(name, repeats))
+    names = [system.name for system in systems]
+    problems += [
+        f"system {name}: {names.count(name)} systems have this name; write NAME=FOLDER"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1 or not name
+    ]
+    raise_if_any(problems)
+    if len(systems) == 1 and not any(one.baselines for one in systems[0].repeats):
+        raise InputError(
+            f"system {names[0]}: has nothing to be compared with; give another one, or evaluate with baselines"
+        )
+    raise_if_any(_find_differences(systems))
+    return systems
+
+
+def _split(text: str) -> tuple[str, list[Path]]:
+    """Name and folders of a system."""
+    if Path(text).is_dir():
+        return Path(text).resolve().name, [Path(text)]
+    name, sign, rest = text.partition("=")
+    folders = [Path(part) for part in (rest if sign else text).split(",")]
+    return (name if sign else folders[0].resolve().name), folders
+
+
+def _find_differences(systems: Sequence[System]) -> list[str]:
+    """What keeps systems from being compared: other cases, other truth, other conventions."""
+    problems: list[str] = []
+    for what, cases in (
+        ("masks", {system.name: system.masks for system in systems}),
+        ("IDH", {system.name: system.classified for system in systems}),
+    ):
+        with collecting(problems):
+            check_same_cases({f"{name} ({what})": dict.fromkeys(own) for name, own in cases.items() if own})
+    folders = [one for system in systems for one in system.repeats]
+    conventions = {one.folder: one.summary["empty_masks"] for one in folders if one.masks}
+    if len(set(conventions.values())) > 1:
+        shown = "; ".join(f"{name} in {folder}" for folder, name in conventions.items())
+        problems.append(
+            f"comparison: empty masks count as {shown}; evaluate all with the same --empty-dice, --empty-hd95"
+        )
+    first = folders[0]
+    for one in folders[1:]:
+        both = sorted(one.facts.keys() & first.facts.keys())
+        other = [case_id for case_id in both if one.facts[case_id]["idh"] != first.facts[case_id]["idh"]]
+        if other:
+            problems.append(
+                f"comparison: {first.folder} and {one.folder} have other IDH statuses for {name_some(other)}; evaluate "
+                "both with the same manifest"
+            )
+    return problems
