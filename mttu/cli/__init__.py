@@ -30,6 +30,7 @@ from mttu.cli.figures import app as figures_app
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
 from mttu.cli.networks import ensemble, networks, print_calibration
 from mttu.cli.phantom import phantom
+from mttu.cli.postprocess import postprocess
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import (
@@ -93,6 +94,7 @@ for command in (
     select,
     thresholds,
     evaluate,
+    postprocess,
     self_train,
     tune,
     ablate,
@@ -209,6 +211,9 @@ def predict(
     min_enhancing_mm3: Annotated[
         float | None, typer.Option(help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
     ] = None,
+    postprocess: Annotated[
+        bool, typer.Option(help="Drop components of masks as `mttu postprocess` chose for this checkpoint")
+    ] = True,
     device: DeviceName = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
     precision: Precision = None,
@@ -229,7 +234,7 @@ def predict(
         "train.precision": precision,
     }
     changes = {name: value for name, value in named.items() if value is not None}
-    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split)  # type: ignore[arg-type]
+    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split, postprocess)  # type: ignore[arg-type]
     for note in plan.left_out:
         errors.print(f"note: {note}")
     console.print(f"predict: {describe_device(plan.device)}")

@@ -22,6 +22,7 @@ from mttu.data.volumes import write_mask
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
 from mttu.inference.cases import run_cases, run_or_refuse
+from mttu.inference.postprocessing import postprocess
 from mttu.inference.windows import import_monai, predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
@@ -82,6 +83,7 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
         "calibration": plan.calibration.to_json(),
+        **({} if plan.postprocessing is None else {"postprocessing": plan.postprocessing.to_json()}),
     }
 
 
@@ -124,6 +126,11 @@ def _predict(
     if prediction.seg_probabilities is not None:
         voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
         classes = segment(prediction.seg_probabilities, settings, voxel_mm3, plan.tells_parts).cpu().numpy()
+        removed_ml = None
+        if plan.postprocessing is not None:
+            found = np.count_nonzero(classes)
+            classes = postprocess(classes, plan.postprocessing.rules, voxel_mm3)
+            removed_ml = float(found - np.count_nonzero(classes)) * voxel_mm3 / 1000.0
         restored = write_segmentation(staging / mask_name(case.case_id), classes, prepared.geometry, plan.labels)
         volumes = measure_volumes_ml(torch.from_numpy(restored), prepared.geometry.voxel_ml * 1000.0)
         row = replace(
@@ -132,6 +139,7 @@ def _predict(
             tc_ml=volumes["tc"] if plan.tells_parts else None,
             et_ml=volumes["et"] if plan.tells_parts else None,
             no_tumour_found=volumes["wt"] == 0.0,
+            removed_ml=removed_ml,
         )
     if prediction.idh_probabilities is not None:
         probability, kept = float(prediction.idh_probabilities[1]), plan.calibration

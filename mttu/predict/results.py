@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("tc_ml", pa.float64()),
         pa.field("et_ml", pa.float64()),
         pa.field("no_tumour_found", pa.bool_()),
+        pa.field("removed_ml", pa.float64()),
         pa.field("idh_undecided", pa.bool_()),
         pa.field("learned_from", pa.bool_()),
         pa.field("idh_calibrated_probability", pa.float64()),
@@ -59,6 +60,7 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   idh_mutant_probability  0 to 1
   wt_ml, tc_ml, et_ml     millilitres of whole tumour, tumour core, enhancing tumour
   no_tumour_found         no voxel was called tumour
+  removed_ml              millilitres of whole tumour that post-processing dropped; empty where masks are as predicted
   idh_undecided           the probability lies in the undecided band of the settings
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   idh_calibrated_probability  after the temperature that is kept with the checkpoint; empty where none is, or where the
@@ -102,7 +104,8 @@ class PredictionRow:
     """`mutant` or `wild type` by the kept threshold on `idh_mutant_probability`; None where none is kept."""
     calibrated_on: bool | None = None
     """Whether the kept calibration was fitted on a scan of a patient of this id; None where none was fitted."""
-
+    removed_ml: float | None = None
+    """Whole tumour that post-processing dropped, on the prepared grid; None without post-processing."""
     warnings: str | None = None
     """What looks wrong with a case that was predicted, see `mttu.cohort.suspicions`."""
 
