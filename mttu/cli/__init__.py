@@ -214,6 +214,10 @@ def predict(
     postprocess: Annotated[
         bool, typer.Option(help="Drop components of masks as `mttu postprocess` chose for this checkpoint")
     ] = True,
+    passes: Annotated[
+        int, typer.Option(min=0, help="Predictions with dropout for the uncertainty of a case, e.g. 10; each as long")
+    ] = 0,
+    maps: Annotated[bool, typer.Option("--maps", help="Also write probability and uncertainty of each voxel")] = False,
     device: DeviceName = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
     precision: Precision = None,
@@ -234,7 +238,18 @@ def predict(
         "train.precision": precision,
     }
     changes = {name: value for name, value in named.items() if value is not None}
-    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split, postprocess)  # type: ignore[arg-type]
+    plan = plan_predictions(
+        checkpoint,
+        inputs,
+        output,
+        labels,
+        changes,
+        device,  # type: ignore[arg-type]
+        split,
+        postprocess,
+        passes,
+        maps,
+    )
     for note in plan.left_out:
         errors.print(f"note: {note}")
     console.print(f"predict: {describe_device(plan.device)}")

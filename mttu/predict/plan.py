@@ -21,6 +21,7 @@ from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
 from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
+from mttu.inference.uncertainty import check_passes
 from mttu.networks import Network
 from mttu.networks.ensemble import read_known_patients, read_members
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
@@ -72,6 +73,10 @@ class PredictionPlan:
     """That of the checkpoint, if it holds for these settings."""
     postprocessing: KeptPostprocessing | None = None
     """That of the checkpoint, if it has rules and they are wanted."""
+    passes: int = 0
+    """Passes with dropout of each network; 0: none."""
+    maps: bool = False
+    """Whether probability and uncertainty of each voxel are written."""
 
 
 def plan_predictions(
@@ -83,6 +88,8 @@ def plan_predictions(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     split: str | None = None,
     postprocess: bool = True,
+    passes: int = 0,
+    maps: bool = False,
 ) -> PredictionPlan:
     """Reads the checkpoint, finds the cases and checks that no file of the user's would be overwritten.
 
@@ -98,6 +105,9 @@ def plan_predictions(
         device: auto: a GPU if there is one.
         split: Of manifests, the cases of this split alone; None: all. Folders have none.
         postprocess: Whether masks are post-processed, where that is kept with the checkpoint.
+        passes: Monte Carlo passes of each network, at least 2, for the uncertainty of a case; 0: none. Then the members
+            of an ensemble are what varies.
+        maps: Whether maps of probability and uncertainty are written.
 
     Raises:
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
@@ -120,6 +130,11 @@ def plan_predictions(
             )
         calibration = hold_for(read_calibration(checkpoint), config)
         kept = read_postprocessing(checkpoint)
+        if passes:
+            config = override_some(config, {"mc.passes": passes}, ("mc.passes",), "predict --passes")
+            check_passes(networks, config.mc)
+        if maps and "segmentation" in missing:
+            problems.append(f"checkpoint {checkpoint}: {missing['segmentation']}; there are no --maps of it")
     recover_output(out)  # first, since files that a kill left there could be taken for a case
     left_out: list[Finding] = []
     cases, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
@@ -127,7 +142,7 @@ def plan_predictions(
     chosen = torch.device("cpu")
     with collecting(problems):
         chosen = choose_device(device)
-    problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases))
+    problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases), maps)
     raise_if_any(problems)
     if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
@@ -147,6 +162,8 @@ def plan_predictions(
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
         postprocessing=kept if postprocess and kept.rules else None,
+        passes=passes,
+        maps=maps,
     )
 
 
