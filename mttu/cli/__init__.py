@@ -265,9 +265,12 @@ def predict(
     for row in rows:
         if row.warnings:
             errors.print(f"{row.case_id}: warning: {row.warnings}")
+        if row.in_distribution is False:
+            errors.print(f"{row.case_id}: warning: {row.standing}")
     console.print(f"{output}: {len(rows) - failed} predicted, {failed} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
         console.print(plan.calibration.describe())
+    console.print(plan.distribution.describe())
     if plan.known_patients is None:
         tell("the checkpoint does not say whom it learned from")
     known = sum(bool(row.learned_from) for row in rows)

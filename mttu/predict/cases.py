@@ -23,6 +23,7 @@ from mttu.data.volumes import write_mask
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
 from mttu.inference.cases import run_cases, run_or_refuse
+from mttu.inference.distribution import LIMIT
 from mttu.inference.postprocessing import postprocess
 from mttu.inference.uncertainty import Samples, predict_passes
 from mttu.inference.windows import import_monai, predict_ensemble, segment
@@ -40,6 +41,7 @@ from mttu.predict.results import (
     publish,
     write_tables,
 )
+from mttu.predict.standing import add_standing
 
 OnPredicted = Callable[[int, PredictionRow], None]
 
@@ -95,6 +97,7 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
         "calibration": plan.calibration.to_json(),
+        "distribution": {"num_cases": plan.distribution.num_cases, "limit": LIMIT, "reason": plan.distribution.reason},
         **({} if plan.postprocessing is None else {"postprocessing": plan.postprocessing.to_json()}),
         **({"passes": plan.passes, "mc": plan.config.mc.model_dump(mode="json")} if plan.passes else {}),
         **({"maps": list(MAPS)} if plan.maps else {}),
@@ -176,7 +179,8 @@ def _predict(
             idh_calibrated_undecided=None if calibrated is None else low <= calibrated <= high,
             calibrated_on=case.patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
         )
-    row = _add_deviations(row, samples, plan.tells_parts)
+    distance = plan.distribution.judge(prepared.image, modalities, prepared.geometry.spacing_mm)
+    row = add_standing(_add_deviations(row, samples, plan.tells_parts), plan, distance)
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
 
@@ -262,6 +266,8 @@ def _write_overlay(
         row.idh_mutant_probability,
         row.volumes_ml,
         [*remarks, *plan.missing.values()],
+        row.standing or "",
+        row.in_distribution is False,
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

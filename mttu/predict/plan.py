@@ -20,6 +20,7 @@ from mttu.data.manifest import SPLITS, Case, read_manifest
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
+from mttu.inference.distribution import KeptDistribution, read_distribution
 from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
 from mttu.inference.uncertainty import check_passes
 from mttu.networks import Network
@@ -73,6 +74,8 @@ class PredictionPlan:
     """That of the checkpoint, if it holds for these settings."""
     postprocessing: KeptPostprocessing | None = None
     """That of the checkpoint, if it has rules and they are wanted."""
+    distribution: KeptDistribution = field(default_factory=KeptDistribution)
+    """What the training cases look like, if that is kept with the checkpoint."""
     passes: int = 0
     """Passes with dropout of each network; 0: none."""
     maps: bool = False
@@ -114,7 +117,8 @@ def plan_predictions(
     """
     problems: list[str] = []
     networks: tuple[Network, ...] = ()
-    config, missing, calibration, kept = Config(), {}, KeptCalibration(), KeptPostprocessing()
+    config, missing = Config(), {}
+    calibration, kept, distribution = KeptCalibration(), KeptPostprocessing(), KeptDistribution()
     with collecting(problems):
         find_convention(labels)
     with collecting(problems):
@@ -129,7 +133,7 @@ def plan_predictions(
                 "--labels whole-tumour"
             )
         calibration = hold_for(read_calibration(checkpoint), config)
-        kept = read_postprocessing(checkpoint)
+        kept, distribution = read_postprocessing(checkpoint), read_distribution(checkpoint)
         if passes:
             config = override_some(config, {"mc.passes": passes}, ("mc.passes",), "predict --passes")
             check_passes(networks, config.mc)
@@ -162,6 +166,7 @@ def plan_predictions(
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
         postprocessing=kept if postprocess and kept.rules else None,
+        distribution=distribution,
         passes=passes,
         maps=maps,
     )

@@ -44,6 +44,10 @@ SCHEMA = pa.schema(
         pa.field("idh_calibrated_undecided", pa.bool_()),
         pa.field("idh_call", pa.string()),
         pa.field("calibrated_on", pa.bool_()),
+        pa.field("in_distribution", pa.bool_()),
+        pa.field("distribution_z", pa.float64()),
+        pa.field("distribution_farthest", pa.string()),
+        pa.field("standing", pa.string()),
         pa.field("samples", pa.int32()),
         pa.field("idh_sample_mean", pa.float64()),
         pa.field("idh_sample_deviation", pa.float64()),
@@ -83,6 +87,11 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
                           the checkpoint, inside of the undecided band too; empty where none is kept
   calibrated_on           threshold and temperature were fitted on a scan of a patient of this id: no fair test of them.
                           What they were fitted on, and why there are none, is in the metadata of the .parquet file
+  in_distribution         the scan looks like those that the network was trained on, by statistics of intensity and
+                          shape; false: do not rely on its results; true does not say that they are right; empty: not
+                          known
+  distribution_z, distribution_farthest  the statistic that is farthest from the training cases, and its robust z
+  standing                all that a reader of the probability needs, in words
   samples                 predictions with dropout (--passes, for each member of an ensemble), or by each member
   idh_sample_mean, idh_sample_deviation  over samples, of the uncalibrated IDH-mutant probability: mean and standard
                           deviation (n - 1); empty with fewer than two samples
@@ -124,6 +133,14 @@ class PredictionRow:
     """Whether the kept calibration was fitted on a scan of a patient of this id; None where none was fitted."""
     idh_calibrated_undecided: bool | None = None
     """Whether the calibrated probability lies in the undecided band; None where there is none."""
+    in_distribution: bool | None = None
+    """Whether the scan looks like those of the training, see `mttu.inference.distribution`; None where not known."""
+    distribution_z: float | None = None
+    """The largest robust z of its statistics."""
+    distribution_farthest: str | None = None
+    """The statistic that has it."""
+    standing: str | None = None
+    """What a reader of the probability needs beside it, in words; None with an error."""
     samples: int | None = None
     """Predictions that the deviations are over; None with fewer than two."""
     idh_sample_mean: float | None = None
