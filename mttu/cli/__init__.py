@@ -33,6 +33,7 @@ from mttu.cli.groups import CommandLine, Commands
 from mttu.cli.networks import ensemble, give_training, networks, print_calibration
 from mttu.cli.output import give
 from mttu.cli.phantom import phantom
+from mttu.cli.postprocess import postprocess
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import (
@@ -101,6 +102,7 @@ for command in (
     thresholds,
     evaluate,
     compare,
+    postprocess,
     self_train,
     tune,
     ablate,
@@ -221,6 +223,13 @@ def predict(
     min_enhancing_mm3: Annotated[
         float | None, typer.Option(help="Relabel less predicted enhancing tumour to NCR/NET; often 500")
     ] = None,
+    postprocess: Annotated[
+        bool, typer.Option(help="Drop components of masks as `mttu postprocess` chose for this checkpoint")
+    ] = True,
+    passes: Annotated[
+        int, typer.Option(min=0, help="Predictions with dropout for the uncertainty of a case, e.g. 10; each as long")
+    ] = 0,
+    maps: Annotated[bool, typer.Option("--maps", help="Also write probability and uncertainty of each voxel")] = False,
     device: DeviceName = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
     precision: Precision = None,
@@ -241,7 +250,18 @@ def predict(
         "train.precision": precision,
     }
     changes = {name: value for name, value in named.items() if value is not None}
-    plan = plan_predictions(checkpoint, inputs, output, labels, changes, device, split)  # type: ignore[arg-type]
+    plan = plan_predictions(
+        checkpoint,
+        inputs,
+        output,
+        labels,
+        changes,
+        device,  # type: ignore[arg-type]
+        split,
+        postprocess,
+        passes,
+        maps,
+    )
     for note in plan.left_out:
         errors.print(f"note: {note}")
     console.print(f"predict: {describe_device(plan.device)}")
@@ -258,9 +278,12 @@ def predict(
     for row in rows:
         if row.warnings:
             errors.print(f"{row.case_id}: warning: {row.warnings}")
+        if row.in_distribution is False:
+            errors.print(f"{row.case_id}: warning: {row.standing}")
     console.print(f"{output}: {len(rows) - failed} predicted, {failed} failed. Research use only.")
     if "idh" in plan.config.network.tasks:
         console.print(plan.calibration.describe())
+    console.print(plan.distribution.describe())
     if plan.known_patients is None:
         tell("the checkpoint does not say whom it learned from")
     known = sum(bool(row.learned_from) for row in rows)

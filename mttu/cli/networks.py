@@ -45,10 +45,11 @@ def ensemble(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; an older ensemble is replaced")],
 ) -> None:
     """Make one checkpoint of several. `mttu predict` and `mttu score` then average over them."""
+    from mttu.inference.distribution import pool_into
     from mttu.networks.ensemble import describe_differences, read_members, write_ensemble
     from mttu.networks.learned import describe_voters, explain_missing_answers
 
-    write_ensemble(output, checkpoints)
+    write_ensemble(output, checkpoints, lambda unfinished: pool_into(unfinished, checkpoints))
     networks, _ = read_members(output)
     missing = explain_missing_answers(networks).values()
     for sentence in (*missing, *describe_voters(networks), *describe_differences(output)):

@@ -28,7 +28,7 @@ from mttu.cluster.session import connect, private_folder
 from mttu.config import Config, override
 from mttu.errors import InputError, RunError, raise_if_any
 from mttu.training.inputs import resolve_paths
-from mttu.training.run import History, OnEpoch, OnStart, keep_best
+from mttu.training.run import History, OnEpoch, OnStart, keep_best, measure_training_cases
 from mttu.training.runtime import CHECKPOINTS_KEPT
 
 _RayBackend: Any = TorchConfig().backend_cls
@@ -226,7 +226,7 @@ def launch_on_ray(config: Config, folder: Path, on_epoch: OnEpoch, on_start: OnS
             if outcome.get("stopped"):
                 raise RunError(outcome["stopped"])
             with result.checkpoint.as_directory() as checkpoint:
-                keep_best(Path(checkpoint), folder)
+                keep_best(Path(checkpoint), folder, measure_training_cases(config))
     return list(outcome["history"])
 
 

@@ -184,11 +184,20 @@ def resample(volume: NDArray[Any], shape: Sequence[int], order: int) -> NDArray[
 
 def restore_mask(classes: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
     """Brings a mask of `geometry.crop_shape` back to the original grid by nearest neighbour, 0 outside of the crop."""
-    grid = np.zeros(geometry.grid_shape, np.uint8)
+    return np.asarray(_restore(classes, geometry, order=0), np.uint8)
+
+
+def restore_map(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Brings values from 0 to 1 of `geometry.crop_shape` back to the original grid, linearly; 0 outside of the crop."""
+    return np.asarray(_restore(values, geometry, order=1).clip(0.0, 1.0), np.float32)
+
+
+def _restore(volume: NDArray[Any], geometry: Geometry, order: int) -> NDArray[Any]:
+    grid = np.zeros(geometry.grid_shape, volume.dtype)
     crop = zip(geometry.crop_start, geometry.crop_shape, strict=True)
-    grid[tuple(slice(start, start + extent) for start, extent in crop)] = classes
+    grid[tuple(slice(start, start + extent) for start, extent in crop)] = volume
     targets, directions = zip(*geometry.axes, strict=True)
     lps_shape = [geometry.shape[targets.index(axis)] for axis in range(3)]
-    lps = resample(grid, lps_shape, order=0)
+    lps = resample(grid, lps_shape, order)
     back = np.transpose(lps, targets)
     return np.ascontiguousarray(back[tuple(slice(None, None, direction) for direction in directions)])

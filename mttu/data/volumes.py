@@ -221,10 +221,19 @@ def _reason(error: Exception) -> str:
 
 def write_mask(path: Path, mask: NDArray[np.uint8], geometry: Geometry) -> None:
     """Writes labels of `geometry.shape` as NIfTI, uint8; affine, both forms and their codes are those of the image."""
+    _write(path, mask, geometry)
+
+
+def write_map(path: Path, values: NDArray[np.float32], geometry: Geometry) -> None:
+    """Writes values from 0 to 1 as `write_mask` does, float32, rounded to 1e-4 for a smaller file."""
+    _write(path, values.round(4), geometry)
+
+
+def _write(path: Path, voxels: NDArray[Any], geometry: Geometry) -> None:
     header = nib.Nifti1Header()
-    header.set_data_dtype(np.uint8)
-    header.set_data_shape(mask.shape)
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(voxels.shape)
     for name, value in geometry.header.items():
         header[name] = [*value, *header["pixdim"][4:]] if name == "pixdim" else value
     with atomic_file(path) as partial:
-        nib.save(nib.Nifti1Image(mask, None, header), partial)
+        nib.save(nib.Nifti1Image(voxels, None, header), partial)

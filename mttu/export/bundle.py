@@ -18,6 +18,8 @@ from mttu.export.metadata import LOGGING, MARK, NOT_STATED, describe_bundle, des
 from mttu.export.running import MODELS
 from mttu.files import atomic_folder, find_obstacle, read_json, write_json, write_text
 from mttu.inference.calibration import CALIBRATION, hold_for, read_calibration, write_calibration
+from mttu.inference.distribution import DISTRIBUTION, read_distribution, write_distribution
+from mttu.inference.postprocessing import POSTPROCESSING, read_postprocessing, write_postprocessing
 from mttu.networks.checkpoint import FILES, find_checkpoint, read_checkpoint, read_learned_from
 from mttu.networks.ensemble import describe_checkpoint
 from mttu.networks.learned import TASKS, explain_missing_answers
@@ -31,7 +33,13 @@ _METADATA, _WORKFLOW, _LOGGING, _README = (
     "configs/logging.conf",
     "docs/README.md",
 )
-_OURS = {_METADATA, _WORKFLOW, _LOGGING, _README, *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION))}
+_OURS = {
+    _METADATA,
+    _WORKFLOW,
+    _LOGGING,
+    _README,
+    *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION, POSTPROCESSING)),
+}
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -67,6 +75,7 @@ def export_bundle(
         if len(missing) == len(TASKS):
             problems.append(f"checkpoint {checkpoint}: nothing to export: {'; '.join(missing.values())}")
         kept, known = read_calibration(source), read_learned_from(source)
+        masks, distribution = read_postprocessing(source), read_distribution(source)
     raise_if_any(problems)
     record = {name: value for name, value in read_json(source / _RECORD).items() if name in _TOLD}
     digest = describe_checkpoint(source)["weights_sha256"]
@@ -80,6 +89,10 @@ def export_bundle(
         write_json(models / _RECORD, record)
         if (source / CALIBRATION).exists():
             write_calibration(models, replace(kept, patients=None))
+        if (source / POSTPROCESSING).exists():
+            write_postprocessing(models, masks)
+        if (source / DISTRIBUTION).exists():
+            write_distribution(models, distribution)
         write_json(partial / _METADATA, metadata)
         write_json(partial / _WORKFLOW, describe_workflow(network, config))
         write_text(partial / _LOGGING, LOGGING)

@@ -78,6 +78,8 @@ def draw_overlay(
     idh_mutant_probability: float | None = None,
     volumes_ml: Mapping[str, float] | None = None,
     remarks: Sequence[str] = (),
+    standing: str = "",
+    is_warning: bool = False,
 ) -> Figure:
     """Draws the tumour regions of one case over one modality.
 
@@ -91,6 +93,8 @@ def draw_overlay(
         idh_mutant_probability: None for a network that does not predict it.
         volumes_ml: Volume of each region, for the legend.
         remarks: Flags worth reading, e.g. "no tumour found".
+        standing: What a reader of the probability needs beside it, in a line of its own.
+        is_warning: Whether that line is printed as a warning.
     """
     image = np.asarray(image, dtype=np.float32)
     found = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
@@ -110,6 +114,7 @@ def draw_overlay(
     shown = "   |   ".join([*statements, *remarks])
     figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
     figure.text(0.98, 0.945, shown, color="white", fontsize=13, ha="right", va="center")
+    figure.text(0.02, 0.02, standing, color=style.ORANGE if is_warning else "white", fontsize=8, va="center")
     figure.text(0.98, 0.06, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
     if classes is not None:
         _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))

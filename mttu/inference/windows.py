@@ -3,7 +3,7 @@
 Axes are (C, H, W, D). A window is a forward pass of its own, so a case's result depends on no other case.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -141,11 +141,12 @@ def predict_ensemble(
     settings: InferenceSettings,
     device: torch.device,
     precision: Precision = "float32",
+    observe: Callable[[VolumePrediction], None] | None = None,
 ) -> VolumePrediction:
     """Mean over networks of their probabilities, voxel by voxel and for IDH (Lakshminarayanan et al., 2017).
 
     The mean of a task is over the members that learned it. One network gives the bits of `predict_volume`, which see
-    for the arguments.
+    for the arguments. `observe` is called with each member's prediction, whose memory is used again afterwards.
 
     Raises:
         FloatingPointError: A network's output is not finite; says which member's.
@@ -160,6 +161,8 @@ def predict_ensemble(
                 raise FloatingPointError(name_member(str(error), number, len(networks))) from None
             if one.idh_logits is not None:
                 logits.append(one.idh_logits)
+            if observe is not None:
+                observe(one)
             yield one.seg_probabilities
 
     with torch.inference_mode():

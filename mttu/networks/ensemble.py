@@ -25,8 +25,15 @@ FORMAT_VERSION = 1
 SHARED = ("data.modalities", "data.prepare.", "patch.", "network.tasks", "inference.", "mc.")
 """Settings, or sections of them, that must be the same for all members."""
 
-_BESIDE = (ENSEMBLE, "calibration.json", "out_of_fold.csv", "out_of_fold.parquet")
-"""Files of an ensemble beside its members; all but the first are written by `mttu.training.held_out`."""
+_BESIDE = (
+    ENSEMBLE,
+    "calibration.json",
+    "out_of_fold.csv",
+    "out_of_fold.parquet",
+    "postprocessing.json",
+    "distribution.json",
+)
+"""Files of an ensemble beside its members, written by `mttu.training.held_out` and `mttu.inference`."""
 _DIGESTS = {"weights.safetensors": "weights_sha256", "config.yaml": "config_sha256"}
 _MEND = "restore it from a copy, or write the ensemble again with `mttu ensemble`"
 

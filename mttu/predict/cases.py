@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mttu import __version__
 from mttu.cohort.copies import choose_modality, find_copies, find_same_images
@@ -22,11 +23,25 @@ from mttu.data.volumes import write_mask
 from mttu.figures.overlay import draw_overlay
 from mttu.files import atomic_file, lock_folder
 from mttu.inference.cases import run_cases, run_or_refuse
+from mttu.inference.distribution import LIMIT
+from mttu.inference.postprocessing import postprocess
+from mttu.inference.uncertainty import Samples, predict_passes
 from mttu.inference.windows import import_monai, predict_ensemble, segment
 from mttu.metrics.segmentation import measure_volumes_ml
 from mttu.networks.ensemble import describe_checkpoint
+from mttu.predict.maps import write_maps
 from mttu.predict.plan import InputCase, PredictionPlan
-from mttu.predict.results import PredictionRow, mask_name, open_staging, overlay_name, publish, write_tables
+from mttu.predict.results import (
+    MAPS,
+    PredictionRow,
+    map_name,
+    mask_name,
+    open_staging,
+    overlay_name,
+    publish,
+    write_tables,
+)
+from mttu.predict.standing import add_standing
 
 OnPredicted = Callable[[int, PredictionRow], None]
 
@@ -82,6 +97,10 @@ def _describe(plan: PredictionPlan) -> dict[str, object]:
         "precision": plan.precision,
         "threads": torch.get_num_threads(),
         "calibration": plan.calibration.to_json(),
+        "distribution": {"num_cases": plan.distribution.num_cases, "limit": LIMIT, "reason": plan.distribution.reason},
+        **({} if plan.postprocessing is None else {"postprocessing": plan.postprocessing.to_json()}),
+        **({"passes": plan.passes, "mc": plan.config.mc.model_dump(mode="json")} if plan.passes else {}),
+        **({"maps": list(MAPS)} if plan.maps else {}),
     }
 
 
@@ -94,7 +113,8 @@ def _predict_or_explain(
     if (case := one.case) is not None:
         row = run_or_refuse(one.case_id, lambda: _predict(plan, case, one.is_synthetic, staging, digests), refuse)
     if row.error:
-        for name in (mask_name(one.case_id), overlay_name(one.case_id)):
+        maps = [map_name(one.case_id, kind) for kind in MAPS]
+        for name in (mask_name(one.case_id), overlay_name(one.case_id), *maps):
             (staging / name).unlink(missing_ok=True)
     return replace(row, seconds=time.perf_counter() - started)
 
@@ -110,9 +130,14 @@ def _predict(
     suspicions = find_suspicions(case, modalities, sources, is_synthetic)
     prepared = prepare_sources(case, sources, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)
+    voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
+    samples = Samples(settings, voxel_mm3, plan.tells_parts, plan.postprocessing.rules if plan.postprocessing else {})
+    observe = samples.add if len(plan.networks) > 1 and not plan.passes else None
+    volume = torch.from_numpy(image)
     prediction = predict_ensemble(
-        plan.networks, torch.from_numpy(image), plan.config.patch.size, settings, plan.device, plan.precision
+        plan.networks, volume, plan.config.patch.size, settings, plan.device, plan.precision, observe
     )
+    _sample_passes(plan, case.case_id, volume, samples)
     row = PredictionRow(
         case.case_id,
         seconds=0.0,
@@ -122,8 +147,12 @@ def _predict(
     )
     classes = None
     if prediction.seg_probabilities is not None:
-        voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
         classes = segment(prediction.seg_probabilities, settings, voxel_mm3, plan.tells_parts).cpu().numpy()
+        removed_ml = None
+        if plan.postprocessing is not None:
+            found = np.count_nonzero(classes)
+            classes = postprocess(classes, plan.postprocessing.rules, voxel_mm3)
+            removed_ml = float(found - np.count_nonzero(classes)) * voxel_mm3 / 1000.0
         restored = write_segmentation(staging / mask_name(case.case_id), classes, prepared.geometry, plan.labels)
         volumes = measure_volumes_ml(torch.from_numpy(restored), prepared.geometry.voxel_ml * 1000.0)
         row = replace(
@@ -132,20 +161,64 @@ def _predict(
             tc_ml=volumes["tc"] if plan.tells_parts else None,
             et_ml=volumes["et"] if plan.tells_parts else None,
             no_tumour_found=volumes["wt"] == 0.0,
+            removed_ml=removed_ml,
         )
+        if plan.maps:
+            probabilities = prediction.seg_probabilities
+            write_maps(staging, case.case_id, probabilities, samples, plan.tells_parts, prepared.geometry)
     if prediction.idh_probabilities is not None:
         probability, kept = float(prediction.idh_probabilities[1]), plan.calibration
         low, high = settings.undecided_band
+        calibrated = kept.calibrate(probability)
         row = replace(
             row,
             idh_mutant_probability=probability,
             idh_undecided=low <= probability <= high,
-            idh_calibrated_probability=kept.calibrate(probability),
+            idh_calibrated_probability=calibrated,
             idh_call=kept.call(probability),
+            idh_calibrated_undecided=None if calibrated is None else low <= calibrated <= high,
             calibrated_on=case.patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
         )
+    distance = plan.distribution.judge(prepared.image, modalities, prepared.geometry.spacing_mm)
+    row = add_standing(_add_deviations(row, samples, plan.tells_parts), plan, distance)
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
+
+
+def _sample_passes(plan: PredictionPlan, case_id: str, volume: Tensor, samples: Samples) -> None:
+    """Adds `plan.passes` predictions by each network with dropout on."""
+    if not plan.passes:
+        return
+    config = plan.config
+    for number, network in enumerate(plan.networks, 1):
+        for one in predict_passes(
+            network,
+            volume,
+            case_id,
+            config.patch.size,
+            config.mc,
+            config.inference,
+            plan.device,
+            plan.precision,
+            number,
+        ):
+            samples.add(one)
+
+
+def _add_deviations(row: PredictionRow, samples: Samples, tells_parts: bool) -> PredictionRow:
+    """The row with what the samples say; the row itself where there are fewer than two."""
+    if samples.num < 2:
+        return row
+    parts = samples.volume_deviation_ml if tells_parts else lambda region: None
+    return replace(
+        row,
+        samples=samples.num,
+        idh_sample_mean=samples.idh_mean,
+        idh_sample_deviation=samples.idh_deviation,
+        wt_ml_deviation=samples.volume_deviation_ml("wt"),
+        tc_ml_deviation=parts("tc"),
+        et_ml_deviation=parts("et"),
+    )
 
 
 def write_segmentation(
@@ -178,6 +251,8 @@ def _write_overlay(
         remarks.append("no tumour found")
     if row.idh_calibrated_probability is not None:
         remarks.append(f"calibrated {row.idh_calibrated_probability:.2f}")
+    if row.idh_sample_deviation is not None:
+        remarks.append(f"deviation {row.idh_sample_deviation:.2f} over {row.samples} samples")
     if row.idh_call is not None:
         remarks.append(f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}")
     if row.idh_undecided:
@@ -191,6 +266,8 @@ def _write_overlay(
         row.idh_mutant_probability,
         row.volumes_ml,
         [*remarks, *plan.missing.values()],
+        row.standing or "",
+        row.in_distribution is False,
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

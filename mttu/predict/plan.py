@@ -20,6 +20,9 @@ from mttu.data.manifest import SPLITS, Case, read_manifest
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
+from mttu.inference.distribution import KeptDistribution, read_distribution
+from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
+from mttu.inference.uncertainty import check_passes
 from mttu.networks import Network
 from mttu.networks.ensemble import read_known_patients, read_members
 from mttu.networks.learned import PARTS_UNKNOWN, TASKS, describe_voters, explain_missing_answers, tell_parts
@@ -69,6 +72,14 @@ class PredictionPlan:
     """Whether the network tells the parts of a tumour, or only the whole tumour."""
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """That of the checkpoint, if it holds for these settings."""
+    postprocessing: KeptPostprocessing | None = None
+    """That of the checkpoint, if it has rules and they are wanted."""
+    distribution: KeptDistribution = field(default_factory=KeptDistribution)
+    """What the training cases look like, if that is kept with the checkpoint."""
+    passes: int = 0
+    """Passes with dropout of each network; 0: none."""
+    maps: bool = False
+    """Whether probability and uncertainty of each voxel are written."""
 
 
 def plan_predictions(
@@ -79,6 +90,9 @@ def plan_predictions(
     changes: Mapping[str, Any] | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     split: str | None = None,
+    postprocess: bool = True,
+    passes: int = 0,
+    maps: bool = False,
 ) -> PredictionPlan:
     """Reads the checkpoint, finds the cases and checks that no file of the user's would be overwritten.
 
@@ -93,13 +107,18 @@ def plan_predictions(
         changes: Dotted settings that replace the checkpoint's, from `REPLACEABLE`.
         device: auto: a GPU if there is one.
         split: Of manifests, the cases of this split alone; None: all. Folders have none.
+        postprocess: Whether masks are post-processed, where that is kept with the checkpoint.
+        passes: Monte Carlo passes of each network, at least 2, for the uncertainty of a case; 0: none. Then the members
+            of an ensemble are what varies.
+        maps: Whether maps of probability and uncertainty are written.
 
     Raises:
         InputError: Lists every problem of checkpoint, inputs, settings and output folder.
     """
     problems: list[str] = []
     networks: tuple[Network, ...] = ()
-    config, missing, calibration = Config(), {}, KeptCalibration()
+    config, missing = Config(), {}
+    calibration, kept, distribution = KeptCalibration(), KeptPostprocessing(), KeptDistribution()
     with collecting(problems):
         find_convention(labels)
     with collecting(problems):
@@ -114,6 +133,12 @@ def plan_predictions(
                 "--labels whole-tumour"
             )
         calibration = hold_for(read_calibration(checkpoint), config)
+        kept, distribution = read_postprocessing(checkpoint), read_distribution(checkpoint)
+        if passes:
+            config = override_some(config, {"mc.passes": passes}, ("mc.passes",), "predict --passes")
+            check_passes(networks, config.mc)
+        if maps and "segmentation" in missing:
+            problems.append(f"checkpoint {checkpoint}: {missing['segmentation']}; there are no --maps of it")
     recover_output(out)  # first, since files that a kill left there could be taken for a case
     left_out: list[Finding] = []
     cases, refused = find_input_cases(inputs, config.data.modalities, left_out, split)
@@ -121,7 +146,7 @@ def plan_predictions(
     chosen = torch.device("cpu")
     with collecting(problems):
         chosen = choose_device(device)
-    problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases))
+    problems += check_output(out, [one.case_id for one in cases], _input_folders(inputs, cases), maps)
     raise_if_any(problems)
     if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
@@ -137,10 +162,21 @@ def plan_predictions(
         known_patients=read_known_patients(checkpoint),
         missing=missing,
         tells_parts=tell_parts(networks),
-        notes=(*missing.values(), *describe_voters(networks)),
+        notes=(*missing.values(), *describe_voters(networks), *_describe_postprocessing(kept, postprocess)),
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
+        postprocessing=kept if postprocess and kept.rules else None,
+        distribution=distribution,
+        passes=passes,
+        maps=maps,
     )
+
+
+def _describe_postprocessing(kept: KeptPostprocessing, wanted: bool) -> list[str]:
+    """What becomes of the masks, where anything is kept with the checkpoint."""
+    if not kept.num_cases:
+        return []
+    return [kept.describe() if wanted or not kept.rules else "masks are not post-processed, as was asked for"]
 
 
 def _input_folders(inputs: Sequence[Path], cases: Sequence[InputCase]) -> set[Path]:

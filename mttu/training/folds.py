@@ -23,6 +23,7 @@ from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
 from mttu.files import atomic_file, read_json, read_versioned, write_csv, write_json
 from mttu.inference.calibration import CALIBRATION
+from mttu.inference.distribution import pool_into
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint, read_members, write_ensemble
 from mttu.tracking import Tracker
@@ -195,7 +196,12 @@ def run_folds(
             write_json(record, {"format_version": FORMAT_VERSION, "weights_sha256": weights, "results": found})
         results.append(_read_results(record, place))
     pooled = pool_folds(places)
-    write_ensemble(folder / ENSEMBLE_FOLDER, places, lambda unfinished: fill_ensemble(unfinished, pooled))
+
+    def fill(unfinished: Path) -> None:
+        fill_ensemble(unfinished, pooled)
+        pool_into(unfinished, places)
+
+    write_ensemble(folder / ENSEMBLE_FOLDER, places, fill)
     if (folder / ENSEMBLE_FOLDER / CALIBRATION).exists():
         write_out_of_fold(folder, pooled)
     rows = summarise_folds(results)

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mttu.config import Config, flatten
 from mttu.config.changeable import list_changeable
 from mttu.config.earlier import complete
-from mttu.data.manifest import read_manifest
+from mttu.data.cache import open_cached
+from mttu.data.manifest import Case, read_manifest
 from mttu.errors import InputError
 from mttu.figures.style import save_figure
 from mttu.files import PREFIX, atomic_folder, lock_folder, read_json, write_json
+from mttu.inference.distribution import FEWEST_CASES, KeptDistribution, summarise_cases, write_distribution
+from mttu.inference.image_statistics import measure_image
 from mttu.tracking import Tracker, follow_moved_folder, open_tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import calibrate_training, copy_held_out, read_held_out
@@ -150,10 +154,33 @@ def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
     return {f"missing.{task}": reason for task, reason in missing.items()}
 
 
-def keep_best(checkpoint: Path, folder: Path) -> None:
+def measure_training_cases(config: Config) -> KeptDistribution:
+    """What the prepared images of a training look like, for scans to be compared with later.
+
+    Where they cannot be read any more, it says so: the training is finished and lasts.
+    """
+    task = task_of(config)
+    modalities = config.data.modalities
+
+    def measure(case: Case) -> dict[str, float]:
+        cached = open_cached(task.cache_dir, case.case_id)
+        cached.will_need()
+        image = np.asarray(cached.image)[cached.channels(modalities)]
+        return measure_image(image, modalities, cached.geometry.spacing_mm)
+
+    if len(task.train) < FEWEST_CASES:
+        return summarise_cases([{} for _ in task.train])
+    try:
+        return summarise_cases([measure(case) for case in task.train])
+    except (InputError, OSError):
+        return KeptDistribution(reason="the prepared training cases could not be read when the training ended")
+
+
+def keep_best(checkpoint: Path, folder: Path, distribution: KeptDistribution | None = None) -> None:
     """Copies the best weights out of a training checkpoint into the run folder, whole or not at all.
 
-    With them go their predictions for the val cases, and a calibration that is fitted on these.
+    With them go their predictions for the val cases, a calibration that is fitted on these, and the `distribution` of
+    the training cases.
     """
     held_out = read_held_out(checkpoint)
     copy_held_out(checkpoint, folder)  # first: weights without it would look like those of an older version
@@ -161,6 +188,8 @@ def keep_best(checkpoint: Path, folder: Path) -> None:
         shutil.copytree(checkpoint / BEST, partial, dirs_exist_ok=True)
         if held_out is not None:
             calibrate_training(partial, held_out)
+        if distribution is not None:
+            write_distribution(partial, distribution)
 
 
 def launch_locally(
@@ -173,7 +202,7 @@ def launch_locally(
     state = fit(task_of(config), runtime)
     with runtime.resume() as checkpoint:
         if checkpoint is not None:
-            keep_best(checkpoint, folder)
+            keep_best(checkpoint, folder, measure_training_cases(config))
     return state.history
 
 
