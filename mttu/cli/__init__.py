@@ -30,6 +30,7 @@ from mttu.cli.figures import app as figures_app
 from mttu.cli.folds import add_folds, cross_validate_shown, split, without_folds_of_rounds
 from mttu.cli.networks import ensemble, networks, print_calibration
 from mttu.cli.phantom import phantom
+from mttu.cli.report import report
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import (
@@ -93,6 +94,7 @@ for command in (
     select,
     thresholds,
     evaluate,
+    report,
     self_train,
     tune,
     ablate,
