@@ -7,7 +7,7 @@ voxels. Nothing here is drawn of a case unless pictures were asked for.
 import base64
 import gzip
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +66,7 @@ def choose_cases(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     return [(place, case_id) for case_id, place in sorted(chosen.items(), key=lambda item: ordered.index(item[0]))]
 
 
-def show_case(
-    plan: FeatureMapPlan, case: Case, place: str, score: float, passes: int, on_pass: Callable[[], None] | None = None
-) -> ShownCase:
+def show_case(plan: FeatureMapPlan, case: Case, place: str, score: float, passes: int) -> ShownCase:
     """Predicts a case anew and packs what the page's viewers need.
 
     Args:
@@ -77,7 +75,6 @@ def show_case(
         place: See `ShownCase`.
         score: See `ShownCase`.
         passes: Monte Carlo passes of the uncertainty; 0: the entropy of the prediction itself.
-        on_pass: Called after each forward pass over the volume.
 
     Raises:
         InputError: The case cannot be read or prepared, or the network's output is not finite.
@@ -92,7 +89,7 @@ def show_case(
         )
         if prediction.seg_probabilities is None:
             raise InputError(f"case {case.case_id}: the network does not segment; leave --pictures out")
-        uncertainty = _measure_uncertainty(plan, volume, case.case_id, prediction.seg_probabilities, passes, on_pass)
+        uncertainty = _measure_uncertainty(plan, volume, case.case_id, prediction.seg_probabilities, passes)
     except FloatingPointError as error:
         raise InputError(f"case {case.case_id}: {error}") from None
     spacing_mm = prepared.geometry.spacing_mm
@@ -124,7 +121,6 @@ def _measure_uncertainty(
     case_id: str,
     without_dropout: torch.Tensor,
     passes: int,
-    on_pass: Callable[[], None] | None,
 ) -> NDArray[np.float32]:
     """Entropy of the mean class probabilities of each voxel over Monte Carlo passes, as a share of its largest, ln 4.
 
@@ -145,8 +141,6 @@ def _measure_uncertainty(
                     )
                 if one.seg_probabilities is not None:
                     total += one.seg_probabilities
-                if on_pass is not None:
-                    on_pass()
         mean = total / passes
     entropy = -(mean * mean.clamp_min(1e-12).log()).sum(dim=0) / math.log(len(mean))
     return np.asarray(entropy.clamp(0.0, 1.0).cpu().numpy(), dtype=np.float32)
@@ -229,5 +223,3 @@ def _pack_mesh(mesh: Mesh, centre: NDArray[np.float64]) -> dict[str, Any]:
 def _pack(values: NDArray[Any]) -> str:
     """Bytes in C order, compressed, as text; the same bytes for the same values."""
     return base64.b64encode(gzip.compress(np.ascontiguousarray(values).tobytes(), 9, mtime=0)).decode()
-
-

@@ -123,6 +123,8 @@ def plan_page(
     for folder in evaluations:
         with collecting(problems):
             shown.append(_read_evaluation(folder))
+    if manifest is not None and runs and all(run.is_self_training for run in runs):
+        problems.append(f"--manifest {manifest}: a self-training has its own, and there is no training; leave it out")
     raise_if_any(problems)
     choices: dict[Path, Choice] = {}
     for run in runs if pictures else []:
@@ -151,7 +153,9 @@ def _find_output_problems(output: Path) -> list[str]:
 def _read_evaluation(folder: Path) -> ShownEvaluation:
     summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, f"give a folder of `mttu evaluate`, or {_MEND}")
     if not {"systems", "cases", "segmentation", "idh", "split"} <= summary.keys():
-        raise InputError(f"evaluation {folder}: its {SUMMARY} is not of an evaluation; give a folder of `mttu evaluate`")
+        raise InputError(
+            f"evaluation {folder}: its {SUMMARY} is not of an evaluation; give a folder of `mttu evaluate`"
+        )
     tables = []
     for name in (REGION_TABLE, IDH_TABLE):
         _, table = read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)
@@ -182,8 +186,8 @@ def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation]) -> Choice:
     unknown = [case_id for case_id in scores if case_id not in known]
     if unknown:
         raise InputError(
-            f"run {run.folder}: the manifest has no case with a mask named {name_some(unknown)}, which were scored; give "
-            "the manifest that they were scored with (--manifest)"
+            f"run {run.folder}: the manifest has no case with a mask named {name_some(unknown)}, which were scored; "
+            "give the manifest that they were scored with (--manifest)"
         )
     if not scores:
         raise InputError(f"run {run.folder}: no case has a Dice, so none can be chosen; leave --pictures out")

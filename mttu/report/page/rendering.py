@@ -54,7 +54,7 @@ MOST_BYTES = 15_000_000
 _PLACES = ("data.manifest", "data.cache_dir", "output.", "tracking.", "workers.", "self_training.truth")
 """Settings that say where and on what a run ran: no difference to the paper."""
 _PACKAGES = ("torch", "monai", "ray", "mlflow", "numpy", "scipy", "scikit-learn", "nibabel", "matplotlib", "Jinja2")
-_DASH = "–"
+_DASH = "-"
 
 OnStep = Callable[[int, str], None]
 
@@ -197,7 +197,7 @@ def _describe_run(
         name=run.name,
         lead=_describe_lead(run),
         flow=None if manifest is None else describe_flow(run, manifest),
-        findings=read_findings(plan.left_out),
+        findings=() if run.is_self_training else read_findings(plan.left_out),
         cohort=None if manifest is None else _show_table_one(run),
         settings=compare_with_paper(run.settings),
         curves=tuple(draw_run_curves(run)),
@@ -288,7 +288,7 @@ def _tabulate_digests(run: ShownRun) -> PageTable:
 
 
 def _list_commands(run: ShownRun) -> str:
-    command = "self-train" if run.is_self_training else "train"
+    command, own = ("self-train", "") if run.is_self_training else ("train", " --manifest cohort.parquet")
     place = f"runs/{run.name}"
     return "\n".join(
         [
@@ -296,7 +296,7 @@ def _list_commands(run: ShownRun) -> str:
             f"mttu {command} --config settings.yaml data.manifest=cohort.parquet output.folder=runs",
             f"mttu predict {place} cohort.parquet --split test -o predictions",
             "mttu evaluate predictions cohort.parquet -o scores",
-            f"mttu report {place} --manifest cohort.parquet --evaluation scores -o report.html",
+            f"mttu report {place}{own} --evaluation scores -o report.html",
         ]
     )
 
@@ -344,7 +344,6 @@ def render(plan: PagePlan, runs: Sequence[RunSection], evaluations: Sequence[Eva
         runs=runs,
         evaluations=evaluations,
         versions=list_versions(),
-        region_names=[title for title, _ in REGION_STYLES.values()],
         largest_mm=LARGEST_MM,
         shared={
             "colours": [REGION_STYLES[name][1] for name in ("tc", "wt", "et")],
@@ -378,5 +377,3 @@ def _load_page() -> jinja2.Template:
 def _digest(text: str) -> str:
     """As a Content-Security-Policy names a text between tags."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-

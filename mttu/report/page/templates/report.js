@@ -47,7 +47,7 @@
           colour = mix(colour, shared.uncertainty.slice(step, step + 3), Math.min(0.85, 3 * share));
         }
         const predicted = volume.classes[voxel] >> 2;
-        if (layers.prediction && predicted) colour = mix(colour, classColours[predicted], 0.4);
+        if (layers.prediction && predicted) colour = mix(colour, classColours[predicted], 0.3);
         const fill = toPixel(colour);
         for (let y = top; y < top + scale; y++) pixels.fill(fill, y * width + column * scale, y * width + (column + 1) * scale);
       }
