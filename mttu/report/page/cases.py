@@ -31,8 +31,9 @@ from mttu.report.pictures import describe_idh
 
 LARGEST_MM = 5.0
 """End of the colour scale of distances, as in Fig. 4."""
-MOST_VOXELS = 4_500_000
-"""Of a case; a larger grid is shown at every second voxel, and so on. A brain at 1 mm has fewer."""
+MOST_VOXELS = 13_000_000
+"""Of all cases of a page; where they would have more, every second voxel is shown, and so on. Three brains at 1 mm have
+fewer."""
 _GREYS = 64
 """Grey levels of a slice, so that it is small; a screen shows few more."""
 _EDEMA = 2
@@ -61,12 +62,14 @@ def choose_cases(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     ordered = sorted(scores, key=lambda case_id: (-scores[case_id], case_id))
     if not ordered:
         return []
-    places = {"Best": 0, "Median": len(ordered) // 2, "Worst": len(ordered) - 1}
-    chosen = {ordered[index]: place for place, index in reversed(places.items())}
+    places = {"Median": len(ordered) // 2, "Worst": len(ordered) - 1, "Best": 0}
+    chosen = {ordered[index]: place for place, index in places.items()}  # of two cases none is the median
     return [(place, case_id) for case_id, place in sorted(chosen.items(), key=lambda item: ordered.index(item[0]))]
 
 
-def show_case(plan: FeatureMapPlan, case: Case, place: str, score: float, passes: int) -> ShownCase:
+def show_case(
+    plan: FeatureMapPlan, case: Case, place: str, score: float, passes: int, most_voxels: int = MOST_VOXELS
+) -> ShownCase:
     """Predicts a case anew and packs what the page's viewers need.
 
     Args:
@@ -75,6 +78,7 @@ def show_case(plan: FeatureMapPlan, case: Case, place: str, score: float, passes
         place: See `ShownCase`.
         score: See `ShownCase`.
         passes: Monte Carlo passes of the uncertainty; 0: the entropy of the prediction itself.
+        most_voxels: Of its slices.
 
     Raises:
         InputError: The case cannot be read or prepared, or the network's output is not finite.
@@ -109,7 +113,7 @@ def show_case(plan: FeatureMapPlan, case: Case, place: str, score: float, passes
     surface, distance = _pack_surfaces(predicted, prepared.seg, spacing_mm)
     data = {
         "case": case.case_id,
-        **_pack_slices(image, prepared.seg, predicted, uncertainty, spacing_mm),
+        **_pack_slices(image, prepared.seg, predicted, uncertainty, spacing_mm, most_voxels),
         "surface": surface,
     }
     return ShownCase(case.case_id, place, score, (*facts, *distance), data)
@@ -162,11 +166,12 @@ def _pack_slices(
     predicted: NDArray[np.uint8],
     uncertainty: NDArray[np.float32],
     spacing_mm: Sequence[float],
+    most_voxels: int,
 ) -> dict[str, Any]:
     """Grey levels, classes and uncertainty of each voxel, (H, W, D) in C order, for the slice viewer."""
     start = choose_slices(image, truth > 0)
     step = 1
-    while math.prod(-(-extent // step) for extent in image.shape) > MOST_VOXELS:
+    while math.prod(-(-extent // step) for extent in image.shape) > most_voxels:
         step += 1
     grey = np.rint(scale_grey(image) * (_GREYS - 1))[::step, ::step, ::step]
     inside = image[::step, ::step, ::step] != 0

@@ -33,7 +33,7 @@ from mttu.files import write_text
 from mttu.inference.device import choose_precision
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.report.feature_maps import FeatureMapPlan, compute_feature_maps, list_levels
-from mttu.report.page.cases import LARGEST_MM, ShownCase, list_dropout, show_case
+from mttu.report.page.cases import LARGEST_MM, MOST_VOXELS, ShownCase, list_dropout, show_case
 from mttu.report.page.cohort import FlowStep, describe_flow, read_findings
 from mttu.report.page.figures import (
     Picture,
@@ -118,6 +118,7 @@ def write_page(plan: PagePlan, on_step: OnStep | None = None) -> int:
     problems: list[str] = []
     done = 0
     sections: list[RunSection] = []
+    number = sum(len(choice.cases) for choice in plan.choices.values())
     for run in plan.runs:
         cases: list[ShownCase] = []
         features: Picture | None = None
@@ -128,7 +129,7 @@ def write_page(plan: PagePlan, on_step: OnStep | None = None) -> int:
             uncertainty = _describe_uncertainty(passes)
             for place, case, score in plan.choices[run.folder].cases:
                 with collecting(problems):
-                    cases.append(show_case(shown, case, place, score, passes))
+                    cases.append(show_case(shown, case, place, score, passes, MOST_VOXELS // max(3, number)))
                     if shown.levels:
                         maps.append(compute_feature_maps(shown, case)[0])
                 done += 1

@@ -1,6 +1,5 @@
 """A finished training or self-training, read back from its folder for the page about it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +192,6 @@ def list_failures(run: ShownRun) -> list[str]:
     found += [f"No answer to {task}: {reason}" for task, reason in missing.items()]
     for row in run.rounds:
         found += [f"Round {row.round}: {note}" for note in row.notes]
-    for title, history in run.histories.items():
-        lost = sum(not math.isfinite(value) for epoch in history for value in epoch.values())
-        if lost:
-            found.append(f"{title.capitalize()}: {lost} values of its epochs are not finite.")
     if run.calibration.reason:
         found.append(f"Nothing is calibrated: {run.calibration.reason}.")
     return [*found, *(f"About the calibration: {note}" for note in run.calibration.notes)]
