@@ -15,7 +15,9 @@ def report(
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="Folder that `mttu evaluate` wrote; as often as there are")
     ] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Manifest of trainings, which keep no copy of theirs")] = None,
+    manifest: Annotated[
+        list[Path] | None, typer.Option(help="Manifest of a training, which keeps no copy, or of evaluated cases")
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Show the best, median and worst case: pictures of patients")
     ] = False,
@@ -25,7 +27,7 @@ def report(
     """Write one page about runs that needs no network: cohort, settings, curves, rounds, scores, cases."""
     from mttu.report.page import plan_page, write_page
 
-    plan = plan_page(runs, output, evaluation or [], manifest, pictures, passes, device)
+    plan = plan_page(runs, output, evaluation or [], manifest or [], pictures, passes, device)
     with show_progress("report", sum(len(choice.cases) for choice in plan.choices.values())) as advance:
         size = write_page(plan, advance)
     if plan.pictures and not plan.synthetic:

@@ -110,6 +110,16 @@ def write_scores(folder: Path, manifest: Manifest, checkpoint: str, failed: tupl
 
 
 @pytest.fixture(scope="module")
+def patients(phantom_manifest: Manifest) -> Manifest:
+    """A cohort that says that it is none of phantoms: the val cases of `finished_training`, and four that test."""
+    others = [case for case in phantom_manifest.cases if case.split != "val"]
+    test = {case.case_id for case in others[:4]}
+    split = {case.case_id: "test" if case.case_id in test else "train" for case in others}
+    cases = tuple(replace(case, split=split.get(case.case_id, "val")) for case in phantom_manifest.cases)
+    return replace(phantom_manifest, cases=cases, synthetic=False)
+
+
+@pytest.fixture(scope="module")
 def no_figures() -> Any:
     """Figures of matplotlib, which take most of the time, are tiny; their own tests look at them."""
     from matplotlib.figure import Figure
@@ -125,11 +135,10 @@ def no_figures() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(
-    cohort: Manifest, finished_training: Path, no_figures: None, tmp_path_factory: pytest.TempPathFactory
+    patients: Manifest, finished_training: Path, no_figures: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A manifest that is not synthetic, a training in a folder with an evil name, its evaluation, and their page."""
+    """A manifest, a training in a folder with an evil name, its evaluation, and their page."""
     place = tmp_path_factory.mktemp("page")
-    patients = replace(cohort, synthetic=False)
     write_manifest(patients, place / "cohort.parquet")
     (place / "cohort-findings.csv").write_text(
         f'severity,case_id,finding\nerror,lost,"{EVIL.replace(chr(34), chr(34) * 2)}"\nnote,other,fine\n'
@@ -141,7 +150,7 @@ def folder(
         [run],
         place / "report.html",
         [place / "scores"],
-        place / "cohort.parquet",
+        [place / "cohort.parquet"],
         pictures=True,
         passes=2,
         device="cpu",
@@ -207,10 +216,10 @@ def test_a_reader_without_eyes_or_mouse_finds_the_way(page: Page) -> None:
 
 
 def test_pictures_of_patients_have_a_banner_and_are_those_of_the_best_median_and_worst_case(
-    page: Page, cohort: Manifest
+    page: Page, patients: Manifest
 ) -> None:
     assert "This page holds pictures of patients." in page.texts
-    test = [case.case_id for case in cohort.split("test")]
+    test = [case.case_id for case in patients.split("test")]
     titles = [text for text in page.texts if re.match("(Best|Median|Worst): ", text)]
     assert titles == [
         f"Best: {test[0]}, Dice 0.900",
@@ -223,9 +232,9 @@ def unpack(text: str, kind: str = "u1") -> np.ndarray:
     return np.frombuffer(gzip.decompress(base64.b64decode(text)), kind)
 
 
-def test_slices_and_surfaces_are_those_of_the_case(page: Page, cohort: Manifest) -> None:
+def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifest) -> None:
     data = json.loads(page.raw["run-1-data-1"])
-    prepared = prepare_case(cohort.split("test")[0], cohort.modalities, Config().data.prepare)
+    prepared = prepare_case(patients.split("test")[0], patients.modalities, Config().data.prepare)
     assert prepared.seg is not None
     shape = tuple(data["shape"])
     assert shape == prepared.seg.shape
@@ -293,6 +302,23 @@ def main_exit(arguments: list[str], code: int = 0) -> None:
     assert ended.value.code == code
 
 
+def test_evaluated_cases_may_come_from_a_manifest_of_their_own(
+    patients: Manifest, finished_training: Path, tmp_path: Path
+) -> None:
+    write_scores(tmp_path / "scores", patients, "first/best")
+    elsewhere = replace(patients, cases=patients.split("test"))  # another hospital: no val case of the run
+    write_manifest(elsewhere, tmp_path / "elsewhere.parquet")
+    output, scores = tmp_path / "report.html", [tmp_path / "scores"]
+    plan = plan_page([finished_training], output, scores, [tmp_path / "elsewhere.parquet"], pictures=True)
+    assert plan.runs[0].manifest is None  # its cohort is not taken for that of the run
+    (choice,) = plan.choices.values()
+    assert [place for place, _, _ in choice.cases] == ["Best", "Median", "Worst"]
+    assert [score for _, _, score in choice.cases] == pytest.approx([0.9, 0.5, 0.2])
+    assert plan.synthetic is False
+    with pytest.raises(InputError, match="no manifest has a case with a mask named"):
+        plan_page([finished_training], output, scores, pictures=True)
+
+
 def make_rounds(folder: Path, manifest: Manifest, checkpoint: Path) -> Path:
     """A self-training of two rounds that nobody finished; round 1 has the larger score; one case is the pool."""
     first, *others = manifest.cases
@@ -347,8 +373,8 @@ def test_what_cannot_be_shown_is_refused_together(
     with pytest.raises(InputError, match=r"end its name with \.html"):
         plan_page([folder / EVIL], tmp_path / "report.pdf")
     run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)
-    with pytest.raises(InputError, match="a self-training has its own"):
-        plan_page([run], tmp_path / "report.html", manifest=folder / "cohort.parquet")
+    with pytest.raises(InputError, match="holds the val cases of no training that is given"):
+        plan_page([run], tmp_path / "report.html", manifests=[folder / "cohort.parquet"])
     with pytest.raises(InputError, match=r"keeps none; give an evaluation of self/best .* \(given: scores"):
         plan_page([run], tmp_path / "report.html", [folder / "scores"], pictures=True)
 

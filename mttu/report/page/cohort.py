@@ -70,11 +70,12 @@ def _describe_rounds(run: ShownRun) -> tuple[FlowStep, ...]:
     )
 
 
-def read_findings(path: Path | None) -> tuple[str, ...]:
+def read_findings(manifest: Path | None) -> tuple[str, ...]:
     """What `mttu cohort` found about cases that cannot be used, from the table beside the manifest; most of them.
 
     Warnings and notes are counted only: they are about cases that are used.
     """
+    path = None if manifest is None else manifest.with_name(f"{manifest.stem}-findings.csv")
     if path is None or not path.is_file():
         return ()
     with path.open(encoding="utf-8", newline="") as file:

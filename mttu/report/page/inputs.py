@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mttu.data.manifest import Case
+from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.data.tables import read_table
 from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.files import find_obstacle, read_versioned
@@ -68,8 +68,8 @@ class PagePlan:
     evaluations: tuple[ShownEvaluation, ...]
     choices: Mapping[Path, Choice]
     """Folder of a run to its cases; empty without pictures."""
-    left_out: Path | None
-    """Findings about the cohort, beside the manifest."""
+    manifests: Mapping[Path, Manifest]
+    """Those that were given, of trainings, and of evaluated cases that a run does not know."""
     passes: int
     device: torch.device
 
@@ -82,6 +82,7 @@ class PagePlan:
     def synthetic(self) -> bool | None:
         """Whether all cohorts are phantoms; None where no run says."""
         known = [run.manifest.synthetic for run in self.runs if run.manifest is not None]
+        known += [one.synthetic for one in self.manifests.values()]
         known += [bool(one.summary["synthetic"]) for one in self.evaluations]
         return all(known) if known else None
 
@@ -90,7 +91,7 @@ def plan_page(
     folders: Sequence[Path],
     output: Path,
     evaluations: Sequence[Path] = (),
-    manifest: Path | None = None,
+    manifests: Sequence[Path] = (),
     pictures: bool = False,
     passes: int = 10,
     device: str = "auto",
@@ -101,7 +102,7 @@ def plan_page(
         folders: Run folders of `mttu train` and `mttu self-train`.
         output: The page, `.html`; an earlier one is replaced.
         evaluations: Folders that `mttu evaluate` wrote.
-        manifest: Of trainings, which keep no copy of theirs.
+        manifests: Of trainings, which keep no copy of theirs, and of evaluated cases that are in none of the runs.
         pictures: Show cases: slices, surfaces, feature maps.
         passes: Monte Carlo passes of the uncertainty.
         device: auto, cpu or gpu.
@@ -117,22 +118,28 @@ def plan_page(
         chosen = choose_device(device)
     doubled = [str(folder) for folder in dict.fromkeys(folders) if list(folders).count(folder) > 1]
     problems += [f"run {folder}: is given twice; give it once" for folder in doubled]
+    cohorts: dict[Path, Manifest] = {}
+    for path in dict.fromkeys(manifests):
+        with collecting(problems):
+            cohorts[path] = read_manifest(path)
     for folder in dict.fromkeys(folders):
         with collecting(problems):
-            runs.append(read_run(folder, manifest))
+            runs.append(read_run(folder, cohorts))
     for folder in evaluations:
         with collecting(problems):
             shown.append(_read_evaluation(folder))
-    if manifest is not None and runs and all(run.is_self_training for run in runs):
-        problems.append(f"--manifest {manifest}: a self-training has its own, and there is no training; leave it out")
+    used = {run.manifest_file for run in runs}
+    unused = [str(path) for path in cohorts if path not in used and not pictures and not problems]
+    problems += [
+        f"--manifest {path}: holds the val cases of no training that is given; leave it out" for path in unused
+    ]
     raise_if_any(problems)
     choices: dict[Path, Choice] = {}
     for run in runs if pictures else []:
         with collecting(problems):
-            choices[run.folder] = _choose(run, shown)
+            choices[run.folder] = _choose(run, shown, cohorts)
     raise_if_any(problems)
-    left_out = None if manifest is None else manifest.with_name(f"{manifest.stem}-findings.csv")
-    return PagePlan(output, tuple(runs), tuple(shown), choices, left_out, passes, chosen)
+    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, passes, chosen)
 
 
 def _find_output_problems(output: Path) -> list[str]:
@@ -168,9 +175,7 @@ def is_of(evaluation: ShownEvaluation, run: ShownRun) -> bool:
     return evaluation.checkpoint == f"{run.name}/{BEST}"
 
 
-def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation]) -> Choice:
-    if run.manifest is None:
-        raise InputError(f"run {run.folder}: --pictures needs its cases; give the manifest with --manifest")
+def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation], manifests: Mapping[Path, Manifest]) -> Choice:
     own = next((one for one in evaluations if is_of(one, run)), None)
     if own is not None:
         scores, source = own.scores, f"mean Dice of the evaluation {own.name}, split {own.summary['split']}"
@@ -182,12 +187,13 @@ def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation]) -> Choice:
             f"run {run.folder}: --pictures chooses cases by their Dice, and the run keeps none; give an evaluation of "
             f"{run.name}/{BEST} with --evaluation (given: {others})"
         )
-    known = {case.case_id: case for case in run.manifest.cases if case.seg is not None}
+    cohorts = [*([] if run.manifest is None else [run.manifest]), *manifests.values()]
+    known = {case.case_id: case for one in reversed(cohorts) for case in one.cases if case.seg is not None}
     unknown = [case_id for case_id in scores if case_id not in known]
     if unknown:
         raise InputError(
-            f"run {run.folder}: the manifest has no case with a mask named {name_some(unknown)}, which were scored; "
-            "give the manifest that they were scored with (--manifest)"
+            f"run {run.folder}: no manifest has a case with a mask named {name_some(unknown)}, which were scored; give "
+            "the manifest that they were scored with (--manifest)"
         )
     if not scores:
         raise InputError(f"run {run.folder}: no case has a Dice, so none can be chosen; leave --pictures out")

@@ -1,8 +1,8 @@
 """The page: what each section says, the template, the security policy, the file.
 
 Slices and surfaces are drawn on `<canvas>` by plain JavaScript of this project, figures are matplotlib's. The bundle of
-plotly has 4.5 MB and that of vega 0.8 MB, and neither shows slices of a volume. The page's policy loads nothing from
-anywhere and runs no script but its own, which it names by digest.
+plotly has 4.5 MB, and neither it nor vega's shows slices of a volume. The page's policy loads nothing from anywhere and
+runs no script but its own, which it names by digest.
 """
 
 import base64
@@ -187,7 +187,7 @@ def _describe_run(
     manifest = run.manifest
     failures = list_failures(run)
     if manifest is None:
-        failures.append("No manifest was given, so the cohort is not shown; give it with --manifest.")
+        failures.append("No manifest that holds its val cases was given, so its cohort is not shown.")
     for one in plan.evaluations:
         if is_of(one, run):
             failed = one.summary["cases"]["failed"]
@@ -198,7 +198,7 @@ def _describe_run(
         name=run.name,
         lead=_describe_lead(run),
         flow=None if manifest is None else describe_flow(run, manifest),
-        findings=() if run.is_self_training else read_findings(plan.left_out),
+        findings=read_findings(run.manifest_file),
         cohort=None if manifest is None else _show_table_one(run),
         settings=compare_with_paper(run.settings),
         curves=tuple(draw_run_curves(run)),

@@ -44,7 +44,9 @@ class ShownRun:
     """Folder of these weights."""
     weights_sha256: str
     manifest: Manifest | None
-    """What it trained on, without pseudo-labels; None where nobody said where it is."""
+    """What it trained on, without pseudo-labels; None where no manifest is given that holds its val cases."""
+    manifest_file: Path | None
+    """Where that was read from, if it was given; a self-training has a copy of its own."""
     histories: Mapping[str, History]
     """`training`, or `round 0` and so on, to the metrics of each epoch."""
     calibration: KeptCalibration
@@ -71,12 +73,12 @@ class ShownRun:
         return bool(self.rounds)
 
 
-def read_run(folder: Path, manifest: Path | None = None) -> ShownRun:
+def read_run(folder: Path, manifests: Mapping[Path, Manifest] | None = None) -> ShownRun:
     """Reads a run folder; a self-training needs its first round, a training must be finished.
 
     Args:
         folder: That of `mttu train` or `mttu self-train`; of a cross-validation, a fold.
-        manifest: Of a training, which keeps no copy of it; a self-training has its own.
+        manifests: File to manifest, for trainings, which keep no copy of theirs.
 
     Raises:
         InputError: No such run, or a file in it is damaged or of another version.
@@ -88,7 +90,7 @@ def read_run(folder: Path, manifest: Path | None = None) -> ShownRun:
         return _read_self_training(folder)
     content = _read_finished(folder)
     if "history" in content:
-        return _read_training(folder, content["history"], manifest)
+        return _read_training(folder, content["history"], manifests or {})
     if (folder / "fold_1").is_dir():
         raise InputError(f"run {folder}: is a cross-validation; give its folds, e.g. {folder / 'fold_1'}")
     raise InputError(
@@ -104,20 +106,28 @@ def _read_finished(folder: Path) -> Mapping[str, Any]:
     return read_versioned(path, 1, "restore it from a copy, or run the same command again")
 
 
-def _read_training(folder: Path, history: History, manifest: Path | None) -> ShownRun:
+def _read_training(folder: Path, history: History, manifests: Mapping[Path, Manifest]) -> ShownRun:
     best = folder / BEST
-    config = _read_config(best)
+    config, held_out = _read_config(best), read_held_out(folder) or ()
+    file = _find_manifest(manifests, {row.case_id for row in held_out})
     return ShownRun(
         folder=folder,
         settings=_read_settings(folder, config),
         config=config,
         checkpoint=best,
         weights_sha256=hash_file(best / WEIGHTS),
-        manifest=None if manifest is None else read_manifest(manifest),
+        manifest=None if file is None else manifests[file],
+        manifest_file=file,
         histories={"training": history},
         calibration=read_calibration(best),
-        held_out=read_held_out(folder) or (),
+        held_out=held_out,
     )
+
+
+def _find_manifest(manifests: Mapping[Path, Manifest], val: set[str]) -> Path | None:
+    """The first manifest whose val cases hold those of a run."""
+    fitting = (file for file, one in manifests.items() if val <= {case.case_id for case in one.split("val")})
+    return next(fitting, None)
 
 
 def _read_self_training(folder: Path) -> ShownRun:
@@ -136,6 +146,7 @@ def _read_self_training(folder: Path) -> ShownRun:
         checkpoint=best,
         weights_sha256=hash_file(best / WEIGHTS),
         manifest=read_manifest(places[0] / MANIFEST),
+        manifest_file=None,
         histories={f"round {number}": read_history(place) or [] for number, place in enumerate(places)},
         calibration=read_calibration(best),
         held_out=read_held_out(places[chosen]) or (),
