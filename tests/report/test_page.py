@@ -24,7 +24,8 @@ from mttu.errors import InputError
 from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page, write_page
 from mttu.report.page.cases import choose_cases
-from mttu.report.page.rendering import compare_with_paper
+from mttu.report.page.rendering import compare_runs, compare_with_paper
+from mttu.report.page.runs import read_run
 from mttu.self_training.round_folder import RoundRecord, write_history, write_record
 
 EVIL = '<img src=x onerror="alert(1)">&'
@@ -351,6 +352,24 @@ def test_an_unfinished_self_training_says_so(
     first = output.read_bytes()
     write_page(plan_page([run], output))  # its own page is replaced, by the same bytes
     assert output.read_bytes() == first
+
+
+def test_several_runs_are_put_side_by_side(
+    cohort: Manifest, finished_training: Path, tiny_checkpoint: Path, no_figures: None, tmp_path: Path
+) -> None:
+    first, second = (
+        read_run(folder) for folder in (make_rounds(tmp_path / "self", cohort, tiny_checkpoint), finished_training)
+    )
+    assert compare_runs([first]) is None
+    rounds = tuple(replace(row, metrics={"val/dice": 0.1 * row.round, "test/idh_auc": 0.7}) for row in first.rounds)
+    history = [{"epoch": 1, "val/score": 2.0, "val/dice": 0.25}, {"epoch": 2, "val/score": 1.0, "val/dice": 0.75}]
+    table = compare_runs([replace(first, rounds=rounds), replace(second, histories={"training": history})])
+    assert table is not None
+    assert table.columns == ("run", "network", "method", "round", "Dice, val", "IDH AUC, test")
+    assert table.rows == (
+        ("self", "mttu-net", "UPS", "1", "0.100", "0.700"),
+        ("first", "mttu-net", "-", "-", "0.250", "-"),
+    )
 
 
 def test_what_cannot_be_shown_is_refused_together(

@@ -26,6 +26,7 @@ from mttu.inference.windows import predict_volume, segment
 from mttu.networks import Network
 from mttu.networks.learned import tell_parts
 from mttu.networks.monte_carlo import drop_by_pass, find_places, name_pass
+from mttu.networks.rivals.rival import Rival
 from mttu.report.feature_maps import FeatureMapPlan
 from mttu.report.pictures import describe_idh
 
@@ -152,7 +153,7 @@ def _measure_uncertainty(
 
 def list_dropout(network: Network) -> tuple[str, ...]:
     """Places of dropout that passes can draw masks for; none where the network has no such dropout."""
-    if network.idh_head is None:
+    if isinstance(network, Rival) and network.idh_head is None:
         return ()
     try:
         return find_places(network, "all")

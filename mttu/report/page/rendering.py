@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
 import jinja2
@@ -85,10 +86,7 @@ class RunSection:
     rounds_table: PageTable | None
     calibration: str
     reliability: Picture | None
-    cases: tuple[ShownCase, ...]
-    chosen_by: str
-    uncertainty: str
-    features: Picture | None
+    shown: "ShownCases"
     failures: tuple[str, ...]
     digests: PageTable
     commands: str
@@ -116,31 +114,18 @@ def write_page(plan: PagePlan, on_step: OnStep | None = None) -> int:
         InputError: Cases that cannot be read or predicted, or a page of more than `MOST_BYTES`.
     """
     problems: list[str] = []
-    done = 0
-    sections: list[RunSection] = []
     number = sum(len(choice.cases) for choice in plan.choices.values())
+    steps = count(1)
+
+    def tell(case_id: str) -> None:
+        done = next(steps)
+        if on_step is not None:
+            on_step(done, case_id)
+
+    sections = []
     for run in plan.runs:
-        cases: list[ShownCase] = []
-        features: Picture | None = None
-        uncertainty = ""
-        if run.folder in plan.choices:
-            maps, shown = [], plan_features(run, plan)
-            passes = plan.passes if list_dropout(shown.network) else 0
-            uncertainty = _describe_uncertainty(passes)
-            for place, case, score in plan.choices[run.folder].cases:
-                with collecting(problems):
-                    cases.append(show_case(shown, case, place, score, passes, MOST_VOXELS // max(3, number)))
-                    if shown.levels:
-                        maps.append(compute_feature_maps(shown, case)[0])
-                done += 1
-                if on_step is not None:
-                    on_step(done, case.case_id)
-            if maps:
-                figure = draw_feature_maps(maps, modality=shown.modality.upper())
-                caption = f"Feature maps of {run.name} (Fig. 2)"
-                alt = f"{caption}: image, mask and the levels {', '.join(shown.levels)} of the cases above, one a row."
-                features = embed(figure, caption, alt, "photo")
-        sections.append(_describe_run(run, plan, tuple(cases), features, uncertainty))
+        shown = _show_cases(run, plan, MOST_VOXELS // max(3, number), problems, tell)
+        sections.append(_describe_run(run, plan, shown))
     raise_if_any(problems)
     page = render(plan, sections, [_describe_evaluation(one) for one in plan.evaluations])
     size = len(page.encode())
@@ -153,7 +138,40 @@ def write_page(plan: PagePlan, on_step: OnStep | None = None) -> int:
     return size
 
 
-def plan_features(run: ShownRun, plan: PagePlan) -> FeatureMapPlan:
+@dataclass(frozen=True)
+class ShownCases:
+    """What a page shows of a run's cases; nothing without pictures."""
+
+    cases: tuple[ShownCase, ...] = ()
+    chosen_by: str = ""
+    uncertainty: str = ""
+    """How it was measured, in words."""
+    features: Picture | None = None
+
+
+def _show_cases(
+    run: ShownRun, plan: PagePlan, most_voxels: int, problems: list[str], tell: Callable[[str], None]
+) -> ShownCases:
+    """Predicts the chosen cases of a run anew; adds what is wrong with them."""
+    choice = plan.choices.get(run.folder)
+    if choice is None:
+        return ShownCases()
+    view, cases, maps = plan_view(run, plan), [], []
+    passes = plan.passes if list_dropout(view.network) else 0
+    for place, case, score in choice.cases:
+        with collecting(problems):
+            cases.append(show_case(view, case, place, score, passes, most_voxels))
+            maps += [compute_feature_maps(view, case)[0]] if view.levels else []
+        tell(case.case_id)
+    features = None
+    if maps:
+        caption = f"Feature maps of {run.name} (Fig. 2)"
+        alt = f"{caption}: image, mask and the levels {', '.join(view.levels)} of the cases above, one a row."
+        features = embed(draw_feature_maps(maps, modality=view.modality.upper()), caption, alt, "photo")
+    return ShownCases(tuple(cases), choice.chosen_by, _describe_uncertainty(passes), features)
+
+
+def plan_view(run: ShownRun, plan: PagePlan) -> FeatureMapPlan:
     """The run's network and how its cases are shown: axial planes of FLAIR, or of its first modality."""
     network, config = read_checkpoint(run.checkpoint)
     known = config.data.modalities
@@ -181,9 +199,7 @@ def _describe_uncertainty(passes: int) -> str:
     )
 
 
-def _describe_run(
-    run: ShownRun, plan: PagePlan, cases: tuple[ShownCase, ...], features: Picture | None, uncertainty: str
-) -> RunSection:
+def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSection:
     manifest = run.manifest
     failures = list_failures(run)
     if manifest is None:
@@ -206,10 +222,7 @@ def _describe_run(
         rounds_table=_tabulate_rounds(run),
         calibration=run.calibration.describe(),
         reliability=draw_run_reliability(run),
-        cases=cases,
-        chosen_by=plan.choices[run.folder].chosen_by if run.folder in plan.choices else "",
-        uncertainty=uncertainty,
-        features=features,
+        shown=shown,
         failures=tuple(failures),
         digests=_tabulate_digests(run),
         commands=_list_commands(run),
@@ -318,6 +331,39 @@ def convert_table(table: Table) -> PageTable:
     return PageTable(str(table.title or ""), columns, tuple(rows), str(table.caption or ""))
 
 
+def compare_runs(runs: Sequence[ShownRun]) -> PageTable | None:
+    """The runs side by side, on validation and on test; None of a single one."""
+    if len(runs) < 2:
+        return None
+    found = [(run, _find_metrics(run)) for run in runs]
+    names = [
+        (f"{part}/{name}", f"{title}, {part}")
+        for part in ("val", "test")
+        for name, title in PANELS.items()
+        if any(f"{part}/{name}" in metrics for _, metrics in found)
+    ]
+    rows = tuple(
+        (
+            run.name,
+            run.settings.network.kind,
+            run.settings.selection.method if run.is_self_training else _DASH,
+            _DASH if run.chosen_round is None else str(run.chosen_round),
+            *(f"{metrics[name]:.3f}" if name in metrics else _DASH for name, _ in names),
+        )
+        for run, metrics in found
+    )
+    note = "By the weights that validation chose. No test of a difference: for that, evaluate one run against another."
+    return PageTable("The runs side by side", ("run", "network", "method", "round", *(t for _, t in names)), rows, note)
+
+
+def _find_metrics(run: ShownRun) -> Mapping[str, float]:
+    """Of the chosen round, or of the epoch with the largest score."""
+    if run.chosen_round is not None:
+        return run.rounds[run.chosen_round].metrics
+    (history,) = run.histories.values()
+    return max((row for row in history if "val/score" in row), key=lambda row: row["val/score"], default={})
+
+
 def list_versions() -> PageTable:
     """Versions of this process, which wrote the page."""
     rows = [("mttu", __version__), ("Python", platform.python_version())]
@@ -344,6 +390,7 @@ def render(plan: PagePlan, runs: Sequence[RunSection], evaluations: Sequence[Eva
         synthetic=plan.synthetic,
         runs=runs,
         evaluations=evaluations,
+        overview=compare_runs(plan.runs),
         versions=list_versions(),
         largest_mm=LARGEST_MM,
         shared={
