@@ -34,6 +34,7 @@ from mttu.cli.networks import ensemble, give_training, networks, print_calibrati
 from mttu.cli.output import give
 from mttu.cli.phantom import phantom
 from mttu.cli.postprocess import postprocess
+from mttu.cli.report import report
 from mttu.cli.scoring import score, select, thresholds
 from mttu.cli.self_train import self_train, self_train_shown
 from mttu.cli.settings import (
@@ -102,6 +103,7 @@ for command in (
     thresholds,
     evaluate,
     compare,
+    report,
     postprocess,
     self_train,
     tune,

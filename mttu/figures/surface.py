@@ -87,9 +87,15 @@ def frame_masks(
     return Frame((low + high) / 2 @ view.axes, half, float(2 * half[:2].max() / pixels))
 
 
+def soften(mask: NDArray[np.bool_], scale: float = 1.0) -> NDArray[np.float32]:
+    """The mask smoothed over `scale` times the usual width; each of its voxels stays above `LEVEL`."""
+    soft = gaussian_filter(mask.astype(np.float32), scale * _SMOOTHING)
+    return np.maximum(soft, mask * np.float32(_LEAST_INSIDE))
+
+
 def cast_rays(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], view: View, frame: Frame) -> Hits:
     """First point of the surface of a mask, (H, W, D) in LPS order, on each ray, to a fraction of a voxel."""
-    soft = np.maximum(gaussian_filter(mask.astype(np.float32), _SMOOTHING), mask * np.float32(_LEAST_INSIDE))
+    soft = soften(mask)
     step_mm = 0.5 * min(spacing_mm)
     columns, rows = (int(np.ceil(2 * half / frame.pixel_mm)) for half in frame.half_mm[:2])
     depths = int(np.ceil(2 * frame.half_mm[2] / step_mm)) + 1

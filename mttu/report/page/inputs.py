@@ -1,0 +1,201 @@
+"""What a page is made of, checked before anything is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from mttu.data.manifest import Case, Manifest, read_manifest
+from mttu.data.tables import read_table
+from mttu.errors import InputError, collecting, name_some, raise_if_any
+from mttu.files import find_obstacle, read_versioned
+from mttu.inference.device import choose_device
+from mttu.report.files import FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
+from mttu.report.page.cases import choose_cases
+from mttu.report.page.runs import ShownRun, read_run
+from mttu.training.state import BEST
+
+SIGNATURE = '<meta name="generator" content="mttu report'
+"""By which an earlier page is known: nothing else is replaced."""
+_SIGNED_WITHIN = 4096
+_MEND = "write it again with `mttu evaluate`"
+
+
+@dataclass(frozen=True)
+class ShownEvaluation:
+    """An evaluation folder, read back."""
+
+    name: str
+    summary: Mapping[str, Any]
+    region_rows: Sequence[Mapping[str, Any]]
+    idh_rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def checkpoint(self) -> str:
+        """Checkpoint of its first system, as `RUN/best`."""
+        return str(self.summary["systems"][0]["checkpoint"])
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Case to the mean Dice of its regions, by the first system."""
+        system = self.summary["systems"][0]["name"]
+        dices: dict[str, list[float]] = {}
+        for row in self.region_rows:
+            if row["system"] == system and row["dice"] is not None:
+                dices.setdefault(str(row["case_id"]), []).append(float(row["dice"]))
+        return {case_id: fmean(values) for case_id, values in dices.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cases of a run that are shown."""
+
+    cases: tuple[tuple[str, Case, float], ...]
+    """Place, case, and the mean Dice that it was chosen by."""
+    chosen_by: str
+    """In words, where the scores come from."""
+
+
+@dataclass(frozen=True)
+class PagePlan:
+    """Everything that `write_page` needs, checked."""
+
+    output: Path
+    runs: tuple[ShownRun, ...]
+    evaluations: tuple[ShownEvaluation, ...]
+    choices: Mapping[Path, Choice]
+    """Folder of a run to its cases; empty without pictures."""
+    manifests: Mapping[Path, Manifest]
+    """Those that were given, of trainings, and of evaluated cases that a run does not know."""
+    passes: int
+    device: torch.device
+
+    @property
+    def pictures(self) -> bool:
+        """Whether pictures of cases were asked for."""
+        return bool(self.choices)
+
+    @property
+    def synthetic(self) -> bool | None:
+        """Whether all cohorts are phantoms; None where no run says."""
+        known = [run.manifest.synthetic for run in self.runs if run.manifest is not None]
+        known += [one.synthetic for one in self.manifests.values()]
+        known += [bool(one.summary["synthetic"]) for one in self.evaluations]
+        return all(known) if known else None
+
+
+def plan_page(
+    folders: Sequence[Path],
+    output: Path,
+    evaluations: Sequence[Path] = (),
+    manifests: Sequence[Path] = (),
+    pictures: bool = False,
+    passes: int = 10,
+    device: str = "auto",
+) -> PagePlan:
+    """Reads all that a page shows, and checks that it can be written; no image is read.
+
+    Args:
+        folders: Run folders of `mttu train` and `mttu self-train`.
+        output: The page, `.html`; an earlier one is replaced.
+        evaluations: Folders that `mttu evaluate` wrote.
+        manifests: Of trainings, which keep no copy of theirs, and of evaluated cases that are in none of the runs.
+        pictures: Show cases: slices, surfaces, feature maps.
+        passes: Monte Carlo passes of the uncertainty.
+        device: auto, cpu or gpu.
+
+    Raises:
+        InputError: Lists every problem.
+    """
+    problems = _find_output_problems(output)
+    runs: list[ShownRun] = []
+    shown: list[ShownEvaluation] = []
+    chosen = torch.device("cpu")
+    with collecting(problems):
+        chosen = choose_device(device)
+    doubled = [str(folder) for folder in dict.fromkeys(folders) if list(folders).count(folder) > 1]
+    problems += [f"run {folder}: is given twice; give it once" for folder in doubled]
+    cohorts: dict[Path, Manifest] = {}
+    for path in dict.fromkeys(manifests):
+        with collecting(problems):
+            cohorts[path] = read_manifest(path)
+    for folder in dict.fromkeys(folders):
+        with collecting(problems):
+            runs.append(read_run(folder, cohorts))
+    for folder in evaluations:
+        with collecting(problems):
+            shown.append(_read_evaluation(folder))
+    used = {run.manifest_file for run in runs}
+    unused = [str(path) for path in cohorts if path not in used and not pictures and not problems]
+    problems += [
+        f"--manifest {path}: holds the val cases of no training that is given; leave it out" for path in unused
+    ]
+    raise_if_any(problems)
+    choices: dict[Path, Choice] = {}
+    for run in runs if pictures else []:
+        with collecting(problems):
+            choices[run.folder] = _choose(run, shown, cohorts)
+    raise_if_any(problems)
+    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, passes, chosen)
+
+
+def _find_output_problems(output: Path) -> list[str]:
+    if output.suffix != ".html":
+        return [f"output {output}: a page is HTML; end its name with .html"]
+    if output.is_dir():
+        return [f"output {output}: is a folder; name the page, e.g. {output / 'report.html'}"]
+    obstacle = find_obstacle(output)
+    if obstacle:
+        return [f"output {output}: {obstacle}"]
+    if output.exists():
+        with output.open("rb") as file:
+            if SIGNATURE.encode() not in file.read(_SIGNED_WITHIN):
+                return [f"output {output}: holds something that `mttu report` did not write; give another name"]
+    return []
+
+
+def _read_evaluation(folder: Path) -> ShownEvaluation:
+    summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, f"give a folder of `mttu evaluate`, or {_MEND}")
+    if not {"systems", "cases", "segmentation", "idh", "split"} <= summary.keys():
+        raise InputError(
+            f"evaluation {folder}: its {SUMMARY} is not of an evaluation; give a folder of `mttu evaluate`"
+        )
+    tables = []
+    for name in (REGION_TABLE, IDH_TABLE):
+        _, table = read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)
+        tables.append(table.to_pylist())
+    return ShownEvaluation(folder.resolve().name, summary, tables[0], tables[1])
+
+
+def is_of(evaluation: ShownEvaluation, run: ShownRun) -> bool:
+    """Whether an evaluation is of the weights that a run chose, as far as their names tell."""
+    return evaluation.checkpoint == f"{run.name}/{BEST}"
+
+
+def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation], manifests: Mapping[Path, Manifest]) -> Choice:
+    own = next((one for one in evaluations if is_of(one, run)), None)
+    if own is not None:
+        scores, source = own.scores, f"mean Dice of the evaluation {own.name}, split {own.summary['split']}"
+    elif run.scores is not None:
+        scores, source = dict(run.scores), f"mean Dice of the run's own {run.scored_on} cases"
+    else:
+        others = name_some([f"{one.name} (of {one.checkpoint})" for one in evaluations]) or "none"
+        raise InputError(
+            f"run {run.folder}: --pictures chooses cases by their Dice, and the run keeps none; give an evaluation of "
+            f"{run.name}/{BEST} with --evaluation (given: {others})"
+        )
+    cohorts = [*([] if run.manifest is None else [run.manifest]), *manifests.values()]
+    known = {case.case_id: case for one in reversed(cohorts) for case in one.cases if case.seg is not None}
+    unknown = [case_id for case_id in scores if case_id not in known]
+    if unknown:
+        raise InputError(
+            f"run {run.folder}: no manifest has a case with a mask named {name_some(unknown)}, which were scored; give "
+            "the manifest that they were scored with (--manifest)"
+        )
+    if not scores:
+        raise InputError(f"run {run.folder}: no case has a Dice, so none can be chosen; leave --pictures out")
+    cases = tuple((place, known[case_id], scores[case_id]) for place, case_id in choose_cases(scores))
+    return Choice(cases, source)
