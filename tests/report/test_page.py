@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mttu.cli import main
 from mttu.config import Config, override
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
+from mttu.inference.windows import predict_volume
+from mttu.networks.checkpoint import read_checkpoint
 from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page, write_page
 from mttu.report.page.cases import choose_cases
@@ -233,7 +236,7 @@ def unpack(text: str, kind: str = "u1") -> np.ndarray:
     return np.frombuffer(gzip.decompress(base64.b64decode(text)), kind)
 
 
-def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifest) -> None:
+def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifest, finished_training: Path) -> None:
     data = json.loads(page.raw["run-1-data-1"])
     prepared = prepare_case(patients.split("test")[0], patients.modalities, Config().data.prepare)
     assert prepared.seg is not None
@@ -241,6 +244,12 @@ def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifes
     assert shape == prepared.seg.shape
     classes = unpack(data["classes"]).reshape(shape)
     np.testing.assert_array_equal(classes % 4, prepared.seg)
+    network, config = read_checkpoint(finished_training / "best")
+    image = torch.from_numpy(prepared.image)
+    found = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
+    assert found.seg_probabilities is not None
+    np.testing.assert_array_equal(classes // 4, found.seg_probabilities.argmax(dim=0).numpy())
+    assert (classes // 4 != prepared.seg).any()
     grey = unpack(data["grey"]).reshape(shape)
     outside = prepared.image[0] == 0
     assert not grey[outside].any()
