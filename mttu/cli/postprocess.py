@@ -19,7 +19,7 @@ def postprocess(
     device: DeviceName = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the number of cores if not given")] = None,
 ) -> None:
-    """Choose on val cases which components of masks are dropped; kept with the checkpoint for `mttu predict`."""
+    """Choose on val cases which specks of masks are dropped. Kept with the checkpoint for `mttu predict`."""
     import torch
 
     from mttu.inference.device import describe_device

@@ -90,7 +90,7 @@ def frame_masks(
 def soften(mask: NDArray[np.bool_], scale: float = 1.0) -> NDArray[np.float32]:
     """The mask smoothed over `scale` times the usual width; each of its voxels stays above `LEVEL`."""
     soft = gaussian_filter(mask.astype(np.float32), scale * _SMOOTHING)
-    return np.maximum(soft, mask * np.float32(_LEAST_INSIDE))
+    return np.asarray(np.maximum(soft, mask * np.float32(_LEAST_INSIDE)))
 
 
 def cast_rays(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], view: View, frame: Frame) -> Hits:
