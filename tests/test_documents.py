@@ -160,7 +160,8 @@ def test_messages_in_troubleshooting_are_those_that_are_printed() -> None:
     source = re.sub(r"\{[^{}]*\}", "{}", read_sources())
     messages = re.findall(r"^### `(.*)`$", page, flags=re.MULTILINE)
     assert len(messages) >= 20
-    value = r"\b[A-Z]\b|\b[A-Z]{2,}:[A-Z]{2,}\b|'?\b(?:CACHE|REASON|USER|MACHINE|HOST)\b'?|\d+|\{[^}]*\}|NAME|\S+\.csv|[:;,(=] ?"
+    names = r"\b[A-Z]\b|\b[A-Z]{2,}:[A-Z]{2,}\b|\b(?:CACHE|REASON|USER|MACHINE|HOST)\b|NAME"
+    value = rf"{names}|\d+|\{{[^}}]*\}}|\S+\.csv|[:;,(=] ?"
     for message in messages:
         pieces = [piece.strip(" :;,.()'") for piece in re.split(value, message)]
         longest = max(pieces, key=len)
