@@ -21,7 +21,7 @@ from mttu.networks.ensemble import write_ensemble
 from mttu.predict import plan_predictions, predict_cases
 
 TIMES = {"seconds"}
-WHOM = {"learned_from", "calibrated_on"}
+WHOM = {"learned_from", "calibrated_on", "standing"}
 """Columns that a bundle cannot fill: it names no patient."""
 
 
