@@ -63,7 +63,7 @@ class Distance:
 
     def describe(self) -> str:
         """One sentence without a full stop."""
-        figure = f"{self.statistic} is {self.value:.3g}, {self.median:.3g} in the median training case"
+        figure = f"{self.statistic} is {self.value:.4g}, {self.median:.4g} in the median training case"
         start = "in distribution" if self.is_inside else "OUT OF DISTRIBUTION"
         return f"{start} (farthest: {figure}; robust z {self.largest_z:.1f}, flagged above {LIMIT:g})"
 
