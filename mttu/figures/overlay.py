@@ -6,6 +6,7 @@ radiological: the patient's right is on the viewer's left.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ REGION_STYLES = {
 }
 """Title and colour of each region."""
 
+_LINE = 190
+"""Characters that a line of small print holds."""
 _WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core's outline stays visible under that of an enhancing rim
 _ALPHA = {"wt": 0.12, "tc": 0.12, "et": 0.5}
 
@@ -114,7 +117,8 @@ def draw_overlay(
     shown = "   |   ".join([*statements, *remarks])
     figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
     figure.text(0.98, 0.945, shown, color="white", fontsize=13, ha="right", va="center")
-    figure.text(0.02, 0.02, standing, color=style.ORANGE if is_warning else "white", fontsize=8, va="center")
+    colour = style.ORANGE if is_warning else "white"
+    figure.text(0.02, 0.022, fill(standing, _LINE), color=colour, fontsize=8, va="center")
     figure.text(0.98, 0.06, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
     if classes is not None:
         _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))

@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 DISTRIBUTION = "distribution.json"
 LIMIT = 5.0
 """Robust z beyond which a scan is flagged. The largest of some forty statistics counts, so it is above 3 for many a
-scan of the same kind; of 82 phantoms beside the 38 that taught, the largest had 3.6."""
+scan of the same kind; of 82 phantoms beside the 38 that taught, the largest had 4.3."""
 FEWEST_CASES = 10
 """Training cases that are needed: the spread of fewer is a guess, and their statistics are next to a patient's own."""
 
@@ -63,7 +63,7 @@ class Distance:
 
     def describe(self) -> str:
         """One sentence without a full stop."""
-        figure = f"{self.statistic} is {self.value:.3g}, {self.median:.3g} in the median training case"
+        figure = f"{self.statistic} is {self.value:.4g}, {self.median:.4g} in the median training case"
         start = "in distribution" if self.is_inside else "OUT OF DISTRIBUTION"
         return f"{start} (farthest: {figure}; robust z {self.largest_z:.1f}, flagged above {LIMIT:g})"
 

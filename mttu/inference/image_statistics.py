@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from scipy.ndimage import binary_erosion, find_objects
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+RIM_MM = 5.0
 _EXTENTS = ("extent_left_right_mm", "extent_front_back_mm", "extent_up_down_mm")
-_LEAST_SPREADS = {"quantile": 0.05, "skewness": 0.1, "roughness": 0.02, "asymmetry": 0.02, "correlation": 0.02}
+_LEAST_SPREADS = {
+    **{"quantile": 0.05, "skewness": 0.1, "rim": 0.1},
+    **{"roughness": 0.02, "asymmetry": 0.02, "correlation": 0.02},
+}
 _LEAST_SHAPE = 0.01
-_LEAST_SHARE = 0.02
+_LEAST_SHARE = {"_ml": 0.1, "_mm": 0.05}
 
 
 def measure_image(image: NDArray[Any], modalities: Sequence[str], spacing_mm: Sequence[float]) -> dict[str, float]:
@@ -27,9 +31,9 @@ def measure_image(image: NDArray[Any], modalities: Sequence[str], spacing_mm: Se
     large where the field of view cuts it off.
 
     Each modality: quantiles and skewness of its z-scores; `roughness`, mean absolute difference of voxels that share a
-    face, which noise raises and blur or interpolation lowers; `asymmetry`, absolute difference of the means of the left
-    and the right half. Each pair of modalities: the correlation of their voxels, which falls where one of them is
-    shifted or of another patient.
+    face, which noise raises and blur or interpolation lowers; `rim`, mean of the outer `RIM_MM` less the mean inside,
+    which a skull changes; `asymmetry`, absolute difference of the means of the left and the right half. Each pair of
+    modalities: the correlation of their voxels, which falls where one of them is shifted or of another patient.
 
     Args:
         image: (C, H, W, D) prepared, 0 outside of the brain and somewhere not 0.
@@ -42,12 +46,15 @@ def measure_image(image: NDArray[Any], modalities: Sequence[str], spacing_mm: Se
     found = _measure_shape(inside, spacing_mm)
     channels = [np.asarray(channel[box], np.float32) for channel in image]
     values = [channel[inside].astype(np.float64) for channel in channels]
+    core = binary_erosion(inside, iterations=max(1, round(RIM_MM / float(np.mean(spacing_mm)))))[inside]
     for name, channel, own in zip(modalities, channels, values, strict=True):
         for quantile, value in zip(QUANTILES, np.quantile(own, QUANTILES), strict=True):
             found[f"{name}_quantile_{quantile:g}"] = float(value)
         deviation = own.std()
         found[f"{name}_skewness"] = float((((own - own.mean()) / deviation) ** 3).mean()) if deviation else 0.0
         found[f"{name}_roughness"] = _measure_roughness(channel, inside)
+        has_both = core.any() and not core.all()
+        found[f"{name}_rim"] = float(own[~core].mean() - own[core].mean()) if has_both else 0.0
         found[f"{name}_asymmetry"] = _measure_asymmetry(channel, inside)
     for (first, one), (second, other) in combinations(zip(modalities, values, strict=True), 2):
         varies = one.std() > 0 and other.std() > 0
@@ -88,13 +95,13 @@ def _measure_asymmetry(channel: NDArray[np.float32], inside: NDArray[np.bool_]) 
 
 
 def find_least_spread(name: str, median: float) -> float:
-    """Spread that a statistic has at least, whatever few training cases say: what scanners differ by at any rate.
+    """Spread that a statistic has at least, whatever few training cases say: what people and scanners differ by anyway.
 
-    2 % of brain volume and extents; 0.01 for the shape's ratios; 0.05 of a quantile of z-scores, 0.1 of skewness, 0.02
-    of the others. Chosen, not measured.
+    10 % of the brain's volume and 5 % of its extents, about what adults differ by; 0.01 for the shape's ratios; 0.05 of
+    a quantile of z-scores, 0.1 of skewness, 0.02 of the others. Chosen, not measured.
     """
-    if name.endswith(("_ml", "_mm")):
-        return _LEAST_SHARE * abs(median)
+    if name.endswith(tuple(_LEAST_SHARE)):
+        return _LEAST_SHARE[name[-3:]] * abs(median)
     if name.startswith("brain_"):
         return _LEAST_SHAPE
     return next(value for kind, value in _LEAST_SPREADS.items() if kind in name)

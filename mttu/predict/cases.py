@@ -251,8 +251,6 @@ def _write_overlay(
         remarks.append("no tumour found")
     if row.idh_calibrated_probability is not None:
         remarks.append(f"calibrated {row.idh_calibrated_probability:.2f}")
-    if row.idh_sample_deviation is not None:
-        remarks.append(f"deviation {row.idh_sample_deviation:.2f} over {row.samples} samples")
     if row.idh_call is not None:
         remarks.append(f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}")
     if row.idh_undecided:
@@ -266,8 +264,16 @@ def _write_overlay(
         row.idh_mutant_probability,
         row.volumes_ml,
         [*remarks, *plan.missing.values()],
-        row.standing or "",
+        _name_standing(row),
         row.in_distribution is False,
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})
+
+
+def _name_standing(row: PredictionRow) -> str:
+    """The deviation over samples, and the row's standing, for a line of the overlay."""
+    found = [row.standing] if row.standing else []
+    if row.idh_sample_deviation is not None:
+        found.insert(0, f"deviation of the IDH probability over {row.samples} samples {row.idh_sample_deviation:.2f}")
+    return "; ".join(found)

@@ -67,9 +67,17 @@ def test_statistics_of_a_small_image_by_hand():
         "flair_quantile_0.99": 0.98,
         "flair_skewness": 0.0,
         "flair_roughness": 2.0,
+        "flair_rim": 0.0,
         "flair_asymmetry": 2.0,
     }
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_rim_is_the_outer_5_mm():
+    image = np.full((1, 7, 7, 7), 2.0, np.float16)
+    image[0, 2:5, 2:5, 2:5] = 5.0
+    assert measure_image(image, ("t1",), (2.5, 2.5, 2.5))["t1_rim"] == pytest.approx(-3.0)
+    assert measure_image(image, ("t1",), (5.0, 5.0, 5.0))["t1_rim"] < -0.5  # one voxel: the next is inside
 
 
 def test_correlation_and_a_modality_without_contrast():
@@ -98,9 +106,9 @@ def test_median_and_spread_of_training_cases_by_hand():
     rows = [{"brain_ml": float(value)} for value in (*range(1000, 1021), 5000)]  # one of 22 is another kind
     found = summarise_cases(rows).usual["brain_ml"]
     assert found.median == 1010.5
-    assert found.spread == pytest.approx(20.21)  # 2 % of the median: the percentiles lie closer, 1001.05 and 1019.95
-    wide = summarise_cases([{"brain_ml": 1000.0 + 10 * value} for value in range(21)]).usual["brain_ml"]
-    assert wide == Usual(1100.0, pytest.approx(90 / 1.6449))
+    assert found.spread == pytest.approx(101.05)  # 10 % of the median: the percentiles lie closer, 1001.05 and 1019.95
+    wide = summarise_cases([{"brain_ml": 1000.0 + 100 * value} for value in range(21)]).usual["brain_ml"]
+    assert wide == Usual(2000.0, pytest.approx(900 / 1.6449))
 
 
 def test_too_few_cases_say_so():

@@ -74,6 +74,7 @@ def test_a_calibrated_probability_in_the_undecided_band_is_flagged(tiny_checkpoi
         """Calibrates everything to 0.55."""
 
         fitted, patients, threshold = False, None, None
+        num_cases, fitted_on, reason = 10, "validation", ""
         call = staticmethod(lambda probability: None)
         calibrate = staticmethod(lambda probability: 0.55)
         to_json = staticmethod(dict)

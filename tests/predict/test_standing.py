@@ -58,7 +58,7 @@ def test_a_scan_far_outside_is_flagged_with_the_figure(write_tiny, cases, tmp_pa
     shown = capsys.readouterr()
     assert "a: warning: " in shown.err
     assert "OUT OF DISTRIBUTION (farthest: t2_skewness is " in shown.err
-    assert "scans are compared with 20 training cases by 45 statistics" in shown.out
+    assert "scans are compared with 20 training cases by 49 statistics" in shown.out
     assert json.loads(table.schema.metadata[b"distribution"]) == {"limit": 5.0, "num_cases": 20, "reason": ""}
 
 
@@ -76,7 +76,7 @@ def test_the_standing_is_drawn_on_the_overlay(tiny_checkpoint, cases, tmp_path, 
     draw = predicting.draw_overlay
     monkeypatch.setattr(predicting, "draw_overlay", lambda *given: drawn.append(draw(*given)) or drawn[-1])
     (row,) = predict_cases(plan_predictions(tiny_checkpoint, [cases / "a"], tmp_path / "out"))
-    assert row.standing in [text.get_text() for text in drawn[0].texts]
+    assert row.standing in [text.get_text().replace("\n", " ") for text in drawn[0].texts]
 
 
 def test_a_training_keeps_what_its_cases_look_like(trained, tiny, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_training_keeps_what_its_cases_look_like(trained, tiny, monkeypatch):
     for module in ("mttu.inference.distribution", "mttu.training.run"):
         monkeypatch.setattr(f"{module}.FEWEST_CASES", 4)
     kept = measure_training_cases(tiny)
-    assert (kept.num_cases, len(kept.usual)) == (4, 45)
+    assert (kept.num_cases, len(kept.usual)) == (4, 49)
     assert 5 < kept.usual["brain_ml"].median < 32**3 / 1000
     monkeypatch.setattr("mttu.training.run.open_cached", lambda *given: (_ for _ in ()).throw(OSError("gone")))
     assert "could not be read" in measure_training_cases(tiny).reason

@@ -25,7 +25,8 @@ def test_a_training_on_patients_tells_nothing_of_them(tiny: Config) -> None:
     kept = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
     assert set(kept) == {
         "config.yaml",
-        *(f"best/{name}" for name in ("calibration.json", "checkpoint.json", "config.yaml", "weights.safetensors")),
+        *(f"best/{name}" for name in ("calibration.json", "checkpoint.json", "config.yaml")),
+        *(f"best/{name}" for name in ("distribution.json", "weights.safetensors")),
         "pictures/learning_curves.png",
     }
     for path in kept.values():
