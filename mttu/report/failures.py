@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 RECORD, CSV, PAGE, OVERLAYS = "failures.json", "failures.csv", "failures.md", "overlays"
 OWN_FILES = (RECORD, CSV, PAGE, OVERLAYS)
 FEW = 5
-"""Cases of a site below which it is called rare."""
+"""Cases of a site below which it is called rare, if they are at most a quarter of all."""
 EXTREME = 10
 """Percentile of the tumours' volumes below which, or above 100 minus which, one is called small or large."""
 RATIO = 3.0
@@ -127,7 +127,7 @@ def _describe_site(evaluated: Evaluated, case_id: str) -> list[str]:
     sites = [row["site"] for row in evaluated.facts.values()]
     own = evaluated.facts[case_id]["site"]
     count = sites.count(own)
-    if own is None or count >= FEW:
+    if own is None or count >= FEW or count > len(sites) / 4:
         return []
     return [f"rare site {own}: {count} of {len(sites)} cases"]
 

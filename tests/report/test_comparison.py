@@ -99,7 +99,13 @@ def test_every_row_has_its_scores_and_its_tests_on_cases(write: Write) -> None:
     assert poor.differences["dice_wt"].low < dices.mean() - 0.8 < poor.differences["dice_wt"].high
     assert good.differences == {}
     assert (age.scores["dice_wt"].mean, age.differences["dice"].n, age.n) == (None, 0, 8)
+    assert (good.scores["specificity"].mean, good.scores["specificity"].low is None) == (0.75, False)
     assert found.over == "cases"
+
+
+def test_a_share_of_one_has_no_interval(write: Write) -> None:
+    perfect = compare(write("a", probabilities=[0.9] * 4 + [0.1] * 4)).summary.rows[0].scores
+    assert all((perfect[name].mean, perfect[name].low) == (1.0, None) for name in ("auc", "accuracy", "specificity"))
 
 
 def test_trainings_of_one_system_are_averaged_case_by_case_first(write: Write) -> None:
