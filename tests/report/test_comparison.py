@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from empty_pictures import save_empty
 
 from mttu.errors import InputError
 from mttu.metrics.delong import compare_auc, estimate_auc
@@ -182,7 +183,10 @@ def test_of_a_folder_with_two_systems_the_first_is_taken_and_the_other_named(wri
     assert any(note.endswith("also has scores of b, which are left out") for note in found.notes)
 
 
-def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(write: Write, tmp_path: Path) -> None:
+def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mttu.report.comparison_files.save_figure", save_empty)
     systems = read_systems([str(write("a & b_1")), str(write("poor", (0.3,) * 8, POOR))])
     comparison, out = compare_systems(systems, None, 20), tmp_path / "out"
     for _ in range(2):
