@@ -13,7 +13,7 @@ from mttu import __version__
 from mttu.cli.ablations import ablate, ablations
 from mttu.cli.cache import app as cache_app
 from mttu.cli.cohort import cohort, describe
-from mttu.cli.compare import compare
+from mttu.cli.compare import compare, failures
 from mttu.cli.display import (
     console,
     errors,
@@ -103,6 +103,7 @@ for command in (
     thresholds,
     evaluate,
     compare,
+    failures,
     report,
     postprocess,
     self_train,

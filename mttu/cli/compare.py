@@ -1,12 +1,44 @@
-"""`mttu compare`: evaluated systems beside each other."""
+"""`mttu compare`: evaluated systems beside each other; `mttu failures`: the worst cases of one."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, new_table, tell
+from mttu.cli.display import console, new_table, show_progress, tell
 from mttu.errors import collecting, raise_if_any
+
+
+def failures(
+    scores: Annotated[Path, typer.Argument(help="Folder that `mttu evaluate` wrote")],
+    predictions: Annotated[Path, typer.Argument(help="Folder of the predictions that were evaluated")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the cases")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the list and the overlays")],
+    most: Annotated[int, typer.Option(min=1, help="Cases of lowest Dice, and of wrong IDH calls, at most")] = 6,
+) -> None:
+    """List the worst cases of an evaluation with their overlays, and what is odd about them."""
+    from mttu.data.manifest import Manifest, read_manifest
+    from mttu.report.evaluated import Evaluated, read_evaluated
+    from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, write_failures
+
+    problems = check_failures(output)
+    evaluated: Evaluated | None = None
+    cohort: Manifest | None = None
+    with collecting(problems):
+        evaluated = read_evaluated(scores)
+    with collecting(problems):
+        cohort = read_manifest(manifest)
+    if not predictions.is_dir():
+        problems.append(f"predictions {predictions}: is no folder; give the one that was evaluated")
+    raise_if_any(problems)
+    if evaluated is None or cohort is None:
+        raise ValueError("what was not read is a problem")
+    with show_progress("failures", min(2 * most + REFERENCES, len(evaluated.scores))) as advance:
+        found = find_failures(evaluated, cohort, most, advance)
+    write_failures(output, found, evaluated, predictions)
+    for one in found:
+        console.print(f"{one.case_id}: {'; '.join([*one.reasons, *(f'odd: {text}' for text in one.oddities)])}")
+    console.print(f"{output / PAGE}, and the same as CSV; overlays beside it. Research use only.")
 
 
 def compare(

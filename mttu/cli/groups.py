@@ -14,7 +14,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Training": ("train", "self-train", "ensemble", "networks"),
     "Pseudo-labels": ("score", "select", "thresholds"),
     "Searches": ("tune", "ablate", "ablations"),
-    "Use": ("predict", "evaluate", "compare", "report", "postprocess", "figures", "export"),
+    "Use": ("predict", "evaluate", "compare", "failures", "report", "postprocess", "figures", "export"),
 }
 """Every command by its name; one that is in no group comes last, under `More`."""
 LONGEST_SUMMARY = 58

@@ -12,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from mttu.figures import style
 from mttu.figures.estimates import Estimate, is_defined, to_error_bars, to_number
 
+_BEYOND = 0.03
+"""How far an axis reaches beyond 0 and 1."""
 _SPREAD = 0.6
 """Share of a line's height that its systems take."""
 
@@ -31,7 +33,7 @@ class SubgroupLine:
 
 @dataclass(frozen=True)
 class SubgroupPanel:
-    """One metric."""
+    """One metric, of values from 0 to 1."""
 
     title: str
     counted: str
@@ -114,3 +116,5 @@ def _draw_lines(axes: Axes, panel: SubgroupPanel, places: Sequence[float], num_s
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
             where: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.get_yaxis_transform()}
             axes.text(0.5, place, "not defined", style="italic", bbox=box, zorder=4, **where, **look)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -_BEYOND), min(high, 1 + _BEYOND))

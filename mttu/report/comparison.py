@@ -220,7 +220,10 @@ def _to_score(columns: _Columns, name: str, found: Interval) -> Score:
     if name in _NAMES:
         values = columns.values[:, _NAMES.index(name)]
         std = describe(values[~np.isnan(values)].tolist()).std
-    return Score(_count(columns, name), found.estimate, std, found.low, found.high)
+    low, high = found.low, found.high
+    if name in IDH and low == high:  # an AUC or share of 0 or 1 says nothing about its own uncertainty
+        low = high = None
+    return Score(_count(columns, name), found.estimate, std, low, high)
 
 
 def _list_subgroups(

@@ -39,6 +39,8 @@ class Evaluated:
     """Case to its row of the table of facts."""
     baselines: Sequence[Mapping[str, Any]]
     """Rows of the table of baselines."""
+    regions: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Case to region to its row of the table of regions."""
     learned_from: int
     """Cases of patients that the network was trained on."""
 
@@ -103,8 +105,16 @@ def read_evaluated(folder: Path) -> Evaluated:
         frozenset(row["case_id"] for row in idh),
         facts,
         tables[BASELINE_TABLE],
+        _group(regions),
         len({row["case_id"] for row in (*regions, *idh) if row["learned_from"]}),
     )
+
+
+def _group(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    grouped: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["case_id"], {})[row["region"]] = row
+    return grouped
 
 
 def read_systems(texts: Sequence[str]) -> list[System]:

@@ -336,7 +336,7 @@ def _explain(summary: Summary) -> list[str]:
     over_repeats = "Mean ± half-width of its 95 % t-interval over repeats (n; no interval for one)."
     over_cases = (
         "Mean over the n cases, AUC and shares (Acc, Sens, Spec at threshold 0.5) of them, "
-        "[95 % bootstrap interval over patients]."
+        "[95 % bootstrap interval over patients; none for an AUC or a share of 0 or 1]."
     )
     sentences = [
         over_cases if summary.over == "cases" else over_repeats,

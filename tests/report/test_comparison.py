@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from empty_pictures import save_empty
 
 from mttu.errors import InputError
 from mttu.metrics.delong import compare_auc, estimate_auc
@@ -99,7 +100,13 @@ def test_every_row_has_its_scores_and_its_tests_on_cases(write: Write) -> None:
     assert poor.differences["dice_wt"].low < dices.mean() - 0.8 < poor.differences["dice_wt"].high
     assert good.differences == {}
     assert (age.scores["dice_wt"].mean, age.differences["dice"].n, age.n) == (None, 0, 8)
+    assert (good.scores["specificity"].mean, good.scores["specificity"].low is None) == (0.75, False)
     assert found.over == "cases"
+
+
+def test_a_share_of_one_has_no_interval(write: Write) -> None:
+    perfect = compare(write("a", probabilities=[0.9] * 4 + [0.1] * 4)).summary.rows[0].scores
+    assert all((perfect[name].mean, perfect[name].low) == (1.0, None) for name in ("auc", "accuracy", "specificity"))
 
 
 def test_trainings_of_one_system_are_averaged_case_by_case_first(write: Write) -> None:
@@ -176,7 +183,10 @@ def test_of_a_folder_with_two_systems_the_first_is_taken_and_the_other_named(wri
     assert any(note.endswith("also has scores of b, which are left out") for note in found.notes)
 
 
-def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(write: Write, tmp_path: Path) -> None:
+def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mttu.report.comparison_files.save_figure", save_empty)
     systems = read_systems([str(write("a & b_1")), str(write("poor", (0.3,) * 8, POOR))])
     comparison, out = compare_systems(systems, None, 20), tmp_path / "out"
     for _ in range(2):

@@ -191,17 +191,20 @@ def test_what_is_written_can_be_read_again_and_is_replaced_whole(write_predictio
     found = evaluate(write_predictions("a"), compare=write_predictions("b", 2))
     for save in (save_empty, save_figure):  # the second takes the place of the first
         monkeypatch.setattr("mttu.report.files.save_figure", save)
-        write_evaluation(out, found.region_rows, found.idh_rows, found.summary)
+        tables = found.fact_rows, found.baseline_rows
+        write_evaluation(out, found.region_rows, found.idh_rows, found.summary, *tables)
         assert sorted(path.name for path in out.iterdir()) == sorted(OWN_FILES)
     assert min(path.stat().st_size for path in out.iterdir()) > 100
     table = pq.read_table(out / "case_scores.parquet")
     assert table.to_pylist() == found.region_rows
     assert table.num_rows == 2 * 4 * 3
-    assert table.schema.metadata[b"format_version"] == b"1"
+    assert table.schema.metadata[b"format_version"] == b"2"
     assert pyarrow.csv.read_csv(out / "case_scores.csv")["dice"].to_pylist() == pytest.approx(table["dice"].to_pylist())
     assert pq.read_table(out / "case_idh.parquet").to_pylist() == found.idh_rows
+    assert pq.read_table(out / "case_facts.parquet").to_pylist() == found.fact_rows
+    assert pq.read_table(out / "case_baselines.parquet").to_pylist() == found.baseline_rows
     content = json.loads((out / "summary.json").read_text())
-    assert content == {**json.loads(json.dumps(found.summary)), "format_version": 1}
+    assert content == {**json.loads(json.dumps(found.summary)), "format_version": 2}
 
 
 def test_a_network_without_an_idh_head(write_predictions, evaluate):
