@@ -16,7 +16,7 @@ def failures(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the list and the overlays")],
     most: Annotated[int, typer.Option(min=1, help="Cases of lowest Dice, and of wrong IDH calls, at most")] = 6,
 ) -> None:
-    """List the worst cases of an evaluation with their overlays, and what is odd about them."""
+    """Show the worst cases of an evaluation. With their overlays, and what is odd about them."""
     from mttu.data.manifest import Manifest, read_manifest
     from mttu.report.evaluated import Evaluated, read_evaluated
     from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, write_failures
@@ -55,7 +55,7 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
-    """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups are there, too."""
+    """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups are there."""
     from mttu.report.comparison import compare_systems
     from mttu.report.comparison_files import CSV, LATEX, MARKDOWN, SUBGROUPS, check_comparison, write_comparison
     from mttu.report.evaluated import System, read_systems

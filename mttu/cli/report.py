@@ -24,7 +24,7 @@ def report(
     passes: Annotated[int, typer.Option(min=0, max=100, help="Monte Carlo passes of their uncertainty")] = 10,
     device: DeviceName = "auto",
 ) -> None:
-    """Write one page about runs, which needs no network. Cohort, settings, curves, rounds, scores and, if asked, cases."""
+    """Write one page about runs, which needs no network. Cohort, settings, curves, rounds, scores, cases."""
     from mttu.report.page import plan_page, write_page
 
     plan = plan_page(runs, output, evaluation or [], manifest or [], pictures, passes, device)
