@@ -264,8 +264,8 @@ def _write_overlay(
         row.idh_mutant_probability,
         row.volumes_ml,
         [*remarks, *plan.missing.values()],
-        _name_standing(row),
-        row.in_distribution is False,
+        standing=_name_standing(row),
+        is_warning=row.in_distribution is False,
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

@@ -311,7 +311,9 @@ def test_a_head_that_never_saw_a_label_gives_no_probability_and_says_why(checkpo
     write_checkpoint(tmp_path / "best", network.state_dict(), config, {}, learned_tasks=["segmentation"])
     remarks = []
     draw = predicting.draw_overlay
-    monkeypatch.setattr(predicting, "draw_overlay", lambda *said: (remarks.extend(said[-1]), draw(*said))[1])
+    monkeypatch.setattr(
+        predicting, "draw_overlay", lambda *said, **more: (remarks.extend(said[-1]), draw(*said, **more))[1]
+    )
     told = []
     monkeypatch.setattr("mttu.cli.tell", told.append)
     predict(tmp_path / "best", [cases / "a"], tmp_path / "out")

@@ -74,7 +74,9 @@ def test_whether_it_learned_from_the_patient_is_said(tiny_checkpoint, cases, tmp
 def test_the_standing_is_drawn_on_the_overlay(tiny_checkpoint, cases, tmp_path, monkeypatch):
     drawn = []
     draw = predicting.draw_overlay
-    monkeypatch.setattr(predicting, "draw_overlay", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    monkeypatch.setattr(
+        predicting, "draw_overlay", lambda *given, **more: drawn.append(draw(*given, **more)) or drawn[-1]
+    )
     (row,) = predict_cases(plan_predictions(tiny_checkpoint, [cases / "a"], tmp_path / "out"))
     assert row.standing in [text.get_text().replace("\n", " ") for text in drawn[0].texts]
 

@@ -91,7 +91,7 @@ def test_folds_are_trained_and_a_stopped_one_goes_on(short, tmp_path, monkeypatc
 
 def check_calibration(folder, manifest, tmp_path, monkeypatch):
     """What each fold's network says of its own val cases, as `mttu predict` computes it, calibrates the ensemble."""
-    monkeypatch.setattr("mttu.predict.cases.draw_overlay", lambda *arguments: Figure())
+    monkeypatch.setattr("mttu.predict.cases.draw_overlay", lambda *arguments, **named: Figure())
     rows = pq.read_table(folder / "ensemble" / "out_of_fold.parquet").to_pylist()
     for number in (1, 2):
         fold = read_manifest(folder / "manifests" / f"fold_{number}.parquet")
