@@ -120,7 +120,7 @@ def test_only_an_evaluation_is_replaced(tmp_path):
 
 
 def test_the_command_prints_tables_and_writes_them(write_predictions, manifest, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mttu.cli.console.width", 140)
+    monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setattr("mttu.report.files.save_figure", save_empty)
     words = ["evaluate", write_predictions("a"), manifest, "-o", tmp_path / "out", "--resamples", "50"]
     with pytest.raises(SystemExit) as caught:

@@ -240,7 +240,7 @@ def test_labels_are_asked_for_and_never_guessed(small, tmp_path, write_predictio
 
 
 def test_the_command_compares_two_tools(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mttu.cli.console.width", 140)
+    monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setattr("mttu.report.files.draw_pictures", lambda region_rows, idh_rows, summary: {})
     a, b = write_masks(tmp_path / "nnunet"), write_masks(tmp_path / "winner", lambda seg: seg)
     words = ["evaluate", a, small, "-o", tmp_path / "out", "--labels", "msd", "--resamples", "50"]
