@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mttu.cli.display import console, show_progress, tell
+from mttu.cli.output import give
 from mttu.cli.settings import DeviceName
 
 
@@ -24,7 +25,7 @@ def report(
     passes: Annotated[int, typer.Option(min=0, max=100, help="Monte Carlo passes of their uncertainty")] = 10,
     device: DeviceName = "auto",
 ) -> None:
-    """Write one page about runs, which needs no network. Cohort, settings, curves, rounds, scores and, if asked for, cases."""
+    """Write one page about runs, which needs no network. Cohort, settings, curves, scores and, if asked for, cases."""
     from mttu.report.page import plan_page, write_page
 
     plan = plan_page(runs, output, evaluation or [], manifest or [], pictures, passes, device)
@@ -32,4 +33,6 @@ def report(
         size = write_page(plan, advance)
     if plan.pictures and not plan.synthetic:
         tell(f"{output}: holds pictures of patients; keep it as the scans themselves")
+    cases = {str(folder): [case.case_id for _, case, _ in choice.cases] for folder, choice in plan.choices.items()}
+    give({"page": output, "bytes": size, "cases": cases, "pictures": plan.pictures, "synthetic": plan.synthetic})
     console.print(f"{output}: {size / 1e6:.1f} MB. Research use only.")

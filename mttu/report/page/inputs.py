@@ -15,6 +15,7 @@ from mttu.files import find_obstacle, read_versioned
 from mttu.inference.device import choose_device
 from mttu.report.files import FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
 from mttu.report.page.cases import choose_cases
+from mttu.report.page.cohort import read_findings
 from mttu.report.page.runs import ShownRun, read_run
 from mttu.training.state import BEST
 
@@ -70,6 +71,8 @@ class PagePlan:
     """Folder of a run to its cases; empty without pictures."""
     manifests: Mapping[Path, Manifest]
     """Those that were given, of trainings, and of evaluated cases that a run does not know."""
+    findings: Mapping[Path, tuple[str, ...]]
+    """Folder of a run to what was found about its cohort."""
     passes: int
     device: torch.device
 
@@ -79,12 +82,12 @@ class PagePlan:
         return bool(self.choices)
 
     @property
-    def synthetic(self) -> bool | None:
-        """Whether all cohorts are phantoms; None where no run says."""
-        known = [run.manifest.synthetic for run in self.runs if run.manifest is not None]
+    def synthetic(self) -> bool:
+        """Whether all cohorts are known to be phantoms; not where a run's manifest is unknown."""
+        known = [run.manifest is not None and run.manifest.synthetic for run in self.runs]
         known += [one.synthetic for one in self.manifests.values()]
         known += [bool(one.summary["synthetic"]) for one in self.evaluations]
-        return all(known) if known else None
+        return all(known)
 
 
 def plan_page(
@@ -125,6 +128,10 @@ def plan_page(
     for folder in dict.fromkeys(folders):
         with collecting(problems):
             runs.append(read_run(folder, cohorts))
+    findings: dict[Path, tuple[str, ...]] = {}
+    for run in runs:
+        with collecting(problems):
+            findings[run.folder] = read_findings(run)
     for folder in evaluations:
         with collecting(problems):
             shown.append(_read_evaluation(folder))
@@ -139,7 +146,7 @@ def plan_page(
         with collecting(problems):
             choices[run.folder] = _choose(run, shown, cohorts)
     raise_if_any(problems)
-    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, passes, chosen)
+    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, findings, passes, chosen)
 
 
 def _find_output_problems(output: Path) -> list[str]:

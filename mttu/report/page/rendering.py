@@ -35,7 +35,7 @@ from mttu.inference.device import choose_precision
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.report.feature_maps import FeatureMapPlan, compute_feature_maps, list_levels
 from mttu.report.page.cases import LARGEST_MM, MOST_VOXELS, ShownCase, list_dropout, show_case
-from mttu.report.page.cohort import FlowStep, describe_flow, read_findings
+from mttu.report.page.cohort import FlowStep, describe_flow
 from mttu.report.page.figures import (
     Picture,
     draw_evaluation,
@@ -45,7 +45,7 @@ from mttu.report.page.figures import (
     embed,
 )
 from mttu.report.page.inputs import PagePlan, ShownEvaluation, is_of
-from mttu.report.page.runs import ShownRun, list_failures, read_data_identity
+from mttu.report.page.runs import ShownRun, list_failures
 from mttu.report.pictures import PictureFile
 from mttu.report.tables import build_tables, describe_cases
 from mttu.self_training.tracking import PANELS
@@ -160,7 +160,7 @@ def _show_cases(
     passes = plan.passes if list_dropout(view.network) else 0
     for place, case, score in choice.cases:
         with collecting(problems):
-            cases.append(show_case(view, case, place, score, passes, most_voxels))
+            cases.append(show_case(view, run, case, place, score, passes, most_voxels))
             maps += [compute_feature_maps(view, case)[0]] if view.levels else []
         tell(case.case_id)
     features = None
@@ -214,7 +214,7 @@ def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSectio
         name=run.name,
         lead=_describe_lead(run),
         flow=None if manifest is None else describe_flow(run, manifest),
-        findings=read_findings(run.manifest_file),
+        findings=plan.findings.get(run.folder, ()),
         cohort=None if manifest is None else _show_table_one(run),
         settings=compare_with_paper(run.settings),
         curves=tuple(draw_run_curves(run)),
@@ -294,9 +294,8 @@ def _tabulate_digests(run: ShownRun) -> PageTable:
     rows = [("SHA-256 of the weights", run.weights_sha256)]
     if run.manifest is not None:
         rows.append(("fingerprint of the manifest", run.manifest.fingerprint))
-    identity = read_data_identity(run)
-    if identity:
-        rows.append(("fingerprint of manifest and prepared cases", identity))
+    if run.data:
+        rows.append(("fingerprint of manifest and prepared cases", run.data))
     rows.append(("seed", str(run.settings.train.seed)))
     return PageTable("What identifies the run", ("", "value"), tuple(rows))
 
