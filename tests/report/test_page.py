@@ -22,13 +22,15 @@ from mttu.config import Config, override
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
-from mttu.files import write_json
+from mttu.files import read_json, write_json
 from mttu.inference.postprocessing import KeptPostprocessing, Rule, postprocess, write_postprocessing
 from mttu.inference.windows import predict_volume
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.networks.ensemble import describe_checkpoint
 from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page, write_page
 from mttu.report.page.cases import choose_cases
+from mttu.report.page.inputs import is_of
 from mttu.report.page.rendering import compare_runs, compare_with_paper
 from mttu.report.page.runs import WEIGHTS, read_run
 from mttu.self_training.evaluation import FORMAT_VERSION, SUMMARY
@@ -329,9 +331,23 @@ def test_a_damaged_table_of_findings_is_refused_first(folder: Path, tmp_path: Pa
 
 def test_without_the_flag_no_case_is_pictured(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "p.html"
-    main_exit(["report", str(folder / EVIL), "--manifest", str(folder / "cohort.parquet"), "-o", str(output), "--json"])
+    main_exit(
+        [
+            "report",
+            str(folder / EVIL),
+            "--manifest",
+            str(folder / "cohort.parquet"),
+            "-o",
+            str(output),
+            "--json",
+            "--passes",
+            "3",
+        ]
+    )
     expected = {"page": str(output), "bytes": output.stat().st_size, "cases": {}}
-    assert json.loads(capsys.readouterr().out) == {**expected, "pictures": False, "synthetic": False}
+    said = capsys.readouterr()
+    assert "--passes and --device change nothing without --pictures" in said.err
+    assert json.loads(said.out) == {**expected, "pictures": False, "synthetic": False}
     page = read(tmp_path / "p.html")
     assert "No picture of a patient is on this page; cases are named by their ids." in page.texts
     assert not page.all("canvas")
@@ -411,6 +427,32 @@ def test_a_finished_self_training_is_shown_with_what_is_kept_in_its_best(
     assert read_run(run).postprocessing.rules == {}
 
 
+def test_an_evaluation_is_of_the_run_with_its_weights(
+    patients: Manifest, cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
+) -> None:
+    make_rounds(tmp_path / "first", cohort, tiny_checkpoint)  # another run of the same name
+    scores, output = write_scores(tmp_path / "scores", patients, "first/best"), tmp_path / "p.html"
+    folders = [finished_training, tmp_path / "first"]
+    with pytest.raises(InputError, match="evaluation scores: says only that it is of first/best, and the runs"):
+        plan_page(folders, output, [scores])
+    summary = read_json(scores / "summary.json")
+    summary["systems"][0]["weights_sha256"] = describe_checkpoint(finished_training / "best")["weights_sha256"]
+    write_json(scores / "summary.json", summary)
+    plan = plan_page(folders, output, [scores])
+    assert [is_of(plan.evaluations[0], run) for run in plan.runs] == [True, False]
+
+
+def test_a_manifest_that_shows_nothing_is_refused_with_pictures_too(
+    patients: Manifest, finished_training: Path, tmp_path: Path
+) -> None:
+    write_scores(tmp_path / "scores", patients, "first/best")
+    write_manifest(patients, tmp_path / "cohort.parquet")
+    write_manifest(replace(patients, cases=patients.split("train")), tmp_path / "others.parquet")
+    given = [tmp_path / "cohort.parquet", tmp_path / "others.parquet"]
+    with pytest.raises(InputError, match=r"others\.parquet: holds the val cases of no training .* no case that was sc"):
+        plan_page([finished_training], tmp_path / "p.html", [tmp_path / "scores"], given, pictures=True)
+
+
 def test_phantoms_beside_a_run_of_unknown_cases_are_not_called_synthetic(
     cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
 ) -> None:
@@ -454,6 +496,8 @@ def test_what_cannot_be_shown_is_refused_together(
     assert f"{tmp_path / 'no'}: is no folder" in told
     assert "summary.json: missing; give a folder of `mttu evaluate`" in told
     assert (tmp_path / "notes.html").read_text() == "mine"
+    with pytest.raises(InputError, match=r"folder 'a\\udcff': its name is no UTF-8"):
+        plan_page([tmp_path / "a\udcff"], tmp_path / "report.html")
     with pytest.raises(InputError, match=r"end its name with \.html"):
         plan_page([folder / EVIL], tmp_path / "report.pdf")
     run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)

@@ -1,6 +1,7 @@
 """Figures and settings of a page are those of the run, and the same for the same run."""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mttu.errors import InputError
 from mttu.files import read_json, write_json
 from mttu.report.page import figures
 from mttu.report.page.figures import draw_run_curves, draw_run_reliability, draw_run_rounds, embed
+from mttu.report.page.rendering import _describe_again, _list_commands
 from mttu.report.page.runs import _find_manifest, read_run
 from mttu.training.run import differences, identify
 
@@ -69,3 +71,13 @@ def test_what_run_json_does_not_say_is_that_of_the_weights(trained: Path) -> Non
         read_run(trained)
     (trained / "run.json").unlink()
     assert read_run(trained).settings == read_run(trained).config
+
+
+def test_the_same_weights_are_promised_only_where_no_others_took_part(finished_training: Path) -> None:
+    run = read_run(finished_training)
+    assert "workers.threads_per_worker=" in _describe_again(run)
+    assert _describe_again(run).endswith("give the same weights on a CPU.")
+    other = _describe_again(replace(run, other_weights=("train.start_from",)))
+    assert "train.start_from" in other
+    assert "give the same weights" not in other
+    assert "mttu prepare cohort.parquet --config settings.yaml" in _list_commands(run)

@@ -7,7 +7,7 @@ voxels. Nothing here is drawn of a case unless pictures were asked for.
 import base64
 import gzip
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ def show_case(
     surface, distance = _pack_surfaces(predicted, prepared.seg, spacing_mm)
     data = {
         "case": case.case_id,
-        **_pack_slices(image, prepared.seg, predicted, uncertainty, spacing_mm, most_voxels),
+        **_pack_slices(image, prepared.seg, predicted, uncertainty, most_voxels),
         "surface": surface,
     }
     return ShownCase(case.case_id, place, score, (*facts, *distance), data)
@@ -182,7 +182,6 @@ def _pack_slices(
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8],
     uncertainty: NDArray[np.float32],
-    spacing_mm: Sequence[float],
     most_voxels: int,
 ) -> dict[str, Any]:
     """Grey levels, classes and uncertainty of each voxel, (H, W, D) in C order, for the slice viewer."""
@@ -196,7 +195,6 @@ def _pack_slices(
     classes = _show(truth) + _LABELS * _show(predicted)
     return {
         "shape": list(grey.shape),
-        "spacing": [side * step for side in spacing_mm],
         "start": [index // step for index in start],
         "levels": _GREYS - 1,
         "planes": [{"title": plane.title, "axis": plane.axis, "edges": list(plane.edges)} for plane in PLANES],

@@ -8,6 +8,7 @@ runs no script but its own, which it names by digest.
 import base64
 import hashlib
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from mttu import __version__
 from mttu.cohort.table_one import COLUMNS, table_one
 from mttu.config import Config, flatten, to_yaml
 from mttu.config.sharing import without_paths
+from mttu.data.manifest import Manifest
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.figures.features import draw_feature_maps
 from mttu.figures.overlay import PLANES, REGION_STYLES, RESEARCH_USE
@@ -89,6 +91,8 @@ class RunSection:
     shown: "ShownCases"
     failures: tuple[str, ...]
     digests: PageTable
+    again: str
+    """Whether the commands give the same weights."""
     commands: str
     yaml: str
 
@@ -209,13 +213,13 @@ def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSectio
             failed = one.summary["cases"]["failed"]
             failures += [f"{name}: not predicted: {case}" for name, lost in failed.items() for case in lost]
     if not any(is_of(one, run) for one in plan.evaluations) and plan.evaluations:
-        failures.append(f"No evaluation on this page is of {run.name}/best, as far as its name tells.")
+        failures.append(f"No evaluation on this page is of the weights of {run.name}.")
     return RunSection(
         name=run.name,
         lead=_describe_lead(run),
         flow=None if manifest is None else describe_flow(run, manifest),
         findings=plan.findings.get(run.folder, ()),
-        cohort=None if manifest is None else _show_table_one(run),
+        cohort=None if manifest is None else _show_table_one(manifest),
         settings=compare_with_paper(run.settings),
         curves=tuple(draw_run_curves(run)),
         rounds=draw_run_rounds(run),
@@ -225,6 +229,7 @@ def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSectio
         shown=shown,
         failures=tuple(failures),
         digests=_tabulate_digests(run),
+        again=_describe_again(run),
         commands=_list_commands(run),
         yaml=to_yaml(without_paths(run.settings)),
     )
@@ -241,10 +246,8 @@ def _describe_lead(run: ShownRun) -> str:
     return f"{found}; {state} round {run.chosen_round}."
 
 
-def _show_table_one(run: ShownRun) -> PageTable | None:
-    if run.manifest is None:
-        return None
-    rows = tuple((row.title, *row.cells) for row in table_one(run.manifest))
+def _show_table_one(manifest: Manifest) -> PageTable:
+    rows = tuple((row.title, *row.cells) for row in table_one(manifest))
     return PageTable("Table I: subjects by use", ("", *COLUMNS), rows)
 
 
@@ -300,12 +303,29 @@ def _tabulate_digests(run: ShownRun) -> PageTable:
     return PageTable("What identifies the run", ("", "value"), tuple(rows))
 
 
+def _describe_again(run: ShownRun) -> str:
+    if run.other_weights:
+        return (
+            f"Weights of another run took part in this one ({', '.join(run.other_weights)}), and the settings do not "
+            "name them: without that run, these commands give other weights."
+        )
+    workers = run.settings.workers
+    same = (
+        "The same data, settings, versions, kind of processor, number of workers (workers.num_workers="
+        f"{workers.num_workers}) and threads of each (workers.threads_per_worker={workers.threads_per_worker}) give "
+        "the same weights on a CPU"
+    )
+    if run.is_self_training:
+        return f"{same}, unless round 0 was copied from another run (self_training.start), which is not recorded."
+    return f"{same}."
+
+
 def _list_commands(run: ShownRun) -> str:
     command, own = ("self-train", "") if run.is_self_training else ("train", " --manifest cohort.parquet")
-    place = f"runs/{run.name}"
+    place = shlex.quote(f"runs/{run.settings.output.name}")
     return "\n".join(
         [
-            "mttu prepare cohort.parquet",
+            "mttu prepare cohort.parquet --config settings.yaml",
             f"mttu {command} --config settings.yaml data.manifest=cohort.parquet output.folder=runs",
             f"mttu predict {place} cohort.parquet --split test -o predictions",
             "mttu evaluate predictions cohort.parquet -o scores",

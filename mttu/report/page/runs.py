@@ -212,7 +212,7 @@ def _read_settings(folder: Path, config: Config, mark: Mapping[str, Any]) -> Con
         return config
     stored = mark["settings"]
     known = {name: value for name, value in complete(stored).items() if name in stored or name not in NEWER}
-    changes = {**known, "train.start_from": None, "train.start_optimiser": "fresh", "output.name": folder.name}
+    changes = {**known, "train.start_from": None, "train.start_optimiser": "fresh"}
     return override(config, changes, f"{folder / MARK}")
 
 
@@ -240,7 +240,7 @@ def list_failures(run: ShownRun) -> list[str]:
     """What went wrong or is missing in a run, in sentences."""
     found = []
     if run.is_self_training and run.summary is None:
-        rounds = f"{len(run.rounds) - 1}" if len(run.rounds) > 1 else "0"
+        rounds = len(run.rounds) - 1
         found.append(f"The self-training is not finished: its last round is {rounds}, and nothing was tested.")
     missing = {} if run.summary is None else run.summary["missing"]
     found += [f"No answer to {task}: {reason}" for task, reason in missing.items()]
