@@ -13,6 +13,7 @@ from mttu.cohort.label_checks import MaskLook, find_label_suspicions, look_at_ma
 from mttu.config import MetricSettings
 from mttu.data.labels import IDH_MUTANT, REGIONS
 from mttu.data.manifest import Case
+from mttu.data.tables import read_table
 from mttu.errors import collecting, raise_if_any
 from mttu.metrics.calibration import (
     Binning,
@@ -34,6 +35,7 @@ from mttu.metrics.empty_masks import fill_scores, name_conventions, summarise_re
 from mttu.metrics.intervals import bootstrap_mean, bootstrap_over_patients, describe, wilson_interval
 from mttu.metrics.lesions import score_lesions
 from mttu.metrics.segmentation import score_regions
+from mttu.predict.results import FORMAT_VERSION, TABLE
 from mttu.report.facts import list_baselines, list_facts
 from mttu.report.masks import read_masks
 from mttu.report.plan import EvaluationPlan, describe_subject
@@ -139,6 +141,16 @@ def _idh_rows(cases: Sequence[Case], system: Predictions) -> Rows:
     return rows
 
 
+def _read_weights(system: Predictions) -> str | None:
+    """SHA-256 of the weights that made the predictions; None where their table does not say, or there is none."""
+    path = system.folder / TABLE
+    if system.is_foreign or not path.is_file():
+        return None
+    return read_table(path, "predictions", FORMAT_VERSION, "write it again with `mttu predict`")[0].get(
+        "weights_sha256"
+    )
+
+
 def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapping[str, MaskLook]]) -> dict[str, Any]:
     system = plan.systems[0]
     own = [row for row in region_rows if row["system"] == system.name]
@@ -151,6 +163,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapp
         "systems": [
             {
                 **{key: getattr(one, key) for key in told},
+                "weights_sha256": _read_weights(one),
                 "notes": [*one.notes, *_doubt_labels(plan, one, looks[one.name])],
             }
             for one in plan.systems

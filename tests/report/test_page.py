@@ -22,17 +22,23 @@ from mttu.config import Config, override
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
+from mttu.files import read_json, write_json
+from mttu.inference.postprocessing import KeptPostprocessing, Rule, postprocess, write_postprocessing
 from mttu.inference.windows import predict_volume
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.networks.ensemble import describe_checkpoint
 from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page, write_page
 from mttu.report.page.cases import choose_cases
+from mttu.report.page.inputs import is_of
 from mttu.report.page.rendering import compare_runs, compare_with_paper
-from mttu.report.page.runs import read_run
+from mttu.report.page.runs import WEIGHTS, read_run
+from mttu.self_training.evaluation import FORMAT_VERSION, SUMMARY
 from mttu.self_training.round_folder import RoundRecord, write_history, write_record
 
 EVIL = '<img src=x onerror="alert(1)">&'
 """A name that would act if it were not escaped; a folder may have it."""
+RULES = {"wt": Rule(largest_only=True)}
 DICES = {0: 0.9, 1: 0.2, 2: 0.5, 3: 0.7}
 """Number of a test case to its Dice: the best is 0, the worst 1, the median of four the lower one of 3 and 2."""
 
@@ -145,10 +151,15 @@ def folder(
     place = tmp_path_factory.mktemp("page")
     write_manifest(patients, place / "cohort.parquet")
     (place / "cohort-findings.csv").write_text(
-        f'severity,case_id,finding\nerror,lost,"{EVIL.replace(chr(34), chr(34) * 2)}"\nnote,other,fine\n'
+        "severity,case_id,finding\n"
+        "error,lost,/home/someone/lost: no FLAIR; IDH is 'glioma grade 7'\n"
+        f"error,{patients.cases[0].case_id},said of an earlier cohort\n"
+        "error,/home/someone/row 3,cannot be read\n"
+        f'warning,other,"{EVIL.replace(chr(34), chr(34) * 2)}"\nnote,,fine\n'
     )
     run = place / EVIL
     shutil.copytree(finished_training, run)
+    write_postprocessing(run / "best", KeptPostprocessing(RULES, 2))
     write_scores(place / "scores", patients, f"{EVIL}/best", failed=(EVIL,))
     plan = plan_page(
         [run],
@@ -199,7 +210,6 @@ def test_names_are_text_wherever_they_stand(page: Page, folder: Path) -> None:
     assert f"mttu report: {EVIL}" in shown
     assert f"mttu: {EVIL}" in shown  # a note of the evaluation
     assert f"mttu: not predicted: {EVIL}" in shown
-    assert f"Left out: lost: {EVIL}" in shown
     assert "<img src=x" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -248,7 +258,14 @@ def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifes
     image = torch.from_numpy(prepared.image)
     found = predict_volume(network, image, config.patch.size, config.inference, torch.device("cpu"))
     assert found.seg_probabilities is not None
-    np.testing.assert_array_equal(classes // 4, found.seg_probabilities.argmax(dim=0).numpy())
+    predicted = found.seg_probabilities.argmax(dim=0).numpy().astype(np.uint8)
+    np.testing.assert_array_equal(classes // 4, postprocess(predicted, RULES, 1.0))
+    assert (classes // 4 != predicted).any()
+    facts = [text for text in page.texts if "prediction post-processed: WT largest component only" in text]
+    assert len(facts) == 3
+    assert all(
+        re.search(r"probability of IDH mutant \d\.\d\d \((not calibrated|calibrated \d)", fact) for fact in facts
+    )
     assert (classes // 4 != prepared.seg).any()
     grey = unpack(data["grey"]).reshape(shape)
     outside = prepared.image[0] == 0
@@ -296,10 +313,41 @@ def test_only_what_differs_from_the_paper_is_listed() -> None:
     assert ("network.widths", "[16, 32, 64, 128]", "-") in rival
 
 
-def test_without_the_flag_no_case_is_pictured(folder: Path, tmp_path: Path) -> None:
+def test_what_was_found_is_counted_without_its_words(page: Page, folder: Path) -> None:
+    assert "Found by `mttu cohort`: 3 errors, 1 warning, 1 note; they are in cohort-findings.csv." in page.texts
+    assert "Left out, 2 cases: lost, 1 more." in page.texts  # the other is in the manifest
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "/home/someone" not in text
+    assert "glioma grade 7" not in text
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"severity,case_id\nfatal,a\n", b"a,b\n1,2\n"])
+def test_a_damaged_table_of_findings_is_refused_first(folder: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copy(folder / "cohort.parquet", tmp_path)
+    (tmp_path / "cohort-findings.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"cohort-findings\.csv: no table of findings, or damaged"):
+        plan_page([folder / EVIL], tmp_path / "p.html", manifests=[tmp_path / "cohort.parquet"])
+
+
+def test_without_the_flag_no_case_is_pictured(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "p.html"
     main_exit(
-        ["report", str(folder / EVIL), "--manifest", str(folder / "cohort.parquet"), "-o", str(tmp_path / "p.html")]
+        [
+            "report",
+            str(folder / EVIL),
+            "--manifest",
+            str(folder / "cohort.parquet"),
+            "-o",
+            str(output),
+            "--json",
+            "--passes",
+            "3",
+        ]
     )
+    expected = {"page": str(output), "bytes": output.stat().st_size, "cases": {}}
+    said = capsys.readouterr()
+    assert "--passes and --device change nothing without --pictures" in said.err
+    assert json.loads(said.out) == {**expected, "pictures": False, "synthetic": False}
     page = read(tmp_path / "p.html")
     assert "No picture of a patient is on this page; cases are named by their ids." in page.texts
     assert not page.all("canvas")
@@ -363,6 +411,56 @@ def test_an_unfinished_self_training_says_so(
     assert output.read_bytes() == first
 
 
+def test_a_finished_self_training_is_shown_with_what_is_kept_in_its_best(
+    cohort: Manifest, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)
+    assert read_run(run).postprocessing.rules == {}
+    shutil.copytree(tiny_checkpoint, run / "best")
+    write_postprocessing(run / "best", KeptPostprocessing(RULES, 2))
+    summary = {"format_version": FORMAT_VERSION, "chosen_round": 0, "rounds_wanted": 5, "missing": {}, "rounds": []}
+    write_json(run / SUMMARY, summary)
+    shown = read_run(run)
+    assert shown.postprocessing.rules == RULES
+    assert shown.settings.self_training.rounds == 5  # as asked for; it ended after 1
+    (run / "best" / WEIGHTS).write_bytes(b"others")
+    assert read_run(run).postprocessing.rules == {}
+
+
+def test_an_evaluation_is_of_the_run_with_its_weights(
+    patients: Manifest, cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
+) -> None:
+    make_rounds(tmp_path / "first", cohort, tiny_checkpoint)  # another run of the same name
+    scores, output = write_scores(tmp_path / "scores", patients, "first/best"), tmp_path / "p.html"
+    folders = [finished_training, tmp_path / "first"]
+    with pytest.raises(InputError, match="evaluation scores: says only that it is of first/best, and the runs"):
+        plan_page(folders, output, [scores])
+    summary = read_json(scores / "summary.json")
+    summary["systems"][0]["weights_sha256"] = describe_checkpoint(finished_training / "best")["weights_sha256"]
+    write_json(scores / "summary.json", summary)
+    plan = plan_page(folders, output, [scores])
+    assert [is_of(plan.evaluations[0], run) for run in plan.runs] == [True, False]
+
+
+def test_a_manifest_that_shows_nothing_is_refused_with_pictures_too(
+    patients: Manifest, finished_training: Path, tmp_path: Path
+) -> None:
+    write_scores(tmp_path / "scores", patients, "first/best")
+    write_manifest(patients, tmp_path / "cohort.parquet")
+    write_manifest(replace(patients, cases=patients.split("train")), tmp_path / "others.parquet")
+    given = [tmp_path / "cohort.parquet", tmp_path / "others.parquet"]
+    with pytest.raises(InputError, match=r"others\.parquet: holds the val cases of no training .* no case that was sc"):
+        plan_page([finished_training], tmp_path / "p.html", [tmp_path / "scores"], given, pictures=True)
+
+
+def test_phantoms_beside_a_run_of_unknown_cases_are_not_called_synthetic(
+    cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
+) -> None:
+    run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)
+    assert plan_page([run], tmp_path / "p.html").synthetic
+    assert not plan_page([run, finished_training], tmp_path / "p.html").synthetic
+
+
 def test_several_runs_are_put_side_by_side(
     cohort: Manifest, finished_training: Path, tiny_checkpoint: Path, no_figures: None, tmp_path: Path
 ) -> None:
@@ -398,6 +496,8 @@ def test_what_cannot_be_shown_is_refused_together(
     assert f"{tmp_path / 'no'}: is no folder" in told
     assert "summary.json: missing; give a folder of `mttu evaluate`" in told
     assert (tmp_path / "notes.html").read_text() == "mine"
+    with pytest.raises(InputError, match=r"folder 'a\\udcff': its name is no UTF-8"):
+        plan_page([tmp_path / "a\udcff"], tmp_path / "report.html")
     with pytest.raises(InputError, match=r"end its name with \.html"):
         plan_page([folder / EVIL], tmp_path / "report.pdf")
     run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)

@@ -7,7 +7,7 @@ voxels. Nothing here is drawn of a case unless pictures were asked for.
 import base64
 import gzip
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ from mttu.errors import InputError
 from mttu.figures.mesh import Mesh, build_mesh, measure_vertices
 from mttu.figures.overlay import PLANES, choose_slices, scale_grey
 from mttu.figures.surface import find_border, measure_distances
+from mttu.inference.postprocessing import postprocess
 from mttu.inference.windows import predict_volume, segment
 from mttu.networks import Network
 from mttu.networks.learned import tell_parts
 from mttu.networks.monte_carlo import drop_by_pass, find_places, name_pass
 from mttu.networks.rivals.rival import Rival
 from mttu.report.feature_maps import FeatureMapPlan
+from mttu.report.page.runs import ShownRun
 from mttu.report.pictures import describe_idh
 
 LARGEST_MM = 5.0
@@ -53,7 +55,7 @@ class ShownCase:
     score: float
     """Mean Dice that it was chosen by."""
     facts: tuple[str, ...]
-    """IDH status, predicted probability, volumes, distances; in words."""
+    """IDH status, predicted probability, volumes, post-processing, distances; in words."""
     data: Mapping[str, Any]
     """JSON values for the viewers of the page."""
 
@@ -69,12 +71,19 @@ def choose_cases(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def show_case(
-    plan: FeatureMapPlan, case: Case, place: str, score: float, passes: int, most_voxels: int = MOST_VOXELS
+    plan: FeatureMapPlan,
+    run: ShownRun,
+    case: Case,
+    place: str,
+    score: float,
+    passes: int,
+    most_voxels: int = MOST_VOXELS,
 ) -> ShownCase:
-    """Predicts a case anew and packs what the page's viewers need.
+    """Predicts a case anew, post-processed as `mttu predict` does, and packs what the page's viewers need.
 
     Args:
         plan: Network, settings, device and modality.
+        run: Its post-processing and calibration.
         case: With a true mask.
         place: See `ShownCase`.
         score: See `ShownCase`.
@@ -98,26 +107,33 @@ def show_case(
     except FloatingPointError as error:
         raise InputError(f"case {case.case_id}: {error}") from None
     spacing_mm = prepared.geometry.spacing_mm
-    found = segment(
-        prediction.seg_probabilities, plan.config.inference, float(np.prod(spacing_mm)), tell_parts([plan.network])
-    )
-    predicted = found.cpu().numpy()
-    probabilities = prediction.idh_probabilities
+    voxel_mm3 = float(np.prod(spacing_mm))
+    found = segment(prediction.seg_probabilities, plan.config.inference, voxel_mm3, tell_parts([plan.network]))
+    rules = run.postprocessing.rules
+    predicted = postprocess(found.cpu().numpy(), rules, voxel_mm3)
     facts = [describe_idh(case)]
-    if probabilities is not None:
-        facts.append(f"predicted probability of IDH mutant {float(probabilities[1]):.2f}")
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    if prediction.idh_probabilities is not None:
+        facts.append(_describe_probability(float(prediction.idh_probabilities[1]), run))
     masks = {"true": prepared.seg, "predicted": predicted}
-    facts += [f"{name} whole tumour {np.count_nonzero(mask) * voxel_ml:.1f} ml" for name, mask in masks.items()]
+    facts += [f"{name} whole tumour {np.count_nonzero(mask) * voxel_mm3 / 1000:.1f} ml" for name, mask in masks.items()]
+    if rules:
+        told = ", ".join(f"{region.upper()} {rule.describe()}" for region, rule in rules.items())
+        facts.append(f"prediction post-processed: {told}")
     channel = plan.config.data.modalities.index(plan.modality)
     image = prepared.image[channel].astype(np.float32)
     surface, distance = _pack_surfaces(predicted, prepared.seg, spacing_mm)
     data = {
         "case": case.case_id,
-        **_pack_slices(image, prepared.seg, predicted, uncertainty, spacing_mm, most_voxels),
+        **_pack_slices(image, prepared.seg, predicted, uncertainty, most_voxels),
         "surface": surface,
     }
     return ShownCase(case.case_id, place, score, (*facts, *distance), data)
+
+
+def _describe_probability(mutant_probability: float, run: ShownRun) -> str:
+    calibrated = run.calibration.calibrate(mutant_probability)
+    told = "not calibrated" if calibrated is None else f"calibrated {calibrated:.2f}"
+    return f"predicted probability of IDH mutant {mutant_probability:.2f} ({told})"
 
 
 def _measure_uncertainty(
@@ -166,7 +182,6 @@ def _pack_slices(
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8],
     uncertainty: NDArray[np.float32],
-    spacing_mm: Sequence[float],
     most_voxels: int,
 ) -> dict[str, Any]:
     """Grey levels, classes and uncertainty of each voxel, (H, W, D) in C order, for the slice viewer."""
@@ -180,7 +195,6 @@ def _pack_slices(
     classes = _show(truth) + _LABELS * _show(predicted)
     return {
         "shape": list(grey.shape),
-        "spacing": [side * step for side in spacing_mm],
         "start": [index // step for index in start],
         "levels": _GREYS - 1,
         "planes": [{"title": plane.title, "axis": plane.axis, "edges": list(plane.edges)} for plane in PLANES],

@@ -1,13 +1,16 @@
 """The cohort of a run as steps from the cases that were found to those that trained, and its findings."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from mttu.data.findings import Severity
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
-from mttu.data.manifest import SPLITS, Case, Manifest
-from mttu.errors import say_count
+from mttu.data.manifest import SPLITS, Case, Manifest, is_safe_name
+from mttu.errors import InputError, say_count
 from mttu.files import restore
 from mttu.report.page.runs import ShownRun
 
@@ -17,7 +20,8 @@ _TITLES = {
     "unlabelled": "Pool without IDH status",
     "test": "Test",
 }
-_MOST_FINDINGS = 50
+_MOST_NAMES = 50
+"""Cases that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +74,43 @@ def _describe_rounds(run: ShownRun) -> tuple[FlowStep, ...]:
     )
 
 
-def read_findings(manifest: Path | None) -> tuple[str, ...]:
-    """What `mttu cohort` found about cases that cannot be used, from the table beside the manifest; most of them.
+def read_findings(run: ShownRun) -> tuple[str, ...]:
+    """What `mttu cohort` found, from the table beside a training's manifest: counts, and cases that were left out.
 
-    Warnings and notes are counted only: they are about cases that are used.
+    Sentences of the table stay out of the page, since they quote paths and cells of clinical tables. Of the ids, those
+    that are in the manifest name no case that was left out; what is no safe name may be anything, and is counted.
+
+    Raises:
+        InputError: The table is damaged.
     """
-    path = None if manifest is None else manifest.with_name(f"{manifest.stem}-findings.csv")
-    if path is None or not path.is_file():
+    if run.manifest is None or run.manifest_file is None:
         return ()
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if {"severity", "case_id", "finding"} <= row.keys()]
-    refused = [row for row in rows if row["severity"] == "error"]
-    lines = [f"{restore(row['case_id'] or '') or 'cohort'}: {restore(row['finding'] or '')}" for row in refused]
-    more = len(lines) - _MOST_FINDINGS
-    said = [f"Left out: {line}" for line in lines[:_MOST_FINDINGS]]
-    said += [f"Left out: {more} more, in {path.name}"] if more > 0 else []
-    if len(rows) > len(refused):
-        said.append(f"{len(rows) - len(refused)} warnings and notes about cases that are used are in {path.name}")
+    path = run.manifest_file.with_name(f"{run.manifest_file.stem}-findings.csv")
+    if not path.is_file():
+        return ()
+    rows = _read_rows(path)
+    counts = Counter(severity for severity, _ in rows)
+    kinds = [say_count(counts[one], one, f"{one}s") for one in get_args(Severity) if counts[one]]
+    said = [f"Found by `mttu cohort`: {', '.join(kinds)}; they are in {path.name}."] if kinds else []
+    kept = {case.case_id for case in run.manifest.cases}
+    refused = dict.fromkeys(name for severity, name in rows if severity == "error" and name and name not in kept)
+    told = [name for name in refused if is_safe_name(name)]
+    if refused:
+        more = len(refused) - len(told[:_MOST_NAMES])
+        names = [*told[:_MOST_NAMES], *([f"{more} more"] if more else [])]
+        said.append(f"Left out, {say_count(len(refused), 'case', 'cases')}: {', '.join(names)}.")
     return tuple(said)
+
+
+def _read_rows(path: Path) -> list[tuple[str, str]]:
+    """Severity and case of each finding."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(row["severity"], restore(row["case_id"])) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise InputError(f"findings {path}: cannot be read ({error.strerror}); allow it, or move it away") from None
+    except (ValueError, KeyError, TypeError, csv.Error):
+        rows = [("", "")]
+    if not all(severity in get_args(Severity) for severity, _ in rows):
+        raise InputError(f"findings {path}: no table of findings, or damaged; write it again with `mttu cohort`")
+    return rows

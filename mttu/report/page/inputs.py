@@ -15,6 +15,7 @@ from mttu.files import find_obstacle, read_versioned
 from mttu.inference.device import choose_device
 from mttu.report.files import FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
 from mttu.report.page.cases import choose_cases
+from mttu.report.page.cohort import read_findings
 from mttu.report.page.runs import ShownRun, read_run
 from mttu.training.state import BEST
 
@@ -37,6 +38,11 @@ class ShownEvaluation:
     def checkpoint(self) -> str:
         """Checkpoint of its first system, as `RUN/best`."""
         return str(self.summary["systems"][0]["checkpoint"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of that checkpoint's weights; empty where the evaluation does not say, e.g. an earlier one."""
+        return str(self.summary["systems"][0].get("weights_sha256") or "")
 
     @property
     def scores(self) -> dict[str, float]:
@@ -70,6 +76,8 @@ class PagePlan:
     """Folder of a run to its cases; empty without pictures."""
     manifests: Mapping[Path, Manifest]
     """Those that were given, of trainings, and of evaluated cases that a run does not know."""
+    findings: Mapping[Path, tuple[str, ...]]
+    """Folder of a run to what was found about its cohort."""
     passes: int
     device: torch.device
 
@@ -79,12 +87,12 @@ class PagePlan:
         return bool(self.choices)
 
     @property
-    def synthetic(self) -> bool | None:
-        """Whether all cohorts are phantoms; None where no run says."""
-        known = [run.manifest.synthetic for run in self.runs if run.manifest is not None]
+    def synthetic(self) -> bool:
+        """Whether all cohorts are known to be phantoms; not where a run's manifest is unknown."""
+        known = [run.manifest is not None and run.manifest.synthetic for run in self.runs]
         known += [one.synthetic for one in self.manifests.values()]
         known += [bool(one.summary["synthetic"]) for one in self.evaluations]
-        return all(known) if known else None
+        return all(known)
 
 
 def plan_page(
@@ -118,6 +126,11 @@ def plan_page(
         chosen = choose_device(device)
     doubled = [str(folder) for folder in dict.fromkeys(folders) if list(folders).count(folder) > 1]
     problems += [f"run {folder}: is given twice; give it once" for folder in doubled]
+    problems += [
+        f"folder {path.resolve().name!r}: its name is no UTF-8, and the page names it; rename it"
+        for path in [*folders, *evaluations]
+        if not _is_text(path.resolve().name)
+    ]
     cohorts: dict[Path, Manifest] = {}
     for path in dict.fromkeys(manifests):
         with collecting(problems):
@@ -125,13 +138,21 @@ def plan_page(
     for folder in dict.fromkeys(folders):
         with collecting(problems):
             runs.append(read_run(folder, cohorts))
+    findings: dict[Path, tuple[str, ...]] = {}
+    for run in runs:
+        with collecting(problems):
+            findings[run.folder] = read_findings(run)
     for folder in evaluations:
         with collecting(problems):
             shown.append(_read_evaluation(folder))
+    problems += _find_doubts(runs, shown)
     used = {run.manifest_file for run in runs}
-    unused = [str(path) for path in cohorts if path not in used and not pictures and not problems]
+    scored = {case_id for one in [*shown, *runs] for case_id in one.scores or {}} if pictures else set()
+    unused = [path for path, one in cohorts.items() if path not in used and not scored & {c.case_id for c in one.cases}]
+    also = " and no case that was scored" if pictures else ""
     problems += [
-        f"--manifest {path}: holds the val cases of no training that is given; leave it out" for path in unused
+        f"--manifest {path}: holds the val cases of no training that is given{also}; leave it out"
+        for path in (unused if not problems else [])
     ]
     raise_if_any(problems)
     choices: dict[Path, Choice] = {}
@@ -139,7 +160,12 @@ def plan_page(
         with collecting(problems):
             choices[run.folder] = _choose(run, shown, cohorts)
     raise_if_any(problems)
-    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, passes, chosen)
+    return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, findings, passes, chosen)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name of a file is UTF-8; bytes that are none are surrogates in it."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _find_output_problems(output: Path) -> list[str]:
@@ -171,8 +197,23 @@ def _read_evaluation(folder: Path) -> ShownEvaluation:
 
 
 def is_of(evaluation: ShownEvaluation, run: ShownRun) -> bool:
-    """Whether an evaluation is of the weights that a run chose, as far as their names tell."""
+    """Whether an evaluation is of the weights that a run chose; an earlier one, as far as their names tell."""
+    if evaluation.weights_sha256:
+        return evaluation.weights_sha256 == run.weights_sha256
     return evaluation.checkpoint == f"{run.name}/{BEST}"
+
+
+def _find_doubts(runs: Sequence[ShownRun], evaluations: Sequence[ShownEvaluation]) -> list[str]:
+    """Evaluations that may be of any of several runs, which have one name."""
+    problems = []
+    for one in evaluations:
+        fitting = [str(run.folder) for run in runs if is_of(one, run)]
+        if len(fitting) > 1 and not one.weights_sha256:
+            problems.append(
+                f"evaluation {one.name}: says only that it is of {one.checkpoint}, and the runs {name_some(fitting)} "
+                f"have that name; {_MEND}, or give these runs on pages of their own"
+            )
+    return problems
 
 
 def _choose(run: ShownRun, evaluations: Sequence[ShownEvaluation], manifests: Mapping[Path, Manifest]) -> Choice:

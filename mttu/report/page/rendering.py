@@ -8,6 +8,7 @@ runs no script but its own, which it names by digest.
 import base64
 import hashlib
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from mttu import __version__
 from mttu.cohort.table_one import COLUMNS, table_one
 from mttu.config import Config, flatten, to_yaml
 from mttu.config.sharing import without_paths
+from mttu.data.manifest import Manifest
 from mttu.errors import InputError, collecting, raise_if_any
 from mttu.figures.features import draw_feature_maps
 from mttu.figures.overlay import PLANES, REGION_STYLES, RESEARCH_USE
@@ -35,7 +37,7 @@ from mttu.inference.device import choose_precision
 from mttu.networks.checkpoint import read_checkpoint
 from mttu.report.feature_maps import FeatureMapPlan, compute_feature_maps, list_levels
 from mttu.report.page.cases import LARGEST_MM, MOST_VOXELS, ShownCase, list_dropout, show_case
-from mttu.report.page.cohort import FlowStep, describe_flow, read_findings
+from mttu.report.page.cohort import FlowStep, describe_flow
 from mttu.report.page.figures import (
     Picture,
     draw_evaluation,
@@ -45,7 +47,7 @@ from mttu.report.page.figures import (
     embed,
 )
 from mttu.report.page.inputs import PagePlan, ShownEvaluation, is_of
-from mttu.report.page.runs import ShownRun, list_failures, read_data_identity
+from mttu.report.page.runs import ShownRun, list_failures
 from mttu.report.pictures import PictureFile
 from mttu.report.tables import build_tables, describe_cases
 from mttu.self_training.tracking import PANELS
@@ -89,6 +91,8 @@ class RunSection:
     shown: "ShownCases"
     failures: tuple[str, ...]
     digests: PageTable
+    again: str
+    """Whether the commands give the same weights."""
     commands: str
     yaml: str
 
@@ -160,7 +164,7 @@ def _show_cases(
     passes = plan.passes if list_dropout(view.network) else 0
     for place, case, score in choice.cases:
         with collecting(problems):
-            cases.append(show_case(view, case, place, score, passes, most_voxels))
+            cases.append(show_case(view, run, case, place, score, passes, most_voxels))
             maps += [compute_feature_maps(view, case)[0]] if view.levels else []
         tell(case.case_id)
     features = None
@@ -209,13 +213,13 @@ def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSectio
             failed = one.summary["cases"]["failed"]
             failures += [f"{name}: not predicted: {case}" for name, lost in failed.items() for case in lost]
     if not any(is_of(one, run) for one in plan.evaluations) and plan.evaluations:
-        failures.append(f"No evaluation on this page is of {run.name}/best, as far as its name tells.")
+        failures.append(f"No evaluation on this page is of the weights of {run.name}.")
     return RunSection(
         name=run.name,
         lead=_describe_lead(run),
         flow=None if manifest is None else describe_flow(run, manifest),
-        findings=read_findings(run.manifest_file),
-        cohort=None if manifest is None else _show_table_one(run),
+        findings=plan.findings.get(run.folder, ()),
+        cohort=None if manifest is None else _show_table_one(manifest),
         settings=compare_with_paper(run.settings),
         curves=tuple(draw_run_curves(run)),
         rounds=draw_run_rounds(run),
@@ -225,6 +229,7 @@ def _describe_run(run: ShownRun, plan: PagePlan, shown: ShownCases) -> RunSectio
         shown=shown,
         failures=tuple(failures),
         digests=_tabulate_digests(run),
+        again=_describe_again(run),
         commands=_list_commands(run),
         yaml=to_yaml(without_paths(run.settings)),
     )
@@ -241,10 +246,8 @@ def _describe_lead(run: ShownRun) -> str:
     return f"{found}; {state} round {run.chosen_round}."
 
 
-def _show_table_one(run: ShownRun) -> PageTable | None:
-    if run.manifest is None:
-        return None
-    rows = tuple((row.title, *row.cells) for row in table_one(run.manifest))
+def _show_table_one(manifest: Manifest) -> PageTable:
+    rows = tuple((row.title, *row.cells) for row in table_one(manifest))
     return PageTable("Table I: subjects by use", ("", *COLUMNS), rows)
 
 
@@ -294,19 +297,35 @@ def _tabulate_digests(run: ShownRun) -> PageTable:
     rows = [("SHA-256 of the weights", run.weights_sha256)]
     if run.manifest is not None:
         rows.append(("fingerprint of the manifest", run.manifest.fingerprint))
-    identity = read_data_identity(run)
-    if identity:
-        rows.append(("fingerprint of manifest and prepared cases", identity))
+    if run.data:
+        rows.append(("fingerprint of manifest and prepared cases", run.data))
     rows.append(("seed", str(run.settings.train.seed)))
     return PageTable("What identifies the run", ("", "value"), tuple(rows))
 
 
+def _describe_again(run: ShownRun) -> str:
+    if run.other_weights:
+        return (
+            f"Weights of another run took part in this one ({', '.join(run.other_weights)}), and the settings do not "
+            "name them: without that run, these commands give other weights."
+        )
+    workers = run.settings.workers
+    same = (
+        "The same data, settings, versions, kind of processor, number of workers (workers.num_workers="
+        f"{workers.num_workers}) and threads of each (workers.threads_per_worker={workers.threads_per_worker}) give "
+        "the same weights on a CPU"
+    )
+    if run.is_self_training:
+        return f"{same}, unless round 0 was copied from another run (self_training.start), which is not recorded."
+    return f"{same}."
+
+
 def _list_commands(run: ShownRun) -> str:
     command, own = ("self-train", "") if run.is_self_training else ("train", " --manifest cohort.parquet")
-    place = f"runs/{run.name}"
+    place = shlex.quote(f"runs/{run.settings.output.name}")
     return "\n".join(
         [
-            "mttu prepare cohort.parquet",
+            "mttu prepare cohort.parquet --config settings.yaml",
             f"mttu {command} --config settings.yaml data.manifest=cohort.parquet output.folder=runs",
             f"mttu predict {place} cohort.parquet --split test -o predictions",
             "mttu evaluate predictions cohort.parquet -o scores",

@@ -7,12 +7,13 @@ from statistics import fmean
 from typing import Any
 
 from mttu.config import Config, load_stored_config, override
-from mttu.config.earlier import complete
+from mttu.config.earlier import NEWER, complete
 from mttu.data.labels import REGIONS
 from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError
 from mttu.files import hash_file, read_json, read_versioned
-from mttu.inference.calibration import KeptCalibration, read_calibration
+from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
+from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
 from mttu.self_training.evaluation import TEST_ROWS, choose_round, read_rows, read_summary
 from mttu.self_training.round_folder import (
     MANIFEST,
@@ -50,8 +51,14 @@ class ShownRun:
     histories: Mapping[str, History]
     """`training`, or `round 0` and so on, to the metrics of each epoch."""
     calibration: KeptCalibration
+    postprocessing: KeptPostprocessing
+    """That of the checkpoint, which `mttu predict` applies."""
     held_out: tuple[HeldOut, ...]
     """What the chosen weights say of the val cases."""
+    data: str = ""
+    """SHA-256 over manifest and prepared cases that it was begun with; empty where it does not say."""
+    other_weights: tuple[str, ...] = ()
+    """Settings by which weights of other runs took part in it."""
     rounds: tuple[RoundSummary, ...] = ()
     """Empty for a training."""
     chosen_round: int | None = None
@@ -108,24 +115,29 @@ def _read_finished(folder: Path) -> Mapping[str, Any]:
 
 def _read_training(folder: Path, history: History, manifests: Mapping[Path, Manifest]) -> ShownRun:
     best = folder / BEST
-    config, held_out = _read_config(best), read_held_out(folder) or ()
+    config, held_out, mark = _read_config(best), read_held_out(folder) or (), _read_mark(folder)
     file = _find_manifest(manifests, {row.case_id for row in held_out})
     return ShownRun(
         folder=folder,
-        settings=_read_settings(folder, config),
+        settings=_read_settings(folder, config, mark),
         config=config,
         checkpoint=best,
         weights_sha256=hash_file(best / WEIGHTS),
         manifest=None if file is None else manifests[file],
         manifest_file=file,
         histories={"training": history},
-        calibration=read_calibration(best),
+        calibration=hold_for(read_calibration(best), config),
+        postprocessing=read_postprocessing(best),
         held_out=held_out,
+        data=str(mark.get("data", "")),
+        other_weights=("train.start_from",) if mark.get("settings", {}).get("train.start_from") else (),
     )
 
 
 def _find_manifest(manifests: Mapping[Path, Manifest], val: set[str]) -> Path | None:
-    """The first manifest whose val cases hold those of a run."""
+    """The first manifest whose val cases hold those of a run; None where the run does not name them."""
+    if not val:
+        return None
     fitting = (file for file, one in manifests.items() if val <= {case.case_id for case in one.split("val")})
     return next(fitting, None)
 
@@ -135,9 +147,13 @@ def _read_self_training(folder: Path) -> ShownRun:
     records = [read_record(place) for place in places]
     summary = read_summary(folder)
     chosen = choose_round(records) if summary is None else int(summary["chosen_round"])
-    best = places[chosen] / BEST
-    config = _read_config(best)
-    settings = override(_read_settings(folder, config), {"self_training.rounds": len(records) - 1})
+    best = _find_weights(folder, places[chosen] / BEST)
+    config, mark = _read_config(best), _read_mark(folder)
+    settings = _read_settings(folder, config, mark)
+    if summary is not None and settings.selection.method != "direct":  # that has one round, whatever is set
+        settings = override(settings, {"self_training.rounds": summary["rounds_wanted"]})
+    other_weights: tuple[str, ...] = ("train.start_from",) if records[0].started_from else ()
+    other_weights += ("self_training.ensemble",) if any(row.teacher == "ensemble" for row in records) else ()
     scores, scored_on = _read_scores(folder, chosen)
     return ShownRun(
         folder=folder,
@@ -148,8 +164,11 @@ def _read_self_training(folder: Path) -> ShownRun:
         manifest=read_manifest(places[0] / MANIFEST),
         manifest_file=None,
         histories={f"round {number}": read_history(place) or [] for number, place in enumerate(places)},
-        calibration=read_calibration(best),
+        calibration=hold_for(read_calibration(best), config),
+        postprocessing=read_postprocessing(best),
         held_out=read_held_out(places[chosen]) or (),
+        data=str(mark.get("data", "")),
+        other_weights=other_weights,
         rounds=tuple(summarise_rounds(folder, {})),
         chosen_round=chosen,
         scores=scores,
@@ -158,19 +177,43 @@ def _read_self_training(folder: Path) -> ShownRun:
     )
 
 
+def _find_weights(folder: Path, chosen: Path) -> Path:
+    """`best/` of a finished self-training, where `mttu postprocess` writes; until it has these weights, the round's."""
+    copy, weights = folder / BEST / WEIGHTS, chosen / WEIGHTS
+    same = copy.is_file() and weights.is_file() and hash_file(copy) == hash_file(weights)
+    return copy.parent if same else chosen
+
+
 def _read_config(best: Path) -> Config:
     if not (best / WEIGHTS).is_file():
         raise InputError(f"run {best.parent}: has no weights in {best.name}; restore them from a copy")
     return load_stored_config(best / "config.yaml")
 
 
-def _read_settings(folder: Path, config: Config) -> Config:
-    """Settings in the run's mark; those of its weights, e.g. of a fold, which has no mark, where it says none."""
+def _read_mark(folder: Path) -> Mapping[str, Any]:
+    """What a run was begun with; empty for what has no mark, e.g. a fold.
+
+    Raises:
+        InputError: Damaged.
+    """
+    path = folder / MARK
     try:
-        stored = complete(read_json(folder / MARK)["settings"])
-        return override(Config(), {**stored, "train.start_from": None, "output.name": folder.name})
+        mark = dict(read_json(path))
+        return {**mark, "settings": dict(mark["settings"])}
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged; restore it from a copy") from None
+
+
+def _read_settings(folder: Path, config: Config, mark: Mapping[str, Any]) -> Config:
+    """Settings of the weights, with those in the run's mark instead: a round has its own seed and learning rate."""
+    if not mark:
         return config
+    stored = mark["settings"]
+    known = {name: value for name, value in complete(stored).items() if name in stored or name not in NEWER}
+    changes = {**known, "train.start_from": None, "train.start_optimiser": "fresh"}
+    return override(config, changes, f"{folder / MARK}")
 
 
 def _read_scores(folder: Path, chosen: int) -> tuple[dict[str, float] | None, str]:
@@ -197,7 +240,7 @@ def list_failures(run: ShownRun) -> list[str]:
     """What went wrong or is missing in a run, in sentences."""
     found = []
     if run.is_self_training and run.summary is None:
-        rounds = f"{len(run.rounds) - 1}" if len(run.rounds) > 1 else "0"
+        rounds = len(run.rounds) - 1
         found.append(f"The self-training is not finished: its last round is {rounds}, and nothing was tested.")
     missing = {} if run.summary is None else run.summary["missing"]
     found += [f"No answer to {task}: {reason}" for task, reason in missing.items()]
@@ -206,11 +249,3 @@ def list_failures(run: ShownRun) -> list[str]:
     if run.calibration.reason:
         found.append(f"Nothing is calibrated: {run.calibration.reason}.")
     return [*found, *(f"About the calibration: {note}" for note in run.calibration.notes)]
-
-
-def read_data_identity(run: ShownRun) -> str:
-    """SHA-256 over manifest and prepared cases that the run was begun with; empty where it does not say."""
-    try:
-        return str(read_json(run.folder / MARK)["data"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

@@ -229,7 +229,9 @@
       cover(meshes.truth, camera, size, scale, (pixel) => { inside[pixel] = 1; });
       for (let pixel = size; pixel < inside.length - size; pixel++) {
         const edge = inside[pixel] && !(inside[pixel - 1] && inside[pixel + 1] && inside[pixel - size] && inside[pixel + size]);
-        if (edge) pixels[pixel] = pixels[pixel + 1] = pixels[pixel + size] = 0xff000000;
+        if (!edge) continue;
+        pixels[pixel] = pixels[pixel + size] = 0xff000000;
+        if ((pixel + 1) % size) pixels[pixel + 1] = 0xff000000; // not across the end of a row
       }
     }
     context.putImageData(picture, 0, 0);
