@@ -38,7 +38,7 @@ _OURS = {
     _WORKFLOW,
     _LOGGING,
     _README,
-    *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION, POSTPROCESSING)),
+    *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION, DISTRIBUTION, POSTPROCESSING)),
 }
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
