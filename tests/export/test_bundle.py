@@ -18,12 +18,13 @@ from mttu.export import bundle as exporting
 from mttu.export import export_bundle
 from mttu.export.running import Prediction
 from mttu.inference.distribution import KeptDistribution, write_distribution
-from mttu.inference.postprocessing import KeptPostprocessing, Rule, write_postprocessing
+from mttu.inference.postprocessing import KeptPostprocessing, Rule, read_postprocessing, write_postprocessing
 from mttu.networks.ensemble import write_ensemble
+from mttu.patients import PatientKey, name_patients
 from mttu.predict import plan_predictions, predict_cases
 
 TIMES = {"seconds"}
-WHOM = {"learned_from", "calibrated_on"}
+WHOM = {"learned_from", "calibrated_on", "postprocessing_chosen_on"}
 """Columns that a bundle cannot fill: it names no patient. `standing` says that it is not known."""
 
 
@@ -242,11 +243,13 @@ def test_a_bundle_replaces_an_earlier_one_whole_unless_something_of_the_users_li
 ):
     folder = tmp_path / "bundle"
     source = shutil.copytree(known_checkpoint, tmp_path / "best")
+    known = name_patients(["phantom_001"], PatientKey("0123456789abcdef", n=2))
     write_distribution(source, KeptDistribution(3, reason="too few"))
-    write_postprocessing(source, KeptPostprocessing({"wt": Rule(largest_only=True)}, 3))
+    write_postprocessing(source, KeptPostprocessing({"wt": Rule(largest_only=True)}, 3, patients=known))
     export_bundle(source, folder, "1.0.0")
     kept = {path.name for path in (folder / "models").iterdir()}
     assert {"calibration.json", "distribution.json", "postprocessing.json"} <= kept
+    assert read_postprocessing(folder / "models").patients is None
     export_bundle(source, folder, "1.1.0")
     assert json.loads((folder / "configs" / "metadata.json").read_text())["version"] == "1.1.0"
 
