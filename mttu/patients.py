@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -103,6 +103,17 @@ def derive_key(contents: Iterable[str]) -> PatientKey:
     return PatientKey(hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
+def choose_key(known: KnownPatients | None, contents: Iterable[str]) -> PatientKey:
+    """The key of the patients that a network learned from, for others beside its weights.
+
+    Where these have none, several, or one that costs less than this version's, as that of a foreign file may, a key is
+    derived from the contents.
+    """
+    own = derive_key(contents)
+    keys = () if known is None else known.keys
+    return keys[0] if len(keys) == 1 and replace(keys[0], salt=own.salt) == own else own
+
+
 def name_patients(patient_ids: Iterable[str], key: PatientKey) -> KnownPatients:
     """The set of these patients."""
     return _group(key, _digest_all(list(dict.fromkeys(patient_ids)), key))
@@ -172,9 +183,9 @@ def _read_key(content: Any) -> PatientKey:
 
 
 def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a `checkpoint.json` or `calibration.json` without digests of patients."""
+    """The content of a `checkpoint.json`, `calibration.json` or `postprocessing.json` without digests of patients."""
     kept = {name: value for name, value in content.items() if name not in ("patients", "learned_from")}
-    return kept | ({"patients": None} if "calibration" in content else {})
+    return kept | ({"patients": None} if "calibration" in content or "postprocessing" in content else {})
 
 
 def _digest_all(patient_ids: Sequence[str], key: PatientKey | None) -> list[str]:

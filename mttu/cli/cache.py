@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, show_progress
+from mttu.cli.display import console, show_progress, show_table
 from mttu.cli.groups import CommandLine
 from mttu.cli.output import give
 from mttu.errors import say_count
@@ -38,7 +38,7 @@ def verify(
             table.add_column(name, overflow="fold")  # else a long path ends in dots
         for finding in result.findings:
             table.add_row(finding.case_id, finding.problem, finding.mend)
-        console.print(table, soft_wrap=False)
+        show_table(table)
     wrong = len({finding.case_id for finding in result.findings})
     give({"cache": cache, "cases": result.cases, "sound": result.cases - wrong, "findings": result.findings})
     console.print(f"{cache}: {result.cases - wrong} of {result.cases} cases are sound")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.display import console, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
 from mttu.cli.settings import CheckpointFolder, DeviceName, ManifestFile
 from mttu.errors import InputError
 
@@ -36,7 +37,8 @@ def postprocess(
         kept = find_postprocessing(plan, advance)
     for note in kept.notes:
         tell(note)
-    console.print(_build_table(kept), soft_wrap=False)
+    give(kept.to_json())
+    show_table(_build_table(kept))
     console.print(kept.describe())
     console.print(f"{find_checkpoint(checkpoint)}: postprocessing.json written; `mttu predict` uses it")
 

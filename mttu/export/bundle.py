@@ -38,7 +38,7 @@ _OURS = {
     _WORKFLOW,
     _LOGGING,
     _README,
-    *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION, POSTPROCESSING)),
+    *(f"{MODELS}/{name}" for name in (*FILES, CALIBRATION, DISTRIBUTION, POSTPROCESSING)),
 }
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -90,7 +90,7 @@ def export_bundle(
         if (source / CALIBRATION).exists():
             write_calibration(models, replace(kept, patients=None))
         if (source / POSTPROCESSING).exists():
-            write_postprocessing(models, masks)
+            write_postprocessing(models, replace(masks, patients=None))
         if (source / DISTRIBUTION).exists():
             write_distribution(models, distribution)
         write_json(partial / _METADATA, metadata)

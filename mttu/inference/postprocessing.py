@@ -3,11 +3,11 @@
 As nnU-Net does (Isensee et al., Nature Methods 2021, doi:10.1038/s41592-020-01008-z), and for each region: all but the
 largest component, or those smaller than a volume, are dropped if the mean Dice of validation cases grows by it. Voxels
 that share a face, an edge or a corner belong to one component. `postprocessing.json` says what was chosen, on how many
-cases, and their scores before and after.
+cases, with which settings, and their scores before and after.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import generate_binary_structure, label
 
+from mttu.config import Config
 from mttu.config.data import MetricSettings
 from mttu.data.labels import REGIONS
 from mttu.errors import InputError
@@ -26,6 +27,7 @@ from mttu.metrics.empty_masks import fill_dice, fill_hd95
 from mttu.metrics.segmentation import count_overlaps, score_regions
 from mttu.networks.checkpoint import find_checkpoint
 from mttu.networks.ensemble import describe_checkpoint
+from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
 POSTPROCESSING = "postprocessing.json"
@@ -168,6 +170,10 @@ class KeptPostprocessing:
     """Their scores with these rules: a little too good, since the rules were chosen by them."""
     notes: tuple[str, ...] = ()
     """What was left out."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the masks were made with, see `describe_masks`."""
+    patients: KnownPatients | None = field(default_factory=KnownPatients)
+    """Those whose masks chose; None where it does not say, e.g. in a bundle."""
 
     def describe(self) -> str:
         """One sentence for a person."""
@@ -187,18 +193,47 @@ class KeptPostprocessing:
         return f"{start}{told} ({'; '.join(changes)})"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"notes": list(self.notes)}
+        """JSON values, without the patients."""
+        content = asdict(replace(self, patients=None)) | {"notes": list(self.notes)}
+        del content["patients"]
+        return content
 
 
 def fit_postprocessing(
-    masks: Sequence[ScoredMask], metrics: MetricSettings, notes: Sequence[str] = ()
+    masks: Sequence[ScoredMask],
+    metrics: MetricSettings,
+    notes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    patients: KnownPatients | None = None,
 ) -> KeptPostprocessing:
-    """Chooses rules on masks of cases that the network did not learn from, and scores these before and after."""
+    """Chooses rules on masks of cases that the network did not learn from, and scores these before and after.
+
+    The last three arguments are fields of `KeptPostprocessing`.
+    """
     rules = choose_rules(masks, metrics)
     before = measure_masks(masks, {}, metrics)
     after = measure_masks(masks, rules, metrics) if rules else before
-    return KeptPostprocessing(rules, len(masks), before, after, tuple(notes))
+    named = KnownPatients() if patients is None else patients
+    return KeptPostprocessing(rules, len(masks), before, after, tuple(notes), dict(settings or {}), named)
+
+
+def describe_masks(config: Config) -> dict[str, Any]:
+    """Settings that decide how a network's mask of a case is made, as dotted JSON values."""
+    inference = config.inference
+    return {
+        "patch.size": list(config.patch.size),
+        "inference.overlap": inference.overlap,
+        "inference.flips": inference.flips,
+        "inference.min_enhancing_mm3": inference.min_enhancing_mm3,
+    }
+
+
+def explain_other_settings(kept: KeptPostprocessing, config: Config) -> str:
+    """Why the rules do not hold for these settings, which make masks in another way; empty if they do."""
+    now = describe_masks(config)
+    changed = [name for name, value in now.items() if kept.rules and kept.settings.get(name) != value]
+    told = ", ".join(f"{name}={kept.settings.get(name)}, now {now[name]}" for name in changed)
+    return f"the kept rules were chosen with {told}" if changed else ""
 
 
 def write_postprocessing(folder: Path, kept: KeptPostprocessing) -> None:
@@ -206,6 +241,7 @@ def write_postprocessing(folder: Path, kept: KeptPostprocessing) -> None:
     content = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
+        "patients": None if kept.patients is None else kept.patients.to_json(),
         "postprocessing": kept.to_json(),
     }
     write_json(folder / POSTPROCESSING, content)
@@ -225,7 +261,8 @@ def read_postprocessing(checkpoint: Path) -> KeptPostprocessing:
         return KeptPostprocessing()
     content = read_versioned(path, FORMAT_VERSION, _MEND)
     try:
-        kept, weights = _parse(content["postprocessing"]), content["weights_sha256"]
+        patients = None if content["patients"] is None else read_patients(content["patients"])
+        kept, weights = _parse(content["postprocessing"], patients), content["weights_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
     if weights != describe_checkpoint(folder)["weights_sha256"]:
@@ -233,7 +270,7 @@ def read_postprocessing(checkpoint: Path) -> KeptPostprocessing:
     return kept
 
 
-def _parse(content: Mapping[str, Any]) -> KeptPostprocessing:
+def _parse(content: Mapping[str, Any], patients: KnownPatients | None) -> KeptPostprocessing:
     rules = {region: Rule(**one) for region, one in content["rules"].items()}
     before, after = ({name: float(one) for name, one in content[part].items()} for part in ("before", "after"))
     for region, rule in rules.items():
@@ -247,4 +284,6 @@ def _parse(content: Mapping[str, Any]) -> KeptPostprocessing:
         before,
         after,
         tuple(str(note) for note in content["notes"]),
+        dict(content["settings"]),
+        patients,
     )

@@ -73,7 +73,10 @@ def predict_passes(
 
 @dataclass
 class Samples:
-    """Predictions of one volume that differ by dropout or by network, of which only sums are kept."""
+    """Predictions of one volume that differ by dropout or by network, of which only sums are kept.
+
+    Those of voxels take 16 bytes for each.
+    """
 
     inference: InferenceSettings
     voxel_mm3: float
@@ -81,10 +84,11 @@ class Samples:
     tells_parts: bool = True
     rules: Rules = field(default_factory=dict)
     """Post-processing, so that volumes are those of masks as they are written."""
+    sums_voxels: bool = True
+    """Whether `measure_deviation` will be asked for."""
     mutant_probabilities: list[float] = field(default_factory=list)
     volumes_ml: dict[str, list[float]] = field(default_factory=dict)
     """Region to its volume in each sample."""
-    _count: int = 0
     _sum: Tensor | None = None
     _squares: Tensor | None = None
 
@@ -100,15 +104,20 @@ class Samples:
         for region, members in REGIONS.items():
             volume = float(counts[list(members)].sum()) * self.voxel_mm3 / 1000.0
             self.volumes_ml.setdefault(region, []).append(volume)
+        if not self.sums_voxels:
+            return
         tumour = (1.0 - probabilities[0]).double()  # a difference of squares in float32 would be noise
-        self._count += 1
         self._sum = tumour if self._sum is None else self._sum.add_(tumour)
         self._squares = tumour.square() if self._squares is None else self._squares.add_(tumour.square())
 
     @property
     def num(self) -> int:
         """Samples of the task that has most; deviations need two."""
-        return max(len(self.mutant_probabilities), self._count)
+        return max(len(self.mutant_probabilities), self._num_masks)
+
+    @property
+    def _num_masks(self) -> int:
+        return len(self.volumes_ml.get("wt", []))
 
     @property
     def idh_mean(self) -> float | None:
@@ -126,10 +135,10 @@ class Samples:
 
     def measure_deviation(self) -> NDArray[np.float32] | None:
         """Standard deviation (ddof 1) over samples of each voxel's tumour probability, (H, W, D); None for too few."""
-        if self._sum is None or self._squares is None or self._count < 2:
+        if self._sum is None or self._squares is None or self._num_masks < 2:
             return None
-        squares = self._squares - self._sum.square() / self._count
-        deviation: NDArray[np.float32] = (squares.clamp(min=0) / (self._count - 1)).sqrt().float().cpu().numpy()
+        squares = self._squares - self._sum.square() / self._num_masks
+        deviation: NDArray[np.float32] = (squares.clamp(min=0) / (self._num_masks - 1)).sqrt().float().cpu().numpy()
         return deviation
 
 

@@ -131,7 +131,8 @@ def _predict(
     prepared = prepare_sources(case, sources, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)
     voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
-    samples = Samples(settings, voxel_mm3, plan.tells_parts, plan.postprocessing.rules if plan.postprocessing else {})
+    rules = plan.postprocessing.rules if plan.postprocessing else {}
+    samples = Samples(settings, voxel_mm3, plan.tells_parts, rules, sums_voxels=plan.maps)
     observe = samples.add if len(plan.networks) > 1 and not plan.passes else None
     volume = torch.from_numpy(image)
     prediction = predict_ensemble(
@@ -148,8 +149,10 @@ def _predict(
     classes = None
     if prediction.seg_probabilities is not None:
         classes = segment(prediction.seg_probabilities, settings, voxel_mm3, plan.tells_parts).cpu().numpy()
-        removed_ml = None
+        removed_ml = chosen_on = None
         if plan.postprocessing is not None:
+            voted = plan.postprocessing.patients
+            chosen_on = None if voted is None else case.patient_id in voted
             found = np.count_nonzero(classes)
             classes = postprocess(classes, plan.postprocessing.rules, voxel_mm3)
             removed_ml = float(found - np.count_nonzero(classes)) * voxel_mm3 / 1000.0
@@ -162,6 +165,7 @@ def _predict(
             et_ml=volumes["et"] if plan.tells_parts else None,
             no_tumour_found=volumes["wt"] == 0.0,
             removed_ml=removed_ml,
+            postprocessing_chosen_on=chosen_on,
         )
         if plan.maps:
             probabilities = prediction.seg_probabilities

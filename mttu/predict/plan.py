@@ -21,7 +21,7 @@ from mttu.errors import InputError, collecting, raise_if_any
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
 from mttu.inference.device import Precision, choose_device, choose_precision
 from mttu.inference.distribution import KeptDistribution, read_distribution
-from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
+from mttu.inference.postprocessing import KeptPostprocessing, explain_other_settings, read_postprocessing
 from mttu.inference.uncertainty import check_passes
 from mttu.networks import Network
 from mttu.networks.ensemble import read_known_patients, read_members
@@ -73,7 +73,7 @@ class PredictionPlan:
     calibration: KeptCalibration = field(default_factory=KeptCalibration)
     """That of the checkpoint, if it holds for these settings."""
     postprocessing: KeptPostprocessing | None = None
-    """That of the checkpoint, if it has rules and they are wanted."""
+    """That of the checkpoint, if it has rules, and they are wanted and hold for these settings."""
     distribution: KeptDistribution = field(default_factory=KeptDistribution)
     """What the training cases look like, if that is kept with the checkpoint."""
     passes: int = 0
@@ -150,6 +150,7 @@ def plan_predictions(
     raise_if_any(problems)
     if not networks:
         raise InputError(f"checkpoint {checkpoint}: could not be read")
+    applied, told = _choose_postprocessing(kept, config, postprocess)
     return PredictionPlan(
         checkpoint=checkpoint,
         networks=tuple(network.to(chosen) for network in networks),
@@ -162,21 +163,27 @@ def plan_predictions(
         known_patients=read_known_patients(checkpoint),
         missing=missing,
         tells_parts=tell_parts(networks),
-        notes=(*missing.values(), *describe_voters(networks), *_describe_postprocessing(kept, postprocess)),
+        notes=(*missing.values(), *describe_voters(networks), *told),
         left_out=tuple(finding.text for finding in left_out),
         calibration=calibration,
-        postprocessing=kept if postprocess and kept.rules else None,
+        postprocessing=applied,
         distribution=distribution,
         passes=passes,
         maps=maps,
     )
 
 
-def _describe_postprocessing(kept: KeptPostprocessing, wanted: bool) -> list[str]:
-    """What becomes of the masks, where anything is kept with the checkpoint."""
-    if not kept.num_cases:
-        return []
-    return [kept.describe() if wanted or not kept.rules else "masks are not post-processed, as was asked for"]
+def _choose_postprocessing(
+    kept: KeptPostprocessing, config: Config, wanted: bool
+) -> tuple[KeptPostprocessing | None, list[str]]:
+    """What is done with masks, and a sentence on it where anything is kept with the checkpoint."""
+    if not kept.rules:
+        return None, [kept.describe()] if kept.num_cases else []
+    if not wanted:
+        return None, ["masks are not post-processed, as was asked for"]
+    if reason := explain_other_settings(kept, config):
+        return None, [f"masks are not post-processed: {reason}"]
+    return kept, [kept.describe()]
 
 
 def _input_folders(inputs: Sequence[Path], cases: Sequence[InputCase]) -> set[Path]:

@@ -5,7 +5,7 @@ ensembles and checkpoints of earlier versions too; and whoever looks at its figu
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,18 +18,22 @@ from mttu.data.labels import find_regions
 from mttu.data.manifest import Case, read_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError, RunError, collecting, raise_if_any
+from mttu.files import find_obstacle
 from mttu.inference.device import choose_device, choose_precision
 from mttu.inference.postprocessing import (
+    POSTPROCESSING,
     KeptPostprocessing,
     ScoredMask,
+    describe_masks,
     fit_postprocessing,
     write_postprocessing,
 )
 from mttu.inference.windows import import_monai, predict_ensemble, segment
 from mttu.networks import Network
 from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import read_known_patients, read_members
+from mttu.networks.ensemble import describe_checkpoint, read_known_patients, read_members
 from mttu.networks.learned import explain_missing_answers, tell_parts
+from mttu.patients import KnownPatients, choose_key, name_patients
 
 OnCase = Callable[[int, str], None]
 """Told how many cases are done, and the newest one."""
@@ -47,6 +51,10 @@ class PostprocessingPlan:
     device: torch.device
     notes: tuple[str, ...]
     """Which val cases are not among them."""
+    weights_sha256: str
+    """Of the networks, as `describe_checkpoint` has it."""
+    known_patients: KnownPatients = field(default_factory=KnownPatients)
+    """Those that the networks learned from."""
 
 
 def plan_postprocessing(
@@ -55,8 +63,8 @@ def plan_postprocessing(
     """Reads a checkpoint and chooses the cases of a manifest's split val; never those of another split.
 
     Raises:
-        InputError: The checkpoint cannot be read, does not segment or does not say whom it learned from, or no val case
-            remains; lists all problems.
+        InputError: The checkpoint cannot be read or written to, does not segment or does not say whom it learned from,
+            or no val case remains; lists all problems.
     """
     problems: list[str] = []
     chosen = torch.device("cpu")
@@ -65,6 +73,9 @@ def plan_postprocessing(
     with collecting(problems):
         found = read_manifest(manifest)
     with collecting(problems):
+        obstacle = find_obstacle(find_checkpoint(checkpoint) / POSTPROCESSING)
+        problems += [f"checkpoint {checkpoint}: {obstacle}"] if obstacle else []
+        weights = describe_checkpoint(checkpoint)["weights_sha256"]
         networks, config = read_members(checkpoint)
     raise_if_any(problems)
     missing = explain_missing_answers(networks)
@@ -89,9 +100,8 @@ def plan_postprocessing(
             f"manifest {manifest}: no val case is left to choose on ({'; '.join(notes) or 'it has none'}); an ensemble "
             "of folds learned from all of them: choose for a training of its own, or bring new val cases"
         )
-    return PostprocessingPlan(
-        checkpoint, tuple(network.to(chosen) for network in networks), config, tuple(cases), chosen, notes
-    )
+    placed = tuple(network.to(chosen) for network in networks)
+    return PostprocessingPlan(checkpoint, placed, config, tuple(cases), chosen, notes, weights, known)
 
 
 def find_postprocessing(plan: PostprocessingPlan, on_case: OnCase | None = None) -> KeptPostprocessing:
@@ -99,7 +109,7 @@ def find_postprocessing(plan: PostprocessingPlan, on_case: OnCase | None = None)
 
     Raises:
         InputError: A case cannot be prepared.
-        RunError: A network's output is not finite.
+        RunError: A network's output is not finite, or the weights were replaced meanwhile; nothing is written.
     """
     import_monai()
     masks: list[ScoredMask] = []
@@ -107,7 +117,12 @@ def find_postprocessing(plan: PostprocessingPlan, on_case: OnCase | None = None)
         masks.append(_predict(plan, case))
         if on_case is not None:
             on_case(len(masks), case.case_id)
-    kept = fit_postprocessing(masks, plan.config.metrics, plan.notes)
+    # by what depends on the images, as the key of the patients that taught does
+    key = choose_key(plan.known_patients, (mask.predicted.tobytes().hex() for mask in masks))
+    patients = name_patients((case.patient_id for case in plan.cases), key)
+    kept = fit_postprocessing(masks, plan.config.metrics, plan.notes, describe_masks(plan.config), patients)
+    if describe_checkpoint(plan.checkpoint)["weights_sha256"] != plan.weights_sha256:
+        raise RunError(f"checkpoint {plan.checkpoint}: its weights were replaced meanwhile; nothing is kept; run again")
     write_postprocessing(find_checkpoint(plan.checkpoint), kept)
     return kept
 

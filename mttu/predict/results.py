@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         pa.field("et_ml", pa.float64()),
         pa.field("no_tumour_found", pa.bool_()),
         pa.field("removed_ml", pa.float64()),
+        pa.field("postprocessing_chosen_on", pa.bool_()),
         pa.field("idh_undecided", pa.bool_()),
         pa.field("learned_from", pa.bool_()),
         pa.field("idh_calibrated_probability", pa.float64()),
@@ -78,6 +79,8 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   wt_ml, tc_ml, et_ml     millilitres of whole tumour, tumour core, enhancing tumour
   no_tumour_found         no voxel was called tumour
   removed_ml              millilitres of whole tumour that post-processing dropped; empty where masks are as predicted
+  postprocessing_chosen_on  a mask of a patient of this id was among those that chose what is dropped: its scores are a
+                          little too good; empty where nothing is dropped, or where it is not known
   idh_undecided           the probability lies in the undecided band of the settings
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   idh_calibrated_probability  after the temperature that is kept with the checkpoint; empty where none is, or where the
@@ -150,6 +153,8 @@ class PredictionRow:
     et_ml_deviation: float | None = None
     removed_ml: float | None = None
     """Whole tumour that post-processing dropped, on the prepared grid; None without post-processing."""
+    postprocessing_chosen_on: bool | None = None
+    """Whether its rules were chosen on a mask of a patient of this id; None without post-processing, or if unknown."""
     warnings: str | None = None
     """What looks wrong with a case that was predicted, see `mttu.cohort.suspicions`."""
 
@@ -194,8 +199,9 @@ def check_output(
         return [f"output {out}: holds predictions of other cases ({name_some(lost, 3)}); give another folder"]
     new = [case_id for case_id in case_ids if case_id not in (earlier or ())]
     names = [name for case_id in new for name in (mask_name(case_id), overlay_name(case_id))]
-    if with_maps and not _has_maps(out / TABLE):
-        names += [map_name(case_id, kind) for case_id in case_ids for kind in MAPS]
+    if with_maps:
+        unmapped = new if _has_maps(out / TABLE) else case_ids
+        names += [map_name(case_id, kind) for case_id in unmapped for kind in MAPS]
     present = [name for name in (*(_COMMON if earlier is None else ()), *names) if os.path.lexists(out / name)]
     if present:
         return [f"output {out}: holds {name_some(present, 3)}, not of an earlier prediction here; give another folder"]
@@ -260,8 +266,9 @@ def publish(out: Path) -> None:
             f"not of mttu; {mend}"
         )
     if _has_maps(out / TABLE):  # first: without the table nobody knows whose they are
+        earlier = set(_read_case_ids(out / TABLE) or ())
         for case_id, *_ in rows:
-            for kind in MAPS:
+            for kind in MAPS if case_id in earlier else ():
                 (out / map_name(case_id, kind)).unlink(missing_ok=True)
     (out / TABLE).unlink(missing_ok=True)
     for case_id, wt_ml, failure in rows:

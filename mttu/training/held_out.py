@@ -22,7 +22,7 @@ from mttu.files import read_versioned, write_json
 from mttu.inference.calibration import FittedOn, describe_windows, fit_kept, write_calibration
 from mttu.networks.checkpoint import find_checkpoint, read_learned_from
 from mttu.networks.ensemble import read_config, read_known_patients
-from mttu.patients import KnownPatients, derive_key, digest_bare, known_by_digest, name_patients
+from mttu.patients import KnownPatients, choose_key, digest_bare, known_by_digest, name_patients
 
 FORMAT_VERSION = 2
 """2: `patient_id` in place of `patient`, a digest, because these files name cases anyway."""
@@ -186,16 +186,13 @@ def _calibrate(
 ) -> None:
     """Fits a calibration on predictions and writes it beside their weights.
 
-    Its patients are named by the key of those that the network learned from. Where these have none, several, or one
-    that costs less than this version's, as that of a foreign file may, a key is drawn from the probabilities. Patients
-    that an earlier version named by a bare digest stay under it.
+    Its patients are named by the key of those that the network learned from, or by one of the probabilities, see
+    `choose_key`. Patients that an earlier version named by a bare digest stay under it.
     """
     ids = [one.patient_id for one in rows if one.patient_id]
     old = known_by_digest(one.patient for one in rows if not one.patient_id)
-    own = derive_key(repr(one.mutant_probability) for one in rows)
-    keys = () if learned_from is None else learned_from.keys
-    shared = len(keys) == 1 and replace(keys[0], salt=own.salt) == own
-    patients = old | name_patients(ids, keys[0] if shared else own)
+    key = choose_key(learned_from, (repr(one.mutant_probability) for one in rows))
+    patients = old | name_patients(ids, key)
     probabilities, idh = [one.mutant_probability for one in rows], [one.idh for one in rows]
     kept = fit_kept(probabilities, idh, fitted_on, notes, describe_windows(config), patients)
     write_calibration(folder, kept)

@@ -1,7 +1,8 @@
 """One training, from checking its inputs to a finished run folder; the caller chooses how workers are launched."""
 
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +31,14 @@ from mttu.training.runtime import LocalRuntime
 from mttu.training.start import identify_start
 from mttu.training.state import BEST
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 2
 """2: `train.global_batch` and `train.batch_per_worker` in place of `train.batch_size`."""
 MARK = "run.json"
+MOST_MEASURED = 100
+"""Training cases whose images are measured when a training ends: enough for a median and the 5th and 95th percentile. A
+case of four modalities and 140 x 172 x 140 voxels takes 1.5 s of one core."""
 CHANGEABLE = list_changeable()
 """Prefixes of the settings that may change while a training is stopped."""
 
@@ -157,7 +163,8 @@ def name_missing(missing: Mapping[str, str]) -> dict[str, str]:
 def measure_training_cases(config: Config) -> KeptDistribution:
     """What the prepared images of a training look like, for scans to be compared with later.
 
-    Where they cannot be read any more, it says so: the training is finished and lasts.
+    Of more than `MOST_MEASURED` cases as many are measured, at even distances in the order of the manifest. Where one
+    cannot be measured, it says so: the training is finished and lasts.
     """
     task = task_of(config)
     modalities = config.data.modalities
@@ -166,14 +173,26 @@ def measure_training_cases(config: Config) -> KeptDistribution:
         cached = open_cached(task.cache_dir, case.case_id)
         cached.will_need()
         image = np.asarray(cached.image)[cached.channels(modalities)]
-        return measure_image(image, modalities, cached.geometry.spacing_mm)
+        try:
+            return measure_image(image, modalities, cached.geometry.spacing_mm)
+        except ValueError as error:  # e.g. an image of zeros alone
+            logger.warning("case %s: its prepared image cannot be measured (%s); prepare it again", case.case_id, error)
+            raise
 
     if len(task.train) < FEWEST_CASES:
         return summarise_cases([{} for _ in task.train])
     try:
-        return summarise_cases([measure(case) for case in task.train])
+        return summarise_cases([measure(case) for case in _spread(task.train, MOST_MEASURED)])
     except (InputError, OSError):
         return KeptDistribution(reason="the prepared training cases could not be read when the training ended")
+    except ValueError:  # the reason goes into the checkpoint, so it names no case
+        return KeptDistribution(reason="a prepared training case was damaged when the training ended")
+
+
+def _spread(cases: Sequence[Case], most: int) -> list[Case]:
+    """At most so many of the cases, at even distances."""
+    count = min(len(cases), most)
+    return [cases[number * len(cases) // count] for number in range(count)]
 
 
 def keep_best(checkpoint: Path, folder: Path, distribution: KeptDistribution | None = None) -> None:

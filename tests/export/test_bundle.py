@@ -17,11 +17,14 @@ from mttu.errors import InputError, RunError
 from mttu.export import bundle as exporting
 from mttu.export import export_bundle
 from mttu.export.running import Prediction
+from mttu.inference.distribution import KeptDistribution, write_distribution
+from mttu.inference.postprocessing import KeptPostprocessing, Rule, read_postprocessing, write_postprocessing
 from mttu.networks.ensemble import write_ensemble
+from mttu.patients import PatientKey, name_patients
 from mttu.predict import plan_predictions, predict_cases
 
 TIMES = {"seconds"}
-WHOM = {"learned_from", "calibrated_on"}
+WHOM = {"learned_from", "calibrated_on", "postprocessing_chosen_on"}
 """Columns that a bundle cannot fill: it names no patient. `standing` says that it is not known."""
 
 
@@ -236,11 +239,18 @@ def test_an_ensemble_or_a_network_without_answers_is_refused(tiny_checkpoint, co
 
 
 def test_a_bundle_replaces_an_earlier_one_whole_unless_something_of_the_users_lies_in_it(
-    tiny_checkpoint, tmp_path, monkeypatch
+    known_checkpoint, tmp_path, monkeypatch
 ):
     folder = tmp_path / "bundle"
-    export_bundle(tiny_checkpoint, folder, "1.0.0")
-    export_bundle(tiny_checkpoint, folder, "1.1.0")
+    source = shutil.copytree(known_checkpoint, tmp_path / "best")
+    known = name_patients(["phantom_001"], PatientKey("0123456789abcdef", n=2))
+    write_distribution(source, KeptDistribution(3, reason="too few"))
+    write_postprocessing(source, KeptPostprocessing({"wt": Rule(largest_only=True)}, 3, patients=known))
+    export_bundle(source, folder, "1.0.0")
+    kept = {path.name for path in (folder / "models").iterdir()}
+    assert {"calibration.json", "distribution.json", "postprocessing.json"} <= kept
+    assert read_postprocessing(folder / "models").patients is None
+    export_bundle(source, folder, "1.1.0")
     assert json.loads((folder / "configs" / "metadata.json").read_text())["version"] == "1.1.0"
 
     def fail(*arguments):
@@ -249,18 +259,18 @@ def test_a_bundle_replaces_an_earlier_one_whole_unless_something_of_the_users_li
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "describe_in_words", fail)  # the last file
         with pytest.raises(OSError, match="the disk is full"):
-            export_bundle(tiny_checkpoint, folder, "2.0.0")
+            export_bundle(source, folder, "2.0.0")
     assert json.loads((folder / "configs" / "metadata.json").read_text())["version"] == "1.1.0"
     (folder / "eval").mkdir()
     (folder / "eval" / "predictions.csv").write_text("")
     with pytest.raises(InputError, match=r"holds eval/predictions\.csv, which would be lost"):
-        export_bundle(tiny_checkpoint, folder)
+        export_bundle(source, folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; give a folder"):
-        export_bundle(tiny_checkpoint, tmp_path / "file")
+        export_bundle(source, tmp_path / "file")
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(InputError, match="is a link; give a folder"):
-        export_bundle(tiny_checkpoint, tmp_path / "link")
+        export_bundle(source, tmp_path / "link")
 
 
 @pytest.mark.real

@@ -1,6 +1,8 @@
 """Components of masks: what a rule drops, and which rules validation chooses; all by hand."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from mttu.inference.postprocessing import (
     read_postprocessing,
     write_postprocessing,
 )
+from mttu.patients import PatientKey, drop_patients, name_patients
 
 BRATS = MetricSettings(empty_dice="brats", empty_hd95="exclude")
 ALL = ("wt", "tc", "et")
@@ -119,9 +122,15 @@ def test_regions_that_a_mask_does_not_define_do_not_count():
 def test_what_is_kept_is_read_back_and_bound_to_its_weights(write_tiny, tmp_path):
     folder = write_tiny(tmp_path / "best")
     assert read_postprocessing(tmp_path) == KeptPostprocessing()
-    kept = fit_postprocessing([specks()], BRATS, ["two left out"])
+    settings, patients = {"inference.overlap": 0.5}, name_patients(["a"], PatientKey("0123456789abcdef", n=2))
+    kept = fit_postprocessing([specks()], BRATS, ["two left out"], settings, patients)
     write_postprocessing(folder, kept)
     assert read_postprocessing(tmp_path) == kept
+    shared = drop_patients(json.loads((folder / POSTPROCESSING).read_text()))
+    (tmp_path / "other").mkdir()
+    other = shutil.copytree(folder, tmp_path / "other" / "best")
+    (other / POSTPROCESSING).write_text(json.dumps(shared))
+    assert read_postprocessing(other) == replace(kept, patients=None)
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes() + b" ")
     with pytest.raises(InputError, match="chosen for other weights"):
         read_postprocessing(folder)
@@ -136,6 +145,7 @@ def test_what_is_kept_is_read_back_and_bound_to_its_weights(write_tiny, tmp_path
         {"rules": {"wt": {"smallest": 3}}},
         {"rules": []},
         {"before": {"dice_wt": "high"}},
+        {"settings": 3},
     ],
 )
 def test_a_damaged_file_is_refused(write_tiny, tmp_path, change):

@@ -87,6 +87,14 @@ def test_volumes_of_samples_are_those_of_post_processed_masks():
     assert samples.volumes_ml["wt"] == [1.0]
 
 
+def test_voxels_are_summed_only_where_they_are_asked_for():
+    samples = Samples(INFERENCE, 1000.0, sums_voxels=False)
+    samples.add(VolumePrediction(predicted([0.9, 0.1]).seg_probabilities, None))
+    samples.add(VolumePrediction(predicted([0.9, 0.9]).seg_probabilities, None))
+    assert (samples.num, samples.volumes_ml["wt"], samples._sum) == (2, [1.0, 2.0], None)
+    assert samples.measure_deviation() is None
+
+
 def test_one_sample_has_no_deviation():
     samples = Samples(INFERENCE, 1.0)
     assert (samples.num, samples.idh_mean, samples.measure_deviation()) == (0, None, None)

@@ -97,6 +97,17 @@ def test_maps_of_the_user_are_not_overwritten(tiny_checkpoint, cases, tmp_path):
     assert (out / "a_entropy.nii.gz").read_bytes() == b"of the user"
 
 
+def test_maps_of_the_user_beside_an_earlier_prediction_with_maps_are_not_overwritten(tiny_checkpoint, cases, tmp_path):
+    out = tmp_path / "out"
+    predict_cases(plan_predictions(tiny_checkpoint, [cases / "a"], out, maps=True))
+    (out / "b_entropy.nii.gz").write_bytes(b"of the user")
+    with pytest.raises(InputError, match=r"holds b_entropy\.nii\.gz, not of an earlier prediction here"):
+        plan_predictions(tiny_checkpoint, [cases], out, maps=True)
+    predict_cases(plan_predictions(tiny_checkpoint, [cases], out))
+    assert [path.name for path in out.glob("*_entropy.nii.gz")] == ["b_entropy.nii.gz"]
+    assert (out / "b_entropy.nii.gz").read_bytes() == b"of the user"
+
+
 def test_one_pass_is_refused(tiny_checkpoint, cases, tmp_path):
     with pytest.raises(InputError, match=r"mc\.passes.*greater than or equal to 2"):
         plan_predictions(tiny_checkpoint, [cases / "a"], tmp_path / "out", passes=1)

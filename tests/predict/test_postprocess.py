@@ -1,6 +1,7 @@
 """`mttu postprocess` chooses on val cases alone, and `mttu predict` does what it chose."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -11,15 +12,17 @@ from torch import nn
 
 from mttu.cli import main
 from mttu.data.manifest import write_manifest
-from mttu.errors import InputError
+from mttu.errors import InputError, RunError
 from mttu.inference.postprocessing import (
     POSTPROCESSING,
     KeptPostprocessing,
     Rule,
+    describe_masks,
     read_postprocessing,
     write_postprocessing,
 )
 from mttu.networks.checkpoint import read_checkpoint
+from mttu.patients import PatientKey, name_patients
 from mttu.predict import find_postprocessing, plan_postprocessing, plan_predictions, predict_cases
 
 
@@ -46,7 +49,30 @@ def test_rules_are_chosen_on_the_val_cases_and_kept_with_the_checkpoint(trained,
     assert told == list(enumerate(val, 1))
     assert kept.num_cases == 2
     assert read_postprocessing(trained) == kept
-    assert (trained / "best" / POSTPROCESSING).exists()
+    text = (trained / "best" / POSTPROCESSING).read_text()
+    assert kept.settings["inference.overlap"] == plan.config.inference.overlap
+    assert [case.patient_id in kept.patients for case in plan.cases] == [True, True]
+    assert kept.patients.keys == plan.known_patients.keys  # no second digest to compute for each id
+    assert not any(case.patient_id in text for case in plan.cases)
+
+
+def test_weights_that_are_replaced_meanwhile_get_no_rules(trained, manifest_file, tmp_path):
+    own = shutil.copytree(trained / "best", tmp_path / "best")
+    (own / POSTPROCESSING).unlink(missing_ok=True)
+    plan = plan_postprocessing(own, manifest_file)
+
+    def replace_weights(done, case_id):
+        (own / "weights.safetensors").write_bytes(b"other weights")
+
+    with pytest.raises(RunError, match="its weights were replaced meanwhile; nothing is kept; run again"):
+        find_postprocessing(replace(plan, cases=plan.cases[:1]), replace_weights)
+    assert not (own / POSTPROCESSING).exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_to_is_refused_first(trained, manifest_file, monkeypatch):
+    monkeypatch.setattr("mttu.predict.postprocess.find_obstacle", lambda target: f"{target.name} is not writable")
+    with pytest.raises(InputError, match=r"checkpoint .*: postprocessing\.json is not writable"):
+        plan_postprocessing(trained, manifest_file)
 
 
 def test_cases_that_teach_or_have_no_mask_are_never_chosen_on(trained, phantom_manifest, tmp_path):
@@ -85,10 +111,18 @@ def test_predict_drops_what_was_chosen_and_says_so(checkpoint, write_demo_checkp
     before, mask_before, notes, metadata = run("without")
     assert (before.removed_ml, notes, b"postprocessing" in metadata) == (None, (), False)
     scores = {"dice_wt": 0.873}, {"dice_wt": 0.9}
-    write_postprocessing(own, KeptPostprocessing({"wt": Rule(largest_only=True)}, 3, *scores))
+    kept = KeptPostprocessing(
+        {"wt": Rule(largest_only=True)},
+        3,
+        *scores,
+        settings=describe_masks(read_checkpoint(own)[1]),
+        patients=name_patients(["a"], PatientKey("0123456789abcdef", n=2)),
+    )
+    write_postprocessing(own, kept)
     after, mask_after, notes, metadata = run("with")
     assert after.removed_ml == pytest.approx(before.wt_ml - after.wt_ml)
     assert after.removed_ml > 0
+    assert (before.postprocessing_chosen_on, after.postprocessing_chosen_on) == (None, True)
     assert 0 < np.count_nonzero(mask_after) < np.count_nonzero(mask_before)
     assert notes == (
         "post-processing, chosen on 3 validation cases: WT largest component only (Dice WT 0.873 before, 0.900 after)",
@@ -101,13 +135,31 @@ def test_predict_drops_what_was_chosen_and_says_so(checkpoint, write_demo_checkp
         ("masks are not post-processed, as was asked for",),
         False,
     )
+    other, mask_other, notes, metadata = run("other", changes={"inference.overlap": 0.5})
+    assert (other.removed_ml, other.postprocessing_chosen_on, b"postprocessing" in metadata) == (None, None, False)
+    assert np.array_equal(mask_other, mask_before)
+    (note,) = notes
+    overlap = kept.settings["inference.overlap"]
+    assert note == (
+        f"masks are not post-processed: the kept rules were chosen with inference.overlap={overlap}, now 0.5"
+    )
+    write_postprocessing(own, replace(kept, patients=None))
+    assert run("unknown")[0].postprocessing_chosen_on is None
+    band = run("band", changes={"inference.undecided_band": [0.3, 0.7]})
+    assert band[0].removed_ml == after.removed_ml  # a setting that masks do not depend on
 
 
 def test_the_command_shows_scores_before_and_after(trained, manifest_file, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["postprocess", str(trained), str(manifest_file), "--threads", "1"])
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
+    assert not capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["postprocess", str(trained), str(manifest_file), "--threads", "1", "--json"])
+    assert stopped.value.code == 0
+    out, shown = capsys.readouterr()
+    assert json.loads(out) == json.loads(json.dumps(read_postprocessing(trained).to_json()))
+    assert json.loads(out)["num_cases"] == 2
     assert "mean over 2 validation cases" in shown
     assert "Dice before" in shown
     assert "post-processing, chosen on 2 validation cases: " in shown

@@ -3,16 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from mttu.cli import main
-from mttu.inference.distribution import KeptDistribution, Usual, write_distribution
+from mttu.config import override
+from mttu.data.cache import CachedCase, open_cached
+from mttu.inference.distribution import KeptDistribution, Usual, read_distribution, write_distribution
 from mttu.inference.image_statistics import measure_image
 from mttu.patients import KnownPatients, derive_key, name_patients
 from mttu.predict import cases as predicting
 from mttu.predict import plan_predictions, predict_cases
-from mttu.training.run import measure_training_cases
+from mttu.training.run import _spread, launch_locally, measure_training_cases, run_training
 
 
 @pytest.fixture
@@ -91,5 +94,30 @@ def test_a_training_keeps_what_its_cases_look_like(trained, tiny, monkeypatch):
     kept = measure_training_cases(tiny)
     assert (kept.num_cases, len(kept.usual)) == (4, 49)
     assert 5 < kept.usual["brain_ml"].median < 32**3 / 1000
+    with monkeypatch.context() as patch:
+        patch.setattr("mttu.training.run.MOST_MEASURED", 2)
+        patch.setattr("mttu.training.run.summarise_cases", lambda rows: [row["brain_ml"] for row in rows])
+        assert len(set(measure_training_cases(tiny))) == 2
     monkeypatch.setattr("mttu.training.run.open_cached", lambda *given: (_ for _ in ()).throw(OSError("gone")))
     assert "could not be read" in measure_training_cases(tiny).reason
+
+
+def test_a_damaged_training_case_costs_its_statistics_and_not_the_training(tiny, phantom_manifest, monkeypatch, caplog):
+    def spoil(cache, case_id):
+        cached = open_cached(cache, case_id)
+        return replace(cached, image=np.zeros_like(cached.image)) if case_id == spoilt else cached
+
+    spoilt = phantom_manifest.split("train")[2].case_id
+    for module in ("mttu.inference.distribution", "mttu.training.run"):
+        monkeypatch.setattr(f"{module}.FEWEST_CASES", 4)
+    monkeypatch.setattr(CachedCase, "will_need", lambda *given: None)  # zeros have no file to read ahead
+    monkeypatch.setattr("mttu.training.run.open_cached", spoil)
+    folder = run_training(override(tiny, {"train.epochs": 1}), launch_locally)
+    kept = read_distribution(folder)
+    assert (dict(kept.usual), kept.reason) == ({}, "a prepared training case was damaged when the training ended")
+    assert f"case {spoilt}: its prepared image cannot be measured" in caplog.text
+
+
+def test_cases_are_spread_over_the_manifest():
+    assert _spread(list("abcdefg"), 3) == ["a", "c", "e"]
+    assert _spread(list("abc"), 3) == _spread(list("abc"), 100) == ["a", "b", "c"]
