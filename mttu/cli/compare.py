@@ -55,7 +55,7 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
-    """Compare evaluated systems on the same cases, with tests. Baselines without images, and subgroups, in the same table."""
+    """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups among them."""
     from mttu.report.comparison import compare_systems
     from mttu.report.comparison_files import CSV, LATEX, MARKDOWN, SUBGROUPS, check_comparison, write_comparison
     from mttu.report.evaluated import System, read_systems
