@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.display import console, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
 from mttu.errors import collecting, raise_if_any
 
 
@@ -36,6 +37,7 @@ def failures(
     with show_progress("failures", min(2 * most + REFERENCES, len(evaluated.scores))) as advance:
         found = find_failures(evaluated, cohort, most, advance)
     write_failures(output, found, evaluated, predictions)
+    give({"folder": output, "failures": found})
     for one in found:
         console.print(f"{one.case_id}: {'; '.join([*one.reasons, *(f'odd: {text}' for text in one.oddities)])}")
     console.print(f"{output / PAGE}, and the same as CSV; overlays beside it. Research use only.")
@@ -68,11 +70,12 @@ def compare(
     raise_if_any(problems)
     comparison = compare_systems(found, reference, resamples)
     write_comparison(output, comparison, found)
+    give({"folder": output} | vars(comparison))
     columns, lines = tabulate(comparison.summary)
     shown = new_table(columns, title=f"{output.name}: means over cases")
     for line in lines:
         shown.add_row(*line)
-    console.print(shown)
+    show_table(shown)
     for note in comparison.notes:
         tell(note)
     console.print(f"{output}: {CSV}, {MARKDOWN}, {LATEX}, {SUBGROUPS}.png. Research use only.")

@@ -297,7 +297,7 @@ def _list_notes(systems: Sequence[System]) -> list[str]:
     """What limits the comparison."""
     notes = []
     folders = [one for system in systems for one in system.repeats]
-    if any(one.summary["synthetic"] for one in folders):
+    if any(one.summary.synthetic for one in folders):
         notes.append("the data are synthetic: these scores say nothing about patients")
     for system in systems:
         if len({(one.masks, one.classified) for one in system.repeats}) > 1:
@@ -308,10 +308,10 @@ def _list_notes(systems: Sequence[System]) -> list[str]:
         for one in system.repeats:
             if one.learned_from:
                 notes.append(f"{system.name}: was trained on patients of {one.learned_from} cases: no fair test")
-            others = [other["name"] for other in one.summary["systems"][1:]]
+            others = one.summary.systems[1:]
             if others:
                 notes.append(f"{one.folder}: also has scores of {name_some(others)}, which are left out")
-    splits = sorted({one.summary["split"] for one in folders})
+    splits = sorted({one.summary.split for one in folders})
     if len(splits) > 1:
         notes.append(f"the folders name different splits: {', '.join(splits)}")
     return notes

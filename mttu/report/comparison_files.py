@@ -84,7 +84,7 @@ def write_caption(comparison: Comparison, systems: Sequence[System]) -> str:
     counts = [f"{one.name} ({len(one.repeats)})" for one in systems if len(one.repeats) > 1]
     return " ".join(
         [
-            f"Systems on the {first['split']} cases; empty masks: {first['empty_masks']}.",
+            f"Systems on the {first.split} cases; empty masks: {first.empty_masks}.",
             *([f"Each case averaged over several trainings first: {', '.join(counts)}."] if counts else []),
             *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes),
         ]
