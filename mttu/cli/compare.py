@@ -19,23 +19,30 @@ def failures(
 ) -> None:
     """List the worst cases of an evaluation with their overlays, and what is odd about them."""
     from mttu.data.manifest import Manifest, read_manifest
+    from mttu.predict.results import TABLE
     from mttu.report.evaluated import Evaluated, read_evaluated
-    from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, write_failures
+    from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, find_mismatches, write_failures
+    from mttu.report.predictions import Predictions, read_predictions
 
     problems = check_failures(output)
     evaluated: Evaluated | None = None
     cohort: Manifest | None = None
+    table: Predictions | None = None
     with collecting(problems):
         evaluated = read_evaluated(scores)
     with collecting(problems):
         cohort = read_manifest(manifest)
     if not predictions.is_dir():
         problems.append(f"predictions {predictions}: is no folder; give the one that was evaluated")
+    elif (predictions / TABLE).exists():
+        with collecting(problems):
+            table = read_predictions(predictions)
     raise_if_any(problems)
     if evaluated is None or cohort is None:
         raise ValueError("what was not read is a problem")
+    raise_if_any(find_mismatches(evaluated, cohort, table))
     with show_progress("failures", min(2 * most + REFERENCES, len(evaluated.scores))) as advance:
-        found = find_failures(evaluated, cohort, most, advance)
+        found = find_failures(evaluated, cohort, most, advance, table)
     write_failures(output, found, evaluated, predictions)
     give({"folder": output, "failures": found})
     for one in found:

@@ -47,8 +47,6 @@ class EvaluatedSummary:
     """Checkpoint of the first system, empty where it is not told."""
     failed: Sequence[str]
     """Cases that the first system could not predict."""
-    not_said: int
-    """Cases for which it is not known whether the first system learned from their patients."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,13 @@ class Evaluated:
     """Case to region to its row of the table of regions."""
     learned_from: int
     """Cases of patients that the network was trained on."""
+    not_said: int
+    """Cases for which it is not known whether the network was trained on their patients."""
+
+    @property
+    def cases(self) -> frozenset[str]:
+        """Cases of which anything was scored."""
+        return self.masks | self.classified
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ class System:
     def classified(self) -> frozenset[str]:
         """Cases whose IDH probability was scored in any folder."""
         return frozenset[str]().union(*(one.classified for one in self.repeats))
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its cases are those of several networks, as of folds: two of the folders share none."""
+        return any(one.cases.isdisjoint(other.cases) for one in self.repeats for other in self.repeats)
 
     def average(self) -> dict[str, Scores]:
         """Case to its scores, each the mean over the folders that have it."""
@@ -135,6 +145,7 @@ def read_evaluated(folder: Path) -> Evaluated:
         tables[BASELINE_TABLE],
         _group(regions),
         len({row["case_id"] for row in (*regions, *idh) if row["learned_from"]}),
+        len({row["case_id"] for row in (*regions, *idh) if row["learned_from"] is None}),
     )
 
 
@@ -143,11 +154,11 @@ def _read_summary(path: Path, cure: str) -> EvaluatedSummary:
     try:
         systems, cases = content["systems"], content.get("cases", {})
         names = [system["name"] for system in systems]
-        failed, not_said = (cases.get(name, {}).get(names[0], []) for name in ("failed", "learned_from_not_said"))
+        failed = cases.get("failed", {}).get(names[0], [])
         checkpoint = systems[0].get("checkpoint", "")
         found = EvaluatedSummary(
             *(content["split"], content["synthetic"], content["empty_masks"]),
-            *(names, checkpoint, failed, len(not_said)),
+            *(names, checkpoint, failed),
         )
     except (KeyError, TypeError, IndexError, AttributeError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
