@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from mttu.cli.display import console, new_table, show_progress, tell
+from mttu.cli.display import console, new_table, show_progress, show_table, tell
+from mttu.cli.output import give
 from mttu.errors import collecting, raise_if_any
 
 
@@ -18,24 +19,32 @@ def failures(
 ) -> None:
     """Show the worst cases of an evaluation. With their overlays, and what is odd about them."""
     from mttu.data.manifest import Manifest, read_manifest
+    from mttu.predict.results import TABLE
     from mttu.report.evaluated import Evaluated, read_evaluated
-    from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, write_failures
+    from mttu.report.failures import PAGE, REFERENCES, check_failures, find_failures, find_mismatches, write_failures
+    from mttu.report.predictions import Predictions, read_predictions
 
     problems = check_failures(output)
     evaluated: Evaluated | None = None
     cohort: Manifest | None = None
+    table: Predictions | None = None
     with collecting(problems):
         evaluated = read_evaluated(scores)
     with collecting(problems):
         cohort = read_manifest(manifest)
     if not predictions.is_dir():
         problems.append(f"predictions {predictions}: is no folder; give the one that was evaluated")
+    elif (predictions / TABLE).exists():
+        with collecting(problems):
+            table = read_predictions(predictions)
     raise_if_any(problems)
     if evaluated is None or cohort is None:
         raise ValueError("what was not read is a problem")
+    raise_if_any(find_mismatches(evaluated, cohort, table))
     with show_progress("failures", min(2 * most + REFERENCES, len(evaluated.scores))) as advance:
-        found = find_failures(evaluated, cohort, most, advance)
+        found = find_failures(evaluated, cohort, most, advance, table)
     write_failures(output, found, evaluated, predictions)
+    give({"folder": output, "failures": found})
     for one in found:
         console.print(f"{one.case_id}: {'; '.join([*one.reasons, *(f'odd: {text}' for text in one.oddities)])}")
     console.print(f"{output / PAGE}, and the same as CSV; overlays beside it. Research use only.")
@@ -55,7 +64,7 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
-    """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups are there."""
+    """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups among them."""
     from mttu.report.comparison import compare_systems
     from mttu.report.comparison_files import CSV, LATEX, MARKDOWN, SUBGROUPS, check_comparison, write_comparison
     from mttu.report.evaluated import System, read_systems
@@ -68,11 +77,12 @@ def compare(
     raise_if_any(problems)
     comparison = compare_systems(found, reference, resamples)
     write_comparison(output, comparison, found)
+    give({"folder": output} | vars(comparison))
     columns, lines = tabulate(comparison.summary)
     shown = new_table(columns, title=f"{output.name}: means over cases")
     for line in lines:
         shown.add_row(*line)
-    console.print(shown)
+    show_table(shown)
     for note in comparison.notes:
         tell(note)
     console.print(f"{output}: {CSV}, {MARKDOWN}, {LATEX}, {SUBGROUPS}.png. Research use only.")

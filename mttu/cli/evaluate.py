@@ -47,23 +47,30 @@ def evaluate(
     device: DeviceName = "auto",
 ) -> None:
     """Score predictions against the truth, with intervals. Masks and IDH status, with tests and figures."""
-    from mttu.report import Source, evaluate_cases, plan_evaluation, write_evaluation
+    from mttu.report import Source, check_before_predicting, evaluate_cases, plan_evaluation, write_evaluation
     from mttu.report.tables import build_tables, describe_cases
 
     if compare is None and (compare_labels is not None or compare_scores is not None):
         raise InputError("--compare-labels and --compare-scores: are of the predictions of --compare; give these")
-    into = _predict_first(predictions, manifest, output, split, predict_into, labels, device, scores is not None)
+    rival = None if compare is None else Source(compare, compare_labels, compare_scores)
+    source, predicted = Source(predictions, labels, scores), _is_to_predict(predictions)
+    if predicted:
+        into = _name_predictions(output) if predict_into is None else predict_into
+        problems = _find_folder_problems(into, output, compare)
+        if scores is not None:
+            problems.append(f"--scores: {predictions} is a checkpoint, which predicts them itself; leave it out")
+        problems += check_before_predicting(
+            manifest, output, split, empty, clinical_baselines, rival, empty_dice, empty_hd95
+        )
+        raise_if_any(problems)
+        _predict(predictions, manifest, into, split, labels, device)
+        source = Source(into)
+    else:
+        unused = {"--predict-into": predict_into is not None, "--device": device != "auto"}
+        reason = f"{predictions} is no checkpoint, so that nothing is predicted; leave it out"
+        raise_if_any([f"{name}: {reason}" for name, given in unused.items() if given])
     plan = plan_evaluation(
-        Source(predictions, labels, scores) if into is None else Source(into),
-        manifest,
-        output,
-        split,
-        empty,
-        clinical_baselines,
-        None if compare is None else Source(compare, compare_labels, compare_scores),
-        resamples,
-        empty_dice,
-        empty_hd95,
+        *(source, manifest, output, split, empty, clinical_baselines, rival, resamples, empty_dice, empty_hd95)
     )
     with show_progress("evaluate", sum(len(plan.with_masks(system)) for system in plan.systems)) as advance:
         found = evaluate_cases(plan, advance)
@@ -75,36 +82,41 @@ def evaluate(
     for table in build_tables(found.summary):
         show_table(table)
     console.print(f"{output}: scored. Research use only.")
-    if into is not None and any(found.summary["cases"]["failed"].values()):
+    if predicted and any(found.summary["cases"]["failed"].values()):
         raise typer.Exit(1)
 
 
-def _predict_first(
-    place: Path,
-    manifest: Path,
-    output: Path,
-    split: str,
-    into: Path | None,
-    labels: str | None,
-    device: str,
-    has_scores: bool,
-) -> Path | None:
-    """Predicts the split if `place` is a checkpoint; returns the folder of predictions, None if it was none."""
+def _is_to_predict(place: Path) -> bool:
+    """Whether a place holds a checkpoint, and no predictions."""
     from mttu.networks.checkpoint import is_checkpoint
     from mttu.predict.results import TABLE
-    from mttu.report.files import check_output
 
-    if (place / TABLE).exists() or not is_checkpoint(place):
-        if into is not None:
-            raise InputError(f"--predict-into: {place} is no checkpoint, so that nothing is predicted; leave it out")
-        return None
-    problems = check_output(output)
-    if has_scores:
-        problems.append(f"--scores: {place} is a checkpoint, which predicts them itself; leave it out")
-    raise_if_any(problems)
-    folder = output.absolute().with_name(f"{output.absolute().name}-predictions") if into is None else into
+    return not (place / TABLE).exists() and is_checkpoint(place)
+
+
+def _name_predictions(output: Path) -> Path:
+    return output.absolute().with_name(f"{output.absolute().name}-predictions")
+
+
+def _find_folder_problems(into: Path, output: Path, compare: Path | None) -> list[str]:
+    """Whether predictions would lie where the scores, or those of the other system, are."""
+    own, other = into.resolve(), output.resolve()
+    problems = []
+    if own == other or own in other.parents or other in own.parents:
+        problems.append(
+            f"--predict-into {into}: one folder holds the other with output {output}; give two beside each other"
+        )
+    if compare is not None and own == compare.resolve():
+        problems.append(f"--predict-into {into}: holds the predictions of --compare; give another folder")
+    return problems
+
+
+def _predict(checkpoint: Path, manifest: Path, into: Path, split: str, labels: str | None, device: str) -> None:
+    """Predicts the split; these predictions are not the result of the command."""
     from mttu.cli import predict  # that module imports this one
 
-    with suppress(typer.Exit):  # of cases that failed, which are told with the scores
-        predict(place, [manifest], folder, split=split, labels=labels or "brats", device=device)
-    return folder
+    try:
+        with suppress(typer.Exit):  # of cases that failed, which are told with the scores
+            predict(checkpoint, [manifest], into, split=split, labels=labels or "brats", device=device)
+    finally:
+        give(None)

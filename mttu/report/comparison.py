@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.data.labels import IDH_UNKNOWN, REGIONS
-from mttu.errors import InputError, name_some
+from mttu.data.labels import IDH_MUTANT, IDH_UNKNOWN, IDH_WILD, REGIONS
+from mttu.errors import InputError, name_some, raise_if_any
 from mttu.figures.estimates import Estimate
 from mttu.metrics.classification import score_classification
 from mttu.metrics.clinical_baselines import is_high_grade
 from mttu.metrics.delong import estimate_auc
-from mttu.metrics.intervals import Interval, bootstrap_mean, bootstrap_over_patients, describe
+from mttu.metrics.intervals import Interval, bootstrap_over_patients, describe
 from mttu.report.evaluated import PROBABILITY, Scores, System
+from mttu.report.tables import FEW
 from mttu.tables.case_tests import compare_on_cases
 from mttu.tables.scores import IDH, LESIONS, METRICS, SEGMENTATION, Difference, Row, Score, Summary
 
@@ -46,10 +48,12 @@ class Subgroup:
     num_cases: int
     num_mutant: int
     num_wild: int
+    num_dice: int
+    """Cases with a Dice of all three regions."""
     auc: Estimate
     """With DeLong's interval."""
     dice: Estimate
-    """Mean over regions and cases, with the bootstrap's interval."""
+    """Mean of the three regions' means over cases, as in the table, with the bootstrap's interval."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Comparison:
 
 
 def compare_systems(systems: Sequence[System], reference: str | None, num_resamples: int) -> Comparison:
-    """Scores every system, and the baselines without images that the first one's folder has.
+    """Scores every system, and the baselines without images of the first system that has any.
 
     Args:
         systems: See `mttu.report.evaluated.read_systems`.
@@ -70,7 +74,7 @@ def compare_systems(systems: Sequence[System], reference: str | None, num_resamp
         num_resamples: Resamples of each bootstrap.
 
     Raises:
-        InputError: No system has this name.
+        InputError: No system has this name, or a baseline has two probabilities for a case.
     """
     names = [system.name for system in systems]
     reference = names[0] if reference is None else reference
@@ -78,27 +82,57 @@ def compare_systems(systems: Sequence[System], reference: str | None, num_resamp
         raise InputError(f"--reference {reference!r}: no such system; choose one of {name_some(names)}")
     facts = {case_id: row for system in systems for one in system.repeats for case_id, row in one.facts.items()}
     own = [Participant(system.name, system.average()) for system in systems]
-    participants = [*own, *_list_baselines(systems, facts)]
-    summary = _summarise(participants, reference, facts, num_resamples)
+    baselines, fitted_by_fold = _list_baselines(systems, facts)
+    pooled = [system.name for system in systems if system.is_pooled]
+    pooled += [one.name for one in baselines if fitted_by_fold]
+    summary = _summarise([*own, *baselines], reference, facts, num_resamples, pooled)
     subgroups = [
         _measure_subgroup(kind, title, cases, participant, facts, num_resamples)
         for kind, title, cases in _list_subgroups(own, facts)
         for participant in own
     ]
-    return Comparison(summary, subgroups, _list_notes(systems))
+    return Comparison(summary, subgroups, [*_list_notes(systems, facts), *_note_few(own, baselines)])
 
 
-def _list_baselines(systems: Sequence[System], facts: Mapping[str, Mapping[str, Any]]) -> list[Participant]:
-    """The baselines of the first folder that has any, on the compared cases."""
+def _list_baselines(
+    systems: Sequence[System], facts: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Participant], bool]:
+    """The baselines of the first system that has any, on the compared cases; whether they were fitted fold by fold.
+
+    Raises:
+        InputError: Two folders of the system have other probabilities for a case.
+    """
     compared = frozenset[str]().union(*(system.classified for system in systems))
-    rows = next((one.baselines for system in systems for one in system.repeats if one.baselines), ())
+    system = next((one for one in systems if any(repeat.baselines for repeat in one.repeats)), None)
     found: dict[str, dict[str, Scores]] = {}
-    for row in rows:
-        if row["case_id"] in compared and facts[row["case_id"]]["idh"] != IDH_UNKNOWN:
+    other: dict[str, set[str]] = {}
+    for row in (row for one in (system.repeats if system else ()) for row in one.baselines):
+        case_id, value = row["case_id"], row["mutant_probability"]
+        if case_id in compared and facts[case_id]["idh"] != IDH_UNKNOWN:
             title = f"{row['baseline']}, no image{', after surgery' if row['after_surgery'] else ''}"
-            scores = {**dict.fromkeys(_NAMES), PROBABILITY: row["mutant_probability"]}
-            found.setdefault(title, {})[row["case_id"]] = scores
-    return [Participant(title, scores) for title, scores in found.items()]
+            known = found.setdefault(title, {}).setdefault(case_id, {**dict.fromkeys(_NAMES), PROBABILITY: value})[
+                PROBABILITY
+            ]
+            if known is not None and not isclose(known, value, abs_tol=1e-9):
+                other.setdefault(title, set()).add(case_id)
+    raise_if_any(
+        [
+            f"system {'' if system is None else system.name}: its folders have other probabilities of the baseline "
+            f"{title} for {name_some(sorted(cases))}; evaluate all with the same manifest, or without baselines"
+            for title, cases in other.items()
+        ]
+    )
+    return [Participant(title, scores) for title, scores in found.items()], system is not None and system.is_pooled
+
+
+def _note_few(systems: Sequence[Participant], baselines: Sequence[Participant]) -> list[str]:
+    """Baselines that have fewer cases than the systems beside them."""
+    most = max(sum(own[PROBABILITY] is not None for own in one.scores.values()) for one in systems)
+    return [
+        f"{one.name}: is known for {len(one.scores)} of the {most} cases, so that its row is of other cases"
+        for one in baselines
+        if len(one.scores) < most
+    ]
 
 
 @dataclass(frozen=True)
@@ -132,13 +166,19 @@ def _average(values: NDArray[np.float64], names: Sequence[str]) -> dict[str, flo
     return {name: total / n if n else None for name, total, n in zip(names, sums, counts, strict=True)}
 
 
+def _average_regions(values: NDArray[np.float64], metric: str = "dice") -> float | None:
+    """Mean of the three regions' means over cases; None if a region has none."""
+    names = [f"{metric}_{region}" for region in REGIONS]
+    means = list(_average(values[:, _REGION_PLACES[metric]], names).values())
+    return None if None in means else fmean(value for value in means if value is not None)
+
+
 def _measure(columns: _Columns, rows: NDArray[np.int64]) -> dict[str, float | None]:
     """Name in `METRICS` to value on some cases, as in `mttu.tables.scores.measure_cell`."""
     values, idh = columns.values[rows], columns.idh[rows]
     found = _average(values, _NAMES)
-    for metric in ("dice", "hd95"):
-        means = [found[f"{metric}_{region}"] for region in REGIONS]
-        found[metric] = None if None in means else fmean(value for value in means if value is not None)
+    for metric in _REGION_PLACES:
+        found[metric] = _average_regions(values, metric)
     known = idh != IDH_UNKNOWN
     scores = score_classification(columns.probability[rows][known], idh[known])
     return {**found, **{name: getattr(scores, name) for name in IDH}}
@@ -170,7 +210,11 @@ def _count(columns: _Columns, metric: str) -> int:
 
 
 def _summarise(
-    participants: Sequence[Participant], reference: str, facts: Mapping[str, Any], num_resamples: int
+    participants: Sequence[Participant],
+    reference: str,
+    facts: Mapping[str, Any],
+    num_resamples: int,
+    pooled: Sequence[str],
 ) -> Summary:
     case_ids = sorted({case_id for one in participants for case_id in one.scores})
     patients = [facts[case_id]["patient_id"] for case_id in case_ids]
@@ -183,7 +227,7 @@ def _summarise(
         }
         for one in participants
     }
-    tests = compare_on_cases(cells, reference)
+    tests = compare_on_cases(cells, reference, pooled)
 
     def measure(places: NDArray[np.int64]) -> dict[str, float | None]:
         """`METRIC of NAME` and, for all but the reference, its difference, `METRIC less NAME`."""
@@ -273,14 +317,11 @@ def _measure_subgroup(
         if (value := scores[PROBABILITY]) is not None and facts[case_id]["idh"] != IDH_UNKNOWN
     }
     auc = estimate_auc(list(known.values()), [facts[case_id]["idh"] for case_id in known])
-    regions = {case_id: [scores[f"dice_{region}"] for region in REGIONS] for case_id, scores in own.items()}
-    dices = {
-        case_id: fmean(value for value in values if value is not None)
-        for case_id, values in regions.items()
-        if None not in values
-    }
-    patients = [facts[case_id]["patient_id"] for case_id in dices]
-    dice = bootstrap_mean(list(dices.values()), patients, num_resamples)
+    columns = _to_columns(own, list(own), facts)
+    patients = [facts[case_id]["patient_id"] for case_id in own]
+    dice = bootstrap_over_patients(
+        lambda places: {"dice": _average_regions(columns.values[places])}, patients, num_resamples
+    )["dice"]
     return Subgroup(
         kind,
         title,
@@ -288,30 +329,56 @@ def _measure_subgroup(
         len(own),
         auc.num_mutant,
         auc.num_wild,
+        _count(columns, "dice"),
         Estimate(auc.auc, auc.low, auc.high),
         Estimate(dice.estimate, dice.low, dice.high),
     )
 
 
-def _list_notes(systems: Sequence[System]) -> list[str]:
+def _list_notes(systems: Sequence[System], facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What limits the comparison."""
-    notes = []
     folders = [one for system in systems for one in system.repeats]
-    if any(one.summary["synthetic"] for one in folders):
+    notes = []
+    if any(one.summary.synthetic for one in folders):
         notes.append("the data are synthetic: these scores say nothing about patients")
-    for system in systems:
-        if len({(one.masks, one.classified) for one in system.repeats}) > 1:
-            notes.append(
-                f"{system.name}: its {len(system.repeats)} folders have different cases, as folds do; its AUC ranks "
-                "probabilities of different networks together"
-            )
-        for one in system.repeats:
-            if one.learned_from:
-                notes.append(f"{system.name}: was trained on patients of {one.learned_from} cases: no fair test")
-            others = [other["name"] for other in one.summary["systems"][1:]]
-            if others:
-                notes.append(f"{one.folder}: also has scores of {name_some(others)}, which are left out")
-    splits = sorted({one.summary["split"] for one in folders})
+    notes += [note for system in systems for note in _describe_system(system)]
+    splits = sorted({one.summary.split for one in folders})
     if len(splits) > 1:
         notes.append(f"the folders name different splits: {', '.join(splits)}")
+    cases = frozenset[str]().union(*(one.cases for one in folders))
+    if len({facts[case_id]["patient_id"] for case_id in cases}) < len(cases):
+        notes.append(
+            "several cases per patient: tests on cases take them as independent; use the bootstrap's intervals"
+        )
+    statuses = [facts[case_id]["idh"] for case_id in frozenset[str]().union(*(one.classified for one in folders))]
+    if statuses and min(statuses.count(IDH_MUTANT), statuses.count(IDH_WILD)) < FEW:
+        notes.append(f"fewer than {FEW} cases of an IDH class: DeLong's intervals and p-values are too optimistic")
     return notes
+
+
+def _describe_system(system: System) -> list[str]:
+    """What limits the scores of one system."""
+    notes, cases = [], [one.cases for one in system.repeats]
+    if system.is_pooled:
+        notes.append(
+            f"{system.name}: its {len(cases)} folders have different cases, as folds do; its AUC ranks probabilities "
+            "of different networks together, and neither AUC nor accuracy is tested"
+        )
+    elif len({(one.masks, one.classified) for one in system.repeats}) > 1:
+        uneven = sorted(frozenset[str]().union(*cases) - frozenset.intersection(*cases))
+        what = name_some(uneven) if uneven else "some cases"
+        notes.append(f"{system.name}: not every folder has all scores of {what}, which are means over fewer trainings")
+    for one in system.repeats:
+        if one.learned_from:
+            notes.append(f"{system.name}: was trained on patients of {one.learned_from} cases: no fair test")
+        if one.not_said:
+            notes.append(
+                f"{system.name}: does not say of {one.not_said} cases whether it was trained on their patients: "
+                "whether this is a fair test is not known"
+            )
+        if one.summary.failed:
+            notes.append(f"{system.name}: predictions that failed, in no score: {name_some(one.summary.failed)}")
+        if one.summary.systems[1:]:
+            others = name_some(one.summary.systems[1:])
+            notes.append(f"{one.folder}: also has scores of {others}, which are left out")
+    return list(dict.fromkeys(notes))

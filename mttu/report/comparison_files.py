@@ -26,7 +26,7 @@ OWN_FILES = (
 )
 """Everything that a comparison writes; a folder with anything else is not replaced."""
 _SUBGROUP_COLUMNS = (
-    *("kind", "subgroup", "system", "cases", "mutant", "wild_type"),
+    *("kind", "subgroup", "system", "cases", "mutant", "wild_type", "dice_cases"),
     *("auc", "auc_low", "auc_high", "dice", "dice_low", "dice_high"),
 )
 _CLASSES = ("num_mutant", "num_wild")
@@ -38,6 +38,7 @@ table.csv       one line per row and metric, values as measured: Dice and IDH sc
                 dice, hd95: mean of the three regions; lesion_...: lesion-wise as BraTS 2023
 table.md, .tex  the same as in the paper; table.tex needs booktabs
 subgroups       AUC with DeLong's and Dice with the bootstrap's interval, by grade, age, sex and site
+                dice: as in table.csv, the mean of the three regions' means; dice_cases: those with all three
 comparison.json which folders were compared, and what limits it
 """
 
@@ -84,7 +85,7 @@ def write_caption(comparison: Comparison, systems: Sequence[System]) -> str:
     counts = [f"{one.name} ({len(one.repeats)})" for one in systems if len(one.repeats) > 1]
     return " ".join(
         [
-            f"Systems on the {first['split']} cases; empty masks: {first['empty_masks']}.",
+            f"Systems on the {first.split} cases; empty masks: {first.empty_masks}.",
             *([f"Each case averaged over several trainings first: {', '.join(counts)}."] if counts else []),
             *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes),
         ]
@@ -93,7 +94,7 @@ def write_caption(comparison: Comparison, systems: Sequence[System]) -> str:
 
 def _to_line(one: Subgroup) -> list[Any]:
     ends = [value for found in (one.auc, one.dice) for value in (found.value, found.low, found.high)]
-    return [one.kind, one.title, one.participant, one.num_cases, one.num_mutant, one.num_wild, *ends]
+    return [one.kind, one.title, one.participant, one.num_cases, one.num_mutant, one.num_wild, one.num_dice, *ends]
 
 
 def draw(subgroups: Sequence[Subgroup], summary: Summary) -> Figure:
@@ -109,7 +110,7 @@ def draw(subgroups: Sequence[Subgroup], summary: Summary) -> Figure:
         ]
         panels.append(_to_panel("IDH AUC", "mut. / wild", groups, counts, "auc"))
     if "dice" in summary.metrics:
-        counts = [str(max(one.num_cases for one in own)) for own in groups.values()]
+        counts = [str(max(one.num_dice for one in own)) for own in groups.values()]
         panels.append(_to_panel("Dice, mean of WT, TC and ET", "n", groups, counts, "dice"))
     return draw_subgroups(panels, systems, ["Intervals: DeLong (AUC), bootstrap over patients (Dice). Not adjusted."])
 

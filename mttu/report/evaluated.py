@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mttu.data.labels import REGIONS
 from mttu.data.tables import read_table
 from mttu.errors import InputError, collecting, name_some, raise_if_any
 from mttu.files import read_versioned
@@ -16,6 +18,14 @@ from mttu.tables.scores import LESIONS, SEGMENTATION
 _MEND = "evaluate again with `mttu evaluate`"
 _SCORES = {"dice": "dice", "hd95": "hd95_mm", "lesion_dice": "lesion_dice", "lesion_hd95": "lesion_hd95_mm"}
 """Metric to its column in the table of regions."""
+_TITLES = {
+    "patient_id": "patients",
+    "idh": "IDH statuses",
+    "grade": "grades",
+    "age": "ages",
+    "sex": "sexes",
+    "site": "sites",
+}
 PROBABILITY = "mutant_probability"
 _MEASURED = (*SEGMENTATION, *LESIONS, PROBABILITY)
 
@@ -24,11 +34,27 @@ Scores = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
+class EvaluatedSummary:
+    """What `summary.json` says of an evaluation."""
+
+    split: str
+    synthetic: bool
+    empty_masks: str
+    """Conventions for empty masks, in words."""
+    systems: Sequence[str]
+    """Names; the first is the one that is read."""
+    checkpoint: str
+    """Checkpoint of the first system, empty where it is not told."""
+    failed: Sequence[str]
+    """Cases that the first system could not predict."""
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """What a folder holds of its first system."""
 
     folder: Path
-    summary: Mapping[str, Any]
+    summary: EvaluatedSummary
     scores: Mapping[str, Scores]
     """Case to its scores."""
     masks: frozenset[str]
@@ -43,6 +69,13 @@ class Evaluated:
     """Case to region to its row of the table of regions."""
     learned_from: int
     """Cases of patients that the network was trained on."""
+    not_said: int
+    """Cases for which it is not known whether the network was trained on their patients."""
+
+    @property
+    def cases(self) -> frozenset[str]:
+        """Cases of which anything was scored."""
+        return self.masks | self.classified
 
 
 @dataclass(frozen=True)
@@ -61,6 +94,11 @@ class System:
     def classified(self) -> frozenset[str]:
         """Cases whose IDH probability was scored in any folder."""
         return frozenset[str]().union(*(one.classified for one in self.repeats))
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its cases are those of several networks, as of folds: two of the folders share none."""
+        return any(one.cases.isdisjoint(other.cases) for one in self.repeats for other in self.repeats)
 
     def average(self) -> dict[str, Scores]:
         """Case to its scores, each the mean over the folders that have it."""
@@ -81,12 +119,12 @@ def read_evaluated(folder: Path) -> Evaluated:
     if not folder.is_dir():
         raise InputError(f"evaluation {folder}: is no folder; give one that `mttu evaluate` wrote")
     cure = f"give a folder that `mttu evaluate` wrote, or {_MEND}"
-    summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, cure)
+    summary = _read_summary(folder / SUMMARY, cure)
     tables = {
         name: read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)[1].to_pylist()
         for name in (REGION_TABLE, IDH_TABLE, FACT_TABLE, BASELINE_TABLE)
     }
-    system = summary["systems"][0]["name"]
+    system = summary.systems[0]
     regions, idh = ([row for row in tables[name] if row["system"] == system] for name in (REGION_TABLE, IDH_TABLE))
     scores: dict[str, dict[str, float | None]] = {row["case_id"]: dict.fromkeys(_MEASURED) for row in (*regions, *idh)}
     for row in regions:
@@ -107,7 +145,27 @@ def read_evaluated(folder: Path) -> Evaluated:
         tables[BASELINE_TABLE],
         _group(regions),
         len({row["case_id"] for row in (*regions, *idh) if row["learned_from"]}),
+        len({row["case_id"] for row in (*regions, *idh) if row["learned_from"] is None}),
     )
+
+
+def _read_summary(path: Path, cure: str) -> EvaluatedSummary:
+    content = read_versioned(path, FORMAT_VERSION, cure)
+    try:
+        systems, cases = content["systems"], content.get("cases", {})
+        names = [system["name"] for system in systems]
+        failed = cases.get("failed", {}).get(names[0], [])
+        checkpoint = systems[0].get("checkpoint", "")
+        found = EvaluatedSummary(
+            *(content["split"], content["synthetic"], content["empty_masks"]),
+            *(names, checkpoint, failed),
+        )
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise InputError(f"{path}: damaged; {_MEND}") from None
+    texts = [found.split, found.empty_masks, checkpoint, *names]
+    if not all(isinstance(one, str) for one in [*texts, *failed]) or not isinstance(found.synthetic, bool):
+        raise InputError(f"{path}: damaged; {_MEND}")
+    return found
 
 
 def _group(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -168,19 +226,38 @@ def _find_differences(systems: Sequence[System]) -> list[str]:
         with collecting(problems):
             check_same_cases({f"{name} ({what})": dict.fromkeys(own) for name, own in cases.items() if own})
     folders = [one for system in systems for one in system.repeats]
-    conventions = {one.folder: one.summary["empty_masks"] for one in folders if one.masks}
+    conventions = {one.folder: one.summary.empty_masks for one in folders if one.masks}
     if len(set(conventions.values())) > 1:
         shown = "; ".join(f"{name} in {folder}" for folder, name in conventions.items())
         problems.append(
             f"comparison: empty masks count as {shown}; evaluate all with the same --empty-dice, --empty-hd95"
         )
-    first = folders[0]
-    for one in folders[1:]:
-        both = sorted(one.facts.keys() & first.facts.keys())
-        other = [case_id for case_id in both if one.facts[case_id]["idh"] != first.facts[case_id]["idh"]]
-        if other:
-            problems.append(
-                f"comparison: {first.folder} and {one.folder} have other IDH statuses for {name_some(other)}; evaluate "
-                "both with the same manifest"
-            )
-    return problems
+    return problems + [problem for one in folders[1:] for problem in _find_other_truth(folders[0], one)]
+
+
+def _find_other_truth(first: Evaluated, second: Evaluated) -> list[str]:
+    """Cases of both folders of which their manifests say other things, or whose true masks differ."""
+    both = sorted(first.facts.keys() & second.facts.keys())
+    columns = [name for name in next(iter(first.facts.values()), {}) if name != "case_id"]
+    other = {
+        _TITLES.get(name, name): [one for one in both if first.facts[one][name] != second.facts[one].get(name)]
+        for name in columns
+    }
+    for region in REGIONS:
+        volumes = [
+            {case_id: own[region]["truth_ml"] for case_id, own in one.regions.items() if region in own}
+            for one in (first, second)
+        ]
+        scored = sorted(volumes[0].keys() & volumes[1].keys())
+        other[f"true volumes of {region.upper()}"] = [one for one in scored if not _is_equal(volumes, one)]
+    return [
+        f"comparison: {first.folder} and {second.folder} have other {what} for {name_some(cases)}; evaluate both with "
+        "the same manifest"
+        for what, cases in other.items()
+        if cases
+    ]
+
+
+def _is_equal(volumes: Sequence[Mapping[str, float | None]], case_id: str) -> bool:
+    one, other = (own[case_id] for own in volumes)
+    return one == other if one is None or other is None else isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)

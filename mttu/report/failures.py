@@ -12,11 +12,13 @@ import numpy as np
 from mttu.data.labels import CLASS_NAMES, IDH_MUTANT, REGIONS
 from mttu.data.manifest import Case, Manifest
 from mttu.data.volumes import read_volume
+from mttu.errors import name_some
 from mttu.files import atomic_file, atomic_folder, write_csv_rows, write_json, write_text
 from mttu.metrics.classification import DEFAULT_THRESHOLD
 from mttu.predict.results import overlay_name
 from mttu.report.evaluated import PROBABILITY, Evaluated
 from mttu.report.files import check_output
+from mttu.report.predictions import Predictions
 
 FORMAT_VERSION = 1
 RECORD, CSV, PAGE, OVERLAYS = "failures.json", "failures.csv", "failures.md", "overlays"
@@ -47,8 +49,44 @@ class Failure:
     """What is unlike the other cases."""
 
 
+def find_mismatches(evaluated: Evaluated, manifest: Manifest, predictions: Predictions | None) -> list[str]:
+    """Why a manifest or predictions are not those of an evaluation.
+
+    Args:
+        evaluated: Scores.
+        manifest: The cohort.
+        predictions: None for those of another tool, which have no table.
+    """
+    known = {case.case_id: case for case in manifest.cases}
+    lost = sorted(evaluated.cases - known.keys())
+    turned = [one for one in sorted(evaluated.cases - set(lost)) if known[one].idh != evaluated.facts[one]["idh"]]
+    problems = [
+        f"manifest: {what} {name_some(cases)} of evaluation {evaluated.folder}; give the one that was evaluated"
+        for what, cases in (("lacks the cases", lost), ("has other IDH statuses for", turned))
+        if cases
+    ]
+    if predictions is None:
+        return problems
+    where, cure = f"predictions {predictions.folder}", "give the folder that was evaluated"
+    absent = sorted(evaluated.cases - predictions.rows.keys())
+    if absent:
+        problems.append(f"{where}: lack the cases {name_some(absent)} of evaluation {evaluated.folder}; {cure}")
+    told = evaluated.summary.checkpoint
+    if told and told != predictions.checkpoint:
+        problems.append(f"{where}: were made by {predictions.checkpoint}, but those evaluated by {told}; {cure}")
+    probabilities = {one: predictions.rows[one]["idh_mutant_probability"] for one in evaluated.classified - set(absent)}
+    other = sorted(one for one, value in probabilities.items() if value != evaluated.scores[one][PROBABILITY])
+    if other:
+        problems.append(f"{where}: have other IDH probabilities for {name_some(other)} than those evaluated; {cure}")
+    return problems
+
+
 def find_failures(
-    evaluated: Evaluated, manifest: Manifest, most: int, on_case: Callable[[int, str], None] | None = None
+    evaluated: Evaluated,
+    manifest: Manifest,
+    most: int,
+    on_case: Callable[[int, str], None] | None = None,
+    predictions: Predictions | None = None,
 ) -> list[Failure]:
     """The cases of lowest Dice, then those whose IDH status was called wrong with the most confidence.
 
@@ -57,7 +95,9 @@ def find_failures(
         manifest: The cohort, for the images.
         most: How many of either kind, at most.
         on_case: Called after each case whose images were read, with their number and the case.
+        predictions: Those that were evaluated, for what their table says of a case; None if it has none.
     """
+    table = {} if predictions is None else predictions.rows
     dices = {case_id: dice for case_id in evaluated.masks if (dice := _average_dice(evaluated, case_id)) is not None}
     reasons: dict[str, list[str]] = {}
     for rank, case_id in enumerate(sorted(dices, key=lambda one: (dices[one], one))[:most], start=1):
@@ -74,7 +114,12 @@ def find_failures(
             evaluated.scores[case_id][PROBABILITY],
             evaluated.facts[case_id]["idh"],
             own,
-            [*_describe_masks(evaluated, case_id), *_describe_site(evaluated, case_id), *_compare(case_id, ranges)],
+            [
+                *_describe_masks(evaluated, case_id),
+                *_describe_site(evaluated, case_id),
+                *_compare(case_id, ranges),
+                *_describe_prediction(table.get(case_id, {})),
+            ],
         )
         for case_id, own in reasons.items()
     ]
@@ -130,6 +175,15 @@ def _describe_site(evaluated: Evaluated, case_id: str) -> list[str]:
     if own is None or count >= FEW or count > len(sites) / 4:
         return []
     return [f"rare site {own}: {count} of {len(sites)} cases"]
+
+
+def _describe_prediction(row: Mapping[str, Any]) -> list[str]:
+    """What the table of predictions says of a case; an older one says nothing."""
+    found = []
+    if row.get("in_distribution") is False:
+        farthest, z = row.get("distribution_farthest"), row.get("distribution_z")
+        found.append("unlike the training cases" + ("" if z is None else f": {farthest}, robust z {z:.1f}"))
+    return [*found, row["warnings"]] if row.get("warnings") else found
 
 
 Ranges = Mapping[str, Mapping[str, float]]

@@ -135,6 +135,52 @@ def plan_evaluation(
         InputError: Lists every problem.
     """
     named = (empty, empty_dice, empty_hd95)
+    given = [predictions] if compare is None else [predictions, compare]
+    cohort, systems = _read_inputs([_to_source(one) for one in given], manifest, out, split, named)
+    own = next((system.metrics for system in systems if system.metrics is not None), RELEASE_METRICS)
+    conventions = [choose_conventions(system.metrics or own, *named) for system in systems]
+    raise_if_any(_find_disagreement(systems, conventions))
+    cases = cohort.split(split)
+    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
+    raise_if_any(_find_problems(plan, manifest))
+    return plan
+
+
+def check_before_predicting(
+    manifest: Path,
+    out: Path,
+    split: str = "test",
+    empty: str | None = None,
+    baselines: bool = True,
+    compare: Path | Source | None = None,
+    empty_dice: str | None = None,
+    empty_hd95: str | None = None,
+) -> list[str]:
+    """Problems that `plan_evaluation` would find, with the same arguments, whatever the predictions are."""
+    named = (empty, empty_dice, empty_hd95)
+    problems: list[str] = []
+    with collecting(problems):
+        sources = [] if compare is None else [_to_source(compare)]
+        cohort, systems = _read_inputs(sources, manifest, out, split, named)
+        plan = EvaluationPlan(cohort, split, cohort.split(split), tuple(systems), RELEASE_METRICS, baselines, 1)
+        problems += _find_problems(plan, manifest)
+        if plan.cases and all(case.seg is None and case.idh == IDH_UNKNOWN for case in plan.cases):
+            problems.append(f"manifest {manifest}: no case of split {split} has a true mask or a known IDH status")
+    return problems
+
+
+def _to_source(given: Path | Source) -> Source:
+    return given if isinstance(given, Source) else Source(given)
+
+
+def _read_inputs(
+    sources: Sequence[Source], manifest: Path, out: Path, split: str, named: tuple[str | None, ...]
+) -> tuple[Manifest, list[Predictions]]:
+    """Manifest and systems; `named` are conventions for empty masks.
+
+    Raises:
+        InputError: Lists what is wrong with any of them, or with the folder to write.
+    """
     problems: list[str] = []
     with collecting(problems):
         choose_conventions(RELEASE_METRICS, *named)
@@ -144,8 +190,6 @@ def plan_evaluation(
     with collecting(problems):
         cohort = read_manifest(manifest)
         cases = cohort.split(split)
-    given = [predictions] if compare is None else [predictions, compare]
-    sources = [one if isinstance(one, Source) else Source(one) for one in given]
     alike = len({source.name for source in sources}) < len(sources)
     systems = []
     for source in sources:
@@ -160,12 +204,7 @@ def plan_evaluation(
     raise_if_any(problems)
     if cohort is None:
         raise ValueError("a manifest that was not read is a problem")
-    own = next((system.metrics for system in systems if system.metrics is not None), RELEASE_METRICS)
-    conventions = [choose_conventions(system.metrics or own, *named) for system in systems]
-    raise_if_any(_find_disagreement(systems, conventions))
-    plan = EvaluationPlan(cohort, split, cases, tuple(systems), conventions[0], baselines, num_resamples)
-    raise_if_any(_find_problems(plan, manifest))
-    return plan
+    return cohort, systems
 
 
 def _find_disagreement(systems: Sequence[Predictions], conventions: Sequence[MetricSettings]) -> list[str]:

@@ -1,6 +1,6 @@
 """Tests of the rows of a table against the reference row case by case, each case averaged over the repeats first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -18,6 +18,7 @@ _PAIRED = {
     **{metric: tuple(f"{metric}_{region}" for region in REGIONS) for metric in ("dice", "hd95")},
 }
 """Metrics that are compared by a paired t-test, with the scores whose mean they are."""
+_UNTESTED = ("not tested: several networks", 0, None)
 NAME = "on cases: paired t-test for Dice and HD95, DeLong's test for AUC, McNemar's for accuracy"
 EXPLANATION = (
     "These tests take each case's mean over the seeds that both rows have, so AUC and accuracy are those of the mean "
@@ -26,21 +27,25 @@ EXPLANATION = (
 )
 
 
-def compare_on_cases(cells: Mapping[str, Cells], reference: str) -> CaseTests:
+def compare_on_cases(cells: Mapping[str, Cells], reference: str, pooled: Collection[str] = ()) -> CaseTests:
     """Compares every row with the reference, metric by metric.
 
-    The repeats are seeds, all scored on the same cases. Those of folds are not for this: probabilities of different
+    The repeats are seeds, all scored on the same cases. Probabilities of folds are not for this: those of different
     networks are on different scales, see `mttu.metrics.delong`.
 
     Args:
         cells: Row to its finished repeats.
         reference: Row that the others are compared with.
+        pooled: Rows whose cases are those of several networks; neither their AUC nor their accuracy is tested.
 
     Returns:
         Tests of dice_wt, dice_tc, dice_et, dice (mean of the three regions), hd95 alike, auc, and accuracy at threshold
         0.5, adjusted by Holm over the rows.
     """
     found = {row: _test(_pair(cells[row], cells[reference])) for row in cells if row != reference}
+    for row, values in found.items():
+        if {row, reference} & set(pooled):
+            values |= dict.fromkeys(("auc", "accuracy"), _UNTESTED)
     tests: dict[str, dict[str, CaseTest]] = {row: {} for row in found}
     for metric in (*_PAIRED, "auc", "accuracy"):
         adjusted = adjust_holm([values[metric][2] for values in found.values()])
