@@ -16,31 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from page_folders import EVIL, RULES, make_patients, make_rounds, write_scores
 
 from mttu.cli import main
 from mttu.config import Config, override
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.data.preprocess import prepare_case
 from mttu.errors import InputError
-from mttu.files import read_json, write_json
-from mttu.inference.postprocessing import KeptPostprocessing, Rule, postprocess, write_postprocessing
+from mttu.inference.postprocessing import KeptPostprocessing, postprocess, write_postprocessing
 from mttu.inference.windows import predict_volume
 from mttu.networks.checkpoint import read_checkpoint
-from mttu.networks.ensemble import describe_checkpoint
-from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page, write_page
 from mttu.report.page.cases import choose_cases
-from mttu.report.page.inputs import is_of
 from mttu.report.page.rendering import compare_runs, compare_with_paper
-from mttu.report.page.runs import WEIGHTS, read_run
-from mttu.self_training.evaluation import FORMAT_VERSION, SUMMARY
-from mttu.self_training.round_folder import RoundRecord, write_history, write_record
-
-EVIL = '<img src=x onerror="alert(1)">&'
-"""A name that would act if it were not escaped; a folder may have it."""
-RULES = {"wt": Rule(largest_only=True)}
-DICES = {0: 0.9, 1: 0.2, 2: 0.5, 3: 0.7}
-"""Number of a test case to its Dice: the best is 0, the worst 1, the median of four the lower one of 3 and 2."""
+from mttu.report.page.runs import read_run
 
 
 @dataclass
@@ -78,55 +67,10 @@ def read(path: Path) -> Page:
     return page
 
 
-def write_scores(folder: Path, manifest: Manifest, checkpoint: str, failed: tuple[str, ...] = ()) -> Path:
-    """An evaluation folder of the test cases with the Dice of `DICES` in every region."""
-    system = "mttu"
-    rows: list[dict[str, Any]] = [
-        {
-            "case_id": case.case_id,
-            "patient_id": case.patient_id,
-            "system": system,
-            "region": region,
-            "learned_from": False,
-            "status": "normal",
-            "dice": DICES[number],
-            "hd95_mm": 2.0,
-            **dict.fromkeys(("sensitivity", "specificity", "predicted_ml", "truth_ml"), 1.0),
-            **dict.fromkeys(("volume_difference_ml", "relative_volume_difference"), 0.0),
-            "empty_dice": "brats",
-            "empty_hd95": "exclude",
-        }
-        for number, case in enumerate(manifest.split("test"))
-        for region in ("wt", "tc", "et")
-    ]
-    cases = {
-        "in_split": 4,
-        "masks_scored": 4,
-        "idh_scored": 0,
-        "without_true_mask": 0,
-        "failed": {system: list(failed)},
-    }
-    summary = {
-        "split": "test",
-        "synthetic": manifest.synthetic,
-        "systems": [{"name": system, "checkpoint": checkpoint, "notes": [EVIL]}],
-        "cases": {**cases, "learned_from": {}, "learned_from_not_said": {}},
-        "empty_dice": "brats",
-        "empty_hd95": "exclude",
-        **dict.fromkeys(("segmentation", "idh", "baselines", "comparison")),
-    }
-    write_evaluation(folder, rows, [], summary)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def patients(phantom_manifest: Manifest) -> Manifest:
-    """A cohort that says that it is none of phantoms: the val cases of `finished_training`, and four that test."""
-    others = [case for case in phantom_manifest.cases if case.split != "val"]
-    test = {case.case_id for case in others[:4]}
-    split = {case.case_id: "test" if case.case_id in test else "train" for case in others}
-    cases = tuple(replace(case, split=split.get(case.case_id, "val")) for case in phantom_manifest.cases)
-    return replace(phantom_manifest, cases=cases, synthetic=False)
+    """See `make_patients`."""
+    return make_patients(phantom_manifest)
 
 
 @pytest.fixture(scope="module")
@@ -321,14 +265,6 @@ def test_what_was_found_is_counted_without_its_words(page: Page, folder: Path) -
     assert "glioma grade 7" not in text
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"severity,case_id\nfatal,a\n", b"a,b\n1,2\n"])
-def test_a_damaged_table_of_findings_is_refused_first(folder: Path, tmp_path: Path, content: bytes) -> None:
-    shutil.copy(folder / "cohort.parquet", tmp_path)
-    (tmp_path / "cohort-findings.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"cohort-findings\.csv: no table of findings, or damaged"):
-        plan_page([folder / EVIL], tmp_path / "p.html", manifests=[tmp_path / "cohort.parquet"])
-
-
 def test_without_the_flag_no_case_is_pictured(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "p.html"
     main_exit(
@@ -360,40 +296,6 @@ def main_exit(arguments: list[str], code: int = 0) -> None:
     assert ended.value.code == code
 
 
-def test_evaluated_cases_may_come_from_a_manifest_of_their_own(
-    patients: Manifest, finished_training: Path, tmp_path: Path
-) -> None:
-    write_scores(tmp_path / "scores", patients, "first/best")
-    elsewhere = replace(patients, cases=patients.split("test"))  # another hospital: no val case of the run
-    write_manifest(elsewhere, tmp_path / "elsewhere.parquet")
-    output, scores = tmp_path / "report.html", [tmp_path / "scores"]
-    plan = plan_page([finished_training], output, scores, [tmp_path / "elsewhere.parquet"], pictures=True)
-    assert plan.runs[0].manifest is None  # its cohort is not taken for that of the run
-    (choice,) = plan.choices.values()
-    assert [place for place, _, _ in choice.cases] == ["Best", "Median", "Worst"]
-    assert [score for _, _, score in choice.cases] == pytest.approx([0.9, 0.5, 0.2])
-    assert plan.synthetic is False
-    with pytest.raises(InputError, match="no manifest has a case with a mask named"):
-        plan_page([finished_training], output, scores, pictures=True)
-
-
-def make_rounds(folder: Path, manifest: Manifest, checkpoint: Path) -> Path:
-    """A self-training of two rounds that nobody finished; round 1 has the larger score; one case is the pool."""
-    first, *others = manifest.cases
-    manifest = replace(manifest, cases=(replace(first, split="unlabelled"), *others))
-    for number, score in enumerate((0.4, 0.6)):
-        place = folder / f"round_{number}"
-        place.mkdir(parents=True)
-        shutil.copytree(checkpoint, place / "best")
-        write_manifest(manifest, place / "manifest.parquet")
-        write_history([{"epoch": 1, "train/loss": 1.0}], place)
-        record = RoundRecord(
-            number, {}, "", "", None, None, 1, 1, 8, 3 * number, 2 * number, None, None, {"val/score": score}, (EVIL,)
-        )
-        write_record(record, place)
-    return folder
-
-
 def test_an_unfinished_self_training_says_so(
     cohort: Manifest, tiny_checkpoint: Path, no_figures: None, tmp_path: Path
 ) -> None:
@@ -409,56 +311,6 @@ def test_an_unfinished_self_training_says_so(
     first = output.read_bytes()
     write_page(plan_page([run], output))  # its own page is replaced, by the same bytes
     assert output.read_bytes() == first
-
-
-def test_a_finished_self_training_is_shown_with_what_is_kept_in_its_best(
-    cohort: Manifest, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)
-    assert read_run(run).postprocessing.rules == {}
-    shutil.copytree(tiny_checkpoint, run / "best")
-    write_postprocessing(run / "best", KeptPostprocessing(RULES, 2))
-    summary = {"format_version": FORMAT_VERSION, "chosen_round": 0, "rounds_wanted": 5, "missing": {}, "rounds": []}
-    write_json(run / SUMMARY, summary)
-    shown = read_run(run)
-    assert shown.postprocessing.rules == RULES
-    assert shown.settings.self_training.rounds == 5  # as asked for; it ended after 1
-    (run / "best" / WEIGHTS).write_bytes(b"others")
-    assert read_run(run).postprocessing.rules == {}
-
-
-def test_an_evaluation_is_of_the_run_with_its_weights(
-    patients: Manifest, cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
-) -> None:
-    make_rounds(tmp_path / "first", cohort, tiny_checkpoint)  # another run of the same name
-    scores, output = write_scores(tmp_path / "scores", patients, "first/best"), tmp_path / "p.html"
-    folders = [finished_training, tmp_path / "first"]
-    with pytest.raises(InputError, match="evaluation scores: says only that it is of first/best, and the runs"):
-        plan_page(folders, output, [scores])
-    summary = read_json(scores / "summary.json")
-    summary["systems"][0]["weights_sha256"] = describe_checkpoint(finished_training / "best")["weights_sha256"]
-    write_json(scores / "summary.json", summary)
-    plan = plan_page(folders, output, [scores])
-    assert [is_of(plan.evaluations[0], run) for run in plan.runs] == [True, False]
-
-
-def test_a_manifest_that_shows_nothing_is_refused_with_pictures_too(
-    patients: Manifest, finished_training: Path, tmp_path: Path
-) -> None:
-    write_scores(tmp_path / "scores", patients, "first/best")
-    write_manifest(patients, tmp_path / "cohort.parquet")
-    write_manifest(replace(patients, cases=patients.split("train")), tmp_path / "others.parquet")
-    given = [tmp_path / "cohort.parquet", tmp_path / "others.parquet"]
-    with pytest.raises(InputError, match=r"others\.parquet: holds the val cases of no training .* no case that was sc"):
-        plan_page([finished_training], tmp_path / "p.html", [tmp_path / "scores"], given, pictures=True)
-
-
-def test_phantoms_beside_a_run_of_unknown_cases_are_not_called_synthetic(
-    cohort: Manifest, tiny_checkpoint: Path, finished_training: Path, tmp_path: Path
-) -> None:
-    run = make_rounds(tmp_path / "self", cohort, tiny_checkpoint)
-    assert plan_page([run], tmp_path / "p.html").synthetic
-    assert not plan_page([run, finished_training], tmp_path / "p.html").synthetic
 
 
 def test_several_runs_are_put_side_by_side(

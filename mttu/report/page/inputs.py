@@ -147,7 +147,8 @@ def plan_page(
             shown.append(_read_evaluation(folder))
     problems += _find_doubts(runs, shown)
     used = {run.manifest_file for run in runs}
-    scored = {case_id for one in [*shown, *runs] for case_id in one.scores or {}} if pictures else set()
+    scores = [one.scores for one in shown] + [run.scores or {} for run in runs]
+    scored = {case_id for one in scores for case_id in one} if pictures else set()
     unused = [path for path, one in cohorts.items() if path not in used and not scored & {c.case_id for c in one.cases}]
     also = " and no case that was scored" if pictures else ""
     problems += [
