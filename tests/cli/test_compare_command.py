@@ -97,6 +97,9 @@ def test_failures_names_all_problems_and_writes_nothing(run, write, cases, manif
     assert f"lack the cases {cases[3].case_id} of evaluation" in err
     assert "were made by else/best, but those evaluated by run/best" in err
     assert f"have other IDH probabilities for {cases[2].case_id} than those evaluated" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("failures", scores, tmp_path / "empty", manifest, "-o", out)
+    assert (code, "have no table, but those evaluated are of run/best" in err) == (2, True)
     assert not out.exists()
 
 
