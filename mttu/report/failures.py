@@ -18,6 +18,7 @@ from mttu.metrics.classification import DEFAULT_THRESHOLD
 from mttu.predict.results import overlay_name
 from mttu.report.evaluated import PROBABILITY, Evaluated
 from mttu.report.files import check_output
+from mttu.report.other_tools import MADE_BY
 from mttu.report.predictions import Predictions
 
 FORMAT_VERSION = 1
@@ -65,13 +66,17 @@ def find_mismatches(evaluated: Evaluated, manifest: Manifest, predictions: Predi
         for what, cases in (("lacks the cases", lost), ("has other IDH statuses for", turned))
         if cases
     ]
+    told, cure = evaluated.summary.checkpoint, "give the folder that was evaluated"
     if predictions is None:
-        return problems
-    where, cure = f"predictions {predictions.folder}", "give the folder that was evaluated"
+        ours = told not in ("", MADE_BY)
+        return [
+            *problems,
+            *([f"predictions: have no table, but those evaluated are of {told}; {cure}"] if ours else []),
+        ]
+    where = f"predictions {predictions.folder}"
     absent = sorted(evaluated.cases - predictions.rows.keys())
     if absent:
         problems.append(f"{where}: lack the cases {name_some(absent)} of evaluation {evaluated.folder}; {cure}")
-    told = evaluated.summary.checkpoint
     if told and told != predictions.checkpoint:
         problems.append(f"{where}: were made by {predictions.checkpoint}, but those evaluated by {told}; {cure}")
     probabilities = {one: predictions.rows[one]["idh_mutant_probability"] for one in evaluated.classified - set(absent)}

@@ -26,6 +26,7 @@ FACTS = [
 ]
 AGES = dict(zip(IDS, (0.9, 0.3, 0.8, 0.7, 0.6, 0.5, 0.2, 0.1), strict=True))
 Write = Callable[..., Path]
+HALVES = {"lower": slice(0, 4), "upper": slice(4, 8)}
 GOOD = (0.9, 0.8, 0.7, 0.4, 0.6, 0.3, 0.2, 0.1)
 POOR = (0.4, 0.8, 0.3, 0.6, 0.7, 0.5, 0.2, 0.35)
 
@@ -44,26 +45,43 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         system: str = "net",
         others: Sequence[str] = (),
         empty_masks: str = "Dice brats, HD95 exclude",
+        volumes: Mapping[str, float] = {},
+        ages: Mapping[str, float] = AGES,
+        learned_from: bool | None = False,
+        failed: Sequence[str] = (),
+        without_et: Sequence[str] = (),
     ) -> Path:
         rows = [
-            {"case_id": case_id, "patient_id": case_id, "system": system, "learned_from": False} for case_id in cases
+            {"case_id": case_id, "patient_id": case_id, "system": system, "learned_from": learned_from}
+            for case_id in cases
         ]
         conventions = {"empty_dice": "brats", "empty_hd95": "exclude"}
         regions = [
-            {**row, "region": region, "status": "normal", "dice": dice - less, "hd95_mm": 10.0, **conventions}
+            {
+                **row,
+                "region": region,
+                "status": "normal",
+                "dice": dice - less,
+                "truth_ml": volumes.get(row["case_id"], 30.0),
+            }
+            | {"hd95_mm": 10.0, **conventions}
             | {"lesion_dice": (dice - less) / 2, "lesion_hd95_mm": 20.0}
             for row, dice in zip(rows, dices, strict=False)
             for region, less in (("wt", 0.0), ("tc", 0.1), ("et", 0.2))
         ]
+        for row in regions:
+            if row["region"] == "et" and row["case_id"] in without_et:
+                row["dice"] = None
         idh = [
             {**row, "idh": IDH[row["case_id"]], "mutant_probability": value, "confidence": 0.5, "right": True}
             for row, value in zip(rows, probabilities, strict=False)
         ]
         names = [{"name": one} for one in (system, *others)]
         summary = {"systems": names, "split": "test", "synthetic": True, "empty_masks": empty_masks}
+        summary["cases"] = {"failed": {system: list(failed)}}
         baselines = [
             {"case_id": case_id, "baseline": "age", "after_surgery": False, "mutant_probability": value}
-            for case_id, value in AGES.items()
+            for case_id, value in ages.items()
         ]
         write_evaluation(tmp_path / name, regions, idh, summary, facts, baselines)
         return tmp_path / name
@@ -206,3 +224,70 @@ def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(
     assert {line["metric"] for line in lines if line["row"] == "poor"} >= {"dice_wt", "auc", "lesion_hd95_et"}
     (out / "notes.txt").write_text("mine")
     assert "holds notes.txt, which is not of a comparison" in check_comparison(out)[0]
+
+
+@pytest.mark.parametrize("damage", [{"systems": []}, {"systems": None}, {"synthetic": "no"}, {"split": 3}, {"x": 1}])
+def test_a_damaged_summary_is_refused(damage: Mapping[str, Any], write: Write) -> None:
+    folder = write("a")
+    summary = json.loads((folder / "summary.json").read_text()) | damage
+    if "x" in damage:
+        del summary["empty_masks"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"summary\.json: damaged; evaluate again"):
+        compare(folder)
+
+
+def test_other_facts_and_other_true_masks_are_refused(write: Write) -> None:
+    first = write("a")
+    older = [{**row, "age": 99.0} if row["case_id"] == "case b" else row for row in FACTS]
+    with pytest.raises(InputError, match="have other ages for case b; evaluate both with the same manifest"):
+        compare(first, write("b", facts=older))
+    with pytest.raises(InputError, match="have other true volumes of WT for case c"):
+        compare(first, write("c", volumes={"case c": 31.0}))
+
+
+def test_baselines_are_those_of_all_folders_of_a_system(write: Write) -> None:
+    halves = {name: {case_id: AGES[case_id] for case_id in IDS[part]} for name, part in HALVES.items()}
+    folders = [
+        write(name, (0.9,) * 4, GOOD[HALVES[name]], cases=IDS[HALVES[name]], ages=ages) for name, ages in halves.items()
+    ]
+    found = compare(f"ours={folders[0]},{folders[1]}", write("other", ages={}))
+    age = found.summary.rows[2]
+    assert (age.n, age.differences["auc"].p, age.differences["auc"].test) == (8, None, "not tested: several networks")
+    assert not any("is known for" in note for note in found.notes)
+    part = compare(folders[0], reference=None).summary.rows[1]
+    assert part.differences["accuracy"].test == "McNemar exact on cases"
+    few = compare(write("whole", ages=halves["lower"]), write("other", ages={}))
+    assert any(note.startswith("age, no image: is known for 4 of the 8 cases") for note in few.notes)
+    seeds = write("seed-0"), write("seed-1", ages={**AGES, "case d": 0.65})
+    with pytest.raises(InputError, match="other probabilities of the baseline age, no image for case d"):
+        compare(f"ours={seeds[0]},{seeds[1]}")
+
+
+def test_seeds_that_failed_on_a_case_are_no_folds(write: Write) -> None:
+    whole, part = write("seed-0"), write("seed-1", cases=IDS[:7])
+    found = compare(f"ours={whole},{part}", write("other", probabilities=POOR))
+    assert any("not every folder has all scores of case h" in note for note in found.notes)
+    assert not any("as folds do" in note for note in found.notes)
+    assert found.summary.rows[1].differences["auc"].p is not None
+
+
+def test_what_limits_a_comparison_is_said_as_by_evaluate(write: Write) -> None:
+    twins = [{**row, "patient_id": "twin"} if row["case_id"] in IDS[:2] else row for row in FACTS]
+    notes = compare(write("a", facts=twins, learned_from=None, failed=["case x"])).notes
+    for said in (
+        "several cases per patient",
+        "fewer than 10 cases of an IDH class",
+        "does not say of 8 cases whether it was trained on their patients",
+        "a: predictions that failed, in no score: case x",
+    ):
+        assert any(said in note for note in notes), said
+
+
+def test_dice_of_all_cases_is_that_of_the_table(write: Write) -> None:
+    found = compare(write("a", np.arange(8) / 10 + 0.25, without_et=["case h"]))
+    first, score = found.subgroups[0], found.summary.rows[0].scores["dice"]
+    assert (first.title, first.num_cases, first.num_dice, score.n) == ("all cases", 8, 7, 7)
+    means = 0.6, 0.5, np.mean(np.arange(7) / 10 + 0.05)  # WT, TC, ET
+    assert first.dice.value == pytest.approx(np.mean(means))
+    assert (first.dice.value, first.dice.low, first.dice.high) == pytest.approx((score.mean, score.low, score.high))
