@@ -93,6 +93,7 @@ class _PlainConsole(Console):
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+        self._width = None  # COLUMNS counts when something is printed, not when this module is imported
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints sentences and tables."""
