@@ -27,6 +27,7 @@ from mttu.figures.style import (
     pick_series,
     save_figure,
 )
+from mttu.training.evaluation import TIE_BREAK
 
 VALUES: Mapping[str, str] = {
     "test/idh_auc": "IDH AUC",
@@ -48,8 +49,6 @@ MORE_PAIRS = (
     ("random", "corrected"),
     ("oracle 20 quotas", "oracle 20"),
 )
-TIE_BREAK = 0.001
-"""Of the cross entropy, as in `mttu.training.evaluation`, where it is at a fitted temperature."""
 LEAST_MUTANTS = 10
 """Mutants that an arm has to select, over all seeds and rounds, before their precision is called one."""
 Rounds = Sequence[Mapping[str, Any]]
@@ -207,7 +206,10 @@ def print_wanted(seeds: Seeds) -> None:
 
 
 def compare_choices(seeds: Seeds) -> None:
-    """What the round is worth on test cases that a validation metric chooses, among the rounds of an arm."""
+    """What the round is worth on test cases that a validation metric chooses, among the rounds of an arm.
+
+    The tie-break is by the plain cross entropy, where `mttu.training.evaluation` fits a temperature first.
+    """
     ways: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
         "dice_minus_ce": lambda line: float(line["val/dice"] - line["val/idh_ce"]),
         "dice_plus_auc": lambda line: float(line["val/dice"] + line["val/idh_auc"] - TIE_BREAK * line["val/idh_ce"]),

@@ -12,12 +12,9 @@ from typing import Any, Literal
 
 from mttu.config import Config
 from mttu.data.labels import IDH_MUTANT
-from mttu.errors import InputError
-from mttu.files import read_versioned, write_json
+from mttu.inference.kept import find_changes, read_kept, write_kept
 from mttu.metrics.calibration import Calibration, fit_calibration
 from mttu.metrics.classification import choose_threshold
-from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import describe_checkpoint
 from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 2
@@ -145,23 +142,14 @@ def describe_windows(config: Config) -> dict[str, Any]:
 
 def hold_for(kept: KeptCalibration, config: Config) -> KeptCalibration:
     """The calibration, or where these settings make probabilities in another way than it was fitted with, why not."""
-    now = describe_windows(config)
-    changed = [name for name, value in now.items() if kept.fitted and kept.settings.get(name) != value]
-    if not changed:
-        return kept
-    told = ", ".join(f"{name}={kept.settings.get(name)}, now {now[name]}" for name in changed)
-    return KeptCalibration(reason=f"the kept calibration was fitted with {told}")
+    changes = find_changes(kept.settings, describe_windows(config)) if kept.fitted else ""
+    return KeptCalibration(reason=f"the kept calibration was fitted with {changes}") if changes else kept
 
 
 def write_calibration(folder: Path, kept: KeptCalibration) -> None:
     """Writes `calibration.json` into a checkpoint or ensemble folder, bound to the weights that it already holds."""
-    content = {
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
-        "patients": None if kept.patients is None else kept.patients.to_json(),
-        "calibration": kept.to_json(),
-    }
-    write_json(folder / CALIBRATION, content)
+    patients = None if kept.patients is None else kept.patients.to_json()
+    write_kept(folder, CALIBRATION, FORMAT_VERSION, {"patients": patients, "calibration": kept.to_json()})
 
 
 def read_calibration(checkpoint: Path) -> KeptCalibration:
@@ -172,16 +160,10 @@ def read_calibration(checkpoint: Path) -> KeptCalibration:
     Raises:
         InputError: `calibration.json` is damaged, of another format, or of other weights.
     """
-    folder = find_checkpoint(checkpoint)
-    path = folder / CALIBRATION
-    if not path.exists():
-        return KeptCalibration(reason="no calibration is kept with this checkpoint")
-    content = read_versioned(path, FORMAT_VERSION, _MEND, earlier=(1,))
-    try:
+
+    def parse(content: Mapping[str, Any]) -> KeptCalibration:
         patients = None if content["patients"] is None else read_patients(content["patients"])
-        kept, weights = parse_calibration(content["calibration"], patients), content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: damaged; {_MEND}") from None
-    if weights != describe_checkpoint(folder)["weights_sha256"]:
-        raise InputError(f"{path}: was fitted for other weights than those beside it; {_MEND}")
-    return kept
+        return parse_calibration(content["calibration"], patients)
+
+    kept = read_kept(checkpoint, CALIBRATION, FORMAT_VERSION, parse, "was fitted for", _MEND, earlier=(1,))
+    return kept or KeptCalibration(reason="no calibration is kept with this checkpoint")

@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mttu.errors import InputError
-from mttu.files import read_versioned, write_json
 from mttu.inference.image_statistics import find_least_spread, measure_image
+from mttu.inference.kept import read_kept, write_kept
 from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import describe_checkpoint
 
 FORMAT_VERSION = 1
 DISTRIBUTION = "distribution.json"
@@ -149,13 +147,11 @@ def pool_into(ensemble: Path, checkpoints: Sequence[Path]) -> None:
 def write_distribution(folder: Path, kept: KeptDistribution) -> None:
     """Writes `distribution.json` into a checkpoint or ensemble folder, bound to the weights that it already holds."""
     content = {
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
         "num_cases": kept.num_cases,
         "reason": kept.reason,
         "statistics": {name: {"median": one.median, "spread": one.spread} for name, one in kept.usual.items()},
     }
-    write_json(folder / DISTRIBUTION, content)
+    write_kept(folder, DISTRIBUTION, FORMAT_VERSION, content)
 
 
 def read_distribution(checkpoint: Path) -> KeptDistribution:
@@ -166,21 +162,14 @@ def read_distribution(checkpoint: Path) -> KeptDistribution:
     Raises:
         InputError: `distribution.json` is damaged, of another format, or of other weights.
     """
-    folder = find_checkpoint(checkpoint)
-    path = folder / DISTRIBUTION
-    if not path.exists():
-        return KeptDistribution(reason="no statistics of training cases are kept with this checkpoint")
-    content = read_versioned(path, FORMAT_VERSION, _MEND)
-    try:
-        usual = {
-            str(name): Usual(float(one["median"]), float(one["spread"])) for name, one in content["statistics"].items()
-        }
-        if not all(isfinite(one.median) and isfinite(one.spread) and one.spread > 0 for one in usual.values()):
-            raise ValueError("not finite")
-        kept = KeptDistribution(int(content["num_cases"]), usual, str(content["reason"]))
-        weights = content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: damaged; {_MEND}") from None
-    if weights != describe_checkpoint(folder)["weights_sha256"]:
-        raise InputError(f"{path}: is of other weights than those beside it; {_MEND}")
-    return kept
+    kept = read_kept(checkpoint, DISTRIBUTION, FORMAT_VERSION, _parse, "is of", _MEND)
+    return kept or KeptDistribution(reason="no statistics of training cases are kept with this checkpoint")
+
+
+def _parse(content: Mapping[str, Any]) -> KeptDistribution:
+    usual = {
+        str(name): Usual(float(one["median"]), float(one["spread"])) for name, one in content["statistics"].items()
+    }
+    if not all(isfinite(one.median) and isfinite(one.spread) and one.spread > 0 for one in usual.values()):
+        raise ValueError("not finite")
+    return KeptDistribution(int(content["num_cases"]), usual, str(content["reason"]))

@@ -20,13 +20,10 @@ from scipy.ndimage import generate_binary_structure, label
 from mttu.config import Config
 from mttu.config.data import MetricSettings
 from mttu.data.labels import REGIONS
-from mttu.errors import InputError
-from mttu.files import read_versioned, write_json
+from mttu.inference.kept import find_changes, read_kept, write_kept
 from mttu.inference.windows import NECROSIS
 from mttu.metrics.empty_masks import fill_dice, fill_hd95
 from mttu.metrics.segmentation import count_overlaps, score_regions
-from mttu.networks.checkpoint import find_checkpoint
-from mttu.networks.ensemble import describe_checkpoint
 from mttu.patients import KnownPatients, read_patients
 
 FORMAT_VERSION = 1
@@ -230,21 +227,14 @@ def describe_masks(config: Config) -> dict[str, Any]:
 
 def explain_other_settings(kept: KeptPostprocessing, config: Config) -> str:
     """Why the rules do not hold for these settings, which make masks in another way; empty if they do."""
-    now = describe_masks(config)
-    changed = [name for name, value in now.items() if kept.rules and kept.settings.get(name) != value]
-    told = ", ".join(f"{name}={kept.settings.get(name)}, now {now[name]}" for name in changed)
-    return f"the kept rules were chosen with {told}" if changed else ""
+    changes = find_changes(kept.settings, describe_masks(config)) if kept.rules else ""
+    return f"the kept rules were chosen with {changes}" if changes else ""
 
 
 def write_postprocessing(folder: Path, kept: KeptPostprocessing) -> None:
     """Writes `postprocessing.json` into a checkpoint or ensemble folder, bound to the weights that it already holds."""
-    content = {
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": describe_checkpoint(folder)["weights_sha256"],
-        "patients": None if kept.patients is None else kept.patients.to_json(),
-        "postprocessing": kept.to_json(),
-    }
-    write_json(folder / POSTPROCESSING, content)
+    patients = None if kept.patients is None else kept.patients.to_json()
+    write_kept(folder, POSTPROCESSING, FORMAT_VERSION, {"patients": patients, "postprocessing": kept.to_json()})
 
 
 def read_postprocessing(checkpoint: Path) -> KeptPostprocessing:
@@ -255,19 +245,13 @@ def read_postprocessing(checkpoint: Path) -> KeptPostprocessing:
     Raises:
         InputError: `postprocessing.json` is damaged, of another format, or of other weights.
     """
-    folder = find_checkpoint(checkpoint)
-    path = folder / POSTPROCESSING
-    if not path.exists():
-        return KeptPostprocessing()
-    content = read_versioned(path, FORMAT_VERSION, _MEND)
-    try:
+
+    def parse(content: Mapping[str, Any]) -> KeptPostprocessing:
         patients = None if content["patients"] is None else read_patients(content["patients"])
-        kept, weights = _parse(content["postprocessing"], patients), content["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: damaged; {_MEND}") from None
-    if weights != describe_checkpoint(folder)["weights_sha256"]:
-        raise InputError(f"{path}: was chosen for other weights than those beside it; {_MEND}")
-    return kept
+        return _parse(content["postprocessing"], patients)
+
+    kept = read_kept(checkpoint, POSTPROCESSING, FORMAT_VERSION, parse, "was chosen for", _MEND)
+    return kept or KeptPostprocessing()
 
 
 def _parse(content: Mapping[str, Any], patients: KnownPatients | None) -> KeptPostprocessing:
