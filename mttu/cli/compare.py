@@ -1,7 +1,8 @@
 """`mttu compare`: evaluated systems beside each other; `mttu failures`: the worst cases of one."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +66,26 @@ def compare(
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of each bootstrap over patients")] = 2000,
 ) -> None:
     """Compare evaluated systems on the same cases, with tests. Baselines without images and subgroups among them."""
+    from mttu.report.evaluated import split_system
+    from mttu.tracking import is_address
+
+    named = [split_system(text) for text in systems]
+    raise_if_any(
+        [
+            f"system {name}: {place} is of weights in MLflow, which have no scores; `mttu evaluate` "
+            "takes their addresses, predicts a manifest with each, and compares them"
+            for name, places in named
+            for place in places
+            if is_address(place)
+        ]
+    )
+    give({"folder": output, **compare_evaluated(named, output, reference, resamples)})
+
+
+def compare_evaluated(
+    named: Sequence[tuple[str, Sequence[str]]], output: Path, reference: str | None, resamples: int
+) -> Mapping[str, Any]:
+    """Compares the systems in folders of evaluations, shows the table, and returns what was found."""
     from mttu.report.comparison import compare_systems
     from mttu.report.comparison_files import CSV, LATEX, MARKDOWN, SUBGROUPS, check_comparison, write_comparison
     from mttu.report.evaluated import System, read_systems
@@ -73,11 +94,10 @@ def compare(
     problems = check_comparison(output)
     found: list[System] = []
     with collecting(problems):
-        found = read_systems(systems)
+        found = read_systems(named)
     raise_if_any(problems)
     comparison = compare_systems(found, reference, resamples)
     write_comparison(output, comparison, found)
-    give({"folder": output} | vars(comparison))
     columns, lines = tabulate(comparison.summary)
     shown = new_table(columns, title=f"{output.name}: means over cases")
     for line in lines:
@@ -86,3 +106,4 @@ def compare(
     for note in comparison.notes:
         tell(note)
     console.print(f"{output}: {CSV}, {MARKDOWN}, {LATEX}, {SUBGROUPS}.png. Research use only.")
+    return vars(comparison)

@@ -175,45 +175,52 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str
     return grouped
 
 
-def read_systems(texts: Sequence[str]) -> list[System]:
-    """Reads `FOLDER`, or `NAME=FOLDER,FOLDER,...` for several trainings of one system, and checks that they fit.
+def read_systems(named: Sequence[tuple[str, Sequence[str]]]) -> list[System]:
+    """Reads the folders of systems, several of one that was trained repeatedly, and checks that they fit.
+
+    Args:
+        named: Name and folders of each system, see `split_system`.
 
     Raises:
         InputError: A folder or a name is wrong, or two systems were not scored alike on the same cases; lists all.
     """
     problems: list[str] = []
     systems: list[System] = []
-    for text in texts:
-        name, folders = _split(text)
+    for name, places in named:
         repeats: list[Evaluated] = []
-        for folder in folders:
+        for place in places:
             with collecting(problems):
-                repeats.append(read_evaluated(folder))
-        twice = sorted({str(one) for one in folders if folders.count(one) > 1})
-        problems += [f"system {name}: {folder} is given twice; give each training once" for folder in twice]
+                repeats.append(read_evaluated(Path(place)))
         systems.append(System(name, repeats))
-    names = [system.name for system in systems]
-    problems += [
-        f"system {name}: {names.count(name)} systems have this name; write NAME=FOLDER"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1 or not name
-    ]
+    problems += find_name_problems(named)
     raise_if_any(problems)
     if len(systems) == 1 and not any(one.baselines for one in systems[0].repeats):
         raise InputError(
-            f"system {names[0]}: has nothing to be compared with; give another one, or evaluate with baselines"
+            f"system {named[0][0]}: has nothing to be compared with; give another one, or evaluate with baselines"
         )
     raise_if_any(_find_differences(systems))
     return systems
 
 
-def _split(text: str) -> tuple[str, list[Path]]:
-    """Name and folders of a system."""
-    if Path(text).is_dir():
-        return Path(text).resolve().name, [Path(text)]
+def split_system(text: str) -> tuple[str, list[str]]:
+    """Name and places of a system, of `PLACE` or `NAME=PLACE,PLACE,...`; a path that is there is one place."""
+    if Path(text).exists():
+        return Path(text).resolve().name, [text]
     name, sign, rest = text.partition("=")
-    folders = [Path(part) for part in (rest if sign else text).split(",")]
-    return (name if sign else folders[0].resolve().name), folders
+    places = (rest if sign else text).split(",")
+    return (name if sign else Path(places[0]).resolve().name), places
+
+
+def find_name_problems(systems: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Names without or with several systems, and places that a system has twice."""
+    names = [name for name, _ in systems]
+    twice = [(name, one) for name, places in systems for one in sorted(set(places)) if places.count(one) > 1]
+    problems = [f"system {name}: {one} is given twice; give each training once" for name, one in twice]
+    return problems + [
+        f"system {name}: {names.count(name)} systems have this name; write NAME=FOLDER"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1 or not name
+    ]
 
 
 def _find_differences(systems: Sequence[System]) -> list[str]:

@@ -1,11 +1,15 @@
 import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import typer
+from empty_pictures import save_empty
 
 from mttu.cli.output import give
 from mttu.data.manifest import write_manifest
+from mttu.errors import InputError
 
 
 def read_table(path):
@@ -95,3 +99,80 @@ def test_what_predicting_needs_is_of_a_checkpoint_alone(name, value, run, manife
     code, _, err = run("evaluate", tmp_path, manifest_file, "-o", tmp_path / "out", name, value)
     assert (code, f"{name}: {tmp_path} is no checkpoint" in err) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def predictions(run, tiny_checkpoint, manifest_file, tmp_path):
+    """Predictions of the test cases."""
+    code, _, err = run("predict", tiny_checkpoint, manifest_file, "-o", tmp_path / "predicted", "--split", "test")
+    assert code == 0, err
+    return tmp_path / "predicted"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_several_systems_are_scored_one_by_one_and_compared(
+    run, tiny_checkpoint, predictions, manifest_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mttu.report.comparison_files.save_figure", save_empty)
+    words = f"seeds={predictions},{tiny_checkpoint}", predictions, manifest_file, "-o", tmp_path / "out"
+    code, out, err = run("evaluate", *words, "--resamples", "20", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    folders = {name: [Path(one) for one in places] for name, places in found["systems"].items()}
+    assert folders == {
+        "seeds": [tmp_path / "out" / "seeds" / "1", tmp_path / "out" / "seeds" / "2"],
+        "predicted": [tmp_path / "out" / "predicted"],
+    }
+    tables = [read_table(one / "case_scores.csv") for places in folders.values() for one in places]
+    dice = [[(row["case_id"], row["region"], row["dice"]) for row in table] for table in tables]
+    assert dice[0] == dice[1] == dice[2]  # the same network thrice
+    rows = read_table(tmp_path / "out" / "comparison" / "table.csv")
+    assert {"seeds", "predicted"} <= {next(iter(row.values())) for row in rows}
+    assert (tmp_path / "out-predictions" / "seeds" / "2" / "predictions.csv").exists()
+    assert found["failed"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{p}", "{p}"], "2 systems have this name; write NAME=FOLDER"),
+        (["a={p},{p}"], "system a: {p} is given twice"),
+        (["a={p}", "comparison={c}"], "system 'comparison': cannot be the name of a folder here"),
+        (["a={p}", "b/c={c}"], "system 'b/c': cannot be the name of a folder here"),
+        (["a={p}", "b={c}", "--labels", "msd"], "--labels: is for one folder of predictions"),
+        (["a={p}", "b={c}", "--predict-into", "x"], "--predict-into: is for one folder of predictions"),
+        (["a={p}", "b={c}", "--compare", "{p}"], "--compare: is for one folder of predictions"),
+        (["a={p}", "b=nowhere"], "nowhere"),
+        (["a={p}", "b={c}", "--split", "tset"], "tset"),
+    ],
+)
+def test_of_several_nothing_is_predicted_before_all_fits(
+    words, said, run, tiny_checkpoint, predictions, manifest_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mttu.predict.predict_cases", lambda *_: pytest.fail("nothing may be predicted"))
+    places = {"p": predictions, "c": tiny_checkpoint}
+    systems = [word.format(**places) for word in words]
+    options = systems[2:] if len(systems) > 2 else []
+    code, out, err = run("evaluate", *systems[:2], manifest_file, "-o", "out", "--json", *options)
+    assert (code, out, said.format(**places) in err) == (2, "", True), err
+    assert [path.name for path in tmp_path.iterdir()] == ["predicted"]
+
+
+def test_weights_of_mlflow_are_fetched_first(run, manifest_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def fetch(address, into, runs):
+        asked.append((address, into, runs))
+        raise InputError(f"{address}: not found")
+
+    monkeypatch.setattr("mttu.tracking.fetch_checkpoint", fetch)
+    code, _, err = run("evaluate", "a=runs:/1", "b=models:/glioma@best", manifest_file, "-o", "out")
+    assert (code, "runs:/1: not found" in err, "models:/glioma@best: not found" in err) == (2, True, True)
+    assert asked == [
+        ("runs:/1", tmp_path / "out-weights" / "a", Path("runs")),
+        ("models:/glioma@best", tmp_path / "out-weights" / "b", Path("runs")),
+    ]
+    code, _, err = run("compare", "a=runs:/1", tmp_path, "-o", "out")
+    assert (code, "system a: runs:/1 is of weights in MLflow, which have no scores" in err) == (2, True)

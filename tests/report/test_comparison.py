@@ -14,7 +14,7 @@ from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.intervals import bootstrap_mean
 from mttu.report.comparison import Comparison, compare_systems
 from mttu.report.comparison_files import OWN_FILES, check_comparison, write_comparison
-from mttu.report.evaluated import read_systems
+from mttu.report.evaluated import read_systems, split_system
 from mttu.report.files import write_evaluation
 
 IDS = [f"case {letter}" for letter in "abcdefgh"]
@@ -90,7 +90,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def compare(*texts: object, reference: str | None = None) -> Comparison:
-    return compare_systems(read_systems([str(text) for text in texts]), reference, num_resamples=20)
+    return compare_systems(read_systems([split_system(str(text)) for text in texts]), reference, num_resamples=20)
 
 
 def test_every_row_has_its_scores_and_its_tests_on_cases(write: Write) -> None:
@@ -205,7 +205,7 @@ def test_the_folder_holds_well_formed_tables_and_is_replaced_whole(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mttu.report.comparison_files.save_figure", save_empty)
-    systems = read_systems([str(write("a & b_1")), str(write("poor", (0.3,) * 8, POOR))])
+    systems = read_systems([split_system(str(one)) for one in (write("a & b_1"), write("poor", (0.3,) * 8, POOR))])
     comparison, out = compare_systems(systems, None, 20), tmp_path / "out"
     for _ in range(2):
         assert check_comparison(out) == []
