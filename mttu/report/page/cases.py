@@ -116,7 +116,7 @@ def show_case(
         facts.append(_describe_probability(float(prediction.idh_probabilities[1]), run))
     masks = {"true": prepared.seg, "predicted": predicted}
     facts += [f"{name} whole tumour {np.count_nonzero(mask) * voxel_mm3 / 1000:.1f} ml" for name, mask in masks.items()]
-    facts.append(f"voxels of {' × '.join(f'{side:g}' for side in spacing_mm)} mm")
+    facts.append(f"voxels of {' x '.join(f'{side:g}' for side in spacing_mm)} mm")
     if rules:
         told = ", ".join(f"{region.upper()} {rule.describe()}" for region, rule in rules.items()).replace("mm3", "mm³")
         facts.append(f"prediction post-processed: {told}")
