@@ -46,7 +46,7 @@ settings: $(READY) ## Write docs/settings.md from the docstrings of the settings
 # what builds the site is installed beside the rest when it is first asked for
 docs: settings ## Build the site of docs/ into site/, strictly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(READY) ## Build dist/mttu-VERSION-py3-none-any.whl
 	$(BIN)/python -m build --wheel --no-isolation

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mttu.figures import style
 from mttu.figures.estimates import UNDEFINED, Estimate, describe, is_defined, to_error_bars, to_number, to_values
@@ -84,6 +85,7 @@ def _draw_counts(axes: Axes, diagram: Reliability) -> None:
         if middle > start:
             axes.text(middle, count, f" {count}", color=style.DARK_GREY, **style.ABOVE)
     axes.set_ylim(0, max(counts, default=0) * 1.4 or 1.0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
 
 
 _EXPECTED: Mapping[str, Any] = {"marker": "_", "markersize": 10, "markeredgewidth": 1.8, "linestyle": "", "alpha": 0.7}
@@ -138,6 +140,7 @@ def draw_ece_by_uncertainty(
     low, high = min(row.low for row in bins), max(row.high for row in bins)
     lower.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     lower.set_ylim(0, max(row.num_cases for row in bins) * 1.35 or 1.0)
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     upper.set_ylim(bottom=0.0)
     if any(row.num_cases and is_defined(row.ece.value) for row in bins):
         figure.legend(ncols=1, **style.LEGEND)

@@ -11,6 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mttu.figures import style
 
+_LEAST_SPAN = 0.1
+_RIM = 0.02
+"""Of the axis of a share: room for the mark of a 0 or a 1."""
+
 
 @dataclass(frozen=True)
 class RoundScore:
@@ -107,7 +111,17 @@ def _draw_metric(
             if chosen_rounds.get(method) == row.round:
                 ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "zorder": 5}
                 axes.plot(row.round + shift, mean, "o", color=style.BLACK, **ring)
+    _limit_shares(axes, [value for row in rows for value in row.values if np.isfinite(value)])
     return notes
+
+
+def _limit_shares(axes: Axes, values: Sequence[float]) -> None:
+    """Shares get an axis that covers at least 0.1, so that noise looks like noise, and nothing outside of 0 to 1."""
+    if not values or min(values) < 0.0 or max(values) > 1.0:
+        return
+    low, high = axes.get_ylim()
+    widen = max(0.0, _LEAST_SPAN - (high - low)) / 2
+    axes.set_ylim(max(low - widen, -_RIM), min(high + widen, 1.0 + _RIM))
 
 
 def _draw_selections(axes: Axes, rows: Sequence[RoundSelection]) -> None:

@@ -48,3 +48,16 @@ def test_pseudo_labels_per_round():
     assert ups.get_ylim() == pl.get_ylim()  # comparable
     assert ups.get_ylim()[1] > 104
     assert "called wild type" in texts(figure)
+
+
+def test_shares_that_hardly_differ_look_so_and_never_leave_0_to_1():
+    scores = [RoundScore("UPS", number, "Dice", [value]) for number, value in enumerate((0.75, 0.76))]
+    scores += [RoundScore("UPS", number, "AUC", [1.0]) for number in (0, 1)]
+    scores += [RoundScore("UPS", 0, "HD95 (mm)", [2.0])]
+    dice, auc, distance = draw_rounds(scores).axes[:3]
+    low, high = dice.get_ylim()
+    assert (low, high) == pytest.approx((0.705, 0.805))  # 0.1 around the middle
+    assert auc.get_ylim()[1] == pytest.approx(1.02)
+    low, high = distance.get_ylim()
+    assert low < 2.0 < high  # no share: left as it is
+    assert high > 1.02

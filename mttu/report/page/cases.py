@@ -111,13 +111,14 @@ def show_case(
     found = segment(prediction.seg_probabilities, plan.config.inference, voxel_mm3, tell_parts([plan.network]))
     rules = run.postprocessing.rules
     predicted = postprocess(found.cpu().numpy(), rules, voxel_mm3)
-    facts = [describe_idh(case)]
+    facts = [f"True status: {describe_idh(case)}"]
     if prediction.idh_probabilities is not None:
         facts.append(_describe_probability(float(prediction.idh_probabilities[1]), run))
     masks = {"true": prepared.seg, "predicted": predicted}
     facts += [f"{name} whole tumour {np.count_nonzero(mask) * voxel_mm3 / 1000:.1f} ml" for name, mask in masks.items()]
+    facts.append(f"voxels of {' x '.join(f'{side:g}' for side in spacing_mm)} mm")
     if rules:
-        told = ", ".join(f"{region.upper()} {rule.describe()}" for region, rule in rules.items())
+        told = ", ".join(f"{region.upper()} {rule.describe()}" for region, rule in rules.items()).replace("mm3", "mm³")
         facts.append(f"prediction post-processed: {told}")
     channel = plan.config.data.modalities.index(plan.modality)
     image = prepared.image[channel].astype(np.float32)
@@ -230,7 +231,7 @@ def _pack_surfaces(
         packed["prediction"]["distance"] = _pack(np.rint(255 * shares).astype(np.uint8))
         border = find_border(masks["prediction"])
         voxels = measure_distances(masks["prediction"], masks["truth"], spacing_mm)[border]
-        said = (f"surface distance mean {voxels.mean():.1f}, largest {voxels.max():.1f} mm",)
+        said = (f"surface distance mean {voxels.mean():.1f} mm, largest {voxels.max():.1f} mm",)
     return packed, said or ("no surface distance: a mask is empty",)
 
 

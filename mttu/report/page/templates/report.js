@@ -235,6 +235,31 @@
       }
     }
     context.putImageData(picture, 0, 0);
+    drawBearings(context, size, scale, camera);
+  }
+
+  // Where left, back and head are, and how long some millimetres are.
+  function drawBearings(context, size, scale, camera) {
+    const long = 22, middle = [38, size - 38];
+    context.strokeStyle = context.fillStyle = "#333";
+    context.font = "13px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    const draw = (points) => {
+      context.beginPath();
+      for (const [x, y] of points) context.lineTo(x, y);
+      context.stroke();
+    };
+    ["L", "P", "S"].forEach((letter, axis) => {
+      const [across, down] = [camera[0][axis], -camera[1][axis]];
+      const place = (length) => [middle[0] + length * across, middle[1] + length * down];
+      draw([middle, place(long)]);
+      if (Math.hypot(across, down) > 0.2) context.fillText(letter, ...place(long + 9 / Math.hypot(across, down)));
+    });
+    const told = [50, 20, 10, 5, 2, 1].find((length) => length * scale < size / 3) || 1;
+    const right = size - 12, left = right - told * scale, base = size - 14;
+    draw([[left, base - 4], [left, base], [right, base], [right, base - 4]]);
+    context.fillText(`${told} mm`, (left + right) / 2, base - 12);
   }
 
   async function startSurface(part, data) {
