@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from mttu.config import MetricSettings
+from mttu.data.labels import REGIONS
 from mttu.errors import name_some
 from mttu.metrics.empty_masks import STATUSES, explain_dice, explain_hd95
 
@@ -108,7 +109,7 @@ def _with_interval(value: float | None, interval: Summary) -> str:
 
 
 def _segmentation(summary: Summary) -> Table:
-    regions = summary["segmentation"]
+    regions = {name: summary["segmentation"][name] for name in REGIONS if name in summary["segmentation"]}
     table = Table("", *(region.upper() for region in regions))
     table.title = f"Segmentation, empty masks: {summary['empty_masks']}"
     conventions = MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
@@ -122,7 +123,7 @@ def _segmentation(summary: Summary) -> Table:
             spreads = [(one["median"], one["lower_quartile"], one["upper_quartile"]) for one in metrics]
             table.add_row("  median (quartiles)", *(_with_range(*spread) for spread in spreads))
         table.add_row("  n", *(str(one["n"]) for one in metrics))
-    _add_lesions(table, list(summary["lesions"].values()))
+    _add_lesions(table, [summary["lesions"][name] for name in regions])
     for status in STATUSES:
         table.add_row(f"{status.replace('-', ' ')}, cases", *(str(one["counts"][status]) for one in regions.values()))
     return table

@@ -26,6 +26,8 @@ def test_masks_are_scored_against_the_manifests(write_predictions, evaluate, coh
     assert values_of(found.region_rows, "wt", "case_id") == sorted(case.case_id for case in cohort.split("test"))
     assert values_of(found.region_rows, "et", "dice") == [1.0] * 4
     assert values_of(found.region_rows, "wt", "hd95_mm") == [0.0] * 4
+    kept = json.loads(json.dumps(found.summary, sort_keys=True))  # as it is read back
+    assert [column.header for column in build_tables(kept)[0].columns] == ["", "WT", "TC", "ET"]
     shifted = evaluate(write_predictions("shifted", shift=2))
     assert values_of(shifted.region_rows, "wt", "hd95_mm") == [2.0] * 4
     wt = shifted.summary["segmentation"]["wt"]
