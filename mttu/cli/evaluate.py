@@ -13,9 +13,10 @@ from mttu.cli.output import give
 from mttu.cli.settings import DeviceName
 from mttu.data.labels import CONVENTIONS
 from mttu.data.manifest import is_one_name
-from mttu.errors import InputError, collecting, raise_if_any
+from mttu.errors import InputError, collecting, name_some, raise_if_any
 
 if TYPE_CHECKING:
+    from mttu.config import MetricSettings
     from mttu.report import Evaluation, EvaluationPlan, Source
 
 
@@ -47,6 +48,12 @@ class _Options:
         return plan_evaluation(
             *(source, self.manifest, out, self.split, self.empty, self.baselines, rival, self.resamples, *named)
         )
+
+    def name_conventions(self, own: "MetricSettings") -> str:
+        """How empty masks count where a network's settings say `own`."""
+        from mttu.metrics.empty_masks import choose_conventions, name_conventions
+
+        return name_conventions(choose_conventions(own, self.empty, self.empty_dice, self.empty_hd95))
 
 
 def evaluate(
@@ -91,6 +98,7 @@ def evaluate(
     from mttu.report import Source
     from mttu.report.evaluated import split_system
     from mttu.report.tables import build_tables, describe_cases
+    from mttu.tracking import is_address
 
     if compare is None and (compare_labels is not None or compare_scores is not None):
         raise InputError("--compare-labels and --compare-scores: are of the predictions of --compare; give these")
@@ -102,8 +110,10 @@ def evaluate(
         raise_if_any([f"{name}: {reason}" for name, given in single.items() if given is not None])
         _evaluate_several(named, output, options)
         return
-    place = _fetch(named[0][1][0], _name_beside(output, "weights"))
     rival = None if compare is None else Source(compare, compare_labels, compare_scores)
+    if is_address(named[0][1][0]):
+        raise_if_any(options.check(output, rival))
+    place = _fetch(named[0][1][0], _name_beside(output, "weights"))
     source, predicted = Source(place, labels, scores), _is_to_predict(place)
     if predicted:
         into = _name_beside(output, "predictions") if predict_into is None else predict_into
@@ -141,67 +151,98 @@ _COMPARISON = "comparison"
 """Folder of the comparison of several systems, beside those of their scores."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One of several folders to score."""
+
+    source: "Source"
+    scores: Path
+    conventions: str
+    """For empty masks, in words."""
+    checkpoint: Path | None
+    """Predicts first; None of predictions that are there."""
+
+
 def _evaluate_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, options: _Options) -> None:
     """Scores each folder of each system in a folder of its own below `output`, and compares them there."""
     from mttu.cli.compare import compare_evaluated
-    from mttu.report import Source
 
-    problems = _find_problems_of_several(named, output)
-    raise_if_any(problems)
-    parts = {
-        name: [Path(name, str(number)) if len(places) > 1 else Path(name) for number in range(1, len(places) + 1)]
-        for name, places in named
-    }
-    sources: dict[Path, Source] = {}
-    checkpoints: dict[Path, Path] = {}
-    for name, places in named:
-        for text, part in zip(places, parts[name], strict=True):
-            with collecting(problems):
-                place = _fetch(text, _name_beside(output, "weights") / part)
-                sources[part] = Source(place)
-                if _is_to_predict(place):
-                    checkpoints[part], sources[part] = place, Source(_name_beside(output, "predictions") / part)
-                    _check_prediction(place, sources[part].place, options)
-                    problems += options.check(output / part)
-                else:
-                    options.plan(sources[part], output / part)
-    if options.device != "auto" and not checkpoints:
-        problems.append("--device: none is a checkpoint, so that nothing is predicted; leave it out")
-    raise_if_any(list(dict.fromkeys(problems)))
+    parts = _plan_several(named, output, options)
     failed: dict[str, Any] = {}
-    for part, source in sources.items():
-        if part in checkpoints:
+    for part, plan in parts.items():
+        if plan.checkpoint is not None:
             console.print(f"{part}: predicts {options.split} cases")
-            _predict(checkpoints[part], source.place, options)
-        found = _score(options.plan(source, output / part), output / part, f"evaluate {part}")
+            _predict(plan.checkpoint, plan.source.place, options)
+        found = _score(options.plan(plan.source, plan.scores), plan.scores, f"evaluate {part}")
         failed |= {str(part): one for one in found.summary["cases"]["failed"].values() if one}
-    scored = [(name, [str(output / part) for part in parts[name]]) for name, _ in named]
-    compared = compare_evaluated(scored, output / _COMPARISON, None, options.resamples)
-    give({"folder": output, "systems": dict(scored), "failed": failed, **compared})
+    scored = {name: [str(output / part) for part in _name_parts(name, places)] for name, places in named}
+    told = {"folder": output, "systems": scored, "failed": failed}
+    give(told)
     for name, cases in failed.items():
-        errors.print(f"{name}: {len(cases)} cases could not be predicted; they are not in its scores")
+        errors.print(f"{name}: could not be predicted, in no score: {name_some(cases)}")
+    give({**told, **compare_evaluated(list(scored.items()), output / _COMPARISON, None, options.resamples)})
     if failed:
         raise typer.Exit(1)
 
 
-def _find_problems_of_several(named: Sequence[tuple[str, Sequence[str]]], output: Path) -> list[str]:
-    """What is wrong with names, which become folders, and with the folder of the comparison."""
+def _plan_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, options: _Options) -> dict[Path, _Part]:
+    """Each folder to score by its place below `output`; weights in MLflow are fetched when all else is checked.
+
+    Raises:
+        InputError: Lists all that would keep them from being predicted, scored and compared.
+    """
+    problems = _find_problems_of_several(named, output, options)
+    raise_if_any(problems)
+    parts: dict[Path, _Part] = {}
+    for name, places in named:
+        for part, text in zip(_name_parts(name, places), places, strict=True):
+            with collecting(problems):
+                place = _fetch(text, _name_beside(output, "weights") / part)
+                parts[part] = _plan_part(place, output, part, options)
+    if options.device != "auto" and not any(part.checkpoint for part in parts.values()):
+        problems.append("--device: none is a checkpoint, so that nothing is predicted; leave it out")
+    if len({part.conventions for part in parts.values()}) > 1:
+        told = "; ".join(f"{part.conventions} in {place}" for place, part in parts.items())
+        problems.append(f"empty masks count as {told}; name one way with --empty")
+    raise_if_any(list(dict.fromkeys(problems)))
+    return parts
+
+
+def _plan_part(place: Path, output: Path, part: Path, options: _Options) -> _Part:
+    from mttu.metrics.empty_masks import name_conventions
+    from mttu.predict import plan_predictions
+    from mttu.report import Source
+
+    if not _is_to_predict(place):
+        source = Source(place)
+        return _Part(source, output / part, name_conventions(options.plan(source, output / part).metrics), None)
+    into = _name_beside(output, "predictions") / part
+    device: Any = options.device
+    plan = plan_predictions(place, [options.manifest], into, device=device, split=options.split)
+    return _Part(Source(into), output / part, options.name_conventions(plan.config.metrics), place)
+
+
+def _name_parts(name: str, places: Sequence[str]) -> list[Path]:
+    return [Path(name, str(number)) if len(places) > 1 else Path(name) for number in range(1, len(places) + 1)]
+
+
+def _find_problems_of_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, options: _Options) -> list[str]:
+    """What is wrong with names, which become folders, with the folders to write, and with the manifest."""
     from mttu.report.comparison_files import check_comparison
     from mttu.report.evaluated import find_name_problems
 
     problems = find_name_problems(named) + check_comparison(output / _COMPARISON)
-    return problems + [
+    problems += [
         f"system {name!r}: cannot be the name of a folder here; write NAME=FOLDER with another one"
         for name, _ in named
         if name and (not is_one_name(name) or name == _COMPARISON)
     ]
-
-
-def _check_prediction(checkpoint: Path, into: Path, options: _Options) -> None:
-    """Raises `InputError` if `_predict` would."""
-    from mttu.predict import plan_predictions
-
-    plan_predictions(checkpoint, [options.manifest], into, device=options.device, split=options.split)  # type: ignore[arg-type]
+    if len(named) == 1 and not options.baselines:
+        problems.append(f"system {named[0][0]}: has nothing to be compared with without baselines; give another one")
+    if problems:
+        return problems
+    folders = [output / part for name, places in named for part in _name_parts(name, places)]
+    return list(dict.fromkeys(problem for folder in folders for problem in options.check(folder)))
 
 
 def _is_to_predict(place: Path) -> bool:

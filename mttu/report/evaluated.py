@@ -1,5 +1,6 @@
 """Folders that `mttu evaluate` wrote, read back as systems to compare: each case averaged over the folders first."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
@@ -97,8 +98,9 @@ class System:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether its cases are those of several networks, as of folds: two of the folders share none."""
-        return any(one.cases.isdisjoint(other.cases) for one in self.repeats for other in self.repeats)
+        """Whether its cases are those of several networks, as of folds: a folder lacks some that did not fail."""
+        scored = self.masks | self.classified
+        return any(scored - one.cases - set(one.summary.failed) for one in self.repeats)
 
     def average(self) -> dict[str, Scores]:
         """Case to its scores, each the mean over the folders that have it."""
@@ -204,17 +206,27 @@ def read_systems(named: Sequence[tuple[str, Sequence[str]]]) -> list[System]:
 
 def split_system(text: str) -> tuple[str, list[str]]:
     """Name and places of a system, of `PLACE` or `NAME=PLACE,PLACE,...`; a path that is there is one place."""
-    if Path(text).exists():
+    if _is_there(text):
         return Path(text).resolve().name, [text]
     name, sign, rest = text.partition("=")
     places = (rest if sign else text).split(",")
     return (name if sign else Path(places[0]).resolve().name), places
 
 
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # longer than a path can be, as a list of many is
+        return False
+
+
 def find_name_problems(systems: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     """Names without or with several systems, and places that a system has twice."""
     names = [name for name, _ in systems]
-    twice = [(name, one) for name, places in systems for one in sorted(set(places)) if places.count(one) > 1]
+    twice = []
+    for name, places in systems:
+        whole = [os.path.abspath(place) for place in places]
+        twice += [(name, one) for one, at in dict(zip(places, whole, strict=True)).items() if whole.count(at) > 1]
     problems = [f"system {name}: {one} is given twice; give each training once" for name, one in twice]
     return problems + [
         f"system {name}: {names.count(name)} systems have this name; write NAME=FOLDER"
@@ -239,12 +251,17 @@ def _find_differences(systems: Sequence[System]) -> list[str]:
         problems.append(
             f"comparison: empty masks count as {shown}; evaluate all with the same --empty-dice, --empty-hd95"
         )
-    return problems + [problem for one in folders[1:] for problem in _find_other_truth(folders[0], one)]
+    seen: dict[str, Evaluated] = {}
+    for one in folders:
+        for first in {id(seen[case_id]): seen[case_id] for case_id in one.facts if case_id in seen}.values():
+            both = sorted(case_id for case_id in one.facts if seen.get(case_id) is first)
+            problems += _find_other_truth(first, one, both)
+        seen |= {case_id: one for case_id in one.facts if case_id not in seen}
+    return problems
 
 
-def _find_other_truth(first: Evaluated, second: Evaluated) -> list[str]:
-    """Cases of both folders of which their manifests say other things, or whose true masks differ."""
-    both = sorted(first.facts.keys() & second.facts.keys())
+def _find_other_truth(first: Evaluated, second: Evaluated, both: Sequence[str]) -> list[str]:
+    """Those of some cases of both folders of which their manifests say other things, or whose true masks differ."""
     columns = [name for name in next(iter(first.facts.values()), {}) if name != "case_id"]
     other = {
         _TITLES.get(name, name): [one for one in both if first.facts[one][name] != second.facts[one].get(name)]
@@ -255,7 +272,7 @@ def _find_other_truth(first: Evaluated, second: Evaluated) -> list[str]:
             {case_id: own[region]["truth_ml"] for case_id, own in one.regions.items() if region in own}
             for one in (first, second)
         ]
-        scored = sorted(volumes[0].keys() & volumes[1].keys())
+        scored = [case_id for case_id in both if case_id in volumes[0] and case_id in volumes[1]]
         other[f"true volumes of {region.upper()}"] = [one for one in scored if not _is_equal(volumes, one)]
     return [
         f"comparison: {first.folder} and {second.folder} have other {what} for {name_some(cases)}; evaluate both with "

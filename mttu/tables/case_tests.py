@@ -18,7 +18,7 @@ _PAIRED = {
     **{metric: tuple(f"{metric}_{region}" for region in REGIONS) for metric in ("dice", "hd95")},
 }
 """Metrics that are compared by a paired t-test, with the scores whose mean they are."""
-_UNTESTED = ("not tested: several networks", 0, None)
+_UNTESTED = "not tested: several networks"
 NAME = "on cases: paired t-test for Dice and HD95, DeLong's test for AUC, McNemar's for accuracy"
 EXPLANATION = (
     "These tests take each case's mean over the seeds that both rows have, so AUC and accuracy are those of the mean "
@@ -45,7 +45,7 @@ def compare_on_cases(cells: Mapping[str, Cells], reference: str, pooled: Collect
     found = {row: _test(_pair(cells[row], cells[reference])) for row in cells if row != reference}
     for row, values in found.items():
         if {row, reference} & set(pooled):
-            values |= dict.fromkeys(("auc", "accuracy"), _UNTESTED)
+            values |= {metric: (_UNTESTED, values[metric][1], None) for metric in ("auc", "accuracy")}
     tests: dict[str, dict[str, CaseTest]] = {row: {} for row in found}
     for metric in (*_PAIRED, "auc", "accuracy"):
         adjusted = adjust_holm([values[metric][2] for values in found.values()])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from mttu.errors import InputError, mask_secrets
-from mttu.files import atomic_folder, remove
+from mttu.files import atomic_folder, remove, write_json
 from mttu.networks.checkpoint import is_checkpoint
 from mttu.tracking.connection import (
     check_server,
@@ -23,6 +23,9 @@ _RUNS, _MODELS = "runs:/", "models:/"
 ADDRESSES = f"{_RUNS}RUN_ID, {_MODELS}NAME/VERSION, {_MODELS}NAME@ALIAS"
 """What MLflow's addresses of weights look like."""
 
+_MARK = "fetched.json"
+"""File that says of a folder that it was fetched, and may be replaced."""
+
 
 def is_address(text: str) -> bool:
     """Whether a text is such an address, and no path."""
@@ -34,15 +37,18 @@ def fetch_checkpoint(address: str, into: Path, runs: Path, uri: str | None = Non
 
     Args:
         address: One of `ADDRESSES`.
-        into: The folder; it holds nothing but such a checkpoint, or is not there.
+        into: The folder; it is from an earlier call, or not there.
         runs: Folder of the runs, whose `mlflow.db` is asked where neither `uri` nor `MLFLOW_TRACKING_URI` is given.
         uri: Tracking URI.
 
+    Returns:
+        The folder.
+
     Raises:
-        InputError: There is no such database, run, or version; it holds no checkpoint; or the folder is in use.
+        InputError: There is no such database, run, or version; it holds no checkpoint; or the folder is something else.
     """
-    if into.exists() and not is_checkpoint(into):
-        raise InputError(f"{into}: is to hold the weights of {address}, but is there and holds no checkpoint; move it")
+    if into.exists() and not (into / _MARK).is_file():
+        raise InputError(f"{into}: is to hold the weights of {address}, but holds something else; move it")
     place = runs / "any"  # the database is looked for beside it
     full, named_by = resolve_uri(uri, place), name_source(uri, place)
     database = database_path(full)
@@ -54,6 +60,7 @@ def fetch_checkpoint(address: str, into: Path, runs: Path, uri: str | None = Non
     with atomic_folder(into) as folder:
         try:
             _download(address, full, folder)
+            write_json(folder / _MARK, {"address": address})
         except InputError:
             remove(folder)
             raise

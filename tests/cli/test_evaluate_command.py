@@ -144,19 +144,23 @@ def test_several_systems_are_scored_one_by_one_and_compared(
         (["a={p}", "b={c}", "--compare", "{p}"], "--compare: is for one folder of predictions"),
         (["a={p}", "b=nowhere"], "nowhere"),
         (["a={p}", "b={c}", "--split", "tset"], "tset"),
+        (["a={p},{c}", "--no-clinical-baselines"], "system a: has nothing to be compared with without baselines"),
+        (["a={p}", "b={o}"], "Dice exclude, HD95 exclude in b; name one way with --empty"),
+        (["a={p}", "b={p}x", "--device", "cpu"], "--device: none is a checkpoint"),
     ],
 )
 def test_of_several_nothing_is_predicted_before_all_fits(
-    words, said, run, tiny_checkpoint, predictions, manifest_file, tmp_path, monkeypatch
+    words, said, run, tiny_checkpoint, write_tiny, predictions, manifest_file, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mttu.predict.predict_cases", lambda *_: pytest.fail("nothing may be predicted"))
-    places = {"p": predictions, "c": tiny_checkpoint}
-    systems = [word.format(**places) for word in words]
-    options = systems[2:] if len(systems) > 2 else []
-    code, out, err = run("evaluate", *systems[:2], manifest_file, "-o", "out", "--json", *options)
+    other = write_tiny(tmp_path / "other" / "best", {"metrics.empty_dice": "exclude"})
+    places = {"p": predictions, "c": tiny_checkpoint, "o": other}
+    words = [word.format(**places) for word in words]
+    start = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    code, out, err = run("evaluate", *words[:start], manifest_file, "-o", "out", "--json", *words[start:])
     assert (code, out, said.format(**places) in err) == (2, "", True), err
-    assert [path.name for path in tmp_path.iterdir()] == ["predicted"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "predicted"]
 
 
 def test_weights_of_mlflow_are_fetched_first(run, manifest_file, tmp_path, monkeypatch):

@@ -144,6 +144,32 @@ def test_folds_are_put_together_and_said_to_be_of_different_networks(write: Writ
     assert any("ranks probabilities of different networks together" in note for note in found.notes)
 
 
+def test_folds_may_share_a_case(write: Write) -> None:
+    upper = write("fold-0", (0.9,) * 5, GOOD[:5], cases=IDS[:5])
+    lower = write("fold-1", (0.5,) * 4, GOOD[4:], cases=IDS[4:])
+    found = compare(f"ours={upper},{lower}", write("other"))
+    assert any("ranks probabilities of different networks together" in note for note in found.notes)
+    difference = found.summary.rows[1].differences["auc"]
+    assert (difference.p, difference.n) == (None, 8)
+
+
+def test_truth_is_compared_between_any_two_folders(write: Write) -> None:
+    ours = [write(f"ours-{half}", cases=IDS[half : half + 4]) for half in (0, 4)]
+    facts = [{**row, "age": 99} if row["case_id"] == IDS[-1] else row for row in FACTS]
+    facts = [facts[:4], facts[4:]]
+    theirs = [write(f"theirs-{half}", cases=IDS[half : half + 4], facts=facts[half // 4]) for half in (0, 4)]
+    with pytest.raises(InputError, match=rf"other ages for {IDS[-1]}; evaluate both with the same manifest"):
+        compare("ours=" + ",".join(map(str, ours)), "theirs=" + ",".join(map(str, theirs)))
+
+
+def test_many_folders_are_no_path(write: Write, tmp_path: Path) -> None:
+    folders = [write(f"seed-{number}-{'x' * 100}") for number in range(3)]
+    assert compare(f"ours={','.join(map(str, folders))}", write("other")).summary.rows[0].n == 8
+    assert split_system(",".join(["y" * 300, "z"])) == ("y" * 300, ["y" * 300, "z"])
+    with pytest.raises(InputError, match=r"system ours: .*/\./seed-0-x+ is given twice"):
+        compare(f"ours={folders[0]},{tmp_path}/./{folders[0].name}", write("another"))
+
+
 def test_one_system_is_compared_with_the_baselines(write: Write) -> None:
     found = compare(write("only")).summary
     assert [row.title for row in found.rows] == ["only", "age, no image"]
@@ -265,7 +291,7 @@ def test_baselines_are_those_of_all_folders_of_a_system(write: Write) -> None:
 
 
 def test_seeds_that_failed_on_a_case_are_no_folds(write: Write) -> None:
-    whole, part = write("seed-0"), write("seed-1", cases=IDS[:7])
+    whole, part = write("seed-0"), write("seed-1", cases=IDS[:7], failed=IDS[7:])
     found = compare(f"ours={whole},{part}", write("other", probabilities=POOR))
     assert any("not every folder has all scores of case h" in note for note in found.notes)
     assert not any("as folds do" in note for note in found.notes)

@@ -44,11 +44,11 @@ def test_what_is_not_there_is_told_and_leaves_nothing(kept, begin, runs, tmp_pat
     with pytest.raises(InputError, match=r"mlflow\.db does not exist; say with MLFLOW_TRACKING_URI where"):
         fetch_checkpoint("runs:/x", tmp_path / "weights", tmp_path / "no runs")
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(
-        InputError, match="mine: is to hold the weights of runs:/x, but is there and holds no checkpoint"
-    ):
+    (tmp_path / "mine" / "best").mkdir(parents=True)
+    (tmp_path / "mine" / "best" / "checkpoint.json").write_text("{}")
+    with pytest.raises(InputError, match="mine: is to hold the weights of runs:/x, but holds something else"):
         fetch_checkpoint("runs:/x", tmp_path / "mine", runs, kept.uri)
+    assert (tmp_path / "mine" / "best" / "checkpoint.json").read_text() == "{}"
 
 
 def test_addresses_are_no_paths():
