@@ -189,7 +189,11 @@ def run_study(
 
     changeable = list_changeable(in_rounds=True) if study.self_trains else CHANGEABLE
     labels = {"table": study.table}
-    ours = replace(inputs, fingerprint=f"of a study: {inputs.fingerprint}")  # no training's folder, and none takes it
+    ours = replace(  # no training's folder, and none takes it
+        inputs,
+        fingerprint=f"of a study: {inputs.fingerprint}",
+        earlier_fingerprint=f"of a study: {inputs.earlier_fingerprint}",
+    )
     with open_run(config, ours, fresh, changeable, check, tell=tell, notes=inputs.notes, labels=labels) as run:
         if run.tracker is None:
             return run.folder

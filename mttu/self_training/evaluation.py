@@ -16,6 +16,7 @@ from mttu.data.cache import open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Case, Manifest
 from mttu.data.tables import read_table
+from mttu.errors import InputError
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
 from mttu.inference.cases import run_cases
 from mttu.inference.device import choose_precision
@@ -36,7 +37,7 @@ from mttu.self_training.tracking import (
 )
 from mttu.training.evaluation import SECONDS, score_case, summarise
 from mttu.training.held_out import copy_held_out
-from mttu.training.inputs import resolve_paths
+from mttu.training.inputs import check_test_cases, resolve_paths
 from mttu.training.state import BEST
 
 _SCORES_FORMAT = 1
@@ -164,8 +165,12 @@ def _test(job: Job) -> None:
     rounds = range(count_finished(job.folder))
     metrics: dict[int, dict[str, float]] = {}
     if job.manifest.split("test"):
+        content, problems = check_test_cases(job.config, job.manifest)
+        if problems:
+            kept = f"{job.folder}: all rounds are trained, and best/ is written; mend the test cases and run the same"
+            raise InputError([*problems, f"{kept} command again, which goes on with their evaluation"])
         drop_link(job.folder / _WORKING)
-        rows = {number: _test_round(job, number) for number in rounds}
+        rows = {number: _test_round(job, number, content) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
         write_rows(together, job.folder / TEST_ROWS, {"empty_dice": job.config.metrics.empty_dice})
         metrics = {number: measure(rows[number], "test", job.config.train.validation_metric) for number in rounds}
@@ -173,9 +178,11 @@ def _test(job: Job) -> None:
     write_json(job.folder / TEST, {**named, "rounds": metrics})
 
 
-def _test_round(job: Job, number: int) -> list[CaseRow]:
+def _test_round(job: Job, number: int, content: str) -> list[CaseRow]:
+    """Rows of the test cases, of which `content` is the digest; those of an earlier start if nothing has changed."""
     folder, path = round_folder(job.folder, number), job.folder / _WORKING / f"round_{number}.parquet"
-    about = {"weights_sha256": read_record(folder).weights_sha256, "empty_dice": job.config.metrics.empty_dice}
+    weights = read_record(folder).weights_sha256
+    about = {"weights_sha256": weights, "cases_sha256": content, "empty_dice": job.config.metrics.empty_dice}
     if path.exists():
         rows, found = read_rows(path)
         if found == about:
@@ -186,13 +193,17 @@ def _test_round(job: Job, number: int) -> list[CaseRow]:
 
 
 def finish(job: Job) -> None:
-    """Tests, chooses a round, writes `best/`, completes tracking, writes `summary.json`; tests nothing twice."""
-    _test(job)
+    """Chooses a round, writes `best/`, tests, completes tracking, writes `summary.json`; tests nothing twice.
+
+    Raises:
+        InputError: A test case cannot be used; `best/` is there, and the next call goes on with the test.
+    """
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)
     copy_held_out(round_folder(job.folder, chosen), job.folder)
     with atomic_folder(job.folder / BEST) as partial:
         shutil.copytree(round_folder(job.folder, chosen) / BEST, partial, dirs_exist_ok=True)
+    _test(job)
     remove(job.folder / _WORKING)
     rounds = summarise_rounds(job.folder, job.truth)
     log_finish(job, rounds, chosen)

@@ -27,6 +27,8 @@ from mttu.training.start import find_learned_tasks
 def check_self_training(config: Config, manifest: Manifest | None = None) -> Checked:
     """Reads manifest, prepared cases of all splits, and truth, and checks that the rounds can be run.
 
+    A test case that cannot be read is a note: it changes no round, and is refused when its turn comes.
+
     Args:
         config: All settings.
         manifest: In place of what `data.manifest` holds, such as a fold of it. Without it, a cross-validation is
@@ -38,7 +40,7 @@ def check_self_training(config: Config, manifest: Manifest | None = None) -> Che
     problems: list[str] = []
     inputs, truth = None, {}
     with collecting(problems):
-        inputs = check_inputs(config, SPLITS, manifest)
+        inputs = check_inputs(config, SPLITS, manifest, test_comes_last=True)
         if manifest is not None or not config.data.folds:
             problems += _check_cohort(config, inputs.manifest)
     if manifest is None:  # a fold has the same settings as the whole, which was checked before
@@ -185,7 +187,7 @@ def check_shared_start(config: Config, inputs: Inputs) -> list[str]:
     wanted = identify(round_config(config, 0, Path()), inputs.fingerprint)
     problems += [
         f"self_training.start {start}: was made from other settings or data ({item})"
-        for item in differences(record.identity, wanted)
+        for item in differences(record.identity, wanted, inputs.earlier_fingerprint)
     ]
     trained_on = first_mixture(inputs.manifest, config.selection.method, config.teacher.masks).manifest
     if not problems and record.manifest_fingerprint != trained_on.fingerprint:

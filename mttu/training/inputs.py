@@ -50,17 +50,29 @@ class Inputs:
     manifest: Manifest
     cache_dir: Path
     fingerprint: str
-    """SHA-256 over the manifest and the content hashes of all prepared cases of the checked splits."""
+    """SHA-256 over the manifest and the content hashes of all prepared cases that are learned from or choose."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Tasks of the network that it will not have learned, with the reason."""
     notes: tuple[str, ...] = ()
     """Sentences for the user before training starts."""
+    earlier_fingerprint: str = ""
+    """What earlier versions recorded in place of `fingerprint`, if that was another: with the test cases."""
 
 
-def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manifest: Manifest | None = None) -> Inputs:
+def check_inputs(
+    config: Config,
+    splits: Sequence[str] = ("train", "val"),
+    manifest: Manifest | None = None,
+    test_comes_last: bool = False,
+) -> Inputs:
     """Reads the manifest; checks modalities, labels, prepared cases, their sources, batches and weights to start from.
 
-    The cases of `splits` have to be prepared; `manifest` replaces what `data.manifest` holds, e.g. by a fold of it.
+    Args:
+        config: All settings.
+        splits: Their cases have to be prepared.
+        manifest: In place of what `data.manifest` holds, e.g. a fold of it.
+        test_comes_last: The test cases of `splits` are evaluated after all training: what cannot be read of them is a
+            note, see `check_test_cases`, and they are not in the fingerprint.
 
     Raises:
         InputError: Lists every problem.
@@ -80,25 +92,19 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *(start_problems or [*_check_known_patients(config, manifest), *_check_teacher(config, train, path)]),
     ]
     digest = hashlib.sha256(manifest.fingerprint.encode())
+    of_test = digest.copy()
+    modalities = () if missing_modalities else config.data.modalities  # reported once instead of for every case
     unrecorded, read_again = [], []
+    unusable: list[str] = []
     for case in (case for name in splits for case in manifest.split(name)):
-        try:
-            cached = open_cached(cache_dir, case.case_id)
-            if not missing_modalities:  # reported once instead of for every case
-                cached.channels(config.data.modalities)
-        except InputError as error:
-            problems += error.problems
-            continue
-        stale = _check_cached(case, cached, config)
-        problems += stale
-        if cached.sources is None:
-            unrecorded.append(case.case_id)
-        elif not stale:
-            changes, have_other_times = find_changes(case, cached.modalities, cached.sources)
-            problems += _describe_changes(case, changes)
-            if have_other_times:
-                read_again.append(case.case_id)
-        digest.update(f"{case.case_id}:{cached.content_hash}\n".encode())
+        is_last = test_comes_last and case.split == "test"
+        found = _check_prepared(case, cache_dir, config, modalities)
+        problems += found.stale
+        (unusable if is_last else problems).extend(found.unusable)
+        unrecorded += [case.case_id] if found.is_unrecorded else []
+        read_again += [case.case_id] if found.is_read_again else []
+        for one in (of_test,) if is_last else (digest, of_test):
+            one.update(f"{case.case_id}:{found.content_hash}\n".encode())
     quotas: list[str] = []
     with collecting(problems):
         quotas = describe_quotas(train, config) if train else []
@@ -109,8 +115,18 @@ def check_inputs(config: Config, splits: Sequence[str] = ("train", "val"), manif
         *quotas,
         *describe_soft_labels(config, train),
         *_describe_sources(unrecorded, read_again),
+        *(f"the evaluation of test cases at the end would stop: {problem}" for problem in unusable),
     )
-    return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes)
+    earlier = of_test.hexdigest() if test_comes_last else ""
+    return Inputs(manifest, cache_dir, digest.hexdigest(), missing, notes, earlier)
+
+
+def check_test_cases(config: Config, manifest: Manifest) -> tuple[str, list[str]]:
+    """SHA-256 over the content hashes of the prepared test cases, and why they cannot be evaluated."""
+    _, cache_dir = resolve_paths(config)
+    found = [_check_prepared(case, cache_dir, config, config.data.modalities) for case in manifest.split("test")]
+    digest = hashlib.sha256("\n".join(one.content_hash for one in found).encode()).hexdigest()
+    return digest, [problem for one in found for problem in (*one.stale, *one.unusable)]
 
 
 _UNLABELLED = {
@@ -198,6 +214,35 @@ def _check_teacher(config: Config, train: Sequence[Case], path: Path) -> list[st
         f"{path}: no training mask tells the parts of a tumour, without which a teacher would be sure of background "
         "alone; give such masks, or set teacher.masks=false"
     ]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is found of one prepared case."""
+
+    content_hash: str = ""
+    unusable: Sequence[str] = ()
+    """Why it cannot be used: it cannot be read, lacks a modality, or its source files are others now."""
+    stale: Sequence[str] = ()
+    """How it differs from what manifest and settings say."""
+    is_unrecorded: bool = False
+    """Whether it has no record of its source files."""
+    is_read_again: bool = False
+    """Whether its source files had to be read, because their times are others."""
+
+
+def _check_prepared(case: Case, cache_dir: Path, config: Config, modalities: Sequence[str]) -> _Prepared:
+    """Checks a prepared case without reading its voxels, for these modalities."""
+    try:
+        cached = open_cached(cache_dir, case.case_id)
+        cached.channels(modalities)
+    except InputError as error:
+        return _Prepared(unusable=error.problems)
+    stale = _check_cached(case, cached, config)
+    if cached.sources is None or stale:
+        return _Prepared(cached.content_hash, stale=stale, is_unrecorded=cached.sources is None)
+    changes, have_other_times = find_changes(case, cached.modalities, cached.sources)
+    return _Prepared(cached.content_hash, _describe_changes(case, changes), is_read_again=have_other_times)
 
 
 def _check_cached(case: Case, cached: CachedCase, config: Config) -> list[str]:

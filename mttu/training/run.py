@@ -56,15 +56,16 @@ def identify(config: Config, fingerprint: str, changeable: tuple[str, ...] = CHA
     return {"format_version": FORMAT_VERSION, "data": fingerprint, "settings": settings}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], earlier_fingerprint: str = "") -> list[str]:
     """Each difference of two identities as `name: old -> new`.
 
-    A setting that the old one lacks counts as the value that its version used, see `mttu.config.earlier`.
+    `earlier_fingerprint` stands for the new one's data too, see `mttu.training.inputs.Inputs`. A setting that the
+    old one lacks counts as the value that its version used, see `mttu.config.earlier`.
     """
     found = []
     if old.get("format_version") not in range(1, new["format_version"] + 1):
         found.append(f"format_version: {old.get('format_version')} -> {new['format_version']}")
-    if old.get("data") != new["data"]:
+    if old.get("data") not in (new["data"], earlier_fingerprint or new["data"]):
         found.append(f"manifest or prepared cases: {_shorten(old.get('data'))} -> {_shorten(new['data'])}")
     stored, after = old.get("settings", {}), new["settings"]
     # a setting that is newer than the old run and may change is in neither
@@ -94,11 +95,12 @@ def begin_or_continue(
     fingerprint: str,
     fresh: bool,
     changeable: tuple[str, ...] = CHANGEABLE,
+    earlier_fingerprint: str = "",
 ) -> None:
     """Records in a folder, locked by the caller, what its run is started with, or checks that this has not changed.
 
-    See `identify` for config, fingerprint and `changeable`. With `fresh` an older run in this folder is moved aside,
-    and a new one is begun.
+    See `identify` for config, fingerprint and `changeable`, and `differences` for `earlier_fingerprint`. With `fresh`
+    an older run in this folder is moved aside, and a new one is begun.
 
     Raises:
         InputError: The folder holds a run of other settings or data; lists each difference.
@@ -112,7 +114,7 @@ def begin_or_continue(
         old = dict(read_json(mark))
     except (ValueError, TypeError):
         raise InputError(f"run {folder}: run.json is damaged; start anew with --fresh") from None
-    found = differences(old, identity)
+    found = differences(old, identity, earlier_fingerprint)
     if found:
         changes = "; ".join(found)
         raise InputError(
@@ -278,7 +280,7 @@ def open_run(
     """
     folder, manifest = config.output.place, inputs.manifest
     with lock_folder(folder):
-        begin_or_continue(folder, config, inputs.fingerprint, fresh, changeable)
+        begin_or_continue(folder, config, inputs.fingerprint, fresh, changeable, inputs.earlier_fingerprint)
         if check is not None:
             check(folder)
         if (folder / FINISHED).exists():
