@@ -36,7 +36,7 @@ table.csv       one line per row and metric, values as measured: Dice and IDH sc
                 low, high: 95 % bootstrap interval over patients; difference: to the reference of comparison.json;
                 p, p_holm, test, tested: the test on cases, adjusted over the other rows of the metric, and its pairs
                 dice, hd95: mean of the three regions; lesion_...: lesion-wise as BraTS 2023
-table.md, .tex  the same as in the paper; table.tex needs booktabs
+table.md, .tex  the same as in the paper; table.tex needs booktabs and graphicx
 subgroups       AUC with DeLong's and Dice with the bootstrap's interval, by grade, age, sex and site
                 dice: as in table.csv, the mean of the three regions' means; dice_cases: those with all three
 comparison.json which folders were compared, and what limits it

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mttu.files import atomic_file, write_csv_rows, write_text
+from mttu.tables.latex import escape_latex
 from mttu.tables.scores import (
     COMPARED,
     COSTS,
@@ -154,26 +155,9 @@ def _escape_markdown(text: str) -> str:
     return " ".join(text.split()).translate(_MARKDOWN_SPECIAL)
 
 
-_GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "σ": "sigma", "τ": "tau", "Δ": "Delta"}  # noqa: RUF001
-_LATEX_SPECIAL = {
-    **{ord(sign): f"\\{sign}" for sign in "%&_#${}"},
-    **{ord(sign): f"${sign}$" for sign in "<>|"},
-    **{ord(sign): f"{{{sign}}}" for sign in "[]*"},  # after a line's end, they would be its arguments
-    **{ord(sign): f"$\\{name}$" for sign, name in _GREEK.items()},
-    **{ord("\\"): r"$\backslash$", ord("~"): r"$\sim$", ord("^"): r"\^{}"},
-    ord('"'): "''",
-    **{ord("±"): r"$\pm$", ord("×"): r"$\times$", ord("≥"): r"$\geq$", ord("≤"): r"$\leq$"},  # noqa: RUF001
-    **{ord("†"): r"$\dagger$", ord("−"): "$-$", ord("–"): "--", ord("—"): "---"},  # noqa: RUF001
-}
-
-
-def _escape_latex(text: str) -> str:
-    return " ".join(text.split()).translate(_LATEX_SPECIAL)
-
-
 _MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False, ends="{} [{}]")
 _LATEX = _Markup(
-    *(_escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$"),
+    *(escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$"),
     has_groups=True,
     ends=r"\begin{{tabular}}{{@{{}}c@{{}}}}{}\\{{\tiny [{}]}}\end{{tabular}}",
 )
@@ -202,7 +186,9 @@ def _lay_out_markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def write_latex(summary: Summary, caption: str, path: Path) -> None:
-    """Writes a `table*`, which spans both columns of a two-column page; the only package that it needs is booktabs.
+    """Writes a `table*`, which spans both columns of a two-column page; it needs the packages booktabs and graphicx.
+
+    A table that is wider than the page is shrunk to its width.
 
     Args:
         summary: A study.
@@ -227,10 +213,10 @@ def write_latex(summary: Summary, caption: str, path: Path) -> None:
             ),
         ]
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{_escape_latex(' '.join(sentences))}}}",
+        rf"\caption{{{escape_latex(' '.join(sentences))}}}",
         r"\medskip",
         r"\scriptsize",
         r"\setlength{\tabcolsep}{2pt}",
@@ -245,8 +231,9 @@ def _lay_out_latex(
 ) -> list[str]:
     lines = [rf"{' & '.join(cells)} \\" for cells in rows]
     titles_line = rf"{' & '.join(titles)} \\"
-    begin, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
-    return [begin, r"\toprule", *head, titles_line, r"\midrule", *lines, r"\bottomrule", end]
+    begin, end = rf"\sbox0{{\begin{{tabular}}{{{alignment}}}", r"\end{tabular}}%"
+    fit = r"\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}\else\usebox0\fi"
+    return [begin, r"\toprule", *head, titles_line, r"\midrule", *lines, r"\bottomrule", end, fit]
 
 
 _Groups = Mapping[str, Sequence[str]]
@@ -270,7 +257,7 @@ def _head_groups(summary: Summary, groups: _Groups) -> list[str]:
     for title, metrics in {**known, "Cost": [COSTS[name] for name in _list_costs(summary, groups)]}.items():
         size = len(metrics)
         if size:
-            cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape_latex(title + _list_units(metrics))}}}")
+            cells.append(rf"\multicolumn{{{size}}}{{c}}{{{escape_latex(title + _list_units(metrics))}}}")
             rules.append(rf"\cmidrule(lr){{{first}-{first + size - 1}}}")
             first += size
     return [rf"{' & '.join(cells)} \\".lstrip(), " ".join(rules)] if rules else []

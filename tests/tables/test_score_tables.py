@@ -257,7 +257,7 @@ def test_a_study_without_a_finished_row_still_has_tables(tmp_path):
 
 def check_latex(text):
     """Braces, environments and dollars are balanced; every line of a tabular has as many cells as its columns."""
-    bare = re.sub(r"(?m)(?<!\\)%.*$", "", text)
+    bare = re.sub(r"(?m)(?<!\\)%.*$", "", text.replace(r"\ifdim\wd0>\textwidth", ""))
     plain = re.sub(r"\\[{}$&%#_^]", "", bare)
     depth = 0
     for sign in plain:
@@ -306,7 +306,7 @@ def test_latex_is_a_complete_table(tmp_path):
     assert (text.count(r"\toprule"), text.count(r"\midrule"), text.count(r"\bottomrule")) == (2, 2, 2)
 
 
-AWKWARD = {"a": r"[F1] \ {x} ^ ~", "b": '* 50 % & "U_Net" #1 $x$ < > |', "c": "τ ≥ 0.9 † ± –"}  # noqa: RUF001
+AWKWARD = {"a": r"[F1] \ {x} ^ ~", "b": '* 50 % & "U_Net" #1 $x$ < > |', "c": "τ ≥ 0.9 † ± –", "d": "Ünet ł 中🧠"}  # noqa: RUF001
 
 
 def awkward():
@@ -320,20 +320,27 @@ def test_titles_of_any_signs_are_escaped(tmp_path):
     assert r"{[}F1{]} $\backslash$ \{x\} \^{} $\sim$ (ref.) & 1" in text
     assert r"{*} 50 \% \& ''U\_Net'' \#1 \$x\$ $<$ $>$ $|$ & 1" in text
     assert r"$\tau$ $\geq$ 0.9 $\dagger$ $\pm$ -- & 1" in text
+    assert r"\"{U}net {\l} U+4E2DU+1F9E0 & 1" in text
     assert text.isascii()
 
 
-@pytest.mark.parametrize("summary", [SUMMARY, awkward()], ids=["study", "awkward"])
-def test_latex_compiles(summary, tmp_path):
+def wide():
+    cells = {name: {f"seed {seed}": dict.fromkeys(METRICS, 0.5 + seed / 10) for seed in range(2)} for name in "ab"}
+    return summarise(cells, "a", {"a": "A network whose name is as long as this", "b": "a_b&c%"})
+
+
+@pytest.mark.parametrize("summary", [SUMMARY, awkward(), wide()], ids=["study", "awkward", "wide"])
+def test_latex_compiles_and_fits_the_page(summary, tmp_path):
     program = shutil.which("pdflatex") or shutil.which("tectonic")
     if program is None:
         pytest.skip("neither pdflatex nor tectonic is installed")
     write_latex(summary, "Dice & HD95, 100 % of cases.", tmp_path / "study.tex")
-    main = r"\documentclass[twocolumn]{article}\usepackage{booktabs}\begin{document}\input{study}\end{document}"
+    main = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{study}\end{document}"
     (tmp_path / "main.tex").write_text(main)
     options = ["-interaction=nonstopmode", "-halt-on-error"] if program.endswith("pdflatex") else []
     done = subprocess.run([program, *options, "main.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
     assert (tmp_path / "main.pdf").stat().st_size > 1000
 
 
