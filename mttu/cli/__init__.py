@@ -303,6 +303,8 @@ def demo(
 ) -> None:
     """Run everything on a synthetic cohort. Phantom, cohort, prepare, self-train, predict."""
     from mttu.phantom import TRUTH_TABLE
+    from mttu.self_training.evaluation import read_summary
+    from mttu.self_training.tracking import summarise_rounds
     from mttu.tracking import name_source, resolve_uri, show_command, show_page
 
     data, manifest, output = folder / "phantom", folder / "cohort.parquet", folder / "predictions"
@@ -329,7 +331,9 @@ def demo(
         raise typer.Exit(1)
     run = self_train_shown(settings)
     predict(run, [manifest], output)
-    give({"checkpoint": run / "best", "run": run, "predictions": output})
+    summary = read_summary(run) or {}
+    rounds = {"chosen_round": summary.get("chosen_round"), "rounds": summarise_rounds(run, {})}
+    give({"checkpoint": run / "best", "run": run, "predictions": output, **rounds})
     console.print("")
     console.print(f"checkpoint   {run / 'best'}")
     console.print(f"rounds       {run / 'rounds.png'}, and pictures in each round's folder")

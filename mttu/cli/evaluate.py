@@ -128,7 +128,7 @@ def evaluate(
         reason = f"{place} is no checkpoint, so that nothing is predicted; leave it out"
         raise_if_any([f"{name}: {reason}" for name, given in unused.items() if given])
     found = _score(options.plan(source, output, rival), output)
-    give(found.summary)
+    give({"folder": output, **found.summary})
     for line in describe_cases(found.summary):
         console.print(line)
     for table in build_tables(found.summary):

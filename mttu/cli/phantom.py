@@ -44,7 +44,7 @@ def phantom(
     with show_progress("phantom", cases) as advance:
         write_phantom(folder, recipe, advance)
     measured = measure_phantom(folder)
-    give({"folder": folder, "idh": measured})
+    give({"folder": folder, "cases": cases, "idh": measured})
     for line in measured.describe():
         console.print(line)
     console.print(f"{cases} phantom cases in {folder}")

@@ -37,7 +37,7 @@ def postprocess(
         kept = find_postprocessing(plan, advance)
     for note in kept.notes:
         tell(note)
-    give(kept.to_json())
+    give({"checkpoint": find_checkpoint(checkpoint), **kept.to_json()})
     show_table(_build_table(kept))
     console.print(kept.describe())
     console.print(f"{find_checkpoint(checkpoint)}: postprocessing.json written; `mttu predict` uses it")

@@ -169,18 +169,24 @@ def _show(folder: Path) -> None:
     from mttu.search.results import BEST_SETTINGS, TABLE
     from mttu.search.spaces import METRICS
     from mttu.search.study import FORMAT_VERSION, RECORD
-    from mttu.search.trials import read_trials
+    from mttu.search.trials import find_best, read_trials
 
     if (folder / POINTS).exists():
-        console.print(f"{folder} holds a search on stored scores: {POINTS}, {PICTURE}.png, {BEST_SETTINGS}")
+        found = [folder / name for name in (POINTS, f"{PICTURE}.png", BEST_SETTINGS) if (folder / name).exists()]
+        give({"folder": folder, "files": found})
+        console.print(f"{folder} holds a search on stored scores: {', '.join(path.name for path in found)}")
         return
     if not (folder / RECORD).exists():
         raise InputError(f"{folder}: holds no search ({RECORD} not found); give the run folder of `mttu tune`")
     record = read_versioned(folder / RECORD, FORMAT_VERSION, "give the run folder of `mttu tune`")
     plan, trials = record["plan"], read_trials(folder)
     metric = plan["metric"]
-    give({"folder": folder, "plan": plan, "trials": trials})
     maximise = METRICS[plan["run"]][metric] if plan["mode"] is None else plan["mode"] == "max"
+    best = find_best(trials, metric, maximise)
+    files = {"table": folder / TABLE, "settings": folder / BEST_SETTINGS}
+    leader = None if best is None else {"name": best.name, metric: best.best(metric, maximise)}
+    written = {name: path for name, path in files.items() if path.exists()}
+    give({"folder": folder, "plan": plan, "trials": trials, "best": leader, "files": written})
     show_table(_tabulate(trials, [one["name"] for one in record["space"]], metric, maximise))
     counts = Counter(trial.state for trial in trials)
     told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))

@@ -17,7 +17,7 @@ from mttu.config import Config, override
 from mttu.errors import InputError, RunError
 from mttu.search.samplers import Sampler
 from mttu.search.spaces import Run, expand
-from mttu.search.trials import BEGUN, FAILED, FINISHED, STEP, TRIALS, Report, State, Trial, read_trials
+from mttu.search.trials import FAILED, FINISHED, STEP, TRIALS, Report, State, Trial, find_best, read_trials
 from mttu.search.work import Job, with_absolute_paths
 from mttu.tracking import Tracker, open_tracker
 from mttu.training.epoch_log import AGAIN_SECONDS, EpochLog
@@ -191,11 +191,7 @@ class Book:
     @property
     def best(self) -> Trial | None:
         """The best trial that was not stopped and did not fail; the first of equals. None without any."""
-        known = [trial for trial in self.trials.values() if trial.state in (FINISHED, BEGUN)]
-        values = [(trial.best(self.goal.metric, self.goal.maximise), trial) for trial in known]
-        sign = 1 if self.goal.maximise else -1
-        scored = [(sign * value, -trial.number, trial) for value, trial in values if value is not None]
-        return max(scored, key=lambda one: one[:2])[2] if scored else None
+        return find_best(self.trials.values(), self.goal.metric, self.goal.maximise)
 
     def count_in(self, state: State) -> int:
         """Trials in a state."""

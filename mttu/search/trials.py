@@ -125,6 +125,14 @@ def read_trials(search_folder: Path, mend: bool = False) -> list[Trial]:
     return sorted(found, key=lambda trial: trial.number)
 
 
+def find_best(trials: Iterable[Trial], metric: str, maximise: bool) -> Trial | None:
+    """The best trial that was not stopped and did not fail; the first of equals. None without any."""
+    known = [(trial.best(metric, maximise), trial) for trial in trials if trial.state in (FINISHED, BEGUN)]
+    sign = 1 if maximise else -1
+    scored = [(sign * value, -trial.number, trial) for value, trial in known if value is not None]
+    return max(scored, key=lambda one: one[:2])[2] if scored else None
+
+
 def _find_records(search_folder: Path) -> Iterable[Path]:
     return sorted((search_folder / TRIALS).glob(f"*/{_RECORD}"))
 

@@ -101,6 +101,21 @@ def test_commands_print_one_json_document(run, manifest_file, phantom_cache, pha
     assert ask(*words, "-o", tmp_path / "mc.parquet", "mc.passes=2")["scored"] == 1
     predicted = ask("predict", tiny_checkpoint, manifest_file, "--split", "test", "-o", tmp_path / "out")
     assert [0 <= case["idh_mutant_probability"] <= 1 for case in predicted["cases"]] == [True]
+    drawn = ask("phantom", tmp_path / "phantom", "--cases", 2, "--size", 24)
+    assert (drawn["folder"], drawn["cases"]) == (str(tmp_path / "phantom"), 2)
+    (listed,) = ask("networks", "--only", "dmfnet")
+    assert (listed["name"], listed["parameters"] > 1e6) == ("dmfnet", True)
+
+
+def test_evaluations_speak_json(run, tiny_checkpoint, manifest_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("mttu.report.files.draw_pictures", lambda *tables: {})
+    code, out, err = run(
+        "evaluate", tiny_checkpoint, manifest_file, "-o", tmp_path / "s", "--resamples", "20", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["folder"], found["cases"]["in_split"]) == (str(tmp_path / "s"), 1)
+    assert found["segmentation"].keys() == {"wt", "tc", "et"}
 
 
 def test_selections_and_thresholds_speak_json(run, scores, tmp_path):

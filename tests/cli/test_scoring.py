@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -186,4 +187,9 @@ def test_thresholds_are_searched_on_stored_scores(run, scores, truth, tmp_path):
     code, out, _ = run("tune", "--show", folder)
     assert code == 0
     assert "holds a search on stored scores: points.csv, pareto.png, best.yaml" in out.replace("\n", " ")
+    told = json.loads(run("tune", "--show", folder, "--json")[1])
+    assert told == {
+        "folder": str(folder),
+        "files": [str(folder / name) for name in ("points.csv", "pareto.png", "best.yaml")],
+    }
     assert run("tune", space, f"output.folder={tmp_path}")[0] == 2

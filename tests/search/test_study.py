@@ -100,6 +100,11 @@ def test_a_whole_search(tiny, tmp_path, invoke, sketches):
     assert "2 of 2 trials: 2 finished" in out
     assert f"settings of the best: mttu train --config {folder / 'best.yaml'}" in out
 
+    told, _ = json.JSONDecoder().raw_decode(invoke("tune", "--show", folder, "--json")[1])  # the rest is for people
+    assert told["best"] == {"name": best.name, "val/score": best.best("val/score", maximise=True)}
+    assert [trial["state"] for trial in told["trials"]] == ["finished", "finished"]
+    assert told["files"] == {"table": str(folder / "trials.csv"), "settings": str(folder / "best.yaml")}
+
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     again = InProcess()
     assert search(tiny, tmp_path, MIXED, again, **asked) == folder  # nothing is left to do
@@ -263,6 +268,8 @@ def test_a_search_in_which_all_trials_fail_says_so_and_can_be_run_again(tiny, tm
     code, out = invoke("tune", "--show", folder)
     assert code == 0
     assert "1 of 1 trials: 1 failed" in out
+    told, _ = json.JSONDecoder().raw_decode(invoke("tune", "--show", folder, "--json")[1])  # the rest is for people
+    assert (told["best"], told["files"]) == (None, {})
     shutil.rmtree(folder / "trials")
     search(tiny, tmp_path, space, Pretending())
     assert json.loads((folder / "finished.json").read_text())["best"] == "0000"
