@@ -66,6 +66,20 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, silent in cases["learned_from_not_said"].items():
         if silent:
             lines.append(f"{name}: does not say whom it was trained on: whether this is a fair test is not known")
+    for name, chose in cases.get("postprocessing_chosen_on", {}).items():
+        if chose:
+            lines.append(
+                f"{name}: which components of masks are dropped was chosen on patients of the same ids as "
+                f"{name_some(chose)}: their masks' scores are a little too good"
+            )
+    for name, silent in cases.get("postprocessing_chosen_not_said", {}).items():
+        if silent:
+            lines.append(
+                f"{name}: does not say on whom it was chosen which components of {len(silent)} masks are dropped: "
+                "whether their scores are a little too good is not known"
+            )
+    if count := cases.get("pseudo_labelled", 0):
+        lines.append(f"the IDH status of {count} cases of the manifest is a pseudo-label and counts as unknown")
     lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     return [*lines, *_describe_idh(summary["idh"])] if summary["idh"] else lines
 
