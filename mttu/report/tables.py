@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mttu.config import MetricSettings
 from mttu.data.labels import REGIONS
-from mttu.errors import name_some
+from mttu.errors import name_some, say_count
 from mttu.metrics.empty_masks import STATUSES, explain_dice, explain_hd95
 
 Summary = Mapping[str, Any]
@@ -79,7 +79,8 @@ def describe_cases(summary: Summary) -> list[str]:
                 "whether their scores are a little too good is not known"
             )
     if count := cases.get("pseudo_labelled", 0):
-        lines.append(f"the IDH status of {count} cases of the manifest is a pseudo-label and counts as unknown")
+        cases_of = say_count(count, "case", "cases")
+        lines.append(f"the IDH status of {cases_of} of the manifest is a pseudo-label and counts as unknown")
     lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     return [*lines, *_describe_idh(summary["idh"])] if summary["idh"] else lines
 
