@@ -55,7 +55,7 @@ from mttu.cli.settings import (
 )
 from mttu.cli.tune import tune
 from mttu.config import Config, override, to_yaml
-from mttu.errors import InputError, RunError, mask_secrets
+from mttu.errors import InputError, RunError, mask_secrets, name_some
 
 app = CommandLine(
     name="mttu",
@@ -242,6 +242,7 @@ def predict(
 
     from mttu.inference.device import describe_device
     from mttu.predict import PredictionRow, plan_predictions, predict_cases
+    from mttu.predict.standing import is_undecided
 
     if device not in ("auto", "cpu", "gpu"):
         raise InputError(f"--device {device!r}: choose auto, cpu or gpu")
@@ -292,6 +293,8 @@ def predict(
     known = sum(bool(row.learned_from) for row in rows)
     if known:
         tell(f"the network learned from the patients of {known} of these {len(rows)} cases")
+    if undecided := [row.case_id for row in rows if is_undecided(row)]:
+        tell(f"the IDH probability of {len(undecided)} of these {len(rows)} cases is undecided: {name_some(undecided)}")
     if failed:
         raise typer.Exit(1)
 

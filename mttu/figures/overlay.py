@@ -27,8 +27,12 @@ REGION_STYLES = {
 }
 """Title and colour of each region."""
 
-_LINE = 190
+_LINE = 210
 """Characters that a line of small print holds."""
+_LINE_HEIGHT = 0.022
+"""Of small print, as a share of the figure."""
+_REMARKS = 125
+"""Characters that a line of remarks holds."""
 _WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core's outline stays visible under that of an enhancing rim
 _ALPHA = {"wt": 0.12, "tc": 0.12, "et": 0.5}
 
@@ -106,7 +110,9 @@ def draw_overlay(
     figure = Figure(figsize=(13.2, 6.4), dpi=110, facecolor="black")
     columns = [image.shape[0], image.shape[0], image.shape[1]]
     panels = figure.subplots(1, 3, width_ratios=columns)
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.16, top=0.81, wspace=0.16)
+    small_print = fill(standing, _LINE)
+    legend = 0.066 + _LINE_HEIGHT * max(small_print.count("\n") - 1, 0)  # two lines fit below it
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=legend + 0.094, top=0.81, wspace=0.16)
     for panel, plane in zip(panels, PLANES, strict=True):
         index = slices[plane.axis]
         title = f"{plane.title}, plane {index + 1} of {image.shape[plane.axis]}"
@@ -114,14 +120,15 @@ def draw_overlay(
         _draw_plane(panel, plane, np.take(grey, index, plane.axis), np.take(found, index, plane.axis))
     _draw_scale_bar(panels[0], image.shape[0], image.shape[1], spacing_mm)
     statements = [] if idh_mutant_probability is None else [f"IDH-mutant probability {idh_mutant_probability:.2f}"]
-    shown = "   |   ".join([*statements, *remarks])
-    figure.text(0.02, 0.945, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
-    figure.text(0.98, 0.945, shown, color="white", fontsize=13, ha="right", va="center")
+    shown = fill("   |   ".join([*statements, *remarks]), _REMARKS)
+    figure.text(0.02, 0.968, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
+    figure.text(0.98, 0.913, shown, color="white", fontsize=13, ha="right", va="center", multialignment="right")
     colour = style.ORANGE if is_warning else "white"
-    figure.text(0.02, 0.022, fill(standing, _LINE), color=colour, fontsize=8, va="center")
-    figure.text(0.98, 0.06, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
+    figure.text(0.02, 0.008, small_print, color=colour, fontsize=8, va="bottom")
+    figure.text(0.98, legend, RESEARCH_USE, color=style.ORANGE, fontsize=12, weight="bold", ha="right", va="center")
     if classes is not None:
-        _draw_legend(figure, volumes_ml, ("wt",) if (found == WHOLE_TUMOUR).any() else tuple(REGION_STYLES))
+        whole_alone = (found == WHOLE_TUMOUR).any()
+        _draw_legend(figure, volumes_ml, ("wt",) if whole_alone else tuple(REGION_STYLES), legend)
     return figure
 
 
@@ -164,12 +171,12 @@ def _draw_scale_bar(panel: Axes, columns: int, rows: int, spacing_mm: float) -> 
     panel.text(end / 2, rows - 3, f"{length_mm} mm", color="white", fontsize=8, ha="center", va="bottom")
 
 
-def _draw_legend(figure: Figure, volumes_ml: Mapping[str, float] | None, regions: Sequence[str]) -> None:
+def _draw_legend(figure: Figure, volumes_ml: Mapping[str, float] | None, regions: Sequence[str], height: float) -> None:
     handles = []
     for region in regions:
         title, colour = REGION_STYLES[region]
         volume = f"  {volumes_ml[region]:.1f} ml" if volumes_ml else ""
         fill = (colour, _ALPHA[region])
         handles.append(Patch(facecolor=fill, edgecolor=colour, linewidth=1.6, label=f"{title}{volume}"))
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.012, 0.06)}
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.012, height)}
     figure.legend(handles=handles, ncols=3, frameon=False, fontsize=12, labelcolor="white", **place)

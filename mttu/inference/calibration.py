@@ -7,6 +7,7 @@ cases, and where nothing could be fitted, why.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,11 @@ def parse_calibration(content: Mapping[str, Any], patients: KnownPatients | None
     if values["threshold"] is not None:
         values["threshold"] = float(values["threshold"])
         values["calibrations"][TEMPERATURE]
+        if not 0.0 <= values["threshold"] <= 1.0:  # nor is NaN
+            raise ValueError(f"threshold {values['threshold']}; expected 0 to 1")
+    for name, one in values["calibrations"].items():
+        if not (0.0 < one.temperature < inf and isfinite(one.bias)):
+            raise ValueError(f"{name} {one.temperature}, bias {one.bias}; expected finite numbers, the former above 0")
     return KeptCalibration(**{**values, "notes": tuple(values["notes"]), "patients": patients})
 
 

@@ -41,7 +41,7 @@ from mttu.predict.results import (
     publish,
     write_tables,
 )
-from mttu.predict.standing import add_standing
+from mttu.predict.standing import Ground, add_probability, add_standing, is_undecided, name_decisive
 
 OnPredicted = Callable[[int, PredictionRow], None]
 
@@ -111,7 +111,7 @@ def _predict_or_explain(
     refuse = partial(PredictionRow, one.case_id, 0.0)
     row = refuse(one.error)
     if (case := one.case) is not None:
-        row = run_or_refuse(one.case_id, lambda: _predict(plan, case, one.is_synthetic, staging, digests), refuse)
+        row = run_or_refuse(one.case_id, lambda: _predict(plan, one, case, staging, digests), refuse)
     if row.error:
         maps = [map_name(one.case_id, kind) for kind in MAPS]
         for name in (mask_name(one.case_id), overlay_name(one.case_id), *maps):
@@ -120,14 +120,15 @@ def _predict_or_explain(
 
 
 def _predict(
-    plan: PredictionPlan, case: Case, is_synthetic: bool, staging: Path, digests: dict[str, Mapping[str, str]]
+    plan: PredictionPlan, one: InputCase, case: Case, staging: Path, digests: dict[str, Mapping[str, str]]
 ) -> PredictionRow:
     """Reads, predicts, writes mask and overlay; adds the digests of the case's volumes. Its own mask is not read."""
     settings, modalities = plan.config.inference, plan.config.data.modalities
+    ground = _find_ground(plan)
     case = replace(case, seg=None)
     sources = read_sources(case, modalities)
     digests[case.case_id] = sources.digests
-    suspicions = find_suspicions(case, modalities, sources, is_synthetic)
+    suspicions = find_suspicions(case, modalities, sources, one.is_synthetic)
     prepared = prepare_sources(case, sources, plan.config.data.prepare)
     image = np.asarray(prepared.image, dtype=np.float32)
     voxel_mm3 = float(np.prod(prepared.geometry.spacing_mm))
@@ -142,7 +143,7 @@ def _predict(
     row = PredictionRow(
         case.case_id,
         seconds=0.0,
-        learned_from=None if plan.known_patients is None else case.patient_id in plan.known_patients,
+        learned_from=ground.knows(case.patient_id),
         missing="; ".join(plan.missing.values()),
         warnings="; ".join(text.removeprefix(f"case {case.case_id}: ") for text in suspicions) or None,
     )
@@ -171,22 +172,16 @@ def _predict(
             probabilities = prediction.seg_probabilities
             write_maps(staging, case.case_id, probabilities, samples, plan.tells_parts, prepared.geometry)
     if prediction.idh_probabilities is not None:
-        probability, kept = float(prediction.idh_probabilities[1]), plan.calibration
-        low, high = settings.undecided_band
-        calibrated = kept.calibrate(probability)
-        row = replace(
-            row,
-            idh_mutant_probability=probability,
-            idh_undecided=low <= probability <= high,
-            idh_calibrated_probability=calibrated,
-            idh_call=kept.call(probability),
-            idh_calibrated_undecided=None if calibrated is None else low <= calibrated <= high,
-            calibrated_on=case.patient_id in kept.patients if kept.fitted and kept.patients is not None else None,
-        )
+        row = add_probability(row, float(prediction.idh_probabilities[1]), case.patient_id, ground)
     distance = plan.distribution.judge(prepared.image, modalities, prepared.geometry.spacing_mm)
-    row = add_standing(_add_deviations(row, samples, plan.tells_parts), plan, distance)
+    row = add_standing(_add_deviations(row, samples, plan.tells_parts), ground, distance, one.is_patient_told)
     _write_overlay(plan, row, image, classes, staging / overlay_name(case.case_id))
     return row
+
+
+def _find_ground(plan: PredictionPlan) -> Ground:
+    band = plan.config.inference.undecided_band
+    return Ground(band, plan.calibration, plan.distribution, plan.known_patients)
 
 
 def _sample_passes(plan: PredictionPlan, case_id: str, volume: Tensor, samples: Samples) -> None:
@@ -257,8 +252,8 @@ def _write_overlay(
         remarks.append(f"calibrated {row.idh_calibrated_probability:.2f}")
     if row.idh_call is not None:
         remarks.append(f"{row.idh_call} at threshold {plan.calibration.threshold:.2f}")
-    if row.idh_undecided:
-        remarks.append(f"undecided ({low:.2f} to {high:.2f})")
+    if is_undecided(row):
+        remarks.append(f"undecided ({name_decisive(row)}, {low:.2f} to {high:.2f})")
     figure = draw_overlay(
         image[channel],
         classes,
@@ -269,7 +264,7 @@ def _write_overlay(
         row.volumes_ml,
         [*remarks, *plan.missing.values()],
         standing=_name_standing(row),
-        is_warning=row.in_distribution is False,
+        is_warning=row.in_distribution is False or row.learned_from is True,
     )
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": f"mttu {__version__}"})

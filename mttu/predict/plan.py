@@ -45,6 +45,8 @@ class InputCase:
     """Why there is no `case`."""
     is_synthetic: bool = False
     """Whether it is known to be a phantom."""
+    is_patient_told: bool = True
+    """Whether a manifest or the layout tells its patient; otherwise the name of the case stands for the patient."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ def _read_folder(root: Path, modalities: Sequence[str], findings: list[Finding] 
         is_synthetic = False
         with suppress(InputError):  # a damaged marker may cost a needless warning, but not the prediction
             is_synthetic = case in synthetic
-        cases.append(InputCase(found.case_id, found.folder, case, is_synthetic=is_synthetic))
+        is_told = case.patient_id != case.case_id
+        cases.append(InputCase(found.case_id, found.folder, case, is_synthetic=is_synthetic, is_patient_told=is_told))
     return cases
 
 

@@ -81,11 +81,11 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   removed_ml              millilitres of whole tumour that post-processing dropped; empty where masks are as predicted
   postprocessing_chosen_on  a mask of a patient of this id was among those that chose what is dropped: its scores are a
                           little too good; empty where nothing is dropped, or where it is not known
-  idh_undecided           the probability lies in the undecided band of the settings
+  idh_undecided           idh_mutant_probability lies in the undecided band of the settings
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   idh_calibrated_probability  after the temperature that is kept with the checkpoint; empty where none is, or where the
                           cases that it was fitted on do not determine it
-  idh_calibrated_undecided  that probability lies in the undecided band
+  idh_calibrated_undecided  that probability lies in the undecided band; where there is one, it decides, not idh_undecided
   idh_call                mutant or wild type: whether idh_mutant_probability reaches the threshold that is kept with
                           the checkpoint, inside of the undecided band too; empty where none is kept
   calibrated_on           threshold and temperature were fitted on a scan of a patient of this id: no fair test of them.

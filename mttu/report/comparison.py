@@ -376,6 +376,17 @@ def _describe_system(system: System) -> list[str]:
                 f"{system.name}: does not say of {one.not_said} cases whether it was trained on their patients: "
                 "whether this is a fair test is not known"
             )
+        if one.summary.chosen_on:
+            notes.append(
+                f"{system.name}: which components of masks are dropped was chosen on patients of "
+                f"{len(one.summary.chosen_on)} cases: their masks' scores are a little too good"
+            )
+        if one.summary.chosen_not_said:
+            notes.append(
+                f"{system.name}: does not say on whom it was chosen which components of "
+                f"{len(one.summary.chosen_not_said)} masks are dropped: whether their scores are a little too good is "
+                "not known"
+            )
         if one.summary.failed:
             notes.append(f"{system.name}: predictions that failed, in no score: {name_some(one.summary.failed)}")
         if one.summary.systems[1:]:

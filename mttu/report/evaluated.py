@@ -48,6 +48,10 @@ class EvaluatedSummary:
     """Checkpoint of the first system, empty where it is not told."""
     failed: Sequence[str]
     """Cases that the first system could not predict."""
+    chosen_on: Sequence[str] = ()
+    """Cases whose patients chose which components of its masks are dropped."""
+    chosen_not_said: Sequence[str] = ()
+    """Cases of which it does not say that, though components of their masks may be dropped."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +161,19 @@ def _read_summary(path: Path, cure: str) -> EvaluatedSummary:
         systems, cases = content["systems"], content.get("cases", {})
         names = [system["name"] for system in systems]
         failed = cases.get("failed", {}).get(names[0], [])
+        chose = cases.get("postprocessing_chosen_on", {}).get(names[0], [])
+        silent = cases.get("postprocessing_chosen_not_said", {}).get(names[0], [])
         checkpoint = systems[0].get("checkpoint", "")
         found = EvaluatedSummary(
             *(content["split"], content["synthetic"], content["empty_masks"]),
-            *(names, checkpoint, failed),
+            *(names, checkpoint, failed, chose, silent),
         )
     except (KeyError, TypeError, IndexError, AttributeError):
         raise InputError(f"{path}: damaged; {_MEND}") from None
     texts = [found.split, found.empty_masks, checkpoint, *names]
-    if not all(isinstance(one, str) for one in [*texts, *failed]) or not isinstance(found.synthetic, bool):
+    if not all(isinstance(one, str) for one in [*texts, *failed, *chose, *silent]) or not isinstance(
+        found.synthetic, bool
+    ):
         raise InputError(f"{path}: damaged; {_MEND}")
     return found
 

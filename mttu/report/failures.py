@@ -19,6 +19,7 @@ from mttu.predict.results import overlay_name
 from mttu.report.evaluated import PROBABILITY, Evaluated
 from mttu.report.files import check_output
 from mttu.report.other_tools import MADE_BY
+from mttu.report.plan import hide_pseudo_labels
 from mttu.report.predictions import Predictions
 
 FORMAT_VERSION = 1
@@ -58,7 +59,7 @@ def find_mismatches(evaluated: Evaluated, manifest: Manifest, predictions: Predi
         manifest: The cohort.
         predictions: None for those of another tool, which have no table.
     """
-    known = {case.case_id: case for case in manifest.cases}
+    known = {case.case_id: case for case in hide_pseudo_labels(manifest).cases}
     lost = sorted(evaluated.cases - known.keys())
     turned = [one for one in sorted(evaluated.cases - set(lost)) if known[one].idh != evaluated.facts[one]["idh"]]
     problems = [

@@ -1,7 +1,7 @@
 """What an evaluation needs, checked before any mask is read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mttu.config import MetricSettings
@@ -52,30 +52,50 @@ class EvaluationPlan:
 
         The one kept with the predictions is used, if there is one. Otherwise it is fitted on the val cases
         outside of the evaluated split whose patients, by the table of predictions, the network did not learn from.
+        A kept one of which the table does not say whom it was fitted on may be of train and val cases; so it is not
+        used on these, and on others with a note.
         """
-        kept, seen = system.calibration, 0
+        kept, seen, silent = system.calibration, 0, 0
         if kept.fitted:
-            seen = sum(bool(system.rows[case.case_id].get("calibrated_on")) for case in self.with_idh(system))
-            if not seen:
+            told = [system.rows[case.case_id].get("calibrated_on") for case in self.with_idh(system)]
+            seen, silent = told.count(True), told.count(None)
+            doubt = f"not known whether the kept calibration was fitted on {silent} of the evaluated cases"
+            if not seen and not silent:
                 return kept
+            if not seen and self.split not in ("train", "val"):
+                return replace(kept, notes=(*kept.notes, doubt))
         evaluated = {case.patient_id for case in self.cases}
         val = [case for case in self.manifest.split("val") if case.patient_id not in evaluated]
         known = _select_classified(system, val)
         answers = [system.rows[case.case_id].get("learned_from") for case in known]
         taught, unknown = answers.count(True), answers.count(None)
         held_out = [case for case, answer in zip(known, answers, strict=True) if answer is False]
-        told = {
+        reasons = {
             f"the kept calibration was fitted on {seen} of the evaluated cases": seen,
+            f"not known whether the kept calibration was fitted on {silent} of the evaluated cases": silent,
             f"the network learned from {taught} val cases": taught,
             f"of {unknown} val cases the predictions do not say whether the network learned from them": unknown,
         }
-        notes = [*([kept.reason] if kept.reason else []), *(sentence for sentence, count in told.items() if count)]
+        notes = [*([kept.reason] if kept.reason else []), *(sentence for sentence, count in reasons.items() if count)]
         probabilities = system.probabilities(held_out)
         return fit_kept(list(probabilities.values()), [case.idh for case in held_out], "validation", notes)
 
     def learned_from(self, system: Predictions) -> list[str]:
         """Cases of patients that the system was trained on, as its table says."""
         return [case.case_id for case in self.cases if system.rows[case.case_id].get("learned_from")]
+
+    def chosen_on(self, system: Predictions) -> list[str]:
+        """Cases with scored masks whose patients chose which components are dropped, as the system's table says."""
+        return [case.case_id for case, answer in self._ask_chosen(system) if answer]
+
+    def chosen_not_said(self, system: Predictions) -> list[str]:
+        """Cases with scored masks from which components may be dropped, and for which the table does not say that."""
+        return [case.case_id for case, answer in self._ask_chosen(system) if answer is None]
+
+    def _ask_chosen(self, system: Predictions) -> list[tuple[Case, bool | None]]:
+        """Post-processed cases with scored masks, and whether their patients chose the rules."""
+        rows = [(case, system.rows[case.case_id]) for case in self.with_masks(system)]
+        return [(case, row.get("postprocessing_chosen_on")) for case, row in rows if row.get("removed_ml") is not None]
 
     def can_compare(self, task: str) -> bool:
         """Whether every system predicts a task."""
@@ -90,6 +110,15 @@ class EvaluationPlan:
         """Cases that baselines are fitted on: train and val, without the evaluated split."""
         names = [name for name in ("train", "val") if name != self.split]
         return [describe_subject(case) for name in names for case in self.manifest.split(name)]
+
+
+def hide_pseudo_labels(manifest: Manifest) -> Manifest:
+    """The manifest with an unknown IDH status where it holds a network's own prediction, which is no truth."""
+    cases = tuple(
+        replace(case, idh=IDH_UNKNOWN, idh_probability=None, idh_weight=None) if case.pseudo_label else case
+        for case in manifest.cases
+    )
+    return replace(manifest, cases=cases)
 
 
 def describe_subject(case: Case) -> Subject:
@@ -188,7 +217,7 @@ def _read_inputs(
     cohort: Manifest | None = None
     cases: tuple[Case, ...] = ()
     with collecting(problems):
-        cohort = read_manifest(manifest)
+        cohort = hide_pseudo_labels(read_manifest(manifest))
         cases = cohort.split(split)
     alike = len({source.name for source in sources}) < len(sources)
     systems = []

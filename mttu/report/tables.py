@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mttu.config import MetricSettings
 from mttu.data.labels import REGIONS
-from mttu.errors import name_some
+from mttu.errors import name_some, say_count
 from mttu.metrics.empty_masks import STATUSES, explain_dice, explain_hd95
 
 Summary = Mapping[str, Any]
@@ -66,6 +66,21 @@ def describe_cases(summary: Summary) -> list[str]:
     for name, silent in cases["learned_from_not_said"].items():
         if silent:
             lines.append(f"{name}: does not say whom it was trained on: whether this is a fair test is not known")
+    for name, chose in cases.get("postprocessing_chosen_on", {}).items():
+        if chose:
+            lines.append(
+                f"{name}: which components of masks are dropped was chosen on patients of the same ids as "
+                f"{name_some(chose)}: their masks' scores are a little too good"
+            )
+    for name, silent in cases.get("postprocessing_chosen_not_said", {}).items():
+        if silent:
+            lines.append(
+                f"{name}: does not say on whom it was chosen which components of {len(silent)} masks are dropped: "
+                "whether their scores are a little too good is not known"
+            )
+    if count := cases.get("pseudo_labelled", 0):
+        cases_of = say_count(count, "case", "cases")
+        lines.append(f"the IDH status of {cases_of} of the manifest is a pseudo-label and counts as unknown")
     lines += [f"{system['name']}: {note}" for system in summary["systems"] for note in system["notes"]]
     return [*lines, *_describe_idh(summary["idh"])] if summary["idh"] else lines
 

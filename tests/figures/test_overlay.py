@@ -77,6 +77,28 @@ def test_every_statement_is_on_the_figure() -> None:
     assert "plane 19 of 30" in shown  # index 18
 
 
+def test_long_statements_stay_on_the_figure_and_apart() -> None:
+    remarks = ["calibrated 0.54", "mutant at threshold 0.50", "undecided (calibrated, 0.40 to 0.60)"]
+    standing = "; ".join(["IDH probability calibrated on 41 validation cases"] * 10)  # three lines
+    volumes = {"wt": 12.34, "tc": 5.67, "et": 0.89}
+    name = "a-very-long-name-of-a-case-of-some-hospital"
+    figure = draw_overlay(brain(), lesion(), name, "flair", 1.0, 0.8, volumes, remarks, standing)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    title, said, small, research = (text.get_window_extent() for text in figure.texts)
+    legend = figure.legends[0].get_window_extent()
+    assert figure.texts[2].get_text().count("\n") == 2
+    for box in (title, said, small, research):
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    assert said.y1 <= title.y0
+    assert small.y1 <= research.y0
+    assert small.y1 <= min(text.get_window_extent().y0 for text in figure.legends[0].get_texts())
+    assert legend.y1 < min(panel.get_window_extent().y0 for panel in figure.axes)
+
+
 def test_only_regions_in_the_plane_are_drawn() -> None:
     oedema = np.where(lesion() > 0, 2, 0).astype(np.uint8)
     counts = [

@@ -53,7 +53,8 @@ def evaluate(manifest: Path, tmp_path: Path) -> Callable[..., Evaluation]:
 def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
     """Writes a prediction folder: each true mask shifted, the probabilities as given, some cases failed.
 
-    `taught_by` are splits that the network learned from, None where it does not say.
+    `taught_by` are splits that the network learned from, `calibrated_on` and `chosen_on` those that its calibration
+    and its post-processing are from; None where it does not say. Without `chosen_on` masks are not post-processed.
     """
 
     def write(
@@ -65,7 +66,8 @@ def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
         change: Callable[[np.ndarray], np.ndarray] = lambda seg: seg,
         metadata: Mapping[str, object] = {"labels": "brats", "checkpoint": "run/best"},
         taught_by: Sequence[str] | None = ("train",),
-        calibrated_on: Sequence[str] = (),
+        calibrated_on: Sequence[str] | None = (),
+        chosen_on: Sequence[str] | None = (),
     ) -> Path:
         out = tmp_path / name
         staging = open_staging(out)
@@ -79,8 +81,12 @@ def write_predictions(cohort: Manifest, tmp_path: Path) -> WritePredictions:
             nib.save(nib.Nifti1Image(seg.astype(np.uint8), image.affine), staging / mask_name(case.case_id))
             (staging / overlay_name(case.case_id)).write_bytes(b"")
             row = PredictionRow(case.case_id, 1.0, "", probability, 1.0, 1.0, 1.0, False, False)
-            learned_from = None if taught_by is None else case.split in taught_by
-            rows.append(replace(row, learned_from=learned_from, calibrated_on=case.split in calibrated_on))
+            learned, calibrated, chose = (
+                None if splits is None else case.split in splits for splits in (taught_by, calibrated_on, chosen_on)
+            )
+            if chosen_on != ():
+                row = replace(row, removed_ml=0.0, postprocessing_chosen_on=chose)
+            rows.append(replace(row, learned_from=learned, calibrated_on=calibrated))
         write_tables(staging, rows, dict(metadata))
         publish(out)
         return out

@@ -49,6 +49,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         ages: Mapping[str, float] = AGES,
         learned_from: bool | None = False,
         failed: Sequence[str] = (),
+        chosen_on: Sequence[str] = (),
+        chosen_not_said: Sequence[str] = (),
         without_et: Sequence[str] = (),
     ) -> Path:
         rows = [
@@ -79,6 +81,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         names = [{"name": one} for one in (system, *others)]
         summary = {"systems": names, "split": "test", "synthetic": True, "empty_masks": empty_masks}
         summary["cases"] = {"failed": {system: list(failed)}}
+        if chosen_on or chosen_not_said:  # earlier evaluations have neither
+            summary["cases"]["postprocessing_chosen_on"] = {system: list(chosen_on)}
+            summary["cases"]["postprocessing_chosen_not_said"] = {system: list(chosen_not_said)}
         baselines = [
             {"case_id": case_id, "baseline": "age", "after_surgery": False, "mutant_probability": value}
             for case_id, value in ages.items()
@@ -300,12 +305,15 @@ def test_seeds_that_failed_on_a_case_are_no_folds(write: Write) -> None:
 
 def test_what_limits_a_comparison_is_said_as_by_evaluate(write: Write) -> None:
     twins = [{**row, "patient_id": "twin"} if row["case_id"] in IDS[:2] else row for row in FACTS]
-    notes = compare(write("a", facts=twins, learned_from=None, failed=["case x"])).notes
+    limits = {"learned_from": None, "failed": ["case x"], "chosen_on": IDS[:3], "chosen_not_said": IDS[3:5]}
+    notes = compare(write("a", facts=twins, **limits)).notes
     for said in (
         "several cases per patient",
         "fewer than 10 cases of an IDH class",
         "does not say of 8 cases whether it was trained on their patients",
         "a: predictions that failed, in no score: case x",
+        "a: which components of masks are dropped was chosen on patients of 3 cases: their masks' scores are a little",
+        "a: does not say on whom it was chosen which components of 2 masks are dropped: whether their scores are",
     ):
         assert any(said in note for note in notes), said
 

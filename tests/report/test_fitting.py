@@ -1,9 +1,11 @@
 """What threshold and calibration are fitted on: no case that taught the network, none that is scored."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
 from mttu.inference.calibration import KeptCalibration, fit_kept
 from mttu.report import plan_evaluation
@@ -65,6 +67,54 @@ def test_cases_that_it_was_fitted_on_are_not_scored_with_it(write_predictions, s
     assert any("no fair test" in line for line in describe_cases(summary))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_calibration_of_unknown_origin_is_not_scored_on_cases_that_may_have_fitted_it(
+    write_predictions, summarise, split
+):
+    predictions = write_predictions("a", metadata=with_kept(KEPT), calibrated_on=None, taught_by=("train", "val"))
+    summary = summarise(predictions, split=split)
+    assert values(summary) == ([0.5], [])
+    assert "not known whether the kept calibration was fitted on 2 of the evaluated" in summary["idh"]["not_fitted"]
+
+
+def test_a_calibration_of_unknown_origin_is_said_to_be_that_elsewhere(write_predictions, summarise):
+    summary = summarise(write_predictions("a", metadata=with_kept(KEPT), calibrated_on=None))
+    assert values(summary)[0] == [0.5, KEPT.threshold]
+    told = "about that: not known whether the kept calibration was fitted on 4 of the evaluated cases"
+    assert told in describe_cases(summary)
+
+
+def test_scores_of_cases_that_chose_the_post_processing_are_said_to_be_too_good(write_predictions, summarise, cohort):
+    told = {name: write_predictions(name, chosen_on=on) for name, on in {"a": ("val",), "b": None, "c": ()}.items()}
+    first, second = (case.case_id for case in cohort.split("val"))
+    chose = summarise(told["a"], split="val")
+    assert chose["cases"]["postprocessing_chosen_on"] == {"a": [first, second]}
+    assert (
+        "a: which components of masks are dropped was chosen on patients of the same ids as "
+        f"{first}, {second}: their masks' scores are a little too good"
+    ) in describe_cases(chose)
+    silent = "does not say on whom it was chosen which components of 2 masks are dropped"
+    found = {
+        name: [line for line in describe_cases(summarise(one, split="val")) if silent in line]
+        for name, one in told.items()
+    }
+    assert {name: len(lines) for name, lines in found.items()} == {"a": 0, "b": 1, "c": 0}
+    assert not any("components" in line for line in describe_cases(summarise(told["a"])))  # test cases chose nothing
+
+
+def test_pseudo_labels_are_no_truth(write_predictions, evaluate, cohort, tmp_path):
+    pseudo = cohort.split("train")[0]
+    soft = replace(pseudo, pseudo_label=True, idh_probability=0.8, idh_weight=0.5)
+    path = tmp_path / "round.parquet"
+    write_manifest(replace(cohort, cases=tuple(soft if case == pseudo else case for case in cohort.cases)), path)
+    summary = evaluate(write_predictions("a"), path, num_resamples=2).summary
+    assert summary["baselines"]["fitted_on"] == 3  # two val cases and the other train case
+    assert "the IDH status of 1 case of the manifest is a pseudo-label and counts as unknown" in describe_cases(summary)
+    found = evaluate(write_predictions("a"), path, split="train", num_resamples=2)
+    assert [row["case_id"] for row in found.idh_rows] == [cohort.split("train")[1].case_id]
+    assert {row["case_id"]: row["idh"] for row in found.fact_rows}[pseudo.case_id] == -1
+
+
 def test_where_nothing_could_be_kept_val_cases_serve(write_predictions, summarise):
     kept = fit_kept([0.9], [1], "out-of-fold")
     summary = summarise(write_predictions("a", metadata=with_kept(kept)))
@@ -85,7 +135,8 @@ def test_rows_say_whether_the_network_knows_the_patient(write_predictions, evalu
 
 
 def test_a_damaged_calibration_is_refused(write_predictions, manifest, tmp_path):
-    for text in ("{", "[]", "{}", json.dumps({**KEPT.to_json(), "calibrations": {}})):
+    nan = json.dumps({**KEPT.to_json(), "threshold": float("nan")})
+    for text in ("{", "[]", "{}", json.dumps({**KEPT.to_json(), "calibrations": {}}), nan):
         predictions = write_predictions("a", metadata={"labels": "brats", "calibration": text})
         with pytest.raises(InputError, match="the calibration in its metadata is damaged; write it again with `mttu p"):
             plan_evaluation(predictions, manifest, tmp_path / "out")

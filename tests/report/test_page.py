@@ -209,6 +209,12 @@ def test_slices_and_surfaces_are_those_of_the_case(page: Page, patients: Manifes
     assert len(facts) == 3
     told = r"^True status: IDH .* probability of IDH mutant \d\.\d\d \((not calibrated|calibrated \d)"
     assert all(re.search(told, fact) for fact in facts)
+    for said in (
+        "in distribution or not: not known",
+        "no patient of this id was learned from|LEARNED FROM THIS",
+        "research",
+    ):
+        assert all(re.search(said, fact) for fact in facts), said
     assert (classes // 4 != prepared.seg).any()
     grey = unpack(data["grey"]).reshape(shape)
     outside = prepared.image[0] == 0

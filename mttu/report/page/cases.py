@@ -22,12 +22,15 @@ from mttu.errors import InputError
 from mttu.figures.mesh import Mesh, build_mesh, measure_vertices
 from mttu.figures.overlay import PLANES, choose_slices, scale_grey
 from mttu.figures.surface import find_border, measure_distances
+from mttu.inference.distribution import Distance
 from mttu.inference.postprocessing import postprocess
 from mttu.inference.windows import predict_volume, segment
 from mttu.networks import Network
 from mttu.networks.learned import tell_parts
 from mttu.networks.monte_carlo import drop_by_pass, find_places, name_pass
 from mttu.networks.rivals.rival import Rival
+from mttu.predict.results import PredictionRow
+from mttu.predict.standing import add_probability, add_standing
 from mttu.report.feature_maps import FeatureMapPlan
 from mttu.report.page.runs import ShownRun
 from mttu.report.pictures import describe_idh
@@ -55,7 +58,7 @@ class ShownCase:
     score: float
     """Mean Dice that it was chosen by."""
     facts: tuple[str, ...]
-    """IDH status, predicted probability, volumes, post-processing, distances; in words."""
+    """IDH status, predicted probability and its standing, volumes, post-processing, distances; in words."""
     data: Mapping[str, Any]
     """JSON values for the viewers of the page."""
 
@@ -83,7 +86,7 @@ def show_case(
 
     Args:
         plan: Network, settings, device and modality.
-        run: Its post-processing and calibration.
+        run: Its post-processing, and what its probabilities stand on.
         case: With a true mask.
         place: See `ShownCase`.
         score: See `ShownCase`.
@@ -113,7 +116,9 @@ def show_case(
     predicted = postprocess(found.cpu().numpy(), rules, voxel_mm3)
     facts = [f"True status: {describe_idh(case)}"]
     if prediction.idh_probabilities is not None:
-        facts.append(_describe_probability(float(prediction.idh_probabilities[1]), run))
+        scan = (prepared.image, plan.config.data.modalities, spacing_mm)
+        far = run.ground.distribution.judge(*scan)
+        facts += _describe_probability(float(prediction.idh_probabilities[1]), case, run, far)
     masks = {"true": prepared.seg, "predicted": predicted}
     facts += [f"{name} whole tumour {np.count_nonzero(mask) * voxel_mm3 / 1000:.1f} ml" for name, mask in masks.items()]
     facts.append(f"voxels of {' x '.join(f'{side:g}' for side in spacing_mm)} mm")
@@ -131,10 +136,15 @@ def show_case(
     return ShownCase(case.case_id, place, score, (*facts, *distance), data)
 
 
-def _describe_probability(mutant_probability: float, run: ShownRun) -> str:
-    calibrated = run.calibration.calibrate(mutant_probability)
+def _describe_probability(
+    mutant_probability: float, case: Case, run: ShownRun, distance: Distance | None
+) -> tuple[str, str]:
+    """The probability, and what it stands on, in the words of `mttu predict`."""
+    row = PredictionRow(case.case_id, 0.0, learned_from=run.ground.knows(case.patient_id))
+    row = add_standing(add_probability(row, mutant_probability, case.patient_id, run.ground), run.ground, distance)
+    calibrated = row.idh_calibrated_probability
     told = "not calibrated" if calibrated is None else f"calibrated {calibrated:.2f}"
-    return f"predicted probability of IDH mutant {mutant_probability:.2f} ({told})"
+    return f"predicted probability of IDH mutant {mutant_probability:.2f} ({told})", row.standing or ""
 
 
 def _measure_uncertainty(

@@ -13,7 +13,10 @@ from mttu.data.manifest import Manifest, read_manifest
 from mttu.errors import InputError
 from mttu.files import hash_file, read_json, read_versioned
 from mttu.inference.calibration import KeptCalibration, hold_for, read_calibration
+from mttu.inference.distribution import read_distribution
 from mttu.inference.postprocessing import KeptPostprocessing, read_postprocessing
+from mttu.networks.ensemble import read_known_patients
+from mttu.predict.standing import Ground
 from mttu.self_training.evaluation import TEST_ROWS, choose_round, read_rows, read_summary
 from mttu.self_training.round_folder import (
     MANIFEST,
@@ -50,7 +53,8 @@ class ShownRun:
     """Where that was read from, if it was given; a self-training has a copy of its own."""
     histories: Mapping[str, History]
     """`training`, or `round 0` and so on, to the metrics of each epoch."""
-    calibration: KeptCalibration
+    ground: Ground
+    """What a probability by the checkpoint stands on."""
     postprocessing: KeptPostprocessing
     """That of the checkpoint, which `mttu predict` applies."""
     held_out: tuple[HeldOut, ...]
@@ -73,6 +77,11 @@ class ShownRun:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @property
+    def calibration(self) -> KeptCalibration:
+        """That of the checkpoint, if it holds for its settings."""
+        return self.ground.calibration
 
     @property
     def is_self_training(self) -> bool:
@@ -126,7 +135,7 @@ def _read_training(folder: Path, history: History, manifests: Mapping[Path, Mani
         manifest=None if file is None else manifests[file],
         manifest_file=file,
         histories={"training": history},
-        calibration=hold_for(read_calibration(best), config),
+        ground=_read_ground(best, config),
         postprocessing=read_postprocessing(best),
         held_out=held_out,
         data=str(mark.get("data", "")),
@@ -164,7 +173,7 @@ def _read_self_training(folder: Path) -> ShownRun:
         manifest=read_manifest(places[0] / MANIFEST),
         manifest_file=None,
         histories={f"round {number}": read_history(place) or [] for number, place in enumerate(places)},
-        calibration=hold_for(read_calibration(best), config),
+        ground=_read_ground(best, config),
         postprocessing=read_postprocessing(best),
         held_out=read_held_out(places[chosen]) or (),
         data=str(mark.get("data", "")),
@@ -188,6 +197,15 @@ def _read_config(best: Path) -> Config:
     if not (best / WEIGHTS).is_file():
         raise InputError(f"run {best.parent}: has no weights in {best.name}; restore them from a copy")
     return load_stored_config(best / "config.yaml")
+
+
+def _read_ground(best: Path, config: Config) -> Ground:
+    return Ground(
+        config.inference.undecided_band,
+        hold_for(read_calibration(best), config),
+        read_distribution(best),
+        read_known_patients(best),
+    )
 
 
 def _read_mark(folder: Path) -> Mapping[str, Any]:
