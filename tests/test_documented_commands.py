@@ -14,17 +14,24 @@ from matplotlib.figure import Figure
 from test_shipped_files import ROOT, shell_lines
 
 from mttu.cli import main
+from mttu.cohort.build import discover
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Manifest, write_manifest
 from mttu.files import read_json
 from mttu.predict import plan_predictions, predict_cases
 from mttu.report import Source, evaluate_cases, plan_evaluation, write_evaluation
+from mttu.self_training.evaluation import TEST_ROWS, write_rows
 from mttu.self_training.round_folder import RoundRecord, write_history, write_record
 
 PAGES = ("evaluation.md", "predict.md", "report.md")
 LINES = [line for page in PAGES for line in shell_lines(ROOT / "docs" / page)]
-SLOW = ("--pictures", "--maps", "runs/none", "runs:/")
+SLOW = ("--pictures", "--maps", "--passes", "runs/none", "runs/paper", "runs:/")
 """What lines hold that predict with many passes or more than once; they run with the slow tests."""
+RECORDS = {
+    **{"evaluate": "summary.json", "compare": "table.tex", "failures": "failures.md"},
+    "predict": "predictions.csv",
+}
+"""Command to a file that it writes."""
 TO_MSD = np.array([0, 2, 1, 0, 3])
 """Label of BraTS to that of the decathlon."""
 
@@ -44,7 +51,7 @@ def undrawn() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def files(
-    phantom_manifest: Manifest,
+    phantom_folder: Path,
     finished_training: Path,
     tiny_checkpoint: Path,
     undrawn: None,
@@ -52,7 +59,8 @@ def files(
 ) -> Path:
     """What the pages' commands read, by the names that they have there; `/data` is `data`."""
     place = tmp_path_factory.mktemp("documented")
-    manifest = _write_cohort(place, phantom_manifest)
+    shutil.copytree(phantom_folder, place / "data" / "cohort")
+    manifest = _write_cohort(place, discover(place / "data" / "cohort", phantom_folder / "clinical.csv"))
     for name in ("mttu-net", "paper", "first", "none", "ups"):
         shutil.copytree(finished_training, place / "runs" / name)
     for name in ("runs/self-a", "runs/self-b", "data/runs/self-a"):
@@ -96,6 +104,8 @@ def _write_rounds(folder: Path, manifest: Manifest, checkpoint: Path) -> None:
     write_manifest(manifest, place / "manifest.parquet")
     write_history([{"epoch": 1, "train/loss": 1.0}], place)
     write_record(RoundRecord(0, {}, "", "", None, None, 1, 1, 8, 0, 0, None, None, {"val/score": 0.4}, ()), place)
+    rows = [{"case_id": case.case_id, "round": 0, "dice_wt": 0.5} for case in manifest.split("test")]
+    write_rows(rows, folder / TEST_ROWS, {})
 
 
 def _evaluate(place: Path, source: Source, name: str) -> None:
@@ -121,8 +131,8 @@ def execute(
         name, *words = words
         assert name == "mttu", line
         output = Path(words[words.index("-o") + 1]) if "-o" in words else None
-        if words[0] == "evaluate":
-            shutil.rmtree("scores")  # which it writes
+        if output is not None and output.is_dir():
+            shutil.rmtree(output)  # another command's input
         if words[0] in ("evaluate", "compare"):
             words += ["--resamples", "20"]
         with pytest.raises(SystemExit) as caught:
@@ -144,13 +154,12 @@ def test_a_command_of_a_page_does_what_it_says(line: str, execute: Callable[[str
         assert (read_json(Path("runs/first/best/postprocessing.json")))["format_version"]
     elif output.suffix == ".html":
         assert "Research use only" in output.read_text(encoding="utf-8")
-        assert ("pictures of patients" in output.read_text(encoding="utf-8")) == ("--pictures" in line)
+        assert ("pictures of synthetic cases" in output.read_text(encoding="utf-8")) == ("--pictures" in line)
     else:
-        compared = "compare" in line.split()[1] or line.split()[2].startswith("none=")
-        place = output / "comparison" if line.split()[1] == "evaluate" and compared else output
-        records = {"predict": "predictions.csv", "failures": "failures.md"}
-        record = records.get(line.split()[1], "table.tex" if compared else "summary.json")
-        assert (place / record).stat().st_size > 100
+        command, first = line.split()[1:3]
+        several = command == "evaluate" and "=" in first
+        written = "comparison/table.tex" if several else RECORDS[command]
+        assert (output / written).stat().st_size > 100
 
 
 @pytest.mark.parametrize(
