@@ -9,6 +9,7 @@ from typing import Any
 
 from mttu.data.labels import REGIONS
 from mttu.errors import InputError, collecting, name_some, raise_if_any
+from mttu.files import find_byte_names
 from mttu.metrics.comparisons import check_same_cases
 from mttu.report.evaluation_folder import MEND, read_folder
 from mttu.report.files import BASELINE_TABLE, FACT_TABLE, IDH_TABLE, REGION_TABLE, SUMMARY
@@ -185,7 +186,7 @@ def read_systems(named: Sequence[tuple[str, Sequence[str]]]) -> list[System]:
     Raises:
         InputError: A folder or a name is wrong, or two systems were not scored alike on the same cases; lists all.
     """
-    problems: list[str] = []
+    problems = find_byte_names("system", [name for name, _ in named])
     systems: list[System] = []
     for name, places in named:
         repeats: list[Evaluated] = []

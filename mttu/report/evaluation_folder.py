@@ -9,7 +9,7 @@ from typing import Any
 from mttu.data.labels import REGIONS
 from mttu.data.tables import read_table
 from mttu.errors import InputError, collecting, raise_if_any, say_count
-from mttu.files import read_versioned
+from mttu.files import find_byte_names, read_versioned
 from mttu.metrics.empty_masks import STATUSES
 from mttu.report.files import (
     BASELINE_SCHEMA,
@@ -80,6 +80,7 @@ def read_folder(folder: Path) -> EvaluationFolder:
     """
     if not folder.is_dir():
         raise InputError(f"evaluation {folder}: is no folder; give one that `mttu evaluate` wrote")
+    raise_if_any(find_byte_names("evaluation", [folder.resolve()]))
     summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, f"give a folder that `mttu evaluate` wrote, or {MEND}")
     problems: list[str] = []
     tables = {}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mttu.errors import InputError
-from mttu.report.evaluated import read_evaluated
+from mttu.report.evaluated import read_evaluated, read_systems
 from mttu.report.evaluation_folder import read_folder
 from mttu.report.files import write_evaluation
 from mttu.report.page import plan_page
@@ -102,12 +102,26 @@ def test_a_system_that_scored_nothing_and_one_of_empty_values_are_read(folder: P
     assert (found.scores["a"]["dice_wt"], found.masks, found.classified) == (None, {"a"}, frozenset())
 
 
+def test_names_that_are_no_text_are_refused(folder: Path, finished_training: Path) -> None:
+    with pytest.raises(InputError, match=r"system 'a\\udcff': is no UTF-8"):
+        read_systems([("a\udcff", [str(folder)])])
+    moved = folder.rename(folder.parent / "s\udcff")
+    with pytest.raises(InputError, match=r"evaluation .*s\\udcff': is no UTF-8"):
+        read_evaluated(moved)
+    with pytest.raises(InputError) as caught:
+        plan_page([finished_training], folder.parent / "p\udcff.html", [moved], [folder.parent / "m\udcff.parquet"])
+    assert [one.split(" ")[0] for one in caught.value.problems if "is no UTF-8" in one] == [
+        *("output", "manifest", "evaluation")
+    ]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         *({"systems": []}, {"systems": "abc"}, {"systems": [{"name": 3}]}, {"systems": [{"name": "net"}]}),
         *({"cases": {}}, {"cases": {"failed": {"net": 5}}}, {"cases": 3}, {"split": 1}),
         *({"idh": {}}, {"idh": {"calibration_errors": [], "calibrations": []}}, {"segmentation": {"wt": 1}}),
+        {"systems": [{"name": "net", "checkpoint": "", "notes": ["\udcff"]}]},
         *({"empty_dice": "none"}, {"baselines": [1]}, {"comparison": {"first": "a"}}),
     ],
 )

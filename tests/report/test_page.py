@@ -347,7 +347,7 @@ def test_what_cannot_be_shown_is_refused_together(
     assert f"{tmp_path / 'no'}: is no folder" in told
     assert "summary.json: missing; give a folder that `mttu evaluate` wrote" in told
     assert (tmp_path / "notes.html").read_text() == "mine"
-    with pytest.raises(InputError, match=r"folder 'a\\udcff': its name is no UTF-8"):
+    with pytest.raises(InputError, match=r"folder 'a\\udcff': is no UTF-8"):
         plan_page([tmp_path / "a\udcff"], tmp_path / "report.html")
     with pytest.raises(InputError, match=r"end its name with \.html"):
         plan_page([folder / EVIL], tmp_path / "report.pdf")

@@ -1,5 +1,6 @@
 """What a page is made of, checked before anything is computed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from mttu.config import MetricSettings
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import InputError, collecting, name_some, raise_if_any
-from mttu.files import find_obstacle
+from mttu.files import find_byte_names, find_obstacle
 from mttu.inference.device import choose_device
 from mttu.report.evaluated import read_summary
 from mttu.report.evaluation_folder import MEND, read_folder
@@ -125,11 +126,8 @@ def plan_page(
         chosen = choose_device(device)
     doubled = [str(folder) for folder in dict.fromkeys(folders) if list(folders).count(folder) > 1]
     problems += [f"run {folder}: is given twice; give it once" for folder in doubled]
-    problems += [
-        f"folder {path.resolve().name!r}: its name is no UTF-8, and the page names it; rename it"
-        for path in [*folders, *evaluations]
-        if not _is_text(path.resolve().name)
-    ]
+    problems += find_byte_names("folder", [path.resolve().name for path in folders])
+    problems += find_byte_names("output", [output])
     cohorts: dict[Path, Manifest] = {}
     for path in dict.fromkeys(manifests):
         with collecting(problems):
@@ -163,11 +161,6 @@ def plan_page(
     return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, findings, passes, chosen)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name of a file is UTF-8; bytes that are none are surrogates in it."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
-
-
 def _find_output_problems(output: Path) -> list[str]:
     if output.suffix != ".html":
         return [f"output {output}: a page is HTML; end its name with .html"]
@@ -197,6 +190,7 @@ def _read_evaluation(folder: Path) -> ShownEvaluation:
 def _can_be_shown(summary: Mapping[str, Any]) -> bool:
     """Whether a summary holds all that the page says of it, tried before any case is predicted."""
     try:
+        json.dumps(summary, ensure_ascii=False).encode()
         describe_cases(summary)
         build_tables(summary)
         MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
