@@ -59,6 +59,15 @@ def _partial(target: Path) -> Path:
     return partial
 
 
+def find_byte_names(what: str, names: Iterable[object]) -> list[str]:
+    """Problems of names and paths that are no UTF-8: Python can open them, and no text or table can name them."""
+    return [
+        f"{what} {str(name)!r}: is no UTF-8, and what is written names it; rename it"
+        for name in names
+        if str(name).encode(errors="replace") != str(name).encode(errors="surrogatepass")
+    ]
+
+
 def find_obstacle(target: Path) -> str | None:
     """Why `target` cannot be written, tested in its nearest existing folder; None if it can."""
     nearest = next(place for place in target.absolute().parents if place.exists())

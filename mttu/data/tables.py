@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mttu.data.file_kinds import explain_no_parquet, explain_refusal
-from mttu.errors import InputError, stop_if_too_many_open
-from mttu.files import atomic_file, find_obstacle, read_parquet, write_csv
+from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
+from mttu.files import atomic_file, find_byte_names, find_obstacle, read_parquet, write_csv
 
 
 def check_table_target(path: Path, title: str, what: str, is_ours: Callable[[Mapping[bytes, bytes]], bool]) -> None:
@@ -69,9 +69,10 @@ def read_table(
         lists: See `mttu.files.read_parquet`.
 
     Raises:
-        InputError: Missing, no readable Parquet file, or of another kind or format version.
+        InputError: Missing, of a name that is no UTF-8, no readable Parquet file, or of another kind or format version.
         RunError: No more files can be opened.
     """
+    raise_if_any(find_byte_names(title, [path]))  # pyarrow opens none of these
     try:
         table = read_parquet(path, lists)
     except (FileNotFoundError, NotADirectoryError):

@@ -85,7 +85,8 @@ predictions.parquet/.csv  one row per case; an empty value means that there is n
   learned_from            the network was trained on a scan of a patient of this id: no fair test of it
   idh_calibrated_probability  after the temperature that is kept with the checkpoint; empty where none is, or where the
                           cases that it was fitted on do not determine it
-  idh_calibrated_undecided  that probability lies in the undecided band; where there is one, it decides, not idh_undecided
+  idh_calibrated_undecided  that probability lies in the undecided band; where there is one, it decides, and not
+                          idh_undecided
   idh_call                mutant or wild type: whether idh_mutant_probability reaches the threshold that is kept with
                           the checkpoint, inside of the undecided band too; empty where none is kept
   calibrated_on           threshold and temperature were fitted on a scan of a patient of this id: no fair test of them.

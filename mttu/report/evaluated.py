@@ -9,14 +9,13 @@ from statistics import fmean
 from typing import Any
 
 from mttu.data.labels import REGIONS
-from mttu.data.tables import read_table
 from mttu.errors import InputError, collecting, name_some, raise_if_any
-from mttu.files import read_versioned
+from mttu.files import find_byte_names
 from mttu.metrics.comparisons import check_same_cases
-from mttu.report.files import BASELINE_TABLE, FACT_TABLE, FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
+from mttu.report.evaluation_folder import MEND, read_folder
+from mttu.report.files import BASELINE_TABLE, FACT_TABLE, IDH_TABLE, REGION_TABLE, SUMMARY
 from mttu.tables.scores import LESIONS, SEGMENTATION
 
-_MEND = "evaluate again with `mttu evaluate`"
 _SCORES = {"dice": "dice", "hd95": "hd95_mm", "lesion_dice": "lesion_dice", "lesion_hd95": "lesion_hd95_mm"}
 """Metric to its column in the table of regions."""
 _TITLES = {
@@ -122,14 +121,8 @@ def read_evaluated(folder: Path) -> Evaluated:
     Raises:
         InputError: It is no such folder, or of another format.
     """
-    if not folder.is_dir():
-        raise InputError(f"evaluation {folder}: is no folder; give one that `mttu evaluate` wrote")
-    cure = f"give a folder that `mttu evaluate` wrote, or {_MEND}"
-    summary = _read_summary(folder / SUMMARY, cure)
-    tables = {
-        name: read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)[1].to_pylist()
-        for name in (REGION_TABLE, IDH_TABLE, FACT_TABLE, BASELINE_TABLE)
-    }
+    found = read_folder(folder)
+    summary, tables = read_summary(folder, found.summary), found.tables
     system = summary.systems[0]
     regions, idh = ([row for row in tables[name] if row["system"] == system] for name in (REGION_TABLE, IDH_TABLE))
     scores: dict[str, dict[str, float | None]] = {row["case_id"]: dict.fromkeys(_MEASURED) for row in (*regions, *idh)}
@@ -140,7 +133,7 @@ def read_evaluated(folder: Path) -> Evaluated:
     facts = {row["case_id"]: row for row in tables[FACT_TABLE]}
     lost = sorted(scores.keys() - facts.keys())
     if lost:
-        raise InputError(f"evaluation {folder}: {FACT_TABLE} lacks the cases {name_some(lost)}; {_MEND}")
+        raise InputError(f"evaluation {folder}: {FACT_TABLE} lacks the cases {name_some(lost)}; {MEND}")
     return Evaluated(
         folder,
         summary,
@@ -155,26 +148,33 @@ def read_evaluated(folder: Path) -> Evaluated:
     )
 
 
-def _read_summary(path: Path, cure: str) -> EvaluatedSummary:
-    content = read_versioned(path, FORMAT_VERSION, cure)
+def read_summary(folder: Path, content: Mapping[str, Any]) -> EvaluatedSummary:
+    """What a folder's `summary.json` says.
+
+    Args:
+        folder: For messages.
+        content: See `mttu.report.evaluation_folder.read_folder`.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    damaged = InputError(f"{folder / SUMMARY}: damaged; {MEND}")
     try:
         systems, cases = content["systems"], content.get("cases", {})
         names = [system["name"] for system in systems]
-        failed = cases.get("failed", {}).get(names[0], [])
-        chose = cases.get("postprocessing_chosen_on", {}).get(names[0], [])
-        silent = cases.get("postprocessing_chosen_not_said", {}).get(names[0], [])
+        lists = "failed", "postprocessing_chosen_on", "postprocessing_chosen_not_said"
+        failed, chose, silent = (list(cases.get(name, {}).get(names[0], [])) for name in lists)
         checkpoint = systems[0].get("checkpoint", "")
         found = EvaluatedSummary(
-            *(content["split"], content["synthetic"], content["empty_masks"]),
-            *(names, checkpoint, failed, chose, silent),
+            *(content["split"], content["synthetic"], content["empty_masks"], names, checkpoint),
+            *(failed, chose, silent),
         )
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise InputError(f"{path}: damaged; {_MEND}") from None
+        raise damaged from None
     texts = [found.split, found.empty_masks, checkpoint, *names]
-    if not all(isinstance(one, str) for one in [*texts, *failed, *chose, *silent]) or not isinstance(
-        found.synthetic, bool
-    ):
-        raise InputError(f"{path}: damaged; {_MEND}")
+    texts += [*failed, *chose, *silent]
+    if not all(isinstance(one, str) for one in texts) or not isinstance(found.synthetic, bool):
+        raise damaged
     return found
 
 
@@ -194,7 +194,7 @@ def read_systems(named: Sequence[tuple[str, Sequence[str]]]) -> list[System]:
     Raises:
         InputError: A folder or a name is wrong, or two systems were not scored alike on the same cases; lists all.
     """
-    problems: list[str] = []
+    problems = find_byte_names("system", [name for name, _ in named])
     systems: list[System] = []
     for name, places in named:
         repeats: list[Evaluated] = []

@@ -160,6 +160,7 @@ def _summarise(plan: EvaluationPlan, region_rows: Rows, looks: Mapping[str, Mapp
         "split": plan.split,
         "empty_masks": name_conventions(plan.metrics),
         **plan.metrics.model_dump(),
+        "num_resamples": plan.num_resamples,
         "systems": [
             {
                 **{key: getattr(one, key) for key in told},

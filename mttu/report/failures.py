@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from mttu.report.files import check_output
 from mttu.report.other_tools import MADE_BY
 from mttu.report.plan import hide_pseudo_labels
 from mttu.report.predictions import Predictions
+from mttu.tables.files import escape_markdown
 
 FORMAT_VERSION = 1
 RECORD, CSV, PAGE, OVERLAYS = "failures.json", "failures.csv", "failures.md", "overlays"
@@ -249,16 +251,17 @@ def write_failures(out: Path, failures: Sequence[Failure], evaluated: Evaluated,
         evaluated: Where they are from.
         predictions: Folder that `mttu predict` wrote, with the overlays.
     """
-    blocks = [f"# Worst cases of {evaluated.folder.name}", "Research use only. Not for diagnosis."]
+    blocks = [f"# Worst cases of {escape_markdown(evaluated.folder.name)}", "Research use only. Not for diagnosis."]
     with atomic_folder(out) as partial:
         (partial / OVERLAYS).mkdir()
         for one in failures:
             name, lines = overlay_name(one.case_id), [*one.reasons, *(f"odd: {text}" for text in one.oddities)]
-            blocks += [f"## {one.case_id}", "\n".join(f"- {line}" for line in lines)]
+            title = escape_markdown(one.case_id)
+            blocks += [f"## {title}", "\n".join(f"- {escape_markdown(line)}" for line in lines)]
             overlay = predictions / name
             if overlay.is_file() and overlay.stat().st_size:
                 shutil.copyfile(overlay, partial / OVERLAYS / name)
-                blocks.append(f"![{one.case_id}]({OVERLAYS}/{name})")
+                blocks.append(f"![{title}]({OVERLAYS}/{quote(name)})")
         write_text(partial / PAGE, "\n\n".join(blocks) + "\n")
         with atomic_file(partial / CSV) as file:
             columns = ("case_id", "dice", "mutant_probability", "idh", "reasons", "oddities")

@@ -31,6 +31,8 @@ from mttu.metrics.roc_bands import RocBand, bootstrap_roc
 Rows = Sequence[Mapping[str, Any]]
 PICTURES = ("roc", "reliability", "segmentation")
 """Names of the figures, each as `.png` and `.pdf`; one without data is not drawn."""
+_EARLIER_RESAMPLES = 500
+"""Of the bands of ROC curves, where a summary does not say how many were drawn."""
 
 
 def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any]) -> dict[str, Figure]:
@@ -41,10 +43,10 @@ def draw_pictures(region_rows: Rows, idh_rows: Rows, summary: Mapping[str, Any])
         idh_rows: Columns of `IDH_SCHEMA`.
         summary: What `mttu.report.evaluation.evaluate_cases` returned.
     """
-    figures = {}
+    figures, num_resamples = {}, int(summary.get("num_resamples", _EARLIER_RESAMPLES))
     if idh_rows:
         systems = dict.fromkeys(row["system"] for row in idh_rows)
-        figures["roc"] = draw_roc([_to_curve(idh_rows, name) for name in systems])
+        figures["roc"] = draw_roc([_to_curve(idh_rows, name, num_resamples) for name in systems])
     if summary["idh"] is not None:
         figures["reliability"] = draw_reliability(_to_diagrams(summary["systems"][0]["name"], summary["idh"]))
     if region_rows:
@@ -64,7 +66,7 @@ def _draw_segmentation(rows: Rows, conventions: MetricSettings) -> Figure:
     return draw_case_scores(scores, penalty_mm, [explain_dice(conventions), explain_hd95(conventions)])
 
 
-def _to_curve(rows: Rows, system: str) -> RocCurve:
+def _to_curve(rows: Rows, system: str, num_resamples: int) -> RocCurve:
     own = [row for row in rows if row["system"] == system]
     probabilities, idh = [row["mutant_probability"] for row in own], [row["idh"] for row in own]
     auc = estimate_auc(probabilities, idh)
@@ -73,7 +75,7 @@ def _to_curve(rows: Rows, system: str) -> RocCurve:
     if auc.num_mutant and auc.num_wild:
         found = roc_curve(idh, probabilities, pos_label=IDH_MUTANT, drop_intermediate=False)
         rates = found[0].tolist(), found[1].tolist()
-        band = bootstrap_roc(probabilities, idh, [row["patient_id"] for row in own])
+        band = bootstrap_roc(probabilities, idh, [row["patient_id"] for row in own], num_resamples)
     estimate = Estimate(auc.auc, auc.low, auc.high)
     ends = band.false_positive_rates, band.low, band.high
     return RocCurve(system, *rates, estimate, auc.num_mutant, auc.num_wild, ends)

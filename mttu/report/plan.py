@@ -9,6 +9,7 @@ from mttu.config.data import RELEASE_METRICS
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest, read_manifest
 from mttu.errors import collecting, name_some, raise_if_any
+from mttu.files import find_byte_names
 from mttu.inference.calibration import KeptCalibration, fit_kept
 from mttu.metrics.clinical_baselines import Subject, check_grades
 from mttu.metrics.comparisons import check_same_cases
@@ -213,7 +214,7 @@ def _read_inputs(
     problems: list[str] = []
     with collecting(problems):
         choose_conventions(RELEASE_METRICS, *named)
-    problems += check_output(out)
+    problems += check_output(out) + find_byte_names("output", [out])
     cohort: Manifest | None = None
     cases: tuple[Case, ...] = ()
     with collecting(problems):
@@ -223,8 +224,10 @@ def _read_inputs(
     systems = []
     for source in sources:
         name = str(source.place) if alike else source.name
-        found = find_source_problems(source)
-        problems += found
+        found, unnamed = find_source_problems(source), find_byte_names("predictions", [name])
+        problems += found + unnamed
+        if unnamed:
+            continue
         with collecting(problems):
             if not source.is_foreign:
                 systems.append(read_predictions(source.place, name))

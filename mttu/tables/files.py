@@ -151,11 +151,12 @@ class _Markup:
 _MARKDOWN_SPECIAL = {ord(sign): f"\\{sign}" for sign in "\\`*_[]<>|#~$"}
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """A text of any origin as one line that Markdown shows as it is."""
     return " ".join(text.split()).translate(_MARKDOWN_SPECIAL)
 
 
-_MARKDOWN = _Markup(_escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False, ends="{} [{}]")
+_MARKDOWN = _Markup(escape_markdown, "**{}**", " ± ", "\\*", "-", "{}", has_groups=False, ends="{} [{}]")
 _LATEX = _Markup(
     *(escape_latex, r"\textbf{{{}}}", r"\,$\pm$\,", "$^{*}$", "--", "${}$"),
     has_groups=True,
@@ -172,11 +173,11 @@ def write_markdown(summary: Summary, caption: str, path: Path) -> None:
             count. What the signs in the table mean is added to it.
         path: File.
     """
-    blocks = [_escape_markdown(" ".join([caption, *_explain(summary)]))]
+    blocks = [escape_markdown(" ".join([caption, *_explain(summary)]))]
     blocks += [_lay_out_markdown(*_list_scores(summary, _MARKDOWN, groups)) for groups in _choose_groups(summary)]
     titles, rows = _list_differences(summary, _MARKDOWN)
     if rows:
-        blocks += [_escape_markdown(f"Below: {_explain_differences(summary)}"), _lay_out_markdown(titles, rows)]
+        blocks += [escape_markdown(f"Below: {_explain_differences(summary)}"), _lay_out_markdown(titles, rows)]
     write_text(path, "\n\n".join(blocks) + "\n")
 
 

@@ -59,6 +59,7 @@ def write_scores(folder: Path, manifest: Manifest, checkpoint: str, failed: tupl
         "synthetic": manifest.synthetic,
         "systems": [{"name": system, "checkpoint": checkpoint, "notes": [EVIL]}],
         "cases": {**cases, "learned_from": {}, "learned_from_not_said": {}},
+        "empty_masks": "Dice brats, HD95 exclude",
         "empty_dice": "brats",
         "empty_hd95": "exclude",
         **dict.fromkeys(("segmentation", "idh", "baselines", "comparison")),

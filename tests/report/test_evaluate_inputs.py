@@ -11,7 +11,7 @@ from empty_pictures import save_empty
 from mttu.cli import main
 from mttu.data.manifest import write_manifest
 from mttu.errors import InputError
-from mttu.report import evaluate_cases, plan_evaluation
+from mttu.report import Source, evaluate_cases, plan_evaluation
 from mttu.report.files import check_output
 from mttu.report.tables import show_p
 
@@ -103,6 +103,18 @@ def test_nothing_to_score_and_odd_grades(write_predictions, cohort, tmp_path):
     nothing, grades = problems_of(write_predictions("a"), tmp_path / "m.parquet", tmp_path / "out")
     assert "nothing to score" in nothing
     assert grades.startswith("grade 'oligo' of 8 cases")
+
+
+def test_names_that_are_no_text_are_refused_before_anything_is_scored(write_predictions, manifest, tmp_path):
+    named, masks = write_predictions("a"), tmp_path / "b\udcff"
+    (tmp_path / "link\udcff").symlink_to(named)
+    (found,) = problems_of(tmp_path / "link\udcff", manifest, tmp_path / "out")
+    assert r"link\udcff/predictions.parquet': is no UTF-8" in found
+    masks.mkdir()
+    (found,) = problems_of(Source(masks, "brats"), manifest, tmp_path / "out")
+    assert found == r"predictions 'b\udcff': is no UTF-8, and what is written names it; rename it"
+    (found,) = problems_of(named, manifest, tmp_path / "o\udcff" / "out")
+    assert r"o\udcff/out': is no UTF-8" in found
 
 
 def test_only_an_evaluation_is_replaced(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 from mttu.predict.results import overlay_name
 from mttu.report import evaluate_cases, plan_evaluation, write_evaluation
 from mttu.report.evaluated import read_evaluated
-from mttu.report.failures import OWN_FILES, check_failures, find_failures, write_failures
+from mttu.report.failures import OWN_FILES, Failure, check_failures, find_failures, write_failures
+from mttu.tables.files import escape_markdown
 
 
 @pytest.fixture
@@ -64,6 +65,21 @@ def test_what_is_odd_about_a_case_is_said(evaluated, cohort, monkeypatch):
     assert not any(word in text for text in found[others[0]].oddities for word in ("intensities", "rare"))
 
 
+def test_texts_of_any_origin_are_no_markdown(evaluated, tmp_path):
+    odd = Failure("a_b*", 0.1, None, 1, ["<img src=x>"], ["rare site [x](http://x.org)", "one\n# two `three`"])
+    folder = tmp_path / "*scores*"
+    write_failures(tmp_path / "out", [odd], replace(evaluated, folder=folder), tmp_path)
+    lines = (tmp_path / "out" / "failures.md").read_text().splitlines()
+    assert [line for line in lines if line] == [
+        r"# Worst cases of \*scores\*",
+        "Research use only. Not for diagnosis.",
+        r"## a\_b\*",
+        r"- \<img src=x\>",
+        r"- odd: rare site \[x\](http://x.org)",
+        r"- odd: one \# two \`three\`",
+    ]
+
+
 def test_the_list_is_written_with_the_overlays_and_replaced_whole(evaluated, cohort, tmp_path):
     first = cohort.cases[0].case_id
     (tmp_path / "a" / overlay_name(first)).write_bytes(b"a picture")
@@ -74,5 +90,5 @@ def test_the_list_is_written_with_the_overlays_and_replaced_whole(evaluated, coh
     assert {path.name for path in out.iterdir()} == set(OWN_FILES)
     assert [path.name for path in (out / "overlays").iterdir()] == [overlay_name(first)]
     page = (out / "failures.md").read_text()
-    assert f"![{first}](overlays/{overlay_name(first)})" in page
+    assert f"![{escape_markdown(first)}](overlays/{overlay_name(first)})" in page
     assert page.count("## ") == len(found) == len(list(csv.DictReader((out / "failures.csv").open())))

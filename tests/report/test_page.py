@@ -351,9 +351,9 @@ def test_what_cannot_be_shown_is_refused_together(
     assert "empty: holds no finished training and no finished round" in told
     assert "folds: is a cross-validation; give its folds" in told
     assert f"{tmp_path / 'no'}: is no folder" in told
-    assert "summary.json: missing; give a folder of `mttu evaluate`" in told
+    assert "summary.json: missing; give a folder that `mttu evaluate` wrote" in told
     assert (tmp_path / "notes.html").read_text() == "mine"
-    with pytest.raises(InputError, match=r"folder 'a\\udcff': its name is no UTF-8"):
+    with pytest.raises(InputError, match=r"folder 'a\\udcff': is no UTF-8"):
         plan_page([tmp_path / "a\udcff"], tmp_path / "report.html")
     with pytest.raises(InputError, match=r"end its name with \.html"):
         plan_page([folder / EVIL], tmp_path / "report.pdf")

@@ -4,6 +4,7 @@ import pytest
 from mttu.data.labels import REGIONS
 from mttu.metrics.delong import estimate_auc
 from mttu.metrics.empty_masks import BOTH, METRICS, STATUSES
+from mttu.metrics.roc_bands import RocBand
 from mttu.report.evaluation import report_segmentation
 from mttu.report.files import draw_pictures
 
@@ -49,6 +50,14 @@ def test_curves_have_the_area_that_the_tables_give_and_every_system_is_drawn():
     areas = [float(np.trapezoid(line.get_ydata(), line.get_xdata())) for line in lines]
     assert areas == pytest.approx([8 / 9, 0.0])
     assert areas == pytest.approx([estimate_auc(FIRST, IDH).auc, estimate_auc(SECOND, IDH).auc])
+
+
+@pytest.mark.parametrize(("summary", "drawn"), [({"num_resamples": 7}, 7), ({}, 500)])
+def test_the_bands_of_curves_are_of_as_many_resamples_as_the_intervals(summary, drawn, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mttu.report.files.bootstrap_roc", lambda *given: asked.append(given[3]) or RocBand())
+    draw_pictures([], idh_rows("a", FIRST), {"idh": None, "systems": [{"name": "a"}], **summary})
+    assert asked == [drawn]
 
 
 def test_reliability_takes_the_bins_and_the_equal_width_error():

@@ -1,5 +1,6 @@
 """What a page is made of, checked before anything is computed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,21 +9,23 @@ from typing import Any
 
 import torch
 
+from mttu.config import MetricSettings
 from mttu.data.manifest import Case, Manifest, read_manifest
-from mttu.data.tables import read_table
 from mttu.errors import InputError, collecting, name_some, raise_if_any
-from mttu.files import find_obstacle, read_versioned
+from mttu.files import find_byte_names, find_obstacle
 from mttu.inference.device import choose_device
-from mttu.report.files import FORMAT_VERSION, IDH_TABLE, REGION_TABLE, SUMMARY
+from mttu.report.evaluated import read_summary
+from mttu.report.evaluation_folder import MEND, read_folder
+from mttu.report.files import IDH_TABLE, REGION_TABLE, SUMMARY, draw_pictures
 from mttu.report.page.cases import choose_cases
 from mttu.report.page.cohort import read_findings
 from mttu.report.page.runs import ShownRun, read_run
+from mttu.report.tables import build_tables, describe_cases
 from mttu.training.state import BEST
 
 SIGNATURE = '<meta name="generator" content="mttu report'
 """By which an earlier page is known: nothing else is replaced."""
 _SIGNED_WITHIN = 4096
-_MEND = "write it again with `mttu evaluate`"
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,11 @@ class ShownEvaluation:
     """An evaluation folder, read back."""
 
     name: str
+    checkpoint: str
+    """Checkpoint of its first system, as `RUN/best`; empty where it is not told."""
     summary: Mapping[str, Any]
     region_rows: Sequence[Mapping[str, Any]]
     idh_rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def checkpoint(self) -> str:
-        """Checkpoint of its first system, as `RUN/best`."""
-        return str(self.summary["systems"][0]["checkpoint"])
 
     @property
     def weights_sha256(self) -> str:
@@ -126,11 +126,8 @@ def plan_page(
         chosen = choose_device(device)
     doubled = [str(folder) for folder in dict.fromkeys(folders) if list(folders).count(folder) > 1]
     problems += [f"run {folder}: is given twice; give it once" for folder in doubled]
-    problems += [
-        f"folder {path.resolve().name!r}: its name is no UTF-8, and the page names it; rename it"
-        for path in [*folders, *evaluations]
-        if not _is_text(path.resolve().name)
-    ]
+    problems += find_byte_names("folder", [path.resolve().name for path in folders])
+    problems += find_byte_names("output", [output])
     cohorts: dict[Path, Manifest] = {}
     for path in dict.fromkeys(manifests):
         with collecting(problems):
@@ -164,11 +161,6 @@ def plan_page(
     return PagePlan(output, tuple(runs), tuple(shown), choices, cohorts, findings, passes, chosen)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name of a file is UTF-8; bytes that are none are surrogates in it."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
-
-
 def _find_output_problems(output: Path) -> list[str]:
     if output.suffix != ".html":
         return [f"output {output}: a page is HTML; end its name with .html"]
@@ -185,16 +177,27 @@ def _find_output_problems(output: Path) -> list[str]:
 
 
 def _read_evaluation(folder: Path) -> ShownEvaluation:
-    summary = read_versioned(folder / SUMMARY, FORMAT_VERSION, f"give a folder of `mttu evaluate`, or {_MEND}")
-    if not {"systems", "cases", "segmentation", "idh", "split"} <= summary.keys():
-        raise InputError(
-            f"evaluation {folder}: its {SUMMARY} is not of an evaluation; give a folder of `mttu evaluate`"
-        )
-    tables = []
-    for name in (REGION_TABLE, IDH_TABLE):
-        _, table = read_table(folder / f"{name}.parquet", "evaluation", FORMAT_VERSION, _MEND)
-        tables.append(table.to_pylist())
-    return ShownEvaluation(folder.resolve().name, summary, tables[0], tables[1])
+    found = read_folder(folder)
+    told = read_summary(folder, found.summary)
+    if not _can_be_shown(found.summary):
+        raise InputError(f"{folder / SUMMARY}: damaged; {MEND}")
+    return ShownEvaluation(
+        *(folder.resolve().name, told.checkpoint, found.summary),
+        *(found.tables[REGION_TABLE], found.tables[IDH_TABLE]),
+    )
+
+
+def _can_be_shown(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary holds all that the page says of it, tried before any case is predicted."""
+    try:
+        json.dumps(summary, ensure_ascii=False).encode()
+        describe_cases(summary)
+        build_tables(summary)
+        MetricSettings(empty_dice=summary["empty_dice"], empty_hd95=summary["empty_hd95"])
+        draw_pictures([], [], summary)
+    except (LookupError, TypeError, AttributeError, ValueError, StopIteration):
+        return False
+    return True
 
 
 def is_of(evaluation: ShownEvaluation, run: ShownRun) -> bool:
@@ -212,7 +215,7 @@ def _find_doubts(runs: Sequence[ShownRun], evaluations: Sequence[ShownEvaluation
         if len(fitting) > 1 and not one.weights_sha256:
             problems.append(
                 f"evaluation {one.name}: says only that it is of {one.checkpoint}, and the runs {name_some(fitting)} "
-                f"have that name; {_MEND}, or give these runs on pages of their own"
+                f"have that name; {MEND}, or give these runs on pages of their own"
             )
     return problems
 
