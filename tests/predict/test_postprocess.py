@@ -158,7 +158,8 @@ def test_the_command_shows_scores_before_and_after(trained, manifest_file, capsy
         main(["postprocess", str(trained), str(manifest_file), "--threads", "1", "--json"])
     assert stopped.value.code == 0
     out, shown = capsys.readouterr()
-    assert json.loads(out) == json.loads(json.dumps(read_postprocessing(trained).to_json()))
+    kept = json.loads(json.dumps(read_postprocessing(trained).to_json()))
+    assert json.loads(out) == {"checkpoint": str(trained / "best"), **kept}
     assert json.loads(out)["num_cases"] == 2
     assert "mean over 2 validation cases" in shown
     assert "Dice before" in shown
