@@ -31,6 +31,7 @@ _LINE = 210
 """Characters that a line of small print holds."""
 _LINE_HEIGHT = 0.022
 """Of small print, as a share of the figure."""
+_FIRM = "\N{NO-BREAK SPACE}"
 _REMARKS = 125
 """Characters that a line of remarks holds."""
 _WIDTHS = {"wt": 1.6, "tc": 3.4, "et": 1.2}  # the core's outline stays visible under that of an enhancing rim
@@ -120,7 +121,8 @@ def draw_overlay(
         _draw_plane(panel, plane, np.take(grey, index, plane.axis), np.take(found, index, plane.axis))
     _draw_scale_bar(panels[0], image.shape[0], image.shape[1], spacing_mm)
     statements = [] if idh_mutant_probability is None else [f"IDH-mutant probability {idh_mutant_probability:.2f}"]
-    shown = fill("   |   ".join([*statements, *remarks]), _REMARKS)
+    kept = fill("   |   ".join(map(_keep_together, (*statements, *remarks))), _REMARKS)
+    shown = kept.replace(_FIRM, " ")
     figure.text(0.02, 0.968, f"{case_id}   {modality.upper()}", color="white", fontsize=14, weight="bold", va="center")
     figure.text(0.98, 0.913, shown, color="white", fontsize=13, ha="right", va="center", multialignment="right")
     colour = style.ORANGE if is_warning else "white"
@@ -140,6 +142,11 @@ def scale_grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = np.percentile(image[brain], (1.0, 99.8))
     scaled = (image - low) / max(float(high - low), 1e-6) * 0.92 + 0.08  # brain stays apart from the background
     return np.where(brain, np.clip(scaled, 0.0, 1.0), 0.0).astype(np.float32)
+
+
+def _keep_together(remark: str) -> str:
+    """A remark whose lines break nowhere, unless it is longer than half a line."""
+    return remark if len(remark) > _REMARKS // 2 else remark.replace(" ", _FIRM)
 
 
 def _draw_plane(panel: Axes, plane: Plane, grey: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:

@@ -83,11 +83,12 @@ def write_caption(comparison: Comparison, systems: Sequence[System]) -> str:
     """Sentences on the cases, the conventions and the limits of a comparison."""
     first = systems[0].repeats[0].summary
     counts = [f"{one.name} ({len(one.repeats)})" for one in systems if len(one.repeats) > 1]
+    names = tuple(f"{one.name}:" for one in systems)
     return " ".join(
         [
             f"Systems on the {first.split} cases; empty masks: {first.empty_masks}.",
             *([f"Each case averaged over several trainings first: {', '.join(counts)}."] if counts else []),
-            *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes),
+            *(f"{note if note.startswith(names) else note[0].upper() + note[1:]}." for note in comparison.notes),
         ]
     )
 

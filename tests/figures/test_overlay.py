@@ -78,15 +78,18 @@ def test_every_statement_is_on_the_figure() -> None:
 
 
 def test_long_statements_stay_on_the_figure_and_apart() -> None:
-    remarks = ["calibrated 0.54", "mutant at threshold 0.50", "undecided (calibrated, 0.40 to 0.60)"]
+    remarks = ["calibrated 0.54", "wild type at threshold 0.50", "undecided (calibrated, 0.40 to 0.60)"]
     standing = "; ".join(["IDH probability calibrated on 41 validation cases"] * 10)  # three lines
     volumes = {"wt": 12.34, "tc": 5.67, "et": 0.89}
     name = "a-very-long-name-of-a-case-of-some-hospital"
-    figure = draw_overlay(brain(), lesion(), name, "flair", 1.0, 0.8, volumes, remarks, standing)
+    figure = draw_overlay(brain(), lesion(), name, "flair", 1.0, 0.8, volumes, [*remarks, "synthetic"], standing)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     title, said, small, research = (text.get_window_extent() for text in figure.texts)
     legend = figure.legends[0].get_window_extent()
+    broken = figure.texts[1].get_text().split("\n")
+    assert len(broken) > 1
+    assert all(any(remark in line for line in broken) for remark in remarks)  # no line ends within one
     assert figure.texts[2].get_text().count("\n") == 2
     for box in (title, said, small, research):
         assert box.x0 >= 0

@@ -13,7 +13,7 @@ from mttu.errors import InputError
 from mttu.metrics.delong import compare_auc, estimate_auc
 from mttu.metrics.intervals import bootstrap_mean
 from mttu.report.comparison import Comparison, compare_systems
-from mttu.report.comparison_files import OWN_FILES, check_comparison, write_comparison
+from mttu.report.comparison_files import OWN_FILES, check_comparison, write_caption, write_comparison
 from mttu.report.evaluated import read_systems, split_system
 from mttu.report.files import write_evaluation
 
@@ -316,6 +316,13 @@ def test_what_limits_a_comparison_is_said_as_by_evaluate(write: Write) -> None:
         "a: does not say on whom it was chosen which components of 2 masks are dropped: whether their scores are",
     ):
         assert any(said in note for note in notes), said
+
+
+def test_names_stand_in_the_caption_as_they_are(write: Write) -> None:
+    systems = read_systems([("none", [str(write("a", learned_from=None))]), ("UPS", [str(write("b"))])])
+    caption = write_caption(compare_systems(systems, None, num_resamples=20), systems)
+    assert " none: does not say of 8 cases whether" in caption
+    assert " The data are synthetic" in caption
 
 
 def test_dice_of_all_cases_is_that_of_the_table(write: Write) -> None:
