@@ -43,5 +43,7 @@ def test_a_brats_folder_becomes_a_report_by_the_commands_of_the_readme(tmp_path:
         )
         assert done.returncode == 0, f"{line}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
         assert "\x1b" not in done.stdout + done.stderr
-    assert {"README.txt", "summary.json"} <= {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"README.txt", "summary.json"} <= {path.name for path in (tmp_path / "scores").iterdir()}
+    assert "other-scores" in (tmp_path / "comparison" / "table.md").read_text(encoding="utf-8")
+    assert "Research use only" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert len(list((tmp_path / "predictions").glob("*_overlay.png"))) == 4
