@@ -552,7 +552,7 @@ def main() -> None:
                 done.add(job)
                 if job not in finished:
                     add_results(results, ended.result())
-            if waiting and not running:
+            if waiting and not running and done.isdisjoint(waiting.values()):
                 sys.exit(f"not run, because what they begin with failed: {', '.join(map(str, waiting))}")
 
 
