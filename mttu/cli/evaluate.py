@@ -159,8 +159,10 @@ class _Part:
     scores: Path
     conventions: str
     """For empty masks, in words."""
-    checkpoint: Path | None
+    checkpoint: Path | None = None
     """Predicts first; None of predictions that are there."""
+    plan: "EvaluationPlan | None" = None
+    """Of predictions that are there."""
 
 
 def _evaluate_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, options: _Options) -> None:
@@ -169,11 +171,11 @@ def _evaluate_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, 
 
     parts = _plan_several(named, output, options)
     failed: dict[str, Any] = {}
-    for part, plan in parts.items():
-        if plan.checkpoint is not None:
+    for part, one in parts.items():
+        if one.checkpoint is not None:
             console.print(f"{part}: predicts {options.split} cases")
-            _predict(plan.checkpoint, plan.source.place, options)
-        found = _score(options.plan(plan.source, plan.scores), plan.scores, f"evaluate {part}")
+            _predict(one.checkpoint, one.source.place, options)
+        found = _score(one.plan or options.plan(one.source, one.scores), one.scores, f"evaluate {part}")
         failed |= {str(part): one for one in found.summary["cases"]["failed"].values() if one}
     scored = {name: [str(output / part) for part in _name_parts(name, places)] for name, places in named}
     told = {"folder": output, "systems": scored, "failed": failed}
@@ -214,8 +216,8 @@ def _plan_part(place: Path, output: Path, part: Path, options: _Options) -> _Par
     from mttu.report import Source
 
     if not _is_to_predict(place):
-        source = Source(place)
-        return _Part(source, output / part, name_conventions(options.plan(source, output / part).metrics), None)
+        ready = options.plan(Source(place), output / part)
+        return _Part(Source(place), output / part, name_conventions(ready.metrics), plan=ready)
     into = _name_beside(output, "predictions") / part
     device: Any = options.device
     plan = plan_predictions(place, [options.manifest], into, device=device, split=options.split)
