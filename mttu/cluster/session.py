@@ -26,6 +26,7 @@ from ray.exceptions import AuthenticationError
 
 from mttu import GUARDS_RAY, PRIVATE
 from mttu.config import WorkerSettings
+from mttu.cores import count_cores
 from mttu.errors import InputError, RunError, mask_secrets
 from mttu.files import find_obstacle
 from mttu.reach import ask_port, find_reason
@@ -159,7 +160,7 @@ def _start(folder: Path, settings: WorkerSettings) -> None:
             ray.init(
                 address="local",
                 _temp_dir=str(folder / INNER),
-                num_cpus=max(os.cpu_count() or 1, settings.num_workers * settings.threads_per_worker),
+                num_cpus=max(count_cores(), settings.num_workers * settings.threads_per_worker),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,

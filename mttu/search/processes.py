@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from mttu.config import Config
+from mttu.cores import count_cores
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.search.book import Book
@@ -41,7 +42,7 @@ def callables_here() -> Callables:
 
 def count_here(config: Config) -> int:
     """Trials that this machine holds at the same time, at least one."""
-    return max(1, (os.cpu_count() or 1) // config.workers.threads_per_worker)
+    return max(1, count_cores() // config.workers.threads_per_worker)
 
 
 def run_here(book: Book, at_once: int) -> None:
