@@ -98,7 +98,11 @@ class InputError(ValueError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
-        return InputError, (self.problems,)
+        return type(self), (self.problems,)
+
+
+class UnmeasuredError(InputError):
+    """What was to be trained is, but cannot be evaluated with what was given."""
 
 
 class RunError(RuntimeError):

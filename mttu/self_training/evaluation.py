@@ -16,7 +16,7 @@ from mttu.data.cache import open_cached
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import Case, Manifest
 from mttu.data.tables import read_table
-from mttu.errors import InputError
+from mttu.errors import UnmeasuredError
 from mttu.files import atomic_file, atomic_folder, drop_link, read_versioned, remove, write_json
 from mttu.inference.cases import run_cases
 from mttu.inference.device import choose_precision
@@ -168,7 +168,7 @@ def _test(job: Job) -> None:
         content, problems = check_test_cases(job.config, job.manifest)
         if problems:
             kept = f"{job.folder}: all rounds are trained, and best/ is written; mend the test cases and run the same"
-            raise InputError([*problems, f"{kept} command again, which goes on with their evaluation"])
+            raise UnmeasuredError([*problems, f"{kept} command again, which goes on with their evaluation"])
         drop_link(job.folder / _WORKING)
         rows = {number: _test_round(job, number, content) for number in rounds}
         together = [{"round": number, **row} for number in rounds for row in rows[number]]
@@ -196,7 +196,7 @@ def finish(job: Job) -> None:
     """Chooses a round, writes `best/`, tests, completes tracking, writes `summary.json`; tests nothing twice.
 
     Raises:
-        InputError: A test case cannot be used; `best/` is there, and the next call goes on with the test.
+        UnmeasuredError: A test case cannot be used; `best/` is there, and the next call goes on with the test.
     """
     records = [read_record(round_folder(job.folder, number)) for number in range(count_finished(job.folder))]
     chosen = choose_round(records)

@@ -20,7 +20,7 @@ from mttu.config import Config, override
 from mttu.config.data import RELEASE_METRICS, MetricSettings
 from mttu.data.absent_classes import without_absences
 from mttu.data.manifest import Manifest, read_manifest
-from mttu.errors import InputError, raise_if_any, stop_if_too_many_open
+from mttu.errors import InputError, UnmeasuredError, raise_if_any, stop_if_too_many_open
 from mttu.files import atomic_file, read_json, read_versioned, write_csv, write_json
 from mttu.inference.calibration import CALIBRATION
 from mttu.inference.distribution import pool_into
@@ -182,19 +182,27 @@ def run_folds(
         metrics: Conventions that the folds measure by; the table names them.
 
     Raises:
-        InputError: The folder's folds are others, or a finished fold was changed.
+        InputError: The folder's folds are others, a finished fold was changed, or test cases cannot be used, after all
+            folds were trained.
     """
     _place_manifests(folds, folder)
     places = [folder / f"fold_{number}" for number in range(1, len(folds) + 1)]
     results: list[Results] = []
+    unmeasured: list[str] = []
     for number, place in enumerate(places, 1):
         record = folder / f"{place.name}.json"
         if not record.exists():
-            found = keep_finite(run_fold(number, folder / MANIFESTS / f"{place.name}.parquet", place))
+            try:
+                found = keep_finite(run_fold(number, folder / MANIFESTS / f"{place.name}.parquet", place))
+            except UnmeasuredError as error:
+                # the others can be trained, too, before somebody has to look
+                unmeasured += [problem for problem in error.problems if problem not in unmeasured]
+                continue
             read_members(place)  # a fold without a readable checkpoint is not finished
             weights = describe_checkpoint(place)["weights_sha256"]
             write_json(record, {"format_version": FORMAT_VERSION, "weights_sha256": weights, "results": found})
         results.append(_read_results(record, place))
+    raise_if_any(unmeasured)
     pooled = pool_folds(places)
 
     def fill(unfinished: Path) -> None:

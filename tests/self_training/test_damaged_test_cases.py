@@ -6,10 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 from small_self_training import names, stopping
 
+from mttu.config import override
 from mttu.errors import InputError, RunError
 from mttu.files import read_json, write_json
-from mttu.self_training import run_self_training
+from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
+from mttu.training.folds import read_folds_table
 from mttu.training.inputs import check_inputs
 
 pytestmark = pytest.mark.usefixtures("sketches")
@@ -81,6 +83,24 @@ def test_damaged_test_cases_change_no_bit_and_stop_the_evaluation_alone(cohort, 
     assert (folder / "test.json").read_text() == (whole / "test.json").read_text()
     assert read_learned(folder) == read_learned(whole)
     assert "working-test" not in names(folder)
+
+
+def test_all_folds_are_trained_before_test_cases_are_refused(cohort, pool_manifest, here, tmp_path):
+    config = override(cohort, {"data.folds": 2, "selection.method": "direct", "self_training.thresholds": "fixed"})
+    damage(config, pool_manifest, tmp_path / "kept")
+    with pytest.raises(InputError) as caught:
+        cross_validate_self_training(config, here)
+    folder = config.output.place
+    tests = [case.case_id for case in pool_manifest.split("test")]
+    told = [*tests, *(f"{folder / name}: all rounds are trained" for name in ("fold_1", "fold_2"))]
+    assert [text in problem for text, problem in zip(told, caught.value.problems, strict=True)] == [True] * 4
+    assert [(folder / name / "best" / "weights.safetensors").exists() for name in ("fold_1", "fold_2")] == [True, True]
+    assert not (folder / "folds.csv").exists()
+    damage(config, pool_manifest, tmp_path / "kept")
+    counting, calls = stopping(here, "never")
+    assert cross_validate_self_training(config, counting) == folder
+    assert calls == {"train": 0, "score": 0, "evaluate": 2}
+    assert {row.network for row in read_folds_table(folder)} == {"chosen round", "round 0"}
 
 
 @pytest.mark.parametrize(("now", "evaluated"), [("as before", 1), ("others", 2)])
