@@ -225,11 +225,12 @@ def test_the_wheel_installs_and_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "mttu", source / "mttu", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    shipped = {str(path.relative_to(source)) for path in (source / "mttu").rglob("*") if path.is_file()}
+    assert {"mttu/py.typed", "mttu/report/page/templates/report.js"} <= shipped
     built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("mttu-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "mttu").rglob("*.py")} | {"mttu/py.typed"}
     assert shipped == {name for name in names if ".dist-info/" not in name}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
