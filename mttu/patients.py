@@ -7,13 +7,14 @@ cohort share it, and the same training writes the same file.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+
+from mttu.cores import count_cores
 
 _DIGEST_BYTES = 8
 _SALT = re.compile(r"(?:[0-9a-f]{2}){8,32}")
@@ -191,7 +192,7 @@ def drop_patients(content: Mapping[str, Any]) -> dict[str, Any]:
 def _digest_all(patient_ids: Sequence[str], key: PatientKey | None) -> list[str]:
     if key is None:
         return [digest_bare(patient_id) for patient_id in patient_ids]
-    threads = min(len(patient_ids), os.cpu_count() or 1, _MOST_THREADS)  # scrypt releases the interpreter lock
+    threads = min(len(patient_ids), count_cores(), _MOST_THREADS)  # scrypt releases the interpreter lock
     if threads < 2:
         return [_digest(patient_id, key) for patient_id in patient_ids]
     with ThreadPoolExecutor(threads) as pool:

@@ -10,7 +10,7 @@ import pytest
 from mttu.data.cache import open_cached
 from mttu.data.manifest import read_manifest
 from mttu.data.volumes import read_volume
-from mttu.errors import InputError, RunError, explain_open_files, mask_secrets, raise_if_any
+from mttu.errors import InputError, RunError, UnmeasuredError, explain_open_files, mask_secrets, raise_if_any
 from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import read_scores
 from mttu.report.predictions import read_predictions
@@ -32,6 +32,7 @@ def test_no_problem_raises_nothing() -> None:
 def test_errors_survive_the_way_to_another_process() -> None:
     refused = pickle.loads(pickle.dumps(InputError(["one", "two"])))
     assert refused.problems == ["one", "two"]
+    assert type(pickle.loads(pickle.dumps(UnmeasuredError("one")))) is UnmeasuredError
     stopped = pickle.loads(pickle.dumps(RunError("loss is nan in case A", all_ranks=False)))
     assert (str(stopped), stopped.all_ranks) == ("loss is nan in case A", False)
 

@@ -155,12 +155,13 @@ def _start(folder: Path, settings: WorkerSettings) -> None:
 
     A start that fails or is interrupted leaves no process.
     """
+    cores = max(count_cores(), settings.num_workers * settings.threads_per_worker)
     for attempt in range(1, _STARTS + 1):
         try:
             ray.init(
                 address="local",
                 _temp_dir=str(folder / INNER),
-                num_cpus=max(count_cores(), settings.num_workers * settings.threads_per_worker),
+                num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,

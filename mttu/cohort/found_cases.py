@@ -20,6 +20,7 @@ from mttu.cohort.layouts import LAYOUTS, FoundCase, volume_stem
 from mttu.cohort.path_table import read_path_table
 from mttu.cohort.suspicions import find_suspicions
 from mttu.cohort.synthetic import SyntheticCases
+from mttu.cores import count_cores
 from mttu.data.file_kinds import explain_refusal
 from mttu.data.findings import Finding, to_findings
 from mttu.data.labels import CONVENTIONS, IDH_UNKNOWN, find_convention
@@ -339,7 +340,7 @@ def check_volumes(
         )
 
     checked = CheckedVolumes()
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:  # unpacking frees the interpreter lock
+    with ThreadPoolExecutor(min(_MOST_READERS, count_cores())) as pool:  # unpacking frees the interpreter lock
         for done, (case, one) in enumerate(zip(cases, pool.map(read, cases), strict=True), start=1):
             checked.findings.extend(one.findings)
             checked.fingerprints.update(one.fingerprints)

@@ -98,7 +98,7 @@ def verify_cache(
             else:
                 words = [f"{name}={value}" for name, value in cached.settings.model_dump(mode="json").items()]
                 settings[f"{','.join(cached.modalities)}; {', '.join(words)}"] += 1
-                findings += _check_voxels(cache_dir / name, cached)
+                findings += check_voxels(cache_dir / name, cached)
                 if name in cases:
                     findings += _check_sources(cases[name], cached)
             if on_case is not None:
@@ -127,8 +127,11 @@ def _without(problems: Sequence[str], case_id: str) -> Iterator[str]:
         yield problem.removeprefix(f"case {case_id}: ").removesuffix(f"; {MEND}")
 
 
-def _check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
-    """Reads the files whole, not as maps: a failing disk then raises an error instead of killing the process."""
+def check_voxels(folder: Path, cached: CachedCase) -> list[CacheFinding]:
+    """Whether a case's image and mask are as they were prepared, by reading both whole.
+
+    Not as maps: a failing disk then raises an error instead of killing the process.
+    """
     anew = f"remove {folder} and {MEND}"  # preparation goes by the content hash and would keep it
     problems = []
     if cached.settings_hash != settings_hash(cached.modalities, cached.settings):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mttu.cohort.synthetic import PHANTOM_MARKER
+from mttu.cores import count_cores
 from mttu.data.labels import from_classes
 from mttu.data.manifest import MODALITIES
 from mttu.errors import InputError
@@ -196,7 +196,7 @@ def _write_cases(
         return case.truth
 
     truths = []
-    with ThreadPoolExecutor(min(_MOST_DRAWN, os.cpu_count() or 1)) as pool:  # NumPy releases the interpreter lock
+    with ThreadPoolExecutor(min(_MOST_DRAWN, count_cores())) as pool:  # NumPy releases the interpreter lock
         for done, truth in enumerate(pool.map(write, subjects), 1):
             truths.append(truth)
             if show is not None:

@@ -81,6 +81,7 @@ def self_train(job: Job) -> None:
         job: The caller holds the lock on its folder and has checked that it belongs to these settings.
 
     Raises:
+        UnmeasuredError: All rounds are trained, and test cases cannot be used.
         RunError: Something failed; calling again continues from there.
     """
     for current in _rounds_to_come(job):

@@ -51,6 +51,7 @@ def run_self_training(
 
     Raises:
         InputError: Something is refused; nothing was started.
+        UnmeasuredError: All is trained, and test cases cannot be used; the same command goes on with their evaluation.
         RunError: It stopped; the same command goes on from there.
     """
     if config.data.folds:

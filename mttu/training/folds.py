@@ -182,8 +182,8 @@ def run_folds(
         metrics: Conventions that the folds measure by; the table names them.
 
     Raises:
-        InputError: The folder's folds are others, a finished fold was changed, or test cases cannot be used, after all
-            folds were trained.
+        InputError: The folder's folds are others, or a finished fold was changed.
+        UnmeasuredError: All folds are trained, and some could not be evaluated; the next call goes on with these.
     """
     _place_manifests(folds, folder)
     places = [folder / f"fold_{number}" for number in range(1, len(folds) + 1)]
@@ -202,7 +202,8 @@ def run_folds(
             weights = describe_checkpoint(place)["weights_sha256"]
             write_json(record, {"format_version": FORMAT_VERSION, "weights_sha256": weights, "results": found})
         results.append(_read_results(record, place))
-    raise_if_any(unmeasured)
+    if unmeasured:
+        raise UnmeasuredError(unmeasured)
     pooled = pool_folds(places)
 
     def fill(unfinished: Path) -> None:

@@ -11,6 +11,7 @@ from mttu.config import Config
 from mttu.config.batches import share_batch
 from mttu.data.absent_classes import find_held_classes
 from mttu.data.cache import MEND, CachedCase, open_cached
+from mttu.data.cache_upkeep import check_voxels
 from mttu.data.labels import knows_parts
 from mttu.data.loaders import PatchDataset
 from mttu.data.manifest import Case, Manifest, read_manifest
@@ -122,11 +123,16 @@ def check_inputs(
 
 
 def check_test_cases(config: Config, manifest: Manifest) -> tuple[str, list[str]]:
-    """SHA-256 over the content hashes of the prepared test cases, and why they cannot be evaluated."""
+    """SHA-256 over the content hashes of the prepared test cases, and why they cannot be evaluated; all are read."""
     _, cache_dir = resolve_paths(config)
-    found = [_check_prepared(case, cache_dir, config, config.data.modalities) for case in manifest.split("test")]
+    cases = manifest.split("test")
+    found = [_check_prepared(case, cache_dir, config, config.data.modalities) for case in cases]
     digest = hashlib.sha256("\n".join(one.content_hash for one in found).encode()).hexdigest()
-    return digest, [problem for one in found for problem in (*one.stale, *one.unusable)]
+    problems = [problem for one in found for problem in (*one.stale, *one.unusable)]
+    for case in cases if not problems else ():
+        damages = check_voxels(cache_dir / case.case_id, open_cached(cache_dir, case.case_id))
+        problems += [f"case {case.case_id}: {damage.problem}; {damage.mend}" for damage in damages]
+    return digest, problems
 
 
 _UNLABELLED = {

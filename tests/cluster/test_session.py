@@ -57,6 +57,15 @@ def test_logs_go_however_the_command_ends(fake_ray, tmp_path, error):
     assert list((tmp_path / "ray").iterdir()) == []
 
 
+@pytest.mark.parametrize(("cores", "threads", "promised"), [(8, 2, 8), (1, 2, 4)])
+def test_a_private_cluster_has_the_cores_there_are_or_what_its_workers_need(
+    fake_ray, monkeypatch, cores, threads, promised
+):
+    monkeypatch.setattr(session, "count_cores", lambda: cores)
+    with session.connect(WorkerSettings(num_workers=2, threads_per_worker=threads)):
+        assert fake_ray["num_cpus"] == promised
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_as_an_exception_does(fake_ray, tmp_path, number):
     found = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore it, as `nohup` does

@@ -12,7 +12,7 @@ from mttu.files import read_json, write_json
 from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
 from mttu.training.folds import read_folds_table
-from mttu.training.inputs import check_inputs
+from mttu.training.inputs import check_inputs, check_test_cases
 
 pytestmark = pytest.mark.usefixtures("sketches")
 
@@ -101,6 +101,17 @@ def test_all_folds_are_trained_before_test_cases_are_refused(cohort, pool_manife
     assert cross_validate_self_training(config, counting) == folder
     assert calls == {"train": 0, "score": 0, "evaluate": 2}
     assert {row.network for row in read_folds_table(folder)} == {"chosen round", "round 0"}
+
+
+def test_a_test_case_of_other_voxels_is_refused(cohort, pool_manifest):
+    assert check_test_cases(cohort, pool_manifest)[1] == []
+    case = pool_manifest.split("test")[1]
+    path = cohort.data.cache_dir / case.case_id / "image.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit of a voxel, which stays finite
+    path.write_bytes(content)
+    _, (problem,) = check_test_cases(cohort, pool_manifest)
+    assert problem.startswith(f"case {case.case_id}: image.npy is not as it was written: its checksum differs; remove ")
 
 
 @pytest.mark.parametrize(("now", "evaluated"), [("as before", 1), ("others", 2)])
