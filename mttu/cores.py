@@ -1,23 +1,21 @@
 """How many cores there are to work with, which on a shared machine is fewer than it has."""
 
+import math
 import os
+from contextlib import suppress
+from pathlib import Path
 
-from mttu.errors import InputError
-
-_LIMIT = "LOKY_MAX_CPU_COUNT"
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of a core, or `max`, and of the period that they are for (Linux, control groups of version 2)."""
 
 
 def count_cores() -> int:
     """Cores that this process may use, at least one.
 
-    A batch system that binds its jobs to cores, a container's quota and the variable `LOKY_MAX_CPU_COUNT` count.
-
-    Raises:
-        InputError: That variable is no whole number of at least 1.
+    Those that a batch system has bound it to, and no more than a container's quota, rounded up.
     """
-    import joblib  # its import takes a quarter of a second
-
-    limit = os.environ.get(_LIMIT)
-    if limit is not None and not (limit.isdecimal() and int(limit) > 0):
-        raise InputError(f"{_LIMIT} {limit!r}: expected a whole number of at least 1; unset it to use all cores")
-    return int(joblib.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError, ZeroDivisionError):  # no quota, or none in this form
+        time, period = map(int, _QUOTA.read_text(encoding="ascii").split())
+        cores = min(cores, math.ceil(time / period))
+    return max(1, cores)

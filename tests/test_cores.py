@@ -6,34 +6,40 @@ import pytest
 
 from mttu.config import Config, override
 from mttu.cores import count_cores
-from mttu.errors import InputError
 from mttu.search.processes import count_here
 
-COUNT = "from mttu.cores import count_cores; print(count_cores())"
-
-
-def run_here(code, **environment):
-    return subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **environment}).strip()
+BOUND = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from mttu.cores import count_cores
+print(count_cores())
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_a_job_bound_to_a_core_has_one():
-    bound = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    assert run_here(bound + COUNT) == "1"
+    assert subprocess.check_output([sys.executable, "-c", BOUND], text=True).strip() == "1"
 
 
-def test_fewer_can_be_asked_for(monkeypatch):
-    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
-    cores = count_cores()
-    assert 1 <= cores <= os.cpu_count()
-    assert run_here(COUNT, LOKY_MAX_CPU_COUNT="1") == "1"
-
-
-@pytest.mark.parametrize("text", ["", "abc", "0", "-1", "1.5"])
-def test_a_limit_that_is_none_is_refused(monkeypatch, text):
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", text)
-    with pytest.raises(InputError, match=f"LOKY_MAX_CPU_COUNT '{text}': expected a whole number of at least 1"):
-        count_cores()
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000\n", 8),
+        ("400000 100000\n", 4),
+        ("150000 100000\n", 2),
+        ("5000 100000\n", 1),
+        ("1600000 100000\n", 8),
+        ("", 8),
+        ("100 0\n", 8),
+        (None, 8),
+    ],
+)
+def test_no_more_than_a_container_may_use(monkeypatch, tmp_path, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr("mttu.cores._QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert count_cores() == cores
 
 
 @pytest.mark.parametrize(("threads", "at_once"), [(2, 4), (3, 2), (16, 1)])
