@@ -176,7 +176,7 @@ def _evaluate_several(named: Sequence[tuple[str, Sequence[str]]], output: Path, 
             console.print(f"{part}: predicts {options.split} cases")
             _predict(one.checkpoint, one.source.place, options)
         found = _score(one.plan or options.plan(one.source, one.scores), one.scores, f"evaluate {part}")
-        failed |= {str(part): one for one in found.summary["cases"]["failed"].values() if one}
+        failed |= {str(part): reasons for reasons in found.summary["cases"]["failed"].values() if reasons}
     scored = {name: [str(output / part) for part in _name_parts(name, places)] for name, places in named}
     told = {"folder": output, "systems": scored, "failed": failed}
     give(told)

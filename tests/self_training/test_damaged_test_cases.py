@@ -7,7 +7,7 @@ import pytest
 from small_self_training import names, stopping
 
 from mttu.config import override
-from mttu.errors import InputError, RunError
+from mttu.errors import InputError, RunError, UnmeasuredError
 from mttu.files import read_json, write_json
 from mttu.self_training import cross_validate_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
@@ -88,7 +88,7 @@ def test_damaged_test_cases_change_no_bit_and_stop_the_evaluation_alone(cohort, 
 def test_all_folds_are_trained_before_test_cases_are_refused(cohort, pool_manifest, here, tmp_path):
     config = override(cohort, {"data.folds": 2, "selection.method": "direct", "self_training.thresholds": "fixed"})
     damage(config, pool_manifest, tmp_path / "kept")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UnmeasuredError) as caught:
         cross_validate_self_training(config, here)
     folder = config.output.place
     tests = [case.case_id for case in pool_manifest.split("test")]
