@@ -187,20 +187,23 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
     """
     left = TimeLeft(settings, cases)
     if is_quiet():
-        yield lambda step: tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
+        yield lambda step: _tell_of(step, settings)
         return
     if not console.is_terminal:
         told = time.monotonic()
 
         def write_line(step: "Step") -> None:
             nonlocal told
+            if step.phase == "select":
+                _tell_of(step, settings)
+                return
             rest = left.describe(step)
             if step.phase == "train" or step.done == step.total or time.monotonic() - told > _SILENCE_SECONDS:
                 told = time.monotonic()
                 phase = f"{_name_round(step)}  {step.phase} {step.done}/{step.total}"
                 text = "  ".join(filter(None, (phase, step.case_id, summarise_epoch(step.metrics), rest)))
                 console.print(text)
-                tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
+                _tell_of(step, settings)
 
         yield write_line
         return
@@ -209,13 +212,24 @@ def show_rounds(settings: Config, cases: Mapping[str, int]) -> "Iterator[OnStep]
 
         def move_bar(step: "Step") -> None:
             key = (step.fold, step.round, step.phase)
+            if step.phase == "select":
+                _tell_of(step, settings)
+                return
             if key not in bars:
                 bars[key] = progress.add_task(f"{_name_round(step)} {step.phase}", text="")
             text = "  ".join(filter(None, (step.case_id, summarise_epoch(step.metrics), left.describe(step))))
             progress.update(bars[key], total=step.total, completed=step.done, text=name_breaks(text))  # type: ignore[arg-type]
-            tell_absences(step.metrics, settings, f"{_name_round(step)}: ", step.round)
+            _tell_of(step, settings)
 
         yield move_bar
+
+
+def _tell_of(step: "Step", settings: Config) -> None:
+    """Prints what a user has to know before it is too late: of a selection, and of classes that are not predicted."""
+    place = f"{_name_round(step)}: "
+    for note in step.notes:
+        console.print(f"{place}{note}")
+    tell_absences(step.metrics, settings, place, step.round)
 
 
 def _name_round(step: "Step") -> str:

@@ -31,6 +31,9 @@ has the same fingerprint as without the column."""
 SOFT_LABEL: Mapping[str, Any] = {"idh_probability": None, "idh_weight": None}
 """Columns of soft labels, with the value where there is none. A manifest without soft labels lacks them, and its
 fingerprint is the same."""
+TEACHER_MASK = "teacher_mask"
+"""Column that marks cases without a mask of their own; a manifest without such cases lacks it. It tells what a training
+did and is not read by any, so it is in no fingerprint."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _IMAGE = "image_"
@@ -66,6 +69,8 @@ class Case:
     """Probability of mutation that a soft pseudo-label trains with in place of the class `idh`."""
     idh_weight: float | None = None
     """g of eq. (20) in [0, 1], how much a soft pseudo-label counts; None together with `idh_probability`."""
+    teacher_mask: bool = False
+    """Whether a training case without `seg` was taught by the masks of a teacher, which are kept nowhere."""
 
     @property
     def idh_terms(self) -> tuple[float, float]:
@@ -94,6 +99,8 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 over modalities and rows with relative paths: independent of the place and of new, unused columns."""
         rows = [_to_row(case, self.root) for case in self.cases]
+        for row in rows:
+            del row[TEACHER_MASK]
         for row, (name, unused) in itertools.product(rows, [*NEWER_COLUMNS.items(), *SOFT_LABEL.items()]):
             if row[name] == unused:
                 del row[name]
@@ -133,7 +140,7 @@ def _add_newer(table: Any, modalities: Sequence[str]) -> Any:
     return table
 
 
-def _schema(modalities: Sequence[str], soft: bool = False) -> Any:
+def _schema(modalities: Sequence[str], soft: bool = False, taught: bool = False) -> Any:
     required = [pa.field(name, pa.string(), nullable=False) for name in ("case_id", "patient_id", "split")]
     images = [pa.field(f"{_IMAGE}{name}", pa.string(), nullable=False) for name in modalities]
     paths = [pa.field(name, pa.string()) for name in ("seg", "brain_mask")]
@@ -142,7 +149,8 @@ def _schema(modalities: Sequence[str], soft: bool = False) -> Any:
     origin = [pa.field("site", pa.string()), pa.field("dataset", pa.string())]
     pseudo_label = pa.field("pseudo_label", pa.bool_(), nullable=False)
     soft_label = [pa.field(name, pa.float64()) for name in SOFT_LABEL] if soft else []
-    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin, pseudo_label, *soft_label])
+    marks = [pa.field(TEACHER_MASK, pa.bool_(), nullable=False)] if taught else []
+    return pa.schema([*required, *images, *paths, idh, *clinical, labels, *origin, pseudo_label, *soft_label, *marks])
 
 
 def check_target(path: Path) -> None:
@@ -170,7 +178,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     }
     rows = [_to_row(case, manifest.root) for case in manifest.cases]
     soft = any(row[name] is not None for row in rows for name in SOFT_LABEL)
-    table = pa.Table.from_pylist(rows, schema=_schema(manifest.modalities, soft).with_metadata(metadata))
+    schema = _schema(manifest.modalities, soft, any(row[TEACHER_MASK] for row in rows))
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     with atomic_file(path) as partial:
         pq.write_table(table, partial)
 
@@ -186,7 +195,8 @@ def read_manifest(path: Path) -> Manifest:
     modalities = tuple(metadata.get("modalities", "").split(","))
     table = _add_newer(table, modalities)
     soft = any(name in SOFT_LABEL for name in table.schema.names)
-    if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(_schema(modalities, soft)):
+    wanted = _schema(modalities, soft, TEACHER_MASK in table.schema.names)
+    if not {"root", "synthetic"} <= set(metadata) or not table.schema.equals(wanted):
         columns = ", ".join(table.schema.names)
         raise InputError(f"manifest {path}: columns ({columns}) are not those of format {FORMAT_VERSION}; {MEND}")
     root = Path(os.path.normpath(path.resolve().parent / metadata["root"]))
@@ -215,6 +225,8 @@ def _find_problems(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str])
                 f"case {case_id}: has a pseudo-label, split {row['split']} and idh {row['idh']}; expected split train "
                 "and idh 0 or 1"
             )
+        if row.get(TEACHER_MASK) and row["seg"] is not None:
+            problems.append(f"case {case_id}: is marked as {TEACHER_MASK}, and seg is {row['seg']!r}; expected none")
         problems += _find_soft_problems(row)
         for column in (*(f"{_IMAGE}{name}" for name in modalities), "seg", "brain_mask"):
             place = PurePosixPath(row[column] or "")

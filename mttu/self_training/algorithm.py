@@ -23,11 +23,11 @@ from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring
 from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.evaluation import evaluate_cases, finish, measure, write_rows
 from mttu.self_training.fold_teacher import (
+    describe_teaching,
     join_held_out,
     list_held_out,
     plan_held_out,
     scoring_changes,
-    tell_known_val_patients,
 )
 from mttu.self_training.inputs import check_shared_start
 from mttu.self_training.job import Job, Round, calibrates, last_round, round_config, searches_thresholds
@@ -68,7 +68,7 @@ from mttu.self_training.tracking import log_round, open_round
 from mttu.tracking import Tracker
 from mttu.training.epoch_log import EpochLog
 from mttu.training.held_out import copy_held_out
-from mttu.training.inputs import describe_soft_labels, resolve_paths
+from mttu.training.inputs import describe_soft_labels, describe_taught, resolve_paths
 from mttu.training.run import History, closing, identify
 from mttu.training.start import check_start, digest_weights
 from mttu.training.state import BEST
@@ -190,7 +190,7 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     settings, rounds = grow_share(job.config.selection, current.number), job.config.self_training
     before = read_manifest(current.previous_folder / MANIFEST)
     earlier = read_pseudo_labels(before)
-    notes = tell_known_val_patients(job.config, job.manifest) if current.has_ensemble else []
+    notes = describe_teaching(job.config, job.manifest) if current.has_ensemble else []
     correction, validation_digest = None, None
     if (searches_thresholds(job.config) or calibrates(job.config)) and scores.rows:
         validation, truth = _score_held_out(current, scores)
@@ -201,18 +201,19 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
             notes += told
             teacher = round_folder(job.folder, current.teacher) / MANIFEST
             if correction is not None and not current.has_ensemble and read_pseudo_labels(read_manifest(teacher)):
-                notes.append(doubt_estimates(settings, first))
+                notes.append(doubt_estimates(settings))
             validation_digest = validation.digest
         else:
             settings, notes = search_settings(validation, truth, settings, rounds.min_coverage)
     selection = _read_selection_of(scores, validation_digest, settings, current.folder / SELECTION)
     if selection is None:
         selection = choose_labels(scores, settings, {} if rounds.relabel else earlier, correction)
-        own = settings.calibrate != "none" or settings.rule != "thresholds"
         asked = settings.model_copy(update={"prior": job.config.selection.prior})  # not what round 1 made of it
-        advice = advise(selection, asked) if own else []  # else the notes of the paper's rule, as they were
+        advice = advise(selection, asked, first=current.number == 1)
         selection = replace(selection, notes=(*notes, *selection.notes, *advice))
         write_selection_table(current.folder, scores, selection, settings, validation_digest)
+    if settings.method != "none":
+        job.tell_selection(current.number, selection)  # before hours are spent on it
     stops = rounds.stop_when_unchanged and current.number > 1 and settings.method != "none"
     soft: dict[str, SoftLabel] = {}
     if rounds.labels == "soft":
@@ -334,6 +335,7 @@ def _make_record(
             *(_describe_direct(job, mixture) if labels is None else labels.selection.notes),
             *describe_quotas(mixture.manifest.split("train"), config),
             *describe_soft_labels(config, mixture.manifest.split("train")),
+            *([] if labels is None else describe_taught(config, mixture.manifest.split("train"))),
         ),
         left_out=mixture.left_out,
         estimates={} if estimates is None else estimates.to_metrics(),

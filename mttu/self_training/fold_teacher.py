@@ -77,16 +77,24 @@ def _find_known(folder: Path, cases: Sequence[Case]) -> list[str] | None:
     return [case.case_id for case in cases if case.patient_id in learned]
 
 
-def tell_known_val_patients(config: Config, manifest: Manifest) -> list[str]:
-    """A note, if the ensemble learned from patients by whom epochs and rounds are chosen."""
+def describe_teaching(config: Config, manifest: Manifest) -> list[str]:
+    """Notes on thresholds of one network, and on patients by whom epochs and rounds are chosen."""
+    notes, selection = [], config.selection
+    if selection.method == "UPS" and selection.rule == "thresholds" and config.self_training.thresholds == "fixed":
+        notes.append(
+            "the mean of several networks deviates less over its passes than one network does, so "
+            f"selection.uncertainty_threshold={selection.uncertainty_threshold:g} leaves out fewer cases in this round "
+            "than in later ones"
+        )
     val = manifest.split("val")
     known = _find_known(config.self_training.ensemble or Path(), val)
     if not known:
-        return []
+        return notes
     return [
+        *notes,
         f"networks of the ensemble learned from the patients of {len(known)} of {len(val)} validation cases, so their "
         "labels of the pool know something of these: validation scores of the rounds are optimistic, those of test "
-        "cases are not"
+        "cases are not",
     ]
 
 

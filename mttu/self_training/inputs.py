@@ -128,7 +128,7 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
         counts = {name: sum(case.idh == label for case in known) for label, name in CLASS_NAMES.items()}
         problems += [
             f"{path}: selection.calibrate={config.selection.calibrate}: {problem}; give another split, or set "
-            "selection.calibrate=none"
+            f"selection.calibrate=none{_without_prior(config)}"
             for problem in find_too_few(counts)
         ]
     if searches and not known:
@@ -137,6 +137,12 @@ def _check_cohort(config: Config, manifest: Manifest) -> list[str]:
             "another split, or set self_training.thresholds=fixed"
         )
     return problems
+
+
+def _without_prior(config: Config) -> str:
+    """What has to be set with `selection.calibrate=none`, which a prior needs."""
+    prior = "" if config.selection.prior == "none" else " selection.prior=none"
+    return prior + (" selection.rule=rank" if config.selection.rule == "precision" else "")
 
 
 def check_teacher(config: Config, manifest: Manifest) -> list[str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mttu.config import Config, TeacherSettings, override
+from mttu.data.labels import CLASS_NAMES
 from mttu.data.manifest import Case, Manifest
 from mttu.pseudo_labels.score_table import ScoreTable
 from mttu.pseudo_labels.scoring import OnScored, ScoringPlan
+from mttu.pseudo_labels.selection import Selection
 from mttu.self_training.fold_teacher import teaches_by_folds
 from mttu.self_training.round_folder import (
     MANIFEST,
@@ -49,7 +51,7 @@ class Step:
     rounds: int
     """Number of the last round."""
     phase: str
-    """train, score, evaluate or test."""
+    """train, score, select, evaluate or test."""
     done: int
     total: int
     """Epochs or cases."""
@@ -60,6 +62,8 @@ class Step:
     fold: int = 0
     """Number from 1; 0 without cross-validation."""
     folds: int = 0
+    notes: tuple[str, ...] = ()
+    """Of phase select: what was selected, and what to think of it."""
 
 
 OnStep = Callable[[Step], None]
@@ -94,6 +98,16 @@ class Job:
     def manifest(self) -> Manifest:
         """The cohort."""
         return self.inputs.manifest
+
+    def tell_selection(self, number: int, selection: Selection) -> None:
+        """Reports what a round selected, before it trains on that."""
+        if self.on_step is not None:
+            labels = list(selection.pseudo_labels.values())
+            chosen = f"{len(labels)} of {len(selection.cases)} cases of the pool are selected"
+            if labels:
+                chosen += ", " + ", ".join(f"{labels.count(label)} {name}" for label, name in CLASS_NAMES.items())
+            notes = (chosen, *selection.notes)
+            self.on_step(Step(number, last_round(self.config), "select", 1, 1, notes=notes))
 
     def show(
         self,

@@ -8,10 +8,10 @@ from mttu.config.scoring import Method
 from mttu.data.labels import IDH_UNKNOWN
 from mttu.data.manifest import Case, Manifest
 from mttu.errors import InputError
-from mttu.pseudo_labels.certainty import read_certainty
+from mttu.pseudo_labels.certainty import Certainty, read_certainty
 from mttu.pseudo_labels.correction import fit_correction
 from mttu.pseudo_labels.prior import Correction
-from mttu.pseudo_labels.score_table import ScoreTable
+from mttu.pseudo_labels.score_table import ScoreRow, ScoreTable
 from mttu.pseudo_labels.selection import SelectedCase, Selection, add_estimates, select
 from mttu.pseudo_labels.thresholds import pool_scores, search_thresholds, suggest_thresholds
 from mttu.self_training.soft_labels import SoftLabel
@@ -41,7 +41,7 @@ def choose_labels(
             SelectedCase(
                 row.case_id,
                 earlier[row.case_id],
-                row.confidence if found is None else found.confidence,
+                _confidence_of(earlier[row.case_id], row, found),
                 row.uncertainty,
                 meets_thresholds=False,
                 selected=True,
@@ -53,6 +53,14 @@ def choose_labels(
     notes = (f"{len(stay)} pseudo-labels are kept from earlier rounds", *chosen.notes)
     cases = tuple(sorted([*chosen.cases, *stay], key=lambda case: case.case_id))
     return add_estimates(replace(chosen, cases=cases, notes=notes), table, correction)
+
+
+def _confidence_of(label: int, row: ScoreRow, found: Certainty | None) -> float | None:
+    """Probability of a kept label, which the network may not predict any more."""
+    confidence, predicted = (
+        (row.confidence, row.predicted_class) if found is None else (found.confidence, found.predicted_class)
+    )
+    return confidence if confidence is None or predicted == label else 1 - confidence
 
 
 def grow_share(settings: SelectionSettings, number: int) -> SelectionSettings:
@@ -78,15 +86,12 @@ def keep_prior(settings: SelectionSettings, first: Mapping[str, float]) -> Selec
     return settings.model_copy(update={"prior": first.get("selected/moved_to", unmoved)})
 
 
-def doubt_estimates(settings: SelectionSettings, first: Mapping[str, float]) -> str:
-    """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use, `first`
-    the estimates of round 1.
-    """
+def doubt_estimates(settings: SelectionSettings) -> str:
+    """What to think of estimates by a network that has learned from pseudo-labels; `settings` are those in use."""
     of_share = " and the estimated share of mutants" if settings.prior in ("estimate", "detect") else ""
-    better = "; those of round 1 are not" if first else ""
     return (
         f"the network that scored the pool has learned from its own labels of it, so the estimated shares of right "
-        f"labels{of_share} are optimistic{better}"
+        f"labels{of_share} are optimistic, more so than in round 1"
     )
 
 
@@ -157,7 +162,8 @@ def mix(
 
     Selected cases train with their pseudo-label. The other cases of the pool train the decoder by their masks, with
     IDH unknown, which has no loss (eq. 20, g = 0); those without a mask are left out, unless there is a teacher for
-    them (`teacher.masks`), whose masks are not written into the manifest. Train, val and test stay.
+    them (`teacher.masks`), whose masks are not written into the manifest: it marks the training cases that are taught
+    by them. Train, val and test stay.
 
     Args:
         manifest: The cohort, its pool in split unlabelled.
@@ -178,6 +184,8 @@ def mix(
             mixed.append(replace(case, split="train", idh=IDH_UNKNOWN))
         else:
             left_out.append(case.case_id)
+    if has_teacher:
+        mixed = [replace(case, teacher_mask=case.split == "train" and case.seg is None) for case in mixed]
     return Mixture(replace(manifest, cases=tuple(mixed)), tuple(left_out))
 
 

@@ -115,6 +115,7 @@ def check_inputs(
         *_describe_unlabelled(config, train, missing),
         *quotas,
         *describe_soft_labels(config, train),
+        *describe_taught(config, train),
         *_describe_sources(unrecorded, read_again),
         *(f"the evaluation of test cases at the end would stop: {problem}" for problem in unusable),
     )
@@ -175,6 +176,18 @@ def describe_soft_labels(config: Config, train: Sequence[Case]) -> list[str]:
     return [
         f"{subject} a soft pseudo-label: the IDH head learns a probability of mutation instead of a class, with a "
         f"weight from {min(weights):.3f} to {max(weights):.3f} (mean {fmean(weights):.3f}) where a true label has 1"
+    ]
+
+
+def describe_taught(config: Config, train: Sequence[Case]) -> list[str]:
+    """How many training cases a teacher's masks supervise; nothing without a teacher, or if each case has a mask."""
+    bare = sum(case.seg is None for case in train)
+    if not (bare and config.teacher.masks):
+        return []
+    subject = say_count(bare, "training case has", "training cases have")
+    return [
+        f"{subject} no mask: where a teacher is sure, its own is learned from (teacher.masks); it is no truth, and is "
+        "kept nowhere"
     ]
 
 

@@ -255,6 +255,10 @@ CALIBRATED_NAMES = {"selection.calibrate": "temperature+bias"}
 def test_advice_names_the_setting_that_helps():
     large = ScoreTable(tuple(row(f"{at:02d}", 0.6 + 0.003 * at) for at in range(60)), ABOUT)
     [few] = advise(select(large, SelectionSettings()), SelectionSettings())
+    everything = SelectionSettings(method="PL")
+    [unknown] = advise(select(large, everything), everything)
+    assert unknown.startswith("how many of these labels should be right is not known; selection.calibrate=temperature")
+    assert advise(select(large, everything), everything, first=False) == []
     assert few.startswith(
         "0 of 60 cases with a score are selected, too few to change much; what helps: lower thresholds"
     )
@@ -265,5 +269,16 @@ def test_advice_names_the_setting_that_helps():
         "0.100 [0.050, 0.200] of the pool are estimated to be mutant, 0.500 of the calibration cases"
     )
     assert told[1] == "0.77 of the mutant labels should be right; what helps: selection.rule=precision"
-    assert len(told) == 2
+    assert len(told) == 2  # a tenth of the pool is not yet rare
+    tenth = selection.estimates.pool_share
+    for share, name, estimate in ((0.09, "mutant", 0.09), (0.93, "wild type", 0.07)):
+        rare = replace(selection.estimates, pool_share=replace(tenth, estimate=share), moved_to=share)
+        found = [note for note in advise(replace(selection, estimates=rare), settings) if "so rare a class" in note]
+        assert len(found) == 1
+        assert found[0].startswith(f"about {estimate:.2f} of the pool should be {name}: of so rare a class the surest")
+    wild_alone = tuple(replace(case, selected=case.selected and case.pseudo_label == 0) for case in selection.cases)
+    nothing_rare = replace(
+        selection, cases=wild_alone, estimates=replace(rare, pool_share=replace(tenth, estimate=0.09))
+    )
+    assert not [note for note in advise(nothing_rare, settings) if "so rare a class" in note]
     assert advise(select(POOL, SelectionSettings(method="none")), SelectionSettings(method="none")) == []

@@ -6,6 +6,7 @@ import torch
 from mttu.cohort.build import discover
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
+from mttu.data.labels import IDH_MUTANT
 from mttu.data.manifest import write_manifest
 from mttu.phantom import Recipe, write_phantom
 from mttu.pseudo_labels.scoring import score_cases
@@ -74,3 +75,20 @@ def make_config(tiny, pool_manifest, pool_cache, tmp_path):
 def here():
     """Everything in this process, without Ray."""
     return Callables(launch_locally, lambda plan, on_row: score_cases(plan, CPU, on_row), evaluate_locally)
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    """Two validation cases, one of each class, calibrate."""
+    monkeypatch.setattr("mttu.pseudo_labels.prior.LEAST_OF_A_CLASS", 1)
+    monkeypatch.setattr("mttu.self_training.algorithm.log_round", lambda *arguments: None)  # pictures take seconds
+    monkeypatch.setattr("mttu.self_training.evaluation.log_finish", lambda *arguments: None)
+
+
+@pytest.fixture
+def said(pool_manifest):
+    """What the network says: of the pool in order, of validation cases the right class."""
+    pool = [case.case_id for case in pool_manifest.split("unlabelled")]
+    of_val = {case.case_id: [0.7, 0.8] if case.idh == IDH_MUTANT else [0.3, 0.4] for case in pool_manifest.split("val")}
+    of_pool = [0.97, 0.9, 0.85, 0.1, 0.2, 0.3]
+    return of_val | {name: [value, value] for name, value in zip(pool, of_pool, strict=True)}

@@ -6,10 +6,10 @@ import pytest
 from small_self_training import scoring, stopping
 
 from mttu.config import SelectionSettings
-from mttu.data.labels import IDH_MUTANT
 from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import ScoreTable, read_scores, summarise_passes
+from mttu.search.presets import PRESETS
 from mttu.self_training import check_self_training, run_self_training
 from mttu.self_training.evaluation import read_summary
 from mttu.self_training.mixture import KEPT, calibrate_scores, choose_labels, grow_share, keep_prior
@@ -26,23 +26,6 @@ RANKED = {
     "selection.rank_growth": 0.25,
     "train.epochs": 1,
 }
-
-
-@pytest.fixture
-def few_are_enough(monkeypatch):
-    """Two validation cases, one of each class, calibrate."""
-    monkeypatch.setattr("mttu.pseudo_labels.prior.LEAST_OF_A_CLASS", 1)
-    monkeypatch.setattr("mttu.self_training.algorithm.log_round", lambda *arguments: None)  # pictures take seconds
-    monkeypatch.setattr("mttu.self_training.evaluation.log_finish", lambda *arguments: None)
-
-
-@pytest.fixture
-def said(pool_manifest):
-    """What the network says: of the pool in order, of validation cases the right class."""
-    pool = [case.case_id for case in pool_manifest.split("unlabelled")]
-    of_val = {case.case_id: [0.7, 0.8] if case.idh == IDH_MUTANT else [0.3, 0.4] for case in pool_manifest.split("val")}
-    of_pool = [0.97, 0.9, 0.85, 0.1, 0.2, 0.3]
-    return of_val | {name: [value, value] for name, value in zip(pool, of_pool, strict=True)}
 
 
 def kept(folder):
@@ -150,5 +133,13 @@ def test_too_few_validation_cases_are_refused_before_anything_starts(make_config
         InputError, match=r"selection\.calibrate=temperature\+bias: the calibration \(val\) cases are 1 mut"
     ):
         check_self_training(make_config(RANKED))
+    by_precision = {**PRESETS["pool"], "selection.rule": "precision"}
+    for changes, more in ((PRESETS["pool"], ""), (by_precision, " selection.rule=rank")):
+        with pytest.raises(InputError) as caught:
+            check_self_training(make_config({**changes, "selection.method": "UPS"}))
+        words = caught.value.problems[0].rpartition("or set ")[2]
+        assert words == f"selection.calibrate=none selection.prior=none{more}"
+        cure = dict(word.split("=") for word in words.split())
+        check_self_training(make_config({**changes, "selection.method": "UPS", **cure}))  # what it says works
     run = make_config({**RANKED, "selection.method": "none"})
     assert check_self_training(run).truth == {}  # without pseudo-labels nothing is calibrated

@@ -33,6 +33,12 @@ def test_labels_that_stay_are_not_asked_again_and_others_join_balanced_among_the
     assert selection.notes[0] == "2 pseudo-labels are kept from earlier rounds"
 
 
+def test_a_label_that_stays_has_the_probability_of_its_own_class():
+    selection = choose_labels(table(row("a", 0.95), row("b", 0.02)), UPS, {"a": 0, "b": 0})
+    assert [case.confidence for case in selection.cases] == pytest.approx([0.05, 0.98])
+    assert [case.pseudo_label for case in selection.cases] == [0, 0]
+
+
 def test_none_selects_nothing_whatever_is_there():
     selection = choose_labels(table(row("a", 0.99), ScoreRow("b", 0.0)), SelectionSettings(method="none"), {})
     assert selection.pseudo_labels == {}

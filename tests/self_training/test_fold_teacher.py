@@ -14,6 +14,7 @@ from mttu.errors import InputError, RunError
 from mttu.pseudo_labels.reports import read_selection
 from mttu.pseudo_labels.score_table import read_scores
 from mttu.self_training import run_self_training
+from mttu.self_training.fold_teacher import describe_teaching
 from mttu.self_training.round_folder import read_record
 from mttu.training.folds import cross_validate
 from mttu.training.run import launch_locally
@@ -59,6 +60,9 @@ def test_they_score_the_pool_for_round_1_alone(config, folds, here, tmp_path):
     records = [read_record(folder / f"round_{number}") for number in range(3)]
     known = "networks of the ensemble learned from the patients of 2 of 2 validation cases"  # one of both, each
     assert [record.notes[0].startswith(known) for record in records[1:]] == [True, False]
+    assert not [
+        note for record in records for note in record.notes if "deviates less" in note
+    ]  # a rank has no threshold
     assert [record.teacher for record in records] == [None, "ensemble", None]
     assert second.about["weights_sha256"] == records[1].weights_sha256
     assert {row.member_deviation for row in second.rows} == {None}
@@ -85,6 +89,16 @@ def test_they_score_the_pool_for_round_1_alone(config, folds, here, tmp_path):
             run_self_training(again, broken)
     names = ("selection.parquet", "round.json", "best/weights.safetensors")
     assert files_of(run_self_training(again, here), *names) == files_of(folder, *names)
+
+
+def test_thresholds_of_one_network_are_doubted(config, pool_manifest):
+    plain = {"selection.rule": "thresholds", "selection.calibrate": "none", "selection.prior": "none"}
+    by_thresholds = override(config, {**plain, "selection.uncertainty_threshold": 0.05})
+    [doubt] = [note for note in describe_teaching(by_thresholds, pool_manifest) if "deviates less" in note]
+    assert "selection.uncertainty_threshold=0.05 leaves out fewer cases in this round than in later ones" in doubt
+    for changes in ({"selection.method": "CPL"}, {"self_training.thresholds": "search"}):
+        notes = describe_teaching(override(by_thresholds, changes), pool_manifest)
+        assert not [note for note in notes if "deviates less" in note]
 
 
 def test_probabilities_are_calibrated_on_the_val_cases_of_all_folds(config, here, pool_manifest):

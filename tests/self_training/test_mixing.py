@@ -70,8 +70,22 @@ def test_a_teacher_keeps_the_cases_without_a_mask():
         ("f", "train", -1, False),
         ("h", "train", -1, False),
     ]
+    assert [one.case_id for one in mixture.manifest.cases if one.teacher_mask] == ["f", "h"]
     assert first_mixture(COHORT, "UPS", has_teacher=True) == Mixture(COHORT, ())
     assert first_mixture(COHORT, "direct", has_teacher=True) == mix(COHORT, {}, has_teacher=True)
+
+
+def test_a_manifest_marks_cases_that_a_teacher_masks_and_stays_what_it_is(tmp_path):
+    path, taught = tmp_path / "round.parquet", mix(COHORT, {"e": 0}, has_teacher=True).manifest
+    write_manifest(taught, path)
+    assert read_manifest(path) == taught
+    unmarked = replace(taught, cases=tuple(replace(one, teacher_mask=False) for one in taught.cases))
+    assert unmarked != taught
+    assert unmarked.fingerprint == taught.fingerprint  # a round that was begun without the mark goes on
+    wrong = tuple(replace(one, teacher_mask=True) if one.case_id == "e" else one for one in taught.cases)
+    write_manifest(replace(taught, cases=wrong), path)
+    with pytest.raises(InputError, match=r"case e: is marked as teacher_mask, and seg is '.*'; expected none"):
+        read_manifest(path)
 
 
 def test_it_is_read_back_from_a_file_and_a_wrong_pseudo_label_is_refused(tmp_path):

@@ -38,7 +38,11 @@ def test_a_pool_without_masks_is_left_out_or_taught(bare_pool, here, pool_manife
     manifest = read_manifest(on / "round_1" / "manifest.parquet")
     added = [case for case in manifest.split("train") if case.case_id in pool]
     assert {case.case_id for case in added} == pool
-    assert {(case.seg, case.idh, case.pseudo_label) for case in added} == {(None, -1, False)}
+    assert {(case.seg, case.idh, case.pseudo_label, case.teacher_mask) for case in added} == {(None, -1, False, True)}
+    [taught] = [note for note in read_record(on / "round_1").notes if "teacher" in note]
+    bare = sum(case.seg is None for case in manifest.split("train"))
+    assert taught.startswith(f"{bare} training cases have no mask: where a teacher is sure, its own is learned from")
+    assert not [note for note in read_record(on / "round_0").notes if "teacher" in note]
     [before], [row] = read_history(on / "round_0"), read_history(on / "round_1")
     assert row["train/teacher_sure"] == 1
     assert row["train/loss_teacher"] > 0
