@@ -80,7 +80,7 @@ def _find_known(folder: Path, cases: Sequence[Case]) -> list[str] | None:
 def describe_teaching(config: Config, manifest: Manifest) -> list[str]:
     """Notes on thresholds of one network, and on patients by whom epochs and rounds are chosen."""
     notes, selection = [], config.selection
-    if selection.method == "UPS" and selection.rule == "thresholds" and config.self_training.thresholds == "fixed":
+    if selection.method == "UPS" and selection.rule == "thresholds":
         notes.append(
             "the mean of several networks deviates less over its passes than one network does, so "
             f"selection.uncertainty_threshold={selection.uncertainty_threshold:g} leaves out fewer cases in this round "
