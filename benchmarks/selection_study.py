@@ -150,8 +150,8 @@ ARMS: Mapping[str, Arm] = {
         after=None,
     ),
     "PL": Arm("every prediction is a label", "PL"),
-    "CPL": Arm("those of confidence 0.9 and more", "CPL"),
-    "UPS": Arm("and of deviation 0.05 and less: the paper's recipe"),
+    "CPL": Arm("every prediction of confidence 0.9 and more is a label", "CPL"),
+    "UPS": Arm("those of confidence 0.9 and more and deviation 0.05 and less: the paper's recipe"),
     "UPS searched": Arm(
         "thresholds searched on the validation cases in each round", changes={"self_training.thresholds": "search"}
     ),
@@ -166,14 +166,16 @@ ARMS: Mapping[str, Arm] = {
         changes={**CALIBRATED, "selection.rule": "precision"},
     ),
     "4 ensemble": Arm(
-        "UPS, round 1 labelled by the networks of a cross-validation of the training cases",
+        "UPS, round 1 labelled by the four networks of a cross-validation of the training cases",
         changes={"self_training.teacher": "ensemble"},
     ),
     "4 fresh": Arm(
         "UPS, every round from random weights, as long as round 0",
         changes={"self_training.init": "fresh", "self_training.lr": 2e-3, "self_training.epochs": 50},
     ),
-    "5 soft": Arm("PL with soft labels", "PL", {"self_training.labels": "soft", **CALIBRATED}),
+    "5 soft": Arm(
+        "PL with soft labels, calibrated, prior estimated", "PL", {"self_training.labels": "soft", **CALIBRATED}
+    ),
     "6 best": Arm(
         "UPS, the start of a round is a candidate, and the best round so far teaches",
         changes={"train.keep_start": True, "self_training.teacher": "best"},
@@ -187,7 +189,9 @@ ARMS: Mapping[str, Arm] = {
         f"oracle {count}": Arm(f"the true classes of {count} cases of the pool", "PL", oracle=count, scores="oracle")
         for count in (5, 10, 20, 40, POOL)
     },
-    "oracle 20 quotas": Arm("the same with quotas", "PL", in_rounds=QUOTAS, oracle=20, scores="oracle"),
+    "oracle 20 quotas": Arm(
+        "the true classes of 20 cases of the pool, with quotas", "PL", in_rounds=QUOTAS, oracle=20, scores="oracle"
+    ),
     "wrong": Arm("false classes for the whole pool", "PL", scores="wrong"),
     "corrected": Arm(
         "what UPS selected, with its true classes", "CPL", {"selection.balance": False}, scores="corrected", after="UPS"

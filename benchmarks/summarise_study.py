@@ -1,12 +1,14 @@
 """Tables and pictures of `selection_study.jsonl`: arms, paired differences with 95 % intervals over seeds, selections.
 
-python benchmarks/summarise_study.py [RESULTS] [--chosen] [--pictures docs/pictures]
+python benchmarks/summarise_study.py [RESULTS] [--chosen] [--pictures docs/pictures] [--page docs/selection-study.md]
 """
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,33 +59,85 @@ Seeds = Mapping[int, Mapping[str, Rounds]]
 """Seed to arm to its rounds."""
 
 
+PAGE = """# Tables of the selection study
+
+All results of the [study of self-training](self-training.md#on-phantoms-whose-truth-is-known), as
+`python benchmarks/summarise_study.py --page docs/selection-study.md` writes them from
+`benchmarks/selection_study.jsonl`. What they mean is said there. Values are on the test cases, mean and standard
+deviation over seeds; differences are paired, with 95 % intervals (Student's t over seeds), not adjusted for their
+number. Selections are per seed; a share of right labels is over all seeds, and where it rests on few labels it says
+little.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
     parser.add_argument("--chosen", action="store_true", help="the round that validation chose, not the last")
     parser.add_argument("--pictures", type=Path, help="write PNG into this folder")
+    parser.add_argument("--page", type=Path, help="write all tables into this file, those of the chosen round, too")
     arguments = parser.parse_args()
     lines = read_results(arguments.results)
-    for name, cell in CELLS.items():
-        seeds = group([line for line in lines if line["cell"] == name], arguments.chosen)
+    if arguments.page is not None:
+        arguments.page.write_text(make_page(lines), encoding="utf-8")
+    else:
+        print_cells(lines, arguments.chosen)
+    if arguments.pictures is not None:
+        draw_cells(lines, arguments.chosen, arguments.pictures)
+
+
+def list_cells(lines: Rounds, chosen: bool) -> dict[str, Seeds]:
+    """Cells that have the two seeds that an interval needs."""
+    found = {name: group([line for line in lines if line["cell"] == name], chosen) for name in CELLS}
+    for name, seeds in found.items():
         if len(seeds) < 2:
             print(f"{name}: {len(seeds)} seeds; an interval needs 2\n", file=sys.stderr)
-            continue
-        masks = "with" if cell.masks else "without"
-        print(
-            f"### {name}: {cell.train} + {cell.val} labelled cases, {POOL} in the pool, {cell.mutant_share:g} of them "
-            f"mutant, {masks} masks; {len(seeds)} seeds, {TEST} test cases\n"
-        )
+    return {name: seeds for name, seeds in found.items() if len(seeds) > 1}
+
+
+def describe_cell(name: str, seeds: Seeds) -> str:
+    cell = CELLS[name]
+    return (
+        f"{name}: {cell.train} + {cell.val} labelled cases, {POOL} in the pool, {cell.mutant_share:g} of them mutant, "
+        f"{'with' if cell.masks else 'without'} masks; {len(seeds)} seeds, {TEST} test cases"
+    )
+
+
+def print_cells(lines: Rounds, chosen: bool) -> None:
+    for name, seeds in list_cells(lines, chosen).items():
+        print(f"## {describe_cell(name, seeds)}\n")
         print_values(seeds)
         print_differences(seeds)
         print_selections(seeds)
         print_wanted(seeds)
-        if not arguments.chosen:
+        if not chosen:
             compare_choices(seeds)
-        if arguments.pictures is not None:
-            save_figure(draw_differences(seeds), arguments.pictures / f"selection_study_{name}", ("png",))
-            if sum(arm.startswith("oracle") for arm in list_arms(seeds)) > 2:
-                save_figure(draw_doses(seeds), arguments.pictures / "selection_study_doses", ("png",))
+
+
+def make_page(lines: Rounds) -> str:
+    """All tables after the last round, and the differences after the round that validation chose."""
+    with redirect_stdout(io.StringIO()) as text:
+        print(f"{PAGE}\n## What the arms are\n")
+        rows = [
+            [name, ", ".join(cell for cell in CELLS if name in CELLS[cell].arms), arm.what]
+            for name, arm in ARMS.items()
+        ]
+        print("| arm | cells | what |\n| --- | --- | --- |")
+        print("".join(f"| {' | '.join(row)} |\n" for row in rows))
+        print_cells(lines, chosen=False)
+        for name, seeds in list_cells(lines, chosen=True).items():
+            print(f"## {name}, after the round that validation chose\n")
+            print_values(seeds)
+            print_differences(seeds)
+            print_wanted(seeds)
+    return text.getvalue().rstrip() + "\n"
+
+
+def draw_cells(lines: Rounds, chosen: bool, folder: Path) -> None:
+    for name, seeds in list_cells(lines, chosen).items():
+        save_figure(draw_differences(seeds), folder / f"selection_study_{name}", ("png",))
+        if sum(arm.startswith("oracle") for arm in list_arms(seeds)) > 2:
+            save_figure(draw_doses(seeds), folder / "selection_study_doses", ("png",))
 
 
 def group(lines: Rounds, chosen: bool) -> Seeds:
