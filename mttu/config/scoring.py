@@ -86,7 +86,8 @@ class SelectionSettings(Settings):
     the predicted class, for UPS less its standard deviation over the passes. Only thresholds is in the paper."""
     rank_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Cases that rank selects of each predicted class in round 1, as a share of the expected number of cases of that
-    class in the pool, rounded up. Not in the paper; 0.2 as in class-balanced self-training (Zou et al., ECCV 2018,
+    class in the pool, rounded up; with `self_training.relabel=false` in the part of the pool that has no label yet, so
+    labels add up over the rounds. Not in the paper; 0.2 as in class-balanced self-training (Zou et al., ECCV 2018,
     doi:10.1007/978-3-030-01219-9_18)."""
     rank_growth: Fraction = 0.05
     """What each later round adds to `rank_share`, up to 1. Not in the paper; 0.05 as in Zou et al."""

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mttu.cli.self_train import TimeLeft, count_cases, tabulate
+from mttu.cli.display import console
+from mttu.cli.self_train import TimeLeft, count_cases, show_rounds, tabulate
 from mttu.config import Config, override
 from mttu.self_training import Step
 from mttu.self_training.tracking import RoundSummary
@@ -78,6 +79,20 @@ def test_the_time_left_counts_what_is_to_come_by_the_pace_so_far(monkeypatch):
     assert left.describe(Step(1, 2, "score", 4, 9, "b")) == "about 80 s left"  # scoring takes 2 s: 40 + 28 + 6 + 6 s
     assert left.describe(Step(1, 2, "test", 1, 2, "a")) == "about 3 s left"  # three cases of 1 s
     assert left.describe(Step(1, 2, "test", 2, 2, "b")) == "about 6 s left"  # round 2 on two cases of 3 s
+
+
+@pytest.mark.parametrize("output", ["log", "quiet", "terminal"])
+def test_a_selection_is_told_when_it_is_made(output, monkeypatch, capsys):
+    monkeypatch.setattr("mttu.cli.output._asked.quiet", output == "quiet")
+    monkeypatch.setattr(console, "_force_terminal", output == "terminal")
+    notes = ("6 of 80 cases of the pool are selected, 2 mutant, 4 wild type", "too few to change much")
+    with show_rounds(Config(), {"score": 80, "evaluate": 1}) as on_step:
+        on_step(Step(1, 3, "score", 80, 80, "last"))
+        on_step(Step(1, 3, "select", 1, 1, fold=2, folds=5, notes=notes))
+        so_far = capsys.readouterr().out
+    for note in notes:
+        assert f"fold 2/5  round 1/3: {note}" in so_far
+    assert "round 1/3 select" not in so_far.replace("  ", " ")  # no phase of its own
 
 
 def test_the_cases_of_each_phase_are_counted_before_they_come(phantom_manifest):
