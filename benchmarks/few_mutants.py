@@ -2,8 +2,9 @@
 
 From the test cases of `selection_study.py`, whose truth is known: a threshold on the mutant probability is set where it
 takes a wanted share of the true mutants (sensitivity), and the wild types above it are counted. Moved to a pool with
-another share of mutants, sensitivity and false-positive rate give the share of right labels among the selected. It is
-an upper bound: a selection does not know this threshold, and a pool of 80 has hardly any mutants to set it by.
+another share of mutants, sensitivity and false-positive rate give the share of right labels among the selected. A
+selection does not know these thresholds, and a pool of 80 has hardly any mutants to set them by. The probability is
+that of one pass without dropout.
 
     python benchmarks/few_mutants.py FOLDER [--cell full] [--share 0.05]
 
@@ -83,10 +84,11 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = arguments.folder.resolve() / "study"
     found: dict[str, list[Scores]] = {}
-    for place in sorted((folder / arguments.cell).glob("seed_*"), key=lambda place: int(place.name.split("_")[1])):
-        study = Study(folder, arguments.cell, int(place.name.split("_")[1]), torch.device("cpu"))
+    places = (folder / arguments.cell).glob("seed_*")
+    for seed in sorted(int(place.name.removeprefix("seed_")) for place in places):
+        study = Study(folder, arguments.cell, seed, torch.device("cpu"))
         told: Mapping[str, Scores | None] = {
-            **{name: read_arm(place, arm, number) for name, (arm, number) in ARMS.items()},
+            **{name: read_arm(study.folder, arm, number) for name, (arm, number) in ARMS.items()},
             ENSEMBLE: ask_ensemble(study),
         }
         for name, scores in told.items():

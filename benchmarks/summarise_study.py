@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="write PNG into this folder")
     parser.add_argument("--page", type=Path, help="write all tables into this file, those of the chosen round, too")
     arguments = parser.parse_args()
+    if arguments.page is not None and arguments.chosen:
+        parser.error("--page holds both, the last and the chosen round: leave out --chosen")
     lines = read_results(arguments.results)
     if arguments.page is not None:
         arguments.page.write_text(make_page(lines), encoding="utf-8")
@@ -249,7 +251,11 @@ def print_wanted(seeds: Seeds) -> None:
     print(f"- pool - none, mean Dice: {mean:+.4f} ({low:+.4f} to {high:+.4f})")
     mean, low, high = interval(differences(seeds, "pool", "none", "test/idh_auc"))
     most, least, _ = interval(differences(seeds, f"oracle {POOL}", "none", "test/idh_auc"))
-    share = f"{mean / most:.2f} of the oracle's {most:+.4f}" if least > 0 else "true labels do not help here"
+    share = (
+        f"{mean / most:.2f} of the oracle's {most:+.4f}"
+        if least > 0
+        else f"the oracle's {most:+.4f} is not beyond chance"
+    )
     print(f"- pool - none, AUC: {mean:+.4f} ({low:+.4f} to {high:+.4f}); {share}")
     told = []
     for arm in [arm for arm in ("UPS", "pool", "3 rank", "3 precision") if arm in list_arms(seeds)]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from mttu.config import SelectionSettings
 from mttu.data.labels import CLASS_NAMES, IDH_MUTANT
-from mttu.pseudo_labels.prior import Estimates, differs, say_interval
+from mttu.pseudo_labels.prior import LEAST_OF_A_CLASS, Estimates, differs, say_interval
 from mttu.pseudo_labels.selection import Selection
 
 _FEW = 10
@@ -13,17 +13,18 @@ _FEW_OF = 4
 _RIGHT = 0.8
 """Estimated share of right labels below which a class gets a warning."""
 _RARE = 0.1
-"""Estimated share of the pool below which a class is so rare that the estimated share of its right labels fails: on
-phantoms with 5 % mutants 0.8 were expected to be right, and a quarter was."""
+"""Share of the pool below which a class is so rare that the estimated share of its right labels fails: on phantoms with
+5 % mutants 0.8 were expected to be right, and a quarter was."""
 
 
-def advise(selection: Selection, settings: SelectionSettings, first: bool = True) -> list[str]:
+def advise(selection: Selection, settings: SelectionSettings, first: bool = True, searched: bool = False) -> list[str]:
     """Sentences on few labels, labels that are often wrong, a rare class, and a pool of another share of mutants.
 
     Args:
         selection: What was selected.
         settings: By what.
         first: Whether to say how the share of right labels could be known, where it is not.
+        searched: Whether the thresholds were searched, which no other rule and no calibration goes with.
     """
     if settings.method not in ("PL", "CPL", "UPS"):
         return []
@@ -37,15 +38,19 @@ def advise(selection: Selection, settings: SelectionSettings, first: bool = True
             "rank": "a larger selection.rank_share",
             "precision": "a lower selection.wanted_precision or selection.least_selected, or selection.rule=rank",
         }[settings.rule]
+        if searched:
+            helps = (
+                "self_training.thresholds=fixed with selection.rule=rank, which takes the most certain of each class"
+            )
         found.append(
             f"{chosen} of {scored} cases with a score are selected, too few to change much; what helps: {helps}"
         )
     if selection.estimates is not None:
         found += _advise_on(selection.estimates, settings, set(selection.pseudo_labels.values()))
-    elif first and chosen and settings.calibrate == "none":
+    elif first and chosen and settings.calibrate == "none" and not searched:
         found.append(
             "how many of these labels should be right is not known; selection.calibrate=temperature+bias estimates it "
-            "from labelled cases"
+            f"from labelled cases, {LEAST_OF_A_CLASS} or more of each class"
         )
     return found
 
@@ -59,12 +64,10 @@ def _advise_on(estimates: Estimates, settings: SelectionSettings, chosen: Collec
             "selection.prior=estimate moves the probabilities to that"
         )
     for label, name in CLASS_NAMES.items():
-        of_class = share.estimate if label == IDH_MUTANT or share.estimate is None else 1 - share.estimate
-        if label in chosen and of_class is not None and of_class < _RARE:
-            found.append(
-                f"about {of_class:.2f} of the pool should be {name}: of so rare a class the surest labels are often "
-                "wrong, far more often than estimated; have these cases looked at before you rely on them"
-            )
+        rare = _say_rare(estimates, label, name)
+        if rare and label in chosen:
+            found.append(rare)
+            continue
         precision = estimates.precision.get(name)
         if precision is not None and precision.estimate is not None and precision.estimate < _RIGHT:
             helps = "selection.rule=precision"
@@ -74,3 +77,25 @@ def _advise_on(estimates: Estimates, settings: SelectionSettings, chosen: Collec
                 helps = "a higher selection.wanted_precision"
             found.append(f"{precision.estimate:.2f} of the {name} labels should be right; what helps: {helps}")
     return found
+
+
+def _say_rare(estimates: Estimates, label: int, name: str) -> str:
+    """What to think of the labels of a class that is or may be rare in the pool; empty if it is not."""
+    moved, share = estimates.moved_to, estimates.pool_share
+    least = share.low if moved is None else moved
+    most = share.high if moved is None else moved
+    if least is None or most is None:
+        return ""
+    of_class = least if label == IDH_MUTANT else 1 - most
+    if of_class >= _RARE:
+        return ""
+    known = f"{of_class:.2f} of the pool should be {name}"
+    if moved is None:
+        known = (
+            f"only {of_class:.2f} of the pool may be {name} (mutants: {say_interval(share)}; selection.prior takes the "
+            "share, if you know it)"
+        )
+    return (
+        f"{known}: of so rare a class the surest labels are often wrong, far more often than estimated; have these "
+        "cases looked at before you rely on them"
+    )

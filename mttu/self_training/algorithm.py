@@ -209,7 +209,7 @@ def _select(current: Round, scores: ScoreTable) -> RoundLabels:
     if selection is None:
         selection = choose_labels(scores, settings, {} if rounds.relabel else earlier, correction)
         asked = settings.model_copy(update={"prior": job.config.selection.prior})  # not what round 1 made of it
-        advice = advise(selection, asked, first=current.number == 1)
+        advice = advise(selection, asked, current.number == 1, searches_thresholds(job.config))
         selection = replace(selection, notes=(*notes, *selection.notes, *advice))
         write_selection_table(current.folder, scores, selection, settings, validation_digest)
     if settings.method != "none":

@@ -32,7 +32,7 @@ def teaches_by_folds(config: Config) -> bool:
 def find_teacher_problems(config: Config, manifest: Manifest) -> list[str]:
     """Says why the cross-validation in `self_training.ensemble` cannot teach this cohort; nothing if it can.
 
-    Val patients may be among those that it learned from: see `tell_known_val_patients`.
+    Val patients may be among those that it learned from: see `describe_teaching`.
     """
     folder = config.self_training.ensemble
     if config.self_training.teacher != "ensemble":
@@ -83,8 +83,8 @@ def describe_teaching(config: Config, manifest: Manifest) -> list[str]:
     if selection.method == "UPS" and selection.rule == "thresholds":
         notes.append(
             "the mean of several networks deviates less over its passes than one network does, so "
-            f"selection.uncertainty_threshold={selection.uncertainty_threshold:g} leaves out fewer cases in this round "
-            "than in later ones"
+            f"selection.uncertainty_threshold={selection.uncertainty_threshold:g} leaves out fewer cases than with "
+            "one network"
         )
     val = manifest.split("val")
     known = _find_known(config.self_training.ensemble or Path(), val)

@@ -186,8 +186,8 @@ def describe_taught(config: Config, train: Sequence[Case]) -> list[str]:
         return []
     subject = say_count(bare, "training case has", "training cases have")
     return [
-        f"{subject} no mask: where a teacher is sure, its own is learned from (teacher.masks); it is no truth, and is "
-        "kept nowhere"
+        f"{subject} no mask: from these the network learns the teacher's mask where the teacher is sure "
+        "(teacher.masks); it is no truth, and is kept nowhere"
     ]
 
 

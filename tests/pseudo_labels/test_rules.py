@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mttu.config import Config, SelectionSettings, override
+from mttu.data.labels import CLASS_NAMES
 from mttu.errors import InputError
 from mttu.metrics.calibration import Calibration
 from mttu.metrics.intervals import Interval
@@ -263,22 +264,50 @@ def test_advice_names_the_setting_that_helps():
         "0 of 60 cases with a score are selected, too few to change much; what helps: lower thresholds"
     )
     settings = SelectionSettings(rule="rank", rank_share=1.0, **CALIBRATED)
-    selection = add_estimates(select(POOL, settings, TO_HALF), POOL, replace(TO_NINTH, moved_to=None))
+    at_hand = replace(TO_NINTH, moved_to=None, pool_share=Interval(0.15, 0.1, 0.25, 2))
+    selection = add_estimates(select(POOL, settings, TO_HALF), POOL, at_hand)
     told = advise(selection, settings)
     assert told[0].startswith(
-        "0.100 [0.050, 0.200] of the pool are estimated to be mutant, 0.500 of the calibration cases"
+        "0.150 [0.100, 0.250] of the pool are estimated to be mutant, 0.500 of the calibration cases"
     )
     assert told[1] == "0.77 of the mutant labels should be right; what helps: selection.rule=precision"
     assert len(told) == 2  # a tenth of the pool is not yet rare
-    tenth = selection.estimates.pool_share
-    for share, name, estimate in ((0.09, "mutant", 0.09), (0.93, "wild type", 0.07)):
-        rare = replace(selection.estimates, pool_share=replace(tenth, estimate=share), moved_to=share)
-        found = [note for note in advise(replace(selection, estimates=rare), settings) if "so rare a class" in note]
-        assert len(found) == 1
-        assert found[0].startswith(f"about {estimate:.2f} of the pool should be {name}: of so rare a class the surest")
-    wild_alone = tuple(replace(case, selected=case.selected and case.pseudo_label == 0) for case in selection.cases)
-    nothing_rare = replace(
-        selection, cases=wild_alone, estimates=replace(rare, pool_share=replace(tenth, estimate=0.09))
-    )
-    assert not [note for note in advise(nothing_rare, settings) if "so rare a class" in note]
     assert advise(select(POOL, SelectionSettings(method="none")), SelectionSettings(method="none")) == []
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "share", "name", "start"),
+    [
+        (0.09, (0.3, 0.2, 0.4), "mutant", "0.09 of the pool should be mutant: of so rare a class the surest labels"),
+        (0.93, (0.3, 0.2, 0.4), "wild type", "0.07 of the pool should be wild type: of so rare a class the surest"),
+        (None, (0.2, 0.04, 0.4), "mutant", "only 0.04 of the pool may be mutant (mutants: 0.200 [0.040, 0.400]; selec"),
+        (None, (0.8, 0.6, 0.95), "wild type", "only 0.05 of the pool may be wild type (mutants: 0.800 [0.600, 0.950];"),
+        (0.2, (0.02, 0.01, 0.3), "", ""),  # what was given or moved to counts
+        (None, (0.3, 0.1, 0.89), "", ""),
+    ],
+)
+def test_a_class_that_may_be_rare_gets_a_warning_instead_of_its_estimate(moved_to, share, name, start):
+    settings = SelectionSettings(rule="rank", rank_share=1.0, prior="detect", **CALIBRATED)
+    selection = add_estimates(select(POOL, settings, TO_HALF), POOL, replace(TO_NINTH, moved_to=None))
+    estimates = replace(selection.estimates, pool_share=Interval(*share, 2), moved_to=moved_to)
+    told = advise(replace(selection, estimates=estimates), settings)
+    found = [note for note in told if "so rare a class" in note]
+    assert [note.startswith(start) for note in found] == ([True] if start else [])
+    estimated = any("0.77 of the mutant labels should be right" in note for note in told)
+    assert estimated == (name != "mutant")  # a promise beside the warning would contradict it
+    others = tuple(
+        replace(case, selected=case.selected and CLASS_NAMES[case.pseudo_label] != name) for case in selection.cases
+    )
+    told = advise(replace(selection, cases=others, estimates=estimates), settings)
+    assert not [note for note in told if "so rare a class" in note]  # none of its labels is selected
+
+
+def test_searched_thresholds_get_no_advice_that_a_search_refuses():
+    large = ScoreTable(tuple(row(f"{at:02d}", 0.6 + 0.003 * at) for at in range(60)), ABOUT)
+    [few] = advise(select(large, SelectionSettings()), SelectionSettings(), searched=True)
+    cure = few.rpartition("what helps: ")[2].partition(",")[0].split(" with ")
+    assert cure == ["self_training.thresholds=fixed", "selection.rule=rank"]
+    search = {"self_training.thresholds": "search"}
+    override(Config(), {**search, **dict(one.split("=") for one in cure)})
+    everything = SelectionSettings(method="PL")
+    assert advise(select(large, everything), everything, searched=True) == []

@@ -95,7 +95,7 @@ def test_thresholds_of_one_network_are_doubted(config, pool_manifest):
     plain = {"selection.rule": "thresholds", "selection.calibrate": "none", "selection.prior": "none"}
     by_thresholds = override(config, {**plain, "selection.uncertainty_threshold": 0.05})
     [doubt] = [note for note in describe_teaching(by_thresholds, pool_manifest) if "deviates less" in note]
-    assert "selection.uncertainty_threshold=0.05 leaves out fewer cases in this round than in later ones" in doubt
+    assert "selection.uncertainty_threshold=0.05 leaves out fewer cases than with one network" in doubt
     without = override(by_thresholds, {"selection.method": "CPL"})  # which has no threshold of it
     assert not [note for note in describe_teaching(without, pool_manifest) if "deviates less" in note]
 

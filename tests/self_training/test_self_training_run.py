@@ -54,7 +54,7 @@ def test_rounds_from_first_to_last(make_config, here, pool):
         summary["rounds"][1]["metrics"]
     )
     assert {(step.round, step.phase) for step in steps} == {
-        *((number, phase) for number in (1, 2) for phase in ("score", "train", "evaluate", "test")),
+        *((number, phase) for number in (1, 2) for phase in ("score", "select", "train", "evaluate", "test")),
         *((0, phase) for phase in ("train", "evaluate", "test")),
     }
     assert not same(weights(folder / "round_0"), weights(folder / "round_1"))

@@ -41,7 +41,7 @@ def test_a_pool_without_masks_is_left_out_or_taught(bare_pool, here, pool_manife
     assert {(case.seg, case.idh, case.pseudo_label, case.teacher_mask) for case in added} == {(None, -1, False, True)}
     [taught] = [note for note in read_record(on / "round_1").notes if "teacher" in note]
     bare = sum(case.seg is None for case in manifest.split("train"))
-    assert taught.startswith(f"{bare} training cases have no mask: where a teacher is sure, its own is learned from")
+    assert taught.startswith(f"{bare} training cases have no mask: from these the network learns the teacher's")
     assert not [note for note in read_record(on / "round_0").notes if "teacher" in note]
     [before], [row] = read_history(on / "round_0"), read_history(on / "round_1")
     assert row["train/teacher_sure"] == 1
