@@ -316,6 +316,7 @@ def draw_differences(seeds: Seeds) -> Figure:
         axes.set_title(VALUES[name], fontsize=TITLE_SIZE)
         axes.set_yticks(range(len(arms)), arms, fontsize=LABEL_SIZE)
         axes.set_xlabel("difference from none", fontsize=LABEL_SIZE)
+        axes.locator_params(axis="x", nbins=4)
         axes.tick_params(labelsize=NOTE_SIZE)
         axes.invert_yaxis()
     return figure
