@@ -1,4 +1,4 @@
-"""How right can mutant pseudo-labels be in a pool of few mutants, if the best threshold were known?
+"""How right could mutant pseudo-labels be in a pool of few mutants, with thresholds that are set by the truth?
 
 From the test cases of `selection_study.py`, whose truth is known: a threshold on the mutant probability is set where it
 takes a wanted share of the true mutants (sensitivity), and the wild types above it are counted. Moved to a pool with
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from selection_study import CELLS, FOLDS, TRUTH, Study
+from selection_study import CELLS, FOLDS, Study
 
-from mttu.cohort.truth import read_truth
 from mttu.data.labels import IDH_MUTANT, IDH_WILD
 from mttu.data.manifest import read_manifest
 from mttu.files import read_parquet
@@ -56,8 +55,7 @@ def ask_ensemble(study: Study) -> Scores | None:
         _, config = read_checkpoint(place)
         rows = study.evaluate(place, cases, config, lambda count, row: None)
         told.append([row["mutant_probability"] for row in rows])
-    truth = read_truth(study.folder / TRUTH)
-    return np.mean(np.array(told, dtype=float), axis=0), np.array([truth[case.case_id] for case in cases])
+    return np.mean(np.array(told, dtype=float), axis=0), np.array([case.idh for case in cases])
 
 
 def count_rates(scores: Scores, sensitivity: float) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """A self-training that takes a second or two: a cohort with a pool, and callables that run in this process."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from mttu.cohort.build import discover
 from mttu.config import PrepareSettings, override
 from mttu.data.cache import cache_case
 from mttu.data.labels import IDH_MUTANT
-from mttu.data.manifest import write_manifest
+from mttu.data.manifest import read_manifest, write_manifest
 from mttu.phantom import Recipe, write_phantom
 from mttu.pseudo_labels.scoring import score_cases
 from mttu.self_training import Callables
@@ -92,3 +94,13 @@ def said(pool_manifest):
     of_val = {case.case_id: [0.7, 0.8] if case.idh == IDH_MUTANT else [0.3, 0.4] for case in pool_manifest.split("val")}
     of_pool = [0.97, 0.9, 0.85, 0.1, 0.2, 0.3]
     return of_val | {name: [value, value] for name, value in zip(pool, of_pool, strict=True)}
+
+
+@pytest.fixture
+def bare_paths(pool_manifest, tmp_path):
+    """Settings of manifest and cache for the cohort of `pool_manifest` without a mask in its pool."""
+    cases = tuple(replace(case, seg=None) if case.split == "unlabelled" else case for case in pool_manifest.cases)
+    write_manifest(replace(pool_manifest, cases=cases), tmp_path / "bare.parquet")
+    for case in read_manifest(tmp_path / "bare.parquet").cases:
+        cache_case(case, tmp_path / "bare-cache", pool_manifest.modalities, PrepareSettings())
+    return {"data.manifest": str(tmp_path / "bare.parquet"), "data.cache_dir": str(tmp_path / "bare-cache")}

@@ -1,13 +1,10 @@
 """Pool cases without a mask in the rounds: left out, or with a teacher in training from round 1 on."""
 
-from dataclasses import replace
-
 import pytest
 from small_self_training import same, weights
 
-from mttu.config import PrepareSettings, override
-from mttu.data.cache import cache_case
-from mttu.data.manifest import read_manifest, write_manifest
+from mttu.config import override
+from mttu.data.manifest import read_manifest
 from mttu.self_training import check_self_training, run_self_training
 from mttu.self_training.round_folder import read_history, read_record
 
@@ -16,15 +13,10 @@ ON = {"teacher.masks": True, "teacher.confidence": 0.0}
 
 
 @pytest.fixture
-def bare_pool(make_config, pool_manifest, tmp_path):
+def bare_pool(make_config, bare_paths):
     """Settings of a short self-training whose pool has no mask at all, without pseudo-labels."""
-    cases = tuple(replace(case, seg=None) if case.split == "unlabelled" else case for case in pool_manifest.cases)
-    write_manifest(replace(pool_manifest, cases=cases), tmp_path / "bare.parquet")
-    for case in read_manifest(tmp_path / "bare.parquet").cases:
-        cache_case(case, tmp_path / "bare-cache", pool_manifest.modalities, PrepareSettings())
-    paths = {"data.manifest": str(tmp_path / "bare.parquet"), "data.cache_dir": str(tmp_path / "bare-cache")}
     short = {"train.epochs": 1, "self_training.rounds": 1, "selection.method": "none"}
-    return make_config({**paths, **short, "augment.foreground_crop_probability": 0.0})
+    return make_config({**bare_paths, **short, "augment.foreground_crop_probability": 0.0})
 
 
 def test_a_pool_without_masks_is_left_out_or_taught(bare_pool, here, pool_manifest):
