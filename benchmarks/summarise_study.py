@@ -51,6 +51,8 @@ MORE_PAIRS = (
     ("random", "corrected"),
     ("oracle 20 quotas", "oracle 20"),
 )
+SELECTING = ("UPS", "pool", "pool share", "3 rank", "3 precision", "4 ensemble")
+"""Arms whose selected mutants are counted."""
 LEAST_MUTANTS = 10
 """Mutants that an arm has to select, over all seeds and rounds, before their precision is called one."""
 Rounds = Sequence[Mapping[str, Any]]
@@ -258,11 +260,22 @@ def print_wanted(seeds: Seeds) -> None:
     )
     print(f"- pool - none, AUC: {mean:+.4f} ({low:+.4f} to {high:+.4f}); {share}")
     told = []
-    for arm in [arm for arm in ("UPS", "pool", "3 rank", "3 precision") if arm in list_arms(seeds)]:
-        lines = [line for arms in of_arm(seeds, arm) for line in arms[arm][1:]]
-        labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
-        told.append(f"{arm} {right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else ""))
+    for arm in [arm for arm in SELECTING if arm in list_arms(seeds)]:
+        own = of_arm(seeds, arm, "UPS")
+        ups = (
+            ""
+            if len(own) == len(of_arm(seeds, "UPS"))
+            else f" (UPS in these {len(own)} seeds {say_mutants(own, 'UPS')})"
+        )
+        told.append(f"{arm} {say_mutants(own, arm)}{ups}")
     print(f"- selected mutants that are right: {', '.join(told)}\n")
+
+
+def say_mutants(seeds: Sequence[Mapping[str, Rounds]], arm: str) -> str:
+    """Right ones among the selected mutants of all rounds, and their share where they are enough for one."""
+    lines = [line for arms in seeds for line in arms[arm][1:]]
+    labels, right = (sum(line[f"{key}_mutant"] for line in lines) for key in ("num", "right"))
+    return f"{right}/{labels}" + (f" = {right / labels:.3f}" if labels >= LEAST_MUTANTS else "")
 
 
 def compare_choices(seeds: Seeds) -> None:
