@@ -22,6 +22,8 @@ class Certainty:
     """Probability of the predicted class: mean over the passes, calibrated and moved where that is asked for."""
     uncertainty: float
     """Standard deviation over the passes, as scored."""
+    deviation: float
+    """The same beside `confidence`: where that is moved to another share of mutants, it is stretched by the move."""
     predicted_class: int
     """By that probability."""
     mutant_probability: float
@@ -37,26 +39,24 @@ def read_certainty(row: ScoreRow, correction: Correction | None = None) -> Certa
         return None
     mutant = row.confidence if row.predicted_class == IDH_MUTANT else 1 - row.confidence
     if correction is None:
-        return Certainty(row.confidence, row.uncertainty, row.predicted_class, mutant)
+        return Certainty(row.confidence, row.uncertainty, row.uncertainty, row.predicted_class, mutant)
     moved = correction.move(mutant)
     predicted = IDH_MUTANT if moved >= 0.5 else IDH_WILD
     confidence = moved if predicted == IDH_MUTANT else 1 - moved
-    return Certainty(confidence, row.uncertainty, predicted, moved, correction.calibrate(mutant))
+    deviation = row.uncertainty * correction.stretch(mutant)
+    return Certainty(confidence, row.uncertainty, deviation, predicted, moved, correction.calibrate(mutant))
 
 
-def order_key(confidence: float, uncertainty: float, case_id: str, settings: SelectionSettings) -> tuple[float, str]:
+def order_key(certainty: Certainty, case_id: str, settings: SelectionSettings) -> tuple[float, str]:
     """Sorts the most certain case first: by the probability of its class, for UPS less its deviation, then by id."""
-    return (uncertainty if settings.method == "UPS" else 0.0) - confidence, case_id
+    return (certainty.deviation if settings.method == "UPS" else 0.0) - certainty.confidence, case_id
 
 
 def choose_by_rule(
     certainties: Mapping[str, Certainty], settings: SelectionSettings, calibrated: bool
 ) -> tuple[dict[str, str], list[str]]:
     """The choice of rank or precision among cases: why each is not chosen, empty if it is; and notes for the user."""
-    ordered = sorted(
-        certainties,
-        key=lambda name: order_key(certainties[name].confidence, certainties[name].uncertainty, name, settings),
-    )
+    ordered = sorted(certainties, key=lambda name: order_key(certainties[name], name, settings))
     of_class = {
         label: [name for name in ordered if certainties[name].predicted_class == label] for label in CLASS_NAMES
     }

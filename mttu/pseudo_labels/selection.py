@@ -105,7 +105,7 @@ def select(table: ScoreTable, settings: SelectionSettings, correction: Correctio
     found = {row.case_id: certainty for row in rows if (certainty := read_certainty(row, correction)) is not None}
     reasons, told = choose_by_rule(found, settings, correction is not None) if by_rule else (None, [])
     cases = [_judge(row, found.get(row.case_id), settings, reasons) for row in rows]
-    kept = cases if ratio is None else _balance(cases, ratio, settings if by_rule else None)
+    kept = cases if ratio is None else _balance(cases, ratio, found, settings if by_rule else None)
     notes = tuple(_find_notes(rows, found, cases, kept, settings, ratio, told if by_rule else None))
     return Selection(tuple(kept), balanced, ratio, notes)
 
@@ -168,7 +168,12 @@ def _compare(certainty: Certainty, settings: SelectionSettings) -> str:
     return "; ".join(reasons)
 
 
-def _balance(cases: Sequence[SelectedCase], ratio: float, by_certainty: SelectionSettings | None) -> list[SelectedCase]:
+def _balance(
+    cases: Sequence[SelectedCase],
+    ratio: float,
+    found: Mapping[str, Certainty],
+    by_certainty: SelectionSettings | None,
+) -> list[SelectedCase]:
     """Drops the surplus of one class, by uncertainty or in the order of a rule; the other cases stay."""
     of_class = {
         label: [case for case in cases if case.selected and case.pseudo_label == label] for label in CLASS_NAMES
@@ -183,10 +188,10 @@ def _balance(cases: Sequence[SelectedCase], ratio: float, by_certainty: Selectio
         surplus, room = minor, math.ceil(majors / share - ROUNDING)
 
     def place(case: SelectedCase) -> tuple[float, str]:
-        confidence, uncertainty = case.confidence or 0.0, case.uncertainty or 0.0
+        certainty = found[case.case_id]
         if by_certainty is None:
-            return uncertainty, case.case_id
-        return order_key(confidence, uncertainty, case.case_id, by_certainty)
+            return certainty.uncertainty, case.case_id
+        return order_key(certainty, case.case_id, by_certainty)
 
     ranked = sorted(of_class[surplus], key=place)
     dropped = {case.case_id for case in ranked[room:]}

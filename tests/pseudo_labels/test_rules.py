@@ -118,6 +118,21 @@ def test_precision_says_what_it_lacks():
     assert none.notes[0] == "nothing is selected: selection.rule=precision needs calibrated probabilities"
 
 
+def test_the_deviation_moves_with_the_probability():
+    """Where hardly any are mutant, the surest mutants are no sure wild types, however little their passes deviate."""
+    few = replace(TO_HALF, moved_to=0.002, draws=((1.0, 0.0, 0.5, 0.002),) * 40)  # odds are divided by 499
+    pool = ScoreTable((row("m", 0.93, 0.01), row("v", 0.3, 0.07), row("w", 0.1, 0.05)), ABOUT)
+    # moved: m 0.026, v 0.001, w 0.0002; less the deviation as scored: m 0.964, v 0.929, w 0.950; stretched: m 0.970,
+    # v 0.999, w 1.000
+    settings = SelectionSettings(rule="rank", rank_share=1 / 3, **CALIBRATED, prior=0.002)
+    found = select(pool, settings, few)
+    assert found.pseudo_labels == {"w": 0}
+    assert [case.uncertainty for case in found.cases] == [0.01, 0.07, 0.05]  # as scored
+    balanced = settings.model_copy(update={"rank_share": 1.0, "balance": True, "wild_per_mutant": 1.0})
+    with_mutant = replace(pool, rows=(*pool.rows, row("z", 0.9999, 0.0)))
+    assert select(with_mutant, balanced, few).pseudo_labels == {"w": 0, "z": 1}  # the surplus is dropped in that order
+
+
 def test_a_moved_prior_changes_classes_confidence_and_ranks():
     """From even shares to one in nine the odds are divided by eight."""
     settings = SelectionSettings(rule="rank", rank_share=1.0, **CALIBRATED, prior=0.1)
