@@ -2,8 +2,9 @@
 
 For each seed of the cell `rare` of `selection_study.py`: its training cases are cross-validated, the networks of the
 folds score the pool together, and each training case is scored by the one network that did not learn from it. Then each
-rule in RULES selects, as in round 1 of a self-training; nothing is trained on it. Beside that, the same by the network
-of the first fold alone, calibrated on the cases of that fold.
+rule in RULES selects, as in round 1 of a self-training by an ensemble; nothing is trained on it. Beside that, the same
+by the network of the first fold alone, which has learned from three quarters of the training cases and is calibrated on
+the others.
 
     python benchmarks/ensemble_rules.py FOLDER [--family development] [--first-seed 0] [--seeds 10] [--processes 2]
 
@@ -15,7 +16,6 @@ import argparse
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from selection_study import CALIBRATED, CELLS, FAMILIES, FOLDS, SETTINGS, Study,
 
 from mttu.config import SelectionSettings, override
 from mttu.data.manifest import read_manifest
+from mttu.pseudo_labels.correction import fit_correction
 from mttu.pseudo_labels.score_table import ScoreTable, read_scores, write_scores
 from mttu.pseudo_labels.scoring import ScoringPlan, plan_scoring, score_cases
 from mttu.pseudo_labels.selection import SelectionCounts, count_selected
 from mttu.search.presets import preset
 from mttu.self_training.fold_teacher import join_held_out, list_held_out, plan_held_out, scoring_changes
-from mttu.self_training.mixture import calibrate_scores, choose_labels
+from mttu.self_training.mixture import choose_labels
 
 CELL = "rare"
 _PRIORS: Mapping[str, Any] = {
@@ -59,13 +60,18 @@ ENSEMBLE, ONE = f"ensemble of {FOLDS}", "one of them"
 
 def score(plan: ScoringPlan, path: Path) -> ScoreTable:
     """Scores a plan's cases, or reads what an earlier call has written."""
-    if not path.exists():
-        write_scores(score_cases(plan, torch.device("cpu")), path)
+    if path.exists() and (found := read_scores(path)).about.items() >= plan.about.items():
+        return found
+    write_scores(score_cases(plan, torch.device("cpu")), path)
     return read_scores(path)
 
 
 def count(folder: Path, seed: int) -> dict[tuple[str, str], SelectionCounts]:
-    """What each teacher selects by each rule in the pool of a seed."""
+    """What each teacher selects by each rule in the pool of a seed: (teacher, rule) to numbers of cases.
+
+    Raises:
+        InputError: The held-out cases calibrate nothing, so that there is no rule to look at.
+    """
     torch.set_num_threads(1)
     study = Study(folder, CELL, seed, torch.device("cpu"))
     validated, manifest = study.cross_validate(), read_manifest(study.manifest)
@@ -99,25 +105,28 @@ def count(folder: Path, seed: int) -> dict[tuple[str, str], SelectionCounts]:
 def select_by(
     settings: SelectionSettings, pool: ScoreTable, held_out: ScoreTable, known: Mapping[str, int], truth: dict[str, int]
 ) -> SelectionCounts:
+    """Selects as round 1 does, and counts by the truth; `known` are the classes of the held-out cases."""
     correction = None
     if settings.calibrate != "none":
         own = {row.case_id: known[row.case_id] for row in held_out.rows}
-        correction, _ = calibrate_scores(pool, held_out, own, settings)
+        correction, _ = fit_correction(pool, {"held out": held_out}, own, settings)
     return count_selected(choose_labels(pool, settings, {}, correction), truth)
 
 
 def say_right(right: int, number: int) -> str:
+    """E.g. `0.32 (16/50)`."""
     return f"{right / number:.2f} ({right}/{number})" if number else "none selected"
 
 
 def show(counts: Sequence[Mapping[tuple[str, str], SelectionCounts]]) -> None:
+    """Prints a row for each teacher and rule, over the seeds."""
     print("| teacher | selection | mutants: right | wild types: right | seeds without a mutant |")
     print("| --- | --- | ---: | ---: | ---: |")
     for key in counts[0]:
         own = [found[key] for found in counts]
-        mutant, wild, _, right_mutant, right_wild = map(sum, zip(*map(astuple, own), strict=True))
-        empty = sum(one.num_mutant == 0 for one in own)
-        told = f"{say_right(right_mutant, mutant)} | {say_right(right_wild, wild)} | {empty} of {len(own)}"
+        mutant = say_right(sum(one.num_right_mutant for one in own), sum(one.num_mutant for one in own))
+        wild = say_right(sum(one.num_right_wild for one in own), sum(one.num_wild for one in own))
+        told = f"{mutant} | {wild} | {sum(one.num_mutant == 0 for one in own)} of {len(own)}"
         print(f"| {' | '.join(key)} | {told} |")
 
 

@@ -185,11 +185,6 @@ ARMS: Mapping[str, Arm] = {
         changes={name: value for name, value in POOL_PRESET.items() if name not in QUOTAS},
         in_rounds=QUOTAS,
     ),
-    "pool share": Arm(
-        "the preset pool, told that 0.05 of the pool are mutant",
-        changes={**{name: value for name, value in POOL_PRESET.items() if name not in QUOTAS}, "selection.prior": 0.05},
-        in_rounds=QUOTAS,
-    ),
     **{
         f"oracle {count}": Arm(f"the true classes of {count} cases of the pool", "PL", oracle=count, scores="oracle")
         for count in (5, 10, 20, 40, POOL)
@@ -221,9 +216,9 @@ ARMS: Mapping[str, Arm] = {
 }
 _BOTH = ("none", "UPS", "3 rank", "pool", f"oracle {POOL}", "labelled 8")
 CELLS: Mapping[str, Cell] = {
-    "full": Cell(64, 24, 0.38, True, tuple(name for name in ARMS if name not in ("1 teacher", "pool share"))),
+    "full": Cell(64, 24, 0.38, True, tuple(name for name in ARMS if name != "1 teacher")),
     "bare": Cell(24, 24, 0.38, False, (*_BOTH, "1 teacher")),
-    "rare": Cell(64, 24, 0.05, False, (*_BOTH, "3 precision", "4 ensemble", "pool share")),
+    "rare": Cell(64, 24, 0.05, False, (*_BOTH, "3 precision", "4 ensemble")),
 }
 """full: round 0 knows IDH fairly well; all arms but the teacher, for whom no mask is missing. bare: few labels and no
 masks in the pool. rare: few mutants in the pool, and no masks. Without masks, none learns from the labelled cases

@@ -51,7 +51,7 @@ MORE_PAIRS = (
     ("random", "corrected"),
     ("oracle 20 quotas", "oracle 20"),
 )
-SELECTING = ("UPS", "pool", "pool share", "3 rank", "3 precision", "4 ensemble")
+SELECTING = ("UPS", "pool", "3 rank", "3 precision", "4 ensemble")
 """Arms whose selected mutants are counted."""
 LEAST_MUTANTS = 10
 """Mutants that an arm has to select, over all seeds and rounds, before their precision is called one."""

@@ -83,7 +83,8 @@ class SelectionSettings(Settings):
     rule: Literal["thresholds", "rank", "precision"] = "thresholds"
     """How CPL and UPS choose: thresholds (eq. 19); rank, the most certain cases of each predicted class; precision, as
     many of these as are estimated to be right often enough, which needs `calibrate`. Certainty is the probability of
-    the predicted class, for UPS less its standard deviation over the passes. Only thresholds is in the paper."""
+    the predicted class, before `prior` moves it, for UPS less its standard deviation over the passes. Only thresholds
+    is in the paper."""
     rank_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Cases that rank selects of each predicted class in round 1, as a share of the expected number of cases of that
     class in the pool, rounded up; with `self_training.relabel=false` in the part of the pool that has no label yet, so

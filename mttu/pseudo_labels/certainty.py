@@ -22,13 +22,18 @@ class Certainty:
     """Probability of the predicted class: mean over the passes, calibrated and moved where that is asked for."""
     uncertainty: float
     """Standard deviation over the passes, as scored."""
-    deviation: float
-    """The same beside `confidence`: where that is moved to another share of mutants, it is stretched by the move."""
     predicted_class: int
     """By that probability."""
     mutant_probability: float
     calibrated: float | None = None
     """Probability of mutant that is calibrated, but not moved to the pool's share; None without calibration."""
+
+    @property
+    def unmoved_confidence(self) -> float:
+        """Probability of the predicted class as it was before it was moved to the pool's share."""
+        if self.calibrated is None:
+            return self.confidence
+        return self.calibrated if self.predicted_class == IDH_MUTANT else 1 - self.calibrated
 
 
 def read_certainty(row: ScoreRow, correction: Correction | None = None) -> Certainty | None:
@@ -39,17 +44,21 @@ def read_certainty(row: ScoreRow, correction: Correction | None = None) -> Certa
         return None
     mutant = row.confidence if row.predicted_class == IDH_MUTANT else 1 - row.confidence
     if correction is None:
-        return Certainty(row.confidence, row.uncertainty, row.uncertainty, row.predicted_class, mutant)
+        return Certainty(row.confidence, row.uncertainty, row.predicted_class, mutant)
     moved = correction.move(mutant)
     predicted = IDH_MUTANT if moved >= 0.5 else IDH_WILD
     confidence = moved if predicted == IDH_MUTANT else 1 - moved
-    deviation = row.uncertainty * correction.stretch(mutant)
-    return Certainty(confidence, row.uncertainty, deviation, predicted, moved, correction.calibrate(mutant))
+    return Certainty(confidence, row.uncertainty, predicted, moved, correction.calibrate(mutant))
 
 
 def order_key(certainty: Certainty, case_id: str, settings: SelectionSettings) -> tuple[float, str]:
-    """Sorts the most certain case first: by the probability of its class, for UPS less its deviation, then by id."""
-    return (certainty.deviation if settings.method == "UPS" else 0.0) - certainty.confidence, case_id
+    """Sorts the most certain case of a class first: by its probability, for UPS less its deviation, then by id.
+
+    The probability is that before it was moved to the pool's share, which keeps the order within a class. Beside moved
+    ones, nearly all alike where the share is small, the deviation would rule: cases that the network calls mutant with
+    little of it would be the surest wild types.
+    """
+    return (certainty.uncertainty if settings.method == "UPS" else 0.0) - certainty.unmoved_confidence, case_id
 
 
 def choose_by_rule(

@@ -61,18 +61,6 @@ class Correction:
         target = self.source_share if self.moved_to is None else self.moved_to
         return float(move_share(self.calibrate(mutant_probability), self.source_share, target))
 
-    def stretch(self, mutant_probability: float) -> float:
-        """Slope of the move: what a small deviation of the calibrated probability is multiplied by when it moves.
-
-        moved (1 - moved) / (calibrated (1 - calibrated)), because the move adds a constant to the logit; above 1 where
-        it brings a case nearer to one half. 1 where nothing is moved.
-        """
-        if self.moved_to is None:
-            return 1.0
-        calibrated = self.calibrate(mutant_probability)
-        mutant, wild = self.moved_to / self.source_share, (1 - self.moved_to) / (1 - self.source_share)
-        return mutant * wild / (calibrated * mutant + (1 - calibrated) * wild) ** 2  # the same, with nothing near 0 / 0
-
 
 @dataclass(frozen=True)
 class Estimates:

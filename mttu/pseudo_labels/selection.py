@@ -22,6 +22,7 @@ class SelectedCase:
     confidence: float | None
     """Probability of the pseudo-label, see `Certainty`."""
     uncertainty: float | None
+    """Standard deviation over the passes, as scored."""
     meets_thresholds: bool
     """g of eq. (19); for PL and CPL, without the terms they do not use. With another rule, whether that chose it."""
     selected: bool

@@ -143,9 +143,6 @@ def test_a_prior_that_is_given_and_none():
     calibrated = given.calibrate(0.3)
     odds = calibrated / (1 - calibrated) * (0.07 / 0.93) / (given.source_share / (1 - given.source_share))
     assert given.move(0.3) == pytest.approx(odds / (1 + odds))
-    moved = given.move(0.3)
-    assert given.stretch(0.3) == pytest.approx(moved * (1 - moved) / (calibrated * (1 - calibrated)))
-    assert none.stretch(0.3) == 1.0
     assert correct(pool, known, idh, 0.07, num_resamples=20) == given  # the same every time
 
 

@@ -13,6 +13,7 @@ from mttu.errors import InputError
 from mttu.metrics.calibration import Calibration
 from mttu.metrics.intervals import Interval
 from mttu.pseudo_labels.advice import advise
+from mttu.pseudo_labels.certainty import order_key, read_certainty
 from mttu.pseudo_labels.correction import fit_correction
 from mttu.pseudo_labels.prior import Correction
 from mttu.pseudo_labels.reports import SELECTION_SCHEMA, draw_selection, read_selection, write_selection_table
@@ -118,19 +119,31 @@ def test_precision_says_what_it_lacks():
     assert none.notes[0] == "nothing is selected: selection.rule=precision needs calibrated probabilities"
 
 
-def test_the_deviation_moves_with_the_probability():
+def test_the_order_is_that_before_the_move():
     """Where hardly any are mutant, the surest mutants are no sure wild types, however little their passes deviate."""
     few = replace(TO_HALF, moved_to=0.002, draws=((1.0, 0.0, 0.5, 0.002),) * 40)  # odds are divided by 499
     pool = ScoreTable((row("m", 0.93, 0.01), row("v", 0.3, 0.07), row("w", 0.1, 0.05)), ABOUT)
-    # moved: m 0.026, v 0.001, w 0.0002; less the deviation as scored: m 0.964, v 0.929, w 0.950; stretched: m 0.970,
-    # v 0.999, w 1.000
+    # wild type, less the deviation: m 0.06, v 0.63, w 0.85; of moved probabilities: m 0.964, v 0.929, w 0.950
     settings = SelectionSettings(rule="rank", rank_share=1 / 3, **CALIBRATED, prior=0.002)
-    found = select(pool, settings, few)
-    assert found.pseudo_labels == {"w": 0}
-    assert [case.uncertainty for case in found.cases] == [0.01, 0.07, 0.05]  # as scored
+    assert select(pool, settings, few).pseudo_labels == {"w": 0}
     balanced = settings.model_copy(update={"rank_share": 1.0, "balance": True, "wild_per_mutant": 1.0})
     with_mutant = replace(pool, rows=(*pool.rows, row("z", 0.9999, 0.0)))
     assert select(with_mutant, balanced, few).pseudo_labels == {"w": 0, "z": 1}  # the surplus is dropped in that order
+
+
+@pytest.mark.parametrize("moved_to", [None, 0.002, 0.05, 0.9])
+@pytest.mark.parametrize(("temperature", "bias"), [(1.0, 0.0), (0.6, 0.5), (2.5, -0.5)])
+def test_at_equal_deviation_the_higher_probability_is_first(moved_to, temperature, bias):
+    correction = Correction(
+        Calibration(temperature, bias, 20, True), 8, 0.38, Interval(0.1, 0.0, 0.2, 2), moved_to, ((1.0, 0.0, 0.5, 0.5),)
+    )
+    values = (0.01, 0.1, 0.3, 0.45, 0.6, 0.8, 0.9, 0.94, 0.97, 0.995)
+    found = {f"{value}": read_certainty(row("", value, 0.1), correction) for value in values}
+    settings = SelectionSettings(rule="rank", **CALIBRATED)
+    ordered = sorted(found, key=lambda name: order_key(found[name], name, settings))
+    mutants, wild = ([float(name) for name in ordered if found[name].predicted_class == idh] for idh in (1, 0))
+    assert (mutants, wild) == (sorted(mutants, reverse=True), sorted(wild))
+    assert len(mutants) + len(wild) == len(values)
 
 
 def test_a_moved_prior_changes_classes_confidence_and_ranks():
